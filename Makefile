@@ -1,0 +1,121 @@
+# make          the programs, into build/bin/
+# make demo     installs what is missing, then serves a folder, mounts it, shows it working
+# make test     installs what is missing, then runs every check; the last line is the tally
+# make bench    every bench against its peers (bench-quick: within 30 seconds each)
+# make install  PREFIX=/usr/local, DESTDIR=; the headers and the programs
+# make blocks   copies tests/blocks/ into every header
+# make clean
+#
+# FSB_NO_INSTALL=1 refuses every installation: what cannot run without is skipped.
+# CC, CFLAGS, LDFLAGS, PREFIX, DESTDIR and JOBS are yours to set; V=1 shows the compiler lines.
+
+CFLAGS  ?= -O2 -g
+PREFIX  ?= /usr/local
+JOBS    ?= $(shell nproc)
+VERSION := $(shell sed -n 's/^.define FSB_VERSION "\(.*\)"/\1/p' tests/blocks/common.h)
+
+# Every switch whose library is here is on; --as-needed links a program only with what it calls.
+SWITCHES  := FUSE=fuse3 LMDB=lmdb SQLITE=sqlite3 ZSTD=libzstd OPENSSL=openssl SSH2=libssh2
+ON        := $(foreach s,$(SWITCHES),$(shell pkg-config --exists $(lastword $(subst =, ,$s)) 2>/dev/null && echo $s))
+LIBRARIES := $(foreach s,$(ON),$(lastword $(subst =, ,$s)))
+FEATURES  := $(foreach s,$(ON),-DFSB_WITH_$(firstword $(subst =, ,$s)))
+ifneq ($(LIBRARIES),)
+FEATURES  += $(patsubst -I%,-isystem %,$(shell pkg-config --cflags $(LIBRARIES)))
+LDLIBS    := -Wl,--as-needed $(shell pkg-config --libs $(LIBRARIES))
+endif
+
+WARNINGS := -Wall -Wextra -Wpedantic -Wconversion -Wsign-conversion -Wshadow -Wundef -Werror \
+            -Wstrict-prototypes -Wmissing-prototypes -Wwrite-strings -Wvla
+COMPILE   = $(CC) -std=c11 -D_GNU_SOURCE -I. $(FEATURES) $(WARNINGS) $(CFLAGS) -pthread \
+            -MMD -MP -MF $@.d -MT $@
+LINK      = $(COMPILE) $(SANITIZE) -o $@ $(filter %.c %.o,$^) $(LDFLAGS) $(LDLIBS)
+SAY       = $(if $(V),,@echo '  cc $@';)
+
+HEADERS := $(wildcard fsb_*.h)
+TOOLS   := $(patsubst tools/%.c,bin/%,$(wildcard tools/fsb-*.c tools/fsb.c))
+TESTS   := $(patsubst tests/%.c,%,$(wildcard tests/test_*.c))
+BENCHES := $(patsubst bench/%.c,build/bench/%,$(wildcard bench/bench_*.c))
+FUZZERS := $(patsubst tests/%.c,build/fuzz/%,$(wildcard tests/fuzz_*.c))
+GROUPS  := $(patsubst tools/%.c,obj/%.o,$(wildcard tools/fsb_*.c)) # of fsb's sub-commands
+
+.PHONY: all tools tests sanitized benches demo test bench bench-quick fuzz install blocks clean
+all: tools tests benches
+tools: $(TOOLS:%=build/%)
+tests: $(TESTS:%=build/%)
+sanitized: $(foreach v,asan tsan,$(addprefix build/$v/,$(TOOLS) $(TESTS)))
+benches: $(BENCHES)
+
+# A variant is the same programs in a folder of its own.
+define VARIANT
+$1/bin/fsb: $(addprefix $1/,obj/fsb.o $(GROUPS))
+	$$(SAY)$$(LINK)
+$1/bin/%: tools/%.c build/line | $1/bin
+	$$(SAY)$$(LINK)
+$1/obj/%.o: tools/%.c build/line | $1/obj
+	$$(SAY)$$(COMPILE) $$(SANITIZE) -c -o $$@ $$<
+$1/test_%: tests/test_%.c build/line | $1
+	$$(SAY)$$(LINK)
+$1 $1/bin $1/obj:
+	@mkdir -p $$@
+endef
+$(eval $(call VARIANT,build))
+$(eval $(call VARIANT,build/asan))
+$(eval $(call VARIANT,build/tsan))
+build/asan/%: SANITIZE = -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+build/tsan/%: SANITIZE = -fsanitize=thread
+
+build/bench/%: bench/%.c build/line | build/bench
+	$(SAY)$(LINK)
+build/fuzz/%: tests/%.c build/line | build/fuzz
+	$(SAY)$(LINK)
+build/fuzz/%: CC = clang
+build/fuzz/%: SANITIZE = -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all
+build/bench build/fuzz:
+	@mkdir -p $@
+
+# Changes when the compiler line does, for instance because a library was installed.
+build/line: always | build
+	@echo '$(COMPILE) $(LDFLAGS) $(LDLIBS)' | cmp -s - $@ || echo '$(COMPILE) $(LDFLAGS) $(LDLIBS)' > $@
+.PHONY: always
+.DELETE_ON_ERROR:
+
+# The libraries are looked for after they were installed: hence a make of its own.
+demo:
+	@tests/install.sh demo
+	@$(MAKE) --no-print-directory -j$(JOBS) tools
+	@tests/demo.sh
+test:
+	@tests/install.sh test
+	@MAKE='$(MAKE)' JOBS=$(JOBS) tests/run.sh
+
+bench: tools benches
+	@for b in $(BENCHES); do echo "== $$b"; $$b || exit 1; done
+bench-quick: tools benches
+	@for b in $(BENCHES); do echo "== $$b"; $$b --quick || exit 1; done
+
+ifneq ($(FUZZERS),)
+FUZZ_SECONDS ?= 60
+fuzz: $(FUZZERS)
+	@for f in $(FUZZERS); do echo "== $$f"; mkdir -p $$f.corpus; \
+	    $$f -max_total_time=$(FUZZ_SECONDS) -artifact_prefix=$$f. $$f.corpus || exit 1; done
+endif
+
+to := $(DESTDIR)$(PREFIX)
+install: tools
+	install -d '$(to)/include' '$(to)/bin' '$(to)/share/pkgconfig'
+	install -m 644 $(HEADERS) '$(to)/include'
+	install $(TOOLS:%=build/%) '$(to)/bin'
+	printf '%s\n' 'Name: fsb' 'Description: file-system building blocks, drop-in C headers' \
+	    'Version: $(VERSION)' 'Cflags: -I$(PREFIX)/include -pthread' 'Libs: -pthread' \
+	    > '$(to)/share/pkgconfig/fsb.pc'
+
+blocks:
+	@for h in $(HEADERS); do for b in common vtable; do \
+	    grep -q "^/\* ==== end of fsb $$b " $$h || continue; \
+	    sed -i -e "\|^/\* ==== fsb $$b |,\|^/\* ==== end of fsb $$b |{\|end of fsb $$b |r tests/blocks/$$b.h" \
+	        -e 'd}' $$h; done; done
+
+clean:
+	rm -rf build
+
+-include $(wildcard build/*.d build/*/*.d build/*/*/*.d)
