@@ -96,7 +96,8 @@ enum {
     FSB_OP_STAT = 1, /* at -> stat */
     FSB_OP_READLINK, /* at, size -> bytes of the text; result their number */
     FSB_OP_LIST,     /* at, offset (0 or a cookie), flags FSB_LIST_*; emit() for each name
-                        -> result 1 at the end, 0 if emit() stopped it */
+                        -> result 1 at the end, 0 if there is more behind the last cookie:
+                        emit() stopped it, or it was enough for one call */
     FSB_OP_OPEN,     /* path, file_id, flags FSB_O_*, attr -> handle, stat; with FSB_O_READ and
                         size > 0 also bytes from 0 on; result their number */
     FSB_OP_READ,     /* handle, offset, size -> bytes; result below size only at the end of file */
