@@ -1,0 +1,3143 @@
+/* fsb_backend.h - v0.1.0 - files behind one small vtable - single-header C library (C99, C++11)
+
+   A backend answers stat, open, read, write, list, rename, ... on paths of its own (see "vtable"
+   below). Here are a folder of this machine (local), a folder that exists in memory only (memory),
+   a part of any backend (scoped), and a pool of threads to run blocking calls on.
+
+   QUICK START   (extracted, compiled and run by the tests)
+       #define FSB_BACKEND_IMPLEMENTATION      // in ONE source file, before its other includes
+       #include "fsb_backend.h"                // (FSB_IMPLEMENTATION enables every fsb header)
+       #include <stdio.h>
+       #include <string.h>
+
+       int main(void)
+       {
+           fsb_local_desc desc;
+           memset(&desc, 0, sizeof desc);      // a zero field means "use the default"
+           desc.root = "/usr/include";         // required: nothing outside is ever touched
+           desc.flags = FSB_LOCAL_READ_ONLY;
+           fsb_backend *files = NULL;
+           if (fsb_local_open(&files, &desc) < 0) return 1;
+
+           fsb_op op;
+           memset(&op, 0, sizeof op);
+           op.code = FSB_OP_STAT, op.path = "/stdio.h";
+           if (fsb_backend_call(files, &op) == 0)
+               printf("%llu bytes\n", (unsigned long long)op.stat.size);
+           files->close(files);
+           return 0;
+       }
+
+   NEEDS     Linux 4.16, better 5.6 (openat2), POSIX threads (-pthread). The local backend acts on
+             descriptors through /proc/self/fd, so /proc must be mounted. With a strict -std=,
+             include this header before those of libc.
+   OPTIONS   FSB_STATIC, FSB_API: once, before the first fsb header. They change the linkage only.
+   THREADS   Every backend may be used by many threads at once. Threads are started by
+             fsb_workers_open() and by the first WATCH of a local or memory backend (one each);
+             they block all signals.
+   MEMORY    The desc's allocator only; without one, realloc and free. Handles take 40 bytes.
+   ERRORS    Negative errno values; what each call answers is POSIX's, see the vtable, and:
+             -EACCES a path leads outside the root, -ESTALE it leads to another file than file_id
+             says, -EROFS the backend is read-only, -EINVAL unknown flags or a path that is not
+             normalised, -EMSGSIZE more bytes than FSB_IO_MAX, -EBADF a closed or guessed handle,
+             -ENXIO OPEN of a FIFO, socket or device: only regular files are opened.
+   DOES NOT  check who calls (that is the server's and the kernel's part), lock files (LOCK is the
+             server's), follow absolute symbolic links, emulate what a file system lacks.
+   LICENCE   MIT, at the end of this file.
+   CHANGES   0.1.0 first version. */
+#if (defined(FSB_IMPLEMENTATION) || defined(FSB_BACKEND_IMPLEMENTATION)) && !defined(_GNU_SOURCE)
+#define _GNU_SOURCE 1 /* helps only if no libc header came first: verified below */
+#endif
+#ifndef FSB_BACKEND_H
+#define FSB_BACKEND_H
+#include <stddef.h>
+#include <stdint.h>
+
+/* ==== fsb common 1: the same text in every fsb_*.h (master: tests/blocks/common.h) ============ */
+#ifndef FSB_COMMON
+#define FSB_COMMON 1
+#define FSB_VERSION "0.1.0"
+#if !defined(FSB_API) && defined(FSB_STATIC)
+#define FSB_API static __attribute__((unused)) /* private to this source file, silent if unused */
+#elif !defined(FSB_API)
+#define FSB_API extern
+#endif
+
+/* Memory. One hook, so that it cannot be half overridden: new_size 0 frees, ptr NULL allocates,
+   else it resizes. Returns memory aligned as malloc's, NULL when there is none.
+   fn NULL: realloc and free of libc. Threads: any. */
+typedef struct fsb_allocator {
+    void *(*fn)(void *user, void *ptr, size_t old_size, size_t new_size);
+    void *user;
+} fsb_allocator;
+
+/* Log. `item` is a stable name to filter by ("chunk/frame"), `text` one line without newline; both
+   are valid during the call only. fn NULL: silence. Threads: any; it must not call the object. */
+typedef enum fsb_log_level {
+    FSB_LOG_ERROR, FSB_LOG_WARN, FSB_LOG_INFO, FSB_LOG_DEBUG
+} fsb_log_level;
+typedef struct fsb_logger {
+    void (*fn)(void *user, fsb_log_level level, const char *item, const char *text);
+    void *user;
+} fsb_logger;
+
+/* Threads. run() has job(arg) called once, soon, on another thread, and returns 0 without waiting,
+   or -EAGAIN if it cannot. A job system fits it. run NULL: what the object's docs say. */
+typedef struct fsb_runner {
+    int (*run)(void *user, void (*job)(void *arg), void *arg);
+    void *user;
+} fsb_runner;
+
+#define FSB_UNLIMITED UINT64_MAX /* in a desc: no bound at all, where 0 would mean the default */
+#elif FSB_COMMON != 1
+#error "fsb headers of different releases are mixed: copy them together"
+#endif
+/* ==== end of fsb common ======================================================================= */
+/* ==== fsb vtable 1: the vocabulary of files (master: tests/blocks/vtable.h) =================== */
+#ifndef FSB_VTABLE
+#define FSB_VTABLE 1
+/* A backend is a table of calls on paths, files and bytes; what transforms files is a backend that
+   wraps another. Every call takes one fsb_op: the caller fills in what is asked, the backend what
+   is answered. The constants are frozen: the same on every platform, in every release, on the wire.
+
+   Paths    absolute inside the backend and normalised ("/", "/a/b": no "//", ".", "..", final "/"),
+            at most FSB_PATH_MAX bytes; names are any bytes but '/' and NUL, at most FSB_NAME_MAX.
+            A symbolic link is never followed as the last component; before it, it is, inside the
+            backend only: what would lead outside answers -EACCES.
+   Results  op->result is 0, a count, or a negative errno. Answers are written on success only.
+   Memory   what an op points to is the caller's and stays until the op is done. */
+enum { FSB_PATH_MAX = 4095, FSB_NAME_MAX = 255, FSB_IO_MAX = 1 << 20 /* bytes a READ or WRITE */ };
+
+typedef struct fsb_backend fsb_backend;
+typedef struct fsb_op fsb_op;
+typedef uint64_t fsb_handle; /* an open file of one backend; 0: none; closed ones answer -EBADF */
+
+/* What is known of a file. Times in ns since the epoch, sizes in bytes. */
+typedef struct fsb_stat {
+    uint64_t file_id; /* which file: kept over renames, not reused as inode numbers are; never 0 */
+    uint64_t version; /* differs whenever the content may have changed */
+    uint64_t ino;     /* the number to show people */
+    uint64_t size;
+    uint64_t blocks; /* allocated, in units of 512 bytes */
+    int64_t  atime_ns, mtime_ns, ctime_ns;
+    int64_t  btime_ns; /* creation; 0 if not known */
+    uint32_t mode;     /* type and permissions as in POSIX: 0100644 */
+    uint32_t nlink, uid, gid;
+    uint32_t rdev_major, rdev_minor; /* of a device node */
+    uint32_t blksize;                /* preferred for i/o */
+    uint32_t reserved;
+} fsb_stat;
+
+/* What to set (SETATTR), or what a new file starts with (OPEN with CREATE, PUT, MKDIR, MKNOD,
+   SYMLINK). A new file gets mode as it stands (no umask), and the owner asked for where the backend
+   may set owners; in a set-group-id directory the directory's group rules. */
+enum {
+    FSB_ATTR_MODE = 1, FSB_ATTR_UID = 2, FSB_ATTR_GID = 4, FSB_ATTR_SIZE = 8,
+    FSB_ATTR_ATIME = 16, FSB_ATTR_MTIME = 32, FSB_ATTR_ATIME_NOW = 64, FSB_ATTR_MTIME_NOW = 128,
+    FSB_ATTR_KILL_PRIV = 256 /* besides, drop set-user-id, and set-group-id if group-executable */
+};
+typedef struct fsb_attr {
+    uint32_t mask; /* FSB_ATTR_*: which fields count */
+    uint32_t mode, uid, gid;
+    uint32_t rdev_major, rdev_minor; /* MKNOD */
+    uint64_t size;
+    int64_t  atime_ns, mtime_ns;
+} fsb_attr;
+
+typedef struct fsb_statfs {
+    uint64_t blocks, bfree, bavail; /* in units of frsize */
+    uint64_t files, ffree;
+    uint32_t bsize, frsize, namelen, reserved;
+} fsb_statfs;
+
+/* One name of a listing; its pointers are valid during emit() only. */
+typedef struct fsb_dirent {
+    const char *name; /* '\0' stands behind it; "." and ".." are never listed */
+    size_t      name_size;
+    uint64_t    cookie; /* the op->offset that goes on behind it; keeps while names change; not 0 */
+    fsb_stat    stat;   /* whole with FSB_LIST_STAT; else ino, and type in mode (0: not known) */
+} fsb_dirent;
+
+/* Bytes handed out without a copy. release NULL: borrowed, valid until done() returns (what call[]
+   hands out can be kept). Else they are the receiver's, who calls fsb_slice_release(). */
+typedef struct fsb_slice {
+    const void *data;
+    size_t      size;
+    void (*release)(void *owner);
+    void *owner;
+} fsb_slice;
+/* Gives the bytes back, whichever kind; *s is empty then. Errors: none. Threads: any. */
+static inline void fsb_slice_release(fsb_slice *s)
+{
+    if (s->release) s->release(s->owner);
+    s->data = NULL, s->size = 0, s->release = NULL, s->owner = NULL;
+}
+
+/* Something changed (WATCH); paths are valid during the call only. */
+enum {
+    FSB_EVENT_CREATED = 1, FSB_EVENT_REMOVED, FSB_EVENT_CONTENT, FSB_EVENT_ATTR,
+    FSB_EVENT_RENAMED, /* path is now path2; if one side is not watched: REMOVED or CREATED */
+    FSB_EVENT_LOST     /* events were lost: anything at or below path may have changed */
+};
+typedef struct fsb_event {
+    uint32_t    kind; /* FSB_EVENT_* */
+    const char *path, *path2;
+} fsb_event;
+
+/* The calls. "at": op->handle unless it is 0, else op->path; a path that leads to another file than
+   op->file_id (unless that is 0) answers -ESTALE. "bytes": into op->buf, or if that is NULL handed
+   out in op->slice. "->": what is answered. Flags that a call does not name answer -EINVAL. */
+enum {
+    FSB_OP_STAT = 1, /* at -> stat */
+    FSB_OP_READLINK, /* at, size -> bytes of the text; result their number */
+    FSB_OP_LIST,     /* at, offset (0 or a cookie), flags FSB_LIST_*; emit() for each name
+                        -> result 1 at the end, 0 if there is more behind the last cookie:
+                        emit() stopped it, or it was enough for one call */
+    FSB_OP_OPEN,     /* path, file_id, flags FSB_O_*, attr -> handle, stat; with FSB_O_READ and
+                        size > 0 also bytes from 0 on; result their number */
+    FSB_OP_READ,     /* handle, offset, size -> bytes; result below size only at the end of file */
+    FSB_OP_WRITE,    /* handle, offset, data, size, flags FSB_WRITE_* -> result size (never less),
+                        stat as it is afterwards; APPEND: out_offset is where the bytes went */
+    FSB_OP_SYNC,     /* at, flags FSB_SYNC_*: on the disk when it returns */
+    FSB_OP_CLOSE,    /* handle: gone even if an error comes back, which tells of earlier writes */
+    FSB_OP_MKDIR,    /* path, attr -> stat */
+    FSB_OP_UNLINK,   /* path: no directory */
+    FSB_OP_RMDIR,    /* path */
+    FSB_OP_RENAME,   /* path, path2, flags FSB_RENAME_* */
+    FSB_OP_LINK,     /* at, path2: the new name -> stat */
+    FSB_OP_SYMLINK,  /* path, path2: the text, kept as it is; attr -> stat */
+    FSB_OP_MKNOD,    /* path, attr: mode with the type, rdev -> stat */
+    FSB_OP_SETATTR,  /* at, attr -> stat */
+    FSB_OP_ALLOCATE, /* handle, offset, size64, flags FSB_ALLOC_* -> stat */
+    FSB_OP_SEEK,     /* handle, offset, flags FSB_SEEK_* -> out_offset; -ENXIO behind the last */
+    FSB_OP_COPY,     /* handle, offset -> handle2, offset2, size64; result bytes, may be fewer */
+    FSB_OP_STATFS,   /* at -> statfs */
+    FSB_OP_GETXATTR, /* at, path2: name, buf, size -> result; size 0 asks for it; -ERANGE: more */
+    FSB_OP_SETXATTR, /* at, path2: name, data, size, flags FSB_XATTR_* */
+    FSB_OP_LISTXATTR,   /* at, buf, size -> names, each with its '\0'; result as GETXATTR */
+    FSB_OP_REMOVEXATTR, /* at, path2: name */
+    FSB_OP_GET,         /* path, file_id, size: OPEN, READ at 0, CLOSE in one -> stat, bytes */
+    FSB_OP_PUT,         /* path, flags FSB_O_*, attr, data, size: OPEN, WRITE at 0, CLOSE in one
+                           -> stat, result size */
+    FSB_OP_LOCK,        /* handle, offset, size64 (0: to the end), owner, pid, flags FSB_LOCK_*;
+                           -EAGAIN if taken; TEST -> flags (UNLOCK: free), offset, size64, pid */
+    FSB_OP_WATCH,       /* path, flags FSB_WATCH_*; event(user, ...) on the backend's own thread,
+                           until the handle is closed -> handle */
+    FSB_OP_DESCRIPTOR,  /* handle -> result: the kernel's descriptor behind it, borrowed while the
+                           handle is open; never on the wire */
+    FSB_OP_COUNT
+};
+enum { /* OPEN, PUT: READ or WRITE or both. A symbolic link answers -ELOOP */
+    FSB_O_READ = 1, FSB_O_WRITE = 2, FSB_O_CREATE = 4, FSB_O_EXCL = 8, FSB_O_TRUNC = 16
+};
+enum { FSB_LIST_STAT = 1 };
+enum { FSB_WRITE_APPEND = 1, FSB_WRITE_KILL_PRIV = 2 /* as FSB_ATTR_KILL_PRIV */ };
+enum { FSB_SYNC_DATA = 1 /* as fdatasync(2) */ };
+enum { FSB_RENAME_NOREPLACE = 1, FSB_RENAME_EXCHANGE = 2 };
+enum { FSB_ALLOC_KEEP_SIZE = 1, FSB_ALLOC_PUNCH_HOLE = 2, FSB_ALLOC_ZERO_RANGE = 4 };
+enum { FSB_SEEK_DATA = 1, FSB_SEEK_HOLE = 2 };
+enum { FSB_XATTR_CREATE = 1, FSB_XATTR_REPLACE = 2 };
+enum { FSB_LOCK_UNLOCK = 0, FSB_LOCK_SHARED = 1, FSB_LOCK_EXCLUSIVE = 2, FSB_LOCK_TEST = 4,
+       FSB_LOCK_WAIT = 8, FSB_LOCK_FLOCK = 16 /* as flock(2): the file, apart from fcntl(2)'s */ };
+enum { FSB_WATCH_DEEP = 1 /* folders below too */ };
+
+struct fsb_op {
+    /* asked */
+    uint32_t    code; /* FSB_OP_* */
+    uint32_t    flags;
+    const char *path, *path2;
+    fsb_handle  handle, handle2; /* OPEN and WATCH answer in handle */
+    uint64_t    file_id;
+    uint64_t    offset, offset2;
+    uint64_t    size64;     /* of a range */
+    size_t      size;       /* of data or buf; without buf the most that slice may hold */
+    const void *data;       /* bytes in */
+    void       *buf;        /* room for bytes out */
+    uint64_t    owner;      /* LOCK: whose */
+    uint32_t    pid;        /* LOCK: to tell others */
+    uint32_t    timeout_ms; /* 0: the backend's own; passed, the op ends with -ETIMEDOUT */
+    fsb_attr    attr;
+    int (*emit)(fsb_op *op, const fsb_dirent *entry);  /* LIST: 0 goes on, 1 stops before entry */
+    void (*event)(void *user, const fsb_event *event); /* WATCH */
+    /* answered */
+    int64_t    result;
+    uint64_t   out_offset;
+    fsb_stat   stat;
+    fsb_statfs statfs;
+    fsb_slice  slice;
+    /* submit() only. done() is called once, on any thread, perhaps before submit() returns, never
+       under a lock; it may submit more, but not wait for it. */
+    void (*done)(fsb_op *op);
+    void   *user;     /* the caller's */
+    void   *layer[2]; /* the backend's until done() */
+    fsb_op *next;     /* the holder's, for a list */
+};
+
+enum { FSB_BACKEND_QUICK = 1 /* answers from memory or a local disk: not worth another thread */ };
+struct fsb_backend {
+    uint32_t    size;  /* sizeof(fsb_backend) where the backend was compiled */
+    uint32_t    flags; /* FSB_BACKEND_* */
+    const char *name;  /* of the kind: "local" */
+    /* Ends it, its handles too, not what it wraps. Threads: no other user left. */
+    void (*close)(fsb_backend *backend);
+    /* Starts n operations; the array is the caller's again on return. NULL: none, then call[] on a
+       thread that may block does (fsb_backend_submit() of fsb_backend.h). Threads: any. */
+    void (*submit)(fsb_backend *backend, fsb_op *const *ops, size_t n);
+    /* Asks a submitted op to end soon with -EINTR; done() is called as ever. NULL: it cannot be
+       hurried. Threads: any; the caller sees to it that op is not done meanwhile. */
+    void (*cancel)(fsb_backend *backend, fsb_op *op);
+    /* The synchronous calls, by FSB_OP_*; NULL stands for -ENOSYS. Each sets op->result and returns
+       it. Threads: any, several at once; may block. */
+    int64_t (*call[FSB_OP_COUNT])(fsb_backend *backend, fsb_op *op);
+};
+#elif FSB_VTABLE != 1
+#error "fsb headers of different releases are mixed: copy them together"
+#endif
+/* ==== end of fsb vtable ======================================================================= */
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- paths and calls ------------------------------------------------------------------------- */
+
+/* Makes a path from outside one that backends take: "a//b/./c/../" gives "/a/b". `out` gets at most
+   `size` bytes with the '\0'; it may not overlap `in`. Symbolic links are not looked at.
+   Errors: -EINVAL in or out is NULL; -EACCES ".." above the root; -ENAMETOOLONG a name over
+   FSB_NAME_MAX, or the whole over FSB_PATH_MAX or size. Threads: any. */
+FSB_API int fsb_path_normalize(const char *in, char *out, size_t size);
+
+/* Runs op, op->code saying which call, and returns op->result. GET and PUT are composed of OPEN,
+   WRITE and CLOSE where the backend has none.
+   Errors: -ENOSYS the backend has no such call; else the call's. Threads: any; may block. */
+FSB_API int64_t fsb_backend_call(fsb_backend *backend, fsb_op *op);
+
+/* Starts n ops; done() of each is called once. A backend with submit() gets them whole; else each
+   is run by `runner`, and on this thread before the call returns if there is no runner, if it has
+   no room, or if the backend is FSB_BACKEND_QUICK and op is not a SYNC.
+   Errors: none but in op->result. Threads: any. */
+FSB_API void fsb_backend_submit(fsb_backend *backend, fsb_op *const *ops, size_t n,
+                                fsb_runner runner);
+
+/* Reads a whole file. *data is the caller's, to be freed through `allocator` (NULL: free()) as
+   *size + 1 bytes: a '\0' stands behind the data.
+   Errors: -EFBIG longer than `max` bytes; -ENOMEM; else OPEN's and READ's. Threads: any. */
+FSB_API int fsb_read_file(fsb_backend *backend, const char *path, size_t max,
+                          const fsb_allocator *allocator, void **data, size_t *size);
+
+/* Makes the file, or replaces the bytes of the one there; `mode` (0644) is a new one's. Not atomic:
+   write aside and RENAME where others may read meanwhile.
+   Errors: OPEN's and WRITE's. Threads: any. */
+FSB_API int fsb_write_file(fsb_backend *backend, const char *path, const void *data, size_t size,
+                           uint32_t mode);
+
+/* ---- backends -------------------------------------------------------------------------------- */
+
+enum { FSB_LOCAL_READ_ONLY = 1 }; /* what would change anything answers -EROFS */
+typedef struct fsb_local_desc {
+    const char   *root;        /* required: the folder, as the process sees it (used in open only) */
+    uint32_t      flags;       /* FSB_LOCAL_* */
+    uint32_t      max_handles; /* open files and watches (default 65536, at most 1 << 24); the
+                                  process's descriptor limit is usually met first: -EMFILE */
+    fsb_allocator allocator;
+    fsb_logger    log;
+} fsb_local_desc;
+
+/* Serves a folder of this machine. Paths are resolved inside it by the kernel (openat2), so that
+   "..", symbolic links and renames cannot lead outside, not even in the middle of a call; where the
+   kernel has no openat2, symbolic links before the last component answer -EACCES. file_id is made
+   of device, inode and creation time; version of ctime, mtime and size, so that a file system with
+   coarse clocks can miss a same-size change within one tick (Linux before 6.13: 4 ms).
+   WATCH starts a thread that reads inotify; where the watch limit is reached, folders are looked at
+   once a second instead. CLOSE of a watch waits for a running event() of it, unless called by it.
+   Errors: -EINVAL no root; -ENOENT, -ENOTDIR, -EACCES of the root; -EMFILE, -ENOMEM.
+   Threads: any. */
+FSB_API int fsb_local_open(fsb_backend **out, const fsb_local_desc *desc);
+
+typedef struct fsb_memory_desc {
+    uint64_t      max_bytes;   /* of file data, in bytes, then -ENOSPC (default FSB_UNLIMITED) */
+    uint32_t      max_handles; /* open files and watches (default 65536, at most 1 << 24) */
+    fsb_allocator allocator;
+    fsb_logger    log;
+} fsb_memory_desc;
+
+/* An empty folder (mode 0755, owned by this process) that lives in memory. Files are sparse in
+   pieces of 64 KiB; reading leaves atime alone. WATCH starts a thread that calls event(); CLOSE of
+   a watch waits for a running event() of it, unless called by it.
+   Errors: -EINVAL, -ENOMEM. Threads: any. */
+FSB_API int fsb_memory_open(fsb_backend **out, const fsb_memory_desc *desc);
+
+/* ---- threads to run blocking calls on -------------------------------------------------------- */
+
+typedef struct fsb_workers fsb_workers;
+typedef struct fsb_workers_desc {
+    uint32_t      threads;    /* default 4, at most 1024 */
+    uint32_t      queue;      /* jobs that may wait (default 1024, at most 1 << 20) */
+    size_t        stack_size; /* of each thread, bytes (default 256 KiB, at least 64 KiB) */
+    fsb_allocator allocator;
+} fsb_workers_desc;
+
+/* Starts the threads. desc NULL: all defaults.
+   Errors: -EINVAL, -ENOMEM, -EAGAIN no more threads. Threads: any. */
+FSB_API int fsb_workers_open(fsb_workers **out, const fsb_workers_desc *desc);
+/* Has job(arg) called once on one of the threads. Errors: -EAGAIN the queue is full.
+   Threads: any, jobs too. */
+FSB_API int fsb_workers_run(fsb_workers *workers, void (*job)(void *arg), void *arg);
+/* The same as a hook. Errors: none. Threads: any. */
+FSB_API fsb_runner fsb_workers_runner(fsb_workers *workers);
+/* Runs what is still queued, ends the threads; NULL is fine.
+   Errors: none. Threads: no other user left; not from a job. */
+FSB_API void fsb_workers_close(fsb_workers *workers);
+
+#ifdef __cplusplus
+} /* extern "C" */
+#endif
+#endif /* FSB_BACKEND_H */
+
+/* ==== IMPLEMENTATION: [memory] [path] [check] [bytes] [handles] [call] [workers] [watch]
+        [local: resolve, stat, create, files, attributes, list, watch] [memory backend] [scoped] */
+#if (defined(FSB_IMPLEMENTATION) || defined(FSB_BACKEND_IMPLEMENTATION)) && \
+    !defined(FSB_BACKEND_DONE_)
+#define FSB_BACKEND_DONE_
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/openat2.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/inotify.h>
+#include <sys/stat.h>
+#include <sys/statfs.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <sys/uio.h>
+#include <sys/xattr.h>
+#include <time.h>
+#include <unistd.h>
+#ifndef O_PATH
+#error "fsb_backend.h: Linux is hidden; include it first, or compile with -D_GNU_SOURCE"
+#endif
+
+/* ---- [memory] -------------------------------------------------------------------------------- */
+
+static void *fsb_backend_resize_(const fsb_allocator *a, void *ptr, size_t old_size, size_t size)
+{
+    if (a->fn) return a->fn(a->user, ptr, old_size, size);
+    if (size) return realloc(ptr, size);
+    free(ptr);
+    return NULL;
+}
+
+static void *fsb_backend_new_(const fsb_allocator *a, size_t size) /* zeroed */
+{
+    void *p = fsb_backend_resize_(a, NULL, 0, size);
+    if (p) memset(p, 0, size);
+    return p;
+}
+
+static void fsb_backend_free_(const fsb_allocator *a, void *ptr, size_t size)
+{
+    if (ptr) fsb_backend_resize_(a, ptr, size, 0);
+}
+
+/* The finaliser of MurmurHash3 (Austin Appleby, public domain): every bit moves every other. */
+static uint64_t fsb_backend_mix_(uint64_t x)
+{
+    x ^= x >> 33, x *= 0xff51afd7ed558ccdULL;
+    x ^= x >> 33, x *= 0xc4ceb9fe1a85ec53ULL;
+    return x ^ x >> 33;
+}
+
+/* Threads of a library must not take the program's signals. */
+static int fsb_backend_thread_(pthread_t *thread, size_t stack, void *(*fn)(void *), void *arg)
+{
+    pthread_attr_t attr;
+    sigset_t       all, old;
+    if (pthread_attr_init(&attr)) return -ENOMEM;
+    int err = pthread_attr_setstacksize(&attr, stack);
+    if (!err) {
+        sigfillset(&all);
+        pthread_sigmask(SIG_SETMASK, &all, &old);
+        err = pthread_create(thread, &attr, fn, arg);
+        pthread_sigmask(SIG_SETMASK, &old, NULL);
+    }
+    pthread_attr_destroy(&attr);
+    return -err;
+}
+
+/* ---- [path] ---------------------------------------------------------------------------------- */
+
+FSB_API int fsb_path_normalize(const char *in, char *out, size_t size)
+{
+    if (!in || !out) return -EINVAL;
+    size_t n = 0;
+    for (;;) {
+        while (*in == '/') ++in;
+        if (!*in) break;
+        const size_t part = strcspn(in, "/");
+        if (part == 2 && in[0] == '.' && in[1] == '.') {
+            if (!n) return -EACCES;
+            while (out[--n] != '/') {}
+        } else if (part != 1 || in[0] != '.') {
+            if (part > FSB_NAME_MAX || n + 1 + part > FSB_PATH_MAX) return -ENAMETOOLONG;
+            if (n + 1 + part >= size) return -ENAMETOOLONG;
+            out[n++] = '/';
+            memcpy(out + n, in, part);
+            n += part;
+        }
+        in += part;
+    }
+    if (size < 2) return -ENAMETOOLONG;
+    if (!n) out[n++] = '/';
+    out[n] = '\0';
+    return 0;
+}
+
+/* 0 if a path is as backends take it. */
+static int fsb_backend_path_check_(const char *path)
+{
+    if (!path || path[0] != '/') return -EINVAL;
+    const char *p = path + 1;
+    while (*p || p > path + 1) {
+        const size_t part = strcspn(p, "/");
+        if (!part || (p[0] == '.' && (part == 1 || (part == 2 && p[1] == '.')))) return -EINVAL;
+        if (part > FSB_NAME_MAX) return -ENAMETOOLONG;
+        p += part;
+        if (!*p) break;
+        ++p;
+    }
+    return p - path > FSB_PATH_MAX ? -ENAMETOOLONG : 0;
+}
+
+/* Where the last component starts; "" for the root. */
+static const char *fsb_backend_name_(const char *path) { return strrchr(path, '/') + 1; }
+
+/* ---- [check] --------------------------------------------------------------------------------- */
+
+/* What each call takes, so that every backend refuses the same nonsense in the same way. */
+enum {
+    FSB_BACKEND_PATH_ = 1, FSB_BACKEND_AT_ = 2, FSB_BACKEND_HANDLE_ = 4, FSB_BACKEND_PATH2_ = 8,
+    FSB_BACKEND_TEXT2_ = 16, FSB_BACKEND_DATA_ = 32, FSB_BACKEND_BYTES_ = 64,
+    FSB_BACKEND_CHANGES_ = 128, FSB_BACKEND_CREATES_ = 256, FSB_BACKEND_HANDLE2_ = 512,
+    FSB_BACKEND_BUF_ = 1024
+};
+typedef struct fsb_backend_rule_ {
+    uint32_t takes; /* FSB_BACKEND_*_ */
+    uint32_t flags; /* those the call names */
+} fsb_backend_rule_;
+
+static fsb_backend_rule_ fsb_backend_rule_of_(uint32_t code)
+{
+    enum { PATH = FSB_BACKEND_PATH_, AT = FSB_BACKEND_AT_, HANDLE = FSB_BACKEND_HANDLE_,
+           PATH2 = FSB_BACKEND_PATH2_, TEXT2 = FSB_BACKEND_TEXT2_, DATA = FSB_BACKEND_DATA_,
+           BYTES = FSB_BACKEND_BYTES_, CHANGES = FSB_BACKEND_CHANGES_, BUF = FSB_BACKEND_BUF_,
+           CREATES = FSB_BACKEND_CREATES_ | FSB_BACKEND_CHANGES_,
+           HANDLE2 = FSB_BACKEND_HANDLE2_ };
+    static const fsb_backend_rule_ rules[FSB_OP_COUNT] = {
+        {0, 0},
+        {AT, 0},                     /* STAT */
+        {AT | BYTES, 0},             /* READLINK */
+        {AT, FSB_LIST_STAT},         /* LIST */
+        {PATH | BYTES, 31},          /* OPEN: all of FSB_O_* */
+        {HANDLE | BYTES, 0},         /* READ */
+        {HANDLE | DATA | CHANGES, FSB_WRITE_APPEND | FSB_WRITE_KILL_PRIV},
+        {AT, FSB_SYNC_DATA},         /* SYNC */
+        {HANDLE, 0},                 /* CLOSE */
+        {PATH | CREATES, 0},         /* MKDIR */
+        {PATH | CHANGES, 0},         /* UNLINK */
+        {PATH | CHANGES, 0},         /* RMDIR */
+        {PATH | PATH2 | CHANGES, FSB_RENAME_NOREPLACE | FSB_RENAME_EXCHANGE},
+        {AT | PATH2 | CHANGES, 0},   /* LINK */
+        {PATH | TEXT2 | CREATES, 0}, /* SYMLINK */
+        {PATH | CREATES, 0},         /* MKNOD */
+        {AT | CHANGES, 0},           /* SETATTR */
+        {HANDLE | CHANGES, FSB_ALLOC_KEEP_SIZE | FSB_ALLOC_PUNCH_HOLE | FSB_ALLOC_ZERO_RANGE},
+        {HANDLE, FSB_SEEK_DATA | FSB_SEEK_HOLE},
+        {HANDLE | HANDLE2 | CHANGES, 0}, /* COPY */
+        {AT, 0},                         /* STATFS */
+        {AT | TEXT2 | BUF, 0},           /* GETXATTR */
+        {AT | TEXT2 | DATA | CHANGES, FSB_XATTR_CREATE | FSB_XATTR_REPLACE},
+        {AT | BUF, 0},               /* LISTXATTR */
+        {AT | TEXT2 | CHANGES, 0},   /* REMOVEXATTR */
+        {PATH | BYTES, 0},           /* GET */
+        {PATH | DATA | CREATES, 30}, /* PUT: all but FSB_O_READ */
+        {HANDLE, 31},                /* LOCK: all of FSB_LOCK_* */
+        {PATH, FSB_WATCH_DEEP},      /* WATCH */
+        {HANDLE, 0},                 /* DESCRIPTOR */
+    };
+    return rules[code < FSB_OP_COUNT ? code : 0];
+}
+
+static int fsb_backend_check_open_(const fsb_op *op)
+{
+    const uint32_t f = op->flags;
+    if (!(f & (FSB_O_READ | FSB_O_WRITE))) return -EINVAL;
+    if ((f & FSB_O_EXCL) && !(f & FSB_O_CREATE)) return -EINVAL;
+    if ((f & FSB_O_TRUNC) && !(f & FSB_O_WRITE)) return -EINVAL;
+    return op->path[1] ? 0 : -EISDIR;
+}
+
+static int fsb_backend_check_attr_(const fsb_op *op)
+{
+    enum { A = FSB_ATTR_ATIME | FSB_ATTR_ATIME_NOW, M = FSB_ATTR_MTIME | FSB_ATTR_MTIME_NOW,
+           ALL = 2 * FSB_ATTR_KILL_PRIV - 1 };
+    const uint32_t mask = op->attr.mask;
+    if (mask & ~(uint32_t)ALL || (mask & A) == A || (mask & M) == M) return -EINVAL;
+    if ((mask & FSB_ATTR_SIZE) && op->attr.size > INT64_MAX) return -EFBIG;
+    return 0;
+}
+
+/* The checks of one call that are more than a table's row. */
+static int fsb_backend_check_more_(const fsb_op *op)
+{
+    switch (op->code) {
+    case FSB_OP_OPEN: return fsb_backend_check_open_(op);
+    case FSB_OP_PUT:
+        return op->flags & FSB_O_WRITE ? fsb_backend_check_open_(op) : -EINVAL;
+    case FSB_OP_GET: return op->path[1] ? 0 : -EISDIR;
+    case FSB_OP_SETATTR: return fsb_backend_check_attr_(op);
+    case FSB_OP_LIST: return op->emit ? 0 : -EINVAL;
+    case FSB_OP_WATCH: return op->event ? 0 : -EINVAL;
+    case FSB_OP_RENAME:
+        if (op->flags == (FSB_RENAME_NOREPLACE | FSB_RENAME_EXCHANGE)) return -EINVAL;
+        return op->path[1] && op->path2[1] ? 0 : -EBUSY;
+    case FSB_OP_UNLINK: return op->path[1] ? 0 : -EISDIR;
+    case FSB_OP_RMDIR: return op->path[1] ? 0 : -EBUSY;
+    case FSB_OP_LINK: return op->path2[1] ? 0 : -EEXIST;
+    case FSB_OP_SYMLINK: return op->path2[0] ? 0 : -ENOENT;
+    case FSB_OP_SEEK:
+        return op->flags == FSB_SEEK_DATA || op->flags == FSB_SEEK_HOLE ? 0 : -EINVAL;
+    case FSB_OP_ALLOCATE:
+        if ((op->flags & FSB_ALLOC_PUNCH_HOLE) && (op->flags & FSB_ALLOC_ZERO_RANGE)) return -EINVAL;
+        if (!op->size64) return -EINVAL;
+        return op->size64 > INT64_MAX || op->offset > INT64_MAX - op->size64 ? -EFBIG : 0;
+    case FSB_OP_SETXATTR:
+        return op->flags == (FSB_XATTR_CREATE | FSB_XATTR_REPLACE) ? -EINVAL : 0;
+    default: return 0;
+    }
+}
+
+/* 0, or why op cannot be meant. Everything may come from outside. */
+static int fsb_backend_check_(const fsb_op *op)
+{
+    const fsb_backend_rule_ rule = fsb_backend_rule_of_(op->code);
+    if (!rule.takes || op->flags & ~rule.flags) return -EINVAL;
+    const int by_path = rule.takes & FSB_BACKEND_PATH_
+                        || (rule.takes & FSB_BACKEND_AT_ && !op->handle);
+    int       err = by_path ? fsb_backend_path_check_(op->path) : 0;
+    if (rule.takes & FSB_BACKEND_HANDLE_ && !op->handle) err = -EBADF;
+    if (!err && rule.takes & FSB_BACKEND_PATH2_) err = fsb_backend_path_check_(op->path2);
+    if (err) return err;
+    if (rule.takes & FSB_BACKEND_TEXT2_) {
+        if (!op->path2) return -EINVAL;
+        if (strlen(op->path2) > FSB_PATH_MAX) return -ENAMETOOLONG;
+    }
+    if (rule.takes & FSB_BACKEND_DATA_ && !op->data && op->size) return -EINVAL;
+    if (rule.takes & FSB_BACKEND_BUF_ && !op->buf && op->size) return -EINVAL;
+    if (rule.takes & (FSB_BACKEND_DATA_ | FSB_BACKEND_BYTES_) && op->size > FSB_IO_MAX)
+        return -EMSGSIZE;
+    if (rule.takes & FSB_BACKEND_CREATES_) {
+        if (op->attr.mask & ~(uint32_t)(FSB_ATTR_MODE | FSB_ATTR_UID | FSB_ATTR_GID))
+            return -EINVAL;
+        if (!op->path[1]) return op->code == FSB_OP_PUT ? -EISDIR : -EEXIST;
+    }
+    const int bytes = op->code == FSB_OP_READ || op->code == FSB_OP_WRITE;
+    if (bytes && (op->offset > INT64_MAX || op->size > INT64_MAX - op->offset)) return -EFBIG;
+    return fsb_backend_check_more_(op);
+}
+
+/* 1 if op would change something. */
+static int fsb_backend_changes_(const fsb_op *op)
+{
+    if (op->code == FSB_OP_OPEN) return (op->flags & (uint32_t)~FSB_O_READ) != 0;
+    return (fsb_backend_rule_of_(op->code).takes & FSB_BACKEND_CHANGES_) != 0;
+}
+
+static uint32_t fsb_backend_new_mode_(const fsb_op *op, uint32_t otherwise)
+{
+    return op->attr.mask & FSB_ATTR_MODE ? op->attr.mode & 07777 : otherwise;
+}
+
+/* Mode without what a write by somebody else must take away. */
+static uint32_t fsb_backend_killed_(uint32_t mode)
+{
+    mode &= ~(uint32_t)S_ISUID;
+    return mode & S_IXGRP ? mode & ~(uint32_t)S_ISGID : mode;
+}
+
+/* ---- [bytes] --------------------------------------------------------------------------------- */
+
+/* Room for the bytes an op answers: the caller's, or a block that becomes its slice. */
+typedef struct fsb_backend_block_ {
+    fsb_allocator allocator;
+    size_t        bytes; /* of the whole block */
+    size_t        align; /* the data behind starts on 16 bytes */
+} fsb_backend_block_;
+
+static void fsb_backend_block_free_(void *owner)
+{
+    fsb_backend_block_ *block = (fsb_backend_block_ *)owner;
+    const fsb_allocator a = block->allocator;
+    fsb_backend_resize_(&a, block, block->bytes, 0);
+}
+
+static void *fsb_backend_room_(const fsb_allocator *a, const fsb_op *op)
+{
+    if (op->buf || !op->size) return op->buf;
+    const size_t        bytes = sizeof(fsb_backend_block_) + op->size;
+    fsb_backend_block_ *block = (fsb_backend_block_ *)fsb_backend_resize_(a, NULL, 0, bytes);
+    if (!block) return NULL;
+    block->allocator = *a, block->bytes = bytes, block->align = 0;
+    return block + 1;
+}
+
+/* Hands n bytes of the room out, or takes it back if n is an error. */
+static int64_t fsb_backend_answer_(fsb_op *op, void *room, int64_t n)
+{
+    if (op->buf || !room) return n;
+    fsb_backend_block_ *block = (fsb_backend_block_ *)room - 1;
+    if (n < 0) {
+        fsb_backend_block_free_(block);
+        return n;
+    }
+    op->slice.data = room, op->slice.size = (size_t)n;
+    op->slice.release = fsb_backend_block_free_, op->slice.owner = block;
+    return n;
+}
+
+/* ---- [handles] ------------------------------------------------------------------------------- */
+
+/* A handle is generation << 32 | slot + 1. Slots never move, so a lookup takes no lock: it counts
+   itself in as a user if the generation is right and the slot open. CLOSE takes the open bit away;
+   the last user to leave drops what is behind. */
+enum { FSB_BACKEND_SEGMENT_ = 256, FSB_BACKEND_HANDLES_MAX_ = 1 << 24 };
+#define FSB_BACKEND_OPEN_ UINT64_C(0x80000000)
+
+typedef struct fsb_backend_slot_ {
+    uint64_t state;       /* generation << 32 | open bit << 31 | users */
+    uint32_t index, next; /* next: free list, slot + 1 */
+    int      fd;          /* local */
+    uint32_t flags;       /* FSB_O_* of the handle; 0: a watch */
+    void    *object;      /* memory: the node; a watch: the watch */
+} fsb_backend_slot_;
+
+typedef struct fsb_backend_handles_ {
+    pthread_mutex_t      lock; /* leaf; guards all below but reading segments */
+    const fsb_allocator *allocator;
+    fsb_backend_slot_  **segments;
+    uint32_t             max, used, free; /* slots; ever used; free list, slot + 1 */
+    int (*drop)(void *owner, fsb_backend_slot_ *slot);
+    void *owner;
+} fsb_backend_handles_;
+
+static int fsb_backend_handles_open_(fsb_backend_handles_ *t, const fsb_allocator *a, uint32_t max,
+                                     int (*drop)(void *, fsb_backend_slot_ *), void *owner)
+{
+    const uint32_t n = max ? max : 65536;
+    if (n > FSB_BACKEND_HANDLES_MAX_) return -EINVAL;
+    t->max = n, t->allocator = a, t->drop = drop, t->owner = owner;
+    const size_t segments = (n + FSB_BACKEND_SEGMENT_ - 1) / FSB_BACKEND_SEGMENT_;
+    t->segments = (fsb_backend_slot_ **)fsb_backend_new_(a, segments * sizeof *t->segments);
+    if (!t->segments) return -ENOMEM;
+    pthread_mutex_init(&t->lock, NULL);
+    return 0;
+}
+
+static fsb_backend_slot_ *fsb_backend_slot_at_(fsb_backend_handles_ *t, uint32_t index)
+{
+    if (index >= t->max) return NULL;
+    fsb_backend_slot_ **at = &t->segments[index / FSB_BACKEND_SEGMENT_];
+    fsb_backend_slot_  *segment = __atomic_load_n(at, __ATOMIC_ACQUIRE);
+    return segment ? segment + index % FSB_BACKEND_SEGMENT_ : NULL;
+}
+
+/* A free slot; lock held. */
+static fsb_backend_slot_ *fsb_backend_slot_take_(fsb_backend_handles_ *t)
+{
+    if (t->free) {
+        fsb_backend_slot_ *slot = fsb_backend_slot_at_(t, t->free - 1);
+        t->free = slot->next;
+        return slot;
+    }
+    if (t->used == t->max) return NULL;
+    if (t->used % FSB_BACKEND_SEGMENT_ == 0) {
+        const size_t bytes = FSB_BACKEND_SEGMENT_ * sizeof(fsb_backend_slot_);
+        void        *segment = fsb_backend_new_(t->allocator, bytes);
+        if (!segment) return NULL;
+        fsb_backend_slot_ **at = &t->segments[t->used / FSB_BACKEND_SEGMENT_];
+        __atomic_store_n(at, (fsb_backend_slot_ *)segment, __ATOMIC_RELEASE);
+    }
+    fsb_backend_slot_ *slot = fsb_backend_slot_at_(t, t->used);
+    slot->index = t->used++;
+    return slot;
+}
+
+/* A new handle, 0 if there is none to be had. */
+static fsb_handle fsb_backend_handle_new_(fsb_backend_handles_ *t, int fd, uint32_t flags,
+                                          void *object)
+{
+    pthread_mutex_lock(&t->lock);
+    fsb_backend_slot_ *slot = fsb_backend_slot_take_(t);
+    fsb_handle         handle = 0;
+    if (slot) {
+        uint64_t generation = (slot->state >> 32) + 1;
+        if (generation > UINT32_MAX) generation = 1;
+        slot->fd = fd, slot->flags = flags, slot->object = object;
+        handle = generation << 32 | (slot->index + 1);
+        __atomic_store_n(&slot->state, generation << 32 | FSB_BACKEND_OPEN_ | 1, __ATOMIC_RELEASE);
+    }
+    pthread_mutex_unlock(&t->lock);
+    return handle;
+}
+
+/* Counts the caller in as a user; NULL: no such handle. */
+static fsb_backend_slot_ *fsb_backend_pin_(fsb_backend_handles_ *t, fsb_handle handle)
+{
+    fsb_backend_slot_ *slot = fsb_backend_slot_at_(t, (uint32_t)handle - 1);
+    if (!slot) return NULL;
+    uint64_t state = __atomic_load_n(&slot->state, __ATOMIC_ACQUIRE);
+    do {
+        if (state >> 32 != handle >> 32 || !(state & FSB_BACKEND_OPEN_)) return NULL;
+    } while (!__atomic_compare_exchange_n(&slot->state, &state, state + 1, 1, __ATOMIC_ACQ_REL,
+                                          __ATOMIC_ACQUIRE));
+    return slot;
+}
+
+/* The caller leaves; what drop() says if it was the last. */
+static int fsb_backend_unpin_(fsb_backend_handles_ *t, fsb_backend_slot_ *slot)
+{
+    if (__atomic_sub_fetch(&slot->state, 1, __ATOMIC_ACQ_REL) & UINT32_MAX) return 0;
+    const int err = t->drop(t->owner, slot);
+    pthread_mutex_lock(&t->lock);
+    slot->next = t->free, t->free = slot->index + 1;
+    pthread_mutex_unlock(&t->lock);
+    return err;
+}
+
+/* Ends the handle for all but its present users. */
+static int fsb_backend_handle_close_(fsb_backend_handles_ *t, fsb_handle handle)
+{
+    fsb_backend_slot_ *slot = fsb_backend_pin_(t, handle);
+    if (!slot) return -EBADF;
+    const uint64_t was = __atomic_fetch_and(&slot->state, ~FSB_BACKEND_OPEN_, __ATOMIC_ACQ_REL);
+    if (was & FSB_BACKEND_OPEN_) fsb_backend_unpin_(t, slot); /* the reference of being open */
+    const int err = fsb_backend_unpin_(t, slot);
+    return was & FSB_BACKEND_OPEN_ ? err : -EBADF;
+}
+
+static void fsb_backend_handles_close_(fsb_backend_handles_ *t)
+{
+    for (uint32_t i = 0; i < t->used; ++i) {
+        fsb_backend_slot_ *slot = fsb_backend_slot_at_(t, i);
+        if (slot->state & FSB_BACKEND_OPEN_) t->drop(t->owner, slot);
+    }
+    const size_t segments = (t->max + FSB_BACKEND_SEGMENT_ - 1) / FSB_BACKEND_SEGMENT_;
+    for (size_t i = 0; i < segments; ++i)
+        fsb_backend_free_(t->allocator, t->segments[i],
+                          FSB_BACKEND_SEGMENT_ * sizeof(fsb_backend_slot_));
+    fsb_backend_free_(t->allocator, t->segments, segments * sizeof *t->segments);
+    pthread_mutex_destroy(&t->lock);
+}
+
+/* ---- [call] ---------------------------------------------------------------------------------- */
+
+static int fsb_backend_has_(const fsb_backend *b, uint32_t code)
+{
+    const size_t end = offsetof(fsb_backend, call) + (code + 1) * sizeof b->call[0];
+    return code && code < FSB_OP_COUNT && end <= b->size && b->call[code];
+}
+
+/* GET of simple calls: OPEN answers the first bytes and the stat already. */
+static int64_t fsb_backend_get_(fsb_backend *b, fsb_op *op)
+{
+    fsb_op sub = *op;
+    sub.code = FSB_OP_OPEN, sub.flags = FSB_O_READ;
+    if (fsb_backend_call(b, &sub) < 0) return sub.result;
+    const int64_t n = sub.result;
+    op->stat = sub.stat, op->slice = sub.slice;
+    sub.code = FSB_OP_CLOSE, sub.flags = 0;
+    fsb_backend_call(b, &sub);
+    return n;
+}
+
+static int64_t fsb_backend_put_(fsb_backend *b, fsb_op *op)
+{
+    if (op->flags & FSB_O_READ) return -EINVAL;
+    fsb_op sub = *op;
+    sub.code = FSB_OP_OPEN, sub.flags |= FSB_O_WRITE, sub.size = 0;
+    if (fsb_backend_call(b, &sub) < 0) return sub.result;
+    int64_t n = 0;
+    if (op->size) {
+        sub.code = FSB_OP_WRITE, sub.flags = 0, sub.offset = 0, sub.size = op->size;
+        n = fsb_backend_call(b, &sub);
+    }
+    sub.code = FSB_OP_CLOSE, sub.flags = 0;
+    fsb_backend_call(b, &sub);
+    if (n >= 0 && sub.result < 0) n = sub.result;
+    if (n >= 0) op->stat = sub.stat;
+    return n;
+}
+
+FSB_API int64_t fsb_backend_call(fsb_backend *b, fsb_op *op)
+{
+    if (fsb_backend_has_(b, op->code)) return b->call[op->code](b, op);
+    op->result = -ENOSYS;
+    if (op->code == FSB_OP_GET && !op->flags) op->result = fsb_backend_get_(b, op);
+    if (op->code == FSB_OP_PUT) op->result = fsb_backend_put_(b, op);
+    return op->result;
+}
+
+static void fsb_backend_job_(void *arg)
+{
+    fsb_op *op = (fsb_op *)arg;
+    fsb_backend_call((fsb_backend *)op->layer[0], op);
+    op->done(op);
+}
+
+FSB_API void fsb_backend_submit(fsb_backend *b, fsb_op *const *ops, size_t n, fsb_runner runner)
+{
+    if (b->submit) {
+        b->submit(b, ops, n);
+        return;
+    }
+    for (size_t i = 0; i < n; ++i) {
+        fsb_op   *op = ops[i];
+        const int here = !runner.run || (b->flags & FSB_BACKEND_QUICK && op->code != FSB_OP_SYNC);
+        op->layer[0] = b;
+        if (here || runner.run(runner.user, fsb_backend_job_, op)) fsb_backend_job_(op);
+    }
+}
+
+/* Reads on from what OPEN answered until the end, or `max`. */
+static int fsb_backend_read_rest_(fsb_backend *b, fsb_op *op, const fsb_allocator *a, size_t max,
+                                  char **data, size_t *room, size_t *size)
+{
+    for (;;) {
+        if (*size == *room - 1) {
+            if (*size > max) return -EFBIG;
+            const size_t more = *room < max / 2 ? *room * 2 : max + 2;
+            char        *p = (char *)fsb_backend_resize_(a, *data, *room, more);
+            if (!p) return -ENOMEM;
+            *data = p, *room = more;
+        }
+        op->code = FSB_OP_READ, op->flags = 0, op->offset = *size, op->buf = *data + *size;
+        op->size = *room - 1 - *size;
+        if (op->size > FSB_IO_MAX) op->size = FSB_IO_MAX;
+        const int64_t n = fsb_backend_call(b, op);
+        if (n <= 0) return (int)n;
+        *size += (size_t)n;
+    }
+}
+
+FSB_API int fsb_read_file(fsb_backend *b, const char *path, size_t max,
+                          const fsb_allocator *allocator, void **data, size_t *size)
+{
+    fsb_allocator a;
+    memset(&a, 0, sizeof a);
+    if (allocator) a = *allocator;
+    fsb_op op;
+    memset(&op, 0, sizeof op);
+    op.code = FSB_OP_OPEN, op.path = path, op.flags = FSB_O_READ;
+    if (max > SIZE_MAX - 2) max = SIZE_MAX - 2;
+    if (fsb_backend_call(b, &op) < 0) return (int)op.result;
+    size_t room = op.stat.size < max ? (size_t)op.stat.size + 2 : max + 2, n = 0;
+    char  *p = (char *)fsb_backend_resize_(&a, NULL, 0, room);
+    int    err = p ? fsb_backend_read_rest_(b, &op, &a, max, &p, &room, &n) : -ENOMEM;
+    if (!err && n > max) err = -EFBIG;
+    op.code = FSB_OP_CLOSE, op.flags = 0;
+    fsb_backend_call(b, &op);
+    char *exact = err ? NULL : (char *)fsb_backend_resize_(&a, p, room, n + 1);
+    if (!err && !exact) err = -ENOMEM;
+    if (err) {
+        fsb_backend_free_(&a, p, room);
+        return err;
+    }
+    exact[n] = '\0';
+    *data = exact, *size = n;
+    return 0;
+}
+
+FSB_API int fsb_write_file(fsb_backend *b, const char *path, const void *data, size_t size,
+                           uint32_t mode)
+{
+    fsb_op op;
+    memset(&op, 0, sizeof op);
+    op.code = FSB_OP_PUT, op.path = path, op.flags = FSB_O_WRITE | FSB_O_CREATE | FSB_O_TRUNC;
+    op.attr.mask = FSB_ATTR_MODE, op.attr.mode = mode;
+    op.data = data, op.size = size;
+    if (size <= FSB_IO_MAX) return fsb_backend_call(b, &op) < 0 ? (int)op.result : 0;
+    op.code = FSB_OP_OPEN, op.size = 0;
+    if (fsb_backend_call(b, &op) < 0) return (int)op.result;
+    int err = 0;
+    for (size_t at = 0; at < size && !err; at += op.size) {
+        op.code = FSB_OP_WRITE, op.flags = 0, op.offset = at, op.data = (const char *)data + at;
+        op.size = size - at < FSB_IO_MAX ? size - at : (size_t)FSB_IO_MAX;
+        if (fsb_backend_call(b, &op) < 0) err = (int)op.result;
+    }
+    op.code = FSB_OP_CLOSE, op.flags = 0;
+    if (fsb_backend_call(b, &op) < 0 && !err) err = (int)op.result;
+    return err;
+}
+
+/* ---- [workers] ------------------------------------------------------------------------------- */
+
+typedef struct fsb_workers_job_ {
+    void (*job)(void *arg);
+    void *arg;
+} fsb_workers_job_;
+
+struct fsb_workers {
+    fsb_allocator     allocator;
+    pthread_mutex_t   lock; /* leaf; guards all below but threads */
+    pthread_cond_t    wake;
+    fsb_workers_job_ *ring;
+    uint32_t          room, first, waiting; /* of ring */
+    int               closing;
+    uint32_t          count; /* of threads */
+    pthread_t        *threads;
+};
+
+static void *fsb_workers_main_(void *arg)
+{
+    fsb_workers *w = (fsb_workers *)arg;
+    pthread_mutex_lock(&w->lock);
+    for (;;) {
+        while (!w->waiting && !w->closing) pthread_cond_wait(&w->wake, &w->lock);
+        if (!w->waiting) break;
+        const fsb_workers_job_ next = w->ring[w->first];
+        w->first = (w->first + 1) % w->room, --w->waiting;
+        pthread_mutex_unlock(&w->lock);
+        next.job(next.arg);
+        pthread_mutex_lock(&w->lock);
+    }
+    pthread_mutex_unlock(&w->lock);
+    return NULL;
+}
+
+static void fsb_workers_free_(fsb_workers *w, uint32_t threads)
+{
+    const fsb_allocator a = w->allocator;
+    fsb_backend_free_(&a, w->ring, w->room * sizeof *w->ring);
+    fsb_backend_free_(&a, w->threads, threads * sizeof *w->threads);
+    pthread_mutex_destroy(&w->lock);
+    pthread_cond_destroy(&w->wake);
+    fsb_backend_free_(&a, w, sizeof *w);
+}
+
+static void fsb_workers_join_(fsb_workers *w)
+{
+    pthread_mutex_lock(&w->lock);
+    w->closing = 1;
+    pthread_cond_broadcast(&w->wake);
+    pthread_mutex_unlock(&w->lock);
+    for (uint32_t i = 0; i < w->count; ++i) pthread_join(w->threads[i], NULL);
+}
+
+FSB_API int fsb_workers_open(fsb_workers **out, const fsb_workers_desc *desc)
+{
+    fsb_workers_desc d;
+    memset(&d, 0, sizeof d);
+    if (desc) d = *desc;
+    if (!d.threads) d.threads = 4;
+    if (!d.queue) d.queue = 1024;
+    if (!d.stack_size) d.stack_size = 256 << 10;
+    if (!out || d.threads > 1024 || d.queue > 1 << 20 || d.stack_size < 64 << 10) return -EINVAL;
+    fsb_workers *w = (fsb_workers *)fsb_backend_new_(&d.allocator, sizeof *w);
+    if (!w) return -ENOMEM;
+    w->allocator = d.allocator, w->room = d.queue;
+    pthread_mutex_init(&w->lock, NULL);
+    pthread_cond_init(&w->wake, NULL);
+    w->ring = (fsb_workers_job_ *)fsb_backend_new_(&d.allocator, d.queue * sizeof *w->ring);
+    w->threads = (pthread_t *)fsb_backend_new_(&d.allocator, d.threads * sizeof *w->threads);
+    int err = w->ring && w->threads ? 0 : -ENOMEM;
+    while (!err && w->count < d.threads) {
+        err = fsb_backend_thread_(&w->threads[w->count], d.stack_size, fsb_workers_main_, w);
+        if (!err) ++w->count;
+    }
+    if (err) {
+        fsb_workers_join_(w);
+        fsb_workers_free_(w, d.threads);
+        return err;
+    }
+    *out = w;
+    return 0;
+}
+
+FSB_API int fsb_workers_run(fsb_workers *w, void (*job)(void *arg), void *arg)
+{
+    pthread_mutex_lock(&w->lock);
+    const int full = w->waiting == w->room;
+    if (!full) {
+        fsb_workers_job_ *at = &w->ring[(w->first + w->waiting++) % w->room];
+        at->job = job, at->arg = arg;
+        pthread_cond_signal(&w->wake);
+    }
+    pthread_mutex_unlock(&w->lock);
+    return full ? -EAGAIN : 0;
+}
+
+static int fsb_workers_hook_(void *user, void (*job)(void *arg), void *arg)
+{
+    return fsb_workers_run((fsb_workers *)user, job, arg);
+}
+
+FSB_API fsb_runner fsb_workers_runner(fsb_workers *w)
+{
+    fsb_runner runner;
+    runner.run = fsb_workers_hook_, runner.user = w;
+    return runner;
+}
+
+FSB_API void fsb_workers_close(fsb_workers *w)
+{
+    if (!w) return;
+    fsb_workers_join_(w);
+    fsb_workers_free_(w, w->count);
+}
+
+/* ---- [local: resolve] ------------------------------------------------------------------------ */
+
+enum { FSB_LOCAL_STRIPES_ = 16, FSB_LOCAL_LIST_BYTES_ = 32 << 10 };
+
+typedef struct fsb_local_ {
+    fsb_backend          base; /* first */
+    fsb_allocator        allocator;
+    fsb_logger           log;
+    uint32_t             flags;
+    int                  root;       /* O_PATH */
+    int                  no_openat2; /* atomic: the kernel has none, or a filter forbids it */
+    uint64_t             root_dev;
+    fsb_backend_handles_ handles;
+    pthread_mutex_t      position[FSB_LOCAL_STRIPES_]; /* of descriptors: APPEND and SEEK use it */
+} fsb_local_;
+
+static int fsb_local_errno_(long result) { return result < 0 ? -errno : (int)result; }
+
+/* Without openat2: one component after the other, none of them a symbolic link. `path` is cut up. */
+static int fsb_local_walk_(fsb_local_ *l, char *path, int flags)
+{
+    int dir = l->root;
+    for (;;) {
+        char *slash = strchr(path, '/');
+        if (slash) *slash = '\0';
+        const int want = slash ? O_PATH | O_DIRECTORY : flags;
+        int       fd = fsb_local_errno_(openat(dir, path, want | O_NOFOLLOW | O_CLOEXEC));
+        if (slash && fd == -ENOTDIR) {
+            struct stat st;
+            const int   found = !fstatat(dir, path, &st, AT_SYMLINK_NOFOLLOW);
+            if (found && S_ISLNK(st.st_mode)) fd = -EACCES;
+        }
+        if (dir != l->root) close(dir);
+        if (!slash || fd < 0) return fd;
+        dir = fd, path = slash + 1;
+    }
+}
+
+/* Opens the first `size` bytes of a checked path, inside the root whatever happens to names
+   meanwhile; the last component is not followed. A descriptor or a negative errno. */
+static int fsb_local_open_path_(fsb_local_ *l, const char *path, size_t size, int flags)
+{
+    char relative[FSB_PATH_MAX + 1];
+    if (size < 2) memcpy(relative, ".", 2);
+    else memcpy(relative, path + 1, size - 1), relative[size - 1] = '\0';
+    if (!__atomic_load_n(&l->no_openat2, __ATOMIC_RELAXED)) {
+        struct open_how how;
+        memset(&how, 0, sizeof how);
+        how.flags = (uint64_t)(uint32_t)(flags | O_NOFOLLOW | O_CLOEXEC);
+        how.resolve = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS;
+        int fd, tries = 0;
+        do { /* EAGAIN: a rename somewhere while ".." of a link was resolved */
+            fd = fsb_local_errno_(syscall(SYS_openat2, l->root, relative, &how, sizeof how));
+        } while ((fd == -EAGAIN && ++tries < 1000) || fd == -EINTR);
+        if (fd == -EXDEV) return -EACCES;
+        if (fd != -ENOSYS && fd != -EPERM) return fd;
+        if (fd == -EPERM && fsb_local_errno_(syscall(SYS_openat2, l->root, NULL, NULL, 0)) != -EPERM)
+            return fd; /* the file's own EPERM, not a filter's */
+        __atomic_store_n(&l->no_openat2, 1, __ATOMIC_RELAXED);
+    }
+    return fsb_local_walk_(l, relative, flags);
+}
+
+/* The folder a path's last component is in, and that component. */
+typedef struct fsb_local_parent_ {
+    int         fd;
+    const char *name;
+} fsb_local_parent_;
+
+static int fsb_local_parent_open_(fsb_local_ *l, const char *path, fsb_local_parent_ *parent)
+{
+    parent->name = fsb_backend_name_(path);
+    const size_t size = (size_t)(parent->name - path) - 1;
+    parent->fd = size ? fsb_local_open_path_(l, path, size, O_PATH | O_DIRECTORY) : l->root;
+    return parent->fd < 0 ? parent->fd : 0;
+}
+
+static void fsb_local_parent_close_(fsb_local_ *l, fsb_local_parent_ *parent)
+{
+    if (parent->fd >= 0 && parent->fd != l->root) close(parent->fd);
+}
+
+/* A descriptor as a name. What it leads to is the file itself, even a symbolic link. */
+typedef struct fsb_local_proc_ {
+    char text[32];
+} fsb_local_proc_;
+
+static fsb_local_proc_ fsb_local_proc_of_(int fd)
+{
+    fsb_local_proc_ name;
+    snprintf(name.text, sizeof name.text, "/proc/self/fd/%d", fd);
+    return name;
+}
+
+static int fsb_local_reopen_(int fd, int flags)
+{
+    const fsb_local_proc_ name = fsb_local_proc_of_(fd);
+    return fsb_local_errno_(open(name.text, flags | O_CLOEXEC | O_NOCTTY | O_NONBLOCK));
+}
+
+/* ---- [local: stat] --------------------------------------------------------------------------- */
+
+static int64_t fsb_local_ns_(const struct statx_timestamp *t)
+{
+    return t->tv_sec * INT64_C(1000000000) + t->tv_nsec;
+}
+
+static void fsb_local_stat_of_(const fsb_local_ *l, const struct statx *x, fsb_stat *st)
+{
+    const uint64_t dev = (uint64_t)x->stx_dev_major << 32 | x->stx_dev_minor;
+    memset(st, 0, sizeof *st);
+    st->size = x->stx_size, st->blocks = x->stx_blocks, st->blksize = x->stx_blksize;
+    st->atime_ns = fsb_local_ns_(&x->stx_atime), st->mtime_ns = fsb_local_ns_(&x->stx_mtime);
+    st->ctime_ns = fsb_local_ns_(&x->stx_ctime);
+    if (x->stx_mask & STATX_BTIME) st->btime_ns = fsb_local_ns_(&x->stx_btime);
+    st->mode = x->stx_mode, st->nlink = x->stx_nlink, st->uid = x->stx_uid, st->gid = x->stx_gid;
+    st->rdev_major = x->stx_rdev_major, st->rdev_minor = x->stx_rdev_minor;
+    st->file_id = fsb_backend_mix_(dev) ^ x->stx_ino;
+    st->file_id = fsb_backend_mix_(fsb_backend_mix_(st->file_id) ^ (uint64_t)st->btime_ns);
+    if (!st->file_id) st->file_id = 1;
+    st->ino = dev == l->root_dev ? x->stx_ino : fsb_backend_mix_(fsb_backend_mix_(dev) ^ x->stx_ino);
+    st->version = fsb_backend_mix_((uint64_t)st->ctime_ns) ^ (uint64_t)st->mtime_ns;
+    st->version = fsb_backend_mix_(fsb_backend_mix_(st->version) ^ st->size);
+}
+
+/* name "": fd itself. */
+static int fsb_local_statx_(const fsb_local_ *l, int fd, const char *name, fsb_stat *st)
+{
+    struct statx x;
+    const int    flags = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | (*name ? 0 : AT_EMPTY_PATH);
+    if (statx(fd, name, flags, STATX_BASIC_STATS | STATX_BTIME, &x)) return -errno;
+    fsb_local_stat_of_(l, &x, st);
+    return 0;
+}
+
+/* What an "at" op acts on: the handle's descriptor, or an O_PATH one of the path. */
+typedef struct fsb_local_at_ {
+    fsb_backend_slot_ *slot; /* NULL: by path */
+    int                fd;
+    fsb_stat           stat; /* if asked for */
+} fsb_local_at_;
+
+static void fsb_local_at_close_(fsb_local_ *l, fsb_local_at_ *at)
+{
+    if (at->slot) fsb_backend_unpin_(&l->handles, at->slot);
+    else if (at->fd >= 0) close(at->fd);
+}
+
+static int fsb_local_at_open_(fsb_local_ *l, const fsb_op *op, int stat, fsb_local_at_ *at)
+{
+    at->slot = NULL, at->fd = -1;
+    if (op->handle) {
+        at->slot = fsb_backend_pin_(&l->handles, op->handle);
+        if (!at->slot) return -EBADF;
+        at->fd = at->slot->fd;
+        if (at->fd < 0) { /* a watch */
+            fsb_local_at_close_(l, at);
+            return -EBADF;
+        }
+    } else {
+        at->fd = fsb_local_open_path_(l, op->path, strlen(op->path), O_PATH);
+        if (at->fd < 0) return at->fd;
+    }
+    const uint64_t want = op->handle ? 0 : op->file_id;
+    int            err = stat || want ? fsb_local_statx_(l, at->fd, "", &at->stat) : 0;
+    if (!err && want && want != at->stat.file_id) err = -ESTALE;
+    if (err) fsb_local_at_close_(l, at);
+    return err;
+}
+
+static int64_t fsb_local_stat_(fsb_local_ *l, fsb_op *op)
+{
+    fsb_local_at_ at;
+    int           err;
+    if (!op->handle && !strchr(op->path + 1, '/')) { /* straight below the root: one system call */
+        err = fsb_local_statx_(l, l->root, op->path + 1, &at.stat);
+        if (!err && op->file_id && op->file_id != at.stat.file_id) err = -ESTALE;
+    } else {
+        err = fsb_local_at_open_(l, op, 1, &at);
+        if (!err) fsb_local_at_close_(l, &at);
+    }
+    if (!err) op->stat = at.stat;
+    return err;
+}
+
+static int64_t fsb_local_readlink_(fsb_local_ *l, fsb_op *op)
+{
+    fsb_local_at_ at;
+    int           err = fsb_local_at_open_(l, op, 1, &at);
+    if (err) return err;
+    int64_t n = S_ISLNK(at.stat.mode) && op->size ? 0 : -EINVAL;
+    void   *room = n ? NULL : fsb_backend_room_(&l->allocator, op);
+    if (!n && !room) n = -ENOMEM;
+    if (!n) n = fsb_local_errno_(readlinkat(at.fd, "", (char *)room, op->size));
+    fsb_local_at_close_(l, &at);
+    return fsb_backend_answer_(op, room, n);
+}
+
+static int64_t fsb_local_statfs_(fsb_local_ *l, fsb_op *op)
+{
+    fsb_local_at_ at;
+    struct statfs s;
+    int           err = fsb_local_at_open_(l, op, 0, &at);
+    if (err) return err;
+    err = fsb_local_errno_(fstatfs(at.fd, &s));
+    fsb_local_at_close_(l, &at);
+    if (err) return err;
+    memset(&op->statfs, 0, sizeof op->statfs);
+    op->statfs.blocks = s.f_blocks, op->statfs.bfree = s.f_bfree, op->statfs.bavail = s.f_bavail;
+    op->statfs.files = s.f_files, op->statfs.ffree = s.f_ffree;
+    op->statfs.bsize = (uint32_t)s.f_bsize, op->statfs.namelen = (uint32_t)s.f_namelen;
+    op->statfs.frsize = (uint32_t)(s.f_frsize ? s.f_frsize : s.f_bsize);
+    return 0;
+}
+
+/* ---- [local: create] ------------------------------------------------------------------------- */
+
+/* Gives what was just made (fd, name as for statx) the owner and then the mode asked for, and
+   stats it. It was made with no more than `mode`, and if an owner is asked for, for nobody else. */
+static int fsb_local_settle_(fsb_local_ *l, const fsb_op *op, int dir, int fd, uint32_t mode,
+                             fsb_stat *st)
+{
+    int       err = fsb_local_statx_(l, fd, "", st);
+    uint32_t  mask = op->attr.mask;
+    fsb_stat  parent;
+    if (!err && mask & FSB_ATTR_GID) {
+        err = fsb_local_statx_(l, dir, "", &parent);
+        if (!err && parent.mode & S_ISGID) mask &= ~(uint32_t)FSB_ATTR_GID;
+    }
+    if (err) return err;
+    const uid_t uid = mask & FSB_ATTR_UID && op->attr.uid != st->uid ? op->attr.uid : (uid_t)-1;
+    const gid_t gid = mask & FSB_ATTR_GID && op->attr.gid != st->gid ? op->attr.gid : (gid_t)-1;
+    int         changed = 0;
+    if (uid != (uid_t)-1 || gid != (gid_t)-1)
+        changed = !fchownat(fd, "", uid, gid, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW);
+    if (S_ISDIR(st->mode)) mode |= st->mode & S_ISGID; /* inherited */
+    if (!S_ISLNK(st->mode) && (changed || (st->mode & 07777) != mode)) {
+        const fsb_local_proc_ name = fsb_local_proc_of_(fd);
+        if (chmod(name.text, mode)) return -errno;
+        changed = 1;
+    }
+    return changed ? fsb_local_statx_(l, fd, "", st) : 0;
+}
+
+/* The mode to make it with. */
+static mode_t fsb_local_first_mode_(const fsb_op *op, uint32_t mode)
+{
+    return (mode_t)(op->attr.mask & (FSB_ATTR_UID | FSB_ATTR_GID) ? mode & 0700 : mode & 0777);
+}
+
+static int fsb_local_make_(const fsb_op *op, const fsb_local_parent_ *parent)
+{
+    const uint32_t mode = fsb_backend_new_mode_(op, op->code == FSB_OP_MKDIR ? 0755 : 0644);
+    const mode_t   first = fsb_local_first_mode_(op, mode);
+    const mode_t   type = (mode_t)(op->attr.mask & FSB_ATTR_MODE ? op->attr.mode & S_IFMT : 0);
+    const dev_t    dev = makedev(op->attr.rdev_major, op->attr.rdev_minor);
+    switch (op->code) {
+    case FSB_OP_MKDIR: return fsb_local_errno_(mkdirat(parent->fd, parent->name, first));
+    case FSB_OP_SYMLINK: return fsb_local_errno_(symlinkat(op->path2, parent->fd, parent->name));
+    default:
+        if (type == S_IFDIR) return -EPERM;
+        if (type == S_IFLNK) return -EINVAL;
+        return fsb_local_errno_(mknodat(parent->fd, parent->name, type | first, dev));
+    }
+}
+
+/* MKDIR, SYMLINK, MKNOD */
+static int64_t fsb_local_create_(fsb_local_ *l, fsb_op *op)
+{
+    fsb_local_parent_ parent;
+    int               err = fsb_local_parent_open_(l, op->path, &parent);
+    if (!err) err = fsb_local_make_(op, &parent);
+    if (!err) {
+        const uint32_t mode = fsb_backend_new_mode_(op, op->code == FSB_OP_MKDIR ? 0755 : 0644);
+        const int      fd = openat(parent.fd, parent.name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+        fsb_stat       st;
+        err = fd < 0 ? -errno : fsb_local_settle_(l, op, parent.fd, fd, mode, &st);
+        if (fd >= 0) close(fd);
+        if (!err) op->stat = st;
+    }
+    fsb_local_parent_close_(l, &parent);
+    return err;
+}
+
+static int64_t fsb_local_remove_(fsb_local_ *l, fsb_op *op) /* UNLINK, RMDIR */
+{
+    fsb_local_parent_ parent;
+    const int         flag = op->code == FSB_OP_RMDIR ? AT_REMOVEDIR : 0;
+    int               err = fsb_local_parent_open_(l, op->path, &parent);
+    if (!err) err = fsb_local_errno_(unlinkat(parent.fd, parent.name, flag));
+    fsb_local_parent_close_(l, &parent);
+    return err;
+}
+
+static int64_t fsb_local_rename_(fsb_local_ *l, fsb_op *op)
+{
+    fsb_local_parent_ from, to;
+    to.fd = -1;
+    int err = fsb_local_parent_open_(l, op->path, &from);
+    if (!err) err = fsb_local_parent_open_(l, op->path2, &to);
+    if (!err) /* the constants are the kernel's */
+        err = fsb_local_errno_(syscall(SYS_renameat2, from.fd, from.name, to.fd, to.name,
+                                       op->flags));
+    fsb_local_parent_close_(l, &from);
+    fsb_local_parent_close_(l, &to);
+    return err;
+}
+
+static int64_t fsb_local_link_(fsb_local_ *l, fsb_op *op)
+{
+    fsb_local_at_     at;
+    fsb_local_parent_ to;
+    int               err = fsb_local_at_open_(l, op, 1, &at);
+    if (err) return err;
+    if (S_ISDIR(at.stat.mode)) err = -EPERM;
+    else err = fsb_local_parent_open_(l, op->path2, &to);
+    if (!err) {
+        const fsb_local_proc_ name = fsb_local_proc_of_(at.fd);
+        err = fsb_local_errno_(linkat(AT_FDCWD, name.text, to.fd, to.name, AT_SYMLINK_FOLLOW));
+        fsb_local_parent_close_(l, &to);
+    }
+    if (!err) err = fsb_local_statx_(l, at.fd, "", &at.stat);
+    if (!err) op->stat = at.stat;
+    fsb_local_at_close_(l, &at);
+    return err;
+}
+
+/* ---- [local: files] -------------------------------------------------------------------------- */
+
+static int fsb_local_access_(uint32_t flags)
+{
+    const uint32_t both = FSB_O_READ | FSB_O_WRITE;
+    if ((flags & both) == both) return O_RDWR;
+    return flags & FSB_O_WRITE ? O_WRONLY : O_RDONLY;
+}
+
+static int fsb_local_open_new_(fsb_local_ *l, const fsb_op *op, uint32_t flags, fsb_stat *st)
+{
+    fsb_local_parent_ parent;
+    int               fd = fsb_local_parent_open_(l, op->path, &parent);
+    if (fd) return fd;
+    const uint32_t mode = fsb_backend_new_mode_(op, 0644);
+    const int      how = O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK;
+    fd = fsb_local_errno_(openat(parent.fd, parent.name, how | fsb_local_access_(flags),
+                                 fsb_local_first_mode_(op, mode)));
+    int err = fd < 0 ? fd : fsb_local_settle_(l, op, parent.fd, fd, mode, st);
+    fsb_local_parent_close_(l, &parent);
+    if (err && fd >= 0) close(fd);
+    return err ? err : fd;
+}
+
+/* Looks at the file before it is opened: opening a FIFO or a device can block or do things. */
+static int fsb_local_open_old_(fsb_local_ *l, const fsb_op *op, uint32_t flags, fsb_stat *st)
+{
+    const int path = fsb_local_open_path_(l, op->path, strlen(op->path), O_PATH);
+    if (path < 0) return path;
+    int fd = fsb_local_statx_(l, path, "", st);
+    if (!fd && op->file_id && op->file_id != st->file_id) fd = -ESTALE;
+    else if (!fd && S_ISDIR(st->mode)) fd = -EISDIR;
+    else if (!fd && S_ISLNK(st->mode)) fd = -ELOOP;
+    else if (!fd && !S_ISREG(st->mode)) fd = -ENXIO;
+    if (!fd) {
+        const int truncate = flags & FSB_O_TRUNC ? O_TRUNC : 0;
+        fd = fsb_local_reopen_(path, fsb_local_access_(flags) | truncate);
+        if (fd >= 0 && truncate) {
+            const int err = fsb_local_statx_(l, fd, "", st);
+            if (err) close(fd), fd = err;
+        }
+    }
+    close(path);
+    return fd;
+}
+
+/* A descriptor of the regular file that OPEN, GET or PUT means. */
+static int fsb_local_open_file_(fsb_local_ *l, const fsb_op *op, uint32_t flags, fsb_stat *st)
+{
+    const uint32_t fresh = FSB_O_CREATE | FSB_O_EXCL;
+    if (flags & FSB_O_CREATE && op->file_id) return -EINVAL;
+    if ((flags & fresh) == fresh) return fsb_local_open_new_(l, op, flags, st);
+    int fd = -ENOENT;
+    for (int tries = 0; tries < 100; ++tries) { /* somebody may make and remove it in between */
+        fd = fsb_local_open_old_(l, op, flags, st);
+        if (fd != -ENOENT || !(flags & FSB_O_CREATE)) return fd;
+        fd = fsb_local_open_new_(l, op, flags, st);
+        if (fd != -EEXIST) return fd;
+    }
+    return fd;
+}
+
+static int64_t fsb_local_pread_(int fd, void *buf, size_t size, uint64_t offset)
+{
+    size_t done = 0;
+    while (done < size) {
+        const ssize_t n = pread(fd, (char *)buf + done, size - done, (off_t)(offset + done));
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) return -errno;
+        if (!n) break;
+        done += (size_t)n;
+    }
+    return (int64_t)done;
+}
+
+static int64_t fsb_local_pwrite_(int fd, const void *data, size_t size, uint64_t offset)
+{
+    size_t done = 0;
+    while (done < size) {
+        const ssize_t n = pwrite(fd, (const char *)data + done, size - done,
+                                 (off_t)(offset + done));
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) return -errno;
+        done += (size_t)n;
+    }
+    return (int64_t)done;
+}
+
+/* Reads into the room that op has, and answers it. */
+static int64_t fsb_local_bytes_(fsb_local_ *l, fsb_op *op, int fd, uint64_t offset)
+{
+    if (!op->size) return 0;
+    void *room = fsb_backend_room_(&l->allocator, op);
+    if (!room) return -ENOMEM;
+    return fsb_backend_answer_(op, room, fsb_local_pread_(fd, room, op->size, offset));
+}
+
+static int64_t fsb_local_open_op_(fsb_local_ *l, fsb_op *op)
+{
+    fsb_stat  st;
+    const int fd = fsb_local_open_file_(l, op, op->flags, &st);
+    if (fd < 0) return fd;
+    const fsb_handle handle = fsb_backend_handle_new_(&l->handles, fd, op->flags, NULL);
+    if (!handle) {
+        close(fd);
+        return -ENFILE;
+    }
+    const int64_t n = op->flags & FSB_O_READ ? fsb_local_bytes_(l, op, fd, 0) : 0;
+    if (n < 0) fsb_backend_handle_close_(&l->handles, handle);
+    else op->handle = handle, op->stat = st;
+    return n;
+}
+
+static int64_t fsb_local_get_(fsb_local_ *l, fsb_op *op)
+{
+    fsb_stat  st;
+    const int fd = fsb_local_open_file_(l, op, FSB_O_READ, &st);
+    if (fd < 0) return fd;
+    const int64_t n = fsb_local_bytes_(l, op, fd, 0);
+    close(fd);
+    if (n >= 0) op->stat = st;
+    return n;
+}
+
+static int64_t fsb_local_put_(fsb_local_ *l, fsb_op *op)
+{
+    fsb_stat  st;
+    const int fd = fsb_local_open_file_(l, op, op->flags | FSB_O_WRITE, &st);
+    if (fd < 0) return fd;
+    int64_t n = fsb_local_pwrite_(fd, op->data, op->size, 0);
+    if (n > 0) {
+        const int err = fsb_local_statx_(l, fd, "", &st);
+        if (err) n = err;
+    }
+    if (close(fd) && n >= 0 && errno != EINTR) n = -errno;
+    if (n >= 0) op->stat = st;
+    return n;
+}
+
+static int64_t fsb_local_read_(fsb_local_ *l, fsb_op *op)
+{
+    fsb_local_at_ at;
+    int           err = fsb_local_at_open_(l, op, 0, &at);
+    if (err) return err;
+    const int64_t n = fsb_local_bytes_(l, op, at.fd, op->offset);
+    fsb_local_at_close_(l, &at);
+    return n;
+}
+
+/* Appends, and tells where: RWF_APPEND with offset -1 leaves the descriptor's position behind the
+   bytes, whoever else appends meanwhile. Nothing else uses it, but SEEK, under the same lock. */
+static int64_t fsb_local_append_(fsb_local_ *l, fsb_local_at_ *at, fsb_op *op, uint64_t *where)
+{
+    pthread_mutex_t *lock = &l->position[at->slot->index % FSB_LOCAL_STRIPES_];
+    size_t           done = 0;
+    int              err = 0, fd = at->fd, plain = -1;
+    pthread_mutex_lock(lock);
+    while (done < op->size && !err) {
+        struct iovec io;
+        io.iov_base = (void *)(uintptr_t)((const char *)op->data + done);
+        io.iov_len = op->size - done;
+        const ssize_t n = plain < 0 ? pwritev2(fd, &io, 1, -1, RWF_APPEND)
+                                    : writev(plain, &io, 1);
+        if (n >= 0) done += (size_t)n;
+        else if ((errno == EOPNOTSUPP || errno == ENOSYS) && plain < 0)
+            plain = fd = fsb_local_reopen_(fd, O_WRONLY | O_APPEND), err = fd < 0 ? fd : 0;
+        else if (errno != EINTR) err = -errno;
+    }
+    const off_t end = err ? 0 : lseek(fd, 0, op->size ? SEEK_CUR : SEEK_END);
+    pthread_mutex_unlock(lock);
+    if (plain >= 0) close(plain);
+    if (end < 0) return -EIO;
+    *where = (uint64_t)end - done;
+    return err ? err : (int64_t)done;
+}
+
+static int fsb_local_kill_priv_(int fd, const fsb_stat *st)
+{
+    const uint32_t mode = st->mode & 07777, killed = fsb_backend_killed_(mode);
+    if (killed == mode || !S_ISREG(st->mode)) return 0;
+    const fsb_local_proc_ name = fsb_local_proc_of_(fd);
+    return fsb_local_errno_(chmod(name.text, killed));
+}
+
+static int64_t fsb_local_write_(fsb_local_ *l, fsb_op *op)
+{
+    fsb_local_at_ at;
+    const int     kill = (op->flags & FSB_WRITE_KILL_PRIV) != 0;
+    uint64_t      where = op->offset;
+    int64_t       n = fsb_local_at_open_(l, op, kill, &at);
+    if (n) return n;
+    if (!(at.slot->flags & FSB_O_WRITE)) n = -EBADF;
+    if (!n && kill) n = fsb_local_kill_priv_(at.fd, &at.stat);
+    if (!n && op->flags & FSB_WRITE_APPEND) n = fsb_local_append_(l, &at, op, &where);
+    else if (!n) n = fsb_local_pwrite_(at.fd, op->data, op->size, op->offset);
+    const int err = n < 0 ? 0 : fsb_local_statx_(l, at.fd, "", &at.stat);
+    fsb_local_at_close_(l, &at);
+    if (err) return err;
+    if (n >= 0) op->stat = at.stat, op->out_offset = where;
+    return n;
+}
+
+static int64_t fsb_local_sync_(fsb_local_ *l, fsb_op *op)
+{
+    fsb_local_at_ at;
+    int           err = fsb_local_at_open_(l, op, !op->handle, &at);
+    if (err) return err;
+    int fd = at.fd;
+    if (!at.slot) {
+        const int file = S_ISREG(at.stat.mode) || S_ISDIR(at.stat.mode);
+        fd = file ? fsb_local_reopen_(at.fd, O_RDONLY) : -EINVAL;
+    }
+    if (fd < 0) err = fd;
+    else err = fsb_local_errno_(op->flags & FSB_SYNC_DATA ? fdatasync(fd) : fsync(fd));
+    if (fd >= 0 && !at.slot) close(fd);
+    fsb_local_at_close_(l, &at);
+    return err;
+}
+
+static int64_t fsb_local_close_op_(fsb_local_ *l, fsb_op *op)
+{
+    return fsb_backend_handle_close_(&l->handles, op->handle);
+}
+
+static int64_t fsb_local_allocate_(fsb_local_ *l, fsb_op *op)
+{
+    fsb_local_at_ at;
+    int           err = fsb_local_at_open_(l, op, 0, &at), mode = 0;
+    if (err) return err;
+    if (op->flags & FSB_ALLOC_KEEP_SIZE) mode |= FALLOC_FL_KEEP_SIZE;
+    if (op->flags & FSB_ALLOC_PUNCH_HOLE) mode |= FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
+    if (op->flags & FSB_ALLOC_ZERO_RANGE) mode |= FALLOC_FL_ZERO_RANGE;
+    do err = fsb_local_errno_(fallocate(at.fd, mode, (off_t)op->offset, (off_t)op->size64));
+    while (err == -EINTR);
+    if (!err) err = fsb_local_statx_(l, at.fd, "", &at.stat);
+    if (!err) op->stat = at.stat;
+    fsb_local_at_close_(l, &at);
+    return err;
+}
+
+static int64_t fsb_local_seek_(fsb_local_ *l, fsb_op *op)
+{
+    fsb_local_at_ at;
+    int           err = op->offset > INT64_MAX ? -ENXIO : fsb_local_at_open_(l, op, 0, &at);
+    if (err) return err;
+    pthread_mutex_t *lock = &l->position[at.slot->index % FSB_LOCAL_STRIPES_];
+    pthread_mutex_lock(lock);
+    const off_t found = lseek(at.fd, (off_t)op->offset,
+                              op->flags == FSB_SEEK_DATA ? SEEK_DATA : SEEK_HOLE);
+    err = found < 0 ? -errno : 0;
+    pthread_mutex_unlock(lock);
+    fsb_local_at_close_(l, &at);
+    if (!err) op->out_offset = (uint64_t)found;
+    return err;
+}
+
+/* Where the kernel cannot copy between the two: a part by hand. */
+static int64_t fsb_local_copy_by_hand_(fsb_local_ *l, const fsb_op *op, int in, int out)
+{
+    const size_t room = 128 << 10, size = op->size64 < room ? (size_t)op->size64 : room;
+    void        *buf = fsb_backend_resize_(&l->allocator, NULL, 0, room);
+    if (!buf) return -ENOMEM;
+    int64_t n = fsb_local_pread_(in, buf, size, op->offset);
+    if (n > 0) n = fsb_local_pwrite_(out, buf, (size_t)n, op->offset2);
+    fsb_backend_free_(&l->allocator, buf, room);
+    return n;
+}
+
+static int64_t fsb_local_copy_(fsb_local_ *l, fsb_op *op)
+{
+    if (op->offset > INT64_MAX - op->size64 || op->offset2 > INT64_MAX - op->size64) return -EFBIG;
+    fsb_local_at_ in, out;
+    fsb_op        to = *op;
+    to.handle = op->handle2;
+    int64_t n = fsb_local_at_open_(l, op, 1, &in);
+    if (n) return n;
+    n = to.handle ? fsb_local_at_open_(l, &to, 1, &out) : -EBADF;
+    if (n) {
+        fsb_local_at_close_(l, &in);
+        return n;
+    }
+    const uint64_t apart = op->offset < op->offset2 ? op->offset2 - op->offset
+                                                    : op->offset - op->offset2;
+    off_t          from = (off_t)op->offset, at = (off_t)op->offset2;
+    const size_t   size = op->size64 < 1 << 30 ? (size_t)op->size64 : (size_t)1 << 30;
+    if (in.stat.file_id == out.stat.file_id && apart < op->size64) n = -EINVAL;
+    else if (!(in.slot->flags & FSB_O_READ) || !(out.slot->flags & FSB_O_WRITE)) n = -EBADF;
+    else n = copy_file_range(in.fd, &from, out.fd, &at, size, 0), n = n < 0 ? -errno : n;
+    if (n == -EXDEV || n == -EOPNOTSUPP || n == -ENOSYS)
+        n = fsb_local_copy_by_hand_(l, op, in.fd, out.fd);
+    fsb_local_at_close_(l, &in);
+    fsb_local_at_close_(l, &out);
+    return n;
+}
+
+static int64_t fsb_local_descriptor_(fsb_local_ *l, fsb_op *op)
+{
+    fsb_local_at_ at;
+    int           fd = fsb_local_at_open_(l, op, 0, &at);
+    if (fd) return fd;
+    fd = at.fd;
+    fsb_local_at_close_(l, &at);
+    return fd;
+}
+
+/* ---- [local: attributes] --------------------------------------------------------------------- */
+
+static int fsb_local_set_size_(const fsb_local_at_ *at, uint64_t size)
+{
+    if (at->slot) {
+        if (!(at->slot->flags & FSB_O_WRITE)) return -EBADF;
+        return fsb_local_errno_(ftruncate(at->fd, (off_t)size));
+    }
+    if (S_ISDIR(at->stat.mode)) return -EISDIR;
+    if (!S_ISREG(at->stat.mode)) return -EINVAL;
+    const fsb_local_proc_ name = fsb_local_proc_of_(at->fd);
+    return fsb_local_errno_(truncate(name.text, (off_t)size));
+}
+
+static void fsb_local_timespec_(uint32_t now, uint32_t set, int64_t ns, struct timespec *t)
+{
+    const int64_t second = 1000000000;
+    t->tv_sec = (time_t)(ns / second - (ns % second < 0)), t->tv_nsec = UTIME_OMIT;
+    if (now) t->tv_nsec = UTIME_NOW;
+    else if (set) t->tv_nsec = (long)(ns - t->tv_sec * second);
+}
+
+static int fsb_local_set_times_(const fsb_local_at_ *at, const fsb_attr *a)
+{
+    struct timespec t[2];
+    fsb_local_timespec_(a->mask & FSB_ATTR_ATIME_NOW, a->mask & FSB_ATTR_ATIME, a->atime_ns, &t[0]);
+    fsb_local_timespec_(a->mask & FSB_ATTR_MTIME_NOW, a->mask & FSB_ATTR_MTIME, a->mtime_ns, &t[1]);
+    if (!utimensat(at->fd, "", t, AT_EMPTY_PATH)) return 0;
+    if (errno != EINVAL) return -errno;
+    const fsb_local_proc_ name = fsb_local_proc_of_(at->fd); /* Linux before 5.8 */
+    return fsb_local_errno_(utimensat(AT_FDCWD, name.text, t, 0));
+}
+
+/* Size, owner, mode, times: each would undo a part of the next, if it came after it. */
+static int fsb_local_set_(const fsb_local_at_ *at, const fsb_attr *a)
+{
+    enum { OWNER = FSB_ATTR_UID | FSB_ATTR_GID,
+           TIMES = FSB_ATTR_ATIME | FSB_ATTR_MTIME | FSB_ATTR_ATIME_NOW | FSB_ATTR_MTIME_NOW };
+    int err = a->mask & FSB_ATTR_SIZE ? fsb_local_set_size_(at, a->size) : 0;
+    if (!err && a->mask & OWNER) {
+        const uid_t uid = a->mask & FSB_ATTR_UID ? a->uid : (uid_t)-1;
+        const gid_t gid = a->mask & FSB_ATTR_GID ? a->gid : (gid_t)-1;
+        err = fsb_local_errno_(fchownat(at->fd, "", uid, gid, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW));
+    }
+    uint32_t mode = (a->mask & FSB_ATTR_MODE ? a->mode : at->stat.mode) & 07777;
+    if (a->mask & FSB_ATTR_KILL_PRIV && !S_ISDIR(at->stat.mode)) mode = fsb_backend_killed_(mode);
+    if (!err && (a->mask & FSB_ATTR_MODE || mode != (at->stat.mode & 07777))) {
+        const fsb_local_proc_ name = fsb_local_proc_of_(at->fd);
+        err = fsb_local_errno_(chmod(name.text, mode));
+    }
+    if (!err && a->mask & TIMES) err = fsb_local_set_times_(at, a);
+    return err;
+}
+
+static int64_t fsb_local_setattr_(fsb_local_ *l, fsb_op *op)
+{
+    fsb_local_at_ at;
+    int           err = fsb_local_at_open_(l, op, 1, &at);
+    if (err) return err;
+    err = fsb_local_set_(&at, &op->attr);
+    if (!err) err = fsb_local_statx_(l, at.fd, "", &at.stat);
+    if (!err) op->stat = at.stat;
+    fsb_local_at_close_(l, &at);
+    return err;
+}
+
+/* The four xattr calls; the names lead to the file itself, see fsb_local_proc_of_(). */
+static int64_t fsb_local_xattr_(fsb_local_ *l, fsb_op *op)
+{
+    fsb_local_at_ at;
+    const int     err = fsb_local_at_open_(l, op, 0, &at);
+    if (err) return err;
+    const fsb_local_proc_ file = fsb_local_proc_of_(at.fd);
+    int64_t               n;
+    switch (op->code) { /* FSB_XATTR_* are the kernel's flags */
+    case FSB_OP_GETXATTR: n = getxattr(file.text, op->path2, op->buf, op->size); break;
+    case FSB_OP_LISTXATTR: n = listxattr(file.text, (char *)op->buf, op->size); break;
+    case FSB_OP_REMOVEXATTR: n = removexattr(file.text, op->path2); break;
+    default: n = setxattr(file.text, op->path2, op->data, op->size, (int)op->flags); break;
+    }
+    if (n < 0) n = -errno;
+    fsb_local_at_close_(l, &at);
+    return n;
+}
+
+/* ---- [local: list] --------------------------------------------------------------------------- */
+
+typedef struct fsb_local_dirent_ { /* as getdents64(2) fills them in */
+    uint64_t       ino;
+    int64_t        offset;
+    unsigned short size;
+    unsigned char  type;
+    char           name[1];
+} fsb_local_dirent_;
+
+/* Emits one entry: 0 go on, 1 stop. */
+static int fsb_local_emit_(fsb_local_ *l, fsb_op *op, int dir, const fsb_local_dirent_ *d)
+{
+    fsb_dirent  entry;
+    const char *name = d->name;
+    if (name[0] == '.' && (!name[1] || (name[1] == '.' && !name[2]))) return 0;
+    memset(&entry, 0, sizeof entry);
+    if (op->flags & FSB_LIST_STAT) {
+        if (fsb_local_statx_(l, dir, name, &entry.stat)) return 0; /* gone meanwhile */
+    } else {
+        entry.stat.ino = d->ino, entry.stat.mode = (uint32_t)d->type << 12;
+    }
+    entry.name = name, entry.name_size = strlen(name), entry.cookie = (uint64_t)d->offset;
+    return op->emit(op, &entry);
+}
+
+static int64_t fsb_local_list_from_(fsb_local_ *l, fsb_op *op, int dir)
+{
+    union { uint64_t align; char bytes[FSB_LOCAL_LIST_BYTES_]; } buf;
+    if (op->offset > INT64_MAX) return -EINVAL;
+    if (op->offset && lseek(dir, (off_t)op->offset, SEEK_SET) < 0) return -errno;
+    for (;;) {
+        const long n = syscall(SYS_getdents64, dir, buf.bytes, sizeof buf.bytes);
+        if (n < 0) return -errno;
+        if (!n) return 1;
+        const fsb_local_dirent_ *d;
+        for (long at = 0; at < n; at += d->size) {
+            d = (const fsb_local_dirent_ *)(const void *)(buf.bytes + at);
+            if (fsb_local_emit_(l, op, dir, d)) return 0;
+        }
+    }
+}
+
+static int64_t fsb_local_list_(fsb_local_ *l, fsb_op *op)
+{
+    if (op->handle) { /* handles are of regular files */
+        fsb_backend_slot_ *slot = fsb_backend_pin_(&l->handles, op->handle);
+        if (slot) fsb_backend_unpin_(&l->handles, slot);
+        return slot ? -ENOTDIR : -EBADF;
+    }
+    const int dir = fsb_local_open_path_(l, op->path, strlen(op->path), O_RDONLY | O_DIRECTORY);
+    if (dir < 0) return dir;
+    fsb_stat st;
+    int64_t  n = op->file_id ? fsb_local_statx_(l, dir, "", &st) : 0;
+    if (!n && op->file_id && op->file_id != st.file_id) n = -ESTALE;
+    if (!n) n = fsb_local_list_from_(l, op, dir);
+    close(dir);
+    return n;
+}
+
+/* ---- [local: open] --------------------------------------------------------------------------- */
+
+static int64_t fsb_local_dispatch_(fsb_local_ *l, fsb_op *op)
+{
+    switch (op->code) {
+    case FSB_OP_STAT: return fsb_local_stat_(l, op);
+    case FSB_OP_READLINK: return fsb_local_readlink_(l, op);
+    case FSB_OP_LIST: return fsb_local_list_(l, op);
+    case FSB_OP_OPEN: return fsb_local_open_op_(l, op);
+    case FSB_OP_READ: return fsb_local_read_(l, op);
+    case FSB_OP_WRITE: return fsb_local_write_(l, op);
+    case FSB_OP_SYNC: return fsb_local_sync_(l, op);
+    case FSB_OP_CLOSE: return fsb_local_close_op_(l, op);
+    case FSB_OP_MKDIR: return fsb_local_create_(l, op);
+    case FSB_OP_UNLINK: return fsb_local_remove_(l, op);
+    case FSB_OP_RMDIR: return fsb_local_remove_(l, op);
+    case FSB_OP_RENAME: return fsb_local_rename_(l, op);
+    case FSB_OP_LINK: return fsb_local_link_(l, op);
+    case FSB_OP_SYMLINK: return fsb_local_create_(l, op);
+    case FSB_OP_MKNOD: return fsb_local_create_(l, op);
+    case FSB_OP_SETATTR: return fsb_local_setattr_(l, op);
+    case FSB_OP_ALLOCATE: return fsb_local_allocate_(l, op);
+    case FSB_OP_SEEK: return fsb_local_seek_(l, op);
+    case FSB_OP_COPY: return fsb_local_copy_(l, op);
+    case FSB_OP_STATFS: return fsb_local_statfs_(l, op);
+    case FSB_OP_GETXATTR: return fsb_local_xattr_(l, op);
+    case FSB_OP_SETXATTR: return fsb_local_xattr_(l, op);
+    case FSB_OP_LISTXATTR: return fsb_local_xattr_(l, op);
+    case FSB_OP_REMOVEXATTR: return fsb_local_xattr_(l, op);
+    case FSB_OP_GET: return fsb_local_get_(l, op);
+    case FSB_OP_PUT: return fsb_local_put_(l, op);
+    case FSB_OP_DESCRIPTOR: return fsb_local_descriptor_(l, op);
+    default: return -ENOSYS;
+    }
+}
+
+static int64_t fsb_local_call_(fsb_backend *b, fsb_op *op)
+{
+    fsb_local_ *l = (fsb_local_ *)(void *)b;
+    const int   err = fsb_backend_check_(op);
+    if (err) op->result = err;
+    else if (l->flags & FSB_LOCAL_READ_ONLY && fsb_backend_changes_(op)) op->result = -EROFS;
+    else op->result = fsb_local_dispatch_(l, op);
+    return op->result;
+}
+
+static int fsb_local_drop_(void *owner, fsb_backend_slot_ *slot)
+{
+    (void)owner;
+    return close(slot->fd) && errno != EINTR ? -errno : 0;
+}
+
+static void fsb_local_close_(fsb_backend *b)
+{
+    fsb_local_         *l = (fsb_local_ *)(void *)b;
+    const fsb_allocator a = l->allocator;
+    fsb_backend_handles_close_(&l->handles);
+    for (int i = 0; i < FSB_LOCAL_STRIPES_; ++i) pthread_mutex_destroy(&l->position[i]);
+    close(l->root);
+    fsb_backend_free_(&a, l, sizeof *l);
+}
+
+/* Every call of the table is one function, which goes by op->code. */
+static void fsb_backend_fill_(fsb_backend *b, const char *name, void (*close_fn)(fsb_backend *),
+                              int64_t (*call)(fsb_backend *, fsb_op *))
+{
+    b->size = (uint32_t)sizeof *b, b->flags = FSB_BACKEND_QUICK, b->name = name;
+    b->close = close_fn;
+    for (int i = FSB_OP_STAT; i < FSB_OP_COUNT; ++i) b->call[i] = call;
+    b->call[FSB_OP_LOCK] = NULL; /* the server's */
+}
+
+FSB_API int fsb_local_open(fsb_backend **out, const fsb_local_desc *desc)
+{
+    if (!out || !desc || !desc->root || desc->flags & ~(uint32_t)FSB_LOCAL_READ_ONLY) return -EINVAL;
+    fsb_local_ *l = (fsb_local_ *)fsb_backend_new_(&desc->allocator, sizeof *l);
+    if (!l) return -ENOMEM;
+    l->allocator = desc->allocator, l->log = desc->log, l->flags = desc->flags;
+    l->root = fsb_local_errno_(open(desc->root, O_PATH | O_DIRECTORY | O_CLOEXEC));
+    struct statx x;
+    int          err = l->root < 0 ? l->root : 0;
+    if (!err) err = fsb_local_errno_(statx(l->root, "", AT_EMPTY_PATH, STATX_BASIC_STATS, &x));
+    if (!err) err = fsb_local_errno_(faccessat(l->root, ".", R_OK | X_OK, AT_EACCESS));
+    if (!err)
+        err = fsb_backend_handles_open_(&l->handles, &l->allocator, desc->max_handles,
+                                        fsb_local_drop_, l);
+    if (err) {
+        if (l->root >= 0) close(l->root);
+        fsb_backend_free_(&desc->allocator, l, sizeof *l);
+        return err;
+    }
+    l->root_dev = (uint64_t)x.stx_dev_major << 32 | x.stx_dev_minor;
+    for (int i = 0; i < FSB_LOCAL_STRIPES_; ++i) pthread_mutex_init(&l->position[i], NULL);
+    fsb_backend_fill_(&l->base, "local", fsb_local_close_, fsb_local_call_);
+    *out = &l->base;
+    return 0;
+}
+
+/* ---- [memory backend: files] ----------------------------------------------------------------- */
+
+/* A file's bytes are pages of 64 KiB in a sorted array; a page that is not there reads as zeros. A
+   page has room for what was written of it only, so that small files are small.
+   Bytes of a page behind the end of the file are zero. */
+enum { FSB_MEMORY_PAGE_ = 64 << 10, FSB_MEMORY_XATTR_MAX_ = 64 << 10, FSB_MEMORY_BATCH_ = 32 };
+
+typedef struct fsb_memory_node_ fsb_memory_node_;
+
+typedef struct fsb_memory_page_ {
+    uint64_t index;
+    char    *data;
+    size_t   room; /* at most FSB_MEMORY_PAGE_ */
+} fsb_memory_page_;
+
+typedef struct fsb_memory_xattr_ {
+    struct fsb_memory_xattr_ *next;
+    size_t                    name_size, size; /* the name with its '\0' and the value follow */
+} fsb_memory_xattr_;
+
+/* A name in a folder. All of them are in one hash table, by folder and name. */
+typedef struct fsb_memory_entry_ {
+    struct fsb_memory_entry_ *next; /* in its bucket */
+    struct fsb_memory_entry_ *same; /* another name of the node */
+    fsb_memory_node_         *parent, *node;
+    uint64_t                  hash, cookie;
+    size_t                    name_size; /* the name with its '\0' follows */
+} fsb_memory_entry_;
+
+typedef struct fsb_memory_place_ { /* of a folder's list, sorted by cookie */
+    uint64_t           cookie;
+    fsb_memory_entry_ *entry; /* NULL: removed */
+} fsb_memory_place_;
+
+struct fsb_memory_node_ {
+    fsb_stat           stat;
+    uint64_t           users; /* handles and listings under way; atomic */
+    fsb_memory_entry_ *names;
+    fsb_memory_xattr_ *xattrs;
+    char              *text; /* of a symbolic link, stat.size + 1 bytes */
+    fsb_memory_page_  *pages;
+    size_t             page_count, page_room;
+    fsb_memory_place_ *places;
+    size_t             place_count, place_room, live; /* live: names in the folder */
+    uint64_t           last_cookie;
+};
+
+typedef struct fsb_memory_ {
+    fsb_backend          base; /* first */
+    fsb_allocator        allocator;
+    fsb_logger           log;
+    fsb_backend_handles_ handles;
+    pthread_rwlock_t     lock; /* guards all below; never held around emit(), event() or done() */
+    fsb_memory_node_    *root;
+    fsb_memory_entry_  **buckets;
+    size_t               bucket_count, entry_count; /* bucket_count: a power of two */
+    uint64_t             node_count, last_ino, last_version, seed, bytes, max_bytes;
+} fsb_memory_;
+
+static int64_t fsb_memory_now_(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME, &t);
+    return t.tv_sec * INT64_C(1000000000) + t.tv_nsec;
+}
+
+/* The node's content changed, or what is said about it only. */
+static void fsb_memory_touch_(fsb_memory_ *m, fsb_memory_node_ *node, int content)
+{
+    node->stat.ctime_ns = fsb_memory_now_();
+    if (content) node->stat.mtime_ns = node->stat.ctime_ns;
+    node->stat.version = ++m->last_version;
+}
+
+/* The place of the first page not before `index`. */
+static size_t fsb_memory_page_at_(const fsb_memory_node_ *node, uint64_t index)
+{
+    size_t low = 0, high = node->page_count;
+    if (high && node->pages[high - 1].index < index) return high; /* behind the last: usual */
+    while (low < high) {
+        const size_t middle = low + (high - low) / 2;
+        if (node->pages[middle].index < index) low = middle + 1;
+        else high = middle;
+    }
+    return low;
+}
+
+static void fsb_memory_page_free_(fsb_memory_ *m, fsb_memory_node_ *node, fsb_memory_page_ *page)
+{
+    fsb_backend_free_(&m->allocator, page->data, page->room);
+    m->bytes -= page->room, node->stat.blocks -= page->room / 512;
+}
+
+static void fsb_memory_pages_drop_(fsb_memory_ *m, fsb_memory_node_ *node, size_t from, size_t to)
+{
+    if (from == to) return;
+    for (size_t i = from; i < to; ++i) fsb_memory_page_free_(m, node, &node->pages[i]);
+    memmove(node->pages + from, node->pages + to, (node->page_count - to) * sizeof *node->pages);
+    node->page_count -= to - from;
+}
+
+/* Gives page number `index` room for its first `need` bytes. */
+static int fsb_memory_page_grow_(fsb_memory_ *m, fsb_memory_node_ *node, uint64_t index, size_t need)
+{
+    const size_t at = fsb_memory_page_at_(node, index);
+    const int    there = at < node->page_count && node->pages[at].index == index;
+    const size_t had = there ? node->pages[at].room : 0;
+    size_t       room = had ? had : 512;
+    while (room < need) room *= 2;
+    if (room == had) return 0;
+    if (m->bytes + (room - had) > m->max_bytes) return -ENOSPC;
+    if (!there && node->page_count == node->page_room) {
+        const size_t more = node->page_room ? node->page_room * 2 : 1;
+        void        *p = fsb_backend_resize_(&m->allocator, node->pages,
+                                             node->page_room * sizeof *node->pages,
+                                             more * sizeof *node->pages);
+        if (!p) return -ENOMEM;
+        node->pages = (fsb_memory_page_ *)p, node->page_room = more;
+    }
+    char *data = there ? node->pages[at].data : NULL;
+    data = (char *)fsb_backend_resize_(&m->allocator, data, had, room);
+    if (!data) return -ENOMEM;
+    memset(data + had, 0, room - had);
+    fsb_memory_page_ *page = &node->pages[at];
+    if (!there) {
+        memmove(page + 1, page, (node->page_count++ - at) * sizeof *page);
+        page->index = index;
+    }
+    page->data = data, page->room = room;
+    m->bytes += room - had, node->stat.blocks += (room - had) / 512;
+    return 0;
+}
+
+/* Zeros [from, to); pages wholly inside go. */
+static void fsb_memory_zero_(fsb_memory_ *m, fsb_memory_node_ *node, uint64_t from, uint64_t to)
+{
+    size_t first = fsb_memory_page_at_(node, from / FSB_MEMORY_PAGE_), last = first, gone = first;
+    for (; last < node->page_count; ++last) {
+        fsb_memory_page_ *page = &node->pages[last];
+        const uint64_t    start = page->index * FSB_MEMORY_PAGE_;
+        if (start >= to) break;
+        const uint64_t a = from > start ? from - start : 0;
+        const uint64_t b = to - start < page->room ? to - start : page->room;
+        if (!a && to - start >= FSB_MEMORY_PAGE_) {
+            gone = last + 1;
+            continue; /* these are in a row */
+        }
+        if (a < b) memset(page->data + a, 0, (size_t)(b - a));
+        if (a && first == last) first = gone = last + 1; /* the partial one before them stays */
+    }
+    if (gone > first) fsb_memory_pages_drop_(m, node, first, gone);
+}
+
+static void fsb_memory_resize_(fsb_memory_ *m, fsb_memory_node_ *node, uint64_t size)
+{
+    if (size < node->stat.size) {
+        const size_t whole = fsb_memory_page_at_(node, (size + FSB_MEMORY_PAGE_ - 1)
+                                                           / FSB_MEMORY_PAGE_);
+        fsb_memory_pages_drop_(m, node, whole, node->page_count);
+        fsb_memory_zero_(m, node, size, node->stat.size);
+    }
+    node->stat.size = size;
+}
+
+static void fsb_memory_load_(const fsb_memory_node_ *node, char *buf, size_t size, uint64_t offset)
+{
+    size_t at = fsb_memory_page_at_(node, offset / FSB_MEMORY_PAGE_);
+    for (size_t done = 0; done < size;) {
+        const uint64_t where = offset + done, index = where / FSB_MEMORY_PAGE_;
+        const size_t   in = (size_t)(where % FSB_MEMORY_PAGE_), rest = FSB_MEMORY_PAGE_ - in;
+        const size_t   n = size - done < rest ? size - done : rest;
+        size_t         have = 0;
+        if (at < node->page_count && node->pages[at].index == index) {
+            const fsb_memory_page_ *page = &node->pages[at++];
+            have = page->room > in ? page->room - in : 0;
+            if (have > n) have = n;
+            if (have) memcpy(buf + done, page->data + in, have);
+        }
+        memset(buf + done + have, 0, n - have);
+        done += n;
+    }
+}
+
+/* All or nothing. */
+static int fsb_memory_store_(fsb_memory_ *m, fsb_memory_node_ *node, const char *data, size_t size,
+                             uint64_t offset)
+{
+    int err = 0;
+    for (size_t done = 0; done < size && !err;) {
+        const size_t in = (size_t)((offset + done) % FSB_MEMORY_PAGE_);
+        const size_t rest = FSB_MEMORY_PAGE_ - in, n = size - done < rest ? size - done : rest;
+        err = fsb_memory_page_grow_(m, node, (offset + done) / FSB_MEMORY_PAGE_, in + n);
+        done += n;
+    }
+    if (err) {
+        const uint64_t end = (node->stat.size + FSB_MEMORY_PAGE_ - 1) / FSB_MEMORY_PAGE_;
+        fsb_memory_pages_drop_(m, node, fsb_memory_page_at_(node, end), node->page_count);
+        return err;
+    }
+    for (size_t done = 0; done < size;) {
+        const size_t in = (size_t)((offset + done) % FSB_MEMORY_PAGE_);
+        const size_t rest = FSB_MEMORY_PAGE_ - in, n = size - done < rest ? size - done : rest;
+        const size_t at = fsb_memory_page_at_(node, (offset + done) / FSB_MEMORY_PAGE_);
+        memcpy(node->pages[at].data + in, data + done, n);
+        done += n;
+    }
+    if (offset + size > node->stat.size) node->stat.size = offset + size;
+    fsb_memory_touch_(m, node, 1);
+    return 0;
+}
+
+/* ---- [memory backend: names] ----------------------------------------------------------------- */
+
+static char *fsb_memory_name_of_(const fsb_memory_entry_ *e)
+{
+    return (char *)(uintptr_t)(const void *)(e + 1);
+}
+
+/* FNV-1a, then mixed; the seed keeps others from choosing collisions. */
+static uint64_t fsb_memory_hash_(const fsb_memory_ *m, const fsb_memory_node_ *folder,
+                                 const char *name, size_t size)
+{
+    uint64_t h = m->seed ^ folder->stat.file_id;
+    for (size_t i = 0; i < size; ++i) h = (h ^ (unsigned char)name[i]) * UINT64_C(0x100000001b3);
+    return fsb_backend_mix_(h);
+}
+
+static fsb_memory_entry_ *fsb_memory_lookup_(const fsb_memory_ *m, const fsb_memory_node_ *folder,
+                                             const char *name, size_t size)
+{
+    const uint64_t     hash = fsb_memory_hash_(m, folder, name, size);
+    fsb_memory_entry_ *e = m->buckets[hash & (m->bucket_count - 1)];
+    for (; e; e = e->next)
+        if (e->hash == hash && e->parent == folder && e->name_size == size
+            && !memcmp(fsb_memory_name_of_(e), name, size)) break;
+    return e;
+}
+
+static int fsb_memory_rehash_(fsb_memory_ *m)
+{
+    const size_t        count = m->bucket_count ? m->bucket_count * 2 : 64;
+    fsb_memory_entry_ **fresh = (fsb_memory_entry_ **)fsb_backend_new_(&m->allocator,
+                                                                       count * sizeof *fresh);
+    if (!fresh) return -ENOMEM;
+    for (size_t i = 0; i < m->bucket_count; ++i) {
+        for (fsb_memory_entry_ *e = m->buckets[i], *next; e; e = next) {
+            fsb_memory_entry_ **at = &fresh[e->hash & (count - 1)];
+            next = e->next, e->next = *at, *at = e;
+        }
+    }
+    fsb_backend_free_(&m->allocator, m->buckets, m->bucket_count * sizeof *fresh);
+    m->buckets = fresh, m->bucket_count = count;
+    return 0;
+}
+
+/* Makes sure the folder's list takes one more; removed places go once they are most of it. */
+static int fsb_memory_places_(fsb_memory_ *m, fsb_memory_node_ *folder)
+{
+    if (folder->place_count < folder->place_room) return 0;
+    if (folder->live < folder->place_count / 2) {
+        size_t n = 0;
+        for (size_t i = 0; i < folder->place_count; ++i)
+            if (folder->places[i].entry) folder->places[n++] = folder->places[i];
+        folder->place_count = n;
+        return 0;
+    }
+    const size_t more = folder->place_room ? folder->place_room * 2 : 4;
+    void        *p = fsb_backend_resize_(&m->allocator, folder->places,
+                                         folder->place_room * sizeof *folder->places,
+                                         more * sizeof *folder->places);
+    if (!p) return -ENOMEM;
+    folder->places = (fsb_memory_place_ *)p, folder->place_room = more;
+    return 0;
+}
+
+/* The place of the first name behind `cookie`. */
+static size_t fsb_memory_place_after_(const fsb_memory_node_ *folder, uint64_t cookie)
+{
+    size_t low = 0, high = folder->place_count;
+    while (low < high) {
+        const size_t middle = low + (high - low) / 2;
+        if (folder->places[middle].cookie <= cookie) low = middle + 1;
+        else high = middle;
+    }
+    return low;
+}
+
+static int fsb_memory_is_dir_(const fsb_memory_node_ *node) { return S_ISDIR(node->stat.mode); }
+
+static void fsb_memory_folder_changed_(fsb_memory_ *m, fsb_memory_node_ *folder, int subfolders)
+{
+    folder->stat.nlink += (uint32_t)subfolders;
+    folder->stat.size = folder->live * 32;
+    fsb_memory_touch_(m, folder, 1);
+}
+
+/* Gives the node a name. On failure nothing has changed. */
+static int fsb_memory_add_(fsb_memory_ *m, fsb_memory_node_ *folder, const char *name, size_t size,
+                           fsb_memory_node_ *node)
+{
+    if (m->entry_count >= m->bucket_count && fsb_memory_rehash_(m)) return -ENOMEM;
+    if (fsb_memory_places_(m, folder)) return -ENOMEM;
+    fsb_memory_entry_ *e =
+        (fsb_memory_entry_ *)fsb_backend_new_(&m->allocator, sizeof *e + size + 1);
+    if (!e) return -ENOMEM;
+    memcpy(e + 1, name, size);
+    e->name_size = size, e->parent = folder, e->node = node;
+    e->hash = fsb_memory_hash_(m, folder, name, size), e->cookie = ++folder->last_cookie;
+    fsb_memory_entry_ **bucket = &m->buckets[e->hash & (m->bucket_count - 1)];
+    e->next = *bucket, *bucket = e, ++m->entry_count;
+    e->same = node->names, node->names = e;
+    fsb_memory_place_ *place = &folder->places[folder->place_count++];
+    place->cookie = e->cookie, place->entry = e;
+    ++folder->live;
+    fsb_memory_folder_changed_(m, folder, fsb_memory_is_dir_(node));
+    return 0;
+}
+
+/* Takes a name away; the node stays. */
+static void fsb_memory_remove_(fsb_memory_ *m, fsb_memory_entry_ *e)
+{
+    fsb_memory_entry_ **at = &m->buckets[e->hash & (m->bucket_count - 1)];
+    while (*at != e) at = &(*at)->next;
+    *at = e->next, --m->entry_count;
+    for (at = &e->node->names; *at != e;) at = &(*at)->same;
+    *at = e->same;
+    fsb_memory_node_ *folder = e->parent;
+    folder->places[fsb_memory_place_after_(folder, e->cookie) - 1].entry = NULL;
+    --folder->live;
+    fsb_memory_folder_changed_(m, folder, -fsb_memory_is_dir_(e->node));
+    fsb_backend_free_(&m->allocator, e, sizeof *e + e->name_size + 1);
+}
+
+static fsb_memory_node_ *fsb_memory_node_new_(fsb_memory_ *m, uint32_t mode)
+{
+    fsb_memory_node_ *node = (fsb_memory_node_ *)fsb_backend_new_(&m->allocator, sizeof *node);
+    if (!node) return NULL;
+    node->stat.ino = ++m->last_ino;
+    node->stat.file_id = fsb_backend_mix_(node->stat.ino);
+    node->stat.mode = mode, node->stat.nlink = S_ISDIR(mode) ? 2 : 1;
+    node->stat.uid = (uint32_t)geteuid(), node->stat.gid = (uint32_t)getegid();
+    node->stat.blksize = 4096;
+    fsb_memory_touch_(m, node, 1);
+    node->stat.atime_ns = node->stat.btime_ns = node->stat.mtime_ns;
+    ++m->node_count;
+    return node;
+}
+
+/* Frees the node if nothing leads to it any more. */
+static void fsb_memory_node_put_(fsb_memory_ *m, fsb_memory_node_ *node)
+{
+    if (node->stat.nlink || __atomic_load_n(&node->users, __ATOMIC_RELAXED)) return;
+    fsb_memory_pages_drop_(m, node, 0, node->page_count);
+    fsb_backend_free_(&m->allocator, node->pages, node->page_room * sizeof *node->pages);
+    fsb_backend_free_(&m->allocator, node->places, node->place_room * sizeof *node->places);
+    if (node->text) fsb_backend_free_(&m->allocator, node->text, (size_t)node->stat.size + 1);
+    for (fsb_memory_xattr_ *x = node->xattrs, *next; x; x = next) {
+        next = x->next;
+        fsb_backend_free_(&m->allocator, x, sizeof *x + x->name_size + 1 + x->size);
+    }
+    fsb_backend_free_(&m->allocator, node, sizeof *node);
+    --m->node_count;
+}
+
+/* The node lost a name, already removed. */
+static void fsb_memory_node_unlink_(fsb_memory_ *m, fsb_memory_node_ *node)
+{
+    if (fsb_memory_is_dir_(node)) node->stat.nlink = 0;
+    else --node->stat.nlink;
+    fsb_memory_touch_(m, node, 0);
+    fsb_memory_node_put_(m, node);
+}
+
+/* ---- [memory backend: paths] ----------------------------------------------------------------- */
+
+typedef struct fsb_memory_where_ {
+    fsb_memory_node_  *parent; /* NULL: the root itself */
+    const char        *name;
+    size_t             name_size;
+    fsb_memory_entry_ *entry; /* NULL: no such name */
+    fsb_memory_node_  *node;  /* NULL: no such name */
+    char               text[2 * (FSB_PATH_MAX + 1)]; /* what is left after a symbolic link */
+} fsb_memory_where_;
+
+/* Puts a link's text before what is left of the path behind it. */
+static int fsb_memory_follow_(fsb_memory_where_ *w, const fsb_memory_node_ *link, const char *tail)
+{
+    const size_t head = (size_t)link->stat.size, left = strlen(tail);
+    if (link->text[0] == '/') return -EACCES;
+    if (head + 1 + left > FSB_PATH_MAX) return -ENAMETOOLONG;
+    memmove(w->text + head + 1, tail, left + 1);
+    memcpy(w->text, link->text, head);
+    w->text[head] = '/';
+    return 0;
+}
+
+/* One step down, or up. */
+static int fsb_memory_step_(const fsb_memory_ *m, fsb_memory_node_ **node, const char *name,
+                            size_t size)
+{
+    if (!fsb_memory_is_dir_(*node)) return -ENOTDIR;
+    if (size == 1 && name[0] == '.') return 0;
+    if (size == 2 && name[0] == '.' && name[1] == '.') {
+        if (*node == m->root) return -EACCES;
+        *node = (*node)->names->parent;
+        return 0;
+    }
+    if (size > FSB_NAME_MAX) return -ENAMETOOLONG;
+    const fsb_memory_entry_ *e = fsb_memory_lookup_(m, *node, name, size);
+    if (!e) return -ENOENT;
+    *node = e->node;
+    return 0;
+}
+
+/* Resolves all but the last component, and looks that one up. 0 even if there is no such name. */
+static int fsb_memory_find_(const fsb_memory_ *m, const char *path, fsb_memory_where_ *w)
+{
+    fsb_memory_node_ *node = m->root, *from;
+    const char       *rest = path + 1;
+    int               links = 0;
+    w->parent = NULL, w->name = rest, w->name_size = 0, w->entry = NULL, w->node = node;
+    while (*rest) {
+        const size_t size = strcspn(rest, "/");
+        if (!rest[size]) break;
+        from = node;
+        int err = size ? fsb_memory_step_(m, &node, rest, size) : 0;
+        if (!err && S_ISLNK(node->stat.mode)) {
+            err = ++links > 40 ? -ELOOP : fsb_memory_follow_(w, node, rest + size + 1);
+            node = from, rest = w->text;
+        } else {
+            rest += size + 1;
+        }
+        if (err) return err;
+    }
+    if (!path[1]) return 0;
+    if (!fsb_memory_is_dir_(node)) return -ENOTDIR;
+    w->parent = node, w->name = rest, w->name_size = strlen(rest);
+    w->entry = fsb_memory_lookup_(m, node, rest, w->name_size);
+    w->node = w->entry ? w->entry->node : NULL;
+    return 0;
+}
+
+/* A call under way: the handles it named are pinned. */
+typedef struct fsb_memory_run_ {
+    fsb_memory_       *m;
+    fsb_op            *op;
+    fsb_backend_slot_ *slot, *slot2;
+} fsb_memory_run_;
+
+/* The node an "at" op, or a path, means. */
+static int fsb_memory_at_(const fsb_memory_run_ *r, fsb_memory_node_ **node)
+{
+    fsb_memory_where_ w;
+    if (r->slot) {
+        *node = (fsb_memory_node_ *)r->slot->object;
+        return 0;
+    }
+    const int err = fsb_memory_find_(r->m, r->op->path, &w);
+    if (err) return err;
+    if (!w.node) return -ENOENT;
+    if (r->op->file_id && r->op->file_id != w.node->stat.file_id) return -ESTALE;
+    *node = w.node;
+    return 0;
+}
+
+/* ---- [memory backend: calls] ----------------------------------------------------------------- */
+
+static int64_t fsb_memory_stat_(fsb_memory_run_ *r)
+{
+    fsb_memory_node_ *node;
+    const int         err = fsb_memory_at_(r, &node);
+    if (!err) r->op->stat = node->stat;
+    return err;
+}
+
+static int64_t fsb_memory_readlink_(fsb_memory_run_ *r)
+{
+    fsb_memory_node_ *node;
+    const int         err = fsb_memory_at_(r, &node);
+    if (err) return err;
+    if (!S_ISLNK(node->stat.mode) || !r->op->size) return -EINVAL;
+    void *room = fsb_backend_room_(&r->m->allocator, r->op);
+    if (!room) return -ENOMEM;
+    const size_t n = node->stat.size < r->op->size ? (size_t)node->stat.size : r->op->size;
+    memcpy(room, node->text, n);
+    return fsb_backend_answer_(r->op, room, (int64_t)n);
+}
+
+static int64_t fsb_memory_load_op_(fsb_memory_run_ *r, const fsb_memory_node_ *node,
+                                   uint64_t offset)
+{
+    const uint64_t size = node->stat.size, left = offset < size ? size - offset : 0;
+    const size_t   n = left < r->op->size ? (size_t)left : r->op->size;
+    if (!r->op->size) return 0;
+    void *room = fsb_backend_room_(&r->m->allocator, r->op);
+    if (!room) return -ENOMEM;
+    fsb_memory_load_(node, (char *)room, n, offset);
+    return fsb_backend_answer_(r->op, room, (int64_t)n);
+}
+
+/* A node with the name w, as the op's attr wants it. */
+static int fsb_memory_create_at_(fsb_memory_ *m, const fsb_op *op, const fsb_memory_where_ *w,
+                                 uint32_t mode, fsb_memory_node_ **made)
+{
+    fsb_memory_node_ *node = fsb_memory_node_new_(m, mode);
+    if (!node) return -ENOMEM;
+    if (op->attr.mask & FSB_ATTR_UID) node->stat.uid = op->attr.uid;
+    if (op->attr.mask & FSB_ATTR_GID) node->stat.gid = op->attr.gid;
+    if (w->parent->stat.mode & S_ISGID) {
+        node->stat.gid = w->parent->stat.gid;
+        if (S_ISDIR(mode)) node->stat.mode |= S_ISGID;
+    }
+    int err = 0;
+    if (op->code == FSB_OP_SYMLINK) {
+        const size_t size = strlen(op->path2);
+        node->text = (char *)fsb_backend_resize_(&m->allocator, NULL, 0, size + 1);
+        if (node->text) memcpy(node->text, op->path2, size + 1), node->stat.size = size;
+        else err = -ENOMEM;
+    }
+    if (!err) err = fsb_memory_add_(m, w->parent, w->name, w->name_size, node);
+    if (err) {
+        node->stat.nlink = 0;
+        fsb_memory_node_put_(m, node);
+    }
+    else *made = node;
+    return err;
+}
+
+static int64_t fsb_memory_create_(fsb_memory_run_ *r) /* MKDIR, SYMLINK, MKNOD */
+{
+    fsb_memory_where_ w;
+    fsb_memory_node_ *node;
+    const fsb_op     *op = r->op;
+    uint32_t          mode;
+    int               err = fsb_memory_find_(r->m, op->path, &w);
+    if (err) return err;
+    if (w.node) return -EEXIST;
+    if (op->code == FSB_OP_MKDIR) mode = S_IFDIR | fsb_backend_new_mode_(op, 0755);
+    else if (op->code == FSB_OP_SYMLINK) mode = S_IFLNK | 0777;
+    else {
+        const uint32_t type = op->attr.mask & FSB_ATTR_MODE ? op->attr.mode & S_IFMT : S_IFREG;
+        mode = (type ? type : S_IFREG) | fsb_backend_new_mode_(op, 0644);
+        if (S_ISDIR(mode)) return -EPERM;
+        if (!S_ISREG(mode) && !S_ISFIFO(mode) && !S_ISSOCK(mode) && !S_ISCHR(mode)
+            && !S_ISBLK(mode)) return -EINVAL;
+    }
+    err = fsb_memory_create_at_(r->m, op, &w, mode, &node);
+    if (err) return err;
+    if (S_ISCHR(mode) || S_ISBLK(mode))
+        node->stat.rdev_major = op->attr.rdev_major, node->stat.rdev_minor = op->attr.rdev_minor;
+    r->op->stat = node->stat;
+    return 0;
+}
+
+static int fsb_memory_open_node_(fsb_memory_run_ *r, fsb_memory_node_ **node)
+{
+    fsb_memory_where_ w;
+    const fsb_op     *op = r->op;
+    int               err = fsb_memory_find_(r->m, op->path, &w);
+    if (err) return err;
+    if (op->flags & FSB_O_CREATE && op->file_id) return -EINVAL;
+    if (!w.node) {
+        if (!(op->flags & FSB_O_CREATE)) return -ENOENT;
+        return fsb_memory_create_at_(r->m, op, &w, S_IFREG | fsb_backend_new_mode_(op, 0644), node);
+    }
+    if (op->flags & FSB_O_EXCL) return -EEXIST;
+    if (op->file_id && op->file_id != w.node->stat.file_id) return -ESTALE;
+    if (fsb_memory_is_dir_(w.node)) return -EISDIR;
+    if (S_ISLNK(w.node->stat.mode)) return -ELOOP;
+    if (!S_ISREG(w.node->stat.mode)) return -ENXIO;
+    *node = w.node;
+    if (op->flags & FSB_O_TRUNC) {
+        fsb_memory_resize_(r->m, w.node, 0);
+        fsb_memory_touch_(r->m, w.node, 1);
+    }
+    return 0;
+}
+
+static int64_t fsb_memory_open_op_(fsb_memory_run_ *r)
+{
+    fsb_memory_node_ *node;
+    fsb_op           *op = r->op;
+    int               err = fsb_memory_open_node_(r, &node);
+    if (err) return err;
+    const int64_t n = op->flags & FSB_O_READ ? fsb_memory_load_op_(r, node, 0) : 0;
+    if (n < 0) return n;
+    const fsb_handle handle = fsb_backend_handle_new_(&r->m->handles, -1, op->flags, node);
+    if (!handle) {
+        if (op->flags & FSB_O_READ && op->size) fsb_slice_release(&op->slice);
+        return -ENFILE;
+    }
+    __atomic_add_fetch(&node->users, 1, __ATOMIC_RELAXED);
+    op->handle = handle, op->stat = node->stat;
+    return n;
+}
+
+static int64_t fsb_memory_read_(fsb_memory_run_ *r)
+{
+    if (!(r->slot->flags & FSB_O_READ)) return -EBADF;
+    return fsb_memory_load_op_(r, (const fsb_memory_node_ *)r->slot->object, r->op->offset);
+}
+
+static int64_t fsb_memory_write_(fsb_memory_run_ *r)
+{
+    fsb_op           *op = r->op;
+    fsb_memory_node_ *node = (fsb_memory_node_ *)r->slot->object;
+    if (!(r->slot->flags & FSB_O_WRITE)) return -EBADF;
+    const uint64_t at = op->flags & FSB_WRITE_APPEND ? node->stat.size : op->offset;
+    if (op->size > (uint64_t)INT64_MAX - at) return -EFBIG;
+    const int err = op->size ? fsb_memory_store_(r->m, node, (const char *)op->data, op->size, at)
+                             : 0;
+    if (err) return err;
+    if (op->flags & FSB_WRITE_KILL_PRIV) node->stat.mode = fsb_backend_killed_(node->stat.mode);
+    op->stat = node->stat, op->out_offset = at;
+    return (int64_t)op->size;
+}
+
+static int64_t fsb_memory_sync_(fsb_memory_run_ *r)
+{
+    fsb_memory_node_ *node;
+    const int         err = fsb_memory_at_(r, &node);
+    if (err) return err;
+    return S_ISREG(node->stat.mode) || fsb_memory_is_dir_(node) ? 0 : -EINVAL;
+}
+
+static int64_t fsb_memory_remove_op_(fsb_memory_run_ *r) /* UNLINK, RMDIR */
+{
+    fsb_memory_where_ w;
+    const int         rmdir_ = r->op->code == FSB_OP_RMDIR;
+    const int         err = fsb_memory_find_(r->m, r->op->path, &w);
+    if (err) return err;
+    if (!w.node) return -ENOENT;
+    if (fsb_memory_is_dir_(w.node) != rmdir_) return rmdir_ ? -ENOTDIR : -EISDIR;
+    if (w.node->live) return -ENOTEMPTY;
+    fsb_memory_remove_(r->m, w.entry);
+    fsb_memory_node_unlink_(r->m, w.node);
+    return 0;
+}
+
+/* 1 if node is `folder` or somewhere below it. */
+static int fsb_memory_inside_(const fsb_memory_ *m, const fsb_memory_node_ *folder,
+                              const fsb_memory_node_ *node)
+{
+    while (node != folder && node != m->root) node = node->names->parent;
+    return node == folder;
+}
+
+/* What renameat(2) says about the two names, in the kernel's order. */
+static int fsb_memory_rename_check_(const fsb_memory_ *m, uint32_t flags,
+                                    const fsb_memory_where_ *from, const fsb_memory_where_ *to)
+{
+    const int exchange = (flags & FSB_RENAME_EXCHANGE) != 0;
+    if (!from->node) return -ENOENT;
+    if (to->node && flags & FSB_RENAME_NOREPLACE) return -EEXIST;
+    if (!to->node && exchange) return -ENOENT;
+    if (fsb_memory_inside_(m, from->node, to->parent)) return -EINVAL;
+    if (!to->node) return 0;
+    if (fsb_memory_inside_(m, to->node, from->parent)) return exchange ? -EINVAL : -ENOTEMPTY;
+    if (exchange) return 0;
+    if (fsb_memory_is_dir_(from->node) && !fsb_memory_is_dir_(to->node)) return -ENOTDIR;
+    if (!fsb_memory_is_dir_(from->node) && fsb_memory_is_dir_(to->node)) return -EISDIR;
+    return to->node->live ? -ENOTEMPTY : 0;
+}
+
+/* Takes entry e out of its node's names, or gives it to another. */
+static void fsb_memory_point_(fsb_memory_entry_ *e, fsb_memory_node_ *node)
+{
+    fsb_memory_entry_ **at = &e->node->names;
+    while (*at != e) at = &(*at)->same;
+    *at = e->same;
+    e->node = node, e->same = node->names, node->names = e;
+}
+
+static void fsb_memory_exchange_(fsb_memory_ *m, fsb_memory_where_ *from, fsb_memory_where_ *to)
+{
+    const int one = fsb_memory_is_dir_(from->node), two = fsb_memory_is_dir_(to->node);
+    fsb_memory_point_(from->entry, to->node);
+    fsb_memory_point_(to->entry, from->node);
+    fsb_memory_folder_changed_(m, from->parent, two - one);
+    fsb_memory_folder_changed_(m, to->parent, one - two);
+    fsb_memory_touch_(m, from->node, 0);
+    fsb_memory_touch_(m, to->node, 0);
+}
+
+static int64_t fsb_memory_rename_(fsb_memory_run_ *r)
+{
+    fsb_memory_where_ from, to;
+    int               err = fsb_memory_find_(r->m, r->op->path, &from);
+    if (!err) err = fsb_memory_find_(r->m, r->op->path2, &to);
+    if (!err) err = fsb_memory_rename_check_(r->m, r->op->flags, &from, &to);
+    if (err || from.node == to.node) return err;
+    if (r->op->flags & FSB_RENAME_EXCHANGE) {
+        fsb_memory_exchange_(r->m, &from, &to);
+        return 0;
+    }
+    err = fsb_memory_add_(r->m, to.parent, to.name, to.name_size, from.node);
+    if (err) return err;
+    fsb_memory_remove_(r->m, from.entry);
+    if (to.entry) {
+        fsb_memory_remove_(r->m, to.entry);
+        fsb_memory_node_unlink_(r->m, to.node);
+    }
+    fsb_memory_touch_(r->m, from.node, 0);
+    return 0;
+}
+
+static int64_t fsb_memory_link_(fsb_memory_run_ *r)
+{
+    fsb_memory_where_ to;
+    fsb_memory_node_ *node;
+    int               err = fsb_memory_at_(r, &node);
+    if (err) return err;
+    if (fsb_memory_is_dir_(node)) return -EPERM;
+    err = fsb_memory_find_(r->m, r->op->path2, &to);
+    if (err) return err;
+    if (to.node) return -EEXIST;
+    if (!node->stat.nlink) return -ENOENT; /* its last name is gone */
+    err = fsb_memory_add_(r->m, to.parent, to.name, to.name_size, node);
+    if (err) return err;
+    ++node->stat.nlink;
+    fsb_memory_touch_(r->m, node, 0);
+    r->op->stat = node->stat;
+    return 0;
+}
+
+static int fsb_memory_set_check_(const fsb_memory_run_ *r, const fsb_memory_node_ *node)
+{
+    const uint32_t mask = r->op->attr.mask;
+    if (mask & FSB_ATTR_SIZE) {
+        if (r->slot && !(r->slot->flags & FSB_O_WRITE)) return -EBADF;
+        if (fsb_memory_is_dir_(node)) return -EISDIR;
+        if (!S_ISREG(node->stat.mode)) return -EINVAL;
+    }
+    return mask & FSB_ATTR_MODE && S_ISLNK(node->stat.mode) ? -EOPNOTSUPP : 0;
+}
+
+static int64_t fsb_memory_setattr_(fsb_memory_run_ *r)
+{
+    fsb_memory_node_ *node;
+    const fsb_attr   *a = &r->op->attr;
+    int               err = fsb_memory_at_(r, &node);
+    if (!err) err = fsb_memory_set_check_(r, node);
+    if (err) return err;
+    fsb_stat *st = &node->stat;
+    if (a->mask & FSB_ATTR_SIZE) fsb_memory_resize_(r->m, node, a->size);
+    if (a->mask) fsb_memory_touch_(r->m, node, (a->mask & FSB_ATTR_SIZE) != 0);
+    if (a->mask & FSB_ATTR_UID && a->uid != UINT32_MAX) st->uid = a->uid;
+    if (a->mask & FSB_ATTR_GID && a->gid != UINT32_MAX) st->gid = a->gid;
+    const uint32_t kill = FSB_ATTR_UID | FSB_ATTR_GID; /* chown(2) does so too */
+    if (a->mask & kill && !fsb_memory_is_dir_(node)) st->mode = fsb_backend_killed_(st->mode);
+    if (a->mask & FSB_ATTR_MODE) st->mode = (st->mode & S_IFMT) | (a->mode & 07777);
+    if (a->mask & FSB_ATTR_KILL_PRIV && !fsb_memory_is_dir_(node))
+        st->mode = fsb_backend_killed_(st->mode);
+    if (a->mask & FSB_ATTR_ATIME) st->atime_ns = a->atime_ns;
+    if (a->mask & FSB_ATTR_MTIME) st->mtime_ns = a->mtime_ns;
+    if (a->mask & FSB_ATTR_ATIME_NOW) st->atime_ns = st->ctime_ns;
+    if (a->mask & FSB_ATTR_MTIME_NOW) st->mtime_ns = st->ctime_ns;
+    r->op->stat = *st;
+    return 0;
+}
+
+/* Reserves nothing: as on a sparse file elsewhere, what was not written is a hole. */
+static int64_t fsb_memory_allocate_(fsb_memory_run_ *r)
+{
+    const fsb_op     *op = r->op;
+    fsb_memory_node_ *node = (fsb_memory_node_ *)r->slot->object;
+    const uint32_t    holes = FSB_ALLOC_PUNCH_HOLE | FSB_ALLOC_ZERO_RANGE;
+    const uint64_t    end = op->offset + op->size64;
+    if (!(r->slot->flags & FSB_O_WRITE)) return -EBADF;
+    if (!(op->flags & holes) && op->size64 > r->m->max_bytes - r->m->bytes) return -ENOSPC;
+    if (op->flags & holes) fsb_memory_zero_(r->m, node, op->offset, end);
+    if (!(op->flags & (FSB_ALLOC_PUNCH_HOLE | FSB_ALLOC_KEEP_SIZE)) && end > node->stat.size)
+        node->stat.size = end;
+    fsb_memory_touch_(r->m, node, 1);
+    r->op->stat = node->stat;
+    return 0;
+}
+
+static int64_t fsb_memory_seek_(fsb_memory_run_ *r)
+{
+    const fsb_memory_node_ *node = (const fsb_memory_node_ *)r->slot->object;
+    uint64_t                at = r->op->offset;
+    const uint64_t          size = node->stat.size;
+    if (at >= size) return -ENXIO;
+    size_t i = fsb_memory_page_at_(node, at / FSB_MEMORY_PAGE_);
+    if (r->op->flags == FSB_SEEK_DATA) {
+        if (i == node->page_count) return -ENXIO;
+        const uint64_t start = node->pages[i].index * FSB_MEMORY_PAGE_;
+        if (start > at) at = start;
+        if (at >= size) return -ENXIO;
+    } else {
+        for (; i < node->page_count && node->pages[i].index == at / FSB_MEMORY_PAGE_; ++i)
+            at = (at / FSB_MEMORY_PAGE_ + 1) * FSB_MEMORY_PAGE_;
+        if (at > size) at = size;
+    }
+    r->op->out_offset = at;
+    return 0;
+}
+
+static int64_t fsb_memory_copy_(fsb_memory_run_ *r)
+{
+    const fsb_op     *op = r->op;
+    fsb_memory_node_ *from = (fsb_memory_node_ *)r->slot->object;
+    fsb_memory_node_ *to = (fsb_memory_node_ *)r->slot2->object;
+    const uint64_t    apart = op->offset < op->offset2 ? op->offset2 - op->offset
+                                                       : op->offset - op->offset2;
+    if (!(r->slot->flags & FSB_O_READ) || !(r->slot2->flags & FSB_O_WRITE)) return -EBADF;
+    if (op->offset > INT64_MAX - op->size64 || op->offset2 > INT64_MAX - op->size64) return -EFBIG;
+    if (from == to && apart < op->size64) return -EINVAL;
+    const uint64_t left = op->offset < from->stat.size ? from->stat.size - op->offset : 0;
+    uint64_t       size = op->size64 < left ? op->size64 : left, done = 0;
+    if (size > FSB_IO_MAX) size = FSB_IO_MAX;
+    while (done < size) {
+        char         part[8192];
+        const size_t n = size - done < sizeof part ? (size_t)(size - done) : sizeof part;
+        fsb_memory_load_(from, part, n, op->offset + done);
+        const int err = fsb_memory_store_(r->m, to, part, n, op->offset2 + done);
+        if (err) return done ? (int64_t)done : err;
+        done += n;
+    }
+    return (int64_t)done;
+}
+
+static int64_t fsb_memory_statfs_(fsb_memory_run_ *r)
+{
+    fsb_memory_node_ *node;
+    const int         err = fsb_memory_at_(r, &node);
+    if (err) return err;
+    fsb_statfs    *s = &r->op->statfs;
+    const uint64_t most = r->m->max_bytes < INT64_MAX ? r->m->max_bytes : INT64_MAX;
+    memset(s, 0, sizeof *s);
+    s->bsize = s->frsize = 4096, s->namelen = FSB_NAME_MAX;
+    s->blocks = most / 4096, s->bfree = s->bavail = (most - r->m->bytes) / 4096;
+    s->files = UINT32_MAX, s->ffree = UINT32_MAX - r->m->node_count;
+    return 0;
+}
+
+/* ---- [memory backend: xattrs] ---------------------------------------------------------------- */
+
+static char *fsb_memory_xattr_name_(fsb_memory_xattr_ *x) { return (char *)(x + 1); }
+
+/* Linux's rules of names: which namespaces there are, and on what. */
+static int fsb_memory_xattr_check_(const fsb_memory_node_ *node, const char *name, int write)
+{
+    const size_t size = strlen(name);
+    if (!size || size > 255) return -ERANGE;
+    if (!strncmp(name, "user.", 5)) {
+        if (!name[5]) return -EINVAL;
+        if (S_ISREG(node->stat.mode) || fsb_memory_is_dir_(node)) return 0;
+        return write ? -EPERM : -ENODATA;
+    }
+    if (!strncmp(name, "trusted.", 8)) return name[8] ? 0 : -EINVAL;
+    if (!strncmp(name, "security.", 9)) return name[9] ? 0 : -EINVAL;
+    return -EOPNOTSUPP;
+}
+
+static fsb_memory_xattr_ **fsb_memory_xattr_at_(fsb_memory_node_ *node, const char *name)
+{
+    fsb_memory_xattr_ **at = &node->xattrs;
+    while (*at && strcmp(fsb_memory_xattr_name_(*at), name)) at = &(*at)->next;
+    return at;
+}
+
+static void fsb_memory_xattr_drop_(fsb_memory_ *m, fsb_memory_xattr_ **at)
+{
+    fsb_memory_xattr_ *x = *at;
+    *at = x->next;
+    fsb_backend_free_(&m->allocator, x, sizeof *x + x->name_size + 1 + x->size);
+}
+
+static int fsb_memory_xattr_set_(fsb_memory_ *m, fsb_memory_node_ *node, const fsb_op *op)
+{
+    fsb_memory_xattr_ **at = fsb_memory_xattr_at_(node, op->path2);
+    if (op->size > FSB_MEMORY_XATTR_MAX_) return -E2BIG;
+    if (*at && op->flags & FSB_XATTR_CREATE) return -EEXIST;
+    if (!*at && op->flags & FSB_XATTR_REPLACE) return -ENODATA;
+    const size_t       name_size = strlen(op->path2);
+    fsb_memory_xattr_ *x = (fsb_memory_xattr_ *)fsb_backend_new_(
+        &m->allocator, sizeof *x + name_size + 1 + op->size);
+    if (!x) return -ENOMEM;
+    x->name_size = name_size, x->size = op->size;
+    memcpy(fsb_memory_xattr_name_(x), op->path2, name_size);
+    if (op->size) memcpy(fsb_memory_xattr_name_(x) + name_size + 1, op->data, op->size);
+    if (*at) fsb_memory_xattr_drop_(m, at);
+    x->next = *at, *at = x;
+    return 0;
+}
+
+static int64_t fsb_memory_xattr_list_(const fsb_memory_node_ *node, fsb_op *op)
+{
+    size_t total = 0;
+    for (fsb_memory_xattr_ *x = node->xattrs; x; x = x->next) total += x->name_size + 1;
+    if (!op->size) return (int64_t)total;
+    if (total > op->size) return -ERANGE;
+    char *at = (char *)op->buf;
+    for (fsb_memory_xattr_ *x = node->xattrs; x; x = x->next) {
+        memcpy(at, fsb_memory_xattr_name_(x), x->name_size + 1);
+        at += x->name_size + 1;
+    }
+    return (int64_t)total;
+}
+
+static int64_t fsb_memory_xattr_op_(fsb_memory_run_ *r)
+{
+    fsb_memory_node_ *node;
+    fsb_op           *op = r->op;
+    const int         write = op->code == FSB_OP_SETXATTR || op->code == FSB_OP_REMOVEXATTR;
+    int               err = fsb_memory_at_(r, &node);
+    if (err) return err;
+    if (op->code == FSB_OP_LISTXATTR) return fsb_memory_xattr_list_(node, op);
+    err = fsb_memory_xattr_check_(node, op->path2, write);
+    if (err) return err;
+    fsb_memory_xattr_ **at = fsb_memory_xattr_at_(node, op->path2), *x = *at;
+    if (op->code == FSB_OP_SETXATTR) err = fsb_memory_xattr_set_(r->m, node, op);
+    else if (!x) err = -ENODATA;
+    else if (op->code == FSB_OP_REMOVEXATTR) fsb_memory_xattr_drop_(r->m, at);
+    else if (op->size && op->size < x->size) err = -ERANGE;
+    if (err || write) {
+        if (!err) fsb_memory_touch_(r->m, node, 0);
+        return err;
+    }
+    if (op->size && x->size)
+        memcpy(op->buf, fsb_memory_xattr_name_(x) + x->name_size + 1, x->size);
+    return (int64_t)x->size;
+}
+
+/* ---- [memory backend: list] ------------------------------------------------------------------ */
+
+typedef struct fsb_memory_found_ {
+    fsb_stat stat;
+    uint64_t cookie;
+    size_t   name_size;
+    char     name[FSB_NAME_MAX + 1];
+} fsb_memory_found_;
+
+/* Takes up to a batch of names behind `cookie` out of the folder, so that emit() runs unlocked. */
+static size_t fsb_memory_batch_(fsb_memory_ *m, fsb_memory_node_ *folder, uint64_t cookie,
+                                fsb_memory_found_ *found)
+{
+    size_t n = 0;
+    pthread_rwlock_rdlock(&m->lock);
+    size_t i = fsb_memory_place_after_(folder, cookie);
+    for (; i < folder->place_count && n < FSB_MEMORY_BATCH_; ++i) {
+        const fsb_memory_entry_ *e = folder->places[i].entry;
+        if (!e) continue;
+        fsb_memory_found_ *f = &found[n++];
+        f->stat = e->node->stat, f->cookie = e->cookie, f->name_size = e->name_size;
+        memcpy(f->name, fsb_memory_name_of_(e), e->name_size + 1);
+    }
+    pthread_rwlock_unlock(&m->lock);
+    return n;
+}
+
+static int fsb_memory_emit_(fsb_op *op, const fsb_memory_found_ *f)
+{
+    fsb_dirent entry;
+    memset(&entry, 0, sizeof entry);
+    entry.name = f->name, entry.name_size = f->name_size, entry.cookie = f->cookie;
+    if (op->flags & FSB_LIST_STAT) entry.stat = f->stat;
+    else entry.stat.ino = f->stat.ino, entry.stat.mode = f->stat.mode & S_IFMT;
+    return op->emit(op, &entry);
+}
+
+static int64_t fsb_memory_list_(fsb_memory_run_ *r)
+{
+    fsb_memory_      *m = r->m;
+    fsb_memory_node_ *folder;
+    fsb_memory_found_ found[FSB_MEMORY_BATCH_];
+    pthread_rwlock_rdlock(&m->lock);
+    int err = fsb_memory_at_(r, &folder);
+    if (!err && !fsb_memory_is_dir_(folder)) err = -ENOTDIR;
+    if (!err) __atomic_add_fetch(&folder->users, 1, __ATOMIC_RELAXED);
+    pthread_rwlock_unlock(&m->lock);
+    if (err) return err;
+    uint64_t cookie = r->op->offset;
+    int64_t  end = -1;
+    while (end < 0) {
+        const size_t n = fsb_memory_batch_(m, folder, cookie, found);
+        if (!n) end = 1;
+        for (size_t i = 0; i < n && end < 0; ++i) {
+            cookie = found[i].cookie;
+            if (fsb_memory_emit_(r->op, &found[i])) end = 0;
+        }
+    }
+    pthread_rwlock_wrlock(&m->lock);
+    __atomic_sub_fetch(&folder->users, 1, __ATOMIC_RELAXED);
+    fsb_memory_node_put_(m, folder);
+    pthread_rwlock_unlock(&m->lock);
+    return end;
+}
+
+/* ---- [memory backend: open] ------------------------------------------------------------------ */
+
+static int64_t fsb_memory_dispatch_(fsb_memory_run_ *r)
+{
+    switch (r->op->code) {
+    case FSB_OP_STAT: return fsb_memory_stat_(r);
+    case FSB_OP_READLINK: return fsb_memory_readlink_(r);
+    case FSB_OP_OPEN: return fsb_memory_open_op_(r);
+    case FSB_OP_READ: return fsb_memory_read_(r);
+    case FSB_OP_WRITE: return fsb_memory_write_(r);
+    case FSB_OP_SYNC: return fsb_memory_sync_(r);
+    case FSB_OP_MKDIR: return fsb_memory_create_(r);
+    case FSB_OP_UNLINK: return fsb_memory_remove_op_(r);
+    case FSB_OP_RMDIR: return fsb_memory_remove_op_(r);
+    case FSB_OP_RENAME: return fsb_memory_rename_(r);
+    case FSB_OP_LINK: return fsb_memory_link_(r);
+    case FSB_OP_SYMLINK: return fsb_memory_create_(r);
+    case FSB_OP_MKNOD: return fsb_memory_create_(r);
+    case FSB_OP_SETATTR: return fsb_memory_setattr_(r);
+    case FSB_OP_ALLOCATE: return fsb_memory_allocate_(r);
+    case FSB_OP_SEEK: return fsb_memory_seek_(r);
+    case FSB_OP_COPY: return fsb_memory_copy_(r);
+    case FSB_OP_STATFS: return fsb_memory_statfs_(r);
+    case FSB_OP_GETXATTR: return fsb_memory_xattr_op_(r);
+    case FSB_OP_SETXATTR: return fsb_memory_xattr_op_(r);
+    case FSB_OP_LISTXATTR: return fsb_memory_xattr_op_(r);
+    case FSB_OP_REMOVEXATTR: return fsb_memory_xattr_op_(r);
+    default: return -ENOSYS;
+    }
+}
+
+/* Under the lock, for writing if anything may change. */
+static int64_t fsb_memory_locked_(fsb_memory_run_ *r)
+{
+    if (fsb_backend_changes_(r->op)) pthread_rwlock_wrlock(&r->m->lock);
+    else pthread_rwlock_rdlock(&r->m->lock);
+    const int64_t n = fsb_memory_dispatch_(r);
+    pthread_rwlock_unlock(&r->m->lock);
+    return n;
+}
+
+static fsb_backend_slot_ *fsb_memory_pin_(fsb_memory_ *m, fsb_handle handle)
+{
+    fsb_backend_slot_ *slot = fsb_backend_pin_(&m->handles, handle);
+    if (!slot || slot->flags) return slot;
+    fsb_backend_unpin_(&m->handles, slot); /* a watch is no file */
+    return NULL;
+}
+
+/* Handles are pinned before the lock is taken: the last user to leave takes it, too. */
+static int64_t fsb_memory_pinned_(fsb_memory_ *m, fsb_op *op)
+{
+    fsb_memory_run_ r;
+    const uint32_t  takes = fsb_backend_rule_of_(op->code).takes;
+    int64_t         n = 0;
+    r.m = m, r.op = op, r.slot = NULL, r.slot2 = NULL;
+    if (takes & FSB_BACKEND_HANDLE_ || (takes & FSB_BACKEND_AT_ && op->handle)) {
+        r.slot = fsb_memory_pin_(m, op->handle);
+        if (!r.slot) return -EBADF;
+    }
+    if (takes & FSB_BACKEND_HANDLE2_) {
+        r.slot2 = fsb_memory_pin_(m, op->handle2);
+        if (!r.slot2) n = -EBADF;
+    }
+    if (!n) n = op->code == FSB_OP_LIST ? fsb_memory_list_(&r) : fsb_memory_locked_(&r);
+    if (r.slot) fsb_backend_unpin_(&m->handles, r.slot);
+    if (r.slot2) fsb_backend_unpin_(&m->handles, r.slot2);
+    return n;
+}
+
+static int64_t fsb_memory_call_(fsb_backend *b, fsb_op *op)
+{
+    fsb_memory_ *m = (fsb_memory_ *)(void *)b;
+    op->result = fsb_backend_check_(op);
+    if (op->result) return op->result;
+    if (op->code == FSB_OP_GET) op->result = fsb_backend_get_(b, op);
+    else if (op->code == FSB_OP_PUT) op->result = fsb_backend_put_(b, op);
+    else if (op->code == FSB_OP_CLOSE)
+        op->result = fsb_backend_handle_close_(&m->handles, op->handle);
+    else op->result = fsb_memory_pinned_(m, op);
+    return op->result;
+}
+
+static int fsb_memory_drop_(void *owner, fsb_backend_slot_ *slot)
+{
+    fsb_memory_      *m = (fsb_memory_ *)owner;
+    fsb_memory_node_ *node = (fsb_memory_node_ *)slot->object;
+    pthread_rwlock_wrlock(&m->lock);
+    __atomic_sub_fetch(&node->users, 1, __ATOMIC_RELAXED);
+    fsb_memory_node_put_(m, node);
+    pthread_rwlock_unlock(&m->lock);
+    return 0;
+}
+
+static void fsb_memory_free_(fsb_memory_ *m)
+{
+    const fsb_allocator a = m->allocator;
+    for (size_t i = 0; i < m->bucket_count; ++i) {
+        while (m->buckets[i]) {
+            fsb_memory_entry_ *e = m->buckets[i];
+            fsb_memory_node_  *node = e->node;
+            m->buckets[i] = e->next;
+            node->stat.nlink = 0; /* counted below by its names */
+            fsb_memory_entry_ **at = &node->names;
+            while (*at != e) at = &(*at)->same;
+            *at = e->same;
+            fsb_backend_free_(&a, e, sizeof *e + e->name_size + 1);
+            if (!node->names) fsb_memory_node_put_(m, node);
+        }
+    }
+    if (m->root) m->root->stat.nlink = 0, fsb_memory_node_put_(m, m->root);
+    fsb_backend_free_(&a, m->buckets, m->bucket_count * sizeof *m->buckets);
+    pthread_rwlock_destroy(&m->lock);
+    fsb_backend_free_(&a, m, sizeof *m);
+}
+
+static void fsb_memory_close_(fsb_backend *b)
+{
+    fsb_memory_ *m = (fsb_memory_ *)(void *)b;
+    fsb_backend_handles_close_(&m->handles);
+    fsb_memory_free_(m);
+}
+
+FSB_API int fsb_memory_open(fsb_backend **out, const fsb_memory_desc *desc)
+{
+    fsb_memory_desc d;
+    memset(&d, 0, sizeof d);
+    if (desc) d = *desc;
+    if (!out) return -EINVAL;
+    fsb_memory_ *m = (fsb_memory_ *)fsb_backend_new_(&d.allocator, sizeof *m);
+    if (!m) return -ENOMEM;
+    m->allocator = d.allocator, m->log = d.log;
+    m->max_bytes = d.max_bytes ? d.max_bytes : FSB_UNLIMITED;
+    m->seed = fsb_backend_mix_((uint64_t)fsb_memory_now_() ^ (uint64_t)(uintptr_t)m);
+    m->last_version = (uint64_t)fsb_memory_now_(); /* not that of another life */
+    pthread_rwlock_init(&m->lock, NULL);
+    int err = fsb_memory_rehash_(m);
+    if (!err) m->root = fsb_memory_node_new_(m, S_IFDIR | 0755);
+    if (!m->root) err = -ENOMEM;
+    if (!err)
+        err = fsb_backend_handles_open_(&m->handles, &m->allocator, d.max_handles, fsb_memory_drop_,
+                                        m);
+    if (err) {
+        fsb_memory_free_(m);
+        return err;
+    }
+    fsb_backend_fill_(&m->base, "memory", fsb_memory_close_, fsb_memory_call_);
+    m->base.call[FSB_OP_DESCRIPTOR] = NULL;
+    *out = &m->base;
+    return 0;
+}
+
+#endif /* implementation */
+/*
+MIT License
+
+Copyright (c) 2026 the fsb authors
+
+Permission is hereby granted, free of charge, to any person obtaining a copy
+of this software and associated documentation files (the "Software"), to deal
+in the Software without restriction, including without limitation the rights
+to use, copy, modify, merge, publish, distribute, sublicense, and/or sell
+copies of the Software, and to permit persons to whom the Software is
+furnished to do so, subject to the following conditions:
+
+The above copyright notice and this permission notice shall be included in all
+copies or substantial portions of the Software.
+
+THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR
+IMPLIED, INCLUDING BUT NOT LIMITED TO THE WARRANTIES OF MERCHANTABILITY,
+FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE
+AUTHORS OR COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER
+LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM,
+OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE
+SOFTWARE.
+*/
