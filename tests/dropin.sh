@@ -150,10 +150,10 @@ forbidden='abort exit quick_exit atexit _?_assert_fail __assert raise system pop
     getenv secure_getenv setenv putenv environ __environ setlocale signal bsd_signal chdir umask
     s?rand drand48 strtok localtime gmtime ctime asctime strerror gets tmpnam mktemp
     gethostbyname getpwnam getpwuid getgrnam getgrgid
-    malloc calloc reallocarray aligned_alloc posix_memalign memalign valloc strn?dup v?asprintf
+    calloc reallocarray aligned_alloc posix_memalign memalign valloc strn?dup v?asprintf
     getline getdelim open_memstream'
-# What compilers add by themselves.
-given='_GLOBAL_OFFSET_TABLE_ mem(cpy|move|set|cmp) strlen __stack_chk_fail __[a-z]+_chk
+# What compilers add by themselves (malloc for realloc(NULL, n): check_hook looks before they do).
+given='malloc bcmp _GLOBAL_OFFSET_TABLE_ mem(cpy|move|set|cmp) strlen __stack_chk_fail __[a-z]+_chk
     __(aarch64_|cpu_|sanitizer_|popcount|udiv|umod|div|mod|tls_)[a-z0-9_]* __errno_location'
 libraries='fuse_[a-z0-9_]* mdb_[a-z0-9_]* sqlite3_[a-z0-9_]* ZSTD_[A-Za-z0-9_]* libssh2_[a-z0-9_]*
     (SSL|TLS|OPENSSL|ERR|EVP|BIO|CRYPTO|RAND|X509|ASN1|HMAC)_[A-Za-z0-9_]*'
@@ -174,6 +174,7 @@ check_hook() { # realloc and free stand in one function: the default of fsb_allo
     objdump -r "$object" | awk '
         /^RELOCATION RECORDS FOR \[\.text\./ { sub(/.*\[\.text\./, ""); sub(/\].*/, ""); where = $0 }
         { sub(/[-+]0x.*/, "", $3) }
+        $3 == "malloc" { print where " calls malloc: only realloc and free, behind the hook" }
         $3 == "realloc" || $3 == "free" { if (!seen[where]++) { ++n; who = who " " where } }
         END { if (n > 1) print "realloc and free are called in" who ": only the default allocator may" }'
 }
