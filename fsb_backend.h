@@ -1298,7 +1298,8 @@ typedef struct fsb_local_ {
 
 static int fsb_local_errno_(long result) { return result < 0 ? -errno : (int)result; }
 
-/* Without openat2: one component after the other, none of them a symbolic link. `path` is cut up. */
+/* Without openat2: one component after the other, none of them a symbolic link, unless the last is
+   one and O_NOFOLLOW asks for it. `path` is cut up. */
 static int fsb_local_walk_(fsb_local_ *l, char *path, int flags)
 {
     int dir = l->root;
@@ -1307,7 +1308,7 @@ static int fsb_local_walk_(fsb_local_ *l, char *path, int flags)
         if (slash) *slash = '\0';
         const int want = slash ? O_PATH | O_DIRECTORY : flags;
         int       fd = fsb_local_errno_(openat(dir, path, want | O_NOFOLLOW | O_CLOEXEC));
-        if (slash && fd == -ENOTDIR) {
+        if (fd == -ENOTDIR && !(want & O_NOFOLLOW)) {
             struct stat st;
             const int   found = !fstatat(dir, path, &st, AT_SYMLINK_NOFOLLOW);
             if (found && S_ISLNK(st.st_mode)) fd = -EACCES;
@@ -1319,7 +1320,7 @@ static int fsb_local_walk_(fsb_local_ *l, char *path, int flags)
 }
 
 /* Opens the first `size` bytes of a checked path, inside the root whatever happens to names
-   meanwhile; the last component is not followed. A descriptor or a negative errno. */
+   meanwhile. A descriptor or a negative errno. */
 static int fsb_local_open_path_(fsb_local_ *l, const char *path, size_t size, int flags)
 {
     char relative[FSB_PATH_MAX + 1];
@@ -1328,7 +1329,7 @@ static int fsb_local_open_path_(fsb_local_ *l, const char *path, size_t size, in
     if (!__atomic_load_n(&l->no_openat2, __ATOMIC_RELAXED)) {
         struct open_how how;
         memset(&how, 0, sizeof how);
-        how.flags = (uint64_t)(uint32_t)(flags | O_NOFOLLOW | O_CLOEXEC);
+        how.flags = (uint64_t)(uint32_t)(flags | O_CLOEXEC);
         how.resolve = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS;
         int fd, tries = 0;
         do { /* EAGAIN: a rename somewhere while ".." of a link was resolved */
@@ -1440,7 +1441,7 @@ static int fsb_local_at_open_(fsb_local_ *l, const fsb_op *op, int stat, fsb_loc
             return -EBADF;
         }
     } else {
-        at->fd = fsb_local_open_path_(l, op->path, strlen(op->path), O_PATH);
+        at->fd = fsb_local_open_path_(l, op->path, strlen(op->path), O_PATH | O_NOFOLLOW);
         if (at->fd < 0) return at->fd;
     }
     const uint64_t want = op->handle ? 0 : op->file_id;
@@ -1634,7 +1635,7 @@ static int fsb_local_open_new_(fsb_local_ *l, const fsb_op *op, uint32_t flags, 
 /* Looks at the file before it is opened: opening a FIFO or a device can block or do things. */
 static int fsb_local_open_old_(fsb_local_ *l, const fsb_op *op, uint32_t flags, fsb_stat *st)
 {
-    const int path = fsb_local_open_path_(l, op->path, strlen(op->path), O_PATH);
+    const int path = fsb_local_open_path_(l, op->path, strlen(op->path), O_PATH | O_NOFOLLOW);
     if (path < 0) return path;
     int fd = fsb_local_statx_(l, path, "", st);
     if (!fd && op->file_id && op->file_id != st->file_id) fd = -ESTALE;
@@ -2047,7 +2048,8 @@ static int64_t fsb_local_list_(fsb_local_ *l, fsb_op *op)
         if (slot) fsb_backend_unpin_(&l->handles, slot);
         return slot ? -ENOTDIR : -EBADF;
     }
-    const int dir = fsb_local_open_path_(l, op->path, strlen(op->path), O_RDONLY | O_DIRECTORY);
+    const int how = O_RDONLY | O_DIRECTORY | O_NOFOLLOW;
+    const int dir = fsb_local_open_path_(l, op->path, strlen(op->path), how);
     if (dir < 0) return dir;
     fsb_stat st;
     int64_t  n = op->file_id ? fsb_local_statx_(l, dir, "", &st) : 0;
@@ -2158,7 +2160,7 @@ static int fsb_local_folder_add_(fsb_local_ *l, const char *path)
 {
     const uint32_t mask = IN_CREATE | IN_DELETE | IN_MODIFY | IN_CLOSE_WRITE | IN_ATTRIB
                           | IN_MOVED_FROM | IN_MOVED_TO | IN_DELETE_SELF | IN_MOVE_SELF;
-    const int      fd = fsb_local_open_path_(l, path, strlen(path), O_PATH);
+    const int      fd = fsb_local_open_path_(l, path, strlen(path), O_PATH | O_NOFOLLOW);
     if (fd < 0) return fd;
     const fsb_local_proc_ name = fsb_local_proc_of_(fd);
     pthread_mutex_lock(&l->folders_lock);
