@@ -93,10 +93,23 @@ static int conf_emit(fsb_op *op, const fsb_dirent *e)
     return 0;
 }
 
+/* The rest of a folder: a listing may come in several calls. */
+static inline void conf_list_all(fsb_backend *b, const char *path, conf_list *l)
+{
+    int64_t more;
+    do {
+        const uint32_t before = l->count;
+        more = C(LIST, .path = path, .offset = l->cookie, .emit = conf_emit, .user = l);
+        if (more == 0) CHECK(l->count > before);
+        if (more == 0 && l->count == before) return;
+    } while (more == 0);
+    CHECK_EQ(more, 1);
+}
+
 static inline unsigned conf_count(fsb_backend *b, const char *path)
 {
     conf_list l = {0};
-    CHECK_EQ(C(LIST, .path = path, .emit = conf_emit, .user = &l), 1);
+    conf_list_all(b, path, &l);
     return l.count;
 }
 
@@ -339,7 +352,7 @@ static inline void conf_list_big(fsb_backend *b, const conformance_traits *t)
         if (C(MKNOD, .path = path, MODE(S_IFREG | 0644))) CHECK(!"made a name");
     }
     conf_list l = {.seen = seen, .seen_size = n};
-    CHECK_EQ(C(LIST, .path = "/big", .emit = conf_emit, .user = &l), 1);
+    conf_list_all(b, "/big", &l);
     CHECK_EQ(l.count, n);
     for (unsigned i = 0; i < n; ++i) CHECK_EQ(seen[i], 1);
     /* In pieces, while names come and go: those that stay come once each. */
@@ -350,7 +363,7 @@ static inline void conf_list_big(fsb_backend *b, const conformance_traits *t)
         l.count = 0;
         more = C(LIST, .path = "/big", .offset = l.cookie, .flags = FSB_LIST_STAT,
                  .emit = conf_emit, .user = &l);
-        if (more == 0) CHECK_EQ(l.count, l.stop_after);
+        if (more == 0) CHECK(l.count > 0 && l.count <= l.stop_after);
         snprintf(path, sizeof path, "/big/extra%u", round);
         CHECK_EQ(C(MKDIR, .path = path, MODE(0755)), 0);
         if (round) {
