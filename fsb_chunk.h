@@ -478,7 +478,8 @@ FSB_API void fsb_blake3_hash(const void *data, size_t size, unsigned char out[32
 #endif /* FSB_CHUNK_H */
 
 /* ==== IMPLEMENTATION: [memory] [crc] [blake3] [errors] [cursor] [fields] [frame] [stream]
-   [address] [replies] [handles] [locks] [requests] [connection] [server] [slots] [receiver] [client] ==== */
+   [address] [replies] [handles] [locks] [requests] [connection] [server] [slots] [receiver]
+   [client] ==================================================================================== */
 #if (defined(FSB_IMPLEMENTATION) || defined(FSB_CHUNK_IMPLEMENTATION)) && !defined(FSB_CHUNK_DONE_)
 #define FSB_CHUNK_DONE_ /* a second inclusion is harmless */
 #include <arpa/inet.h>
@@ -1128,7 +1129,7 @@ FSB_API void fsb_blake3_hash(const void *data, size_t size, unsigned char out[32
     X(36, ENAMETOOLONG) X(37, ENOLCK) X(38, ENOSYS) X(39, ENOTEMPTY) X(40, ELOOP) X(61, ENODATA)   \
     X(71, EPROTO) X(74, EBADMSG) X(75, EOVERFLOW) X(84, EILSEQ) X(90, EMSGSIZE)                    \
     X(95, EOPNOTSUPP) X(98, EADDRINUSE) X(104, ECONNRESET) X(105, ENOBUFS) X(107, ENOTCONN)        \
-    X(110, ETIMEDOUT) X(111, ECONNREFUSED) X(112, EHOSTDOWN) X(113, EHOSTUNREACH)                   \
+    X(110, ETIMEDOUT) X(111, ECONNREFUSED) X(112, EHOSTDOWN) X(113, EHOSTUNREACH)                  \
     X(115, EINPROGRESS) X(116, ESTALE) X(122, EDQUOT) X(125, ECANCELED)
 
 static int32_t fsb_chunk_error_to_wire_(int err) /* a positive errno */
@@ -2362,18 +2363,21 @@ enum {
     FSB_CHUNK_LIST_DEFAULT_ = 128 << 10
 };
 
-static int fsb_chunk_path_ok_(const char *path)
+/* 0 if the path has the form that every path has, else why not. */
+static int fsb_chunk_path_check_(const char *path)
 {
-    if (!path || path[0] != '/') return 0;
+    if (!path || path[0] != '/') return -EINVAL;
     const char *p = path;
-    while (p[0] == '/' && p[1]) {
+    while (p[1] || p == path) {
         const size_t n = strcspn(p + 1, "/");
-        if (!n || n > FSB_NAME_MAX || (n == 1 && p[1] == '.') ||
-            (n == 2 && p[1] == '.' && p[2] == '.'))
-            return 0;
+        if (!n) return p == path && !p[1] ? 0 : -EINVAL;
+        if (n == 1 && p[1] == '.') return -EINVAL;
+        if (n == 2 && p[1] == '.' && p[2] == '.') return -EINVAL;
+        if (n > FSB_NAME_MAX) return -ENAMETOOLONG;
         p += n + 1;
+        if (!*p) return p - path > FSB_PATH_MAX ? -ENAMETOOLONG : 0;
     }
-    return p == path ? !p[1] : !*p && p - path <= FSB_PATH_MAX;
+    return -EINVAL; /* a '/' at the end */
 }
 
 /* One entry of a listing into the answer. */
@@ -2412,6 +2416,7 @@ static int fsb_chunk_admit_(fsb_chunk_request_ *req, fsb_chunk_slot_ *slot)
     const fsb_backend     *b = conn->share->backend;
     const uint32_t         fields = req->shape->request;
     fsb_chunk_slot_        other;
+    int                    err;
     const int              changes = op->code == FSB_OP_OPEN
                      ? (op->flags & (FSB_O_WRITE | FSB_O_CREATE | FSB_O_TRUNC)) != 0
                      : (req->shape->traits & FSB_CHUNK_CHANGES_) != 0;
@@ -2426,15 +2431,14 @@ static int fsb_chunk_admit_(fsb_chunk_request_ *req, fsb_chunk_slot_ *slot)
         if (req->slot < 0) return -EBADF;
         op->handle = slot->handle;
     } else if (!(fields & FSB_CHUNK_PATH_)) return -EBADF;
-    else if (!fsb_chunk_path_ok_(op->path)) return -EINVAL;
+    else if ((err = fsb_chunk_path_check_(op->path)) != 0) return err;
     if (fields & FSB_CHUNK_HANDLE2_) {
         req->slot2 = fsb_chunk_pin_(req->conn, op->handle2, 0, &other);
         if (req->slot2 < 0) return -EBADF;
         op->handle2 = other.handle;
     }
     if ((fields & FSB_CHUNK_PATH2_) && !op->path2) return -EINVAL;
-    if ((op->code == FSB_OP_RENAME || op->code == FSB_OP_LINK) && !fsb_chunk_path_ok_(op->path2))
-        return -EINVAL;
+    if (op->code == FSB_OP_RENAME || op->code == FSB_OP_LINK) return fsb_chunk_path_check_(op->path2);
     return 0;
 }
 
@@ -3770,7 +3774,11 @@ static int fsb_chunk_start_(fsb_chunk_client_ *c, fsb_op *op)
 {
     const fsb_chunk_shape_ *shape = fsb_chunk_shape_of_(op->code);
     if (!shape || !c->base.call[op->code]) return -ENOSYS;
-    if ((shape->request & FSB_CHUNK_DATA_) && op->size > (size_t)FSB_IO_MAX) return -EINVAL;
+    if (op->flags && !(shape->request & FSB_CHUNK_FLAGS_)) return -EINVAL;
+    if ((shape->request & FSB_CHUNK_DATA_) && (op->size > (size_t)FSB_IO_MAX || (op->size && !op->data)))
+        return -EINVAL;
+    if (op->code == FSB_OP_READ && op->size > (size_t)FSB_IO_MAX) return -EINVAL;
+    if (op->code == FSB_OP_LIST && !op->emit) return -EINVAL;
     op->slice.data = NULL, op->slice.size = 0, op->slice.release = NULL, op->slice.owner = NULL;
     pthread_mutex_lock(&c->lock);
     int              err = c->broken ? c->broken : 0;
