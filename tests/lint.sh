@@ -61,6 +61,7 @@ shape() { # doc block, guards, licence; no header includes another
               if (!guard) print "no guard " upper "_H"
               if (!done) print "no guard " upper "_DONE_ around the implementation"
               if (licence < NR - 30) print "the licence is not at the end" }' "$1"
+    grep -q "](${1})" README.md || echo "README.md does not list it"
 }
 clauses() { # each prototype stands below a comment with Errors: and Threads:
     awk '/^#if .*IMPLEMENTATION/ && ++parts == 2 { exit }
