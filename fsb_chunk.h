@@ -704,6 +704,11 @@ static void fsb_blake3_put_(unsigned char *p, const uint32_t *words, size_t coun
     }
 }
 
+static uint32_t fsb_blake3_edge_(size_t block) /* the flag of a block that begins or ends a chunk */
+{
+    return block == 0 ? FSB_BLAKE3_START_ : block == 15 ? FSB_BLAKE3_END_ : 0;
+}
+
 /* One compression in plain C. out: the 16 words of the new state, of which the first 8 are the new
    chaining value; it may be cv. */
 static void fsb_blake3_compress1_(const uint32_t cv[8], const unsigned char *block,
@@ -820,11 +825,10 @@ typedef uint32_t fsb_blake3_any_ __attribute__((vector_size(16), aligned(1), may
                         zero + key[4], zero + key[5], zero + key[6], zero + key[7]};               \
         for (size_t i = 0; i < N; ++i) row[i] = in + (i < count ? i : 0) * size;                   \
         for (size_t at = 0; at < size; at += 64) {                                                 \
-            const uint32_t part = parent ? 0                                                       \
-                                  : at == 0 ? FSB_BLAKE3_START_ : at == 960 ? FSB_BLAKE3_END_ : 0; \
+            const uint32_t edge = parent ? 0 : fsb_blake3_edge_(at / 64);                          \
             V m[16], v[16] = {h[0], h[1], h[2], h[3], h[4], h[5], h[6], h[7],                      \
                               zero + iv[0], zero + iv[1], zero + iv[2], zero + iv[3],              \
-                              low, high, zero + 64u, zero + (flags | part)};                       \
+                              low, high, zero + 64u, zero + (flags | edge)};                       \
             if (at + 128 < size) /* more streams than the hardware follows by itself */            \
                 for (size_t i = 0; i < N; ++i) __builtin_prefetch(row[i] + at + 128);              \
             FSB_BLAKE3_WORDS_(N, V, m, row, at);                                                   \
@@ -928,13 +932,12 @@ static void fsb_blake3_compress_(unsigned lanes, const uint32_t cv[8], const uns
 static void fsb_blake3_one_(unsigned lanes, const unsigned char *in, const uint32_t key[8],
                             uint64_t counter, uint32_t flags, unsigned char *out)
 {
-    const int size = flags & FSB_BLAKE3_PARENT_ ? 64 : 1024;
-    uint32_t  state[16];
+    const size_t size = flags & FSB_BLAKE3_PARENT_ ? 64 : 1024;
+    uint32_t     state[16];
     memcpy(state, key, 32);
-    for (int at = 0; at < size; at += 64) {
-        const uint32_t part = size == 64 ? 0
-                              : at == 0  ? FSB_BLAKE3_START_ : at == 960 ? FSB_BLAKE3_END_ : 0;
-        fsb_blake3_compress_(lanes, state, in + at, counter, 64, flags | part, state);
+    for (size_t at = 0; at < size; at += 64) {
+        const uint32_t edge = size == 64 ? 0 : fsb_blake3_edge_(at / 64);
+        fsb_blake3_compress_(lanes, state, in + at, counter, 64, flags | edge, state);
     }
     fsb_blake3_put_(out, state, 8);
 }
@@ -995,11 +998,10 @@ static void fsb_blake3_batch_(fsb_blake3 *h, const unsigned char *data, size_t c
 /* Adds one block that is known not to be the last one. */
 static void fsb_blake3_block_(fsb_blake3 *h, const unsigned char *block)
 {
-    const uint32_t part = h->blocks_ == 0    ? FSB_BLAKE3_START_
-                          : h->blocks_ == 15 ? FSB_BLAKE3_END_ : 0;
-    uint32_t       state[16];
-    unsigned char  cv[32];
-    fsb_blake3_compress_(h->lanes, h->cv_, block, h->chunks_, 64, h->flags_ | part, state);
+    uint32_t      state[16];
+    unsigned char cv[32];
+    fsb_blake3_compress_(h->lanes, h->cv_, block, h->chunks_, 64,
+                         h->flags_ | fsb_blake3_edge_(h->blocks_), state);
     memcpy(h->cv_, state, 32);
     if (++h->blocks_ < 16) return;
     fsb_blake3_put_(cv, state, 8);
@@ -1076,12 +1078,11 @@ FSB_API void fsb_blake3_update(fsb_blake3 *hasher, const void *data, size_t size
 
 FSB_API void fsb_blake3_final(const fsb_blake3 *hasher, void *out, size_t size)
 {
-    unsigned char  block[64] = {0}, *to = (unsigned char *)out;
-    const int      tail = hasher->fill_ || !hasher->chunks_; /* a last chunk, or only subtrees? */
-    uint32_t       depth = hasher->depth_, state[16];
-    uint32_t       flags = FSB_BLAKE3_PARENT_, length = 64;
-    uint64_t       counter = 0;
+    unsigned char   block[64] = {0}, *to = (unsigned char *)out;
+    const int       tail = hasher->fill_ || !hasher->chunks_; /* a last chunk, or only subtrees? */
     const uint32_t *cv = hasher->key_;
+    uint32_t        flags = FSB_BLAKE3_PARENT_, length = 64, depth = hasher->depth_, state[16];
+    uint64_t        counter = 0;
     if (tail) {
         cv = hasher->cv_, counter = hasher->chunks_, length = hasher->fill_;
         flags = FSB_BLAKE3_END_ | (hasher->blocks_ ? 0 : FSB_BLAKE3_START_);
