@@ -2439,8 +2439,8 @@ static int fsb_chunk_admit_(fsb_chunk_request_ *req, fsb_chunk_slot_ *slot)
         op->handle2 = other.handle;
     }
     if ((fields & FSB_CHUNK_PATH2_) && !op->path2) return -EINVAL;
-    if (op->code == FSB_OP_RENAME || op->code == FSB_OP_LINK) return fsb_chunk_path_check_(op->path2);
-    return 0;
+    const int renames = op->code == FSB_OP_RENAME || op->code == FSB_OP_LINK;
+    return renames ? fsb_chunk_path_check_(op->path2) : 0;
 }
 
 /* The id of what OPEN opened, instead of the backend's handle. */
@@ -3776,9 +3776,9 @@ static int fsb_chunk_start_(fsb_chunk_client_ *c, fsb_op *op)
     const fsb_chunk_shape_ *shape = fsb_chunk_shape_of_(op->code);
     if (!shape || !c->base.call[op->code]) return -ENOSYS;
     if (op->flags && !(shape->request & FSB_CHUNK_FLAGS_)) return -EINVAL;
-    if ((shape->request & FSB_CHUNK_DATA_) && (op->size > (size_t)FSB_IO_MAX || (op->size && !op->data)))
-        return -EINVAL;
-    if (op->code == FSB_OP_READ && op->size > (size_t)FSB_IO_MAX) return -EINVAL;
+    const int gives = (shape->request & FSB_CHUNK_DATA_) != 0;
+    if ((gives || op->code == FSB_OP_READ) && op->size > (size_t)FSB_IO_MAX) return -EINVAL;
+    if (gives && op->size && !op->data) return -EINVAL;
     if (op->code == FSB_OP_LIST && !op->emit) return -EINVAL;
     op->slice.data = NULL, op->slice.size = 0, op->slice.release = NULL, op->slice.owner = NULL;
     pthread_mutex_lock(&c->lock);
