@@ -55,7 +55,6 @@
        Who breaks these rules is disconnected, with a line in the log.
 
    NEEDS     POSIX threads (-pthread), Linux 4.14. With a strict -std=, include it before libc's.
-             SIGPIPE ignored by the program where a descriptor is a pipe (sockets need nothing).
    OPTIONS   FSB_STATIC, FSB_API: once, before the first fsb header.
    THREADS   fsb_chunk_server_listen() starts a thread that accepts, then one per client, so that a
              client who stalls stalls itself; calls that may wait for a disk go to at most
@@ -491,6 +490,7 @@ FSB_API void fsb_blake3_hash(const void *data, size_t size, unsigned char out[32
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -590,14 +590,19 @@ static int fsb_chunk_cond_init_(pthread_cond_t *cond) /* waits by CLOCK_MONOTONI
     return -err;
 }
 
-/* Starts fn(arg) with a small stack: there may be a thousand of these. */
+/* Starts fn(arg) with a small stack, there may be a thousand of these, and without the program's
+   signals, which are for its own threads. */
 static int fsb_chunk_thread_(pthread_t *thread, void *(*fn)(void *), void *arg)
 {
     pthread_attr_t attr;
+    sigset_t       all, old;
     if (pthread_attr_init(&attr) != 0) return -ENOMEM;
     const size_t least = (size_t)PTHREAD_STACK_MIN + (128u << 10);
     pthread_attr_setstacksize(&attr, least < (256u << 10) ? (256u << 10) : least);
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
     const int err = pthread_create(thread, &attr, fn, arg);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
     pthread_attr_destroy(&attr);
     return -err;
 }
@@ -1552,6 +1557,28 @@ static int64_t fsb_chunk_recv_(const fsb_chunk_stream_ *s, void *to, size_t size
     return n >= 0 ? n : -errno;
 }
 
+/* writev() or, with no parts, sendfile(), without the SIGPIPE that both raise where the other side
+   is gone: unlike sendmsg() they know no flag against it. */
+static ssize_t fsb_chunk_send_quietly_(int out, struct iovec *parts, int count, int file,
+                                       off_t *from, size_t size)
+{
+    const struct timespec now = {0, 0};
+    sigset_t              pipe_only, old, pending;
+    ssize_t               n;
+    sigemptyset(&pipe_only);
+    sigaddset(&pipe_only, SIGPIPE);
+    pthread_sigmask(SIG_BLOCK, &pipe_only, &old);
+    sigpending(&pending);
+    do n = parts ? writev(out, parts, count) : sendfile(out, file, from, size);
+    while (n < 0 && errno == EINTR);
+    const int err = errno;
+    if (n < 0 && err == EPIPE && !sigismember(&pending, SIGPIPE))
+        while (sigtimedwait(&pipe_only, NULL, &now) < 0 && errno == EINTR) {}
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    errno = err;
+    return n;
+}
+
 static int64_t fsb_chunk_send_(const fsb_chunk_stream_ *s, struct iovec *parts, int count, int more)
 {
     struct msghdr msg;
@@ -1562,7 +1589,7 @@ static int64_t fsb_chunk_send_(const fsb_chunk_stream_ *s, struct iovec *parts, 
     do {
         if (s->socket)
             n = sendmsg(s->out, &msg, MSG_NOSIGNAL | MSG_DONTWAIT | (more ? MSG_MORE : 0));
-        else n = writev(s->out, parts, count);
+        else n = fsb_chunk_send_quietly_(s->out, parts, count, -1, NULL, 0);
     } while (n < 0 && errno == EINTR);
     return n >= 0 ? n : -errno;
 }
@@ -1874,8 +1901,7 @@ static int64_t fsb_chunk_block_file_(fsb_chunk_conn_ *conn, fsb_chunk_block_ *b)
     off_t                      from = (off_t)(b->offset + b->file_good);
     ssize_t                    n;
     if (b->way == FSB_CHUNK_SENDFILE_) {
-        do n = sendfile(conn->stream.out, b->file, &from, b->file_left);
-        while (n < 0 && errno == EINTR);
+        n = fsb_chunk_send_quietly_(conn->stream.out, NULL, 0, b->file, &from, b->file_left);
         if (n > 0) b->file_good += (size_t)n;
         if (n > 0 || (n < 0 && (errno == EAGAIN || errno == EPIPE || errno == ECONNRESET)))
             return n > 0 ? n : -errno;
