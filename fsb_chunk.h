@@ -1754,7 +1754,7 @@ struct fsb_chunk_block_ {
     int               file;                 /* descriptor, or -1: none */
     int               slot;                 /* of the handle that keeps it open */
     int               way;                  /* of sending the file: FSB_CHUNK_SENDFILE_, ... */
-    size_t            weight;               /* bytes counted in conn->queued */
+    size_t            weight;               /* memory, counted in conn->queued */
     uint64_t          offset;
     size_t            file_left, file_good;
     int32_t           file_error; /* of the wire */
@@ -1822,7 +1822,7 @@ struct fsb_chunk_conn_ {
     pthread_mutex_t   lock;
     pthread_cond_t    quiet; /* pending became 0 */
     fsb_chunk_block_ *head, *tail;
-    size_t            queued; /* bytes of blocks */
+    size_t            queued; /* weight of blocks */
     int64_t           moved;  /* when bytes of the queue last went out, ms */
     int               sending;
     int               broken;  /* the error that ends it */
@@ -1956,29 +1956,33 @@ static int fsb_chunk_block_send_(fsb_chunk_conn_ *conn, fsb_chunk_block_ *b)
 
 /* Sends the queue as far as the client takes it; one thread at a time, the others leave it to that
    one. What is left then is for the connection's thread, which waits until the client takes more.
-   */
-static void fsb_chunk_flush_(fsb_chunk_conn_ *conn)
+   Another thread stops behind `last`, its own answer: else a client who asks and takes without a
+   pause would keep it for ever. */
+static void fsb_chunk_flush_(fsb_chunk_conn_ *conn, const fsb_chunk_block_ *last)
 {
+    int enough = 0;
     pthread_mutex_lock(&conn->lock);
     if (conn->sending) {
         pthread_mutex_unlock(&conn->lock);
         return;
     }
     conn->sending = 1;
-    while (conn->head && !conn->broken) {
+    while (conn->head && !conn->broken && !enough) {
         fsb_chunk_block_ *b = conn->head;
         const size_t      before = b->sent + b->trailer_sent - b->file_left;
         pthread_mutex_unlock(&conn->lock);
-        const int done = fsb_chunk_block_send_(conn, b);
+        const int    done = fsb_chunk_block_send_(conn, b);
+        const size_t sent = b->sent + b->trailer_sent - b->file_left - before;
+        fsb_chunk_count_(&conn->server->stats.bytes_out, sent);
         pthread_mutex_lock(&conn->lock);
-        if (b->sent + b->trailer_sent - b->file_left != before) conn->moved = fsb_chunk_now_ms_();
+        if (sent) conn->moved = fsb_chunk_now_ms_();
         if (done < 0) conn->broken = done;
         if (done != 1) break;
         conn->head = b->next;
         if (!conn->head) conn->tail = NULL;
         conn->queued -= b->weight;
+        enough = b == last;
         pthread_mutex_unlock(&conn->lock);
-        fsb_chunk_count_(&conn->server->stats.bytes_out, b->weight);
         fsb_chunk_block_free_(conn, b);
         pthread_mutex_lock(&conn->lock);
     }
@@ -1986,17 +1990,18 @@ static void fsb_chunk_flush_(fsb_chunk_conn_ *conn)
     pthread_mutex_unlock(&conn->lock);
 }
 
-/* Queues a block, which is the queue's from here on, and sends. */
-static void fsb_chunk_push_(fsb_chunk_conn_ *conn, fsb_chunk_block_ *b)
+/* Queues a block, which is the queue's from here on, and sends: all of the queue if this is the
+   connection's thread. */
+static void fsb_chunk_push_(fsb_chunk_conn_ *conn, fsb_chunk_block_ *b, int own)
 {
-    b->weight = b->size + b->file_left;
+    b->weight = sizeof *b + b->capacity + b->file_left; /* not size: small answers have large room */
     pthread_mutex_lock(&conn->lock);
     if (conn->tail) conn->tail->next = b;
     else conn->head = b, conn->moved = fsb_chunk_now_ms_();
     conn->tail = b;
     conn->queued += b->weight;
     pthread_mutex_unlock(&conn->lock);
-    fsb_chunk_flush_(conn);
+    fsb_chunk_flush_(conn, own ? NULL : b);
 }
 
 static void fsb_chunk_push_batch_(fsb_chunk_conn_ *conn)
@@ -2004,7 +2009,7 @@ static void fsb_chunk_push_batch_(fsb_chunk_conn_ *conn)
     fsb_chunk_block_ *b = conn->batch;
     if (!b || (!b->size && b->file < 0)) return;
     conn->batch = NULL;
-    fsb_chunk_push_(conn, b);
+    fsb_chunk_push_(conn, b, 1);
 }
 
 /* A place for an answer with up to room bytes of data: in the batch if inlined, else on its own. */
@@ -2518,7 +2523,7 @@ static void fsb_chunk_release_(fsb_chunk_request_ *req)
     fsb_chunk_block_ *b = req->block;
     const size_t      held = req->held;
     fsb_chunk_free_(&conn->server->desc.allocator, req, req->size);
-    fsb_chunk_push_(conn, b);
+    fsb_chunk_push_(conn, b, 0);
     pthread_mutex_lock(&conn->lock);
     --conn->pending, conn->held -= held;
     if (!conn->pending) pthread_cond_broadcast(&conn->quiet);
@@ -2806,7 +2811,7 @@ static int fsb_chunk_hello_(fsb_chunk_conn_ *conn, const fsb_chunk_frame_ *f)
     fsb_chunk_seal_(header, &answer);
     b->size = FSB_CHUNK_HEADER_ + answer.meta_size;
     conn->share = share;
-    fsb_chunk_push_(conn, b);
+    fsb_chunk_push_(conn, b, 1);
     fsb_chunk_log_(&conn->server->desc.log, FSB_LOG_INFO, "chunk/client",
                    "client %llu: share %.255s%s", (unsigned long long)conn->number,
                    name ? name : "(first)", err ? ": refused" : "");
@@ -2949,7 +2954,7 @@ static int fsb_chunk_wait_(fsb_chunk_conn_ *conn, int reads, int64_t hello)
     if (p[2].revents) return -ECANCELED;
     if (p[1].revents && read(conn->kick, &count, sizeof count) < 0 && errno != EAGAIN)
         return -errno;
-    fsb_chunk_flush_(conn);
+    fsb_chunk_flush_(conn, NULL);
     return p[0].revents != 0;
 }
 
