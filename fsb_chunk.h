@@ -1769,7 +1769,7 @@ typedef struct fsb_chunk_slot_ {
     uint32_t   generation, pins;
     int        descriptor; /* or -1 */
     int        closing;    /* gone for the client; closed with the last pin */
-    int        next_free;
+    int        next;       /* in the list of free ones, or of gone ones */
 } fsb_chunk_slot_;
 
 struct fsb_chunk_request_ {
@@ -1830,6 +1830,7 @@ struct fsb_chunk_conn_ {
     uint64_t          held;    /* bytes of these */
     fsb_chunk_slot_  *slots;
     int               slot_count, slot_free;
+    int               slot_gone; /* unpinned, to be closed by the connection's thread */
     uint32_t          locks; /* guarded by server->locks_lock */
 };
 
@@ -2079,29 +2080,38 @@ static int fsb_chunk_slots_grow_(fsb_chunk_conn_ *conn) /* lock held */
     if (!slots) return -ENOMEM;
     for (int i = conn->slot_count; i < count; ++i) {
         memset(&slots[i], 0, sizeof slots[i]);
-        slots[i].next_free = i + 1 < count ? i + 1 : -1;
+        slots[i].next = i + 1 < count ? i + 1 : -1;
     }
     conn->slot_free = conn->slot_count;
     conn->slots = slots, conn->slot_count = count;
     return 0;
 }
 
-/* Gives the client an id for a handle of its backend. */
-static int fsb_chunk_slot_add_(fsb_chunk_conn_ *conn, fsb_handle handle, uint64_t file_id, int fd,
-                               uint64_t *id)
+/* Takes a place for a file before it is opened, pinned, so that nothing can fail afterwards; it is
+   free again with that pin unless it was filled. Returns its index or an error. */
+static int fsb_chunk_slot_new_(fsb_chunk_conn_ *conn)
 {
-    int err = 0;
     pthread_mutex_lock(&conn->lock);
-    if (conn->slot_free < 0) err = fsb_chunk_slots_grow_(conn);
+    const int err = conn->slot_free < 0 ? fsb_chunk_slots_grow_(conn) : 0;
+    const int i = conn->slot_free;
     if (!err) {
-        const int        i = conn->slot_free;
         fsb_chunk_slot_ *s = &conn->slots[i];
-        conn->slot_free = s->next_free;
-        s->handle = handle, s->file_id = file_id, s->descriptor = fd, s->closing = 0, s->pins = 0;
-        *id = ((uint64_t)s->generation << 32) | ((uint32_t)i + 1);
+        conn->slot_free = s->next;
+        s->closing = 1, s->pins = 1;
     }
     pthread_mutex_unlock(&conn->lock);
-    return err;
+    return err ? err : i;
+}
+
+/* The backend's handle gets that place; returns its id for the client. */
+static uint64_t fsb_chunk_slot_fill_(fsb_chunk_conn_ *conn, int i, const fsb_op *op, int fd)
+{
+    pthread_mutex_lock(&conn->lock);
+    fsb_chunk_slot_ *s = &conn->slots[i];
+    s->handle = op->handle, s->file_id = op->stat.file_id, s->descriptor = fd, s->closing = 0;
+    const uint64_t id = ((uint64_t)s->generation << 32) | ((uint32_t)i + 1);
+    pthread_mutex_unlock(&conn->lock);
+    return id;
 }
 
 /* Finds the client's handle and keeps it open until unpinned; -EBADF. With closing it is gone for
@@ -2131,25 +2141,52 @@ static int64_t fsb_chunk_close_handle_(fsb_chunk_conn_ *conn, fsb_handle handle)
     return b->call[FSB_OP_CLOSE] ? b->call[FSB_OP_CLOSE](b, &op) : 0;
 }
 
-/* Gives a pin back; the last one of a handle that is closing closes it. Returns what CLOSE said. */
-static int64_t fsb_chunk_unpin_result_(fsb_chunk_conn_ *conn, int slot)
+static fsb_handle fsb_chunk_slot_clear_(fsb_chunk_conn_ *conn, int slot) /* lock held */
 {
-    fsb_handle handle = 0;
-    if (slot < 0) return 0;
+    fsb_chunk_slot_ *s = &conn->slots[slot];
+    const fsb_handle handle = s->handle;
+    s->handle = 0, s->descriptor = -1, ++s->generation;
+    s->next = conn->slot_free, conn->slot_free = slot;
+    return handle;
+}
+
+/* Gives a pin back. The last one of a handle that is closing leaves it to the connection's thread:
+   this one may be a backend's that runs done(), where CLOSE could wait for itself. */
+static void fsb_chunk_unpin_(fsb_chunk_conn_ *conn, int slot)
+{
+    if (slot < 0) return;
     pthread_mutex_lock(&conn->lock);
     fsb_chunk_slot_ *s = &conn->slots[slot];
     if (--s->pins == 0 && s->closing) {
-        handle = s->handle;
-        s->handle = 0, s->descriptor = -1, ++s->generation;
-        s->next_free = conn->slot_free, conn->slot_free = slot;
+        if (!s->handle) (void)fsb_chunk_slot_clear_(conn, slot);
+        else s->next = conn->slot_gone, conn->slot_gone = slot;
     }
+    pthread_mutex_unlock(&conn->lock);
+}
+
+/* CLOSE itself: closes the file and returns what that said, unless other requests still use it. */
+static int64_t fsb_chunk_unpin_close_(fsb_chunk_conn_ *conn, int slot)
+{
+    fsb_handle handle = 0;
+    pthread_mutex_lock(&conn->lock);
+    if (--conn->slots[slot].pins == 0) handle = fsb_chunk_slot_clear_(conn, slot);
     pthread_mutex_unlock(&conn->lock);
     return handle ? fsb_chunk_close_handle_(conn, handle) : 0;
 }
 
-static void fsb_chunk_unpin_(fsb_chunk_conn_ *conn, int slot)
+/* Closes what others left to this thread, the connection's. */
+static void fsb_chunk_close_gone_(fsb_chunk_conn_ *conn)
 {
-    (void)fsb_chunk_unpin_result_(conn, slot);
+    pthread_mutex_lock(&conn->lock);
+    while (conn->slot_gone >= 0) {
+        const int slot = conn->slot_gone;
+        conn->slot_gone = conn->slots[slot].next;
+        const fsb_handle handle = fsb_chunk_slot_clear_(conn, slot);
+        pthread_mutex_unlock(&conn->lock);
+        (void)fsb_chunk_close_handle_(conn, handle);
+        pthread_mutex_lock(&conn->lock);
+    }
+    pthread_mutex_unlock(&conn->lock);
 }
 
 /* ---- [locks] --------------------------------------------------------------------------------- */
@@ -2470,24 +2507,22 @@ static int fsb_chunk_admit_(fsb_chunk_request_ *req, fsb_chunk_slot_ *slot)
         op->handle2 = other.handle;
     }
     if ((fields & FSB_CHUNK_PATH2_) && !op->path2) return -EINVAL;
+    if (op->code == FSB_OP_OPEN) req->slot = fsb_chunk_slot_new_(req->conn);
+    if (op->code == FSB_OP_OPEN && req->slot < 0) return req->slot;
     const int renames = op->code == FSB_OP_RENAME || op->code == FSB_OP_LINK;
     return renames ? fsb_chunk_path_check_(op->path2) : 0;
 }
 
 /* The id of what OPEN opened, instead of the backend's handle. */
-static int64_t fsb_chunk_opened_(fsb_chunk_request_ *req)
+static void fsb_chunk_opened_(fsb_chunk_request_ *req)
 {
-    fsb_backend     *b = req->conn->share->backend;
-    const fsb_handle handle = req->op.handle;
-    fsb_op           op;
-    int64_t          fd = -1;
+    fsb_backend *b = req->conn->share->backend;
+    fsb_op       op;
+    int64_t      fd = -1;
     memset(&op, 0, sizeof op);
-    op.code = FSB_OP_DESCRIPTOR, op.handle = handle;
+    op.code = FSB_OP_DESCRIPTOR, op.handle = req->op.handle;
     if (b->call[FSB_OP_DESCRIPTOR]) fd = b->call[FSB_OP_DESCRIPTOR](b, &op);
-    const int err = fsb_chunk_slot_add_(req->conn, handle, req->op.stat.file_id,
-                                        fd < 0 ? -1 : (int)fd, &req->op.handle);
-    if (err) (void)fsb_chunk_close_handle_(req->conn, handle);
-    return err ? err : req->op.result;
+    req->op.handle = fsb_chunk_slot_fill_(req->conn, req->slot, &req->op, fd < 0 ? -1 : (int)fd);
 }
 
 static void fsb_chunk_release_(fsb_chunk_request_ *req);
@@ -2498,7 +2533,7 @@ static void fsb_chunk_finish_(fsb_chunk_request_ *req)
     fsb_op *op = &req->op;
     int64_t result = op->result;
     size_t  size = 0;
-    if (result >= 0 && op->code == FSB_OP_OPEN) result = fsb_chunk_opened_(req);
+    if (result >= 0 && op->code == FSB_OP_OPEN) fsb_chunk_opened_(req);
     if (result >= 0 && (req->shape->answer & FSB_CHUNK_DATA_)) {
         size = op->code == FSB_OP_LIST ? req->listed : req->room ? (size_t)result : 0;
         if (size > req->room) result = -EIO; /* the backend is at fault */
@@ -2547,7 +2582,7 @@ static void fsb_chunk_run_(fsb_chunk_request_ *req)
 {
     fsb_backend *b = req->conn->share->backend;
     if (req->op.code == FSB_OP_CLOSE) {
-        req->op.result = fsb_chunk_unpin_result_(req->conn, req->slot);
+        req->op.result = fsb_chunk_unpin_close_(req->conn, req->slot);
         req->slot = -1;
     } else req->op.result = b->call[req->op.code](b, fsb_chunk_aim_(req));
     fsb_chunk_finish_(req);
@@ -2965,6 +3000,7 @@ static int fsb_chunk_loop_(fsb_chunk_conn_ *conn)
     for (;;) {
         const int full = fsb_chunk_frames_(conn);
         fsb_chunk_push_batch_(conn);
+        fsb_chunk_close_gone_(conn);
         if (full < 0) return full;
         const int ready = fsb_chunk_wait_(conn, !full, hello);
         if (ready < 0) return ready;
@@ -3005,7 +3041,7 @@ static int fsb_chunk_conn_new_(fsb_chunk_server *s, int in, int out, int owns,
     fsb_chunk_conn_ *conn = (fsb_chunk_conn_ *)fsb_chunk_alloc_(&s->desc.allocator, sizeof *conn);
     int              err = conn ? 0 : -ENOMEM;
     if (conn) {
-        conn->server = s, conn->slot_free = -1;
+        conn->server = s, conn->slot_free = conn->slot_gone = -1;
         conn->kick = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
         if (conn->kick < 0) err = -errno;
         if (pthread_mutex_init(&conn->lock, NULL) != 0 || fsb_chunk_cond_init_(&conn->quiet) != 0)
