@@ -1785,7 +1785,6 @@ struct fsb_chunk_request_ {
     size_t                  listed;      /* LIST: bytes of data so far */
     size_t                  size;        /* allocated, the frame's copy included; 0: on the stack */
     size_t                  held;        /* counted in conn->held */
-    fsb_chunk_lock_        *lock;        /* LOCK that waits */
 };
 
 /* A range held, or waited for. */
@@ -1797,6 +1796,7 @@ struct fsb_chunk_lock_ {
     uint32_t            kind;                        /* FSB_LOCK_SHARED or _EXCLUSIVE, | _FLOCK */
     uint32_t            pid;
     fsb_chunk_request_ *waiter; /* NULL: held */
+    fsb_chunk_lock_    *spare;  /* of one that waits: memory for a split when it is granted */
 };
 
 typedef struct fsb_chunk_listener_ {
@@ -1827,6 +1827,7 @@ struct fsb_chunk_conn_ {
     int               sending;
     int               broken;  /* the error that ends it */
     uint32_t          pending; /* requests under way on other threads */
+    uint32_t          parked;  /* of these, LOCKs: they may wait, bounded by desc.max_locks only */
     uint64_t          held;    /* bytes of these */
     fsb_chunk_slot_  *slots;
     int               slot_count, slot_free;
@@ -2226,27 +2227,46 @@ static fsb_chunk_lock_ *fsb_chunk_lock_conflict_(fsb_chunk_server *s, const fsb_
 static void fsb_chunk_lock_drop_(fsb_chunk_server *s, fsb_chunk_lock_ *l)
 {
     --l->conn->locks;
+    fsb_chunk_free_(&s->desc.allocator, l->spare, sizeof *l->spare);
     fsb_chunk_free_(&s->desc.allocator, l, sizeof *l);
 }
 
+static int fsb_chunk_lock_own_(const fsb_chunk_lock_ *h, const fsb_chunk_lock_ *l) /* do they meet? */
+{
+    return fsb_chunk_lock_same_file_(h, l) && fsb_chunk_lock_same_owner_(h, l) &&
+        h->first <= l->last && l->first <= h->last;
+}
+
+/* Would l split a lock of its owner in two? */
+static int fsb_chunk_lock_splits_(const fsb_chunk_server *s, const fsb_chunk_lock_ *l)
+{
+    const fsb_chunk_lock_ *h = s->held[fsb_chunk_lock_bucket_(l)];
+    for (; h; h = h->next)
+        if (fsb_chunk_lock_own_(h, l) && h->first < l->first && h->last > l->last) return 1;
+    return 0;
+}
+
 /* Takes the range first..last of l's owner out of what that one holds; `spare` is used up when a
-   lock is split in two. */
-static void fsb_chunk_lock_carve_(fsb_chunk_server *s, const fsb_chunk_lock_ *l,
-                                  fsb_chunk_lock_ **spare)
+   lock is split in two. Returns 1 if some of it was exclusive. */
+static int fsb_chunk_lock_carve_(fsb_chunk_server *s, const fsb_chunk_lock_ *l,
+                                 fsb_chunk_lock_ **spare)
 {
     fsb_chunk_lock_ **p = &s->held[fsb_chunk_lock_bucket_(l)], *h;
+    int               weakened = 0;
     while ((h = *p) != NULL) {
-        if (!fsb_chunk_lock_same_file_(h, l) || !fsb_chunk_lock_same_owner_(h, l) ||
-            h->first > l->last || l->first > h->last) {
+        if (!fsb_chunk_lock_own_(h, l)) {
             p = &h->next;
-        } else if (h->first < l->first && h->last > l->last) {
+            continue;
+        }
+        weakened |= (h->kind & FSB_LOCK_EXCLUSIVE) != 0;
+        if (h->first < l->first && h->last > l->last) {
             fsb_chunk_lock_ *right = *spare;
             *spare = NULL;
             *right = *h;
             ++right->conn->locks;
             right->first = l->last + 1, h->last = l->first - 1;
             h->next = right;
-            return;
+            return weakened;
         } else if (h->first < l->first) {
             h->last = l->first - 1;
             p = &h->next;
@@ -2258,6 +2278,7 @@ static void fsb_chunk_lock_carve_(fsb_chunk_server *s, const fsb_chunk_lock_ *l,
             fsb_chunk_lock_drop_(s, h);
         }
     }
+    return weakened;
 }
 
 /* Holds l, which becomes the table's; neighbours of the same owner and kind melt into it. */
@@ -2281,24 +2302,24 @@ static void fsb_chunk_lock_hold_(fsb_chunk_server *s, fsb_chunk_lock_ *l)
 }
 
 /* Grants what can be held now, oldest first; returns their requests, to be answered without the
-   lock. A grant cannot fail: it needs no memory but its own where nothing of its owner is split. */
+   lock. A grant cannot fail: what waits has the memory that it needs. */
 static fsb_chunk_request_ *fsb_chunk_lock_grant_(fsb_chunk_server *s, unsigned bucket)
 {
     fsb_chunk_request_ *granted = NULL, **tail = &granted;
     fsb_chunk_lock_   **p = &s->waiting[bucket], *w;
     while ((w = *p) != NULL) {
-        fsb_chunk_lock_ *spare = NULL;
-        if (fsb_chunk_lock_conflict_(s, w) ||
-            !(spare = (fsb_chunk_lock_ *)fsb_chunk_alloc_(&s->desc.allocator, sizeof *spare))) {
+        if (fsb_chunk_lock_conflict_(s, w)) {
             p = &w->next;
             continue;
         }
-        *p = w->next;
-        w->waiter->op.result = 0, w->waiter->lock = NULL;
+        fsb_chunk_lock_ *spare = w->spare;
+        *p = w->next, w->spare = NULL;
+        w->waiter->op.result = 0;
         *tail = w->waiter, tail = &w->waiter->next;
-        fsb_chunk_lock_carve_(s, w, &spare);
+        const int weakened = fsb_chunk_lock_carve_(s, w, &spare);
         fsb_chunk_lock_hold_(s, w);
         fsb_chunk_free_(&s->desc.allocator, spare, sizeof *spare);
+        if (weakened) p = &s->waiting[bucket]; /* a downgrade: perhaps some that were passed over */
     }
     *tail = NULL;
     return granted;
@@ -2330,7 +2351,7 @@ static void fsb_chunk_lock_leave_(fsb_chunk_conn_ *conn, const uint64_t *tag, in
                 continue;
             }
             *p = l->next;
-            l->waiter->op.result = -EINTR, l->waiter->lock = NULL;
+            l->waiter->op.result = -EINTR;
             l->waiter->next = gone, gone = l->waiter;
             fsb_chunk_lock_drop_(s, l);
         }
@@ -2366,26 +2387,29 @@ static int fsb_chunk_lock_set_(fsb_chunk_request_ *req, fsb_chunk_lock_ *wanted,
     const fsb_allocator *a = &s->desc.allocator;
     const unsigned       bucket = fsb_chunk_lock_bucket_(wanted);
     const uint32_t       flags = req->op.flags;
+    const int            unlocks = !(wanted->kind & (FSB_LOCK_SHARED | FSB_LOCK_EXCLUSIVE));
     int                  waits = 0;
     req->op.result = 0;
     if (flags & FSB_LOCK_TEST) fsb_chunk_lock_test_(s, wanted, &req->op);
-    else if (!(wanted->kind & (FSB_LOCK_SHARED | FSB_LOCK_EXCLUSIVE))) {
-        fsb_chunk_lock_carve_(s, wanted, &spare);
+    else if (req->conn->locks >= s->desc.max_locks &&
+             (!unlocks || fsb_chunk_lock_splits_(s, wanted)))
+        req->op.result = -ENOLCK;
+    else if (unlocks) {
+        (void)fsb_chunk_lock_carve_(s, wanted, &spare);
         *granted = fsb_chunk_lock_grant_(s, bucket);
-    } else if (req->conn->locks >= s->desc.max_locks) req->op.result = -ENOLCK;
-    else if (!fsb_chunk_lock_conflict_(s, wanted)) {
+    } else if (!fsb_chunk_lock_conflict_(s, wanted)) {
         ++req->conn->locks;
-        fsb_chunk_lock_carve_(s, wanted, &spare);
+        (void)fsb_chunk_lock_carve_(s, wanted, &spare);
         fsb_chunk_lock_hold_(s, wanted);
         *granted = fsb_chunk_lock_grant_(s, bucket); /* it may have been a downgrade */
         wanted = NULL;
     } else if (flags & FSB_LOCK_WAIT) {
         fsb_chunk_lock_ **p = &s->waiting[bucket];
         ++req->conn->locks;
-        wanted->waiter = req, req->lock = wanted;
+        wanted->waiter = req, wanted->spare = spare;
         while (*p) p = &(*p)->next;
         *p = wanted, waits = 1;
-        wanted = NULL;
+        wanted = spare = NULL;
     } else req->op.result = -EAGAIN;
     fsb_chunk_free_(a, wanted, sizeof *wanted);
     fsb_chunk_free_(a, spare, sizeof *spare);
@@ -2407,7 +2431,7 @@ static void fsb_chunk_lock_run_(fsb_chunk_request_ *req, uint64_t file_id)
     req->op.result = -EINVAL;
     if (!l || !spare) req->op.result = -ENOMEM;
     else if (!(op->flags & ~known) && type != 3 && op->offset <= INT64_MAX &&
-             op->size64 <= INT64_MAX) {
+             op->size64 <= INT64_MAX - op->offset) {
         l->conn = req->conn, l->share = req->conn->share, l->file_id = file_id;
         l->owner = op->owner, l->pid = op->pid, l->kind = type | (op->flags & FSB_LOCK_FLOCK);
         l->first = op->flags & FSB_LOCK_FLOCK ? 0 : op->offset;
@@ -2557,10 +2581,12 @@ static void fsb_chunk_release_(fsb_chunk_request_ *req)
     fsb_chunk_conn_  *conn = req->conn;
     fsb_chunk_block_ *b = req->block;
     const size_t      held = req->held;
+    const int         parks = req->op.code == FSB_OP_LOCK;
     fsb_chunk_free_(&conn->server->desc.allocator, req, req->size);
     fsb_chunk_push_(conn, b, 0);
     pthread_mutex_lock(&conn->lock);
     --conn->pending, conn->held -= held;
+    if (parks) --conn->parked;
     if (!conn->pending) pthread_cond_broadcast(&conn->quiet);
     fsb_chunk_kick_(conn->kick); /* under the lock: conn goes once pending is 0 */
     pthread_mutex_unlock(&conn->lock);
@@ -2669,9 +2695,11 @@ static fsb_chunk_request_ *fsb_chunk_keep_(const fsb_chunk_request_ *req, const 
         fsb_chunk_free_(a, kept, size);
         return NULL;
     }
-    kept->held = size + kept->block->capacity;
+    const int parks = req->op.code == FSB_OP_LOCK;
+    kept->held = parks ? 0 : size + kept->block->capacity;
     pthread_mutex_lock(&conn->lock);
     ++conn->pending, conn->held += kept->held;
+    if (parks) ++conn->parked;
     pthread_mutex_unlock(&conn->lock);
     return kept;
 }
@@ -2864,12 +2892,13 @@ static int fsb_chunk_frame_run_(fsb_chunk_conn_ *conn, const fsb_chunk_frame_ *f
     return 0;
 }
 
-/* Past its limits a client is not read: what it asked for must be done, or taken, first. */
+/* Past its limits a client is not read: what it asked for must be done, or taken, first. LOCKs do
+   not count: what they wait for may be an UNLOCK of this very client. */
 static int fsb_chunk_throttled_(fsb_chunk_conn_ *conn)
 {
     const fsb_chunk_server_desc *d = &conn->server->desc;
     pthread_mutex_lock(&conn->lock);
-    const int yes = conn->pending >= d->max_requests ||
+    const int yes = conn->pending - conn->parked >= d->max_requests ||
         conn->held + conn->queued > d->max_bytes - (2u << 20); /* room for one more */
     pthread_mutex_unlock(&conn->lock);
     return yes;
