@@ -2993,7 +2993,8 @@ static void fsb_chunk_rest_(fsb_chunk_conn_ *conn)
     }
 }
 
-/* Waits for bytes, for room to send, for a kick. Returns 1 when there are bytes to read. */
+/* Waits for bytes, for room to send, for a kick. Returns 1 when there are bytes to read. A client
+   that is not read is still watched: what it holds, locks above all, ends when it goes. */
 static int fsb_chunk_wait_(fsb_chunk_conn_ *conn, int reads, int64_t hello)
 {
     struct pollfd p[4] = {{conn->stream.in, POLLIN, 0},
@@ -3008,7 +3009,7 @@ static int fsb_chunk_wait_(fsb_chunk_conn_ *conn, int reads, int64_t hello)
     const int broken = conn->broken;
     pthread_mutex_unlock(&conn->lock);
     if (broken) return broken;
-    if (!reads) p[0].fd = -1;
+    if (!reads) p[0].events = POLLRDHUP;
     const int n = poll(p, sends ? 4 : 3, patience);
     if (n < 0) return errno == EINTR ? 0 : -errno;
     if (n == 0) {
@@ -3019,6 +3020,7 @@ static int fsb_chunk_wait_(fsb_chunk_conn_ *conn, int reads, int64_t hello)
     if (p[1].revents && read(conn->kick, &count, sizeof count) < 0 && errno != EAGAIN)
         return -errno;
     fsb_chunk_flush_(conn, NULL);
+    if (!reads) return p[0].revents ? -EPIPE : 0;
     return p[0].revents != 0;
 }
 
