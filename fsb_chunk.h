@@ -2756,7 +2756,7 @@ static int fsb_chunk_read_now_(fsb_chunk_request_ *req, int fd)
     fsb_op     *op = &req->op;
     struct stat st;
     size_t      size = req->room;
-    if (fstat(fd, &st) != 0) return 1;
+    if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode)) return 1;
     const uint64_t end = st.st_size > 0 ? (uint64_t)st.st_size : 0;
     const uint64_t left = op->offset < end ? end - op->offset : 0;
     if (size > left) size = (size_t)left;
@@ -2770,10 +2770,10 @@ static int fsb_chunk_read_now_(fsb_chunk_request_ *req, int fd)
         fsb_chunk_push_batch_(req->conn);
         return 0;
     }
-    req->room = size;
+    req->room = size ? size : 1; /* at the end: is it? files of /proc have size 0 */
     if (fsb_chunk_reserve_(req, 1) != 0) return -ENOMEM;
     const ssize_t n =
-        size ? fsb_chunk_pread_now_(fd, fsb_chunk_answer_data_(req), size, op->offset) : 0;
+        fsb_chunk_pread_now_(fd, fsb_chunk_answer_data_(req), req->room, op->offset);
     if (n != (ssize_t)size) return 1; /* not in memory, or it was cut just now */
     op->result = n;
     fsb_chunk_finish_(req);
