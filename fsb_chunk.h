@@ -558,6 +558,8 @@ __attribute__((format(printf, 4, 5))) static void fsb_chunk_log_(const fsb_logge
     va_start(args, format);
     vsnprintf(text, sizeof text, format, args);
     va_end(args);
+    for (char *p = text; *p; ++p) /* names come from strangers */
+        if ((unsigned char)*p < ' ' || *p == 127) *p = '?';
     log->fn(log->user, level, item, text);
 }
 
@@ -1849,7 +1851,7 @@ struct fsb_chunk_server {
     pthread_cond_t       work;
     fsb_chunk_conn_     *conns;
     fsb_chunk_listener_ *listeners;
-    uint32_t             threads, idle, listening, connections;
+    uint32_t             threads, idle, queued, listening, connections;
     uint64_t             numbers;
     int                  closing;
     fsb_chunk_request_  *jobs, **jobs_tail;
@@ -2637,7 +2639,7 @@ static void *fsb_chunk_worker_(void *arg)
         }
         fsb_chunk_request_ *req = s->jobs;
         if (!req) break;
-        s->jobs = req->next;
+        s->jobs = req->next, --s->queued;
         if (!s->jobs) s->jobs_tail = &s->jobs;
         pthread_mutex_unlock(&s->lock);
         fsb_chunk_job_(req);
@@ -2649,8 +2651,8 @@ static void *fsb_chunk_worker_(void *arg)
     return NULL;
 }
 
-/* Has the request run on a thread that may wait, started if none is idle; here if there can be
-   none. */
+/* Has the request run on a thread that may wait, started if all that are idle have work waiting for
+   them; here if there can be none. */
 static void fsb_chunk_run_elsewhere_(fsb_chunk_request_ *req)
 {
     fsb_chunk_server *s = req->conn->server;
@@ -2660,7 +2662,7 @@ static void fsb_chunk_run_elsewhere_(fsb_chunk_request_ *req)
         return;
     }
     pthread_mutex_lock(&s->lock);
-    if (!s->idle && s->threads < s->desc.threads &&
+    if (s->queued >= s->idle && s->threads < s->desc.threads &&
         fsb_chunk_thread_(&thread, fsb_chunk_worker_, s) == 0) {
         pthread_detach(thread);
         ++s->threads;
@@ -2668,7 +2670,7 @@ static void fsb_chunk_run_elsewhere_(fsb_chunk_request_ *req)
     const int none = !s->threads;
     if (!none) {
         req->next = NULL;
-        *s->jobs_tail = req, s->jobs_tail = &req->next;
+        *s->jobs_tail = req, s->jobs_tail = &req->next, ++s->queued;
         pthread_cond_signal(&s->work);
     }
     pthread_mutex_unlock(&s->lock);
@@ -2791,7 +2793,7 @@ static int fsb_chunk_request_run_(fsb_chunk_conn_ *conn, const fsb_chunk_frame_ 
     memset(&slot, 0, sizeof slot);
     req.conn = conn, req.tag = f->tag, req.slot = req.slot2 = -1;
     req.shape = fsb_chunk_shape_of_(f->op);
-    if (!req.shape || (f->flags & FSB_CHUNK_ANSWER_)) return -EPROTO;
+    if (!req.shape || f->flags) return -EPROTO;
     const uint32_t limit = conn->server->desc.request_ms, asked = (uint32_t)f->status;
     req.op.code = f->op, req.op.timeout_ms = asked && asked < limit ? asked : limit;
     req.deadline = fsb_chunk_now_ms_() + req.op.timeout_ms;
