@@ -1682,21 +1682,27 @@ static int fsb_chunk_is_local_(const fsb_chunk_address_ *a)
     return a->family == AF_UNIX;
 }
 
-/* A socket connected to that one address by the deadline, or an error. */
+/* A socket connected to that one address by the deadline, or an error. A unix socket whose queue of
+   newcomers is full says EAGAIN at once: it is asked again. */
 static int fsb_chunk_connect_(const fsb_chunk_address_ *a, int64_t deadline)
 {
     int       err = 0;
     socklen_t size = sizeof err;
     const int fd = socket(a->family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0) return -errno;
-    if (connect(fd, (const struct sockaddr *)&a->name, a->size) == 0) return fd;
-    err = errno;
+    while (connect(fd, (const struct sockaddr *)&a->name, a->size) != 0) {
+        const struct timespec pause = {0, 5000000};
+        err = errno;
+        if (err != EAGAIN || fsb_chunk_now_ms_() >= deadline) break;
+        nanosleep(&pause, NULL);
+        err = 0;
+    }
     if (err == EINPROGRESS || err == EINTR) {
         struct pollfd p = {fd, POLLOUT, 0};
         int           n;
         do {
             const int64_t left = deadline - fsb_chunk_now_ms_();
-            n = poll(&p, 1, left > 0 ? (int)left : 0);
+            n = poll(&p, 1, left <= 0 ? 0 : left < INT_MAX ? (int)left : INT_MAX);
         } while (n < 0 && errno == EINTR);
         if (n <= 0) err = n ? errno : ETIMEDOUT;
         else if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &err, &size) != 0) err = errno;
@@ -3209,11 +3215,16 @@ static int fsb_chunk_bind_(fsb_chunk_server *s, const fsb_chunk_address_ *a, con
     if (path && fchmod(fd, s->desc.socket_mode) != 0) err = -errno; /* Linux: of the name to be */
     if (!path) (void)setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
     if (!err && bind(fd, (const struct sockaddr *)&a->name, a->size) != 0) err = -errno;
-    if (!err && path && chmod(path, s->desc.socket_mode) != 0)
-        err = -errno; /* the umask had a say */
-    if (!err && listen(fd, 128) != 0) err = -errno;
-    if (err) close(fd);
-    return err ? err : fd;
+    if (err) {
+        close(fd);
+        return err;
+    }
+    if (path && chmod(path, s->desc.socket_mode) != 0) err = -errno; /* the umask had a say */
+    if (!err && listen(fd, SOMAXCONN) != 0) err = -errno;
+    if (!err) return fd;
+    if (path) (void)unlink(path);
+    close(fd);
+    return err;
 }
 
 /* Starts the thread that accepts; the listener is the server's from here on. */
@@ -3247,12 +3258,13 @@ static void fsb_chunk_listener_free_(fsb_chunk_server *s, fsb_chunk_listener_ *l
 FSB_API int fsb_chunk_server_listen(fsb_chunk_server *s, const char *address, char *bound,
                                     size_t size)
 {
-    fsb_chunk_address_ at;
+    fsb_chunk_address_ at[8];
     if (!s || !address) return -EINVAL;
-    const int count = fsb_chunk_resolve_(address, 1, &at, 1);
+    const int count = fsb_chunk_resolve_(address, 1, at, 8);
     if (count < 0) return count;
-    const char *path = at.family == AF_UNIX ? address + 5 : NULL;
-    if (!fsb_chunk_is_local_(&at) && !s->desc.insecure_tcp) {
+    const char *path = at[0].family == AF_UNIX ? address + 5 : NULL;
+    for (int i = 0; i < count; ++i) {
+        if (fsb_chunk_is_local_(&at[i]) || s->desc.insecure_tcp) continue;
         fsb_chunk_log_(&s->desc.log, FSB_LOG_ERROR, "chunk/listen",
                        "%s is not loopback, and nothing would be protected", address);
         return -EACCES;
@@ -3264,7 +3276,8 @@ FSB_API int fsb_chunk_server_listen(fsb_chunk_server *s, const char *address, ch
         fsb_chunk_listener_free_(s, l);
         return -ENOMEM;
     }
-    l->fd = fsb_chunk_bind_(s, &at, path);
+    for (int i = 0; i < count && l->fd < 0; ++i) /* "localhost" may be ::1 where there is no IPv6 */
+        l->fd = fsb_chunk_bind_(s, &at[i], path);
     if (l->fd >= 0 && bound) fsb_chunk_address_text_(l->fd, address, bound, size);
     const int err = l->fd < 0 ? l->fd : fsb_chunk_listen_start_(s, l);
     if (err) fsb_chunk_listener_free_(s, l);
