@@ -3406,15 +3406,17 @@ FSB_API void fsb_chunk_server_close(fsb_chunk_server *s)
 
 /* ---- [slots] --------------------------------------------------------------------------------- */
 
-/* A call is one request on its way, from submit() to its answer. Its tag is generation << 32 |
-   index, so that an answer that comes after its call gave up is known as such. */
+/* A call is one request on its way, from submit() to its answer, even if its op gave up waiting: so
+   what comes late is known, and undone. Its tag is generation << 32 | index. */
 enum { FSB_CHUNK_FREE_, FSB_CHUNK_QUEUED_, FSB_CHUNK_SENDING_, FSB_CHUNK_SENT_ };
-enum { FSB_CHUNK_HEAD_ = 256, FSB_CHUNK_GATHER_ = 16, FSB_CHUNK_TICK_MS_ = 100 };
+enum { FSB_CHUNK_HEAD_ = 256, FSB_CHUNK_GATHER_ = 16, FSB_CHUNK_TICK_MS_ = 100,
+       FSB_CHUNK_LATE_MAX_ = 65536 /* calls given up; then the connection is */ };
 
 typedef struct fsb_chunk_call_ {
     struct fsb_chunk_call_ *next; /* in the queue, or free */
-    fsb_op                 *op;   /* NULL: nobody waits for an answer */
+    fsb_op                 *op;   /* NULL: nobody waits for the answer */
     uint32_t                index, generation;
+    uint32_t                code; /* FSB_OP_*, or FSB_CHUNK_CANCEL_, which has no answer */
     int                     state;
     int64_t                 deadline;
     const void             *data; /* op->data at submit() */
@@ -3440,7 +3442,7 @@ typedef struct fsb_chunk_client_ {
     pthread_mutex_t   lock;
     pthread_cond_t    unsent; /* a call is no longer SENDING */
     fsb_chunk_call_ **calls;
-    uint32_t          call_count, in_flight;
+    uint32_t          call_count, call_room, in_flight, late;
     fsb_chunk_call_  *spare, *head, **tail;
     int               sending, blocked, closing;
     int               asleep; /* the receiver: it does not watch the clock */
@@ -3452,20 +3454,16 @@ static fsb_chunk_call_ *fsb_chunk_call_new_(fsb_chunk_client_ *c)
 {
     fsb_chunk_call_ *call = c->spare;
     if (!call) {
-        const size_t      bytes = (size_t)c->call_count * sizeof *c->calls;
-        fsb_chunk_call_ **calls = c->calls;
-        if (c->call_count % 64 == 0) { /* the table grows by 64 */
-            calls = (fsb_chunk_call_ **)fsb_chunk_resize_(&c->allocator, c->calls, bytes,
-                                                          bytes + 64 * sizeof *calls);
+        const size_t bytes = (size_t)c->call_room * sizeof *c->calls;
+        if (c->call_count == c->call_room) { /* the table grows by 64 */
+            fsb_chunk_call_ **calls = (fsb_chunk_call_ **)fsb_chunk_resize_(
+                &c->allocator, c->calls, bytes, bytes + 64 * sizeof *calls);
             if (!calls) return NULL;
-            memset(calls + c->call_count, 0, 64 * sizeof *calls);
-            c->calls = calls;
+            c->calls = calls, c->call_room += 64;
         }
-        call = calls[c->call_count]
-            ? calls[c->call_count]
-            : (fsb_chunk_call_ *)fsb_chunk_alloc_(&c->allocator, sizeof *call);
+        call = (fsb_chunk_call_ *)fsb_chunk_alloc_(&c->allocator, sizeof *call);
         if (!call) return NULL;
-        calls[c->call_count] = call;
+        c->calls[c->call_count] = call;
         call->index = c->call_count++;
     } else c->spare = call->next;
     ++c->in_flight;
@@ -3508,6 +3506,7 @@ static int fsb_chunk_call_encode_(fsb_chunk_client_ *c, fsb_chunk_call_ *call, f
         if (w.bad) return -ENAMETOOLONG;
     }
     memset(&f, 0, sizeof f);
+    call->code = op->code;
     if (shape->request & FSB_CHUNK_DATA_) call->data = op->data, call->data_size = op->size;
     call->head_size = (size_t)(w.at - call->head);
     const uint32_t limit = op->timeout_ms ? op->timeout_ms : c->timeout_ms;
@@ -3524,6 +3523,22 @@ static void fsb_chunk_enqueue_(fsb_chunk_client_ *c, fsb_chunk_call_ *call) /* l
 {
     call->state = FSB_CHUNK_QUEUED_;
     *c->tail = call, c->tail = &call->next;
+}
+
+/* Queues a CANCEL of the call of that tag. Lock held. */
+static void fsb_chunk_enqueue_cancel_(fsb_chunk_client_ *c, uint64_t tag)
+{
+    fsb_chunk_frame_ f;
+    fsb_chunk_call_ *call = c->broken ? NULL : fsb_chunk_call_new_(c);
+    if (!call) return;
+    fsb_chunk_cursor_ w = {call->head + FSB_CHUNK_HEADER_, call->head + FSB_CHUNK_HEAD_, 0};
+    memset(&f, 0, sizeof f);
+    f.op = call->code = FSB_CHUNK_CANCEL_, f.tag = fsb_chunk_tag_(call), f.meta_size = 8;
+    fsb_chunk_put64_(&w, tag);
+    fsb_chunk_seal_(call->head, &f);
+    call->head_size = FSB_CHUNK_HEADER_ + 8;
+    call->deadline = fsb_chunk_now_ms_() + c->timeout_ms;
+    fsb_chunk_enqueue_(c, call);
 }
 
 /* Takes calls off the queue, as many as one send carries. Lock held. Returns their number. */
@@ -3563,7 +3578,7 @@ static void fsb_chunk_scatter_(fsb_chunk_client_ *c, fsb_chunk_call_ **calls, in
         if (part < left) {
             call->state = FSB_CHUNK_QUEUED_;
             *end = call, end = &call->next;
-        } else if (call->op) call->state = FSB_CHUNK_SENT_;
+        } else if (call->code != FSB_CHUNK_CANCEL_) call->state = FSB_CHUNK_SENT_;
         else fsb_chunk_call_free_(c, call);
     }
     if (rest) {
@@ -3680,22 +3695,26 @@ static void fsb_chunk_fail_(fsb_op *op, int err)
     op->done(op);
 }
 
-/* A file was opened for somebody who gave up waiting: closes it again. */
-static void fsb_chunk_close_late_(fsb_chunk_client_ *c, const fsb_chunk_frame_ *f)
+/* What takes back a success that nobody waits for any more: a file opened is closed again, a lock
+   granted is free again. Lock held. */
+static void fsb_chunk_undo_(fsb_chunk_client_ *c, fsb_chunk_call_ *late, const fsb_chunk_frame_ *f)
 {
+    const int               opens = late->code == FSB_OP_OPEN;
+    const fsb_chunk_shape_ *shape = fsb_chunk_shape_of_(late->code);
+    unsigned char          *meta = opens ? f->meta : late->head + FSB_CHUNK_HEADER_;
+    const size_t      size = opens ? f->meta_size : late->head_size - FSB_CHUNK_HEADER_;
+    fsb_chunk_cursor_ r = {meta, meta + size, 0};
     fsb_op            op;
-    fsb_chunk_cursor_ r = {f->meta, f->meta + f->meta_size, 0};
+    if (f->status < 0 || (!opens && late->code != FSB_OP_LOCK)) return;
     memset(&op, 0, sizeof op);
-    if (f->op != FSB_OP_OPEN || f->status < 0) return;
-    fsb_chunk_decode_(&r, fsb_chunk_shape_of_(FSB_OP_OPEN)->answer, &op);
-    if (r.bad) return;
-    op.code = FSB_OP_CLOSE;
-    pthread_mutex_lock(&c->lock);
-    fsb_chunk_call_ *call = c->broken ? NULL : fsb_chunk_call_new_(c);
-    if (call && fsb_chunk_call_encode_(c, call, &op) == 0) fsb_chunk_enqueue_(c, call);
+    fsb_chunk_decode_(&r, opens ? shape->answer : shape->request, &op);
+    if (!opens && (op.flags & FSB_LOCK_TEST || !(op.flags & (FSB_LOCK_SHARED | FSB_LOCK_EXCLUSIVE))))
+        return;
+    op.code = opens ? FSB_OP_CLOSE : FSB_OP_LOCK;
+    op.flags = opens ? 0 : op.flags & FSB_LOCK_FLOCK;
+    fsb_chunk_call_ *call = r.bad || c->broken ? NULL : fsb_chunk_call_new_(c);
+    if (call && fsb_chunk_call_encode_(c, call, &op) == 0) fsb_chunk_enqueue_(c, call), ++c->late;
     else if (call) fsb_chunk_call_free_(c, call);
-    pthread_mutex_unlock(&c->lock);
-    fsb_chunk_client_flush_(c);
 }
 
 /* One frame of the server's. */
@@ -3708,15 +3727,18 @@ static int fsb_chunk_answered_(fsb_chunk_client_ *c, const fsb_chunk_frame_ *f)
     fsb_chunk_call_ *call = index < c->call_count ? c->calls[index] : NULL;
     while (call && call->generation == generation && call->state == FSB_CHUNK_SENDING_)
         pthread_cond_wait(&c->unsent, &c->lock); /* its sender has not yet come back */
-    if (!call || (call->generation == generation && call->state != FSB_CHUNK_SENT_)) err = -EPROTO;
-    else if (call->generation == generation) {
+    if (!call || call->generation != generation || call->state != FSB_CHUNK_SENT_ ||
+        f->op != call->code)
+        err = -EPROTO;
+    else {
         op = call->op;
+        if (!op) fsb_chunk_undo_(c, call, f), --c->late;
         fsb_chunk_call_free_(c, call);
     }
     pthread_mutex_unlock(&c->lock);
     if (err) return err;
-    if (!op) { /* it gave up; or was told in a CLOSE that nobody waits for */
-        fsb_chunk_close_late_(c, f);
+    if (!op) {
+        fsb_chunk_client_flush_(c);
         return 0;
     }
     const int64_t result = fsb_chunk_accept_answer_(op, f);
@@ -3725,7 +3747,18 @@ static int fsb_chunk_answered_(fsb_chunk_client_ *c, const fsb_chunk_frame_ *f)
     return result == -EPROTO && f->status != -fsb_chunk_error_to_wire_(EPROTO) ? -EPROTO : 0;
 }
 
-/* Ends the calls whose time is up. One that is half sent takes the connection with it. */
+/* Takes a call off the queue that no byte was sent of. Lock held. */
+static void fsb_chunk_unqueue_(fsb_chunk_client_ *c, fsb_chunk_call_ *call)
+{
+    fsb_chunk_call_ **p = &c->head;
+    while (*p != call) p = &(*p)->next;
+    *p = call->next;
+    if (!*p) c->tail = p;
+    fsb_chunk_call_free_(c, call);
+}
+
+/* Ends the ops whose time is up; the calls of those sent stay until their answers come, if ever.
+   One that is half sent takes the connection with it. */
 static int fsb_chunk_expire_(fsb_chunk_client_ *c, int64_t now)
 {
     fsb_op *late = NULL;
@@ -3734,19 +3767,17 @@ static int fsb_chunk_expire_(fsb_chunk_client_ *c, int64_t now)
     for (uint32_t i = 0; i < c->call_count; ++i) {
         fsb_chunk_call_ *call = c->calls[i];
         if (call->state == FSB_CHUNK_FREE_ || now < call->deadline) continue;
-        if (call->state == FSB_CHUNK_QUEUED_ && !call->sent) {
-            fsb_chunk_call_ **p = &c->head;
-            while (*p != call) p = &(*p)->next;
-            *p = call->next;
-            if (!*p) c->tail = p;
-        } else if (call->state != FSB_CHUNK_SENT_) {
-            if (call->state == FSB_CHUNK_QUEUED_) err = -ETIMEDOUT;
-            continue;
-        }
-        if (call->op) call->op->next = late, late = call->op;
-        fsb_chunk_call_free_(c, call);
+        if (call->state == FSB_CHUNK_QUEUED_ && call->sent) err = -ETIMEDOUT;
+        const int unsent = call->state == FSB_CHUNK_QUEUED_ && !call->sent;
+        if (!call->op || (!unsent && call->state != FSB_CHUNK_SENT_)) continue;
+        call->op->next = late, late = call->op;
+        call->op = NULL;
+        if (unsent) fsb_chunk_unqueue_(c, call);
+        else if (++c->late > FSB_CHUNK_LATE_MAX_) err = -ETIMEDOUT;
+        else if (call->code == FSB_OP_LOCK) fsb_chunk_enqueue_cancel_(c, fsb_chunk_tag_(call));
     }
     pthread_mutex_unlock(&c->lock);
+    if (late) fsb_chunk_client_flush_(c);
     while (late) {
         fsb_op *next = late->next;
         fsb_chunk_fail_(late, -ETIMEDOUT);
