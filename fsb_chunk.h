@@ -3925,6 +3925,7 @@ static int fsb_chunk_start_(fsb_chunk_client_ *c, fsb_op *op)
     if (gives && op->size && !op->data) return -EINVAL;
     if (op->code == FSB_OP_LIST && !op->emit) return -EINVAL;
     op->slice.data = NULL, op->slice.size = 0, op->slice.release = NULL, op->slice.owner = NULL;
+    op->layer[0] = NULL;
     pthread_mutex_lock(&c->lock);
     int              err = c->broken ? c->broken : 0;
     fsb_chunk_call_ *call = err ? NULL : fsb_chunk_call_new_(c);
@@ -3932,7 +3933,7 @@ static int fsb_chunk_start_(fsb_chunk_client_ *c, fsb_op *op)
     if (!err) err = fsb_chunk_call_encode_(c, call, op);
     if (!err) {
         call->op = op;
-        op->layer[0] = (void *)(uintptr_t)fsb_chunk_tag_(call);
+        op->layer[0] = call;
         fsb_chunk_enqueue_(c, call);
         if (c->asleep) fsb_chunk_kick_(c->kick), c->asleep = 0;
     } else if (call) fsb_chunk_call_free_(c, call);
@@ -3953,20 +3954,10 @@ static void fsb_chunk_submit_(fsb_backend *b, fsb_op *const *ops, size_t n)
 /* Asks for an early end of the call that op is. There is no answer to this, only op's own. */
 static void fsb_chunk_cancel_(fsb_backend *b, fsb_op *op)
 {
-    fsb_chunk_client_ *c = (fsb_chunk_client_ *)b;
-    fsb_chunk_frame_   f;
+    fsb_chunk_client_     *c = (fsb_chunk_client_ *)b;
+    const fsb_chunk_call_ *call = (const fsb_chunk_call_ *)op->layer[0];
     pthread_mutex_lock(&c->lock);
-    fsb_chunk_call_ *call = c->broken ? NULL : fsb_chunk_call_new_(c);
-    if (call) {
-        fsb_chunk_cursor_ w = {call->head + FSB_CHUNK_HEADER_, call->head + FSB_CHUNK_HEAD_, 0};
-        memset(&f, 0, sizeof f);
-        f.op = FSB_CHUNK_CANCEL_, f.tag = fsb_chunk_tag_(call), f.meta_size = 8;
-        fsb_chunk_put64_(&w, (uint64_t)(uintptr_t)op->layer[0]);
-        fsb_chunk_seal_(call->head, &f);
-        call->head_size = FSB_CHUNK_HEADER_ + 8;
-        call->deadline = fsb_chunk_now_ms_() + c->timeout_ms;
-        fsb_chunk_enqueue_(c, call);
-    }
+    if (call && call->op == op) fsb_chunk_enqueue_cancel_(c, fsb_chunk_tag_(call));
     pthread_mutex_unlock(&c->lock);
     fsb_chunk_client_flush_(c);
 }
@@ -4108,10 +4099,9 @@ static int fsb_chunk_say_hello_(fsb_chunk_client_ *c, const fsb_chunk_client_des
 static void fsb_chunk_client_free_(fsb_chunk_client_ *c)
 {
     const fsb_allocator a = c->allocator;
-    /* the table has room for a multiple of 64, and calls in all of it up to call_count */
     for (uint32_t i = 0; i < c->call_count; ++i)
         fsb_chunk_free_(&a, c->calls[i], sizeof **c->calls);
-    fsb_chunk_free_(&a, c->calls, (((size_t)c->call_count + 63) & ~(size_t)63) * sizeof *c->calls);
+    fsb_chunk_free_(&a, c->calls, (size_t)c->call_room * sizeof *c->calls);
     fsb_chunk_free_(&a, c->in, c->in_size);
     if (c->kick >= 0) close(c->kick);
     if (c->stream.in >= 0) close(c->stream.in);
