@@ -395,7 +395,8 @@ typedef struct fsb_chunk_client_desc {
        They become the client's, which makes them non-blocking. Returns 0 or a negative errno. */
     int (*connect)(void *user, int fds[2]);
     void    *user;        /* handed to connect */
-    uint32_t timeout_ms;  /* of an operation without its own, and of connecting (default 30000) */
+    uint32_t timeout_ms;  /* of connecting, and of an operation without its own (default 30000),
+                             unless it is a LOCK that waits: that has none */
     unsigned char id[16]; /* names this client; all zero: random */
     fsb_allocator allocator;
     fsb_logger    log;
@@ -3510,7 +3511,8 @@ static int fsb_chunk_call_encode_(fsb_chunk_client_ *c, fsb_chunk_call_ *call, f
     if (shape->request & FSB_CHUNK_DATA_) call->data = op->data, call->data_size = op->size;
     call->head_size = (size_t)(w.at - call->head);
     const uint32_t limit = op->timeout_ms ? op->timeout_ms : c->timeout_ms;
-    call->deadline = fsb_chunk_now_ms_() + limit;
+    const int      waits = op->code == FSB_OP_LOCK && (op->flags & FSB_LOCK_WAIT);
+    call->deadline = waits && !op->timeout_ms ? INT64_MAX : fsb_chunk_now_ms_() + limit;
     f.meta_size = (uint32_t)(call->head_size - FSB_CHUNK_HEADER_);
     f.data_size = (uint32_t)call->data_size;
     f.op = op->code, f.tag = fsb_chunk_tag_(call);
@@ -3674,7 +3676,7 @@ static int64_t fsb_chunk_accept_answer_(fsb_op *op, const fsb_chunk_frame_ *f)
 {
     const fsb_chunk_shape_ *shape = fsb_chunk_shape_of_(op->code);
     fsb_chunk_cursor_       c = {f->meta, f->meta + f->meta_size, 0};
-    if (f->op != op->code || !(f->flags & FSB_CHUNK_ANSWER_)) return -EPROTO;
+    if (!(f->flags & FSB_CHUNK_ANSWER_)) return -EPROTO;
     if (f->status < 0) {
         if (f->meta_size || f->data_size || f->status < -4095) return -EPROTO;
         return -fsb_chunk_error_from_wire_(-f->status);
@@ -3683,9 +3685,12 @@ static int64_t fsb_chunk_accept_answer_(fsb_op *op, const fsb_chunk_frame_ *f)
     if (c.bad || (f->data_size && !(shape->answer & FSB_CHUNK_DATA_))) return -EPROTO;
     if ((shape->answer & FSB_CHUNK_STAT_) && !op->stat.file_id && op->code != FSB_OP_WRITE)
         return -EPROTO;
-    if (op->code == FSB_OP_WRITE && (size_t)f->status != op->size) return -EPROTO;
+    const int gives = op->code == FSB_OP_WRITE || op->code == FSB_OP_PUT;
+    if (gives && (size_t)f->status != op->size) return -EPROTO;
+    if (op->code == FSB_OP_COPY && (uint64_t)f->status > op->size64) return -EPROTO;
     if (op->code == FSB_OP_LIST) return fsb_chunk_listing_(op, f->data, f->data_size, f->status);
-    return shape->answer & FSB_CHUNK_DATA_ ? fsb_chunk_bytes_(op, f) : f->status;
+    if (shape->answer & FSB_CHUNK_DATA_) return fsb_chunk_bytes_(op, f);
+    return gives || op->code == FSB_OP_COPY ? f->status : 0;
 }
 
 /* Ends an op without its answer. No lock is held. */
@@ -4082,7 +4087,8 @@ static int fsb_chunk_say_hello_(fsb_chunk_client_ *c, const fsb_chunk_client_des
     const size_t whole = FSB_CHUNK_HEADER_ + f.meta_size;
     err = fsb_chunk_exchange_(&c->stream, 0, bytes + FSB_CHUNK_HEADER_, f.meta_size, deadline);
     if (err) return err;
-    if (fsb_chunk_unseal_(bytes, whole, &f) < 0) return -EPROTO;
+    if (fsb_chunk_unseal_(bytes, whole, &f) < 0 || f.flags != FSB_CHUNK_ANSWER_ || f.tag)
+        return -EPROTO;
     if (f.status < 0) return f.status < -4095 ? -EPROTO : -fsb_chunk_error_from_wire_(-f.status);
     fsb_chunk_cursor_ r = {f.meta, f.meta + f.meta_size, 0};
     const uint32_t    version = fsb_chunk_get16_(&r);
