@@ -1304,6 +1304,7 @@ typedef struct fsb_local_statx_ {
 } fsb_local_statx_;
 
 typedef struct fsb_local_folder_ fsb_local_folder_;
+typedef struct fsb_local_polled_ fsb_local_polled_;
 
 typedef struct fsb_local_ {
     fsb_backend          base; /* first */
@@ -1317,9 +1318,11 @@ typedef struct fsb_local_ {
     pthread_mutex_t      position[FSB_LOCAL_STRIPES_]; /* of descriptors: APPEND and SEEK use it */
     fsb_backend_watches_ watches;
     int                  inotify, wake[2];
-    pthread_mutex_t      folders_lock; /* before watches.lock; guards the next three */
+    pthread_mutex_t      folders_lock; /* before watches.lock; guards the next four */
     fsb_local_folder_   *folders; /* by wd */
     size_t               folder_count, folder_room;
+    fsb_local_polled_   *polled; /* folders past the kernel's limit of watches */
+    int64_t              polled_ms; /* when they are looked at next, CLOCK_MONOTONIC */
     uint32_t             moved_cookie; /* the watch thread's: a rename waits for its other half */
     char                 moved[FSB_PATH_MAX + 1];
 } fsb_local_;
@@ -2186,6 +2189,130 @@ static int fsb_local_folder_set_(fsb_local_ *l, int wd, const char *path)
     return 0;
 }
 
+/* Past the limit of watches a folder is compared with what it was a second ago. The thread alone
+   looks at a snapshot once it is in the list, and frees it; others mark it dead. */
+enum { FSB_LOCAL_POLL_MS_ = 1000 };
+
+typedef struct fsb_local_seen_ { /* a name; it follows with its '\0' */
+    struct fsb_local_seen_ *next; /* in its bucket */
+    uint64_t                hash, file_id, version;
+    size_t                  size; /* of the name with its '\0' */
+    int                     folder;
+} fsb_local_seen_;
+
+typedef struct fsb_local_snapshot_ {
+    fsb_local_       *l;
+    fsb_local_seen_ **buckets;
+    size_t            bucket_count, count; /* bucket_count: a power of two */
+    int               err;
+} fsb_local_snapshot_;
+
+struct fsb_local_polled_ {
+    struct fsb_local_polled_ *next;
+    fsb_local_snapshot_       seen;
+    int                       dead; /* under folders_lock */
+    size_t                    size; /* of the path with its '\0', which follows */
+};
+
+static const char *fsb_local_seen_name_(const fsb_local_seen_ *e)
+{
+    return (const char *)(const void *)(e + 1);
+}
+
+static const char *fsb_local_polled_path_(const fsb_local_polled_ *f)
+{
+    return (const char *)(const void *)(f + 1);
+}
+
+static void fsb_local_snapshot_free_(fsb_local_snapshot_ *s)
+{
+    const fsb_allocator *a = &s->l->allocator;
+    for (size_t i = 0; s->buckets && i < s->bucket_count; ++i) {
+        for (fsb_local_seen_ *e = s->buckets[i], *next; e; e = next) {
+            next = e->next;
+            fsb_backend_free_(a, e, sizeof *e + e->size);
+        }
+    }
+    fsb_backend_free_(a, s->buckets, s->bucket_count * sizeof *s->buckets);
+    s->buckets = NULL;
+}
+
+static const fsb_local_seen_ *fsb_local_snapshot_find_(const fsb_local_snapshot_ *s,
+                                                       const fsb_local_seen_ *like)
+{
+    const fsb_local_seen_ *e = s->buckets[like->hash & (s->bucket_count - 1)];
+    while (e && (e->hash != like->hash
+                 || strcmp(fsb_local_seen_name_(e), fsb_local_seen_name_(like)))) e = e->next;
+    return e;
+}
+
+static int fsb_local_snapshot_emit_(fsb_op *op, const fsb_dirent *entry)
+{
+    fsb_local_snapshot_ *s = (fsb_local_snapshot_ *)op->user;
+    const size_t         size = entry->name_size + 1;
+    fsb_local_seen_     *e = (fsb_local_seen_ *)fsb_backend_new_(&s->l->allocator,
+                                                                 sizeof *e + size);
+    if (!e) s->err = -ENOMEM;
+    if (!e) return 1;
+    memcpy(e + 1, entry->name, size);
+    e->size = size, e->file_id = entry->stat.file_id, e->version = entry->stat.version;
+    e->folder = S_ISDIR(entry->stat.mode);
+    for (size_t i = 0; i < size; ++i)
+        e->hash = (e->hash ^ (unsigned char)entry->name[i]) * UINT64_C(0x100000001b3);
+    e->hash = fsb_backend_mix_(e->hash);
+    fsb_local_seen_ **bucket = &s->buckets[e->hash & (s->bucket_count - 1)];
+    e->next = *bucket, *bucket = e, ++s->count;
+    return 0;
+}
+
+/* Takes down what is in the folder; `expected` names or so. A folder that is gone is empty. */
+static int fsb_local_snapshot_take_(fsb_local_ *l, const char *path, size_t expected,
+                                    fsb_local_snapshot_ *s)
+{
+    memset(s, 0, sizeof *s);
+    s->l = l, s->bucket_count = 16;
+    while (s->bucket_count < expected) s->bucket_count *= 2;
+    s->buckets = (fsb_local_seen_ **)fsb_backend_new_(&l->allocator,
+                                                      s->bucket_count * sizeof *s->buckets);
+    if (!s->buckets) return -ENOMEM;
+    fsb_op op;
+    memset(&op, 0, sizeof op);
+    op.code = FSB_OP_LIST, op.path = path, op.flags = FSB_LIST_STAT;
+    op.emit = fsb_local_snapshot_emit_, op.user = s;
+    fsb_local_list_(l, &op);
+    if (s->err) fsb_local_snapshot_free_(s);
+    return s->err;
+}
+
+static int fsb_local_polled_add_(fsb_local_ *l, const char *path)
+{
+    const size_t       size = strlen(path) + 1;
+    fsb_local_polled_ *f = (fsb_local_polled_ *)fsb_backend_new_(&l->allocator, sizeof *f + size);
+    if (!f) return -ENOMEM;
+    memcpy(f + 1, path, size);
+    f->size = size;
+    const int err = fsb_local_snapshot_take_(l, path, 0, &f->seen);
+    if (err) {
+        fsb_backend_free_(&l->allocator, f, sizeof *f + size);
+        return err;
+    }
+    pthread_mutex_lock(&l->folders_lock);
+    for (fsb_local_polled_ *at = l->polled; at; at = at->next)
+        if (!strcmp(fsb_local_polled_path_(at), path)) at->dead = 1; /* this one follows it */
+    if (!l->polled && l->log.fn)
+        l->log.fn(l->log.user, FSB_LOG_WARN, "backend/watch",
+                  "no more inotify watches: further folders are looked at once a second");
+    f->next = l->polled, l->polled = f;
+    pthread_mutex_unlock(&l->folders_lock);
+    return write(l->wake[1], "", 1) == 1 ? 0 : -EIO;
+}
+
+static void fsb_local_polled_free_(fsb_local_ *l, fsb_local_polled_ *f)
+{
+    fsb_local_snapshot_free_(&f->seen);
+    fsb_backend_free_(&l->allocator, f, sizeof *f + f->size);
+}
+
 /* Has the kernel tell of what happens in a folder (or to a file). */
 static int fsb_local_folder_add_(fsb_local_ *l, const char *path)
 {
@@ -2199,7 +2326,7 @@ static int fsb_local_folder_add_(fsb_local_ *l, const char *path)
     const int err = wd < 0 ? wd : fsb_local_folder_set_(l, wd, path);
     pthread_mutex_unlock(&l->folders_lock);
     close(fd);
-    return err;
+    return err == -ENOSPC ? fsb_local_polled_add_(l, path) : err;
 }
 
 static int fsb_local_todo_push_(fsb_local_scan_ *s, const char *path)
@@ -2268,8 +2395,17 @@ static int fsb_local_folders_move_(fsb_local_ *l, const char *from, const char *
             fsb_local_folder_drop_(l, i--);
         }
     }
+    for (fsb_local_polled_ *f = l->polled; f; f = f->next) /* the scan of `to` finds it again */
+        if (fsb_backend_below_(from, fsb_local_polled_path_(f))) f->dead = 1;
     pthread_mutex_unlock(&l->folders_lock);
     return err;
+}
+
+static int fsb_local_wanted_(fsb_local_ *l, const char *path)
+{
+    char child[FSB_PATH_MAX + 1];
+    if (fsb_backend_watches_want_(&l->watches, path, 0)) return 1;
+    return fsb_local_join_(child, path, "x") && fsb_backend_watches_want_(&l->watches, child, 0);
 }
 
 /* Forgets the folders that no watch asks for any more. */
@@ -2277,13 +2413,12 @@ static void fsb_local_folders_prune_(fsb_local_ *l)
 {
     pthread_mutex_lock(&l->folders_lock);
     for (size_t i = 0; i < l->folder_count; ++i) {
-        char child[FSB_PATH_MAX + 1];
-        if (!fsb_local_join_(child, l->folders[i].path, "x")) continue;
-        if (fsb_backend_watches_want_(&l->watches, child, 0)
-            || fsb_backend_watches_want_(&l->watches, l->folders[i].path, 0)) continue;
+        if (fsb_local_wanted_(l, l->folders[i].path)) continue;
         inotify_rm_watch(l->inotify, l->folders[i].wd);
         fsb_local_folder_drop_(l, i--);
     }
+    for (fsb_local_polled_ *f = l->polled; f; f = f->next)
+        if (!fsb_local_wanted_(l, fsb_local_polled_path_(f))) f->dead = 1;
     pthread_mutex_unlock(&l->folders_lock);
 }
 
@@ -2363,6 +2498,76 @@ static void fsb_local_kernel_event_(fsb_local_ *l, const struct inotify_event *e
     if (known) fsb_local_event_(l, e, path);
 }
 
+/* Tells of names in one snapshot that the other has not; `changed`: of those that differ, too. */
+static void fsb_local_compare_(fsb_local_ *l, const char *folder, const fsb_local_snapshot_ *in,
+                               const fsb_local_snapshot_ *other, uint32_t missing, int changed)
+{
+    char path[FSB_PATH_MAX + 1];
+    for (size_t i = 0; i < in->bucket_count; ++i) {
+        for (const fsb_local_seen_ *e = in->buckets[i]; e; e = e->next) {
+            const fsb_local_seen_ *was = fsb_local_snapshot_find_(other, e);
+            if (was && (!changed || (was->version == e->version && was->file_id == e->file_id)))
+                continue;
+            if (!fsb_local_join_(path, folder, fsb_local_seen_name_(e))) continue;
+            fsb_local_tell_(l, was ? (uint32_t)FSB_EVENT_CONTENT : missing, path, NULL);
+            if (!was && changed && e->folder) fsb_local_came_(l, path, IN_ISDIR);
+        }
+    }
+}
+
+static void fsb_local_poll_folder_(fsb_local_ *l, fsb_local_polled_ *f)
+{
+    const char         *path = fsb_local_polled_path_(f);
+    fsb_local_snapshot_ now;
+    if (fsb_local_snapshot_take_(l, path, f->seen.count * 2, &now)) {
+        fsb_local_tell_(l, FSB_EVENT_LOST, path, NULL);
+        return;
+    }
+    fsb_local_compare_(l, path, &f->seen, &now, FSB_EVENT_REMOVED, 0);
+    fsb_local_compare_(l, path, &now, &f->seen, FSB_EVENT_CREATED, 1);
+    fsb_local_snapshot_free_(&f->seen);
+    f->seen = now;
+}
+
+static int64_t fsb_local_clock_ms_(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec * INT64_C(1000) + t.tv_nsec / 1000000;
+}
+
+/* Looks at the polled folders, if it is time; new ones come in at the head of the list only, dead
+   ones go here. */
+static void fsb_local_poll_(fsb_local_ *l)
+{
+    if (fsb_local_clock_ms_() < l->polled_ms) return;
+    pthread_mutex_lock(&l->folders_lock);
+    for (fsb_local_polled_ **at = &l->polled, *f; (f = *at) != NULL;) {
+        if (f->dead) {
+            *at = f->next;
+            fsb_local_polled_free_(l, f);
+        } else {
+            at = &f->next;
+        }
+    }
+    fsb_local_polled_ *f = l->polled;
+    pthread_mutex_unlock(&l->folders_lock);
+    for (; f; f = f->next) fsb_local_poll_folder_(l, f);
+    l->polled_ms = fsb_local_clock_ms_() + FSB_LOCAL_POLL_MS_;
+}
+
+/* How long the thread may sleep, ms. */
+static int fsb_local_patience_(fsb_local_ *l)
+{
+    pthread_mutex_lock(&l->folders_lock);
+    const int polled = l->polled != NULL;
+    pthread_mutex_unlock(&l->folders_lock);
+    if (l->moved[0]) return 20;
+    if (!polled) return -1;
+    const int64_t left = l->polled_ms - fsb_local_clock_ms_();
+    return left > 0 ? (int)left : 0;
+}
+
 static void *fsb_local_watch_main_(void *arg)
 {
     fsb_local_   *l = (fsb_local_ *)arg;
@@ -2370,11 +2575,12 @@ static void *fsb_local_watch_main_(void *arg)
     union { struct inotify_event align; char bytes[16 << 10]; } buf;
     p[0].fd = l->inotify, p[0].events = POLLIN, p[1].fd = l->wake[0], p[1].events = POLLIN;
     for (;;) {
-        const int ready = poll(p, 2, l->moved[0] ? 20 : -1);
+        const int ready = poll(p, 2, fsb_local_patience_(l));
         if (ready < 0 && errno != EINTR) break;
-        if (ready > 0 && p[1].revents) break;
         if (ready == 0) fsb_local_moved_away_(l); /* its other half would have been here */
-        if (ready <= 0) continue;
+        if (ready > 0 && p[1].revents && read(l->wake[0], buf.bytes, sizeof buf.bytes) <= 0) break;
+        fsb_local_poll_(l);
+        if (ready <= 0 || !p[0].revents) continue;
         const ssize_t n = read(l->inotify, buf.bytes, sizeof buf.bytes);
         for (ssize_t at = 0; at < n;) {
             const struct inotify_event *e =
@@ -2432,6 +2638,11 @@ static void fsb_local_watch_stop_(fsb_local_ *l)
         close(l->inotify);
     }
     while (l->folder_count) fsb_local_folder_drop_(l, l->folder_count - 1);
+    for (fsb_local_polled_ *f = l->polled, *next; f; f = next) {
+        next = f->next;
+        fsb_local_polled_free_(l, f);
+    }
+    l->polled = NULL;
     fsb_backend_free_(&l->allocator, l->folders, l->folder_room * sizeof *l->folders);
 }
 

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <sched.h>
 #include <sys/prctl.h>
 
 static const char *fresh_dir(const char *name)
@@ -689,6 +690,67 @@ static void test_watch_close(void)
     watch_close_in_event(open_local("watch-close", 0));
 }
 
+static int write_text(const char *path, const char *text)
+{
+    const int fd = open(path, O_WRONLY);
+    const int n = fd < 0 ? -1 : (int)write(fd, text, strlen(text));
+    if (fd >= 0) close(fd);
+    return n == (int)strlen(text);
+}
+
+/* In a user namespace of its own, which may have three watches. */
+static int past_the_limit(void)
+{
+    char map[32];
+    snprintf(map, sizeof map, "0 %u 1", (unsigned)geteuid());
+    if (unshare(CLONE_NEWUSER) || !write_text("/proc/self/uid_map", map)) return 77;
+    if (!write_text("/proc/sys/user/max_inotify_watches", "3")) return 77;
+    fsb_backend *b = open_local("limit", 0);
+    conf_events  got = {.lock = PTHREAD_MUTEX_INITIALIZER};
+    char         path[64];
+    for (unsigned i = 0; i < 10; ++i) {
+        snprintf(path, sizeof path, "/d%u", i);
+        CHECK_EQ(C(MKDIR, .path = path, MODE(0755)), 0);
+        snprintf(path, sizeof path, "/d%u/old", i);
+        conf_put(b, path, "x");
+    }
+    CHECK_EQ(C(WATCH, .path = "/", .flags = FSB_WATCH_DEEP, .event = conf_event, .user = &got), 0);
+    const fsb_handle h = conf_op.handle;
+    for (unsigned i = 0; i < 10; ++i) {
+        snprintf(path, sizeof path, "/d%u/new", i);
+        CHECK_EQ(C(MKNOD, .path = path, MODE(S_IFREG | 0600)), 0);
+        snprintf(path, sizeof path, "/d%u/old", i);
+        conf_put(b, path, "y");
+    }
+    CHECK(conf_wait_for(&got, FSB_EVENT_CREATED, 10));
+    CHECK(conf_wait_for(&got, FSB_EVENT_CONTENT, 10));
+    for (unsigned i = 0; i < 10; ++i) {
+        snprintf(path, sizeof path, "/d%u/old", i);
+        CHECK_EQ(C(UNLINK, .path = path), 0);
+    }
+    CHECK(conf_wait_for(&got, FSB_EVENT_REMOVED, 10));
+    CHECK_EQ(C(MKDIR, .path = "/d9/sub", MODE(0755)), 0); /* a new folder in a polled one */
+    CHECK_EQ(C(MKDIR, .path = "/d9/sub/deep", MODE(0755)), 0);
+    CHECK(conf_wait_for(&got, FSB_EVENT_CREATED, 12));
+    CHECK_EQ(C(MKDIR, .path = "/d9/sub/deep/er", MODE(0755)), 0);
+    CHECK(conf_wait_for(&got, FSB_EVENT_CREATED, 13));
+    CHECK_EQ(conf_seen(&got, FSB_EVENT_LOST), 0);
+    CHECK_EQ(C(CLOSE, .handle = h), 0);
+    b->close(b);
+    return test_.bad != 0;
+}
+
+static void test_watch_limit(void)
+{
+    int         status = 0;
+    const char *dir = test_dir();
+    const pid_t pid = fork();
+    if (pid == 0) _exit(dir ? past_the_limit() : 1);
+    REQUIRE(pid > 0 && waitpid(pid, &status, 0) == pid);
+    if (WIFEXITED(status) && WEXITSTATUS(status) == 77) SKIP("no user namespaces here");
+    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+
 int main(int argc, char **argv)
 {
     test_begin(argc, argv);
@@ -714,5 +776,6 @@ int main(int argc, char **argv)
     TEST(test_files);
     TEST(test_short_table);
     TEST(test_watch_close);
+    TEST(test_watch_limit);
     return test_end("test_backend");
 }
