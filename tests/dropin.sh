@@ -3,8 +3,8 @@
 #
 #   tests/dropin.sh            every check, every header
 #   tests/dropin.sh HEADER...  these headers only
-#   tests/dropin.sh --accept   writes what the headers are now into tests/dropin/: what each may call
-#                              (HEADER.symbols), and the layout of the public structs (abi.txt).
+#   tests/dropin.sh --accept   writes down in tests/dropin/ what each header may call
+#                              (HEADER.symbols) and the layout of the public structs (abi.txt).
 #                              Read that diff: it is what users will feel.
 #
 # A check is a function check_NAME HEADER [ARGUMENTS] that prints what is wrong, and nothing if all
@@ -183,7 +183,7 @@ check_hook() { # realloc and free stand in one function: the default of fsb_allo
     local object=$work/$1.hook.o
     code "$1" | object "$object" gcc c11 -O0 -ffunction-sections $(all_on "$1")
     objdump -r "$object" | awk '
-        /^RELOCATION RECORDS FOR \[\.text\./ { sub(/.*\[\.text\./, ""); sub(/\].*/, ""); where = $0 }
+        /^RELOCATION .*\[\.text\./ { sub(/.*\[\.text\./, ""); sub(/\].*/, ""); where = $0 }
         { sub(/[-+]0x.*/, "", $3) }
         $3 == "malloc" { print where " calls malloc: realloc behind the hook does that" }
         $3 ~ /^(realloc|free)$/ && !seen[where]++ { ++n; who = who " " where }
@@ -224,7 +224,7 @@ check_levels() { # FLAGS: what only an optimiser sees
 layout() {
     once $headers | clang -x c -std=c11 -I. -fsyntax-only -Xclang -fdump-record-layouts-complete - |
         awk '/^\*\*\* Dumping/ { name = "" }
-             $1 == 0 && $3 ~ /^(struct|union)$/ && $4 ~ /^fsb_/ && NF == 4 && !name { name = $4; next }
+             !name && NF == 4 && $3 ~ /^(struct|union)$/ && $4 ~ /^fsb_/ { name = $4; next }
              name && /\|   [^ ]/ { type = $0; sub(/^[^|]*\| */, "", type); sub(/ [^ ]*$/, "", type)
                                    print name "." $NF, "at", $1 ":", type }
              name && /sizeof=/ { gsub(/[^0-9 ]/, ""); print name, $1, "bytes" }' | sort
@@ -235,7 +235,7 @@ layout() {
     {
         once $headers stdio.h
         echo 'int main(void) {'
-        printf '    printf("%%s = %%lld\\n", "%s", (long long)%s);\n' $(printf '%s\n' $names | sed p)
+        printf 'printf("%%s = %%lld\\n", "%s", (long long)%s);\n' $(printf '%s\n' $names | sed p)
         echo '}'
     } | gcc -x c -std=c11 -I. -o "$work/constants" - && "$work/constants"
 }
@@ -254,7 +254,7 @@ if [ "${1:-}" = --job ]; then # ROW HEADER FUNCTION ARGUMENTS...
     exit 0
 fi
 
-# A job a line: ROW HEADER FUNCTION ARGUMENTS...; the numbers are those of the project's style guide.
+# A job a line: ROW HEADER FUNCTION ARGUMENTS...
 plan() { echo "$*"; }
 plan_objects() {
     local h cc

@@ -42,15 +42,20 @@ part() {
     rm -f "$log.shown"
 }
 build() {
-    ${MAKE:-make} --no-print-directory -k -j"$jobs" all sanitized && echo "build: 1 passed, 0 failed"
+    ${MAKE:-make} --no-print-directory -k -j"$jobs" all sanitized &&
+        echo "build: 1 passed, 0 failed"
 }
 export -f build
 export MAKE jobs
 
 part build bash -c build
 part dropin tests/dropin.sh
-for command in tests/lint.sh tests/docs.sh \
-    $(for t in tests/test_*.c; do t=$(basename "$t" .c); echo build/$t build/asan/$t build/tsan/$t; done); do
+commands="tests/lint.sh tests/docs.sh"
+for test in tests/test_*.c; do
+    test=$(basename "$test" .c)
+    commands="$commands build/$test build/asan/$test build/tsan/$test"
+done
+for command in $commands; do
     while [ "$(jobs -rp | wc -l)" -ge "$jobs" ]; do wait -n; done
     name=${command#tests/}
     part "${name#build/}" "$command" &
