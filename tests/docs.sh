@@ -6,8 +6,8 @@
 #   at their depth) stand before a main() made of the rest. The implementation is switched on if the
 #   code does not do so itself. It must end with 0; "(compiled, not run)" in the heading spares it.
 #
-#   README.md: ```c blocks likewise; "```c fragment" is not compiled. ```sh blocks must be
-#   valid sh; "```sh run" is run in a scratch folder with the programs in PATH.
+#   README.md: ```c blocks likewise; "```c compile" is not run, "```c fragment" not even compiled.
+#   ```sh blocks must be valid sh; "```sh run" is run with the programs in PATH.
 #
 # Everything runs in a scratch folder of its own, within a minute.
 set -u
@@ -118,6 +118,10 @@ for file in "$work"/[0-9]*.*; do
     *.c)
         program '' <"$file" >"$file.c"
         example "$name" "$file.c" run
+        ;;
+    *.c-compile)
+        program '' <"$file" >"$file.c"
+        example "$name" "$file.c" compile
         ;;
     *.sh-run)
         if [ ! -x build/bin/fsb-host ] || [ ! -x build/bin/fsb-mount ] || [ ! -w /dev/fuse ]; then
