@@ -149,7 +149,9 @@ static void start_listening(host *h)
 {
     char bound[PATH_MAX + 8];
     for (int i = 0; i < h->listen_count; ++i) {
+        h->log.hold = 1; /* the message below says it better */
         const int err = fsb_chunk_server_listen(h->server, h->listen[i], bound, sizeof bound);
+        h->log.hold = 0;
         if (err) {
             tool_say("cannot listen on %s: %s", h->listen[i], why_not(err));
             fsb_chunk_server_close(h->server); /* takes the sockets made so far away */

@@ -37,16 +37,22 @@ __attribute__((format(printf, 1, 2))) static inline void tool_say(const char *fo
 typedef struct tool_log {
     FILE         *file;  /* NULL: stderr */
     fsb_log_level level; /* lines above it are dropped */
+    int           hold;  /* 1: an error is kept in text, for the program's own message */
+    char          text[512];
 } tool_log;
 
 static inline void tool_log_line(void *user, fsb_log_level level, const char *item, const char *text)
 {
     static const char *const names[] = {"error", "warning", "info", "debug"};
-    const tool_log          *log = (const tool_log *)user;
+    tool_log                *log = (tool_log *)user;
     struct timespec          now;
     struct tm                utc;
     char                     stamp[32];
     if (level > log->level) return;
+    if (log->hold && level == FSB_LOG_ERROR) {
+        snprintf(log->text, sizeof log->text, "%s", text);
+        return;
+    }
     if (!log->file) {
         fprintf(stderr, "%s: %s: %s\n", tool_name, names[level], text);
         return;
