@@ -500,6 +500,7 @@ struct fsb_mount_node_ {
 
     fsb_stat attr;
     int64_t  attr_until; /* monotonic ns: attr is believed so long */
+    int64_t  bare_until; /* monotonic ns: made here a moment ago, it has no security.capability */
     uint64_t version;    /* the content that the kernel's pages show; 0: not known */
     uint64_t change;     /* mount->changes when this mount changed it last */
     int      removed;    /* by this mount, the last name */
@@ -511,7 +512,8 @@ struct fsb_mount_node_ {
     fsb_mount_req_  *flight; /* delayed writes on their way */
     uint32_t         writes; /* their number */
     int              burst;  /* attr is the answer of one of them */
-    int              error;  /* the first failure not yet reported */
+    int              error;    /* the first failure not yet reported */
+    uint64_t         reported; /* mount->changes when one was: what was sent before is not news */
     uint64_t         flight_begin, flight_end; /* no write of the burst is outside */
     fsb_mount_queue_ waiting;                  /* for them, or for room to be one */
     int              pumping, wants_room;
@@ -2172,6 +2174,7 @@ static void fsb_mount_created_(fsb_mount_req_ *r)
         fsb_mount_node_ *n = r->node2;
         err = fsb_mount_file_add_(m, r, n, op->handle, FSB_O_READ | FSB_O_WRITE);
         n->version = outdated ? 0 : op->stat.version;
+        n->bare_until = fsb_mount_now_() + m->attr_ns;
         if (err) fsb_mount_forget_one_(m, n->id, 1);
         else if ((r->fi.flags & O_ACCMODE) != O_RDONLY) ++n->writers;
         else ++n->readers;
@@ -2358,10 +2361,11 @@ static void fsb_mount_fly_(fsb_mount_req_ *r)
     fsb_mount_run_(r);
 }
 
-static int fsb_mount_error_take_(fsb_mount_node_ *n)
+/* Lock held. The failure to report, which then is. */
+static int fsb_mount_error_take_(fsb_mount *m, fsb_mount_node_ *n)
 {
     const int error = n->error;
-    n->error = 0;
+    if (error) n->error = 0, n->reported = m->changes;
     return error;
 }
 
@@ -2375,7 +2379,7 @@ static void fsb_mount_pump_(fsb_mount *m, fsb_mount_node_ *n)
         fsb_mount_req_ *r = n->waiting.head;
         if (r->delayed ? !n->error && !fsb_mount_may_fly_(m, r) : n->writes != 0) break;
         fsb_mount_pop_(&n->waiting);
-        const int error = r->delayed ? fsb_mount_error_take_(n) : 0;
+        const int error = r->delayed ? fsb_mount_error_take_(m, n) : 0;
         if (r->delayed && !error) fsb_mount_take_off_(m, r);
         fsb_mount_unlock_(m);
         if (error) fsb_mount_fail_(r, error);
@@ -2402,9 +2406,12 @@ static void fsb_mount_pump_room_(fsb_mount *m)
 }
 
 /* Lock held. The write failed: the kernel's pages show what the file does not have. */
-static void fsb_mount_lost_(fsb_mount *m, fsb_mount_node_ *n, int64_t error)
+static void fsb_mount_lost_(fsb_mount *m, const fsb_mount_req_ *r)
 {
-    if (!n->error) n->error = -fsb_mount_errno_(error);
+    fsb_mount_node_ *n = r->node;
+    const int64_t    result = r->task.op.result;
+    if (!n->error && r->started > n->reported)
+        n->error = result < 0 ? -fsb_mount_errno_(result) : -EIO;
     n->version = 0;
     fsb_mount_inval_(m, n, FSB_MOUNT_INVAL_PAGES_);
 }
@@ -2438,7 +2445,7 @@ static void fsb_mount_landed_(fsb_mount_req_ *r)
     --n->writes, --m->behind_count, m->behind -= op->size;
     n->change = ++m->changes;
     if (ok) fsb_mount_burst_(m, n, &op->stat);
-    else fsb_mount_lost_(m, n, op->result < 0 ? op->result : -EIO);
+    else fsb_mount_lost_(m, r);
     fsb_mount_pump_(m, n);
     fsb_mount_pump_room_(m);
     fsb_mount_unlock_(m);
@@ -2451,7 +2458,7 @@ static void fsb_mount_delay_(fsb_mount_req_ *r)
     fsb_mount_node_ *n = r->node;
     r->delayed = 1;
     pthread_mutex_lock(&m->lock);
-    const int error = fsb_mount_error_take_(n);
+    const int error = fsb_mount_error_take_(m, n);
     const int go = !error && !n->waiting.head && fsb_mount_may_fly_(m, r);
     if (go) fsb_mount_take_off_(m, r);
     else if (!error) fsb_mount_push_(&n->waiting, r);
@@ -2534,7 +2541,7 @@ static int64_t fsb_mount_report_(fsb_mount_req_ *r, int64_t result)
 {
     fsb_mount *m = r->task.mount;
     pthread_mutex_lock(&m->lock);
-    const int error = fsb_mount_error_take_(r->node);
+    const int error = fsb_mount_error_take_(m, r->node);
     pthread_mutex_unlock(&m->lock);
     return error ? error : result < 0 ? result : 0;
 }
@@ -2989,8 +2996,24 @@ static char *fsb_mount_xattr_(fsb_mount_req_ *r, const char *name, size_t size)
     return extra + length;
 }
 
+/* The kernel asks before the first write to a file whether that must drop capabilities: a message
+   for each file that is made, saved where the answer is known. A host drops them itself. */
+static int fsb_mount_is_bare_(fsb_mount *m, fuse_ino_t ino, const char *name)
+{
+    if (strcmp(name, "security.capability") != 0) return 0;
+    pthread_mutex_lock(&m->lock);
+    const fsb_mount_node_ *n = (const fsb_mount_node_ *)fsb_mount_slot_get_(&m->ids, ino);
+    const int64_t          until = n ? n->bare_until : 0;
+    pthread_mutex_unlock(&m->lock);
+    return until && fsb_mount_now_() < until;
+}
+
 static void fsb_mount_on_getxattr_(fuse_req_t q, fuse_ino_t ino, const char *name, size_t size)
 {
+    if (fsb_mount_is_bare_(fsb_mount_of_(q), ino, name)) {
+        fuse_reply_err(q, ENODATA);
+        return;
+    }
     fsb_mount_req_ *r = fsb_mount_begin_(q, FSB_OP_GETXATTR, ino, NULL);
     char *room = r ? fsb_mount_xattr_(r, name, size < 65536 ? size : 65536) : NULL;
     if (!room) return;
@@ -3012,6 +3035,7 @@ static void fsb_mount_xattr_set_(fsb_mount_req_ *r)
     fsb_mount *m = r->task.mount;
     pthread_mutex_lock(&m->lock);
     fsb_mount_changed_(m, r->node); /* its ctime, perhaps its mode */
+    r->node->bare_until = 0;
     pthread_mutex_unlock(&m->lock);
     fsb_mount_reply_err_(r);
 }
@@ -3216,7 +3240,7 @@ static void fsb_mount_released_(fsb_mount_req_ *r)
     pthread_mutex_lock(&m->lock);
     fsb_mount_node_ *n = r->node;
     fsb_mount_file_leave_(m, n, (r->fi.flags & O_ACCMODE) != O_RDONLY);
-    const int error = n->writers ? 0 : fsb_mount_error_take_(n);
+    const int error = n->writers ? 0 : fsb_mount_error_take_(m, n);
     if (!n->readers && !n->writers) n->locked = 0;
     fsb_mount_unlock_(m);
     if (error)

@@ -24,7 +24,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { RUNS = 5, FILES = 2000, FIRST = 200, MOST_DAEMONS = 8 };
+enum { MOST_RUNS = 5, FILES = 2000, FIRST = 200, MOST_DAEMONS = 8 };
 
 typedef enum contender { DIRECT, FSB, SSHFS, PASSTHROUGH, CONTENDERS } contender;
 static const char *const names[CONTENDERS] = {"direct", "fsb", "sshfs", "passthrough_ll"};
@@ -35,15 +35,16 @@ typedef enum workload {
 
 static struct {
     char   dir[PATH_MAX / 2], bin[PATH_MAX / 2]; /* scratch; build/bin */
-    char   mnt[PATH_MAX];
+    char   mnt[PATH_MAX], data[PATH_MAX];
     int    present[CONTENDERS];
     pid_t  host, sshd, mounter; /* daemons of the running contender */
     int    ssh_port;
     size_t bulk; /* bytes */
     int    ios;  /* random reads */
-    double result[WORKLOADS][CONTENDERS][RUNS];
-    double cpu[2][CONTENDERS][RUNS]; /* seconds per GiB: read, write */
-    double rss_rest[RUNS], rss_peak[RUNS]; /* fsb-mount and fsb-host, the larger, MB */
+    int    runs;
+    double result[WORKLOADS][CONTENDERS][MOST_RUNS];
+    double cpu[2][CONTENDERS][MOST_RUNS]; /* seconds per GiB: read, write */
+    double rss_rest[MOST_RUNS], rss_peak[MOST_RUNS]; /* fsb-mount and fsb-host, the larger, MB */
     double idle_cpu;
 } b;
 
@@ -225,6 +226,7 @@ static void mount_contender(contender c)
 {
     char url[PATH_MAX] = "";
     if (c == FSB) {
+        unlink(at("%s/url", b.dir));
         b.host = START(at("%s/url", b.dir), at("%s/fsb-host", b.bin), "--listen",
                        at("unix:%s/sock", b.dir), at("%s/data", b.dir));
         for (int i = 0; i < 200 && !url[0]; ++i) {
@@ -258,7 +260,7 @@ static void unmount_contender(contender c)
 
 /* ---- workloads: each returns the value of its row -------------------------------------------- */
 
-static const char *root_of(contender c) { return c == DIRECT ? at("%s/data", b.dir) : b.mnt; }
+static const char *root_of(contender c) { return c == DIRECT ? b.data : b.mnt; }
 
 static double read_bulk(const char *root)
 {
@@ -304,7 +306,7 @@ static void *random_reads(void *arg)
     const int fd = open(j->path, O_RDONLY | O_DIRECT);
     if (fd < 0 || posix_memalign(&buf, 4096, 4096) != 0) give_up("O_DIRECT %s: %s", j->path, strerror(errno));
     for (int i = 0; i < j->count; ++i) {
-        const off_t at_block = (off_t)(rand_r(&j->seed) % (b.bulk / 4096)) * 4096;
+        const off_t at_block = (off_t)((size_t)rand_r(&j->seed) % (b.bulk / 4096)) * 4096;
         if (pread(fd, buf, 4096, at_block) != 4096) give_up("pread: %s", strerror(errno));
     }
     close(fd);
@@ -425,15 +427,15 @@ static void report(void)
     for (int w = 0; w < WORKLOADS; ++w)
         for (contender c = 0; c < CONTENDERS; ++c)
             if (c != FSB && b.present[c])
-                bench_row(rows[w].name, b.result[w][FSB], RUNS, rows[w].unit, names[c], b.result[w][c],
-                          RUNS, rows[w].better, "");
+                bench_row(rows[w].name, b.result[w][FSB], b.runs, rows[w].unit, names[c], b.result[w][c],
+                          b.runs, rows[w].better, "");
     for (int w = 0; w < 2; ++w)
         for (contender c = SSHFS; c < CONTENDERS; ++c)
             if (b.present[c])
-                bench_row(w ? "CPU of the daemons, write" : "CPU of the daemons, read", b.cpu[w][FSB], RUNS,
-                          "s/GiB", names[c], b.cpu[w][c], RUNS, BENCH_LESS, "client and host together");
-    bench_row("memory at rest, the larger daemon", b.rss_rest, RUNS, "MB", "", NULL, 0, BENCH_LESS, "VmRSS");
-    bench_row("memory at most, the larger daemon", b.rss_peak, RUNS, "MB", "", NULL, 0, BENCH_LESS, "VmHWM, after the read");
+                bench_row(w ? "CPU of the daemons, write" : "CPU of the daemons, read", b.cpu[w][FSB], b.runs,
+                          "s/GiB", names[c], b.cpu[w][c], b.runs, BENCH_LESS, "client and host together");
+    bench_row("memory at rest, the larger daemon", b.rss_rest, b.runs, "MB", "", NULL, 0, BENCH_LESS, "VmRSS");
+    bench_row("memory at most, the larger daemon", b.rss_peak, b.runs, "MB", "", NULL, 0, BENCH_LESS, "VmHWM, after the read");
     bench_row("CPU at rest", &b.idle_cpu, 1, "s", "", NULL, 0, BENCH_LESS, "both daemons, 2 s of rest");
 }
 
@@ -447,36 +449,48 @@ static void find_programs(char *self)
     if (access("/dev/fuse", W_OK) != 0) give_up("/dev/fuse is not to be had: %s", strerror(errno));
 }
 
+static void measure_rest(contender c)
+{
+    sleep(1);
+    const double before = cpu_of_daemons(c);
+    sleep(2);
+    b.idle_cpu = cpu_of_daemons(c) - before;
+}
+
+/* Every workload by every contender, mounted anew for each; --quick mounts once for all of them. */
+static void run_turn(int turn)
+{
+    for (int i = 0; i < WORKLOADS * CONTENDERS; ++i) {
+        const contender c = (contender)(bench_.quick ? i / WORKLOADS : i % CONTENDERS);
+        const workload  w = (workload)(bench_.quick ? i % WORKLOADS : i / CONTENDERS);
+        if (!b.present[c]) continue;
+        if (isatty(2))
+            fprintf(stderr, "\rrun %d of %d: %d of %d, %s   ", turn + 1, b.runs, w + 1, WORKLOADS, names[c]);
+        if (!bench_.quick || w == 0) mount_contender(c);
+        run_one(w, c, turn);
+        if (c == FSB && w == 0 && turn == b.runs - 1) measure_rest(c);
+        if (!bench_.quick || w == WORKLOADS - 1) unmount_contender(c);
+    }
+}
+
 int main(int argc, char **argv)
 {
     const char *tmp = getenv("TMPDIR");
     bench_begin("mount", argc, argv);
     find_programs(argv[0]);
-    b.bulk = (size_t)(bench_.quick ? 128 : 1024) << 20, b.ios = bench_.quick ? 2000 : 10000;
+    b.bulk = (size_t)(bench_.quick ? 64 : 1024) << 20, b.ios = bench_.quick ? 2000 : 10000;
+    b.runs = bench_.quick ? 3 : MOST_RUNS;
     snprintf(b.dir, sizeof b.dir, "%s/fsb-bench-XXXXXX", tmp && *tmp ? tmp : "/tmp");
     if (!mkdtemp(b.dir)) give_up("%s: %s", b.dir, strerror(errno));
     snprintf(b.mnt, sizeof b.mnt, "%s/mnt", b.dir);
+    snprintf(b.data, sizeof b.data, "%s/data", b.dir);
     signal(SIGINT, on_signal), signal(SIGTERM, on_signal);
     make_data();
     b.present[DIRECT] = b.present[FSB] = 1;
     b.present[SSHFS] = prepare_sshfs(), b.present[PASSTHROUGH] = prepare_passthrough();
     for (contender c = 0; c < CONTENDERS; ++c)
         if (!b.present[c]) fprintf(stderr, "bench_mount: %s is not installed: left out\n", names[c]);
-    for (int turn = 0; turn < RUNS; ++turn)
-        for (workload w = 0; w < WORKLOADS; ++w)
-            for (contender c = 0; c < CONTENDERS; ++c) {
-                if (!b.present[c]) continue;
-                if (isatty(2)) fprintf(stderr, "\rrun %d of %d: %d of %d, %s   ", turn + 1, RUNS, w + 1, WORKLOADS, names[c]);
-                mount_contender(c);
-                run_one(w, c, turn);
-                if (c == FSB && w == 0 && turn == RUNS - 1) {
-                    sleep(1);
-                    const double before = cpu_of_daemons(c);
-                    sleep(2);
-                    b.idle_cpu = cpu_of_daemons(c) - before;
-                }
-                unmount_contender(c);
-            }
+    for (int turn = 0; turn < b.runs; ++turn) run_turn(turn);
     if (isatty(2)) fprintf(stderr, "\r%60s\r", "");
     report();
     clean_up();
