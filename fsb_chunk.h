@@ -340,7 +340,7 @@ typedef struct fsb_chunk_server_desc {
     uint32_t               max_requests; /* in flight per client, 1 to 65536 (default 256) */
     uint32_t               max_handles;  /* open files per client, 1 to 2^24 (default 16384) */
     uint64_t      max_bytes; /* of requests and answers held per client (default 16 MiB, least 2) */
-    uint32_t      max_locks; /* held and waited for, per client (default 65536) */
+    uint32_t      max_locks; /* held and waited for, per client, besides (default 65536) */
     uint32_t      hello_ms;  /* from connect to hello, at most (default 10000) */
     uint32_t      frame_ms;  /* without a byte inside a frame, either way (default 30000) */
     uint32_t      request_ms;   /* a request's time where the client sets none (default 30000) */
@@ -411,8 +411,8 @@ typedef struct fsb_chunk_client_info {
 /* Connects and says hello; *out is the share as a backend, ended by its close(). Its call[] waits
    for the answer; its submit() never blocks, and done() runs on the receiver's thread (or on this
    one if the connection is gone): be quick there. Bytes handed out there are borrowed, not kept.
-   Errors: -EINVAL, -ENOMEM, -ENOENT no such share, -EPROTO no fsb host, -ECONNREFUSED, -ETIMEDOUT,
-   what connect() says. Threads: any; starts one; blocks up to timeout_ms. */
+   Errors: -EINVAL, -ENOMEM, -ENOENT no such share, -EPROTO no fsb host, -ECONNREFUSED, -ENOTCONN
+   turned away, -ETIMEDOUT, what connect() says. Threads: any; starts one; blocks up to timeout_ms. */
 FSB_API int fsb_chunk_client_open(fsb_backend **out, const fsb_chunk_client_desc *desc);
 
 /* What hello said; backend is one of fsb_chunk_client_open()'s. Errors: none. Threads: any. */
@@ -4053,7 +4053,8 @@ static int fsb_chunk_exchange_(fsb_chunk_stream_ *s, int sends, unsigned char *b
         if (poll(&p, 1, left < INT_MAX ? (int)left : INT_MAX) < 0 && errno != EINTR) return -errno;
         const int64_t n = sends ? fsb_chunk_send_(s, &part, 1, 0) : fsb_chunk_recv_(s, bytes, size);
         if (n == -EAGAIN) continue;
-        if (n <= 0) return n ? (int)n : -ENOTCONN;
+        if (!n || n == -EPIPE || n == -ECONNRESET) return -ENOTCONN;
+        if (n < 0) return (int)n;
         bytes += n, size -= (size_t)n;
     }
     return 0;
@@ -4162,7 +4163,8 @@ FSB_API int fsb_chunk_client_open(fsb_backend **out, const fsb_chunk_client_desc
     if (err) {
         fsb_chunk_log_(&c->log, FSB_LOG_ERROR, "chunk/connect", "%s: %s",
                        desc->address ? desc->address : "connect",
-                       err == -EPROTO       ? "no fsb host of this version answers there"
+                       err == -EPROTO         ? "no fsb host of this version answers there"
+                           : err == -ENOTCONN ? "it turned us away; its log says why"
                            : err == -ENOENT ? "no such share, or no such socket"
                                             : strerror(-err));
         fsb_chunk_client_free_(c);
