@@ -124,7 +124,8 @@ static inline int wire_next(int fd, unsigned char *room, wire_answer *a)
     if (memcmp(room, "FSB1", 4) != 0 || 32 + a->meta_size + a->data_size > WIRE_MAX) return -2;
     ok = wire_recv(fd, room + 32, a->meta_size + a->data_size);
     if (ok != 1) return ok;
-    return wire_crc(wire_crc(0, room, 28), a->meta, a->meta_size) == wire_get(room + 28, 4) ? 1 : -2;
+    return wire_crc(wire_crc(0, room, 28), a->meta, a->meta_size) == wire_get(room + 28, 4) ? 1
+                                                                                            : -2;
 }
 
 /* ---- requests: each writes a whole frame to `to` ---- */
