@@ -417,13 +417,15 @@ FSB_API const char *fsb_mount_errmsg(fsb_mount *m, char *buf, size_t size)
 #include <linux/falloc.h>
 #include <linux/fuse.h>
 #include <fuse3/fuse_lowlevel.h>
+#undef FUSE_USE_VERSION /* ours alone */
 #ifndef SEEK_HOLE
 #error "fsb_mount.h: GNU extensions are hidden; include it first, or compile with -D_GNU_SOURCE"
 #endif
 
 enum {
     FSB_MOUNT_RECEIVE_ = FSB_IO_MAX + 8192, /* the largest request: a WRITE and its header */
-    FSB_MOUNT_HEAD_ = 64 << 10,             /* bytes asked for with OPEN */
+    FSB_MOUNT_HEAD_ = 16 << 10,  /* bytes asked for with OPEN: what the kernel reads first */
+    FSB_MOUNT_WHOLE_ = 32 << 10, /* a file of up to so many bytes is asked for whole */
     FSB_MOUNT_HEADS_ = 4 << 20,             /* such bytes kept in all */
     FSB_MOUNT_HANDOVER_ = 256 << 10,        /* smaller writes are copied: a buffer is 1 MiB */
     FSB_MOUNT_FLIGHT_ = 1024,               /* delayed writes on their way, at most */
@@ -1987,7 +1989,8 @@ static void fsb_mount_open_how_(fsb_mount *m, fsb_mount_req_ *r, uint32_t rights
     op->flags = rights & FSB_O_WRITE ? FSB_O_READ | FSB_O_WRITE : FSB_O_READ;
     if (rights == FSB_O_READ && !r->node->version && !(r->fi.flags & O_DIRECT) &&
         m->head_bytes < FSB_MOUNT_HEADS_)
-        op->size = FSB_MOUNT_HEAD_;
+        op->size = r->node->attr.size > FSB_MOUNT_WHOLE_ ? (size_t)FSB_MOUNT_HEAD_
+                                                         : (size_t)FSB_MOUNT_WHOLE_;
 }
 
 typedef struct fsb_mount_copy_ { /* bytes of ours behind a slice follow */
@@ -2110,13 +2113,24 @@ static void fsb_mount_opened_(fsb_mount_req_ *r)
     else fsb_mount_fail_(r, err);
 }
 
+/* What FUSE is told of an open file. Appends go past the page cache, which would put them where the
+   kernel believes the end to be, and send one that crosses a page in two: lines of two clients
+   would mix. Who can also read keeps the cache, and mmap. */
+static struct fuse_file_info fsb_mount_file_info_(const struct fuse_file_info *asked)
+{
+    struct fuse_file_info fi = *asked;
+    fi.fh = 0; /* the node has the handles */
+    fi.direct_io = (fi.flags & (O_ACCMODE | O_APPEND)) == (O_WRONLY | O_APPEND);
+    return fi;
+}
+
 static void fsb_mount_on_open_(fuse_req_t q, fuse_ino_t ino, struct fuse_file_info *fi)
 {
     fsb_mount_req_ *r = fsb_mount_begin_(q, 0, ino, NULL);
     if (!r) return;
     fsb_mount *m = r->task.mount;
     const int  mode = fi->flags & O_ACCMODE;
-    r->fi = *fi;
+    r->fi = fsb_mount_file_info_(fi);
     pthread_mutex_lock(&m->lock);
     fsb_mount_open_how_(m, r, mode == O_RDONLY   ? FSB_O_READ
                               : mode == O_WRONLY ? FSB_O_WRITE
@@ -2196,7 +2210,7 @@ static void fsb_mount_on_create_(fuse_req_t q, fuse_ino_t parent, const char *na
 {
     fsb_mount_req_ *r = fsb_mount_begin_(q, FSB_OP_OPEN, parent, name);
     if (!r) return;
-    r->fi = *fi;
+    r->fi = fsb_mount_file_info_(fi);
     r->task.op.flags = FSB_O_READ | FSB_O_WRITE | FSB_O_CREATE;
     if (fi->flags & O_EXCL) r->task.op.flags |= FSB_O_EXCL;
     fsb_mount_new_attr_(r, mode & 07777);
@@ -3396,10 +3410,10 @@ static int fsb_mount_options_(fsb_mount *m, const fsb_mount_desc *desc, char **o
 
 static int fsb_mount_session_new_(fsb_mount *m, const fsb_mount_desc *desc)
 {
-    const struct fuse_lowlevel_ops ops = fsb_mount_ops_(m);
-    struct fuse_args               args = FUSE_ARGS_INIT(0, NULL);
-    char                          *options = NULL;
-    int                            err = fsb_mount_options_(m, desc, &options);
+    struct fuse_args args = FUSE_ARGS_INIT(0, NULL);
+    char            *options = NULL;
+    int              err = fsb_mount_options_(m, desc, &options);
+    const struct fuse_lowlevel_ops ops = fsb_mount_ops_(m); /* they depend on the options */
     if (err == -EINVAL)
         fsb_mount_log_(m, FSB_LOG_ERROR, "mount/open", "options \"%s\": a timeout is no number",
                        desc->options);
