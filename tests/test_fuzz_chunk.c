@@ -1,5 +1,5 @@
 /* test_fuzz_chunk.c - replays the inputs of fuzz/chunk/ (or those named) without a fuzzer. */
-#include "fuzz_chunk.c"
+#include "fuzz_chunk.h"
 #include <dirent.h>
 
 static void replay(const char *path)
