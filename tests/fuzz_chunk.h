@@ -1,9 +1,9 @@
-/* fuzz_chunk.h - a server and a client that are fed whatever comes: make fuzz. What it began with, and
-   what it once found, is in fuzz/chunk/ and replayed by test_fuzz_chunk.c.
+/* fuzz_chunk.h - a server and a client that are fed whatever comes: make fuzz. What it began with,
+   and what it once found, is in fuzz/chunk/ and replayed by test_fuzz_chunk.c.
 
    The first byte of an input says who is fed with the rest: even the server, that has heard hello
-   if bit 1 is set, odd the client. Unless bit 2 is set the frames' checksums are put right first: no
-   mutation would get past them. After each stream both must have given everything back. */
+   if bit 1 is set, odd the client. Unless bit 2 is set the frames' checksums are put right first:
+   no mutation would get past them. Afterwards both must have given everything back. */
 #define FSB_IMPLEMENTATION
 #include "fsb_backend.h"
 #include "fsb_chunk.h"
@@ -100,8 +100,8 @@ static void feed_client(stream *s, const fsb_allocator *a)
                                       FSB_OP_LOCK, FSB_OP_GETXATTR, FSB_OP_STATFS, FSB_OP_WRITE};
     if (fsb_chunk_client_open(&b, &d) != 0) return;
     for (int i = 0; i < 8; ++i) {
-        ops[i] = (fsb_op){.code = codes[i], .path = "/a", .path2 = "user.x", .size = 8, .emit = emit,
-                          .data = "12345678", .done = done};
+        ops[i] = (fsb_op){.code = codes[i], .path = "/a", .path2 = "user.x", .size = 8,
+                          .emit = emit, .data = "12345678", .done = done};
         if (codes[i] == FSB_OP_READ || codes[i] == FSB_OP_WRITE || codes[i] == FSB_OP_LOCK)
             ops[i].handle = 1;
         list[i] = &ops[i];

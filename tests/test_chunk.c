@@ -1,4 +1,4 @@
-/* test_chunk.c - the wire: conformance of a client over every kind of stream, and what breaks it. */
+/* test_chunk.c - the wire: conformance over every kind of stream, and what breaks it. */
 #define FSB_IMPLEMENTATION
 #include "fsb_backend.h"
 #include "fsb_chunk.h"
@@ -116,13 +116,15 @@ static int is_pattern(const unsigned char *p, size_t n, uint64_t offset)
 static void put_pattern(fsb_backend *b, const char *path, size_t size)
 {
     static unsigned char bytes[1 << 20];
-    fsb_op op = {.code = FSB_OP_OPEN, .path = path, .flags = FSB_O_WRITE | FSB_O_CREATE, MODE(0644)};
+    fsb_op op = {.code = FSB_OP_OPEN, .path = path, .flags = FSB_O_WRITE | FSB_O_CREATE,
+                 MODE(0644)};
     CHECK(fsb_backend_call(b, &op) >= 0);
     const fsb_handle handle = op.handle;
     for (size_t at = 0; at < size; at += sizeof bytes) {
         const size_t n = size - at < sizeof bytes ? size - at : sizeof bytes;
         for (size_t i = 0; i < n; ++i) bytes[i] = pattern(at + i);
-        op = (fsb_op){.code = FSB_OP_WRITE, .handle = handle, .offset = at, .data = bytes, .size = n};
+        op = (fsb_op){.code = FSB_OP_WRITE, .handle = handle, .offset = at, .data = bytes,
+                      .size = n};
         CHECK_EQ(fsb_backend_call(b, &op), (int64_t)n);
     }
     op = (fsb_op){.code = FSB_OP_CLOSE, .handle = handle};
@@ -160,7 +162,7 @@ static int raw_ended(int fd)
     return 0;
 }
 
-/* ---- a backend that does as the test says: it counts, dawdles, and tells what it was asked ---- */
+/* ---- a backend that does as the test says: it counts, dawdles, fails ---- */
 
 typedef struct odd {
     fsb_backend  base;
@@ -252,7 +254,8 @@ static int pair_fds(void *user, int fds[2])
 static int pair_open(pair *p, fsb_backend *inner, int pipes, fsb_allocator a, fsb_runner runner)
 {
     fsb_chunk_share       share = {"share", inner, RW};
-    fsb_chunk_server_desc d = {.shares = &share, .share_count = 1, .allocator = a, .runner = runner};
+    fsb_chunk_server_desc d = {.shares = &share, .share_count = 1, .allocator = a,
+                               .runner = runner};
     fsb_chunk_client_desc where = {.connect = pair_fds, .user = p, .share = "share", .allocator = a,
                                    .timeout_ms = 20000};
     int                   err = fsb_chunk_server_open(&p->server, &d);
@@ -518,7 +521,8 @@ static void test_frozen_answers(void)
     CHECK_EQ(handle, 1);
     CHECK_EQ(wire_send(fd, frame, wire_read(frame, 2, handle, 1, 10)), 0);
     CHECK_EQ(wire_next(fd, room, &a), 1);
-    CHECK(same_hex(room, 34, "465342310000000002000000050001000200000000000000020000006cda78506263"));
+    CHECK(same_hex(room, 34,
+                   "465342310000000002000000050001000200000000000000020000006cda78506263"));
     close(fd);
     host_close(&h);
     b->close(b);
@@ -527,7 +531,8 @@ static void test_frozen_answers(void)
 static const struct { int wire, err; } errors[] = {
     {1, EPERM}, {2, ENOENT}, {4, EINTR}, {5, EIO}, {6, ENXIO}, {7, E2BIG}, {9, EBADF}, {11, EAGAIN},
     {12, ENOMEM}, {13, EACCES}, {16, EBUSY}, {17, EEXIST}, {18, EXDEV}, {19, ENODEV}, {20, ENOTDIR},
-    {21, EISDIR}, {22, EINVAL}, {23, ENFILE}, {24, EMFILE}, {25, ENOTTY}, {26, ETXTBSY}, {27, EFBIG},
+    {21, EISDIR}, {22, EINVAL}, {23, ENFILE}, {24, EMFILE}, {25, ENOTTY}, {26, ETXTBSY},
+    {27, EFBIG},
     {28, ENOSPC}, {29, ESPIPE}, {30, EROFS}, {31, EMLINK}, {32, EPIPE}, {34, ERANGE}, {35, EDEADLK},
     {36, ENAMETOOLONG}, {37, ENOLCK}, {38, ENOSYS}, {39, ENOTEMPTY}, {40, ELOOP}, {61, ENODATA},
     {71, EPROTO}, {74, EBADMSG}, {75, EOVERFLOW}, {84, EILSEQ}, {90, EMSGSIZE}, {95, EOPNOTSUPP},
@@ -722,7 +727,7 @@ static void test_bad_paths_and_handles(void)
     CHECK_EQ(wire_next(one, room, &a), 1);
     const uint64_t handle = wire_get(a.meta, 8);
     CHECK_EQ(status_of(one, room, wire_read(room, 1, handle, 0, 10)), 1);
-    for (uint64_t guess = 0; guess < 20; ++guess) { /* what the first has open is not the second's */
+    for (uint64_t guess = 0; guess < 20; ++guess) { /* the first's are not the second's */
         CHECK_EQ(status_of(two, room, wire_read(room, 1, guess, 0, 10)), -9);
         CHECK_EQ(status_of(two, room, wire_read(room, 1, guess << 32 | 1, 0, 10)), -9);
     }
@@ -739,7 +744,8 @@ static void test_slow_clients(void)
     static unsigned char room[WIRE_MAX];
     fsb_backend         *inner = memory_open(), *b;
     host                 h;
-    REQUIRE(host_open(&h, inner, RW, (fsb_chunk_server_desc){.hello_ms = 300, .frame_ms = 300}) == 0);
+    fsb_chunk_server_desc quick = {.hello_ms = 300, .frame_ms = 300};
+    REQUIRE(host_open(&h, inner, RW, quick) == 0);
     b = dial(&h);
     const int silent = raw(&h), slow = raw_hello(&h, room);
     CHECK_EQ(wire_send(slow, room, 40), 0); /* of a frame that never ends */
@@ -836,7 +842,8 @@ static void lie_script(fake *f) /* to a READ of 8 bytes, or a STAT */
     wire_answer   a;
     wire          m = {meta, 104};
     if (wire_next(f->fds[1], f->room, &a) != 1) return;
-    const wire_answer other_tag = {.op = a.op, .tag = a.tag + 1}, other_op = {.op = 8, .tag = a.tag};
+    const wire_answer other_tag = {.op = a.op, .tag = a.tag + 1};
+    const wire_answer other_op = {.op = 8, .tag = a.tag};
     if (f->kind == LIE_GARBAGE) memset(f->out, 'x', 4096), wire_send(f->fds[1], f->out, 4096);
     if (f->kind == LIE_TAG) fake_answer(f, &other_tag, 8, NULL, "12345678", 8);
     if (f->kind == LIE_OP) fake_answer(f, &other_op, 0, NULL, NULL, 0);
@@ -865,7 +872,8 @@ static void test_lying_hosts(void)
         const int stats = kind == LIE_CUT_META || kind == LIE_NO_ID || kind == LIE_DATA;
         f.script = lie_script, f.kind = kind;
         REQUIRE(fake_open(&f, &b, 0) == 0);
-        const int64_t n = stats ? C(STAT, .path = "/") : C(READ, .handle = 1, .buf = room, .size = 8);
+        const int64_t n = stats ? C(STAT, .path = "/")
+                                : C(READ, .handle = 1, .buf = room, .size = 8);
         CHECK_EQ(n, kind == LIE_TWICE ? 8 : -EPROTO);
         if (kind == LIE_TWICE) EVENTUALLY(C(STAT, .path = "/", .timeout_ms = 10) == -EPROTO);
         CHECK_EQ(C(STAT, .path = "/"), -EPROTO);
@@ -1293,7 +1301,8 @@ static void test_lock_waiters(void)
     CHECK_EQ(one.op.result, 0);
     nap(20);
     CHECK_EQ(load(&two.done) + load(&three.done), 0);
-    CHECK_EQ(c->call[FSB_OP_LOCK](c, &(fsb_op){.code = FSB_OP_LOCK, .handle = theirs, .owner = 1}), 0);
+    fsb_op unlock = {.code = FSB_OP_LOCK, .handle = theirs, .owner = 1};
+    CHECK_EQ(c->call[FSB_OP_LOCK](c, &unlock), 0);
     landed(&three);
     nap(20);
     CHECK_EQ(load(&two.done), 0);
@@ -1334,8 +1343,10 @@ static void test_lock_crowd(void)
     CHECK_EQ(wire_next(fd, room, &a), 1);
     const uint64_t id = wire_get(a.meta, 8);
     CHECK_EQ(status_of(fd, room, wire_lock(room, 1, id, FSB_LOCK_EXCLUSIVE, 1)), 0);
-    for (uint64_t i = 2; i < 20; ++i)
-        CHECK_EQ(wire_send(fd, room, wire_lock(room, i, id, FSB_LOCK_EXCLUSIVE | FSB_LOCK_WAIT, i)), 0);
+    for (uint64_t i = 2; i < 20; ++i) {
+        const uint32_t wait = FSB_LOCK_EXCLUSIVE | FSB_LOCK_WAIT;
+        CHECK_EQ(wire_send(fd, room, wire_lock(room, i, id, wait, i)), 0);
+    }
     EVENTUALLY(lock_at(b, handle, 0) == FSB_LOCK_EXCLUSIVE);
     close(fd);
     EVENTUALLY(lock_at(b, handle, 0) == 0);
@@ -1362,7 +1373,8 @@ static void test_read_only(void)
     CHECK_EQ(C(OPEN, .path = "/f", .flags = FSB_O_READ | FSB_O_TRUNC), -EACCES);
     CHECK_EQ(C(OPEN, .path = "/g", .flags = FSB_O_READ | FSB_O_CREATE, MODE(0600)), -EACCES);
     CHECK_EQ(C(WRITE, .handle = handle, .data = "x", .size = 1), -EACCES);
-    CHECK_EQ(C(PUT, .path = "/g", .flags = FSB_O_WRITE | FSB_O_CREATE, .data = "x", .size = 1), -EACCES);
+    CHECK_EQ(C(PUT, .path = "/g", .flags = FSB_O_WRITE | FSB_O_CREATE, .data = "x", .size = 1),
+             -EACCES);
     CHECK_EQ(C(MKDIR, .path = "/d", MODE(0755)), -EACCES);
     CHECK_EQ(C(UNLINK, .path = "/f"), -EACCES);
     CHECK_EQ(C(RMDIR, .path = "/f"), -EACCES);
