@@ -577,10 +577,11 @@ struct fsb_mount_req_ {
     char             path[FSB_PATH_MAX + 1], path2[FSB_PATH_MAX + 1];
 };
 
-/* An open folder: names fetched and not yet asked for. Used by one request at a time. */
+/* An open folder: names fetched and not yet asked for. The kernel asks one request at a time. */
 struct fsb_mount_dir_ {
     fsb_mount_node_ *node; /* pinned */
     uint64_t         id;
+    uint32_t         pins; /* until releasedir, and of a request */
     int              busy;
     char            *batch; /* entries, each an fsb_mount_entry_ and its name */
     size_t           size, room;
@@ -590,8 +591,6 @@ struct fsb_mount_dir_ {
     int              end, plus, bad;
     uint64_t         started; /* mount->changes when it was fetched */
     int64_t          fetched; /* monotonic ns; 0: no batch */
-    char            *reply;
-    size_t           reply_room;
 };
 typedef struct fsb_mount_entry_ {
     fsb_stat stat;
@@ -2585,6 +2584,13 @@ static void fsb_mount_on_fsync_(fuse_req_t q, fuse_ino_t ino, int data_only,
 static void fsb_mount_fallocated_(fsb_mount_req_ *r)
 {
     fsb_mount *m = r->task.mount;
+    fsb_op    *op = &r->task.op;
+    if (op->result >= 0 && op->code == FSB_OP_ALLOCATE && op->stat.mode & (S_ISUID | S_ISGID) &&
+        fuse_req_ctx(r->fuse)->uid != 0) { /* no flag of the kernel's says so, as with WRITE */
+        op->code = FSB_OP_SETATTR, op->flags = 0, op->attr.mask = FSB_ATTR_KILL_PRIV;
+        fsb_mount_go_(r, fsb_mount_fallocated_);
+        return;
+    }
     pthread_mutex_lock(&m->lock);
     fsb_mount_changed_(m, r->node);
     if (r->task.op.result >= 0) {
@@ -2710,7 +2716,7 @@ static void fsb_mount_on_opendir_(fuse_req_t q, fuse_ino_t ino, struct fuse_file
     fsb_mount_node_ *n = (fsb_mount_node_ *)fsb_mount_slot_get_(&m->ids, ino);
     if (d && n) d->id = fsb_mount_slot_add_(m, &m->dirs, d);
     const int ok = d && d->id;
-    if (ok) d->node = n, ++n->pins, d->want = FSB_MOUNT_BATCH_MIN_;
+    if (ok) d->node = n, ++n->pins, d->pins = 1, d->want = FSB_MOUNT_BATCH_MIN_;
     pthread_mutex_unlock(&m->lock);
     if (!ok) {
         fsb_mount_free_(m, d, sizeof *d);
@@ -2721,14 +2727,12 @@ static void fsb_mount_on_opendir_(fuse_req_t q, fuse_ino_t ino, struct fuse_file
     fuse_reply_open(q, &answer);
 }
 
-static void fsb_mount_dir_free_(fsb_mount *m, fsb_mount_dir_ *d)
+/* Lock held; frees it with the last pin. */
+static void fsb_mount_dir_unpin_(fsb_mount *m, fsb_mount_dir_ *d)
 {
-    fsb_mount_free_(m, d->batch, d->room);
-    fsb_mount_free_(m, d->reply, d->reply_room);
-    pthread_mutex_lock(&m->lock);
-    fsb_mount_slot_remove_(&m->dirs, d->id);
+    if (--d->pins) return;
     fsb_mount_unpin_(m, d->node);
-    fsb_mount_unlock_(m);
+    fsb_mount_free_(m, d->batch, d->room);
     fsb_mount_free_(m, d, sizeof *d);
 }
 
@@ -2738,8 +2742,11 @@ static void fsb_mount_on_releasedir_(fuse_req_t q, fuse_ino_t ino, struct fuse_f
     fsb_mount *m = fsb_mount_of_(q);
     pthread_mutex_lock(&m->lock);
     fsb_mount_dir_ *d = (fsb_mount_dir_ *)fsb_mount_slot_get_(&m->dirs, fi->fh);
-    pthread_mutex_unlock(&m->lock);
-    if (d) fsb_mount_dir_free_(m, d); /* the kernel waits for its listings first */
+    if (d) {
+        fsb_mount_slot_remove_(&m->dirs, d->id);
+        fsb_mount_dir_unpin_(m, d);
+    }
+    fsb_mount_unlock_(m);
     fuse_reply_err(q, d ? 0 : EBADF);
 }
 
@@ -2803,7 +2810,7 @@ static int fsb_mount_seek_batch_(fsb_mount *m, fsb_mount_dir_ *d, uint64_t cooki
 static size_t fsb_mount_add_(fsb_mount_req_ *r, size_t used, const char *name, uint64_t offset,
                              const struct fuse_entry_param *e)
 {
-    char        *to = r->dir->reply + used;
+    char        *to = (char *)r->extra + used;
     const size_t left = r->reply_size - used;
     const size_t size =
         r->plus ? fuse_add_direntry_plus(r->fuse, to, left, name, e, (off_t)offset)
@@ -2881,10 +2888,11 @@ static void fsb_mount_list_end_(fsb_mount_req_ *r, int64_t result)
 {
     fsb_mount *m = r->task.mount;
     pthread_mutex_lock(&m->lock);
-    r->dir->busy = 0; /* before the reply: the next request may come, and r->dir go, with it */
-    pthread_mutex_unlock(&m->lock);
+    r->dir->busy = 0; /* before the answer: the next request can be here before that call ends */
+    fsb_mount_dir_unpin_(m, r->dir);
+    fsb_mount_unlock_(m);
     if (result < 0) fuse_reply_err(r->fuse, fsb_mount_errno_(result));
-    else fuse_reply_buf(r->fuse, r->dir->reply, (size_t)result);
+    else fuse_reply_buf(r->fuse, (const char *)r->extra, (size_t)result);
     fsb_mount_end_(r);
 }
 
@@ -2928,29 +2936,24 @@ static void fsb_mount_fetch_(fsb_mount_req_ *r, uint64_t cookie)
 static void fsb_mount_list_(fuse_req_t q, fuse_ino_t ino, size_t size, off_t offset,
                             struct fuse_file_info *fi, int plus)
 {
+    const size_t    room = size < FSB_MOUNT_REPLY_MAX_ ? size : (size_t)FSB_MOUNT_REPLY_MAX_;
     fsb_mount_req_ *r = fsb_mount_begin_(q, FSB_OP_LIST, ino, NULL);
-    if (!r) return;
+    if (!r || !fsb_mount_extra_(r, room)) return;
     fsb_mount *m = r->task.mount;
     pthread_mutex_lock(&m->lock);
     fsb_mount_dir_ *d = (fsb_mount_dir_ *)fsb_mount_slot_get_(&m->dirs, fi->fh);
     const int       ok = d && !d->busy && d->node == r->node;
     const int       removed = r->node->removed && !r->node->names;
-    if (ok) d->busy = 1;
+    if (ok) d->busy = 1, ++d->pins;
     pthread_mutex_unlock(&m->lock);
     if (!ok) {
         fsb_mount_fail_(r, -EBADF);
         return;
     }
     r->dir = d, r->plus = plus, r->list_offset = (uint64_t)offset;
-    r->reply_size = size < FSB_MOUNT_REPLY_MAX_ ? size : (size_t)FSB_MOUNT_REPLY_MAX_;
-    if (d->reply_room < r->reply_size) {
-        fsb_mount_free_(m, d->reply, d->reply_room);
-        d->reply = (char *)fsb_mount_alloc_(m, r->reply_size);
-        d->reply_room = d->reply ? r->reply_size : 0;
-    }
+    r->reply_size = room;
     const uint64_t cookie = offset > 2 || offset < 0 ? fsb_mount_cookie_((uint64_t)offset) : 0;
-    if (!d->reply) fsb_mount_list_end_(r, -ENOMEM);
-    else if (removed) fsb_mount_list_end_(r, 0);
+    if (removed) fsb_mount_list_end_(r, 0);
     else if (offset && fsb_mount_seek_batch_(m, d, cookie, plus))
         fsb_mount_list_end_(r, fsb_mount_fill_(r));
     else fsb_mount_fetch_(r, cookie);
@@ -2968,6 +2971,17 @@ static void fsb_mount_on_readdirplus_(fuse_req_t q, fuse_ino_t ino, size_t size,
     fsb_mount_list_(q, ino, size, offset, fi, 1);
 }
 
+/* A folder that is open but gone has nothing left to write. */
+static void fsb_mount_dir_synced_(fsb_mount_req_ *r)
+{
+    fsb_mount *m = r->task.mount;
+    pthread_mutex_lock(&m->lock);
+    const int gone = r->node->removed && !r->node->names;
+    pthread_mutex_unlock(&m->lock);
+    if (gone) r->task.op.result = 0;
+    fsb_mount_reply_err_(r);
+}
+
 static void fsb_mount_on_fsyncdir_(fuse_req_t q, fuse_ino_t ino, int data_only,
                                 struct fuse_file_info *fi)
 {
@@ -2976,7 +2990,7 @@ static void fsb_mount_on_fsyncdir_(fuse_req_t q, fuse_ino_t ino, int data_only,
     if (!r) return;
     r->task.op.flags = data_only ? FSB_SYNC_DATA : 0;
     r->how |= FSB_MOUNT_AT_;
-    fsb_mount_go_(r, fsb_mount_reply_err_);
+    fsb_mount_go_(r, fsb_mount_dir_synced_);
 }
 
 /* ---- [xattr] --------------------------------------------------------------------------------- */
@@ -3715,7 +3729,6 @@ static void fsb_mount_free_nodes_(fsb_mount *m)
         fsb_mount_dir_ *d = (fsb_mount_dir_ *)m->dirs.slot[i].object;
         if (!d) continue;
         fsb_mount_free_(m, d->batch, d->room);
-        fsb_mount_free_(m, d->reply, d->reply_room);
         fsb_mount_free_(m, d, sizeof *d);
     }
     fsb_mount_free_(m, m->names.bucket, m->names.size * sizeof *m->names.bucket);
