@@ -23,7 +23,7 @@ static int64_t call(fsb_backend *b, fsb_op op, fsb_handle *handle)
     return n;
 }
 
-/* ---- the bare socket: each request says how many bytes follow it, and how many it wants back ---- */
+/* ---- the bare socket: a request says how many bytes follow it and how many shall come back ---- */
 
 typedef struct bare {
     int       fds[2];
@@ -130,7 +130,8 @@ static void trips(const char *name, fsb_backend *b, const bare *beside, fsb_hand
         now_ours[i] = 1e6 * ours_trips(b, handle, n) / n;
         now_bare[i] = 1e6 * bare_run(beside, 48, handle ? 4096 + 32 : 136, n, 1) / n;
     }
-    bench_row(name, now_ours, ROUNDS, "us", "bare socket", now_bare, ROUNDS, BENCH_LESS, "1 thread");
+    bench_row(name, now_ours, ROUNDS, "us", "bare socket", now_bare, ROUNDS, BENCH_LESS,
+              "1 thread");
 }
 
 static void stream(const char *name, fsb_backend *b, const bare *beside, fsb_handle handle,

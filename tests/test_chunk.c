@@ -35,7 +35,7 @@ static int64_t clock_ms(void)
 
 static long long load(const void *counter)
 {
-    return (long long)__atomic_load_n((const int64_t *)counter, __ATOMIC_RELAXED);
+    return (long long)__atomic_load_n((const int64_t *)counter, __ATOMIC_ACQUIRE);
 }
 
 /* ---- a host: a server of one share on a unix socket ---- */
@@ -200,7 +200,7 @@ static void *odd_main(void *arg)
     free(job);
     odd_call(&o->base, op);
     op->done(op);
-    __atomic_sub_fetch(&o->running, 1000, __ATOMIC_RELAXED);
+    __atomic_sub_fetch(&o->running, 1000, __ATOMIC_RELEASE);
     return NULL;
 }
 
