@@ -325,6 +325,11 @@ static struct stat st_of(const char *path)
 }
 
 static int error_of(int result) { return result < 0 ? errno : 0; }
+static void holds(int line, const char *got, const char *want) /* asks once, unlike CHECK_STR */
+{
+    if (strcmp(got, want) != 0) test_str_(__FILE__, line, got, want);
+}
+#define HOLDS(got, want) holds(__LINE__, got, want)
 #define FAILS(call, error) CHECK_EQ(error_of((int)(call)), error)
 
 /* Runs fn as nobody, in a process of its own; returns its result (0-255). */
@@ -346,7 +351,7 @@ static void check_create_read_write(void)
 {
     const char *f = p("file");
     CHECK_EQ(put(f, "hello"), 0);
-    CHECK_STR(get(f), "hello");
+    HOLDS(get(f), "hello");
     CHECK_EQ(st_of(f).st_size, 5);
     CHECK_EQ(st_of(f).st_mode, S_IFREG | 0644);
     CHECK_EQ(st_of(f).st_uid, getuid());
@@ -358,7 +363,7 @@ static void check_create_read_write(void)
     CHECK_EQ(write(fd, " world", 6), 6);
     CHECK_EQ(lseek(fd, 0, SEEK_CUR), 11);
     close(fd);
-    CHECK_STR(get(f), "hello world");
+    HOLDS(get(f), "hello world");
 
     fd = open(f, O_RDWR);
     CHECK_EQ(pwrite(fd, "J", 1, 0), 1);
@@ -374,7 +379,7 @@ static void check_create_read_write(void)
     CHECK(memcmp(buf, "Jel\0\0\0", 6) == 0);
     close(fd);
     CHECK_EQ(truncate(f, 2), 0);
-    CHECK_STR(get(f), "Je");
+    HOLDS(get(f), "Je");
     fd = open(f, O_RDWR | O_TRUNC);
     CHECK_EQ(st_of(f).st_size, 0);
     close(fd);
@@ -506,7 +511,7 @@ static void check_unlinked_but_open(void)
     CHECK_EQ(rename(p("new"), p("gone")), 0);
     CHECK(read(old, buf, 8) == 7 && memcmp(buf, "another", 7) == 0);
     close(old);
-    CHECK_STR(get(p("gone")), "newer");
+    HOLDS(get(p("gone")), "newer");
     unlink(p("gone"));
 }
 
@@ -633,15 +638,15 @@ static void check_rename(void)
     CHECK_EQ(st_of(p("c")).st_ino, ino);
     CHECK_EQ(st_of(p("a")).st_size, -ENOENT);
     CHECK_EQ(rename(p("c"), p("b")), 0); /* replaces */
-    CHECK_STR(get(p("b")), "A");
+    HOLDS(get(p("b")), "A");
     CHECK_EQ(st_of(p("b")).st_ino, ino);
     CHECK_EQ(put(p("a"), "A2"), 0);
     FAILS(syscall(SYS_renameat2, AT_FDCWD, p("a"), AT_FDCWD, p("b"), 1), EEXIST);
     CHECK_EQ(syscall(SYS_renameat2, AT_FDCWD, p("a"), AT_FDCWD, p("b"), 2), 0);
-    CHECK_STR(get(p("a")), "A");
-    CHECK_STR(get(p("b")), "A2");
+    HOLDS(get(p("a")), "A");
+    HOLDS(get(p("b")), "A2");
     CHECK_EQ(syscall(SYS_renameat2, AT_FDCWD, p("a"), AT_FDCWD, p("n"), 1), 0);
-    CHECK_STR(get(p("n")), "A");
+    HOLDS(get(p("n")), "A");
     FAILS(rename(p("n"), p("d")), EISDIR);
     FAILS(rename(p("d"), p("n")), ENOTDIR);
     FAILS(rename(p("missing"), p("x")), ENOENT);
@@ -649,11 +654,11 @@ static void check_rename(void)
     FAILS(rename(p("d"), p("e")), ENOTEMPTY);
     FAILS(rename(p("e"), p("e/g")), EINVAL);
     CHECK_EQ(rename(p("e"), p("d")), 0); /* an empty folder may be replaced */
-    CHECK_STR(get(p("d/f")), "F");
+    HOLDS(get(p("d/f")), "F");
     /* exchange of a file and a folder */
     CHECK_EQ(syscall(SYS_renameat2, AT_FDCWD, p("d"), AT_FDCWD, p("n"), 2), 0);
-    CHECK_STR(get(p("d")), "A");
-    CHECK_STR(get(p("n/f")), "F");
+    HOLDS(get(p("d")), "A");
+    HOLDS(get(p("n/f")), "F");
     unlink(p("n/f")), rmdir(p("n")), unlink(p("d")), unlink(p("b"));
 }
 
@@ -666,7 +671,7 @@ static void check_rename_folder(void)
     const int   fd = open(p("x/y/f"), O_RDWR), dir = open(p("x/y"), O_RDONLY | O_DIRECTORY);
     const ino_t ino = st_of(p("x/y/f")).st_ino;
     CHECK_EQ(rename(p("x"), p("to/z")), 0);
-    CHECK_STR(get(p("to/z/y/f")), "deep");
+    HOLDS(get(p("to/z/y/f")), "deep");
     CHECK_EQ(st_of(p("to/z/y/f")).st_ino, ino);
     CHECK_EQ(st_of(p("x/y/f")).st_size, -ENOENT);
     CHECK_EQ(pwrite(fd, "DEEP", 4, 0), 4);
@@ -681,7 +686,7 @@ static void check_rename_folder(void)
     CHECK_EQ(st_of(p("x/y")).st_size, -ENOENT);
     CHECK_EQ(fstatat(dir, "made", &st, 0), 0);
     close(fd), close(dir);
-    CHECK_STR(get(p("to/z/y/f")), "DEEP");
+    HOLDS(get(p("to/z/y/f")), "DEEP");
     unlink(p("to/z/y/f")), unlink(p("to/z/y/made"));
     rmdir(p("to/z/y")), rmdir(p("to/z")), rmdir(p("to")), rmdir(p("x"));
 }
@@ -695,11 +700,11 @@ static void check_links(void)
     CHECK_EQ(chmod(p("two"), 0600), 0);
     CHECK_EQ(st_of(p("one")).st_mode & 0777, 0600);
     CHECK_EQ(put(p("two"), "through two"), 0);
-    CHECK_STR(get(p("one")), "through two");
+    HOLDS(get(p("one")), "through two");
     CHECK_EQ(st_of(p("one")).st_size, 11);
     CHECK_EQ(unlink(p("one")), 0);
     CHECK_EQ(st_of(p("two")).st_nlink, 1);
-    CHECK_STR(get(p("two")), "through two");
+    HOLDS(get(p("two")), "through two");
     CHECK_EQ(chmod(p("two"), 0644), 0);
     FAILS(link(p("two"), p("two")), EEXIST);
     mkdir(p("dir"), 0755);
@@ -707,7 +712,7 @@ static void check_links(void)
     CHECK_EQ(link(p("two"), p("dir/three")), 0);
     CHECK_EQ(rename(p("two"), p("dir/three")), 0); /* one file: nothing happens */
     CHECK_EQ(unlink(p("two")), 0);
-    CHECK_STR(get(p("dir/three")), "through two");
+    HOLDS(get(p("dir/three")), "through two");
     unlink(p("dir/three")), rmdir(p("dir"));
 }
 
@@ -721,7 +726,7 @@ static void check_symlinks(void)
     CHECK_EQ(st_of(p("l")).st_mode, S_IFLNK | 0777);
     FAILS(open(p("l"), O_RDONLY), ENOENT);
     put(p("target"), "T");
-    CHECK_STR(get(p("l")), "T");
+    HOLDS(get(p("l")), "T");
     FAILS(symlink("y", p("l")), EEXIST);
     FAILS(open(p("l"), O_RDONLY | O_NOFOLLOW), ELOOP);
     CHECK_EQ(symlink("self", p("self")), 0);
@@ -799,7 +804,7 @@ static void check_odd_names(void)
     memset(name, 'n', sizeof name);
     name[255] = '\0';
     CHECK_EQ(put(p("%s", name), "255"), 0);
-    CHECK_STR(get(p("%s", name)), "255");
+    HOLDS(get(p("%s", name)), "255");
     CHECK_EQ(unlink(p("%s", name)), 0);
     name[255] = 'n', name[256] = '\0';
     FAILS(open(p("%s", name), O_RDONLY), ENAMETOOLONG);
@@ -1237,7 +1242,7 @@ static void check_cache_is_kept(void)
     snprintf(path, sizeof path, "%s/second", rig.host);
     put(path, "came with the open");
     const uint32_t before = calls(FSB_OP_READ);
-    CHECK_STR(get(p("second")), "came with the open");
+    HOLDS(get(p("second")), "came with the open");
     CHECK_EQ(calls(FSB_OP_READ), before);
     unlink(p("second"));
 }
@@ -1255,13 +1260,13 @@ static void check_foreign_changes(void)
 {
     if (rig.kind == MEMORY) SKIP("nobody else can change it");
     CHECK_EQ(put(p("f"), "one"), 0);
-    CHECK_STR(get(p("f")), "one");
+    HOLDS(get(p("f")), "one");
     CHECK_EQ(put(elsewhere("f"), "TWO"), 0); /* the same size */
-    CHECK_STR(get(p("f")), "TWO");
+    HOLDS(get(p("f")), "TWO");
     CHECK_EQ(put(elsewhere("f"), "longer than before"), 0);
-    CHECK_STR(get(p("f")), "longer than before");
+    HOLDS(get(p("f")), "longer than before");
     CHECK_EQ(put(elsewhere("f"), "short"), 0);
-    CHECK_STR(get(p("f")), "short");
+    HOLDS(get(p("f")), "short");
     int fd = open(p("f"), O_RDONLY); /* appended to while open */
     char buf[32];
     CHECK_EQ(read(fd, buf, 32), 5);
@@ -1275,13 +1280,13 @@ static void check_foreign_changes(void)
     CHECK_EQ(put(elsewhere("g"), "another file"), 0);
     CHECK_EQ(rename(elsewhere("g"), elsewhere("f")), 0);
     nap(1100);
-    CHECK_STR(get(p("f")), "another file");
+    HOLDS(get(p("f")), "another file");
     CHECK_EQ(unlink(elsewhere("f")), 0);
     nap(1100);
     FAILS(open(p("f"), O_RDONLY), ENOENT);
     CHECK_EQ(put(elsewhere("f"), "again"), 0);
     nap(1100);
-    CHECK_STR(get(p("f")), "again");
+    HOLDS(get(p("f")), "again");
     /* a folder moves, with a file of it open here */
     CHECK_EQ(mkdir(p("dir"), 0755), 0);
     CHECK_EQ(put(p("dir/in"), "in"), 0);
@@ -1290,7 +1295,7 @@ static void check_foreign_changes(void)
     CHECK_EQ(pwrite(fd, "IN", 2, 0), 2);
     CHECK_EQ(fsync(fd), 0);
     nap(1100);
-    CHECK_STR(get(p("moved/in")), "IN");
+    HOLDS(get(p("moved/in")), "IN");
     CHECK_EQ(st_of(p("dir/in")).st_size, -ENOENT);
     close(fd);
     unlink(p("moved/in")), rmdir(p("moved")), unlink(p("f"));
@@ -1366,7 +1371,7 @@ static void test_no_space(void)
         CHECK_EQ(pwrite(fd, "ok", 2, 0), 2);
         CHECK_EQ(fsync(fd), 0); /* not told again */
         CHECK_EQ(close(fd), 0);
-        CHECK_STR(get(p("full")), "ok");
+        HOLDS(get(p("full")), "ok");
     }
     free(buf);
     CHECK_EQ(rig_stop(UNMOUNT), 0);
@@ -1392,7 +1397,7 @@ static void test_write_errors(void)
     FAILS(close(fd), EDQUOT);
     fail(0, 0);
     nap(100); /* the kernel is told to forget the bytes by another thread */
-    CHECK_STR(get(p("f")), "before");
+    HOLDS(get(p("f")), "before");
     fd = open(p("f"), O_WRONLY | O_APPEND); /* not delayed: the write itself fails */
     fail(FSB_OP_WRITE, -EIO);
     FAILS(write(fd, "x", 1), EIO);
@@ -1439,7 +1444,7 @@ static void test_slow_writes(void)
     clock_gettime(CLOCK_MONOTONIC, &t0);
     int fd = open(p("slow"), O_RDWR | O_CREAT, 0644);
     for (int i = 0; i < 4; ++i) CHECK_EQ(pwrite(fd, buf, 1 << 20, i << 20), 1 << 20);
-    CHECK_STR(get(p("other")), "o");
+    HOLDS(get(p("other")), "o");
     clock_gettime(CLOCK_MONOTONIC, &t1);
     CHECK((t1.tv_sec - t0.tv_sec) * 1000 + (t1.tv_nsec - t0.tv_nsec) / 1000000 < 90);
     CHECK(fstat(fd, &st) == 0 && st.st_size == 4 << 20);
@@ -1696,7 +1701,7 @@ static void test_options(void)
     trouble = rig_start_with(LOCAL, "ro", 0, plain);
     if (trouble) SKIP(trouble);
     put(elsewhere("f"), "r");
-    CHECK_STR(get(p("f")), "r");
+    HOLDS(get(p("f")), "r");
     FAILS(open(p("f"), O_WRONLY), EROFS);
     FAILS(mkdir(p("d"), 0755), EROFS);
     CHECK_EQ(rig_stop(UNMOUNT), 0);
