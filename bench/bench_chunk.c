@@ -23,7 +23,7 @@ static int64_t call(fsb_backend *b, fsb_op op, fsb_handle *handle)
     return n;
 }
 
-/* ---- the bare socket: a request says how many bytes follow it and how many shall come back ---- */
+/* ---- the bare socket: a request says how many bytes follow and how many shall come back ---- */
 
 typedef struct bare {
     int       fds[2];
