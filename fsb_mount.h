@@ -1146,8 +1146,16 @@ static fsb_mount_file_ *fsb_mount_file_for_(const fsb_mount_node_ *n, uint32_t r
     return NULL;
 }
 
-/* Lock held. Makes an opened handle the node's, for what the one there cannot do; else it only
-   lives as long as the request. */
+/* Lock held. Makes an open file the node's, unless the one there can do as much. */
+static void fsb_mount_file_keep_(fsb_mount *m, fsb_mount_node_ *n, fsb_mount_file_ *f)
+{
+    fsb_mount_file_ **slot = f->rights & FSB_O_WRITE ? &n->writer : &n->reader, *old = *slot;
+    if (old && (old->rights & f->rights) == f->rights) return;
+    *slot = f, ++f->pins;
+    if (old) fsb_mount_file_unpin_(m, old);
+}
+
+/* Lock held. Takes an opened handle for the request and, if it is needed, for the node. */
 static int fsb_mount_file_add_(fsb_mount *m, fsb_mount_req_ *r, fsb_mount_node_ *n,
                                fsb_handle handle, uint32_t rights)
 {
@@ -1156,10 +1164,7 @@ static int fsb_mount_file_add_(fsb_mount *m, fsb_mount_req_ *r, fsb_mount_node_ 
     f->task.mount = m, f->node = n, f->handle = handle, f->rights = rights, f->pins = 1;
     ++n->pins;
     r->file = f;
-    fsb_mount_file_ **slot = rights & FSB_O_WRITE ? &n->writer : &n->reader, *old = *slot;
-    if (old && (old->rights & rights) == rights) return 0;
-    *slot = f, ++f->pins;
-    if (old) fsb_mount_file_unpin_(m, old);
+    fsb_mount_file_keep_(m, n, f);
     return 0;
 }
 
@@ -2094,6 +2099,8 @@ static void fsb_mount_opened_(fsb_mount_req_ *r)
     pthread_mutex_lock(&m->lock);
     if (!err && op->code == FSB_OP_OPEN)
         err = fsb_mount_file_add_(m, r, r->node, op->handle, op->flags);
+    else if (!err)
+        fsb_mount_file_keep_(m, r->node, r->file); /* the last who had it open may have left */
     if (!err) {
         if (head.data && !r->file->head.data) {
             r->file->head = head, r->file->head_whole = head.size < op->size;
