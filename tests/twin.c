@@ -1,4 +1,4 @@
-/* twin.c - does the same calls, chosen at random, in two folders, and compares all that they answer.
+/* twin.c - does the same random calls in two folders, and compares all that they answer.
 
        twin FOLDER FOLDER SEED COUNT
 

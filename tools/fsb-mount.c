@@ -120,8 +120,8 @@ static fsb_backend *connect_to(const options *o, const tool_url *url, fsb_logger
 
 /* ---- the background -------------------------------------------------------------------------- */
 
-/* Forks; the parent waits for the child's word and passes on how it went. Returns, in the child, where
-   to say that all is well. Only the child gets threads. */
+/* Forks; the parent waits for the child's word and passes on how it went. Returns, in the child,
+   where to say that all is well. Only the child gets threads. */
 static int go_to_background(void)
 {
     int  word[2], status;

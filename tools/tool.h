@@ -67,7 +67,7 @@ static inline void tool_log_line(void *user, fsb_log_level level, const char *it
     fflush(log->file);
 }
 
-/* A logger for objects of ours; path NULL: stderr. Fails the program if the file cannot be opened. */
+/* A logger for objects of ours; path NULL: stderr. Ends the program if it cannot be opened. */
 static inline fsb_logger tool_log_open(tool_log *log, const char *path, int verbose)
 {
     const fsb_logger logger = {tool_log_line, log};
