@@ -1541,17 +1541,13 @@ typedef struct fsb_chunk_stream_ {
 static int fsb_chunk_stream_init_(fsb_chunk_stream_ *s, int in, int out)
 {
     struct stat st;
-    int         one = 1, room = 1 << 20, domain = 0;
-    socklen_t   size = sizeof domain;
+    int         one = 1;
     const int   in_flags = fcntl(in, F_GETFL), out_flags = fcntl(out, F_GETFL);
     if (in_flags < 0 || out_flags < 0 || fstat(out, &st) != 0) return -errno;
     if (fcntl(in, F_SETFL, in_flags | O_NONBLOCK) != 0) return -errno;
     if (fcntl(out, F_SETFL, out_flags | O_NONBLOCK) != 0) return -errno;
     s->in = in, s->out = out, s->socket = S_ISSOCK(st.st_mode);
-    if (!s->socket) return 0;
-    if (getsockopt(out, SOL_SOCKET, SO_DOMAIN, &domain, &size) == 0 && domain == AF_UNIX)
-        (void)setsockopt(out, SOL_SOCKET, SO_SNDBUF, &room, sizeof room); /* TCP tunes its own */
-    else (void)setsockopt(out, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+    if (s->socket) (void)setsockopt(out, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
     return 0;
 }
 
@@ -4153,6 +4149,15 @@ static void fsb_chunk_client_close_(fsb_backend *b)
     fsb_chunk_client_free_(c);
 }
 
+/* A WRITE of a MiB in few pieces: the default of a unix socket is 208 KiB. TCP tunes its own. */
+static void fsb_chunk_widen_(const fsb_chunk_stream_ *s)
+{
+    int       room = 1 << 20, domain = 0;
+    socklen_t size = sizeof domain;
+    if (getsockopt(s->out, SOL_SOCKET, SO_DOMAIN, &domain, &size) == 0 && domain == AF_UNIX)
+        (void)setsockopt(s->out, SOL_SOCKET, SO_SNDBUF, &room, sizeof room);
+}
+
 /* Connects, says hello, starts the receiver. */
 static int fsb_chunk_client_start_(fsb_chunk_client_ *c, const fsb_chunk_client_desc *d)
 {
@@ -4163,6 +4168,7 @@ static int fsb_chunk_client_start_(fsb_chunk_client_ *c, const fsb_chunk_client_
     if (err) return err;
     c->stream.in = fds[0], c->stream.out = fds[1];
     err = fsb_chunk_stream_init_(&c->stream, fds[0], fds[1]);
+    fsb_chunk_widen_(&c->stream);
     if (!err) err = fsb_chunk_say_hello_(c, d, deadline);
     if (!err) err = fsb_chunk_client_resize_(c, FSB_CHUNK_CLIENT_IN_);
     return err ? err : fsb_chunk_thread_(&c->thread, fsb_chunk_receiver_, c);
