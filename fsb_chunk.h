@@ -3917,7 +3917,7 @@ static int fsb_chunk_client_wait_(fsb_chunk_client_ *c)
 static void *fsb_chunk_receiver_(void *arg)
 {
     fsb_chunk_client_ *c = (fsb_chunk_client_ *)arg;
-    const pthread_t    self = pthread_self();
+    pthread_t          self = pthread_self();
     int                err;
     __atomic_store(&c->receiver, &self, __ATOMIC_RELAXED);
     do {

@@ -28,6 +28,13 @@ check 'host: a socket in a folder that is not there' "$r 1 'not there' $bin/fsb-
 check 'host: a file in the way of the socket' "$r 1 'in the way' $bin/fsb-host --listen unix:$dir/outside $data"
 check 'host: help and version' "$bin/fsb-host --help | grep -q Usage && $bin/fsb-host --version | grep -q '^fsb-host [0-9]'"
 host "$data"
+"$bin/fsb-host" --listen 127.0.0.1:0 "$data" >"$dir/port" 2>/dev/null &
+other=$!
+for _ in $(seq 100); do [ -s "$dir/port" ] && break; sleep 0.02; done
+port=$(sed 's,.*127.0.0.1:,,; s,/.*,,' "$dir/port")
+check 'host: a port in use' "$r 1 'already' $bin/fsb-host --listen 127.0.0.1:$port $data"
+kill $other
+wait $other
 check 'host: a socket in use' "$r 1 'already' $bin/fsb-host --listen unix:$dir/sock $data"
 if [ "$(id -u)" = 0 ]; then
     chmod 700 "$dir" "$data"
@@ -53,6 +60,8 @@ kill -9 "$host_pid"; wait "$host_pid" 2>/dev/null
 check 'a killed host leaves its socket' "[ -S '$dir/sock' ]"
 host "$data"
 mount_at "$mnt" --timeout 5
+
+check 'mount: the mount point is in use' "$r 1 'mounted' $bin/fsb-mount '$url' $mnt"
 
 # The jail: nothing outside is reached, by whatever name.
 ln -s "$dir/outside" "$data/absolute"
