@@ -1503,7 +1503,8 @@ static int fsb_registry_row_kind_(const uint8_t *key, size_t size, size_t *id_si
      t TAG 0 ID 0 VERSION         ->  nothing: index of the tags
    Readers keep a reset transaction in a slot. A slot is found from the thread's own id, so that
    threads seldom meet in a cache line. A map that must move (it is full, or another process made it
-   larger) closes the gate, waits until no slot is in use, moves, and opens the gate. */
+   larger) closes the gate, waits until no slot is in use, moves, and opens the gate. A thread that
+   has a view passes the closed gate for another: the gate waits for its views anyhow. */
 
 #ifdef FSB_WITH_LMDB
 
@@ -1511,8 +1512,9 @@ typedef struct fsb_registry_slot_ {
     fsb_registry_env_ *env;
     MDB_txn           *txn; /* NULL until first used; reset while free */
     MDB_cursor        *cursor;
+    uintptr_t          owner;  /* thread that took it last; a hint */
     int                used;
-    char               own_line[128 - 3 * sizeof(void *) - sizeof(int)];
+    char               own_line[128 - 4 * sizeof(void *) - sizeof(int)];
 } fsb_registry_slot_;
 
 struct fsb_registry_env_ {
@@ -1524,6 +1526,7 @@ struct fsb_registry_env_ {
     size_t              indexed_size;
     fsb_registry_slot_ *slots;       /* [desc.max_views] */
     int                 gate;        /* 1: readers wait; written under gate_lock, read without */
+    uint32_t            passed;      /* readers let through the closed gate */
     pthread_mutex_t     gate_lock;
     pthread_cond_t      gate_cond;   /* the gate opened, or a slot was freed while it is closed */
     pthread_mutex_t     write_lock;  /* held by this process's write transaction or map move */
@@ -1582,26 +1585,63 @@ static void fsb_registry_slot_free_(fsb_registry_slot_ *slot)
     pthread_mutex_unlock(&env->gate_lock);
 }
 
+/* Has this thread another view? Then it must not wait for the gate, which waits for that view. */
+static int fsb_registry_is_reading_(const fsb_registry_env_ *env, const fsb_registry_slot_ *but,
+                                    uintptr_t self)
+{
+    for (uint32_t i = 0; i < env->reg->desc.max_views; ++i)
+        if (&env->slots[i] != but && __atomic_load_n(&env->slots[i].used, __ATOMIC_SEQ_CST)
+            && __atomic_load_n(&env->slots[i].owner, __ATOMIC_RELAXED) == self)
+            return 1;
+    return 0;
+}
+
+static void fsb_registry_gate_wait_(fsb_registry_env_ *env)
+{
+    pthread_mutex_lock(&env->gate_lock);
+    while (env->gate) pthread_cond_wait(&env->gate_cond, &env->gate_lock);
+    pthread_mutex_unlock(&env->gate_lock);
+}
+
 /* Takes a slot: while it is held the map stays where it is. NULL: all are in use. */
 static fsb_registry_slot_ *fsb_registry_slot_take_(fsb_registry_env_ *env)
 {
-    const uint32_t count = env->reg->desc.max_views;
-    const uint32_t start = (uint32_t)fsb_registry_mix_((uint64_t)(uintptr_t)pthread_self()) % count;
+    const uintptr_t self = (uintptr_t)pthread_self();
+    const uint32_t  count = env->reg->desc.max_views;
+    const uint32_t  start = (uint32_t)(fsb_registry_mix_(self) % count);
     for (uint32_t i = 0; i < count;) {
-        fsb_registry_slot_ *slot = &env->slots[(start + i) % count];
-        int                 free_ = 0;
-        if (!__atomic_compare_exchange_n(&slot->used, &free_, 1, 0, __ATOMIC_SEQ_CST,
+        fsb_registry_slot_ *slot = &env->slots[start + i < count ? start + i : start + i - count];
+        int                 unused = 0;
+        if (!__atomic_compare_exchange_n(&slot->used, &unused, 1, 0, __ATOMIC_SEQ_CST,
                                          __ATOMIC_RELAXED)) {
             ++i;
             continue;
         }
+        __atomic_store_n(&slot->owner, self, __ATOMIC_RELAXED);
         if (!__atomic_load_n(&env->gate, __ATOMIC_SEQ_CST)) return slot;
+        if (fsb_registry_is_reading_(env, slot, self)) {
+            __atomic_add_fetch(&env->passed, 1, __ATOMIC_SEQ_CST);
+            return slot;
+        }
         fsb_registry_slot_free_(slot);
-        pthread_mutex_lock(&env->gate_lock);
-        while (env->gate) pthread_cond_wait(&env->gate_cond, &env->gate_lock);
-        pthread_mutex_unlock(&env->gate_lock);
+        fsb_registry_gate_wait_(env);
     }
     return NULL;
+}
+
+/* Waits until every slot is free, gate_lock held and gate closed. A slot that was seen free may have
+   been taken by a thread that was let through: then all are looked at again. */
+static int fsb_registry_slots_wait_(fsb_registry_env_ *env, const struct timespec *until)
+{
+    for (;;) {
+        const uint32_t passed = __atomic_load_n(&env->passed, __ATOMIC_SEQ_CST);
+        for (uint32_t i = 0; i < env->reg->desc.max_views;) {
+            if (!__atomic_load_n(&env->slots[i].used, __ATOMIC_SEQ_CST)) ++i;
+            else if (pthread_cond_timedwait(&env->gate_cond, &env->gate_lock, until))
+                return -EBUSY;
+        }
+        if (passed == __atomic_load_n(&env->passed, __ATOMIC_SEQ_CST)) return 0;
+    }
 }
 
 /* Moves the map, with write_lock held: to `size`, or with 0 to what another process made it. */
@@ -1612,13 +1652,9 @@ static int fsb_registry_map_move_(fsb_registry_env_ *env, size_t size)
     clock_gettime(CLOCK_MONOTONIC, &until);
     until.tv_sec += wait_ms / 1000, until.tv_nsec += (long)(wait_ms % 1000) * 1000000;
     if (until.tv_nsec >= 1000000000) ++until.tv_sec, until.tv_nsec -= 1000000000;
-    int err = 0;
     pthread_mutex_lock(&env->gate_lock);
     __atomic_store_n(&env->gate, 1, __ATOMIC_SEQ_CST);
-    for (uint32_t i = 0; i < env->reg->desc.max_views && !err;) {
-        if (!__atomic_load_n(&env->slots[i].used, __ATOMIC_SEQ_CST)) ++i;
-        else if (pthread_cond_timedwait(&env->gate_cond, &env->gate_lock, &until)) err = -EBUSY;
-    }
+    int err = fsb_registry_slots_wait_(env, &until);
     if (!err) err = fsb_registry_mdb_error_(mdb_env_set_mapsize(env->env, size));
     __atomic_store_n(&env->gate, 0, __ATOMIC_SEQ_CST);
     pthread_cond_broadcast(&env->gate_cond);
