@@ -321,8 +321,8 @@ FSB_API void fsb_backend_submit(fsb_backend *backend, fsb_op *const *ops, size_t
 
 /* Reads a whole file. *data is the caller's, to be freed through `allocator` (NULL: free()) as
    *size + 1 bytes: a '\0' stands behind the data.
-   Errors: -EFBIG longer than `max` bytes; -ENOMEM; else OPEN's and READ's. Threads: any. */
-FSB_API int fsb_read_file(fsb_backend *backend, const char *path, size_t max,
+   Errors: -EFBIG longer than `most` bytes; -ENOMEM; else OPEN's and READ's. Threads: any. */
+FSB_API int fsb_read_file(fsb_backend *backend, const char *path, size_t most,
                           const fsb_allocator *allocator, void **data, size_t *size);
 
 /* Makes the file, or replaces the bytes of the one there; `mode` (0644) is a new one's. Not atomic:
@@ -335,7 +335,7 @@ FSB_API int fsb_write_file(fsb_backend *backend, const char *path, const void *d
 
 enum { FSB_LOCAL_READ_ONLY = 1 }; /* what would change anything answers -EROFS */
 typedef struct fsb_local_desc {
-    const char   *root;        /* required: the folder, as the process sees it (used in open only) */
+    const char   *root;        /* required: the folder, as the process sees it */
     uint32_t      flags;       /* FSB_LOCAL_* */
     uint32_t      max_handles; /* open files and watches (default 65536, at most 1 << 24); the
                                   process's descriptor limit is usually met first: -EMFILE */
@@ -377,7 +377,7 @@ typedef struct fsb_scoped_desc {
    out of the scope, a path with one before its last component answers -EACCES.
    Race: the components are looked at first (a STAT each), then the call runs; who can change names
    in `inner` by another way can swap a folder for a symbolic link in between, and reach what inner
-   holds, never more. Where that matters and the files are local, fsb_local_open() the folder itself.
+   holds, never more. Where that matters and the files are local, fsb_local_open() the folder.
    Errors: -EINVAL; -ENOTDIR prefix is no folder; -ENAMETOOLONG; -ENOMEM; STAT's. Threads: any. */
 FSB_API int fsb_scoped_open(fsb_backend **out, const fsb_scoped_desc *desc);
 
@@ -416,7 +416,6 @@ FSB_API void fsb_workers_close(fsb_workers *workers);
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <linux/openat2.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -434,7 +433,7 @@ FSB_API void fsb_workers_close(fsb_workers *workers);
 #include <unistd.h>
 #ifndef O_PATH
 #error "fsb_backend.h: Linux is hidden; include it first, or compile with -D_GNU_SOURCE"
-#endif
+#else
 
 /* ---- [memory] -------------------------------------------------------------------------------- */
 
@@ -626,7 +625,7 @@ static int fsb_backend_check_more_(const fsb_op *op)
     case FSB_OP_SEEK:
         return op->flags == FSB_SEEK_DATA || op->flags == FSB_SEEK_HOLE ? 0 : -EINVAL;
     case FSB_OP_ALLOCATE:
-        if ((op->flags & FSB_ALLOC_PUNCH_HOLE) && (op->flags & FSB_ALLOC_ZERO_RANGE)) return -EINVAL;
+        if (op->flags & FSB_ALLOC_PUNCH_HOLE && op->flags & FSB_ALLOC_ZERO_RANGE) return -EINVAL;
         if (!op->size64) return -EINVAL;
         return op->size64 > INT64_MAX || op->offset > INT64_MAX - op->size64 ? -EFBIG : 0;
     case FSB_OP_SETXATTR:
@@ -743,17 +742,18 @@ typedef struct fsb_backend_handles_ {
     pthread_mutex_t      lock; /* leaf; guards all below but reading segments */
     const fsb_allocator *allocator;
     fsb_backend_slot_  **segments;
-    uint32_t             max, used, free; /* slots; ever used; free list, slot + 1 */
+    uint32_t             limit, used, free; /* slots; ever used; free list, slot + 1 */
     int (*drop)(void *owner, fsb_backend_slot_ *slot);
     void *owner;
 } fsb_backend_handles_;
 
-static int fsb_backend_handles_open_(fsb_backend_handles_ *t, const fsb_allocator *a, uint32_t max,
-                                     int (*drop)(void *, fsb_backend_slot_ *), void *owner)
+static int fsb_backend_handles_open_(fsb_backend_handles_ *t, const fsb_allocator *a,
+                                     uint32_t limit, int (*drop)(void *, fsb_backend_slot_ *),
+                                     void *owner)
 {
-    const uint32_t n = max ? max : 65536;
+    const uint32_t n = limit ? limit : 65536;
     if (n > FSB_BACKEND_HANDLES_MAX_) return -EINVAL;
-    t->max = n, t->allocator = a, t->drop = drop, t->owner = owner;
+    t->limit = n, t->allocator = a, t->drop = drop, t->owner = owner;
     const size_t segments = (n + FSB_BACKEND_SEGMENT_ - 1) / FSB_BACKEND_SEGMENT_;
     t->segments = (fsb_backend_slot_ **)fsb_backend_new_(a, segments * sizeof *t->segments);
     if (!t->segments) return -ENOMEM;
@@ -763,7 +763,7 @@ static int fsb_backend_handles_open_(fsb_backend_handles_ *t, const fsb_allocato
 
 static fsb_backend_slot_ *fsb_backend_slot_at_(fsb_backend_handles_ *t, uint32_t index)
 {
-    if (index >= t->max) return NULL;
+    if (index >= t->limit) return NULL;
     fsb_backend_slot_ **at = &t->segments[index / FSB_BACKEND_SEGMENT_];
     fsb_backend_slot_  *segment = __atomic_load_n(at, __ATOMIC_ACQUIRE);
     return segment ? segment + index % FSB_BACKEND_SEGMENT_ : NULL;
@@ -777,7 +777,7 @@ static fsb_backend_slot_ *fsb_backend_slot_take_(fsb_backend_handles_ *t)
         t->free = slot->next;
         return slot;
     }
-    if (t->used == t->max) return NULL;
+    if (t->used == t->limit) return NULL;
     if (t->used % FSB_BACKEND_SEGMENT_ == 0) {
         const size_t bytes = FSB_BACKEND_SEGMENT_ * sizeof(fsb_backend_slot_);
         void        *segment = fsb_backend_new_(t->allocator, bytes);
@@ -798,7 +798,7 @@ static fsb_handle fsb_backend_handle_new_(fsb_backend_handles_ *t, int fd, uint3
     fsb_backend_slot_ *slot = fsb_backend_slot_take_(t);
     fsb_handle         handle = 0;
     if (slot) {
-        uint64_t generation = (slot->state >> 32) + 1;
+        uint64_t generation = (__atomic_load_n(&slot->state, __ATOMIC_RELAXED) >> 32) + 1;
         if (generation > UINT32_MAX) generation = 1;
         slot->fd = fd, slot->flags = flags, slot->object = object;
         handle = generation << 32 | (slot->index + 1);
@@ -847,9 +847,10 @@ static void fsb_backend_handles_close_(fsb_backend_handles_ *t)
 {
     for (uint32_t i = 0; i < t->used; ++i) {
         fsb_backend_slot_ *slot = fsb_backend_slot_at_(t, i);
-        if (slot->state & FSB_BACKEND_OPEN_) t->drop(t->owner, slot);
+        const uint64_t     state = __atomic_load_n(&slot->state, __ATOMIC_RELAXED);
+        if (state & FSB_BACKEND_OPEN_) t->drop(t->owner, slot);
     }
-    const size_t segments = (t->max + FSB_BACKEND_SEGMENT_ - 1) / FSB_BACKEND_SEGMENT_;
+    const size_t segments = (t->limit + FSB_BACKEND_SEGMENT_ - 1) / FSB_BACKEND_SEGMENT_;
     for (size_t i = 0; i < segments; ++i)
         fsb_backend_free_(t->allocator, t->segments[i],
                           FSB_BACKEND_SEGMENT_ * sizeof(fsb_backend_slot_));
@@ -926,14 +927,14 @@ FSB_API void fsb_backend_submit(fsb_backend *b, fsb_op *const *ops, size_t n, fs
     }
 }
 
-/* Reads on from what OPEN answered until the end, or `max`. */
-static int fsb_backend_read_rest_(fsb_backend *b, fsb_op *op, const fsb_allocator *a, size_t max,
+/* Reads on from what OPEN answered until the end, or `most` bytes. */
+static int fsb_backend_read_rest_(fsb_backend *b, fsb_op *op, const fsb_allocator *a, size_t most,
                                   char **data, size_t *room, size_t *size)
 {
     for (;;) {
         if (*size == *room - 1) {
-            if (*size > max) return -EFBIG;
-            const size_t more = *room < max / 2 ? *room * 2 : max + 2;
+            if (*size > most) return -EFBIG;
+            const size_t more = *room < most / 2 ? *room * 2 : most + 2;
             char        *p = (char *)fsb_backend_resize_(a, *data, *room, more);
             if (!p) return -ENOMEM;
             *data = p, *room = more;
@@ -947,7 +948,7 @@ static int fsb_backend_read_rest_(fsb_backend *b, fsb_op *op, const fsb_allocato
     }
 }
 
-FSB_API int fsb_read_file(fsb_backend *b, const char *path, size_t max,
+FSB_API int fsb_read_file(fsb_backend *b, const char *path, size_t most,
                           const fsb_allocator *allocator, void **data, size_t *size)
 {
     fsb_allocator a;
@@ -956,12 +957,12 @@ FSB_API int fsb_read_file(fsb_backend *b, const char *path, size_t max,
     fsb_op op;
     memset(&op, 0, sizeof op);
     op.code = FSB_OP_OPEN, op.path = path, op.flags = FSB_O_READ;
-    if (max > SIZE_MAX - 2) max = SIZE_MAX - 2;
+    if (most > SIZE_MAX - 2) most = SIZE_MAX - 2;
     if (fsb_backend_call(b, &op) < 0) return (int)op.result;
-    size_t room = op.stat.size < max ? (size_t)op.stat.size + 2 : max + 2, n = 0;
+    size_t room = op.stat.size < most ? (size_t)op.stat.size + 2 : most + 2, n = 0;
     char  *p = (char *)fsb_backend_resize_(&a, NULL, 0, room);
-    int    err = p ? fsb_backend_read_rest_(b, &op, &a, max, &p, &room, &n) : -ENOMEM;
-    if (!err && n > max) err = -EFBIG;
+    int    err = p ? fsb_backend_read_rest_(b, &op, &a, most, &p, &room, &n) : -ENOMEM;
+    if (!err && n > most) err = -EFBIG;
     op.code = FSB_OP_CLOSE, op.flags = 0;
     fsb_backend_call(b, &op);
     char *exact = err ? NULL : (char *)fsb_backend_resize_(&a, p, room, n + 1);
@@ -1275,7 +1276,35 @@ static int fsb_backend_watches_rooted_(fsb_backend_watches_ *ws, const char *pat
 
 enum { FSB_LOCAL_STRIPES_ = 16, FSB_LOCAL_LIST_BYTES_ = 32 << 10 };
 
+/* The kernel's, which not every libc declares: openat2, pwritev2, fallocate, statx. */
+enum { FSB_LOCAL_NO_MAGICLINKS_ = 2, FSB_LOCAL_BENEATH_ = 8, FSB_LOCAL_RWF_APPEND_ = 16,
+       FSB_LOCAL_ZERO_RANGE_ = 16,
+       FSB_LOCAL_BTIME_ = 0x800, FSB_LOCAL_STATS_ = 0x7ff | FSB_LOCAL_BTIME_ };
+#ifdef SYS_openat2
+#define FSB_LOCAL_OPENAT2_ SYS_openat2
+#else
+#define FSB_LOCAL_OPENAT2_ 437
+#endif
+typedef struct fsb_local_how_ {
+    uint64_t flags, mode, resolve;
+} fsb_local_how_;
+typedef struct fsb_local_time_ {
+    int64_t  seconds;
+    uint32_t ns, reserved;
+} fsb_local_time_;
+typedef struct fsb_local_statx_ {
+    uint32_t        mask, blksize;
+    uint64_t        attributes;
+    uint32_t        nlink, uid, gid;
+    uint16_t        mode, reserved;
+    uint64_t        ino, size, blocks, attributes_mask;
+    fsb_local_time_ atime, btime, ctime, mtime;
+    uint32_t        rdev_major, rdev_minor, dev_major, dev_minor;
+    uint64_t        more[14];
+} fsb_local_statx_;
+
 typedef struct fsb_local_folder_ fsb_local_folder_;
+typedef struct fsb_local_polled_ fsb_local_polled_;
 
 typedef struct fsb_local_ {
     fsb_backend          base; /* first */
@@ -1289,9 +1318,11 @@ typedef struct fsb_local_ {
     pthread_mutex_t      position[FSB_LOCAL_STRIPES_]; /* of descriptors: APPEND and SEEK use it */
     fsb_backend_watches_ watches;
     int                  inotify, wake[2];
-    pthread_mutex_t      folders_lock; /* before watches.lock; guards the next three */
+    pthread_mutex_t      folders_lock; /* before watches.lock; guards the next four */
     fsb_local_folder_   *folders; /* by wd */
     size_t               folder_count, folder_room;
+    fsb_local_polled_   *polled; /* folders past the kernel's limit of watches */
+    int64_t              polled_ms; /* when they are looked at next, CLOCK_MONOTONIC */
     uint32_t             moved_cookie; /* the watch thread's: a rename waits for its other half */
     char                 moved[FSB_PATH_MAX + 1];
 } fsb_local_;
@@ -1327,18 +1358,20 @@ static int fsb_local_open_path_(fsb_local_ *l, const char *path, size_t size, in
     if (size < 2) memcpy(relative, ".", 2);
     else memcpy(relative, path + 1, size - 1), relative[size - 1] = '\0';
     if (!__atomic_load_n(&l->no_openat2, __ATOMIC_RELAXED)) {
-        struct open_how how;
+        fsb_local_how_ how;
         memset(&how, 0, sizeof how);
         how.flags = (uint64_t)(uint32_t)(flags | O_CLOEXEC);
-        how.resolve = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS;
+        how.resolve = FSB_LOCAL_BENEATH_ | FSB_LOCAL_NO_MAGICLINKS_;
         int fd, tries = 0;
         do { /* EAGAIN: a rename somewhere while ".." of a link was resolved */
-            fd = fsb_local_errno_(syscall(SYS_openat2, l->root, relative, &how, sizeof how));
+            fd = fsb_local_errno_(syscall(FSB_LOCAL_OPENAT2_, l->root, relative, &how, sizeof how));
         } while ((fd == -EAGAIN && ++tries < 1000) || fd == -EINTR);
         if (fd == -EXDEV) return -EACCES;
         if (fd != -ENOSYS && fd != -EPERM) return fd;
-        if (fd == -EPERM && fsb_local_errno_(syscall(SYS_openat2, l->root, NULL, NULL, 0)) != -EPERM)
-            return fd; /* the file's own EPERM, not a filter's */
+        if (fd == -EPERM) { /* the file's own, or that of a filter, which looks at nothing else? */
+            const long probe = syscall(FSB_LOCAL_OPENAT2_, l->root, NULL, NULL, 0);
+            if (fsb_local_errno_(probe) != -EPERM) return fd;
+        }
         __atomic_store_n(&l->no_openat2, 1, __ATOMIC_RELAXED);
     }
     return fsb_local_walk_(l, relative, flags);
@@ -1383,35 +1416,35 @@ static int fsb_local_reopen_(int fd, int flags)
 
 /* ---- [local: stat] --------------------------------------------------------------------------- */
 
-static int64_t fsb_local_ns_(const struct statx_timestamp *t)
+static int64_t fsb_local_ns_(const fsb_local_time_ *t)
 {
-    return t->tv_sec * INT64_C(1000000000) + t->tv_nsec;
+    return t->seconds * INT64_C(1000000000) + t->ns;
 }
 
-static void fsb_local_stat_of_(const fsb_local_ *l, const struct statx *x, fsb_stat *st)
+static void fsb_local_stat_of_(const fsb_local_ *l, const fsb_local_statx_ *x, fsb_stat *st)
 {
-    const uint64_t dev = (uint64_t)x->stx_dev_major << 32 | x->stx_dev_minor;
+    const uint64_t dev = (uint64_t)x->dev_major << 32 | x->dev_minor;
     memset(st, 0, sizeof *st);
-    st->size = x->stx_size, st->blocks = x->stx_blocks, st->blksize = x->stx_blksize;
-    st->atime_ns = fsb_local_ns_(&x->stx_atime), st->mtime_ns = fsb_local_ns_(&x->stx_mtime);
-    st->ctime_ns = fsb_local_ns_(&x->stx_ctime);
-    if (x->stx_mask & STATX_BTIME) st->btime_ns = fsb_local_ns_(&x->stx_btime);
-    st->mode = x->stx_mode, st->nlink = x->stx_nlink, st->uid = x->stx_uid, st->gid = x->stx_gid;
-    st->rdev_major = x->stx_rdev_major, st->rdev_minor = x->stx_rdev_minor;
-    st->file_id = fsb_backend_mix_(dev) ^ x->stx_ino;
-    st->file_id = fsb_backend_mix_(fsb_backend_mix_(st->file_id) ^ (uint64_t)st->btime_ns);
+    st->size = x->size, st->blocks = x->blocks, st->blksize = x->blksize;
+    st->atime_ns = fsb_local_ns_(&x->atime), st->mtime_ns = fsb_local_ns_(&x->mtime);
+    st->ctime_ns = fsb_local_ns_(&x->ctime);
+    if (x->mask & FSB_LOCAL_BTIME_) st->btime_ns = fsb_local_ns_(&x->btime);
+    st->mode = x->mode, st->nlink = x->nlink, st->uid = x->uid, st->gid = x->gid;
+    st->rdev_major = x->rdev_major, st->rdev_minor = x->rdev_minor;
+    st->file_id = fsb_backend_mix_(fsb_backend_mix_(dev) ^ x->ino) ^ (uint64_t)st->btime_ns;
+    st->file_id = fsb_backend_mix_(st->file_id);
     if (!st->file_id) st->file_id = 1;
-    st->ino = dev == l->root_dev ? x->stx_ino : fsb_backend_mix_(fsb_backend_mix_(dev) ^ x->stx_ino);
+    st->ino = dev == l->root_dev ? x->ino : fsb_backend_mix_(fsb_backend_mix_(dev) ^ x->ino);
     st->version = fsb_backend_mix_((uint64_t)st->ctime_ns) ^ (uint64_t)st->mtime_ns;
     st->version = fsb_backend_mix_(fsb_backend_mix_(st->version) ^ st->size);
 }
 
 /* name "": fd itself. */
-static int fsb_local_statx_(const fsb_local_ *l, int fd, const char *name, fsb_stat *st)
+static int fsb_local_look_(const fsb_local_ *l, int fd, const char *name, fsb_stat *st)
 {
-    struct statx x;
-    const int    flags = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | (*name ? 0 : AT_EMPTY_PATH);
-    if (statx(fd, name, flags, STATX_BASIC_STATS | STATX_BTIME, &x)) return -errno;
+    fsb_local_statx_ x;
+    const int        flags = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | (*name ? 0 : AT_EMPTY_PATH);
+    if (syscall(SYS_statx, fd, name, flags, FSB_LOCAL_STATS_, &x)) return -errno;
     fsb_local_stat_of_(l, &x, st);
     return 0;
 }
@@ -1445,7 +1478,7 @@ static int fsb_local_at_open_(fsb_local_ *l, const fsb_op *op, int stat, fsb_loc
         if (at->fd < 0) return at->fd;
     }
     const uint64_t want = op->handle ? 0 : op->file_id;
-    int            err = stat || want ? fsb_local_statx_(l, at->fd, "", &at->stat) : 0;
+    int            err = stat || want ? fsb_local_look_(l, at->fd, "", &at->stat) : 0;
     if (!err && want && want != at->stat.file_id) err = -ESTALE;
     if (err) fsb_local_at_close_(l, at);
     return err;
@@ -1456,7 +1489,7 @@ static int64_t fsb_local_stat_(fsb_local_ *l, fsb_op *op)
     fsb_local_at_ at;
     int           err;
     if (!op->handle && !strchr(op->path + 1, '/')) { /* straight below the root: one system call */
-        err = fsb_local_statx_(l, l->root, op->path + 1, &at.stat);
+        err = fsb_local_look_(l, l->root, op->path + 1, &at.stat);
         if (!err && op->file_id && op->file_id != at.stat.file_id) err = -ESTALE;
     } else {
         err = fsb_local_at_open_(l, op, 1, &at);
@@ -1503,11 +1536,11 @@ static int64_t fsb_local_statfs_(fsb_local_ *l, fsb_op *op)
 static int fsb_local_settle_(fsb_local_ *l, const fsb_op *op, int dir, int fd, uint32_t mode,
                              fsb_stat *st)
 {
-    int       err = fsb_local_statx_(l, fd, "", st);
+    int       err = fsb_local_look_(l, fd, "", st);
     uint32_t  mask = op->attr.mask;
     fsb_stat  parent;
     if (!err && mask & FSB_ATTR_GID) {
-        err = fsb_local_statx_(l, dir, "", &parent);
+        err = fsb_local_look_(l, dir, "", &parent);
         if (!err && parent.mode & S_ISGID) mask &= ~(uint32_t)FSB_ATTR_GID;
     }
     if (err) return err;
@@ -1522,7 +1555,7 @@ static int fsb_local_settle_(fsb_local_ *l, const fsb_op *op, int dir, int fd, u
         if (chmod(name.text, mode)) return -errno;
         changed = 1;
     }
-    return changed ? fsb_local_statx_(l, fd, "", st) : 0;
+    return changed ? fsb_local_look_(l, fd, "", st) : 0;
 }
 
 /* The mode to make it with. */
@@ -1602,7 +1635,7 @@ static int64_t fsb_local_link_(fsb_local_ *l, fsb_op *op)
         err = fsb_local_errno_(linkat(AT_FDCWD, name.text, to.fd, to.name, AT_SYMLINK_FOLLOW));
         fsb_local_parent_close_(l, &to);
     }
-    if (!err) err = fsb_local_statx_(l, at.fd, "", &at.stat);
+    if (!err) err = fsb_local_look_(l, at.fd, "", &at.stat);
     if (!err) op->stat = at.stat;
     fsb_local_at_close_(l, &at);
     return err;
@@ -1637,7 +1670,7 @@ static int fsb_local_open_old_(fsb_local_ *l, const fsb_op *op, uint32_t flags, 
 {
     const int path = fsb_local_open_path_(l, op->path, strlen(op->path), O_PATH | O_NOFOLLOW);
     if (path < 0) return path;
-    int fd = fsb_local_statx_(l, path, "", st);
+    int fd = fsb_local_look_(l, path, "", st);
     if (!fd && op->file_id && op->file_id != st->file_id) fd = -ESTALE;
     else if (!fd && S_ISDIR(st->mode)) fd = -EISDIR;
     else if (!fd && S_ISLNK(st->mode)) fd = -ELOOP;
@@ -1646,7 +1679,7 @@ static int fsb_local_open_old_(fsb_local_ *l, const fsb_op *op, uint32_t flags, 
         const int truncate = flags & FSB_O_TRUNC ? O_TRUNC : 0;
         fd = fsb_local_reopen_(path, fsb_local_access_(flags) | truncate);
         if (fd >= 0 && truncate) {
-            const int err = fsb_local_statx_(l, fd, "", st);
+            const int err = fsb_local_look_(l, fd, "", st);
             if (err) close(fd), fd = err;
         }
     }
@@ -1739,7 +1772,7 @@ static int64_t fsb_local_put_(fsb_local_ *l, fsb_op *op)
     if (fd < 0) return fd;
     int64_t n = fsb_local_pwrite_(fd, op->data, op->size, 0);
     if (n > 0) {
-        const int err = fsb_local_statx_(l, fd, "", &st);
+        const int err = fsb_local_look_(l, fd, "", &st);
         if (err) n = err;
     }
     if (close(fd) && n >= 0 && errno != EINTR) n = -errno;
@@ -1769,8 +1802,9 @@ static int64_t fsb_local_append_(fsb_local_ *l, fsb_local_at_ *at, fsb_op *op, u
         struct iovec io;
         io.iov_base = (void *)(uintptr_t)((const char *)op->data + done);
         io.iov_len = op->size - done;
-        const ssize_t n = plain < 0 ? pwritev2(fd, &io, 1, -1, RWF_APPEND)
-                                    : writev(plain, &io, 1);
+        const long n = plain < 0 ? syscall(SYS_pwritev2, fd, &io, 1, -1L, -1L,
+                                           FSB_LOCAL_RWF_APPEND_)
+                                 : (long)writev(plain, &io, 1);
         if (n >= 0) done += (size_t)n;
         else if ((errno == EOPNOTSUPP || errno == ENOSYS) && plain < 0)
             plain = fd = fsb_local_reopen_(fd, O_WRONLY | O_APPEND), err = fd < 0 ? fd : 0;
@@ -1803,7 +1837,7 @@ static int64_t fsb_local_write_(fsb_local_ *l, fsb_op *op)
     if (!n && kill) n = fsb_local_kill_priv_(at.fd, &at.stat);
     if (!n && op->flags & FSB_WRITE_APPEND) n = fsb_local_append_(l, &at, op, &where);
     else if (!n) n = fsb_local_pwrite_(at.fd, op->data, op->size, op->offset);
-    const int err = n < 0 ? 0 : fsb_local_statx_(l, at.fd, "", &at.stat);
+    const int err = n < 0 ? 0 : fsb_local_look_(l, at.fd, "", &at.stat);
     fsb_local_at_close_(l, &at);
     if (err) return err;
     if (n >= 0) op->stat = at.stat, op->out_offset = where;
@@ -1839,10 +1873,10 @@ static int64_t fsb_local_allocate_(fsb_local_ *l, fsb_op *op)
     if (err) return err;
     if (op->flags & FSB_ALLOC_KEEP_SIZE) mode |= FALLOC_FL_KEEP_SIZE;
     if (op->flags & FSB_ALLOC_PUNCH_HOLE) mode |= FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
-    if (op->flags & FSB_ALLOC_ZERO_RANGE) mode |= FALLOC_FL_ZERO_RANGE;
+    if (op->flags & FSB_ALLOC_ZERO_RANGE) mode |= FSB_LOCAL_ZERO_RANGE_;
     do err = fsb_local_errno_(fallocate(at.fd, mode, (off_t)op->offset, (off_t)op->size64));
     while (err == -EINTR);
-    if (!err) err = fsb_local_statx_(l, at.fd, "", &at.stat);
+    if (!err) err = fsb_local_look_(l, at.fd, "", &at.stat);
     if (!err) op->stat = at.stat;
     fsb_local_at_close_(l, &at);
     return err;
@@ -1973,7 +2007,7 @@ static int64_t fsb_local_setattr_(fsb_local_ *l, fsb_op *op)
     int           err = fsb_local_at_open_(l, op, 1, &at);
     if (err) return err;
     err = fsb_local_set_(&at, &op->attr);
-    if (!err) err = fsb_local_statx_(l, at.fd, "", &at.stat);
+    if (!err) err = fsb_local_look_(l, at.fd, "", &at.stat);
     if (!err) op->stat = at.stat;
     fsb_local_at_close_(l, &at);
     return err;
@@ -2016,7 +2050,7 @@ static int fsb_local_emit_(fsb_local_ *l, fsb_op *op, int dir, const fsb_local_d
     if (name[0] == '.' && (!name[1] || (name[1] == '.' && !name[2]))) return 0;
     memset(&entry, 0, sizeof entry);
     if (op->flags & FSB_LIST_STAT) {
-        if (fsb_local_statx_(l, dir, name, &entry.stat)) return 0; /* gone meanwhile */
+        if (fsb_local_look_(l, dir, name, &entry.stat)) return 0; /* gone meanwhile */
     } else {
         entry.stat.ino = d->ino, entry.stat.mode = (uint32_t)d->type << 12;
     }
@@ -2052,7 +2086,7 @@ static int64_t fsb_local_list_(fsb_local_ *l, fsb_op *op)
     const int dir = fsb_local_open_path_(l, op->path, strlen(op->path), how);
     if (dir < 0) return dir;
     fsb_stat st;
-    int64_t  n = op->file_id ? fsb_local_statx_(l, dir, "", &st) : 0;
+    int64_t  n = op->file_id ? fsb_local_look_(l, dir, "", &st) : 0;
     if (!n && op->file_id && op->file_id != st.file_id) n = -ESTALE;
     if (!n) n = fsb_local_list_from_(l, op, dir);
     close(dir);
@@ -2155,6 +2189,130 @@ static int fsb_local_folder_set_(fsb_local_ *l, int wd, const char *path)
     return 0;
 }
 
+/* Past the limit of watches a folder is compared with what it was a second ago. The thread alone
+   looks at a snapshot once it is in the list, and frees it; others mark it dead. */
+enum { FSB_LOCAL_POLL_MS_ = 1000 };
+
+typedef struct fsb_local_seen_ { /* a name; it follows with its '\0' */
+    struct fsb_local_seen_ *next; /* in its bucket */
+    uint64_t                hash, file_id, version;
+    size_t                  size; /* of the name with its '\0' */
+    int                     folder;
+} fsb_local_seen_;
+
+typedef struct fsb_local_snapshot_ {
+    fsb_local_       *l;
+    fsb_local_seen_ **buckets;
+    size_t            bucket_count, count; /* bucket_count: a power of two */
+    int               err;
+} fsb_local_snapshot_;
+
+struct fsb_local_polled_ {
+    struct fsb_local_polled_ *next;
+    fsb_local_snapshot_       seen;
+    int                       dead; /* under folders_lock */
+    size_t                    size; /* of the path with its '\0', which follows */
+};
+
+static const char *fsb_local_seen_name_(const fsb_local_seen_ *e)
+{
+    return (const char *)(const void *)(e + 1);
+}
+
+static const char *fsb_local_polled_path_(const fsb_local_polled_ *f)
+{
+    return (const char *)(const void *)(f + 1);
+}
+
+static void fsb_local_snapshot_free_(fsb_local_snapshot_ *s)
+{
+    const fsb_allocator *a = &s->l->allocator;
+    for (size_t i = 0; s->buckets && i < s->bucket_count; ++i) {
+        for (fsb_local_seen_ *e = s->buckets[i], *next; e; e = next) {
+            next = e->next;
+            fsb_backend_free_(a, e, sizeof *e + e->size);
+        }
+    }
+    fsb_backend_free_(a, s->buckets, s->bucket_count * sizeof *s->buckets);
+    s->buckets = NULL;
+}
+
+static const fsb_local_seen_ *fsb_local_snapshot_find_(const fsb_local_snapshot_ *s,
+                                                       const fsb_local_seen_ *like)
+{
+    const fsb_local_seen_ *e = s->buckets[like->hash & (s->bucket_count - 1)];
+    while (e && (e->hash != like->hash
+                 || strcmp(fsb_local_seen_name_(e), fsb_local_seen_name_(like)))) e = e->next;
+    return e;
+}
+
+static int fsb_local_snapshot_emit_(fsb_op *op, const fsb_dirent *entry)
+{
+    fsb_local_snapshot_ *s = (fsb_local_snapshot_ *)op->user;
+    const size_t         size = entry->name_size + 1;
+    fsb_local_seen_     *e = (fsb_local_seen_ *)fsb_backend_new_(&s->l->allocator,
+                                                                 sizeof *e + size);
+    if (!e) s->err = -ENOMEM;
+    if (!e) return 1;
+    memcpy(e + 1, entry->name, size);
+    e->size = size, e->file_id = entry->stat.file_id, e->version = entry->stat.version;
+    e->folder = S_ISDIR(entry->stat.mode);
+    for (size_t i = 0; i < size; ++i)
+        e->hash = (e->hash ^ (unsigned char)entry->name[i]) * UINT64_C(0x100000001b3);
+    e->hash = fsb_backend_mix_(e->hash);
+    fsb_local_seen_ **bucket = &s->buckets[e->hash & (s->bucket_count - 1)];
+    e->next = *bucket, *bucket = e, ++s->count;
+    return 0;
+}
+
+/* Takes down what is in the folder; `expected` names or so. A folder that is gone is empty. */
+static int fsb_local_snapshot_take_(fsb_local_ *l, const char *path, size_t expected,
+                                    fsb_local_snapshot_ *s)
+{
+    memset(s, 0, sizeof *s);
+    s->l = l, s->bucket_count = 16;
+    while (s->bucket_count < expected) s->bucket_count *= 2;
+    s->buckets = (fsb_local_seen_ **)fsb_backend_new_(&l->allocator,
+                                                      s->bucket_count * sizeof *s->buckets);
+    if (!s->buckets) return -ENOMEM;
+    fsb_op op;
+    memset(&op, 0, sizeof op);
+    op.code = FSB_OP_LIST, op.path = path, op.flags = FSB_LIST_STAT;
+    op.emit = fsb_local_snapshot_emit_, op.user = s;
+    fsb_local_list_(l, &op);
+    if (s->err) fsb_local_snapshot_free_(s);
+    return s->err;
+}
+
+static int fsb_local_polled_add_(fsb_local_ *l, const char *path)
+{
+    const size_t       size = strlen(path) + 1;
+    fsb_local_polled_ *f = (fsb_local_polled_ *)fsb_backend_new_(&l->allocator, sizeof *f + size);
+    if (!f) return -ENOMEM;
+    memcpy(f + 1, path, size);
+    f->size = size;
+    const int err = fsb_local_snapshot_take_(l, path, 0, &f->seen);
+    if (err) {
+        fsb_backend_free_(&l->allocator, f, sizeof *f + size);
+        return err;
+    }
+    pthread_mutex_lock(&l->folders_lock);
+    for (fsb_local_polled_ *at = l->polled; at; at = at->next)
+        if (!strcmp(fsb_local_polled_path_(at), path)) at->dead = 1; /* this one follows it */
+    if (!l->polled && l->log.fn)
+        l->log.fn(l->log.user, FSB_LOG_WARN, "backend/watch",
+                  "no more inotify watches: further folders are looked at once a second");
+    f->next = l->polled, l->polled = f;
+    pthread_mutex_unlock(&l->folders_lock);
+    return write(l->wake[1], "", 1) == 1 ? 0 : -EIO;
+}
+
+static void fsb_local_polled_free_(fsb_local_ *l, fsb_local_polled_ *f)
+{
+    fsb_local_snapshot_free_(&f->seen);
+    fsb_backend_free_(&l->allocator, f, sizeof *f + f->size);
+}
+
 /* Has the kernel tell of what happens in a folder (or to a file). */
 static int fsb_local_folder_add_(fsb_local_ *l, const char *path)
 {
@@ -2168,7 +2326,7 @@ static int fsb_local_folder_add_(fsb_local_ *l, const char *path)
     const int err = wd < 0 ? wd : fsb_local_folder_set_(l, wd, path);
     pthread_mutex_unlock(&l->folders_lock);
     close(fd);
-    return err;
+    return err == -ENOSPC ? fsb_local_polled_add_(l, path) : err;
 }
 
 static int fsb_local_todo_push_(fsb_local_scan_ *s, const char *path)
@@ -2237,8 +2395,17 @@ static int fsb_local_folders_move_(fsb_local_ *l, const char *from, const char *
             fsb_local_folder_drop_(l, i--);
         }
     }
+    for (fsb_local_polled_ *f = l->polled; f; f = f->next) /* the scan of `to` finds it again */
+        if (fsb_backend_below_(from, fsb_local_polled_path_(f))) f->dead = 1;
     pthread_mutex_unlock(&l->folders_lock);
     return err;
+}
+
+static int fsb_local_wanted_(fsb_local_ *l, const char *path)
+{
+    char child[FSB_PATH_MAX + 1];
+    if (fsb_backend_watches_want_(&l->watches, path, 0)) return 1;
+    return fsb_local_join_(child, path, "x") && fsb_backend_watches_want_(&l->watches, child, 0);
 }
 
 /* Forgets the folders that no watch asks for any more. */
@@ -2246,13 +2413,12 @@ static void fsb_local_folders_prune_(fsb_local_ *l)
 {
     pthread_mutex_lock(&l->folders_lock);
     for (size_t i = 0; i < l->folder_count; ++i) {
-        char child[FSB_PATH_MAX + 1];
-        if (!fsb_local_join_(child, l->folders[i].path, "x")) continue;
-        if (fsb_backend_watches_want_(&l->watches, child, 0)
-            || fsb_backend_watches_want_(&l->watches, l->folders[i].path, 0)) continue;
+        if (fsb_local_wanted_(l, l->folders[i].path)) continue;
         inotify_rm_watch(l->inotify, l->folders[i].wd);
         fsb_local_folder_drop_(l, i--);
     }
+    for (fsb_local_polled_ *f = l->polled; f; f = f->next)
+        if (!fsb_local_wanted_(l, fsb_local_polled_path_(f))) f->dead = 1;
     pthread_mutex_unlock(&l->folders_lock);
 }
 
@@ -2332,6 +2498,76 @@ static void fsb_local_kernel_event_(fsb_local_ *l, const struct inotify_event *e
     if (known) fsb_local_event_(l, e, path);
 }
 
+/* Tells of names in one snapshot that the other has not; `changed`: of those that differ, too. */
+static void fsb_local_compare_(fsb_local_ *l, const char *folder, const fsb_local_snapshot_ *in,
+                               const fsb_local_snapshot_ *other, uint32_t missing, int changed)
+{
+    char path[FSB_PATH_MAX + 1];
+    for (size_t i = 0; i < in->bucket_count; ++i) {
+        for (const fsb_local_seen_ *e = in->buckets[i]; e; e = e->next) {
+            const fsb_local_seen_ *was = fsb_local_snapshot_find_(other, e);
+            if (was && (!changed || (was->version == e->version && was->file_id == e->file_id)))
+                continue;
+            if (!fsb_local_join_(path, folder, fsb_local_seen_name_(e))) continue;
+            fsb_local_tell_(l, was ? (uint32_t)FSB_EVENT_CONTENT : missing, path, NULL);
+            if (!was && changed && e->folder) fsb_local_came_(l, path, IN_ISDIR);
+        }
+    }
+}
+
+static void fsb_local_poll_folder_(fsb_local_ *l, fsb_local_polled_ *f)
+{
+    const char         *path = fsb_local_polled_path_(f);
+    fsb_local_snapshot_ now;
+    if (fsb_local_snapshot_take_(l, path, f->seen.count * 2, &now)) {
+        fsb_local_tell_(l, FSB_EVENT_LOST, path, NULL);
+        return;
+    }
+    fsb_local_compare_(l, path, &f->seen, &now, FSB_EVENT_REMOVED, 0);
+    fsb_local_compare_(l, path, &now, &f->seen, FSB_EVENT_CREATED, 1);
+    fsb_local_snapshot_free_(&f->seen);
+    f->seen = now;
+}
+
+static int64_t fsb_local_clock_ms_(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec * INT64_C(1000) + t.tv_nsec / 1000000;
+}
+
+/* Looks at the polled folders, if it is time; new ones come in at the head of the list only, dead
+   ones go here. */
+static void fsb_local_poll_(fsb_local_ *l)
+{
+    if (fsb_local_clock_ms_() < l->polled_ms) return;
+    pthread_mutex_lock(&l->folders_lock);
+    for (fsb_local_polled_ **at = &l->polled, *f; (f = *at) != NULL;) {
+        if (f->dead) {
+            *at = f->next;
+            fsb_local_polled_free_(l, f);
+        } else {
+            at = &f->next;
+        }
+    }
+    fsb_local_polled_ *f = l->polled;
+    pthread_mutex_unlock(&l->folders_lock);
+    for (; f; f = f->next) fsb_local_poll_folder_(l, f);
+    l->polled_ms = fsb_local_clock_ms_() + FSB_LOCAL_POLL_MS_;
+}
+
+/* How long the thread may sleep, ms. */
+static int fsb_local_patience_(fsb_local_ *l)
+{
+    pthread_mutex_lock(&l->folders_lock);
+    const int polled = l->polled != NULL;
+    pthread_mutex_unlock(&l->folders_lock);
+    if (l->moved[0]) return 20;
+    if (!polled) return -1;
+    const int64_t left = l->polled_ms - fsb_local_clock_ms_();
+    return left > 0 ? (int)left : 0;
+}
+
 static void *fsb_local_watch_main_(void *arg)
 {
     fsb_local_   *l = (fsb_local_ *)arg;
@@ -2339,11 +2575,12 @@ static void *fsb_local_watch_main_(void *arg)
     union { struct inotify_event align; char bytes[16 << 10]; } buf;
     p[0].fd = l->inotify, p[0].events = POLLIN, p[1].fd = l->wake[0], p[1].events = POLLIN;
     for (;;) {
-        const int ready = poll(p, 2, l->moved[0] ? 20 : -1);
+        const int ready = poll(p, 2, fsb_local_patience_(l));
         if (ready < 0 && errno != EINTR) break;
-        if (ready > 0 && p[1].revents) break;
         if (ready == 0) fsb_local_moved_away_(l); /* its other half would have been here */
-        if (ready <= 0) continue;
+        if (ready > 0 && p[1].revents && read(l->wake[0], buf.bytes, sizeof buf.bytes) <= 0) break;
+        fsb_local_poll_(l);
+        if (ready <= 0 || !p[0].revents) continue;
         const ssize_t n = read(l->inotify, buf.bytes, sizeof buf.bytes);
         for (ssize_t at = 0; at < n;) {
             const struct inotify_event *e =
@@ -2401,6 +2638,11 @@ static void fsb_local_watch_stop_(fsb_local_ *l)
         close(l->inotify);
     }
     while (l->folder_count) fsb_local_folder_drop_(l, l->folder_count - 1);
+    for (fsb_local_polled_ *f = l->polled, *next; f; f = next) {
+        next = f->next;
+        fsb_local_polled_free_(l, f);
+    }
+    l->polled = NULL;
     fsb_backend_free_(&l->allocator, l->folders, l->folder_room * sizeof *l->folders);
 }
 
@@ -2487,14 +2729,14 @@ static void fsb_backend_fill_(fsb_backend *b, const char *name, void (*close_fn)
 
 FSB_API int fsb_local_open(fsb_backend **out, const fsb_local_desc *desc)
 {
-    if (!out || !desc || !desc->root || desc->flags & ~(uint32_t)FSB_LOCAL_READ_ONLY) return -EINVAL;
+    if (!out || !desc || !desc->root) return -EINVAL;
+    if (desc->flags & ~(uint32_t)FSB_LOCAL_READ_ONLY) return -EINVAL;
     fsb_local_ *l = (fsb_local_ *)fsb_backend_new_(&desc->allocator, sizeof *l);
     if (!l) return -ENOMEM;
     l->allocator = desc->allocator, l->log = desc->log, l->flags = desc->flags;
     l->root = fsb_local_errno_(open(desc->root, O_PATH | O_DIRECTORY | O_CLOEXEC));
-    struct statx x;
-    int          err = l->root < 0 ? l->root : 0;
-    if (!err) err = fsb_local_errno_(statx(l->root, "", AT_EMPTY_PATH, STATX_BASIC_STATS, &x));
+    struct stat st;
+    int         err = l->root < 0 ? l->root : fsb_local_errno_(fstat(l->root, &st));
     if (!err) err = fsb_local_errno_(faccessat(l->root, ".", R_OK | X_OK, AT_EACCESS));
     if (!err)
         err = fsb_backend_handles_open_(&l->handles, &l->allocator, desc->max_handles,
@@ -2504,7 +2746,7 @@ FSB_API int fsb_local_open(fsb_backend **out, const fsb_local_desc *desc)
         fsb_backend_free_(&desc->allocator, l, sizeof *l);
         return err;
     }
-    l->root_dev = (uint64_t)x.stx_dev_major << 32 | x.stx_dev_minor;
+    l->root_dev = (uint64_t)major(st.st_dev) << 32 | minor(st.st_dev);
     for (int i = 0; i < FSB_LOCAL_STRIPES_; ++i) pthread_mutex_init(&l->position[i], NULL);
     pthread_mutex_init(&l->folders_lock, NULL);
     fsb_backend_watches_init_(&l->watches, &l->allocator);
@@ -2627,7 +2869,8 @@ static void fsb_memory_pages_drop_(fsb_memory_ *m, fsb_memory_node_ *node, size_
 }
 
 /* Gives page number `index` room for its first `need` bytes. */
-static int fsb_memory_page_grow_(fsb_memory_ *m, fsb_memory_node_ *node, uint64_t index, size_t need)
+static int fsb_memory_page_grow_(fsb_memory_ *m, fsb_memory_node_ *node, uint64_t index,
+                                 size_t need)
 {
     const size_t at = fsb_memory_page_at_(node, index);
     const int    there = at < node->page_count && node->pages[at].index == index;
@@ -3048,7 +3291,8 @@ static void fsb_memory_tell_(fsb_memory_ *m, uint32_t kind, const fsb_memory_nod
 {
     if (!fsb_memory_watched_(m)) return;
     if (node == m->root) fsb_memory_queue_(m, kind, "/", NULL);
-    for (const fsb_memory_entry_ *e = node->names; e; e = e->same) fsb_memory_tell_name_(m, kind, e);
+    for (const fsb_memory_entry_ *e = node->names; e; e = e->same)
+        fsb_memory_tell_name_(m, kind, e);
 }
 
 static void fsb_memory_tell_moved_(fsb_memory_ *m, const fsb_memory_entry_ *from,
@@ -4039,6 +4283,7 @@ FSB_API int fsb_scoped_open(fsb_backend **out, const fsb_scoped_desc *desc)
     return 0;
 }
 
+#endif /* O_PATH */
 #endif /* implementation */
 /*
 MIT License

@@ -55,7 +55,6 @@
        Who breaks these rules is disconnected, with a line in the log.
 
    NEEDS     POSIX threads (-pthread), Linux 4.14. With a strict -std=, include it before libc's.
-             SIGPIPE ignored by the program where a descriptor is a pipe (sockets need nothing).
    OPTIONS   FSB_STATIC, FSB_API: once, before the first fsb header.
    THREADS   fsb_chunk_server_listen() starts a thread that accepts, then one per client, so that a
              client who stalls stalls itself; calls that may wait for a disk go to at most
@@ -396,7 +395,8 @@ typedef struct fsb_chunk_client_desc {
        They become the client's, which makes them non-blocking. Returns 0 or a negative errno. */
     int (*connect)(void *user, int fds[2]);
     void    *user;        /* handed to connect */
-    uint32_t timeout_ms;  /* of an operation without its own, and of connecting (default 30000) */
+    uint32_t timeout_ms;  /* of connecting, and of an operation without its own (default 30000),
+                             unless it is a LOCK that waits: that has none */
     unsigned char id[16]; /* names this client; all zero: random */
     fsb_allocator allocator;
     fsb_logger    log;
@@ -491,6 +491,7 @@ FSB_API void fsb_blake3_hash(const void *data, size_t size, unsigned char out[32
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -558,6 +559,8 @@ __attribute__((format(printf, 4, 5))) static void fsb_chunk_log_(const fsb_logge
     va_start(args, format);
     vsnprintf(text, sizeof text, format, args);
     va_end(args);
+    for (char *p = text; *p; ++p) /* names come from strangers */
+        if ((unsigned char)*p < ' ' || *p == 127) *p = '?';
     log->fn(log->user, level, item, text);
 }
 
@@ -590,14 +593,19 @@ static int fsb_chunk_cond_init_(pthread_cond_t *cond) /* waits by CLOCK_MONOTONI
     return -err;
 }
 
-/* Starts fn(arg) with a small stack: there may be a thousand of these. */
+/* Starts fn(arg) with a small stack, there may be a thousand of these, and without the program's
+   signals, which are for its own threads. */
 static int fsb_chunk_thread_(pthread_t *thread, void *(*fn)(void *), void *arg)
 {
     pthread_attr_t attr;
+    sigset_t       all, old;
     if (pthread_attr_init(&attr) != 0) return -ENOMEM;
     const size_t least = (size_t)PTHREAD_STACK_MIN + (128u << 10);
     pthread_attr_setstacksize(&attr, least < (256u << 10) ? (256u << 10) : least);
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
     const int err = pthread_create(thread, &attr, fn, arg);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
     pthread_attr_destroy(&attr);
     return -err;
 }
@@ -702,6 +710,11 @@ static void fsb_blake3_put_(unsigned char *p, const uint32_t *words, size_t coun
         p[0] = (unsigned char)words[i], p[1] = (unsigned char)(words[i] >> 8);
         p[2] = (unsigned char)(words[i] >> 16), p[3] = (unsigned char)(words[i] >> 24);
     }
+}
+
+static uint32_t fsb_blake3_edge_(size_t block) /* the flag of a block that begins or ends a chunk */
+{
+    return block == 0 ? FSB_BLAKE3_START_ : block == 15 ? FSB_BLAKE3_END_ : 0;
 }
 
 /* One compression in plain C. out: the 16 words of the new state, of which the first 8 are the new
@@ -820,11 +833,10 @@ typedef uint32_t fsb_blake3_any_ __attribute__((vector_size(16), aligned(1), may
                         zero + key[4], zero + key[5], zero + key[6], zero + key[7]};               \
         for (size_t i = 0; i < N; ++i) row[i] = in + (i < count ? i : 0) * size;                   \
         for (size_t at = 0; at < size; at += 64) {                                                 \
-            const uint32_t part = parent ? 0                                                       \
-                                  : at == 0 ? FSB_BLAKE3_START_ : at == 960 ? FSB_BLAKE3_END_ : 0; \
+            const uint32_t edge = parent ? 0 : fsb_blake3_edge_(at / 64);                          \
             V m[16], v[16] = {h[0], h[1], h[2], h[3], h[4], h[5], h[6], h[7],                      \
                               zero + iv[0], zero + iv[1], zero + iv[2], zero + iv[3],              \
-                              low, high, zero + 64u, zero + (flags | part)};                       \
+                              low, high, zero + 64u, zero + (flags | edge)};                       \
             if (at + 128 < size) /* more streams than the hardware follows by itself */            \
                 for (size_t i = 0; i < N; ++i) __builtin_prefetch(row[i] + at + 128);              \
             FSB_BLAKE3_WORDS_(N, V, m, row, at);                                                   \
@@ -928,13 +940,12 @@ static void fsb_blake3_compress_(unsigned lanes, const uint32_t cv[8], const uns
 static void fsb_blake3_one_(unsigned lanes, const unsigned char *in, const uint32_t key[8],
                             uint64_t counter, uint32_t flags, unsigned char *out)
 {
-    const int size = flags & FSB_BLAKE3_PARENT_ ? 64 : 1024;
-    uint32_t  state[16];
+    const size_t size = flags & FSB_BLAKE3_PARENT_ ? 64 : 1024;
+    uint32_t     state[16];
     memcpy(state, key, 32);
-    for (int at = 0; at < size; at += 64) {
-        const uint32_t part = size == 64 ? 0
-                              : at == 0  ? FSB_BLAKE3_START_ : at == 960 ? FSB_BLAKE3_END_ : 0;
-        fsb_blake3_compress_(lanes, state, in + at, counter, 64, flags | part, state);
+    for (size_t at = 0; at < size; at += 64) {
+        const uint32_t edge = size == 64 ? 0 : fsb_blake3_edge_(at / 64);
+        fsb_blake3_compress_(lanes, state, in + at, counter, 64, flags | edge, state);
     }
     fsb_blake3_put_(out, state, 8);
 }
@@ -995,11 +1006,10 @@ static void fsb_blake3_batch_(fsb_blake3 *h, const unsigned char *data, size_t c
 /* Adds one block that is known not to be the last one. */
 static void fsb_blake3_block_(fsb_blake3 *h, const unsigned char *block)
 {
-    const uint32_t part = h->blocks_ == 0    ? FSB_BLAKE3_START_
-                          : h->blocks_ == 15 ? FSB_BLAKE3_END_ : 0;
-    uint32_t       state[16];
-    unsigned char  cv[32];
-    fsb_blake3_compress_(h->lanes, h->cv_, block, h->chunks_, 64, h->flags_ | part, state);
+    uint32_t      state[16];
+    unsigned char cv[32];
+    fsb_blake3_compress_(h->lanes, h->cv_, block, h->chunks_, 64,
+                         h->flags_ | fsb_blake3_edge_(h->blocks_), state);
     memcpy(h->cv_, state, 32);
     if (++h->blocks_ < 16) return;
     fsb_blake3_put_(cv, state, 8);
@@ -1076,12 +1086,11 @@ FSB_API void fsb_blake3_update(fsb_blake3 *hasher, const void *data, size_t size
 
 FSB_API void fsb_blake3_final(const fsb_blake3 *hasher, void *out, size_t size)
 {
-    unsigned char  block[64] = {0}, *to = (unsigned char *)out;
-    const int      tail = hasher->fill_ || !hasher->chunks_; /* a last chunk, or only subtrees? */
-    uint32_t       depth = hasher->depth_, state[16];
-    uint32_t       flags = FSB_BLAKE3_PARENT_, length = 64;
-    uint64_t       counter = 0;
+    unsigned char   block[64] = {0}, *to = (unsigned char *)out;
+    const int       tail = hasher->fill_ || !hasher->chunks_; /* a last chunk, or only subtrees? */
     const uint32_t *cv = hasher->key_;
+    uint32_t        flags = FSB_BLAKE3_PARENT_, length = 64, depth = hasher->depth_, state[16];
+    uint64_t        counter = 0;
     if (tail) {
         cv = hasher->cv_, counter = hasher->chunks_, length = hasher->fill_;
         flags = FSB_BLAKE3_END_ | (hasher->blocks_ ? 0 : FSB_BLAKE3_START_);
@@ -1551,6 +1560,28 @@ static int64_t fsb_chunk_recv_(const fsb_chunk_stream_ *s, void *to, size_t size
     return n >= 0 ? n : -errno;
 }
 
+/* writev() or, with no parts, sendfile(), without the SIGPIPE that both raise where the other side
+   is gone: unlike sendmsg() they know no flag against it. */
+static ssize_t fsb_chunk_send_quietly_(int out, struct iovec *parts, int count, int file,
+                                       off_t *from, size_t size)
+{
+    const struct timespec now = {0, 0};
+    sigset_t              pipe_only, old, pending;
+    ssize_t               n;
+    sigemptyset(&pipe_only);
+    sigaddset(&pipe_only, SIGPIPE);
+    pthread_sigmask(SIG_BLOCK, &pipe_only, &old);
+    sigpending(&pending);
+    do n = parts ? writev(out, parts, count) : sendfile(out, file, from, size);
+    while (n < 0 && errno == EINTR);
+    const int err = errno;
+    if (n < 0 && err == EPIPE && !sigismember(&pending, SIGPIPE))
+        while (sigtimedwait(&pipe_only, NULL, &now) < 0 && errno == EINTR) {}
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    errno = err;
+    return n;
+}
+
 static int64_t fsb_chunk_send_(const fsb_chunk_stream_ *s, struct iovec *parts, int count, int more)
 {
     struct msghdr msg;
@@ -1561,7 +1592,7 @@ static int64_t fsb_chunk_send_(const fsb_chunk_stream_ *s, struct iovec *parts, 
     do {
         if (s->socket)
             n = sendmsg(s->out, &msg, MSG_NOSIGNAL | MSG_DONTWAIT | (more ? MSG_MORE : 0));
-        else n = writev(s->out, parts, count);
+        else n = fsb_chunk_send_quietly_(s->out, parts, count, -1, NULL, 0);
     } while (n < 0 && errno == EINTR);
     return n >= 0 ? n : -errno;
 }
@@ -1652,21 +1683,27 @@ static int fsb_chunk_is_local_(const fsb_chunk_address_ *a)
     return a->family == AF_UNIX;
 }
 
-/* A socket connected to that one address by the deadline, or an error. */
+/* A socket connected to that one address by the deadline, or an error. A unix socket whose queue of
+   newcomers is full says EAGAIN at once: it is asked again. */
 static int fsb_chunk_connect_(const fsb_chunk_address_ *a, int64_t deadline)
 {
     int       err = 0;
     socklen_t size = sizeof err;
     const int fd = socket(a->family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0) return -errno;
-    if (connect(fd, (const struct sockaddr *)&a->name, a->size) == 0) return fd;
-    err = errno;
+    while (connect(fd, (const struct sockaddr *)&a->name, a->size) != 0) {
+        const struct timespec pause = {0, 5000000};
+        err = errno;
+        if (err != EAGAIN || fsb_chunk_now_ms_() >= deadline) break;
+        nanosleep(&pause, NULL);
+        err = 0;
+    }
     if (err == EINPROGRESS || err == EINTR) {
         struct pollfd p = {fd, POLLOUT, 0};
         int           n;
         do {
             const int64_t left = deadline - fsb_chunk_now_ms_();
-            n = poll(&p, 1, left > 0 ? (int)left : 0);
+            n = poll(&p, 1, left <= 0 ? 0 : left < INT_MAX ? (int)left : INT_MAX);
         } while (n < 0 && errno == EINTR);
         if (n <= 0) err = n ? errno : ETIMEDOUT;
         else if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &err, &size) != 0) err = errno;
@@ -1726,7 +1763,7 @@ struct fsb_chunk_block_ {
     int               file;                 /* descriptor, or -1: none */
     int               slot;                 /* of the handle that keeps it open */
     int               way;                  /* of sending the file: FSB_CHUNK_SENDFILE_, ... */
-    size_t            weight;               /* bytes counted in conn->queued */
+    size_t            weight;               /* memory, counted in conn->queued */
     uint64_t          offset;
     size_t            file_left, file_good;
     int32_t           file_error; /* of the wire */
@@ -1741,7 +1778,7 @@ typedef struct fsb_chunk_slot_ {
     uint32_t   generation, pins;
     int        descriptor; /* or -1 */
     int        closing;    /* gone for the client; closed with the last pin */
-    int        next_free;
+    int        next;       /* in the list of free ones, or of gone ones */
 } fsb_chunk_slot_;
 
 struct fsb_chunk_request_ {
@@ -1757,7 +1794,6 @@ struct fsb_chunk_request_ {
     size_t                  listed;      /* LIST: bytes of data so far */
     size_t                  size;        /* allocated, the frame's copy included; 0: on the stack */
     size_t                  held;        /* counted in conn->held */
-    fsb_chunk_lock_        *lock;        /* LOCK that waits */
 };
 
 /* A range held, or waited for. */
@@ -1769,6 +1805,7 @@ struct fsb_chunk_lock_ {
     uint32_t            kind;                        /* FSB_LOCK_SHARED or _EXCLUSIVE, | _FLOCK */
     uint32_t            pid;
     fsb_chunk_request_ *waiter; /* NULL: held */
+    fsb_chunk_lock_    *spare;  /* of one that waits: memory for a split when it is granted */
 };
 
 typedef struct fsb_chunk_listener_ {
@@ -1794,14 +1831,16 @@ struct fsb_chunk_conn_ {
     pthread_mutex_t   lock;
     pthread_cond_t    quiet; /* pending became 0 */
     fsb_chunk_block_ *head, *tail;
-    size_t            queued; /* bytes of blocks */
+    size_t            queued; /* weight of blocks */
     int64_t           moved;  /* when bytes of the queue last went out, ms */
     int               sending;
     int               broken;  /* the error that ends it */
     uint32_t          pending; /* requests under way on other threads */
+    uint32_t          parked;  /* of these, LOCKs: they may wait, bounded by desc.max_locks only */
     uint64_t          held;    /* bytes of these */
     fsb_chunk_slot_  *slots;
     int               slot_count, slot_free;
+    int               slot_gone; /* unpinned, to be closed by the connection's thread */
     uint32_t          locks; /* guarded by server->locks_lock */
 };
 
@@ -1819,7 +1858,7 @@ struct fsb_chunk_server {
     pthread_cond_t       work;
     fsb_chunk_conn_     *conns;
     fsb_chunk_listener_ *listeners;
-    uint32_t             threads, idle, listening, connections;
+    uint32_t             threads, idle, queued, listening, connections;
     uint64_t             numbers;
     int                  closing;
     fsb_chunk_request_  *jobs, **jobs_tail;
@@ -1873,8 +1912,7 @@ static int64_t fsb_chunk_block_file_(fsb_chunk_conn_ *conn, fsb_chunk_block_ *b)
     off_t                      from = (off_t)(b->offset + b->file_good);
     ssize_t                    n;
     if (b->way == FSB_CHUNK_SENDFILE_) {
-        do n = sendfile(conn->stream.out, b->file, &from, b->file_left);
-        while (n < 0 && errno == EINTR);
+        n = fsb_chunk_send_quietly_(conn->stream.out, NULL, 0, b->file, &from, b->file_left);
         if (n > 0) b->file_good += (size_t)n;
         if (n > 0 || (n < 0 && (errno == EAGAIN || errno == EPIPE || errno == ECONNRESET)))
             return n > 0 ? n : -errno;
@@ -1929,29 +1967,33 @@ static int fsb_chunk_block_send_(fsb_chunk_conn_ *conn, fsb_chunk_block_ *b)
 
 /* Sends the queue as far as the client takes it; one thread at a time, the others leave it to that
    one. What is left then is for the connection's thread, which waits until the client takes more.
-   */
-static void fsb_chunk_flush_(fsb_chunk_conn_ *conn)
+   Another thread stops behind `last`, its own answer: else a client who asks and takes without a
+   pause would keep it for ever. */
+static void fsb_chunk_flush_(fsb_chunk_conn_ *conn, const fsb_chunk_block_ *last)
 {
+    int enough = 0;
     pthread_mutex_lock(&conn->lock);
     if (conn->sending) {
         pthread_mutex_unlock(&conn->lock);
         return;
     }
     conn->sending = 1;
-    while (conn->head && !conn->broken) {
+    while (conn->head && !conn->broken && !enough) {
         fsb_chunk_block_ *b = conn->head;
         const size_t      before = b->sent + b->trailer_sent - b->file_left;
         pthread_mutex_unlock(&conn->lock);
-        const int done = fsb_chunk_block_send_(conn, b);
+        const int    done = fsb_chunk_block_send_(conn, b);
+        const size_t sent = b->sent + b->trailer_sent - b->file_left - before;
+        fsb_chunk_count_(&conn->server->stats.bytes_out, sent);
         pthread_mutex_lock(&conn->lock);
-        if (b->sent + b->trailer_sent - b->file_left != before) conn->moved = fsb_chunk_now_ms_();
+        if (sent) conn->moved = fsb_chunk_now_ms_();
         if (done < 0) conn->broken = done;
         if (done != 1) break;
         conn->head = b->next;
         if (!conn->head) conn->tail = NULL;
         conn->queued -= b->weight;
+        enough = b == last;
         pthread_mutex_unlock(&conn->lock);
-        fsb_chunk_count_(&conn->server->stats.bytes_out, b->weight);
         fsb_chunk_block_free_(conn, b);
         pthread_mutex_lock(&conn->lock);
     }
@@ -1959,17 +2001,18 @@ static void fsb_chunk_flush_(fsb_chunk_conn_ *conn)
     pthread_mutex_unlock(&conn->lock);
 }
 
-/* Queues a block, which is the queue's from here on, and sends. */
-static void fsb_chunk_push_(fsb_chunk_conn_ *conn, fsb_chunk_block_ *b)
+/* Queues a block, which is the queue's from here on, and sends: all of the queue if this is the
+   connection's thread. */
+static void fsb_chunk_push_(fsb_chunk_conn_ *conn, fsb_chunk_block_ *b, int own)
 {
-    b->weight = b->size + b->file_left;
+    b->weight = sizeof *b + b->capacity + b->file_left; /* not size: small answers have large room */
     pthread_mutex_lock(&conn->lock);
     if (conn->tail) conn->tail->next = b;
     else conn->head = b, conn->moved = fsb_chunk_now_ms_();
     conn->tail = b;
     conn->queued += b->weight;
     pthread_mutex_unlock(&conn->lock);
-    fsb_chunk_flush_(conn);
+    fsb_chunk_flush_(conn, own ? NULL : b);
 }
 
 static void fsb_chunk_push_batch_(fsb_chunk_conn_ *conn)
@@ -1977,7 +2020,7 @@ static void fsb_chunk_push_batch_(fsb_chunk_conn_ *conn)
     fsb_chunk_block_ *b = conn->batch;
     if (!b || (!b->size && b->file < 0)) return;
     conn->batch = NULL;
-    fsb_chunk_push_(conn, b);
+    fsb_chunk_push_(conn, b, 1);
 }
 
 /* A place for an answer with up to room bytes of data: in the batch if inlined, else on its own. */
@@ -2047,29 +2090,38 @@ static int fsb_chunk_slots_grow_(fsb_chunk_conn_ *conn) /* lock held */
     if (!slots) return -ENOMEM;
     for (int i = conn->slot_count; i < count; ++i) {
         memset(&slots[i], 0, sizeof slots[i]);
-        slots[i].next_free = i + 1 < count ? i + 1 : -1;
+        slots[i].next = i + 1 < count ? i + 1 : -1;
     }
     conn->slot_free = conn->slot_count;
     conn->slots = slots, conn->slot_count = count;
     return 0;
 }
 
-/* Gives the client an id for a handle of its backend. */
-static int fsb_chunk_slot_add_(fsb_chunk_conn_ *conn, fsb_handle handle, uint64_t file_id, int fd,
-                               uint64_t *id)
+/* Takes a place for a file before it is opened, pinned, so that nothing can fail afterwards; it is
+   free again with that pin unless it was filled. Returns its index or an error. */
+static int fsb_chunk_slot_new_(fsb_chunk_conn_ *conn)
 {
-    int err = 0;
     pthread_mutex_lock(&conn->lock);
-    if (conn->slot_free < 0) err = fsb_chunk_slots_grow_(conn);
+    const int err = conn->slot_free < 0 ? fsb_chunk_slots_grow_(conn) : 0;
+    const int i = conn->slot_free;
     if (!err) {
-        const int        i = conn->slot_free;
         fsb_chunk_slot_ *s = &conn->slots[i];
-        conn->slot_free = s->next_free;
-        s->handle = handle, s->file_id = file_id, s->descriptor = fd, s->closing = 0, s->pins = 0;
-        *id = ((uint64_t)s->generation << 32) | ((uint32_t)i + 1);
+        conn->slot_free = s->next;
+        s->closing = 1, s->pins = 1;
     }
     pthread_mutex_unlock(&conn->lock);
-    return err;
+    return err ? err : i;
+}
+
+/* The backend's handle gets that place; returns its id for the client. */
+static uint64_t fsb_chunk_slot_fill_(fsb_chunk_conn_ *conn, int i, const fsb_op *op, int fd)
+{
+    pthread_mutex_lock(&conn->lock);
+    fsb_chunk_slot_ *s = &conn->slots[i];
+    s->handle = op->handle, s->file_id = op->stat.file_id, s->descriptor = fd, s->closing = 0;
+    const uint64_t id = ((uint64_t)s->generation << 32) | ((uint32_t)i + 1);
+    pthread_mutex_unlock(&conn->lock);
+    return id;
 }
 
 /* Finds the client's handle and keeps it open until unpinned; -EBADF. With closing it is gone for
@@ -2099,25 +2151,52 @@ static int64_t fsb_chunk_close_handle_(fsb_chunk_conn_ *conn, fsb_handle handle)
     return b->call[FSB_OP_CLOSE] ? b->call[FSB_OP_CLOSE](b, &op) : 0;
 }
 
-/* Gives a pin back; the last one of a handle that is closing closes it. Returns what CLOSE said. */
-static int64_t fsb_chunk_unpin_result_(fsb_chunk_conn_ *conn, int slot)
+static fsb_handle fsb_chunk_slot_clear_(fsb_chunk_conn_ *conn, int slot) /* lock held */
 {
-    fsb_handle handle = 0;
-    if (slot < 0) return 0;
+    fsb_chunk_slot_ *s = &conn->slots[slot];
+    const fsb_handle handle = s->handle;
+    s->handle = 0, s->descriptor = -1, ++s->generation;
+    s->next = conn->slot_free, conn->slot_free = slot;
+    return handle;
+}
+
+/* Gives a pin back. The last one of a handle that is closing leaves it to the connection's thread:
+   this one may be a backend's that runs done(), where CLOSE could wait for itself. */
+static void fsb_chunk_unpin_(fsb_chunk_conn_ *conn, int slot)
+{
+    if (slot < 0) return;
     pthread_mutex_lock(&conn->lock);
     fsb_chunk_slot_ *s = &conn->slots[slot];
     if (--s->pins == 0 && s->closing) {
-        handle = s->handle;
-        s->handle = 0, s->descriptor = -1, ++s->generation;
-        s->next_free = conn->slot_free, conn->slot_free = slot;
+        if (!s->handle) (void)fsb_chunk_slot_clear_(conn, slot);
+        else s->next = conn->slot_gone, conn->slot_gone = slot;
     }
+    pthread_mutex_unlock(&conn->lock);
+}
+
+/* CLOSE itself: closes the file and returns what that said, unless other requests still use it. */
+static int64_t fsb_chunk_unpin_close_(fsb_chunk_conn_ *conn, int slot)
+{
+    fsb_handle handle = 0;
+    pthread_mutex_lock(&conn->lock);
+    if (--conn->slots[slot].pins == 0) handle = fsb_chunk_slot_clear_(conn, slot);
     pthread_mutex_unlock(&conn->lock);
     return handle ? fsb_chunk_close_handle_(conn, handle) : 0;
 }
 
-static void fsb_chunk_unpin_(fsb_chunk_conn_ *conn, int slot)
+/* Closes what others left to this thread, the connection's. */
+static void fsb_chunk_close_gone_(fsb_chunk_conn_ *conn)
 {
-    (void)fsb_chunk_unpin_result_(conn, slot);
+    pthread_mutex_lock(&conn->lock);
+    while (conn->slot_gone >= 0) {
+        const int slot = conn->slot_gone;
+        conn->slot_gone = conn->slots[slot].next;
+        const fsb_handle handle = fsb_chunk_slot_clear_(conn, slot);
+        pthread_mutex_unlock(&conn->lock);
+        (void)fsb_chunk_close_handle_(conn, handle);
+        pthread_mutex_lock(&conn->lock);
+    }
+    pthread_mutex_unlock(&conn->lock);
 }
 
 /* ---- [locks] --------------------------------------------------------------------------------- */
@@ -2157,27 +2236,46 @@ static fsb_chunk_lock_ *fsb_chunk_lock_conflict_(fsb_chunk_server *s, const fsb_
 static void fsb_chunk_lock_drop_(fsb_chunk_server *s, fsb_chunk_lock_ *l)
 {
     --l->conn->locks;
+    fsb_chunk_free_(&s->desc.allocator, l->spare, sizeof *l->spare);
     fsb_chunk_free_(&s->desc.allocator, l, sizeof *l);
 }
 
+static int fsb_chunk_lock_own_(const fsb_chunk_lock_ *h, const fsb_chunk_lock_ *l) /* do they meet? */
+{
+    return fsb_chunk_lock_same_file_(h, l) && fsb_chunk_lock_same_owner_(h, l) &&
+        h->first <= l->last && l->first <= h->last;
+}
+
+/* Would l split a lock of its owner in two? */
+static int fsb_chunk_lock_splits_(const fsb_chunk_server *s, const fsb_chunk_lock_ *l)
+{
+    const fsb_chunk_lock_ *h = s->held[fsb_chunk_lock_bucket_(l)];
+    for (; h; h = h->next)
+        if (fsb_chunk_lock_own_(h, l) && h->first < l->first && h->last > l->last) return 1;
+    return 0;
+}
+
 /* Takes the range first..last of l's owner out of what that one holds; `spare` is used up when a
-   lock is split in two. */
-static void fsb_chunk_lock_carve_(fsb_chunk_server *s, const fsb_chunk_lock_ *l,
-                                  fsb_chunk_lock_ **spare)
+   lock is split in two. Returns 1 if some of it was exclusive. */
+static int fsb_chunk_lock_carve_(fsb_chunk_server *s, const fsb_chunk_lock_ *l,
+                                 fsb_chunk_lock_ **spare)
 {
     fsb_chunk_lock_ **p = &s->held[fsb_chunk_lock_bucket_(l)], *h;
+    int               weakened = 0;
     while ((h = *p) != NULL) {
-        if (!fsb_chunk_lock_same_file_(h, l) || !fsb_chunk_lock_same_owner_(h, l) ||
-            h->first > l->last || l->first > h->last) {
+        if (!fsb_chunk_lock_own_(h, l)) {
             p = &h->next;
-        } else if (h->first < l->first && h->last > l->last) {
+            continue;
+        }
+        weakened |= (h->kind & FSB_LOCK_EXCLUSIVE) != 0;
+        if (h->first < l->first && h->last > l->last) {
             fsb_chunk_lock_ *right = *spare;
             *spare = NULL;
             *right = *h;
             ++right->conn->locks;
             right->first = l->last + 1, h->last = l->first - 1;
             h->next = right;
-            return;
+            return weakened;
         } else if (h->first < l->first) {
             h->last = l->first - 1;
             p = &h->next;
@@ -2189,6 +2287,7 @@ static void fsb_chunk_lock_carve_(fsb_chunk_server *s, const fsb_chunk_lock_ *l,
             fsb_chunk_lock_drop_(s, h);
         }
     }
+    return weakened;
 }
 
 /* Holds l, which becomes the table's; neighbours of the same owner and kind melt into it. */
@@ -2212,24 +2311,24 @@ static void fsb_chunk_lock_hold_(fsb_chunk_server *s, fsb_chunk_lock_ *l)
 }
 
 /* Grants what can be held now, oldest first; returns their requests, to be answered without the
-   lock. A grant cannot fail: it needs no memory but its own where nothing of its owner is split. */
+   lock. A grant cannot fail: what waits has the memory that it needs. */
 static fsb_chunk_request_ *fsb_chunk_lock_grant_(fsb_chunk_server *s, unsigned bucket)
 {
     fsb_chunk_request_ *granted = NULL, **tail = &granted;
     fsb_chunk_lock_   **p = &s->waiting[bucket], *w;
     while ((w = *p) != NULL) {
-        fsb_chunk_lock_ *spare = NULL;
-        if (fsb_chunk_lock_conflict_(s, w) ||
-            !(spare = (fsb_chunk_lock_ *)fsb_chunk_alloc_(&s->desc.allocator, sizeof *spare))) {
+        if (fsb_chunk_lock_conflict_(s, w)) {
             p = &w->next;
             continue;
         }
-        *p = w->next;
-        w->waiter->op.result = 0, w->waiter->lock = NULL;
+        fsb_chunk_lock_ *spare = w->spare;
+        *p = w->next, w->spare = NULL;
+        w->waiter->op.result = 0;
         *tail = w->waiter, tail = &w->waiter->next;
-        fsb_chunk_lock_carve_(s, w, &spare);
+        const int weakened = fsb_chunk_lock_carve_(s, w, &spare);
         fsb_chunk_lock_hold_(s, w);
         fsb_chunk_free_(&s->desc.allocator, spare, sizeof *spare);
+        if (weakened) p = &s->waiting[bucket]; /* a downgrade: perhaps some that were passed over */
     }
     *tail = NULL;
     return granted;
@@ -2261,7 +2360,7 @@ static void fsb_chunk_lock_leave_(fsb_chunk_conn_ *conn, const uint64_t *tag, in
                 continue;
             }
             *p = l->next;
-            l->waiter->op.result = -EINTR, l->waiter->lock = NULL;
+            l->waiter->op.result = -EINTR;
             l->waiter->next = gone, gone = l->waiter;
             fsb_chunk_lock_drop_(s, l);
         }
@@ -2297,26 +2396,29 @@ static int fsb_chunk_lock_set_(fsb_chunk_request_ *req, fsb_chunk_lock_ *wanted,
     const fsb_allocator *a = &s->desc.allocator;
     const unsigned       bucket = fsb_chunk_lock_bucket_(wanted);
     const uint32_t       flags = req->op.flags;
+    const int            unlocks = !(wanted->kind & (FSB_LOCK_SHARED | FSB_LOCK_EXCLUSIVE));
     int                  waits = 0;
     req->op.result = 0;
     if (flags & FSB_LOCK_TEST) fsb_chunk_lock_test_(s, wanted, &req->op);
-    else if (!(wanted->kind & (FSB_LOCK_SHARED | FSB_LOCK_EXCLUSIVE))) {
-        fsb_chunk_lock_carve_(s, wanted, &spare);
+    else if (req->conn->locks >= s->desc.max_locks &&
+             (!unlocks || fsb_chunk_lock_splits_(s, wanted)))
+        req->op.result = -ENOLCK;
+    else if (unlocks) {
+        (void)fsb_chunk_lock_carve_(s, wanted, &spare);
         *granted = fsb_chunk_lock_grant_(s, bucket);
-    } else if (req->conn->locks >= s->desc.max_locks) req->op.result = -ENOLCK;
-    else if (!fsb_chunk_lock_conflict_(s, wanted)) {
+    } else if (!fsb_chunk_lock_conflict_(s, wanted)) {
         ++req->conn->locks;
-        fsb_chunk_lock_carve_(s, wanted, &spare);
+        (void)fsb_chunk_lock_carve_(s, wanted, &spare);
         fsb_chunk_lock_hold_(s, wanted);
         *granted = fsb_chunk_lock_grant_(s, bucket); /* it may have been a downgrade */
         wanted = NULL;
     } else if (flags & FSB_LOCK_WAIT) {
         fsb_chunk_lock_ **p = &s->waiting[bucket];
         ++req->conn->locks;
-        wanted->waiter = req, req->lock = wanted;
+        wanted->waiter = req, wanted->spare = spare;
         while (*p) p = &(*p)->next;
         *p = wanted, waits = 1;
-        wanted = NULL;
+        wanted = spare = NULL;
     } else req->op.result = -EAGAIN;
     fsb_chunk_free_(a, wanted, sizeof *wanted);
     fsb_chunk_free_(a, spare, sizeof *spare);
@@ -2338,7 +2440,7 @@ static void fsb_chunk_lock_run_(fsb_chunk_request_ *req, uint64_t file_id)
     req->op.result = -EINVAL;
     if (!l || !spare) req->op.result = -ENOMEM;
     else if (!(op->flags & ~known) && type != 3 && op->offset <= INT64_MAX &&
-             op->size64 <= INT64_MAX) {
+             op->size64 <= INT64_MAX - op->offset) {
         l->conn = req->conn, l->share = req->conn->share, l->file_id = file_id;
         l->owner = op->owner, l->pid = op->pid, l->kind = type | (op->flags & FSB_LOCK_FLOCK);
         l->first = op->flags & FSB_LOCK_FLOCK ? 0 : op->offset;
@@ -2438,24 +2540,22 @@ static int fsb_chunk_admit_(fsb_chunk_request_ *req, fsb_chunk_slot_ *slot)
         op->handle2 = other.handle;
     }
     if ((fields & FSB_CHUNK_PATH2_) && !op->path2) return -EINVAL;
-    if (op->code == FSB_OP_RENAME || op->code == FSB_OP_LINK) return fsb_chunk_path_check_(op->path2);
-    return 0;
+    if (op->code == FSB_OP_OPEN) req->slot = fsb_chunk_slot_new_(req->conn);
+    if (op->code == FSB_OP_OPEN && req->slot < 0) return req->slot;
+    const int renames = op->code == FSB_OP_RENAME || op->code == FSB_OP_LINK;
+    return renames ? fsb_chunk_path_check_(op->path2) : 0;
 }
 
 /* The id of what OPEN opened, instead of the backend's handle. */
-static int64_t fsb_chunk_opened_(fsb_chunk_request_ *req)
+static void fsb_chunk_opened_(fsb_chunk_request_ *req)
 {
-    fsb_backend     *b = req->conn->share->backend;
-    const fsb_handle handle = req->op.handle;
-    fsb_op           op;
-    int64_t          fd = -1;
+    fsb_backend *b = req->conn->share->backend;
+    fsb_op       op;
+    int64_t      fd = -1;
     memset(&op, 0, sizeof op);
-    op.code = FSB_OP_DESCRIPTOR, op.handle = handle;
+    op.code = FSB_OP_DESCRIPTOR, op.handle = req->op.handle;
     if (b->call[FSB_OP_DESCRIPTOR]) fd = b->call[FSB_OP_DESCRIPTOR](b, &op);
-    const int err = fsb_chunk_slot_add_(req->conn, handle, req->op.stat.file_id,
-                                        fd < 0 ? -1 : (int)fd, &req->op.handle);
-    if (err) (void)fsb_chunk_close_handle_(req->conn, handle);
-    return err ? err : req->op.result;
+    req->op.handle = fsb_chunk_slot_fill_(req->conn, req->slot, &req->op, fd < 0 ? -1 : (int)fd);
 }
 
 static void fsb_chunk_release_(fsb_chunk_request_ *req);
@@ -2466,7 +2566,7 @@ static void fsb_chunk_finish_(fsb_chunk_request_ *req)
     fsb_op *op = &req->op;
     int64_t result = op->result;
     size_t  size = 0;
-    if (result >= 0 && op->code == FSB_OP_OPEN) result = fsb_chunk_opened_(req);
+    if (result >= 0 && op->code == FSB_OP_OPEN) fsb_chunk_opened_(req);
     if (result >= 0 && (req->shape->answer & FSB_CHUNK_DATA_)) {
         size = op->code == FSB_OP_LIST ? req->listed : req->room ? (size_t)result : 0;
         if (size > req->room) result = -EIO; /* the backend is at fault */
@@ -2490,10 +2590,12 @@ static void fsb_chunk_release_(fsb_chunk_request_ *req)
     fsb_chunk_conn_  *conn = req->conn;
     fsb_chunk_block_ *b = req->block;
     const size_t      held = req->held;
+    const int         parks = req->op.code == FSB_OP_LOCK;
     fsb_chunk_free_(&conn->server->desc.allocator, req, req->size);
-    fsb_chunk_push_(conn, b);
+    fsb_chunk_push_(conn, b, 0);
     pthread_mutex_lock(&conn->lock);
     --conn->pending, conn->held -= held;
+    if (parks) --conn->parked;
     if (!conn->pending) pthread_cond_broadcast(&conn->quiet);
     fsb_chunk_kick_(conn->kick); /* under the lock: conn goes once pending is 0 */
     pthread_mutex_unlock(&conn->lock);
@@ -2515,7 +2617,7 @@ static void fsb_chunk_run_(fsb_chunk_request_ *req)
 {
     fsb_backend *b = req->conn->share->backend;
     if (req->op.code == FSB_OP_CLOSE) {
-        req->op.result = fsb_chunk_unpin_result_(req->conn, req->slot);
+        req->op.result = fsb_chunk_unpin_close_(req->conn, req->slot);
         req->slot = -1;
     } else req->op.result = b->call[req->op.code](b, fsb_chunk_aim_(req));
     fsb_chunk_finish_(req);
@@ -2544,7 +2646,7 @@ static void *fsb_chunk_worker_(void *arg)
         }
         fsb_chunk_request_ *req = s->jobs;
         if (!req) break;
-        s->jobs = req->next;
+        s->jobs = req->next, --s->queued;
         if (!s->jobs) s->jobs_tail = &s->jobs;
         pthread_mutex_unlock(&s->lock);
         fsb_chunk_job_(req);
@@ -2556,8 +2658,8 @@ static void *fsb_chunk_worker_(void *arg)
     return NULL;
 }
 
-/* Has the request run on a thread that may wait, started if none is idle; here if there can be
-   none. */
+/* Has the request run on a thread that may wait, started if all that are idle have work waiting for
+   them; here if there can be none. */
 static void fsb_chunk_run_elsewhere_(fsb_chunk_request_ *req)
 {
     fsb_chunk_server *s = req->conn->server;
@@ -2567,7 +2669,7 @@ static void fsb_chunk_run_elsewhere_(fsb_chunk_request_ *req)
         return;
     }
     pthread_mutex_lock(&s->lock);
-    if (!s->idle && s->threads < s->desc.threads &&
+    if (s->queued >= s->idle && s->threads < s->desc.threads &&
         fsb_chunk_thread_(&thread, fsb_chunk_worker_, s) == 0) {
         pthread_detach(thread);
         ++s->threads;
@@ -2575,7 +2677,7 @@ static void fsb_chunk_run_elsewhere_(fsb_chunk_request_ *req)
     const int none = !s->threads;
     if (!none) {
         req->next = NULL;
-        *s->jobs_tail = req, s->jobs_tail = &req->next;
+        *s->jobs_tail = req, s->jobs_tail = &req->next, ++s->queued;
         pthread_cond_signal(&s->work);
     }
     pthread_mutex_unlock(&s->lock);
@@ -2602,9 +2704,11 @@ static fsb_chunk_request_ *fsb_chunk_keep_(const fsb_chunk_request_ *req, const 
         fsb_chunk_free_(a, kept, size);
         return NULL;
     }
-    kept->held = size + kept->block->capacity;
+    const int parks = req->op.code == FSB_OP_LOCK;
+    kept->held = parks ? 0 : size + kept->block->capacity;
     pthread_mutex_lock(&conn->lock);
     ++conn->pending, conn->held += kept->held;
+    if (parks) ++conn->parked;
     pthread_mutex_unlock(&conn->lock);
     return kept;
 }
@@ -2661,7 +2765,7 @@ static int fsb_chunk_read_now_(fsb_chunk_request_ *req, int fd)
     fsb_op     *op = &req->op;
     struct stat st;
     size_t      size = req->room;
-    if (fstat(fd, &st) != 0) return 1;
+    if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode)) return 1;
     const uint64_t end = st.st_size > 0 ? (uint64_t)st.st_size : 0;
     const uint64_t left = op->offset < end ? end - op->offset : 0;
     if (size > left) size = (size_t)left;
@@ -2675,10 +2779,10 @@ static int fsb_chunk_read_now_(fsb_chunk_request_ *req, int fd)
         fsb_chunk_push_batch_(req->conn);
         return 0;
     }
-    req->room = size;
+    req->room = size ? size : 1; /* at the end: is it? files of /proc have size 0 */
     if (fsb_chunk_reserve_(req, 1) != 0) return -ENOMEM;
     const ssize_t n =
-        size ? fsb_chunk_pread_now_(fd, fsb_chunk_answer_data_(req), size, op->offset) : 0;
+        fsb_chunk_pread_now_(fd, fsb_chunk_answer_data_(req), req->room, op->offset);
     if (n != (ssize_t)size) return 1; /* not in memory, or it was cut just now */
     op->result = n;
     fsb_chunk_finish_(req);
@@ -2696,7 +2800,7 @@ static int fsb_chunk_request_run_(fsb_chunk_conn_ *conn, const fsb_chunk_frame_ 
     memset(&slot, 0, sizeof slot);
     req.conn = conn, req.tag = f->tag, req.slot = req.slot2 = -1;
     req.shape = fsb_chunk_shape_of_(f->op);
-    if (!req.shape || (f->flags & FSB_CHUNK_ANSWER_)) return -EPROTO;
+    if (!req.shape || f->flags) return -EPROTO;
     const uint32_t limit = conn->server->desc.request_ms, asked = (uint32_t)f->status;
     req.op.code = f->op, req.op.timeout_ms = asked && asked < limit ? asked : limit;
     req.deadline = fsb_chunk_now_ms_() + req.op.timeout_ms;
@@ -2779,7 +2883,7 @@ static int fsb_chunk_hello_(fsb_chunk_conn_ *conn, const fsb_chunk_frame_ *f)
     fsb_chunk_seal_(header, &answer);
     b->size = FSB_CHUNK_HEADER_ + answer.meta_size;
     conn->share = share;
-    fsb_chunk_push_(conn, b);
+    fsb_chunk_push_(conn, b, 1);
     fsb_chunk_log_(&conn->server->desc.log, FSB_LOG_INFO, "chunk/client",
                    "client %llu: share %.255s%s", (unsigned long long)conn->number,
                    name ? name : "(first)", err ? ": refused" : "");
@@ -2797,12 +2901,13 @@ static int fsb_chunk_frame_run_(fsb_chunk_conn_ *conn, const fsb_chunk_frame_ *f
     return 0;
 }
 
-/* Past its limits a client is not read: what it asked for must be done, or taken, first. */
+/* Past its limits a client is not read: what it asked for must be done, or taken, first. LOCKs do
+   not count: what they wait for may be an UNLOCK of this very client. */
 static int fsb_chunk_throttled_(fsb_chunk_conn_ *conn)
 {
     const fsb_chunk_server_desc *d = &conn->server->desc;
     pthread_mutex_lock(&conn->lock);
-    const int yes = conn->pending >= d->max_requests ||
+    const int yes = conn->pending - conn->parked >= d->max_requests ||
         conn->held + conn->queued > d->max_bytes - (2u << 20); /* room for one more */
     pthread_mutex_unlock(&conn->lock);
     return yes;
@@ -2897,7 +3002,8 @@ static void fsb_chunk_rest_(fsb_chunk_conn_ *conn)
     }
 }
 
-/* Waits for bytes, for room to send, for a kick. Returns 1 when there are bytes to read. */
+/* Waits for bytes, for room to send, for a kick. Returns 1 when there are bytes to read. A client
+   that is not read is still watched: what it holds, locks above all, ends when it goes. */
 static int fsb_chunk_wait_(fsb_chunk_conn_ *conn, int reads, int64_t hello)
 {
     struct pollfd p[4] = {{conn->stream.in, POLLIN, 0},
@@ -2912,7 +3018,7 @@ static int fsb_chunk_wait_(fsb_chunk_conn_ *conn, int reads, int64_t hello)
     const int broken = conn->broken;
     pthread_mutex_unlock(&conn->lock);
     if (broken) return broken;
-    if (!reads) p[0].fd = -1;
+    if (!reads) p[0].events = POLLRDHUP;
     const int n = poll(p, sends ? 4 : 3, patience);
     if (n < 0) return errno == EINTR ? 0 : -errno;
     if (n == 0) {
@@ -2922,7 +3028,8 @@ static int fsb_chunk_wait_(fsb_chunk_conn_ *conn, int reads, int64_t hello)
     if (p[2].revents) return -ECANCELED;
     if (p[1].revents && read(conn->kick, &count, sizeof count) < 0 && errno != EAGAIN)
         return -errno;
-    fsb_chunk_flush_(conn);
+    fsb_chunk_flush_(conn, NULL);
+    if (!reads) return p[0].revents ? -EPIPE : 0;
     return p[0].revents != 0;
 }
 
@@ -2933,6 +3040,7 @@ static int fsb_chunk_loop_(fsb_chunk_conn_ *conn)
     for (;;) {
         const int full = fsb_chunk_frames_(conn);
         fsb_chunk_push_batch_(conn);
+        fsb_chunk_close_gone_(conn);
         if (full < 0) return full;
         const int ready = fsb_chunk_wait_(conn, !full, hello);
         if (ready < 0) return ready;
@@ -2973,7 +3081,7 @@ static int fsb_chunk_conn_new_(fsb_chunk_server *s, int in, int out, int owns,
     fsb_chunk_conn_ *conn = (fsb_chunk_conn_ *)fsb_chunk_alloc_(&s->desc.allocator, sizeof *conn);
     int              err = conn ? 0 : -ENOMEM;
     if (conn) {
-        conn->server = s, conn->slot_free = -1;
+        conn->server = s, conn->slot_free = conn->slot_gone = -1;
         conn->kick = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
         if (conn->kick < 0) err = -errno;
         if (pthread_mutex_init(&conn->lock, NULL) != 0 || fsb_chunk_cond_init_(&conn->quiet) != 0)
@@ -3108,11 +3216,16 @@ static int fsb_chunk_bind_(fsb_chunk_server *s, const fsb_chunk_address_ *a, con
     if (path && fchmod(fd, s->desc.socket_mode) != 0) err = -errno; /* Linux: of the name to be */
     if (!path) (void)setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
     if (!err && bind(fd, (const struct sockaddr *)&a->name, a->size) != 0) err = -errno;
-    if (!err && path && chmod(path, s->desc.socket_mode) != 0)
-        err = -errno; /* the umask had a say */
-    if (!err && listen(fd, 128) != 0) err = -errno;
-    if (err) close(fd);
-    return err ? err : fd;
+    if (err) {
+        close(fd);
+        return err;
+    }
+    if (path && chmod(path, s->desc.socket_mode) != 0) err = -errno; /* the umask had a say */
+    if (!err && listen(fd, SOMAXCONN) != 0) err = -errno;
+    if (!err) return fd;
+    if (path) (void)unlink(path);
+    close(fd);
+    return err;
 }
 
 /* Starts the thread that accepts; the listener is the server's from here on. */
@@ -3146,12 +3259,13 @@ static void fsb_chunk_listener_free_(fsb_chunk_server *s, fsb_chunk_listener_ *l
 FSB_API int fsb_chunk_server_listen(fsb_chunk_server *s, const char *address, char *bound,
                                     size_t size)
 {
-    fsb_chunk_address_ at;
+    fsb_chunk_address_ at[8];
     if (!s || !address) return -EINVAL;
-    const int count = fsb_chunk_resolve_(address, 1, &at, 1);
+    const int count = fsb_chunk_resolve_(address, 1, at, 8);
     if (count < 0) return count;
-    const char *path = at.family == AF_UNIX ? address + 5 : NULL;
-    if (!fsb_chunk_is_local_(&at) && !s->desc.insecure_tcp) {
+    const char *path = at[0].family == AF_UNIX ? address + 5 : NULL;
+    for (int i = 0; i < count; ++i) {
+        if (fsb_chunk_is_local_(&at[i]) || s->desc.insecure_tcp) continue;
         fsb_chunk_log_(&s->desc.log, FSB_LOG_ERROR, "chunk/listen",
                        "%s is not loopback, and nothing would be protected", address);
         return -EACCES;
@@ -3163,7 +3277,8 @@ FSB_API int fsb_chunk_server_listen(fsb_chunk_server *s, const char *address, ch
         fsb_chunk_listener_free_(s, l);
         return -ENOMEM;
     }
-    l->fd = fsb_chunk_bind_(s, &at, path);
+    for (int i = 0; i < count && l->fd < 0; ++i) /* "localhost" may be ::1 where there is no IPv6 */
+        l->fd = fsb_chunk_bind_(s, &at[i], path);
     if (l->fd >= 0 && bound) fsb_chunk_address_text_(l->fd, address, bound, size);
     const int err = l->fd < 0 ? l->fd : fsb_chunk_listen_start_(s, l);
     if (err) fsb_chunk_listener_free_(s, l);
@@ -3292,15 +3407,17 @@ FSB_API void fsb_chunk_server_close(fsb_chunk_server *s)
 
 /* ---- [slots] --------------------------------------------------------------------------------- */
 
-/* A call is one request on its way, from submit() to its answer. Its tag is generation << 32 |
-   index, so that an answer that comes after its call gave up is known as such. */
+/* A call is one request on its way, from submit() to its answer, even if its op gave up waiting: so
+   what comes late is known, and undone. Its tag is generation << 32 | index. */
 enum { FSB_CHUNK_FREE_, FSB_CHUNK_QUEUED_, FSB_CHUNK_SENDING_, FSB_CHUNK_SENT_ };
-enum { FSB_CHUNK_HEAD_ = 256, FSB_CHUNK_GATHER_ = 16, FSB_CHUNK_TICK_MS_ = 100 };
+enum { FSB_CHUNK_HEAD_ = 256, FSB_CHUNK_GATHER_ = 16, FSB_CHUNK_TICK_MS_ = 100,
+       FSB_CHUNK_LATE_MAX_ = 65536 /* calls given up; then the connection is */ };
 
 typedef struct fsb_chunk_call_ {
     struct fsb_chunk_call_ *next; /* in the queue, or free */
-    fsb_op                 *op;   /* NULL: nobody waits for an answer */
+    fsb_op                 *op;   /* NULL: nobody waits for the answer */
     uint32_t                index, generation;
+    uint32_t                code; /* FSB_OP_*, or FSB_CHUNK_CANCEL_, which has no answer */
     int                     state;
     int64_t                 deadline;
     const void             *data; /* op->data at submit() */
@@ -3326,7 +3443,7 @@ typedef struct fsb_chunk_client_ {
     pthread_mutex_t   lock;
     pthread_cond_t    unsent; /* a call is no longer SENDING */
     fsb_chunk_call_ **calls;
-    uint32_t          call_count, in_flight;
+    uint32_t          call_count, call_room, in_flight, late;
     fsb_chunk_call_  *spare, *head, **tail;
     int               sending, blocked, closing;
     int               asleep; /* the receiver: it does not watch the clock */
@@ -3338,20 +3455,16 @@ static fsb_chunk_call_ *fsb_chunk_call_new_(fsb_chunk_client_ *c)
 {
     fsb_chunk_call_ *call = c->spare;
     if (!call) {
-        const size_t      bytes = (size_t)c->call_count * sizeof *c->calls;
-        fsb_chunk_call_ **calls = c->calls;
-        if (c->call_count % 64 == 0) { /* the table grows by 64 */
-            calls = (fsb_chunk_call_ **)fsb_chunk_resize_(&c->allocator, c->calls, bytes,
-                                                          bytes + 64 * sizeof *calls);
+        const size_t bytes = (size_t)c->call_room * sizeof *c->calls;
+        if (c->call_count == c->call_room) { /* the table grows by 64 */
+            fsb_chunk_call_ **calls = (fsb_chunk_call_ **)fsb_chunk_resize_(
+                &c->allocator, c->calls, bytes, bytes + 64 * sizeof *calls);
             if (!calls) return NULL;
-            memset(calls + c->call_count, 0, 64 * sizeof *calls);
-            c->calls = calls;
+            c->calls = calls, c->call_room += 64;
         }
-        call = calls[c->call_count]
-            ? calls[c->call_count]
-            : (fsb_chunk_call_ *)fsb_chunk_alloc_(&c->allocator, sizeof *call);
+        call = (fsb_chunk_call_ *)fsb_chunk_alloc_(&c->allocator, sizeof *call);
         if (!call) return NULL;
-        calls[c->call_count] = call;
+        c->calls[c->call_count] = call;
         call->index = c->call_count++;
     } else c->spare = call->next;
     ++c->in_flight;
@@ -3394,10 +3507,12 @@ static int fsb_chunk_call_encode_(fsb_chunk_client_ *c, fsb_chunk_call_ *call, f
         if (w.bad) return -ENAMETOOLONG;
     }
     memset(&f, 0, sizeof f);
+    call->code = op->code;
     if (shape->request & FSB_CHUNK_DATA_) call->data = op->data, call->data_size = op->size;
     call->head_size = (size_t)(w.at - call->head);
     const uint32_t limit = op->timeout_ms ? op->timeout_ms : c->timeout_ms;
-    call->deadline = fsb_chunk_now_ms_() + limit;
+    const int      waits = op->code == FSB_OP_LOCK && (op->flags & FSB_LOCK_WAIT);
+    call->deadline = waits && !op->timeout_ms ? INT64_MAX : fsb_chunk_now_ms_() + limit;
     f.meta_size = (uint32_t)(call->head_size - FSB_CHUNK_HEADER_);
     f.data_size = (uint32_t)call->data_size;
     f.op = op->code, f.tag = fsb_chunk_tag_(call);
@@ -3410,6 +3525,22 @@ static void fsb_chunk_enqueue_(fsb_chunk_client_ *c, fsb_chunk_call_ *call) /* l
 {
     call->state = FSB_CHUNK_QUEUED_;
     *c->tail = call, c->tail = &call->next;
+}
+
+/* Queues a CANCEL of the call of that tag. Lock held. */
+static void fsb_chunk_enqueue_cancel_(fsb_chunk_client_ *c, uint64_t tag)
+{
+    fsb_chunk_frame_ f;
+    fsb_chunk_call_ *call = c->broken ? NULL : fsb_chunk_call_new_(c);
+    if (!call) return;
+    fsb_chunk_cursor_ w = {call->head + FSB_CHUNK_HEADER_, call->head + FSB_CHUNK_HEAD_, 0};
+    memset(&f, 0, sizeof f);
+    f.op = call->code = FSB_CHUNK_CANCEL_, f.tag = fsb_chunk_tag_(call), f.meta_size = 8;
+    fsb_chunk_put64_(&w, tag);
+    fsb_chunk_seal_(call->head, &f);
+    call->head_size = FSB_CHUNK_HEADER_ + 8;
+    call->deadline = fsb_chunk_now_ms_() + c->timeout_ms;
+    fsb_chunk_enqueue_(c, call);
 }
 
 /* Takes calls off the queue, as many as one send carries. Lock held. Returns their number. */
@@ -3449,7 +3580,7 @@ static void fsb_chunk_scatter_(fsb_chunk_client_ *c, fsb_chunk_call_ **calls, in
         if (part < left) {
             call->state = FSB_CHUNK_QUEUED_;
             *end = call, end = &call->next;
-        } else if (call->op) call->state = FSB_CHUNK_SENT_;
+        } else if (call->code != FSB_CHUNK_CANCEL_) call->state = FSB_CHUNK_SENT_;
         else fsb_chunk_call_free_(c, call);
     }
     if (rest) {
@@ -3545,7 +3676,7 @@ static int64_t fsb_chunk_accept_answer_(fsb_op *op, const fsb_chunk_frame_ *f)
 {
     const fsb_chunk_shape_ *shape = fsb_chunk_shape_of_(op->code);
     fsb_chunk_cursor_       c = {f->meta, f->meta + f->meta_size, 0};
-    if (f->op != op->code || !(f->flags & FSB_CHUNK_ANSWER_)) return -EPROTO;
+    if (!(f->flags & FSB_CHUNK_ANSWER_)) return -EPROTO;
     if (f->status < 0) {
         if (f->meta_size || f->data_size || f->status < -4095) return -EPROTO;
         return -fsb_chunk_error_from_wire_(-f->status);
@@ -3554,9 +3685,12 @@ static int64_t fsb_chunk_accept_answer_(fsb_op *op, const fsb_chunk_frame_ *f)
     if (c.bad || (f->data_size && !(shape->answer & FSB_CHUNK_DATA_))) return -EPROTO;
     if ((shape->answer & FSB_CHUNK_STAT_) && !op->stat.file_id && op->code != FSB_OP_WRITE)
         return -EPROTO;
-    if (op->code == FSB_OP_WRITE && (size_t)f->status != op->size) return -EPROTO;
+    const int gives = op->code == FSB_OP_WRITE || op->code == FSB_OP_PUT;
+    if (gives && (size_t)f->status != op->size) return -EPROTO;
+    if (op->code == FSB_OP_COPY && (uint64_t)f->status > op->size64) return -EPROTO;
     if (op->code == FSB_OP_LIST) return fsb_chunk_listing_(op, f->data, f->data_size, f->status);
-    return shape->answer & FSB_CHUNK_DATA_ ? fsb_chunk_bytes_(op, f) : f->status;
+    if (shape->answer & FSB_CHUNK_DATA_) return fsb_chunk_bytes_(op, f);
+    return gives || op->code == FSB_OP_COPY ? f->status : 0;
 }
 
 /* Ends an op without its answer. No lock is held. */
@@ -3566,22 +3700,26 @@ static void fsb_chunk_fail_(fsb_op *op, int err)
     op->done(op);
 }
 
-/* A file was opened for somebody who gave up waiting: closes it again. */
-static void fsb_chunk_close_late_(fsb_chunk_client_ *c, const fsb_chunk_frame_ *f)
+/* What takes back a success that nobody waits for any more: a file opened is closed again, a lock
+   granted is free again. Lock held. */
+static void fsb_chunk_undo_(fsb_chunk_client_ *c, fsb_chunk_call_ *late, const fsb_chunk_frame_ *f)
 {
+    const int               opens = late->code == FSB_OP_OPEN;
+    const fsb_chunk_shape_ *shape = fsb_chunk_shape_of_(late->code);
+    unsigned char          *meta = opens ? f->meta : late->head + FSB_CHUNK_HEADER_;
+    const size_t      size = opens ? f->meta_size : late->head_size - FSB_CHUNK_HEADER_;
+    fsb_chunk_cursor_ r = {meta, meta + size, 0};
     fsb_op            op;
-    fsb_chunk_cursor_ r = {f->meta, f->meta + f->meta_size, 0};
+    if (f->status < 0 || (!opens && late->code != FSB_OP_LOCK)) return;
     memset(&op, 0, sizeof op);
-    if (f->op != FSB_OP_OPEN || f->status < 0) return;
-    fsb_chunk_decode_(&r, fsb_chunk_shape_of_(FSB_OP_OPEN)->answer, &op);
-    if (r.bad) return;
-    op.code = FSB_OP_CLOSE;
-    pthread_mutex_lock(&c->lock);
-    fsb_chunk_call_ *call = c->broken ? NULL : fsb_chunk_call_new_(c);
-    if (call && fsb_chunk_call_encode_(c, call, &op) == 0) fsb_chunk_enqueue_(c, call);
+    fsb_chunk_decode_(&r, opens ? shape->answer : shape->request, &op);
+    if (!opens && (op.flags & FSB_LOCK_TEST || !(op.flags & (FSB_LOCK_SHARED | FSB_LOCK_EXCLUSIVE))))
+        return;
+    op.code = opens ? FSB_OP_CLOSE : FSB_OP_LOCK;
+    op.flags = opens ? 0 : op.flags & FSB_LOCK_FLOCK;
+    fsb_chunk_call_ *call = r.bad || c->broken ? NULL : fsb_chunk_call_new_(c);
+    if (call && fsb_chunk_call_encode_(c, call, &op) == 0) fsb_chunk_enqueue_(c, call), ++c->late;
     else if (call) fsb_chunk_call_free_(c, call);
-    pthread_mutex_unlock(&c->lock);
-    fsb_chunk_client_flush_(c);
 }
 
 /* One frame of the server's. */
@@ -3594,15 +3732,18 @@ static int fsb_chunk_answered_(fsb_chunk_client_ *c, const fsb_chunk_frame_ *f)
     fsb_chunk_call_ *call = index < c->call_count ? c->calls[index] : NULL;
     while (call && call->generation == generation && call->state == FSB_CHUNK_SENDING_)
         pthread_cond_wait(&c->unsent, &c->lock); /* its sender has not yet come back */
-    if (!call || (call->generation == generation && call->state != FSB_CHUNK_SENT_)) err = -EPROTO;
-    else if (call->generation == generation) {
+    if (!call || call->generation != generation || call->state != FSB_CHUNK_SENT_ ||
+        f->op != call->code)
+        err = -EPROTO;
+    else {
         op = call->op;
+        if (!op) fsb_chunk_undo_(c, call, f), --c->late;
         fsb_chunk_call_free_(c, call);
     }
     pthread_mutex_unlock(&c->lock);
     if (err) return err;
-    if (!op) { /* it gave up; or was told in a CLOSE that nobody waits for */
-        fsb_chunk_close_late_(c, f);
+    if (!op) {
+        fsb_chunk_client_flush_(c);
         return 0;
     }
     const int64_t result = fsb_chunk_accept_answer_(op, f);
@@ -3611,7 +3752,18 @@ static int fsb_chunk_answered_(fsb_chunk_client_ *c, const fsb_chunk_frame_ *f)
     return result == -EPROTO && f->status != -fsb_chunk_error_to_wire_(EPROTO) ? -EPROTO : 0;
 }
 
-/* Ends the calls whose time is up. One that is half sent takes the connection with it. */
+/* Takes a call off the queue that no byte was sent of. Lock held. */
+static void fsb_chunk_unqueue_(fsb_chunk_client_ *c, fsb_chunk_call_ *call)
+{
+    fsb_chunk_call_ **p = &c->head;
+    while (*p != call) p = &(*p)->next;
+    *p = call->next;
+    if (!*p) c->tail = p;
+    fsb_chunk_call_free_(c, call);
+}
+
+/* Ends the ops whose time is up; the calls of those sent stay until their answers come, if ever.
+   One that is half sent takes the connection with it. */
 static int fsb_chunk_expire_(fsb_chunk_client_ *c, int64_t now)
 {
     fsb_op *late = NULL;
@@ -3620,19 +3772,17 @@ static int fsb_chunk_expire_(fsb_chunk_client_ *c, int64_t now)
     for (uint32_t i = 0; i < c->call_count; ++i) {
         fsb_chunk_call_ *call = c->calls[i];
         if (call->state == FSB_CHUNK_FREE_ || now < call->deadline) continue;
-        if (call->state == FSB_CHUNK_QUEUED_ && !call->sent) {
-            fsb_chunk_call_ **p = &c->head;
-            while (*p != call) p = &(*p)->next;
-            *p = call->next;
-            if (!*p) c->tail = p;
-        } else if (call->state != FSB_CHUNK_SENT_) {
-            if (call->state == FSB_CHUNK_QUEUED_) err = -ETIMEDOUT;
-            continue;
-        }
-        if (call->op) call->op->next = late, late = call->op;
-        fsb_chunk_call_free_(c, call);
+        if (call->state == FSB_CHUNK_QUEUED_ && call->sent) err = -ETIMEDOUT;
+        const int unsent = call->state == FSB_CHUNK_QUEUED_ && !call->sent;
+        if (!call->op || (!unsent && call->state != FSB_CHUNK_SENT_)) continue;
+        call->op->next = late, late = call->op;
+        call->op = NULL;
+        if (unsent) fsb_chunk_unqueue_(c, call);
+        else if (++c->late > FSB_CHUNK_LATE_MAX_) err = -ETIMEDOUT;
+        else if (call->code == FSB_OP_LOCK) fsb_chunk_enqueue_cancel_(c, fsb_chunk_tag_(call));
     }
     pthread_mutex_unlock(&c->lock);
+    if (late) fsb_chunk_client_flush_(c);
     while (late) {
         fsb_op *next = late->next;
         fsb_chunk_fail_(late, -ETIMEDOUT);
@@ -3775,11 +3925,12 @@ static int fsb_chunk_start_(fsb_chunk_client_ *c, fsb_op *op)
     const fsb_chunk_shape_ *shape = fsb_chunk_shape_of_(op->code);
     if (!shape || !c->base.call[op->code]) return -ENOSYS;
     if (op->flags && !(shape->request & FSB_CHUNK_FLAGS_)) return -EINVAL;
-    if ((shape->request & FSB_CHUNK_DATA_) && (op->size > (size_t)FSB_IO_MAX || (op->size && !op->data)))
-        return -EINVAL;
-    if (op->code == FSB_OP_READ && op->size > (size_t)FSB_IO_MAX) return -EINVAL;
+    const int gives = (shape->request & FSB_CHUNK_DATA_) != 0;
+    if ((gives || op->code == FSB_OP_READ) && op->size > (size_t)FSB_IO_MAX) return -EINVAL;
+    if (gives && op->size && !op->data) return -EINVAL;
     if (op->code == FSB_OP_LIST && !op->emit) return -EINVAL;
     op->slice.data = NULL, op->slice.size = 0, op->slice.release = NULL, op->slice.owner = NULL;
+    op->layer[0] = NULL;
     pthread_mutex_lock(&c->lock);
     int              err = c->broken ? c->broken : 0;
     fsb_chunk_call_ *call = err ? NULL : fsb_chunk_call_new_(c);
@@ -3787,7 +3938,7 @@ static int fsb_chunk_start_(fsb_chunk_client_ *c, fsb_op *op)
     if (!err) err = fsb_chunk_call_encode_(c, call, op);
     if (!err) {
         call->op = op;
-        op->layer[0] = (void *)(uintptr_t)fsb_chunk_tag_(call);
+        op->layer[0] = call;
         fsb_chunk_enqueue_(c, call);
         if (c->asleep) fsb_chunk_kick_(c->kick), c->asleep = 0;
     } else if (call) fsb_chunk_call_free_(c, call);
@@ -3808,20 +3959,10 @@ static void fsb_chunk_submit_(fsb_backend *b, fsb_op *const *ops, size_t n)
 /* Asks for an early end of the call that op is. There is no answer to this, only op's own. */
 static void fsb_chunk_cancel_(fsb_backend *b, fsb_op *op)
 {
-    fsb_chunk_client_ *c = (fsb_chunk_client_ *)b;
-    fsb_chunk_frame_   f;
+    fsb_chunk_client_     *c = (fsb_chunk_client_ *)b;
+    const fsb_chunk_call_ *call = (const fsb_chunk_call_ *)op->layer[0];
     pthread_mutex_lock(&c->lock);
-    fsb_chunk_call_ *call = c->broken ? NULL : fsb_chunk_call_new_(c);
-    if (call) {
-        fsb_chunk_cursor_ w = {call->head + FSB_CHUNK_HEADER_, call->head + FSB_CHUNK_HEAD_, 0};
-        memset(&f, 0, sizeof f);
-        f.op = FSB_CHUNK_CANCEL_, f.tag = fsb_chunk_tag_(call), f.meta_size = 8;
-        fsb_chunk_put64_(&w, (uint64_t)(uintptr_t)op->layer[0]);
-        fsb_chunk_seal_(call->head, &f);
-        call->head_size = FSB_CHUNK_HEADER_ + 8;
-        call->deadline = fsb_chunk_now_ms_() + c->timeout_ms;
-        fsb_chunk_enqueue_(c, call);
-    }
+    if (call && call->op == op) fsb_chunk_enqueue_cancel_(c, fsb_chunk_tag_(call));
     pthread_mutex_unlock(&c->lock);
     fsb_chunk_client_flush_(c);
 }
@@ -3946,7 +4087,8 @@ static int fsb_chunk_say_hello_(fsb_chunk_client_ *c, const fsb_chunk_client_des
     const size_t whole = FSB_CHUNK_HEADER_ + f.meta_size;
     err = fsb_chunk_exchange_(&c->stream, 0, bytes + FSB_CHUNK_HEADER_, f.meta_size, deadline);
     if (err) return err;
-    if (fsb_chunk_unseal_(bytes, whole, &f) < 0) return -EPROTO;
+    if (fsb_chunk_unseal_(bytes, whole, &f) < 0 || f.flags != FSB_CHUNK_ANSWER_ || f.tag)
+        return -EPROTO;
     if (f.status < 0) return f.status < -4095 ? -EPROTO : -fsb_chunk_error_from_wire_(-f.status);
     fsb_chunk_cursor_ r = {f.meta, f.meta + f.meta_size, 0};
     const uint32_t    version = fsb_chunk_get16_(&r);
@@ -3963,10 +4105,9 @@ static int fsb_chunk_say_hello_(fsb_chunk_client_ *c, const fsb_chunk_client_des
 static void fsb_chunk_client_free_(fsb_chunk_client_ *c)
 {
     const fsb_allocator a = c->allocator;
-    /* the table has room for a multiple of 64, and calls in all of it up to call_count */
     for (uint32_t i = 0; i < c->call_count; ++i)
         fsb_chunk_free_(&a, c->calls[i], sizeof **c->calls);
-    fsb_chunk_free_(&a, c->calls, (((size_t)c->call_count + 63) & ~(size_t)63) * sizeof *c->calls);
+    fsb_chunk_free_(&a, c->calls, (size_t)c->call_room * sizeof *c->calls);
     fsb_chunk_free_(&a, c->in, c->in_size);
     if (c->kick >= 0) close(c->kick);
     if (c->stream.in >= 0) close(c->stream.in);

@@ -6,8 +6,8 @@
 #   at their depth) stand before a main() made of the rest. The implementation is switched on if the
 #   code does not do so itself. It must end with 0; "(compiled, not run)" in the heading spares it.
 #
-#   README.md: ```c blocks likewise; "```c fragment" is not compiled. ```sh blocks must be
-#   valid sh; "```sh run" is run in a scratch folder with the programs in PATH.
+#   README.md: ```c blocks likewise; "```c compile" is not run, "```c fragment" not even compiled.
+#   ```sh blocks must be valid sh; "```sh run" is run with the programs in PATH.
 #
 # Everything runs in a scratch folder of its own, within a minute.
 set -u
@@ -45,7 +45,7 @@ program() { # the code on stdin as a whole program
             print macros
             if (whole) { for (i = 1; i <= NR; ++i) print line[i]; exit }
             for (i = 1; i <= NR; ++i) if (line[i] ~ /^#/) { print line[i]; line[i] = "" }
-            print "#include <stdio.h>\n#include <stdlib.h>\n#include <string.h>\n#include <unistd.h>"
+            print "#include <stdio.h>\n#include <stdlib.h>\n#include <string.h>"
             for (i = 1; i <= NR; ++i) {
                 if (line[i] ~ /^static .*\)$/) aside = 1
                 if (!aside) continue
@@ -60,11 +60,11 @@ program() { # the code on stdin as a whole program
 }
 # example NAME FILE.c run|compile: as a reader would compile it.
 example() {
-    local name=$1 file=$2 out
+    local name=$1 file=$2 out more=-Wno-missing-field-initializers # {0} is fine in C++ too
     mkdir -p "$file.dir"
     if ! out=$(build_with "${CC:-cc}" c11 "$file" 2>&1); then
         report "$name does not compile as C11" "$out"
-    elif [ -n "$cxx" ] && ! out=$(build_with $cxx c++17 "$file" -Wno-missing-field-initializers 2>&1); then
+    elif [ -n "$cxx" ] && ! out=$(build_with $cxx c++17 "$file" $more 2>&1); then
         report "$name does not compile as C++17" "$out"
     elif [ "$3" = run ] && ! out=$(cd "$file.dir" && timeout 60 "$file.c11" 2>&1 </dev/null); then
         report "$name does not end with 0" "$out"
@@ -75,8 +75,17 @@ example() {
 build_with() { # COMPILER STANDARD FILE FLAGS...
     local language=c
     case $2 in *++*) language=c++ ;; esac
-    $1 -x $language -std="$2" -Wall -Wextra -Werror "${@:4}" -I"$root" $includes -o "$3.$2" "$3" -x none \
-        -pthread -Wl,--as-needed $libraries
+    $1 -x $language -std="$2" -Wall -Wextra -Werror "${@:4}" -I"$root" $includes -pthread \
+        -o "$3.$2" "$3" -x none -Wl,--as-needed $libraries
+}
+tour() { # FILE.sh-run: in a process group of its own, so that nothing of it stays behind
+    local status
+    (cd "$1.dir" && PATH=$root/build/bin:$PATH exec setsid timeout 60 sh -eux "$1" </dev/null) &
+    wait $!
+    status=$?
+    fusermount3 -u "$1.dir/mnt" 2>/dev/null
+    kill -- -$! 2>/dev/null
+    return $status
 }
 report() {
     failed=$((failed + 1))
@@ -110,17 +119,22 @@ for file in "$work"/[0-9]*.*; do
         program '' <"$file" >"$file.c"
         example "$name" "$file.c" run
         ;;
+    *.c-compile)
+        program '' <"$file" >"$file.c"
+        example "$name" "$file.c" compile
+        ;;
     *.sh-run)
-        if [ ! -x build/bin/fsb-host ] || [ ! -w /dev/fuse ]; then
+        if [ ! -x build/bin/fsb-host ] || [ ! -x build/bin/fsb-mount ] || [ ! -w /dev/fuse ]; then
             echo "SKIP $name: it needs the programs and /dev/fuse"
             skipped=$((skipped + 1))
             continue
         fi
         mkdir "$file.dir"
-        out=$(cd "$file.dir" && PATH="$root/build/bin:$PATH" timeout 60 sh -eu "$file" 2>&1 </dev/null)
-        status=$?
-        fusermount3 -u "$file.dir/mnt" 2>/dev/null
-        if [ $status = 0 ]; then passed=$((passed + 1)); else report "$name ends with status $status" "$out"; fi
+        if tour "$file" >"$file.out" 2>&1; then
+            passed=$((passed + 1))
+        else
+            report "$name does not end with 0" "$(cat "$file.out")"
+        fi
         ;;
     *.sh)
         if out=$(sh -n "$file" 2>&1); then passed=$((passed + 1)); else report "$name" "$out"; fi

@@ -19,24 +19,25 @@ rule() {
     fi
 }
 
-# ---- [text] ----------------------------------------------------------------------------------------
+# ---- [text] --------------------------------------------------------------------------------------
 spaces() { grep -nP '\t|[ \r]$' "$1" | sed 's/$/ <- a tab, or blanks at the end/'; }
 long_lines() { grep -nP '^.{101,}$' "$1" | sed -E 's/^([0-9]+):.*/\1: over 100 columns/'; }
 machine_paths() { grep -nE '/(tmp|root|home|work)/[A-Za-z]' "$1" | grep -vE 'mktemp|TMPDIR'; }
 long_functions() { # from the line that names it to its brace
     awk '/^[A-Za-z_].*\(/ { name = $0; start = NR }
          /^\{/ || /^[A-Za-z_].*\) *\{$/ { body = 1 }
-         /^\}/ { if (body && NR - start >= 70) print start ": " NR - start + 1 " lines, over 70: " name
+         /^\}/ { n = NR - start + 1
+                if (body && n > 70) print start ": " n " lines, over 70: " name
                 body = 0 }' "$1"
 }
 
-# ---- [headers] -------------------------------------------------------------------------------------
+# ---- [headers] -----------------------------------------------------------------------------------
 blocks() { # the text that headers share is the same in all of them
     local name
     for name in common vtable; do
         grep -q "^/\* ==== fsb $name " "$1" || continue
         sed -n "\|^/\* ==== fsb $name |,\|^/\* ==== end of fsb $name |p" "$1" |
-            cmp -s - "tests/blocks/$name.h" || echo "block $name differs from tests/blocks/$name.h: make blocks"
+            cmp -s - "tests/blocks/$name.h" || echo "block $name differs (make blocks)"
     done
     grep -q '^/\* ==== fsb common ' "$1" || echo "block common is missing"
     case $1 in
@@ -46,10 +47,10 @@ blocks() { # the text that headers share is the same in all of them
 }
 shape() { # doc block, guards, licence; no header includes another
     awk -v file="$1" '
-        BEGIN { n = split("QUICK START,NEEDS,OPTIONS,THREADS,MEMORY,ERRORS,DOES NOT,LICENCE,CHANGES", want, ",")
-                next_heading = 1; upper = toupper(file); sub(/\.H$/, "", upper) }
-        NR == 1 && index($0, "/* " file " - v") != 1 { print "1: want /* " file " - vVERSION - what it is" }
-        NR == 1 { in_doc = 1 }
+        BEGIN { list = "QUICK START,NEEDS,OPTIONS,THREADS,MEMORY,ERRORS,DOES NOT,LICENCE,CHANGES"
+                n = split(list, want, ","); next_heading = in_doc = 1
+                upper = toupper(file); sub(/\.H$/, "", upper) }
+        NR == 1 && index($0, "/* " file " - v") != 1 { print "1: want /* " file " - v..." }
         in_doc && next_heading <= n && index($0, "   " want[next_heading]) == 1 { ++next_heading }
         in_doc && /LICENCE .*CHANGES / && next_heading == n { ++next_heading }
         /\*\// { in_doc = 0 }
@@ -57,27 +58,29 @@ shape() { # doc block, guards, licence; no header includes another
         /^#define/ && $2 == substr(upper, 1) "_DONE_" { done = 1 }
         !in_doc && /^ *# *include "/ { print NR ": includes another file of ours" }
         /Permission is hereby granted, free of charge/ { licence = NR }
-        END { if (next_heading <= n) print "doc block: no heading " want[next_heading] " (or out of order)"
+        END { if (next_heading <= n) print "no heading " want[next_heading] ", or not there"
               if (!guard) print "no guard " upper "_H"
               if (!done) print "no guard " upper "_DONE_ around the implementation"
               if (licence < NR - 30) print "the licence is not at the end" }' "$1"
+    grep -q "](${1})" README.md || echo "README.md does not list it"
 }
-clauses() { # each prototype stands below a comment with Errors: and Threads:
+clauses() { # each prototype, or group of them, stands below a comment with Errors: and Threads:
     awk '/^#if .*IMPLEMENTATION/ && ++parts == 2 { exit }
          /\/\*/ { comment = "" }
          /\/\*/, /\*\// { comment = comment $0 "\n" }
          /^$/ { comment = "" }
-         /^FSB_API / { name = $0; sub(/\(.*/, "", name); sub(/.*[ *]/, "", name)
-                       if (comment !~ /Errors:/) print NR ": " name ": no Errors: above it"
-                       if (comment !~ /Threads:/) print NR ": " name ": no Threads: above it" }' "$1"
+         !/^FSB_API / { next }
+         { name = $0; sub(/\(.*/, "", name); sub(/.*[ *]/, "", name) }
+         comment !~ /Errors:/ { print NR ": " name ": no Errors: above it" }
+         comment !~ /Threads:/ { print NR ": " name ": no Threads: above it" }' "$1"
 }
 
-for file in fsb_*.h tools/*.[ch] tests/*.[ch] bench/*.[ch]; do
+for file in fsb_*.h {tools,tests,bench}/*.[ch]; do
     [ -e "$file" ] || continue
     rule "long functions" "$file" long_functions
     [ "$file" = tests/test.h ] || rule "long lines" "$file" long_lines
 done
-for file in fsb_*.h tools/*.[ch] tests/*.[ch] bench/*.[ch] tests/*.sh tests/blocks/*.h README.md .ci/run; do
+for file in fsb_*.h {tools,tests,bench,tests/blocks}/*.[ch] tests/*.sh README.md .ci/run; do
     [ -e "$file" ] || continue
     rule "spaces" "$file" spaces
     rule "paths of one machine" "$file" machine_paths

@@ -3,6 +3,10 @@
 #include "../fsb_backend.h"
 #include "conformance.h"
 #include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <sched.h>
+#include <sys/prctl.h>
 
 static const char *fresh_dir(const char *name)
 {
@@ -192,7 +196,7 @@ static int     swap_stop;
 static char    swap_root[300];
 static uint64_t swaps;
 
-static void *swapper(void *arg) /* "dir" is a folder, then a link to the outside, then a folder ... */
+static void *swapper(void *arg) /* "dir" is now a folder, now a link to the outside */
 {
     char dir[400], away[400], link_[400];
     (void)arg;
@@ -220,7 +224,8 @@ static void attack(fsb_backend *b)
         const char *name = i % 2 ? "/dir/canary" : "/dir/new";
         int64_t     n = 0;
         switch (i % 10) {
-        case 0: n = C(PUT, .path = name, .flags = FSB_O_WRITE | FSB_O_CREATE, .data = "x", .size = 1);
+        case 0:
+            n = C(PUT, .path = name, .flags = FSB_O_WRITE | FSB_O_CREATE, .data = "x", .size = 1);
             break;
         case 1: n = C(GET, .path = name, .buf = buf, .size = sizeof buf);
             if (n > 0) CHECK(memcmp(buf, "secret", 6) != 0);
@@ -287,6 +292,45 @@ static void test_jail(void)
     b->close(b);
 }
 
+/* In a child whose kernel has no openat2, or a filter that says EPERM, the jail holds as well. */
+static int without_openat2(uint32_t error)
+{
+    struct sock_filter code[] = {
+        {BPF_LD | BPF_W | BPF_ABS, 0, 0, offsetof(struct seccomp_data, nr)},
+        {BPF_JMP | BPF_JEQ | BPF_K, 0, 1, FSB_LOCAL_OPENAT2_},
+        {BPF_RET | BPF_K, 0, 0, SECCOMP_RET_ERRNO | error},
+        {BPF_RET | BPF_K, 0, 0, SECCOMP_RET_ALLOW},
+    };
+    struct sock_fprog filter = {sizeof code / sizeof *code, code};
+    fsb_backend      *b = open_local(error == ENOSYS ? "walk-1" : "walk-2", 0);
+    if (!b || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)) return 77;
+    if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter)) return 77;
+    conformance_traits t = traits("local without openat2", 1);
+    t.scoped = 1; /* symbolic links before the last component are refused */
+    t.many = 100;
+    conformance_run(b, &t);
+    CHECK_EQ(C(MKDIR, .path = "/dir", MODE(0755)), 0);
+    CHECK_EQ(C(SYMLINK, .path = "/link", .path2 = outside), 0);
+    snprintf(swap_root, sizeof swap_root, "%s/%s", test_dir(),
+             error == ENOSYS ? "walk-1" : "walk-2");
+    attack(b);
+    b->close(b);
+    return test_.bad != 0;
+}
+
+static void test_without_openat2(void)
+{
+    jail_setup("outside-walk");
+    for (int i = 0; i < 2; ++i) {
+        int         status = 0;
+        const pid_t pid = fork();
+        if (pid == 0) _exit(without_openat2(i ? EPERM : ENOSYS));
+        REQUIRE(pid > 0 && waitpid(pid, &status, 0) == pid);
+        if (WIFEXITED(status) && WEXITSTATUS(status) == 77) SKIP("no seccomp filters here");
+        CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    }
+}
+
 /* ---- handles, memory, threads ---- */
 
 static void test_handles(void)
@@ -312,6 +356,11 @@ static void test_handles(void)
     b->close(b); /* with handles open */
 }
 
+static void drop_slice(void)
+{
+    if (conf_op.result >= 0) fsb_slice_release(&conf_op.slice);
+}
+
 /* Everything that allocates, under an allocator that fails the k-th time. */
 static int oom_round(const fsb_allocator *a, int local, const char *root)
 {
@@ -324,16 +373,16 @@ static int oom_round(const fsb_allocator *a, int local, const char *root)
     conf_events     got = {.lock = PTHREAD_MUTEX_INITIALIZER};
     int64_t         n = fsb_scoped_open(&s, &sd);
     fsb_handle      h = 0, w = 0;
-    if (n >= 0) n = conf_call(s, (fsb_op){.code = FSB_OP_WATCH, .path = "/", .flags = FSB_WATCH_DEEP,
-                                          .event = conf_event, .user = &got}), w = conf_op.handle;
-    if (n < 0) w = 0;
+    fsb_op          watch = {.code = FSB_OP_WATCH, .path = "/", .flags = FSB_WATCH_DEEP,
+                             .event = conf_event, .user = &got};
+    if (n >= 0) n = conf_call(s, watch), w = n < 0 ? 0 : conf_op.handle;
     if (n >= 0) n = C(MKDIR, .path = "/d", MODE(0755));
     if (n >= 0) n = C(SYMLINK, .path = "/d/l", .path2 = "x");
     if (n >= 0) n = C(OPEN, .path = "/d/f", .flags = 7, MODE(0600)), h = n < 0 ? 0 : conf_op.handle;
     if (n >= 0) n = C(WRITE, .handle = h, .data = "abc", .size = 3, .offset = 200000);
     if (n >= 0) n = C(SETXATTR, .handle = h, .path2 = "user.a", .data = "x", .size = 1);
-    if (n >= 0) n = C(READ, .handle = h, .size = 100), n < 0 ? (void)0 : fsb_slice_release(&conf_op.slice);
-    if (n >= 0) n = C(READLINK, .path = "/d/l", .size = 9), n < 0 ? (void)0 : fsb_slice_release(&conf_op.slice);
+    if (n >= 0) n = C(READ, .handle = h, .size = 100), drop_slice();
+    if (n >= 0) n = C(READLINK, .path = "/d/l", .size = 9), drop_slice();
     if (n >= 0) n = C(RENAME, .path = "/d", .path2 = "/e");
     void  *data = NULL;
     size_t size = 0;
@@ -408,12 +457,15 @@ static void *crowd_main(void *arg) /* everybody does everything in the same few 
         case 0: C(RENAME, .path = one, .path2 = two); break;
         case 1: C(UNLINK, .path = one); break;
         case 2: C(LINK, .path = one, .path2 = two); break;
-        case 3: C(LIST, .path = "/d0", .flags = FSB_LIST_STAT, .emit = conf_emit, .user = &l); break;
-        case 4: C(GET, .path = one, .size = 100), conf_op.result < 0 ? (void)0 : fsb_slice_release(&conf_op.slice); break;
+        case 3:
+            C(LIST, .path = "/d0", .flags = FSB_LIST_STAT, .emit = conf_emit, .user = &l);
+            break;
+        case 4: C(GET, .path = one, .size = 100), drop_slice(); break;
         default:
             if (C(OPEN, .path = one, .flags = 7, MODE(0644)) < 0) break;
             const fsb_handle h = conf_op.handle;
-            CHECK_EQ(C(WRITE, .handle = h, .data = buf, .size = 100, .flags = FSB_WRITE_APPEND), 100);
+            CHECK_EQ(C(WRITE, .handle = h, .data = buf, .size = 100, .flags = FSB_WRITE_APPEND),
+                     100);
             CHECK_EQ(C(STAT, .handle = h), 0);
             CHECK_EQ(conf_op.stat.size % 100, 0);
             CHECK_EQ(C(CLOSE, .handle = h), 0);
@@ -481,8 +533,16 @@ static void test_close_while_read(void)
 
 /* ---- workers and submit ---- */
 
-static void count_up(void *arg) { usleep(100), __atomic_add_fetch((int *)arg, 1, __ATOMIC_RELAXED); }
-static void hold(void *arg) { while (!__atomic_load_n((int *)arg, __ATOMIC_ACQUIRE)) usleep(100); }
+static void count_up(void *arg)
+{
+    usleep(100);
+    __atomic_add_fetch((int *)arg, 1, __ATOMIC_RELAXED);
+}
+
+static void hold(void *arg)
+{
+    while (!__atomic_load_n((int *)arg, __ATOMIC_ACQUIRE)) usleep(100);
+}
 
 static void test_workers(void)
 {
@@ -539,8 +599,12 @@ static void test_submit(void)
         }
         fsb_backend_submit(b, list, 100, round ? fsb_workers_runner(w) : none);
         if (round < 2) CHECK_EQ(finished, 100);
-        for (int i = 0; i < 500 && __atomic_load_n(&finished, __ATOMIC_ACQUIRE) < 100; ++i) usleep(10000);
-        CHECK_EQ(finished, 100);
+        int seen = 0;
+        for (int i = 0; i < 500 && seen < 100; ++i) {
+            seen = __atomic_load_n(&finished, __ATOMIC_ACQUIRE);
+            if (seen < 100) usleep(10000);
+        }
+        CHECK_EQ(seen, 100);
     }
     fsb_workers_close(w);
     b->close(b);
@@ -626,6 +690,67 @@ static void test_watch_close(void)
     watch_close_in_event(open_local("watch-close", 0));
 }
 
+static int write_text(const char *path, const char *text)
+{
+    const int fd = open(path, O_WRONLY);
+    const int n = fd < 0 ? -1 : (int)write(fd, text, strlen(text));
+    if (fd >= 0) close(fd);
+    return n == (int)strlen(text);
+}
+
+/* In a user namespace of its own, which may have three watches. */
+static int past_the_limit(void)
+{
+    char map[32];
+    snprintf(map, sizeof map, "0 %u 1", (unsigned)geteuid());
+    if (unshare(CLONE_NEWUSER) || !write_text("/proc/self/uid_map", map)) return 77;
+    if (!write_text("/proc/sys/user/max_inotify_watches", "3")) return 77;
+    fsb_backend *b = open_local("limit", 0);
+    conf_events  got = {.lock = PTHREAD_MUTEX_INITIALIZER};
+    char         path[64];
+    for (unsigned i = 0; i < 10; ++i) {
+        snprintf(path, sizeof path, "/d%u", i);
+        CHECK_EQ(C(MKDIR, .path = path, MODE(0755)), 0);
+        snprintf(path, sizeof path, "/d%u/old", i);
+        conf_put(b, path, "x");
+    }
+    CHECK_EQ(C(WATCH, .path = "/", .flags = FSB_WATCH_DEEP, .event = conf_event, .user = &got), 0);
+    const fsb_handle h = conf_op.handle;
+    for (unsigned i = 0; i < 10; ++i) {
+        snprintf(path, sizeof path, "/d%u/new", i);
+        CHECK_EQ(C(MKNOD, .path = path, MODE(S_IFREG | 0600)), 0);
+        snprintf(path, sizeof path, "/d%u/old", i);
+        conf_put(b, path, "y");
+    }
+    CHECK(conf_wait_for(&got, FSB_EVENT_CREATED, 10));
+    CHECK(conf_wait_for(&got, FSB_EVENT_CONTENT, 10));
+    for (unsigned i = 0; i < 10; ++i) {
+        snprintf(path, sizeof path, "/d%u/old", i);
+        CHECK_EQ(C(UNLINK, .path = path), 0);
+    }
+    CHECK(conf_wait_for(&got, FSB_EVENT_REMOVED, 10));
+    CHECK_EQ(C(MKDIR, .path = "/d9/sub", MODE(0755)), 0); /* a new folder in a polled one */
+    CHECK_EQ(C(MKDIR, .path = "/d9/sub/deep", MODE(0755)), 0);
+    CHECK(conf_wait_for(&got, FSB_EVENT_CREATED, 12));
+    CHECK_EQ(C(MKDIR, .path = "/d9/sub/deep/er", MODE(0755)), 0);
+    CHECK(conf_wait_for(&got, FSB_EVENT_CREATED, 13));
+    CHECK_EQ(conf_seen(&got, FSB_EVENT_LOST), 0);
+    CHECK_EQ(C(CLOSE, .handle = h), 0);
+    b->close(b);
+    return test_.bad != 0;
+}
+
+static void test_watch_limit(void)
+{
+    int         status = 0;
+    const char *dir = test_dir();
+    const pid_t pid = fork();
+    if (pid == 0) _exit(dir ? past_the_limit() : 1);
+    REQUIRE(pid > 0 && waitpid(pid, &status, 0) == pid);
+    if (WIFEXITED(status) && WEXITSTATUS(status) == 77) SKIP("no user namespaces here");
+    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+
 int main(int argc, char **argv)
 {
     test_begin(argc, argv);
@@ -638,6 +763,7 @@ int main(int argc, char **argv)
     TEST(test_read_only);
     TEST(test_open_errors);
     TEST(test_jail);
+    TEST(test_without_openat2);
     TEST(test_handles);
     TEST(test_oom_memory);
     TEST(test_oom_local);
@@ -650,5 +776,6 @@ int main(int argc, char **argv)
     TEST(test_files);
     TEST(test_short_table);
     TEST(test_watch_close);
+    TEST(test_watch_limit);
     return test_end("test_backend");
 }
