@@ -699,13 +699,13 @@ static int fsb_registry_word_(char c) /* of an identifier */
 /* Encodes a number without leading zeros; returns what follows it, NULL if there is none. */
 static const char *fsb_registry_ver_number_(fsb_registry_ver_ *v, const char *s)
 {
-    size_t n = 0;
-    while (fsb_registry_digit_(s[n])) ++n;
-    if (!n || (n > 1 && s[0] == '0')) return NULL;
-    v->key[v->size++] = (uint8_t)n;
-    memcpy(v->key + v->size, s, n);
-    v->size += n;
-    return s + n;
+    const char *from = s;
+    uint8_t    *out = v->key + v->size + 1;
+    while (fsb_registry_digit_(*s)) *out++ = (uint8_t)*s++;
+    if (s == from || (s - from > 1 && *from == '0')) return NULL;
+    v->key[v->size] = (uint8_t)(s - from);
+    v->size = (size_t)(out - v->key);
+    return s;
 }
 
 /* Encodes identifiers joined by dots; numeric ones order before others (not in a build). */
@@ -1575,11 +1575,12 @@ static fsb_registry_env_ *fsb_registry_env_of_(fsb_registry *reg, const char *id
 
 /* ---- [lmdb] readers -------------------------------------------------------------------------- */
 
+/* No fence between the two: it would cost every load, and the gate looks again by itself. */
 static void fsb_registry_slot_free_(fsb_registry_slot_ *slot)
 {
     fsb_registry_env_ *env = slot->env;
-    __atomic_store_n(&slot->used, 0, __ATOMIC_SEQ_CST);
-    if (!__atomic_load_n(&env->gate, __ATOMIC_SEQ_CST)) return;
+    __atomic_store_n(&slot->used, 0, __ATOMIC_RELEASE);
+    if (!__atomic_load_n(&env->gate, __ATOMIC_RELAXED)) return;
     pthread_mutex_lock(&env->gate_lock);
     pthread_cond_broadcast(&env->gate_cond);
     pthread_mutex_unlock(&env->gate_lock);
@@ -1608,7 +1609,8 @@ static fsb_registry_slot_ *fsb_registry_slot_take_(fsb_registry_env_ *env)
 {
     const uintptr_t self = (uintptr_t)pthread_self();
     const uint32_t  count = env->reg->desc.max_views;
-    const uint32_t  start = (uint32_t)(fsb_registry_mix_(self) % count);
+    const uint64_t  spread = (self * (uint64_t)0x9e3779b97f4a7c15u) >> 32;
+    const uint32_t  start = (uint32_t)(spread * count >> 32);
     for (uint32_t i = 0; i < count;) {
         fsb_registry_slot_ *slot = &env->slots[start + i < count ? start + i : start + i - count];
         int                 unused = 0;
@@ -1629,16 +1631,29 @@ static fsb_registry_slot_ *fsb_registry_slot_take_(fsb_registry_env_ *env)
     return NULL;
 }
 
+static int64_t fsb_registry_monotonic_(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
 /* Waits until every slot is free, gate_lock held and gate closed. A slot that was seen free may have
    been taken by a thread that was let through: then all are looked at again. */
-static int fsb_registry_slots_wait_(fsb_registry_env_ *env, const struct timespec *until)
+static int fsb_registry_slots_wait_(fsb_registry_env_ *env, int64_t until)
 {
     for (;;) {
         const uint32_t passed = __atomic_load_n(&env->passed, __ATOMIC_SEQ_CST);
         for (uint32_t i = 0; i < env->reg->desc.max_views;) {
-            if (!__atomic_load_n(&env->slots[i].used, __ATOMIC_SEQ_CST)) ++i;
-            else if (pthread_cond_timedwait(&env->gate_cond, &env->gate_lock, until))
-                return -EBUSY;
+            if (!__atomic_load_n(&env->slots[i].used, __ATOMIC_SEQ_CST)) {
+                ++i;
+                continue;
+            }
+            const int64_t   now = fsb_registry_monotonic_(), look = now + 1000000;
+            struct timespec t;
+            if (now > until) return -EBUSY;
+            t.tv_sec = (time_t)(look / 1000000000), t.tv_nsec = (long)(look % 1000000000);
+            pthread_cond_timedwait(&env->gate_cond, &env->gate_lock, &t);
         }
         if (passed == __atomic_load_n(&env->passed, __ATOMIC_SEQ_CST)) return 0;
     }
@@ -1647,14 +1662,11 @@ static int fsb_registry_slots_wait_(fsb_registry_env_ *env, const struct timespe
 /* Moves the map, with write_lock held: to `size`, or with 0 to what another process made it. */
 static int fsb_registry_map_move_(fsb_registry_env_ *env, size_t size)
 {
-    struct timespec until;
-    const uint32_t  wait_ms = env->reg->desc.wait_ms;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec += wait_ms / 1000, until.tv_nsec += (long)(wait_ms % 1000) * 1000000;
-    if (until.tv_nsec >= 1000000000) ++until.tv_sec, until.tv_nsec -= 1000000000;
+    const uint32_t wait_ms = env->reg->desc.wait_ms;
+    const int64_t  until = fsb_registry_monotonic_() + (int64_t)wait_ms * 1000000;
     pthread_mutex_lock(&env->gate_lock);
     __atomic_store_n(&env->gate, 1, __ATOMIC_SEQ_CST);
-    int err = fsb_registry_slots_wait_(env, &until);
+    int err = fsb_registry_slots_wait_(env, until);
     if (!err) err = fsb_registry_mdb_error_(mdb_env_set_mapsize(env->env, size));
     __atomic_store_n(&env->gate, 0, __ATOMIC_SEQ_CST);
     pthread_cond_broadcast(&env->gate_cond);
@@ -1730,7 +1742,7 @@ static void fsb_registry_slot_end_(void *pin)
 /* ---- [lmdb] cache of decoded documents ------------------------------------------------------- */
 /* An entry holds for as long as its environment's last transaction is the one it was read in. */
 
-enum { FSB_REGISTRY_CACHE_PARTS_ = 64, FSB_REGISTRY_CACHE_BUCKETS_ = 256 };
+enum { FSB_REGISTRY_CACHE_PARTS_ = 64 };
 
 typedef struct fsb_registry_entry_ {
     struct fsb_registry_entry_ *next;       /* in its bucket */
@@ -1738,7 +1750,7 @@ typedef struct fsb_registry_entry_ {
     struct fsb_registry_entry_ *newer;      /* .. and back */
     uint64_t                    hash;
     uint64_t                    txn;
-    uint32_t                    refs;       /* views, and one for being in the table */
+    uint32_t                    refs;       /* views, and one for being in the table; atomic */
     int                         hit;        /* since eviction passed it */
     size_t                      size;       /* of the whole block */
     fsb_registry_doc            doc;        /* its bytes follow the struct, then the key */
@@ -1746,59 +1758,56 @@ typedef struct fsb_registry_entry_ {
     size_t                      key_size;
 } fsb_registry_entry_;
 
-typedef struct fsb_registry_part_lock_ {
+typedef struct fsb_registry_shelf_ {
     pthread_mutex_t      lock; /* guards all of it */
-    fsb_registry_entry_ *buckets[FSB_REGISTRY_CACHE_BUCKETS_];
+    fsb_registry_entry_ **buckets; /* [cache->buckets] */
     fsb_registry_entry_ *oldest, *newest;
     uint64_t             bytes, hits, misses;
-} fsb_registry_part_lock_;
+} fsb_registry_shelf_;
 
 struct fsb_registry_cache_ {
-    fsb_registry_part_lock_ parts[FSB_REGISTRY_CACHE_PARTS_];
+    fsb_registry_shelf_ parts[FSB_REGISTRY_CACHE_PARTS_];
+    size_t                  buckets; /* in each part; they follow the struct */
+    size_t                  size;    /* of the whole block */
 };
 
-static fsb_registry_part_lock_ *fsb_registry_part_(fsb_registry *reg, uint64_t hash)
+static fsb_registry_shelf_ *fsb_registry_shelf_of_(fsb_registry *reg, uint64_t hash)
 {
     return &reg->cache->parts[hash % FSB_REGISTRY_CACHE_PARTS_];
 }
 
-static fsb_registry_entry_ **fsb_registry_bucket_(fsb_registry_part_lock_ *part, uint64_t hash)
+static fsb_registry_entry_ **fsb_registry_bucket_(fsb_registry *reg, uint64_t hash)
 {
-    return &part->buckets[hash / FSB_REGISTRY_CACHE_PARTS_ % FSB_REGISTRY_CACHE_BUCKETS_];
+    const uint64_t at = hash / FSB_REGISTRY_CACHE_PARTS_ % reg->cache->buckets;
+    return &fsb_registry_shelf_of_(reg, hash)->buckets[at];
 }
 
-/* Lock held. Frees the entry if nobody views it. */
-static void fsb_registry_entry_unref_(fsb_registry *reg, fsb_registry_entry_ *e)
-{
-    if (!--e->refs) fsb_registry_free_(&reg->desc.allocator, e, e->size);
-}
-
+/* Frees the entry if nobody views it any more. No lock: one in the table has a reference. */
 static void fsb_registry_entry_end_(fsb_registry *reg, void *entry)
 {
-    fsb_registry_entry_     *e    = (fsb_registry_entry_ *)entry;
-    fsb_registry_part_lock_ *part = fsb_registry_part_(reg, e->hash);
-    pthread_mutex_lock(&part->lock);
-    fsb_registry_entry_unref_(reg, e);
-    pthread_mutex_unlock(&part->lock);
+    fsb_registry_entry_ *e = (fsb_registry_entry_ *)entry;
+    if (!__atomic_sub_fetch(&e->refs, 1, __ATOMIC_ACQ_REL))
+        fsb_registry_free_(&reg->desc.allocator, e, e->size);
 }
 
 /* Lock held. Takes it out of the table; its views stay good. */
-static void fsb_registry_entry_drop_(fsb_registry *reg, fsb_registry_part_lock_ *part,
+static void fsb_registry_entry_drop_(fsb_registry *reg, fsb_registry_shelf_ *part,
                                      fsb_registry_entry_ *e)
 {
-    fsb_registry_entry_ **link = fsb_registry_bucket_(part, e->hash);
+    fsb_registry_entry_ **link = fsb_registry_bucket_(reg, e->hash);
     while (*link != e) link = &(*link)->next;
     *link = e->next;
     *(e->older ? &e->older->newer : &part->oldest) = e->newer;
     *(e->newer ? &e->newer->older : &part->newest) = e->older;
     part->bytes -= e->size;
-    fsb_registry_entry_unref_(reg, e);
+    fsb_registry_entry_end_(reg, e);
 }
 
 /* Lock held. Puts it in as the newest, for the one reference it has. */
-static void fsb_registry_entry_link_(fsb_registry_part_lock_ *part, fsb_registry_entry_ *e)
+static void fsb_registry_entry_link_(fsb_registry *reg, fsb_registry_shelf_ *part,
+                                     fsb_registry_entry_ *e)
 {
-    fsb_registry_entry_ **bucket = fsb_registry_bucket_(part, e->hash);
+    fsb_registry_entry_ **bucket = fsb_registry_bucket_(reg, e->hash);
     e->next = *bucket, *bucket = e;
     e->older = part->newest, e->newer = NULL;
     *(part->newest ? &part->newest->newer : &part->oldest) = e;
@@ -1807,7 +1816,7 @@ static void fsb_registry_entry_link_(fsb_registry_part_lock_ *part, fsb_registry
 }
 
 /* Lock held. Makes room: what was hit since the last time around gets another round. */
-static void fsb_registry_evict_(fsb_registry *reg, fsb_registry_part_lock_ *part, size_t size)
+static void fsb_registry_evict_(fsb_registry *reg, fsb_registry_shelf_ *part, size_t size)
 {
     const uint64_t limit = reg->desc.cache_bytes / FSB_REGISTRY_CACHE_PARTS_;
     while (part->oldest && part->bytes + size > limit) {
@@ -1823,10 +1832,10 @@ static void fsb_registry_evict_(fsb_registry *reg, fsb_registry_part_lock_ *part
     }
 }
 
-static fsb_registry_entry_ *fsb_registry_entry_find_(fsb_registry_part_lock_ *part, uint64_t hash,
+static fsb_registry_entry_ *fsb_registry_entry_find_(fsb_registry *reg, uint64_t hash,
                                                      const char *key, size_t key_size)
 {
-    fsb_registry_entry_ *e = *fsb_registry_bucket_(part, hash);
+    fsb_registry_entry_ *e = *fsb_registry_bucket_(reg, hash);
     while (e && (e->hash != hash || e->key_size != key_size || memcmp(e->key, key, key_size)))
         e = e->next;
     return e;
@@ -1836,11 +1845,11 @@ static fsb_registry_entry_ *fsb_registry_entry_find_(fsb_registry_part_lock_ *pa
 static int fsb_registry_cached_(fsb_registry *reg, uint64_t hash, const char *key, size_t key_size,
                                 uint64_t txn, fsb_registry_view *view)
 {
-    fsb_registry_part_lock_ *part = fsb_registry_part_(reg, hash);
+    fsb_registry_shelf_ *part = fsb_registry_shelf_of_(reg, hash);
     pthread_mutex_lock(&part->lock);
-    fsb_registry_entry_ *e = fsb_registry_entry_find_(part, hash, key, key_size);
+    fsb_registry_entry_ *e = fsb_registry_entry_find_(reg, hash, key, key_size);
     if (e && e->txn == txn) {
-        ++e->refs, e->hit = 1, ++part->hits;
+        __atomic_add_fetch(&e->refs, 1, __ATOMIC_RELAXED), e->hit = 1, ++part->hits;
         fsb_registry_view_init_(view, reg);
         view->doc = e->doc, view->entry_ = e;
     } else {
@@ -1866,12 +1875,12 @@ static void fsb_registry_keep_(fsb_registry *reg, uint64_t hash, const char *key
     memcpy(data + bytes, key, key_size);
     e->key = data + bytes, e->key_size = key_size;
     e->hash = hash, e->txn = txn, e->size = size, e->refs = 2, e->hit = 0;
-    fsb_registry_part_lock_ *part = fsb_registry_part_(reg, hash);
+    fsb_registry_shelf_ *part = fsb_registry_shelf_of_(reg, hash);
     pthread_mutex_lock(&part->lock);
-    fsb_registry_entry_ *before = fsb_registry_entry_find_(part, hash, key, key_size);
+    fsb_registry_entry_ *before = fsb_registry_entry_find_(reg, hash, key, key_size);
     if (before) fsb_registry_entry_drop_(reg, part, before);
     fsb_registry_evict_(reg, part, size);
-    fsb_registry_entry_link_(part, e);
+    fsb_registry_entry_link_(reg, part, e);
     pthread_mutex_unlock(&part->lock);
     fsb_registry_release(view);
     view->doc = e->doc, view->entry_ = e;
@@ -1880,12 +1889,20 @@ static void fsb_registry_keep_(fsb_registry *reg, uint64_t hash, const char *key
 static int fsb_registry_cache_open_(fsb_registry *reg)
 {
     if (!reg->desc.cache_bytes) return 0;
-    reg->cache = (fsb_registry_cache_ *)fsb_registry_mem_(&reg->desc.allocator, NULL, 0,
-                                                          sizeof *reg->cache);
+    const uint64_t each = reg->desc.cache_bytes / FSB_REGISTRY_CACHE_PARTS_ / 1024;
+    size_t         buckets = 64; /* of a part: about one for each KiB it may hold */
+    while (buckets < each && buckets < SIZE_MAX / 4096) buckets *= 2;
+    const size_t size = sizeof *reg->cache
+                        + FSB_REGISTRY_CACHE_PARTS_ * buckets * sizeof *reg->cache->parts->buckets;
+    reg->cache = (fsb_registry_cache_ *)fsb_registry_mem_(&reg->desc.allocator, NULL, 0, size);
     if (!reg->cache) return -ENOMEM;
-    memset(reg->cache, 0, sizeof *reg->cache);
-    for (int i = 0; i < FSB_REGISTRY_CACHE_PARTS_; ++i)
+    memset(reg->cache, 0, size);
+    reg->cache->buckets = buckets, reg->cache->size = size;
+    fsb_registry_entry_ **first = (fsb_registry_entry_ **)(void *)(reg->cache + 1);
+    for (size_t i = 0; i < FSB_REGISTRY_CACHE_PARTS_; ++i) {
+        reg->cache->parts[i].buckets = first + i * buckets;
         pthread_mutex_init(&reg->cache->parts[i].lock, NULL);
+    }
     return 0;
 }
 
@@ -1893,11 +1910,11 @@ static void fsb_registry_cache_close_(fsb_registry *reg)
 {
     if (!reg->cache) return;
     for (int i = 0; i < FSB_REGISTRY_CACHE_PARTS_; ++i) {
-        fsb_registry_part_lock_ *part = &reg->cache->parts[i];
+        fsb_registry_shelf_ *part = &reg->cache->parts[i];
         while (part->oldest) fsb_registry_entry_drop_(reg, part, part->oldest);
         pthread_mutex_destroy(&part->lock);
     }
-    fsb_registry_free_(&reg->desc.allocator, reg->cache, sizeof *reg->cache);
+    fsb_registry_free_(&reg->desc.allocator, reg->cache, reg->cache->size);
 }
 
 /* ---- [lmdb] load ----------------------------------------------------------------------------- */
@@ -2682,7 +2699,7 @@ static int fsb_registry_lmdb_stat_(fsb_registry *reg, fsb_registry_stats *out)
             out->views += (uint32_t)__atomic_load_n(&env->slots[s].used, __ATOMIC_RELAXED);
     }
     for (int i = 0; reg->cache && i < FSB_REGISTRY_CACHE_PARTS_; ++i) {
-        fsb_registry_part_lock_ *part = &reg->cache->parts[i];
+        fsb_registry_shelf_ *part = &reg->cache->parts[i];
         pthread_mutex_lock(&part->lock);
         out->cache_hits += part->hits, out->cache_misses += part->misses;
         pthread_mutex_unlock(&part->lock);
@@ -4434,7 +4451,7 @@ static int fsb_registry_is_type_(const char *type, size_t size, const char *s, c
         {"object", "{"}
     };
     for (size_t i = 0; i < sizeof types / sizeof *types; ++i) {
-        if (strlen(types[i].name) != size || memcmp(types[i].name, type, size)) continue;
+        if (strlen(types[i].name) != size || strncmp(types[i].name, type, size)) continue;
         if (!i && plain) return 1;
         s = fsb_registry_blank_(s, end);
         if (s == end || !strchr(types[i].first, *s)) return 0;
@@ -4863,7 +4880,7 @@ FSB_API void fsb_registry_close(fsb_registry *reg)
 static int fsb_registry_id_check_(fsb_registry *reg, const char *id)
 {
     if (!id || !*id) return fsb_registry_fail_(reg, -EINVAL, "an id must not be empty");
-    if (memchr(id, 0, FSB_REGISTRY_ID_MAX + 1)) return 0;
+    if (strlen(id) <= FSB_REGISTRY_ID_MAX) return 0;
     return fsb_registry_fail_(reg, -ENAMETOOLONG, "%.100s...: an id has at most 1024 bytes", id);
 }
 
