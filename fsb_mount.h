@@ -2859,11 +2859,11 @@ static int64_t fsb_mount_fill_(fsb_mount_req_ *r)
 static void fsb_mount_list_end_(fsb_mount_req_ *r, int64_t result)
 {
     fsb_mount *m = r->task.mount;
+    pthread_mutex_lock(&m->lock);
+    r->dir->busy = 0; /* before the reply: the next request may come, and r->dir go, with it */
+    pthread_mutex_unlock(&m->lock);
     if (result < 0) fuse_reply_err(r->fuse, fsb_mount_errno_(result));
     else fuse_reply_buf(r->fuse, r->dir->reply, (size_t)result);
-    pthread_mutex_lock(&m->lock);
-    r->dir->busy = 0;
-    pthread_mutex_unlock(&m->lock);
     fsb_mount_end_(r);
 }
 

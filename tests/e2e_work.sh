@@ -32,7 +32,7 @@ check 'git init, add, commit, clone, gc, fsck' \
     'cd "$mnt" && mkdir repo && cd repo && git init -q . && cp -r "$mnt/tree/include/linux" . && git add . && git commit -qm one && for i in 1 2 3; do echo $i >f$i; git add f$i; git commit -qm $i; done && git clone -q . ../clone && cd ../clone && git gc -q && git fsck --strict && [ "$(git log --oneline | wc -l)" = 4 ] && git status --porcelain | wc -l | grep -qx 0'
 if command -v sqlite3 >/dev/null; then
     check 'SQLite with WAL: two writers, integrity' \
-        'cd "$mnt" && sqlite3 db "PRAGMA journal_mode=WAL; CREATE TABLE t(a)" | grep -q wal &&
+        'cd "$mnt" && sqlite3 db "PRAGMA journal_mode=WAL; CREATE TABLE t(a)" | grep wal &&
          w() { for i in $(seq 50); do sqlite3 -cmd ".timeout 20000" db "INSERT INTO t VALUES($1*1000+$i)" || return 1; done; }
          w 1 & a=$!; w 2 & b=$!; wait $a && wait $b && [ "$(sqlite3 db "SELECT count(DISTINCT a) FROM t")" = 100 ] && sqlite3 db "PRAGMA integrity_check" | grep -qx ok'
 else skip SQLite 'sqlite3 is not installed'; fi
@@ -53,7 +53,7 @@ check 'names of 255 bytes, and of any bytes' \
     'long=$(printf "%0255d" 0) && echo a >"$mnt/$long" && [ -f "$data/$long" ] && mkdir "$mnt/odd" && perl -e '"'"'for my $c (1..46,48..255) { open(my $f, ">", "$ENV{mnt}/odd/x".chr($c)) or die "$c: $!"; print $f $c; close $f or die } opendir(my $d, "$ENV{data}/odd"); my @n = grep { !/^\.\.?$/ } readdir $d; die scalar @n if @n != 254; opendir($d, "$ENV{mnt}/odd"); @n = grep { !/^\.\.?$/ } readdir $d; die scalar @n if @n != 254;'"'"
 check 'a name of 256 bytes is ENAMETOOLONG' '! touch "$mnt/$(printf "%0256d" 0)" 2>"$dir/err" && grep -q "too long" "$dir/err"'
 check 'the mount ends cleanly, and so does the host' \
-    'fusermount3 -u "$mnt" && for i in $(seq 100); do pgrep -f "fsb-mount.* $mnt\$" >/dev/null || break; sleep 0.05; done; ! pgrep -f "fsb-mount.* $mnt\$"'
+    'fusermount3 -u "$mnt" && for i in $(seq 100); do pgrep -f "[f]sb-mount.* $mnt\$" >/dev/null || break; sleep 0.05; done; ! pgrep -f "[f]sb-mount.* $mnt\$"'
 kill "$host_pid" && wait "$host_pid"
 check 'fsb-host ends with 0 and takes its socket away' "[ $? = 0 ] && [ ! -e '$dir/sock' ]"
 host_pid=
