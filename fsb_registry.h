@@ -490,6 +490,7 @@ enum {
     FSB_REGISTRY_TERM_HEAD_  = 96,
     FSB_REGISTRY_VER_KEY_    = 208, /* longest encoded version: 127 bytes of ".a.a.a" make 195 */
     FSB_REGISTRY_KEY_        = 511, /* LMDB's limit; 1 + 128 + 1 + 160 + 1 + 208 fit */
+    FSB_REGISTRY_KEY_ROOM_   = 520, /* of a buffer for one, which is written in words of 8 */
     FSB_REGISTRY_COMPARISONS_ = 24, /* in a range */
     FSB_REGISTRY_DEPTH_      = 64   /* of JSON */
 };
@@ -546,7 +547,7 @@ static void fsb_registry_bytes_free_(fsb_registry_bytes_ *b)
     b->data = NULL, b->size = b->room = 0;
 }
 
-static uint32_t fsb_registry_get32_(const uint8_t *p)
+static uint32_t fsb_registry_get32_(const uint8_t *p) /* compilers make it one load */
 {
     return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
 }
@@ -1142,34 +1143,42 @@ static uint16_t fsb_registry_get16_(const uint8_t *p) { return (uint16_t)(p[0] |
 
 static uint64_t fsb_registry_get64_(const uint8_t *p)
 {
-    return fsb_registry_get32_(p) | (uint64_t)fsb_registry_get32_(p + 4) << 32;
+    return (uint64_t)p[0] | (uint64_t)p[1] << 8 | (uint64_t)p[2] << 16 | (uint64_t)p[3] << 24
+           | (uint64_t)p[4] << 32 | (uint64_t)p[5] << 40 | (uint64_t)p[6] << 48
+           | (uint64_t)p[7] << 56;
 }
 
 /* Reads a record in place. Nothing in it is believed: every text must end where its length says,
-   every list with an empty string. content is left NULL where it is compressed. */
+   every list with an empty string. content is left NULL where it is compressed. Straight code,
+   since every load and every row of a list comes by. */
 static int fsb_registry_decode_(const uint8_t *p, size_t size, fsb_registry_doc *doc)
 {
     if (size < FSB_REGISTRY_R_HEADER_ + 7) return -EBADMSG;
-    size_t at = fsb_registry_get16_(p + 2);
-    if (p[0] != FSB_REGISTRY_FORMAT_ || at < FSB_REGISTRY_R_HEADER_ || at > size) return -EBADMSG;
-    const char *text[6];
-    for (int i = 0; i < 6; ++i) {
-        const size_t n = i < 2 ? fsb_registry_get16_(p + 4 + 2 * i)
-                               : fsb_registry_get32_(p + 4 * i);
-        if (!n || n > size - at || p[at + n - 1]) return -EBADMSG;
-        if (i > 3 && n > 1 && p[at + n - 2]) return -EBADMSG;
-        text[i] = (const char *)p + at;
-        at += n;
-    }
+    const size_t header = fsb_registry_get16_(p + 2);
+    const size_t id = fsb_registry_get16_(p + 4), version = fsb_registry_get16_(p + 6);
+    const size_t words = fsb_registry_get32_(p + 8), type = fsb_registry_get32_(p + 12);
+    const size_t tags = fsb_registry_get32_(p + 16), fields = fsb_registry_get32_(p + 20);
     const uint64_t stored = fsb_registry_get64_(p + FSB_REGISTRY_R_STORED_);
     doc->size = fsb_registry_get64_(p + FSB_REGISTRY_R_SIZE_);
-    if (size - at < 1 || stored != size - at - 1 || p[size - 1]) return -EBADMSG;
-    if (doc->size > FSB_REGISTRY_CONTENT_MAX) return -EBADMSG;
     const int packed = p[1] & FSB_REGISTRY_R_ZSTD_;
-    if (!packed && stored != doc->size) return -EBADMSG;
-    doc->id = text[0], doc->version = text[1], doc->description = text[2];
-    doc->content_type = text[3], doc->tags = text[4], doc->fields = text[5];
-    doc->content    = packed ? NULL : p + at;
+    const uint64_t texts = (uint64_t)id + version + words + type + tags + fields;
+    if (p[0] != FSB_REGISTRY_FORMAT_ || header < FSB_REGISTRY_R_HEADER_ || header > size
+        || texts > size - header || stored != size - header - texts - 1
+        || doc->size > FSB_REGISTRY_CONTENT_MAX || (!packed && stored != doc->size))
+        return -EBADMSG;
+    if (!id || !version || !words || !type || !tags || !fields) return -EBADMSG;
+    const char *text = (const char *)p + header;
+    doc->id           = text, text += id;
+    doc->version      = text, text += version;
+    doc->description  = text, text += words;
+    doc->content_type = text, text += type;
+    doc->tags         = text, text += tags;
+    doc->fields       = text, text += fields;
+    doc->content      = packed ? NULL : text;
+    const int ends = doc->version[-1] | doc->description[-1] | doc->content_type[-1]
+                     | doc->tags[-1] | doc->fields[-1] | text[-1] | p[size - 1]
+                     | (tags > 1 ? doc->fields[-2] : 0) | (fields > 1 ? text[-2] : 0);
+    if (ends) return -EBADMSG;
     doc->created_ns = (int64_t)fsb_registry_get64_(p + FSB_REGISTRY_R_CREATED_);
     doc->updated_ns = (int64_t)fsb_registry_get64_(p + FSB_REGISTRY_R_UPDATED_);
     doc->change     = fsb_registry_get64_(p + FSB_REGISTRY_R_CHANGE_);
@@ -1394,9 +1403,10 @@ struct fsb_registry_scan_ {
     int (*fn)(void *user, const fsb_registry_doc *doc);
     void             *user;
     int64_t           matched;
-    char              last[FSB_REGISTRY_ID_KEY_]; /* id of the row before */
+    const uint8_t    *last;    /* id of the row before, where it stands in its key */
     size_t            last_size;
-    int               settled; /* latest: this id is done */
+    int               settled; /* latest: this id is done .. */
+    int               passed;  /* .. and so many more of its rows were passed over */
     int               holding; /* latest: `held` is this id's newest match that is no release */
     fsb_registry_view held;
 };
@@ -1413,9 +1423,13 @@ static size_t fsb_registry_doc_key_(char *key, const char *id, const fsb_registr
     key[n++] = 'd';
     n += fsb_registry_id_key_(key + n, id);
     key[n++] = 0;
-    if (ver)
-        for (size_t i = 0; i < ver->size; ++i) key[n++] = (char)(ver->key[i] ^ 0xff);
-    return n;
+    for (size_t i = 0; ver && i < ver->size; i += 8) { /* eight at a time: both have the room */
+        uint64_t word;
+        memcpy(&word, ver->key + i, 8);
+        word = ~word;
+        memcpy(key + n + i, &word, 8);
+    }
+    return ver ? n + ver->size : n;
 }
 
 /* Hands out a match and releases it. */
@@ -1438,10 +1452,13 @@ static int fsb_registry_scan_flush_(fsb_registry_scan_ *scan)
 /* A row begins: its id and, for `latest`, whether it can be passed over. 1: pass over. */
 static int fsb_registry_scan_key_(fsb_registry_scan_ *scan, const uint8_t *key, size_t id_size)
 {
-    if (id_size == scan->last_size && !memcmp(key, scan->last, id_size)) return scan->settled;
+    if (id_size == scan->last_size && !memcmp(key, scan->last, id_size)) {
+        scan->passed += scan->settled;
+        return scan->settled;
+    }
     const int err = fsb_registry_scan_flush_(scan);
-    memcpy(scan->last, key, id_size);
-    scan->last_size = id_size, scan->settled = 0;
+    scan->last = key, scan->last_size = id_size;
+    scan->settled = scan->passed = 0;
     return err;
 }
 
@@ -1558,10 +1575,11 @@ static int fsb_registry_hard_(int rc) { return rc > 0 || rc < -4096; }
 
 static uint64_t fsb_registry_hash64_(const char *text, size_t size)
 {
-    uint64_t h = 0x9e3779b97f4a7c15u + size, word = 0;
+    uint64_t h = size, word;
     for (; size >= 8; text += 8, size -= 8) {
         memcpy(&word, text, 8);
-        h = fsb_registry_mix_(h ^ word);
+        h = (h ^ word) * 0x9e3779b97f4a7c15u;
+        h ^= h >> 32;
     }
     word = 0;
     memcpy(&word, text, size);
@@ -1753,10 +1771,15 @@ typedef struct fsb_registry_entry_ {
     uint32_t                    refs;       /* views, and one for being in the table; atomic */
     int                         hit;        /* since eviction passed it */
     size_t                      size;       /* of the whole block */
-    fsb_registry_doc            doc;        /* its bytes follow the struct, then the key */
-    const char                 *key;        /* id '\0' version, or no version for the latest */
-    size_t                      key_size;
+    int                         latest;     /* it was asked for by id, else by id and version */
+    fsb_registry_doc            doc;        /* its bytes follow the struct */
 } fsb_registry_entry_;
+
+/* What a load asks for, as the cache knows it. */
+typedef struct fsb_registry_wish_ {
+    const char *id, *version; /* version NULL: the latest */
+    uint64_t    hash;
+} fsb_registry_wish_;
 
 typedef struct fsb_registry_shelf_ {
     pthread_mutex_t      lock; /* guards all of it */
@@ -1832,52 +1855,52 @@ static void fsb_registry_evict_(fsb_registry *reg, fsb_registry_shelf_ *part, si
     }
 }
 
-static fsb_registry_entry_ *fsb_registry_entry_find_(fsb_registry *reg, uint64_t hash,
-                                                     const char *key, size_t key_size)
+static fsb_registry_entry_ *fsb_registry_entry_find_(fsb_registry *reg,
+                                                     const fsb_registry_wish_ *w)
 {
-    fsb_registry_entry_ *e = *fsb_registry_bucket_(reg, hash);
-    while (e && (e->hash != hash || e->key_size != key_size || memcmp(e->key, key, key_size)))
+    fsb_registry_entry_ *e = *fsb_registry_bucket_(reg, w->hash);
+    while (e && (e->hash != w->hash || e->latest != !w->version || strcmp(e->doc.id, w->id)
+                 || (w->version && strcmp(e->doc.version, w->version))))
         e = e->next;
     return e;
 }
 
 /* 1: the view is the cached document, as of transaction `txn`. */
-static int fsb_registry_cached_(fsb_registry *reg, uint64_t hash, const char *key, size_t key_size,
-                                uint64_t txn, fsb_registry_view *view)
+static int fsb_registry_cached_(fsb_registry *reg, const fsb_registry_wish_ *w, uint64_t txn,
+                                fsb_registry_view *view)
 {
-    fsb_registry_shelf_ *part = fsb_registry_shelf_of_(reg, hash);
+    fsb_registry_shelf_ *part = fsb_registry_shelf_of_(reg, w->hash);
     pthread_mutex_lock(&part->lock);
-    fsb_registry_entry_ *e = fsb_registry_entry_find_(reg, hash, key, key_size);
+    fsb_registry_entry_ *e = fsb_registry_entry_find_(reg, w);
     if (e && e->txn == txn) {
-        __atomic_add_fetch(&e->refs, 1, __ATOMIC_RELAXED), e->hit = 1, ++part->hits;
-        fsb_registry_view_init_(view, reg);
-        view->doc = e->doc, view->entry_ = e;
+        __atomic_add_fetch(&e->refs, 1, __ATOMIC_RELAXED);
+        e->hit = 1, ++part->hits;
     } else {
         ++part->misses, e = NULL;
     }
     pthread_mutex_unlock(&part->lock);
-    return e != NULL;
+    if (!e) return 0;
+    fsb_registry_view_init_(view, reg);
+    view->doc = e->doc, view->entry_ = e;
+    return 1;
 }
 
 /* Keeps a copy of the view's document, as read in `txn`, and makes the view one of the copy.
    Without memory, or too large for the cache, the view stays as it is. */
-static void fsb_registry_keep_(fsb_registry *reg, uint64_t hash, const char *key, size_t key_size,
-                               uint64_t txn, fsb_registry_view *view)
+static void fsb_registry_keep_(fsb_registry *reg, const fsb_registry_wish_ *w, uint64_t txn,
+                               fsb_registry_view *view)
 {
-    const size_t bytes = fsb_registry_doc_size_(&view->doc);
-    const size_t size  = sizeof(fsb_registry_entry_) + bytes + key_size;
+    const size_t size = sizeof(fsb_registry_entry_) + fsb_registry_doc_size_(&view->doc);
     if (size > reg->desc.cache_bytes / FSB_REGISTRY_CACHE_PARTS_ / 4) return;
     fsb_registry_entry_ *e = (fsb_registry_entry_ *)fsb_registry_mem_(&reg->desc.allocator, NULL, 0,
                                                                       size);
     if (!e) return;
-    char *data = (char *)(e + 1);
-    fsb_registry_doc_copy_(&e->doc, &view->doc, data);
-    memcpy(data + bytes, key, key_size);
-    e->key = data + bytes, e->key_size = key_size;
-    e->hash = hash, e->txn = txn, e->size = size, e->refs = 2, e->hit = 0;
-    fsb_registry_shelf_ *part = fsb_registry_shelf_of_(reg, hash);
+    fsb_registry_doc_copy_(&e->doc, &view->doc, (char *)(e + 1));
+    e->hash = w->hash, e->latest = !w->version;
+    e->txn = txn, e->size = size, e->refs = 2, e->hit = 0;
+    fsb_registry_shelf_ *part = fsb_registry_shelf_of_(reg, w->hash);
     pthread_mutex_lock(&part->lock);
-    fsb_registry_entry_ *before = fsb_registry_entry_find_(reg, hash, key, key_size);
+    fsb_registry_entry_ *before = fsb_registry_entry_find_(reg, w);
     if (before) fsb_registry_entry_drop_(reg, part, before);
     fsb_registry_evict_(reg, part, size);
     fsb_registry_entry_link_(reg, part, e);
@@ -2024,7 +2047,7 @@ static int fsb_registry_lmdb_read_(fsb_registry_env_ *env, const char *id,
                                    const fsb_registry_pick_ *pick, fsb_registry_view *view)
 {
     fsb_registry_slot_ *slot;
-    char                key[FSB_REGISTRY_KEY_ + 1];
+    char                key[FSB_REGISTRY_KEY_ROOM_];
     MDB_val             k, v;
     const size_t        size = fsb_registry_doc_key_(key, id, pick->ver);
     int                 err = fsb_registry_begin_(env, &slot);
@@ -2058,24 +2081,20 @@ static int fsb_registry_lmdb_load_(fsb_registry *reg, const char *id,
 {
     fsb_registry_env_ *env = fsb_registry_env_of_(reg, id);
     if (!reg->cache || pick->range) return fsb_registry_lmdb_read_(env, id, pick, view);
-    char         key[FSB_REGISTRY_ID_MAX + FSB_REGISTRY_VERSION_MAX + 2];
-    const size_t id_size = strlen(id) + 1, ver_size = pick->ver ? strlen(pick->version) : 0;
-    memcpy(key, id, id_size);
-    if (ver_size) memcpy(key + id_size, pick->version, ver_size);
-    const size_t   key_size = id_size + ver_size;
-    const uint64_t hash = fsb_registry_hash64_(key, key_size);
+    fsb_registry_wish_ wish = {id, pick->version, fsb_registry_hash64_(id, strlen(id))};
+    if (pick->version) wish.hash += fsb_registry_hash64_(pick->version, strlen(pick->version));
     /* the slot only keeps the map, which holds the transaction's number, where it is */
     fsb_registry_slot_ *slot = fsb_registry_slot_take_(env);
     MDB_envinfo         info;
     if (slot) {
         mdb_env_info(env->env, &info);
         fsb_registry_slot_free_(slot);
-        if (fsb_registry_cached_(reg, hash, key, key_size, info.me_last_txnid, view)) return 0;
+        if (fsb_registry_cached_(reg, &wish, info.me_last_txnid, view)) return 0;
     }
     const int err = fsb_registry_lmdb_read_(env, id, pick, view);
     if (err) return err;
     const uint64_t txn = mdb_txn_id(((fsb_registry_slot_ *)view->slot_)->txn);
-    fsb_registry_keep_(reg, hash, key, key_size, txn, view);
+    fsb_registry_keep_(reg, &wish, txn, view);
     return 0;
 }
 
@@ -2187,7 +2206,7 @@ static int fsb_registry_is_indexed_(const fsb_registry_env_ *env, const char *fi
 static int fsb_registry_index_(fsb_registry_txn_ *t, char tag, const char *list, int add,
                                const char *key, size_t key_size)
 {
-    char row[FSB_REGISTRY_KEY_ + 1];
+    char row[FSB_REGISTRY_KEY_ROOM_];
     int  rc = 0;
     for (const char *s = fsb_registry_list_first(list); s && !rc; s = fsb_registry_list_next(s)) {
         if (tag == 'm' && !fsb_registry_is_indexed_(t->env, s)) continue;
@@ -2224,7 +2243,7 @@ static int fsb_registry_save_one_(fsb_registry_txn_ *t, const fsb_registry_write
     fsb_registry_record_   *rec = &w->records[i];
     fsb_registry_ver_       ver;
     fsb_registry_doc        top, old;
-    char                    key[FSB_REGISTRY_KEY_ + 1], seek[FSB_REGISTRY_KEY_ + 1];
+    char                    key[FSB_REGISTRY_KEY_ROOM_], seek[FSB_REGISTRY_KEY_ROOM_];
     MDB_val                 k, v;
     int err = fsb_registry_ver_read_(&ver, doc->version);
     if (err) return err;
@@ -2266,7 +2285,7 @@ static int fsb_registry_save_one_(fsb_registry_txn_ *t, const fsb_registry_write
 /* Deletes the row at k, v, whose key is copied first. A damaged record goes without its indexes. */
 static int fsb_registry_delete_row_(fsb_registry_txn_ *t, const MDB_val *row, const MDB_val *v)
 {
-    char             key[FSB_REGISTRY_KEY_ + 1];
+    char             key[FSB_REGISTRY_KEY_ROOM_];
     char             id[FSB_REGISTRY_ID_MAX + 1], version[FSB_REGISTRY_VERSION_MAX + 1];
     fsb_registry_doc old;
     const size_t     size = row->mv_size;
@@ -2291,7 +2310,7 @@ static int fsb_registry_delete_(fsb_registry_txn_ *t, const fsb_registry_write_ 
                                 int64_t *deleted)
 {
     fsb_registry_ver_ ver;
-    char              key[FSB_REGISTRY_KEY_ + 1];
+    char              key[FSB_REGISTRY_KEY_ROOM_];
     MDB_val           k, v;
     int               rc;
     if (w->version && fsb_registry_ver_read_(&ver, w->version) < 0) return -EINVAL;
@@ -2444,6 +2463,8 @@ static int fsb_registry_lmdb_sync_(fsb_registry *reg)
 
 /* ---- [lmdb] each ----------------------------------------------------------------------------- */
 
+enum { FSB_REGISTRY_STEPS_ = 4 }; /* over settled rows, before a seek is cheaper */
+
 /* One environment's part of a walk. The parts are merged by key, so that shards do not show. */
 typedef struct fsb_registry_walk_ {
     fsb_registry_env_  *env;
@@ -2455,7 +2476,7 @@ typedef struct fsb_registry_walk_ {
 
 /* Where the rows are: the documents, or the index rows of one term. */
 typedef struct fsb_registry_source_ {
-    char   prefix[FSB_REGISTRY_KEY_ + 1];
+    char   prefix[FSB_REGISTRY_KEY_ROOM_];
     size_t size; /* all of prefix must stand in a row's key */
     size_t skip;
 } fsb_registry_source_;
@@ -2483,22 +2504,16 @@ static void fsb_registry_walk_to_(fsb_registry_walk_ *walk, const fsb_registry_s
     if (!walk->rc && !fsb_registry_begins_(&walk->k, s->prefix, s->size)) walk->rc = MDB_NOTFOUND;
 }
 
-/* Passes over the other versions of an id that is settled: a few steps, then a seek. */
+/* Goes past all versions of the id: one seek. */
 static void fsb_registry_walk_past_(fsb_registry_walk_ *walk, const fsb_registry_source_ *s,
                                     const fsb_registry_scan_ *scan)
 {
-    char         key[FSB_REGISTRY_KEY_ + 1];
+    char         key[FSB_REGISTRY_KEY_ROOM_];
     const size_t size = s->skip + scan->last_size + 1;
     memcpy(key, walk->k.mv_data, size);
-    for (int steps = 0; !walk->rc && fsb_registry_begins_(&walk->k, key, size); ++steps) {
-        if (steps < 4) {
-            fsb_registry_walk_to_(walk, s, MDB_NEXT);
-        } else {
-            key[size - 1] = 1; /* after every ID 0 ... */
-            walk->k = fsb_registry_val_(key, size);
-            fsb_registry_walk_to_(walk, s, MDB_SET_RANGE);
-        }
-    }
+    key[size - 1] = 1; /* after every ID 0 ... */
+    walk->k = fsb_registry_val_(key, size);
+    fsb_registry_walk_to_(walk, s, MDB_SET_RANGE);
 }
 
 /* The record of a row: its value, or what an index row stands for. */
@@ -2508,7 +2523,7 @@ static int fsb_registry_walk_record_(fsb_registry_walk_ *walk, int indexed, MDB_
         *v = walk->v;
         return 0;
     }
-    char         key[FSB_REGISTRY_KEY_ + 1];
+    char         key[FSB_REGISTRY_KEY_ROOM_];
     const size_t size = walk->k.mv_size - walk->skip;
     key[0] = 'd';
     memcpy(key + 1, (const char *)walk->k.mv_data + walk->skip, size);
@@ -2556,7 +2571,7 @@ static int fsb_registry_walk_all_(fsb_registry_scan_ *scan, fsb_registry_walk_ *
         if (!walk) return fsb_registry_scan_flush_(scan);
         const int err = fsb_registry_walk_row_(scan, walk, indexed);
         if (err) return err;
-        if (scan->settled) fsb_registry_walk_past_(walk, source, scan);
+        if (scan->passed == FSB_REGISTRY_STEPS_) fsb_registry_walk_past_(walk, source, scan);
         else fsb_registry_walk_to_(walk, source, MDB_NEXT);
         if (walk->rc && walk->rc != MDB_NOTFOUND) return fsb_registry_mdb_error_(walk->rc);
     }
@@ -2737,7 +2752,7 @@ static int fsb_registry_has_row_(fsb_registry_check_ *c, const char *key, size_t
 static void fsb_registry_check_terms_(fsb_registry_check_ *c, const fsb_registry_doc *doc, char tag,
                                       const char *list, const char *key, size_t size)
 {
-    char row[FSB_REGISTRY_KEY_ + 1];
+    char row[FSB_REGISTRY_KEY_ROOM_];
     for (const char *s = fsb_registry_list_first(list); s; s = fsb_registry_list_next(s)) {
         if (tag == 'm' && !fsb_registry_is_indexed_(c->env, s)) continue;
         if (fsb_registry_list_has_(s + strlen(s) + 1, s, strlen(s))) continue; /* told once */
@@ -2749,7 +2764,7 @@ static void fsb_registry_check_terms_(fsb_registry_check_ *c, const fsb_registry
 
 static void fsb_registry_check_doc_(fsb_registry_check_ *c, const MDB_val *k, const MDB_val *v)
 {
-    char              key[FSB_REGISTRY_KEY_ + 1];
+    char              key[FSB_REGISTRY_KEY_ROOM_];
     uint8_t           hash[32];
     fsb_registry_ver_ ver;
     fsb_registry_view view;
@@ -2794,7 +2809,7 @@ static void fsb_registry_check_doc_(fsb_registry_check_ *c, const MDB_val *k, co
 /* An index row must stand for a document. That the document has the term follows from the count. */
 static void fsb_registry_check_index_(fsb_registry_check_ *c, const MDB_val *k)
 {
-    char        key[FSB_REGISTRY_KEY_ + 1];
+    char        key[FSB_REGISTRY_KEY_ROOM_];
     const char *p = (const char *)k->mv_data;
     const char *end = (const char *)memchr(p, 0, k->mv_size);
     ++c->index_rows;
@@ -3032,7 +3047,7 @@ static int fsb_registry_env_whole_(fsb_registry_env_ *env)
 static int fsb_registry_reindex_(fsb_registry_env_ *env, uint32_t index, MDB_txn *txn)
 {
     fsb_registry_txn_ t;
-    char              key[FSB_REGISTRY_KEY_ + 1];
+    char              key[FSB_REGISTRY_KEY_ROOM_];
     MDB_val           k = fsb_registry_val_("m", 1), v;
     memset(&t, 0, sizeof t);
     t.env = env, t.txn = txn;
@@ -3811,7 +3826,7 @@ static int fsb_registry_files_add_(fsb_registry_files_ *files, const char *path,
                                    const struct stat *st)
 {
     char id[FSB_REGISTRY_PATH_ + 1], version[FSB_REGISTRY_PATH_ + 1], why[FSB_REGISTRY_WHY_];
-    char again[2 * FSB_REGISTRY_PATH_], key[FSB_REGISTRY_KEY_ + 1];
+    char again[2 * FSB_REGISTRY_PATH_], key[FSB_REGISTRY_KEY_ROOM_];
     const fsb_allocator *a = &files->reg->desc.allocator;
     fsb_registry_view    view;
     fsb_registry_ver_    ver;
@@ -4921,8 +4936,8 @@ FSB_API int64_t fsb_registry_each(fsb_registry *reg, const fsb_registry_query *q
     if (err) return err;
     memset(&scan, 0, offsetof(fsb_registry_scan_, range));
     scan.reg = reg, scan.query = query, scan.fn = fn, scan.user = user;
-    scan.id_size = scan.last_size = 0;
-    scan.matched = 0, scan.settled = scan.holding = 0;
+    scan.id_size = scan.last_size = 0, scan.last = NULL;
+    scan.matched = 0, scan.settled = scan.passed = scan.holding = 0;
     if (query->range && fsb_registry_range_read_(&scan.range, query->range) < 0)
         return fsb_registry_fail_(reg, -EINVAL, "not a range: %.100s; write one like ^1.2 or "
                                   "\">=1.0 <2\"", query->range);
