@@ -1656,8 +1656,8 @@ static int64_t fsb_registry_monotonic_(void)
     return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
-/* Waits until every slot is free, gate_lock held and gate closed. A slot that was seen free may have
-   been taken by a thread that was let through: then all are looked at again. */
+/* Waits until every slot is free, gate_lock held and gate closed. A slot that was seen free may
+   have been taken by a thread that was let through: then all are looked at again. */
 static int fsb_registry_slots_wait_(fsb_registry_env_ *env, int64_t until)
 {
     for (;;) {
@@ -5373,7 +5373,8 @@ FSB_API int fsb_registry_copy(fsb_registry *from, fsb_registry *to, fsb_registry
 FSB_API int fsb_registry_version_compare(const char *a, const char *b)
 {
     fsb_registry_ver_ x, y;
-    const int         bad_a = fsb_registry_ver_read_(&x, a) < 0, bad_b = fsb_registry_ver_read_(&y, b) < 0;
+    const int         bad_a = fsb_registry_ver_read_(&x, a) < 0;
+    const int         bad_b = fsb_registry_ver_read_(&y, b) < 0;
     if (bad_a || bad_b) return bad_b - bad_a;
     return fsb_registry_bytes_compare_(x.key, x.size, y.key, y.size);
 }

@@ -453,13 +453,14 @@ static void test_odd_ids(void)
     every[255] = 0;
     slashes[0] = 0;
     for (int i = 0; i < 130; ++i) strcat(slashes, "dir/");
-    const char *const ids[] = {"a", "a/b", "a//b", "/a", "a/", ".git/config", "..", "../../etc", "x.md",
-                               "a/x.md/b", "%41", "a%2Fb", "%~", "sp ace", "\xc3\xa9t\xc3\xa9",
+    const char *const ids[] = {"a", "a/b", "a//b", "/a", "a/", ".git/config", "..", "../../etc",
+                               "x.md", "a/x.md/b", "%41", "a%2Fb", "%~", "sp ace", "\xc3\xa9t\xc3\xa9",
                                "\xff\xfe", "new\nline", "tab\t\"q\"", big, twin, inline_, hashed,
                                every, slashes, "con:*?<>|"};
     const char *const versions[] = {"1.0.0", "../v", ".", "a/b", "x.md", "\n", "\xff",
-                                    "1.0.0-a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a."
-                                    "a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a"};
+                                    "1.0.0-a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a."
+                                    "a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a."
+                                    "a.a.a.a"};
     const int n = sizeof ids / sizeof *ids, m = sizeof versions / sizeof *versions;
     CHECK_EQ(strlen(versions[7]), FSB_REGISTRY_VERSION_MAX);
     for (int k = 0; k < KINDS; ++k) {
@@ -590,8 +591,8 @@ static void test_folder_by_hand(void)
     write_text(dir, "greet/.hidden.md", "neither");
     write_text(dir, "greet/1.0.0.md",
                "---\r\ndescription: Says hello\ntype: \"text/plain\"\n\ntags: [ a, \"b, c\" ]\n"
-               "created: 2026-11-21T02:11:34.5Z\nfields:\n  author: ann lee\n  \"k e y\": \"\\u00e9\\n\"\n"
-               "---\nHello\n---\nagain");
+               "created: 2026-11-21T02:11:34.5Z\nfields:\n  author: ann lee\n"
+               "  \"k e y\": \"\\u00e9\\n\"\n---\nHello\n---\nagain");
     fsb_registry_desc d = desc_of(dir, FSB_REGISTRY_AUTO);
     fsb_registry     *reg = open_or_die(&d);
     fsb_registry_view view;
@@ -760,8 +761,8 @@ static void test_import_export(void)
     SKIP("built without FSB_WITH_LMDB");
 #else
     fsb_registry_report report;
-    fsb_registry *lmdb = new_registry(FSB_REGISTRY_LMDB), *folder = new_registry(FSB_REGISTRY_FOLDER);
-    fsb_registry *back = new_registry(FSB_REGISTRY_LMDB);
+    fsb_registry *lmdb = new_registry(FSB_REGISTRY_LMDB), *back = new_registry(FSB_REGISTRY_LMDB);
+    fsb_registry *folder = new_registry(FSB_REGISTRY_FOLDER);
     fsb_registry_stats st;
     fill(lmdb, 700);
     fsb_registry_stat(lmdb, &st);
@@ -943,7 +944,8 @@ static void test_verify_finds(void)
             mdb_cursor_close(cursor);
             if (i % 2 == 0) REQUIRE(mdb_del(txn, dbi, &k, NULL) == 0);
         }
-        if (i < sizeof planted / sizeof *planted || i % 2) REQUIRE(mdb_put(txn, dbi, &k, &v, 0) == 0);
+        if (i < sizeof planted / sizeof *planted || i % 2)
+            REQUIRE(mdb_put(txn, dbi, &k, &v, 0) == 0);
         REQUIRE(mdb_txn_commit(txn) == 0);
         mdb_env_close(env);
         reg = open_or_die(&d);
@@ -1268,7 +1270,7 @@ static void *load_many(void *arg)
         }
         const int nested = fsb_registry_load(c->reg, id, view.doc.version, &second);
         snprintf(want, sizeof want, "%s %d", id, atoi(view.doc.version + 2));
-        if (strcmp(view.doc.content, want) || nested) 
+        if (strcmp(view.doc.content, want) || nested)
             __atomic_add_fetch(&c->errors, 1, __ATOMIC_RELAXED);
         if (!nested) fsb_registry_release(&second);
         fsb_registry_release(&view);
@@ -1646,7 +1648,8 @@ static int lose_power(const char *path, const char *base, size_t base_size, int 
     }
     for (int i = 0; i < point; ++i) {
         const event *e = &tape.events[i];
-        if (e->kind == WROTE) replay(fd, e, i < synced || (e->durable && i < point - 1) ? NULL : seed);
+        const int    safe = i < synced || (e->durable && i < point - 1);
+        if (e->kind == WROTE) replay(fd, e, safe ? NULL : seed);
     }
     close(fd);
     return acknowledged;

@@ -11,15 +11,15 @@ static const char help[] =
     "usage: fsb registry [-r PATH] COMMAND ...\n"
     "\n"
     "  init [--folder] [--shards N] [--index KEY]...     creates a registry\n"
-    "  save ID VERSION [FILE|-] [words]                  saves a version; --replace, --if-latest V\n"
-    "  get ID[@VERSION|@RANGE] [--meta|--json]           prints its content, or what is known of it\n"
+    "  save ID VERSION [FILE|-] [words]                  a version; --replace, --if-latest V\n"
+    "  get ID[@VERSION|@RANGE] [--meta|--json]           its content, or what is known of it\n"
     "  list [PREFIX] [--json]                            ids with their latest versions\n"
     "  versions ID [--range R] [--json]                  newest first\n"
     "  tag ID[@VERSION] +TAG... -TAG...                  adds and takes away tags\n"
     "  query [--tag T] [--field K=V] [--prefix P] [--range R] [--latest] [--json]\n"
     "  render ID[@VERSION|@RANGE] NAME=VALUE...          fills a template\n"
-    "  bump ID --major|--minor|--patch [FILE|-] [words]  saves the next version; content as before\n"
-    "                                                    where no FILE is given\n"
+    "  bump ID --major|--minor|--patch [FILE|-] [words]  saves the next version; without a FILE\n"
+    "                                                    its content is as before\n"
     "  delete ID@VERSION | ID --all                      one version, or every one\n"
     "  import FROM [--replace]                           copies every version of another registry\n"
     "  export TO [--replace] [--lmdb]                    ... to another one: by default a folder\n"
@@ -173,7 +173,8 @@ static fsb_registry *open_at(const fsb_registry_desc *d)
 {
     fsb_registry *opened = NULL;
     const int     err = fsb_registry_open(&opened, d);
-    if (err == -ENOENT) tool_fail("%s: no registry is there; `fsb registry init` makes one", d->path);
+    if (err == -ENOENT)
+        tool_fail("%s: no registry is there; `fsb registry init` makes one", d->path);
     if (err < 0) tool_fail("%s", *failure ? failure : strerror(-err));
     return opened;
 }
@@ -219,8 +220,9 @@ static void load(char *spec, fsb_registry_view *view)
         const int in_range = fsb_registry_load_range(reg, spec, at, view);
         if (in_range != -EINVAL) err = in_range;
     }
-    if (err == -ENOENT && at) tool_fail("%s: has no version %s; `fsb registry versions %s` tells which "
-                                        "it has", spec, at, spec);
+    if (err == -ENOENT && at)
+        tool_fail("%s: has no version %s; `fsb registry versions %s` tells which it has", spec, at,
+                  spec);
     check(err, spec);
 }
 
@@ -598,7 +600,8 @@ static int cmd_watch(void)
     for (int i = 0; *s && i < FSB_REGISTRY_SHARDS_MAX; ++i) {
         char *end;
         at.at[i] = strtoull(s, &end, 10);
-        if (end == s || (*end && *end != ',')) tool_usage("--since: '%s' is not N or N,N,...", o.since);
+        if (end == s || (*end && *end != ','))
+            tool_usage("--since: '%s' is not N or N,N,...", o.since);
         s = *end ? end + 1 : end;
     }
     signal(SIGINT, on_signal), signal(SIGTERM, on_signal);
@@ -660,8 +663,8 @@ int fsb_cmd_registry(int argc, char **argv)
     /* "-": arguments come in order, between options; "-TAG" of `tag` must not be one of them */
     const char *command = NULL;
     while (optind < argc) {
-        const int is_tag = command && !strcmp(command, "tag") && o.count > 0 && argv[optind][0] == '-'
-                           && argv[optind][1] != '-';
+        const int is_tag = command && !strcmp(command, "tag") && o.count > 0
+                           && argv[optind][0] == '-' && argv[optind][1] != '-';
         if (is_tag) {
             o.args[o.count++] = argv[optind++];
             continue;
@@ -685,7 +688,8 @@ int fsb_cmd_registry(int argc, char **argv)
         const int status = commands[i].run();
         fsb_registry_close(reg);
         free(o.args), free(o.tags.text), free(o.fields.text), free(o.index.text), free(o.seen.text);
-        if (fflush(stdout) || ferror(stdout)) tool_fail("cannot write the answer: %s", strerror(errno));
+        if (fflush(stdout) || ferror(stdout))
+            tool_fail("cannot write the answer: %s", strerror(errno));
         return status;
     }
     if (command) tool_say("there is no command '%s'", command);
