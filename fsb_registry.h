@@ -82,7 +82,7 @@
              of a load is an answer; every other failure leaves a text in fsb_registry_errmsg():
              -EINVAL an id, version, list, range or desc that makes no sense; -ENAMETOOLONG an id of
              more than 1024 or a version of more than 127 bytes; -EMSGSIZE content over 16 MiB;
-             -E2BIG more than 1 MiB of words about it, or a batch that LMDB cannot hold; -EEXIST
+             -E2BIG over 1 MiB of words or 1024 tags, or a batch that LMDB cannot hold; -EEXIST
              that version is there; -ESTALE it changed meanwhile; -EDQUOT desc.max_bytes is full;
              -ENOSPC the disk is; -EROFS opened for reading; -EMEDIUMTYPE not a registry;
              -EPROTONOSUPPORT one of a newer release; -EBADMSG a damaged record, or malformed front
@@ -154,6 +154,7 @@ enum {
     FSB_REGISTRY_VERSION_MAX = 127,  /* bytes, any but '\0' */
     FSB_REGISTRY_TEXT_MAX    = 1 << 20, /* bytes: id, version, description, type, tags, fields */
     FSB_REGISTRY_CONTENT_MAX = 16 << 20, /* bytes */
+    FSB_REGISTRY_LIST_MAX    = 1024, /* tags of a version, and fields */
     FSB_REGISTRY_SHARDS_MAX  = 64
 };
 
@@ -168,8 +169,8 @@ typedef enum fsb_registry_kind {
 /* What a save that returned survives. All three survive kill -9. */
 typedef enum fsb_registry_durability {
     FSB_REGISTRY_DURABLE, /* power loss */
-    FSB_REGISTRY_ORDERED, /* power loss may take the last saves, never the order of the rest (about
-                             1.5x faster; in a folder: as DURABLE) */
+    FSB_REGISTRY_ORDERED, /* power loss may take the last saves, never the order of the rest; one
+                             flush a commit, not two (in a folder: as DURABLE) */
     FSB_REGISTRY_UNSAFE   /* power loss may take everything; call fsb_registry_sync() at the end of
                              a bulk load that can be repeated */
 } fsb_registry_durability;
@@ -347,8 +348,8 @@ typedef struct fsb_registry_change {
 /* Tells fn what was saved and deleted after *at, in the order of the commits, and moves *at on.
    Returns how many changes; asks without waiting, and costs nothing when there were none. A
    negative result of fn ends it: *at then is as it was. Errors: ESTALE (older than
-   desc.changes_kept: take fsb_registry_now(), then walk everything), EAGAIN, EBUSY, ENOMEM,
-   EBADMSG, fn's. Threads: any. */
+   desc.changes_kept, or of another registry: take fsb_registry_now(), then walk everything),
+   EAGAIN, EBUSY, ENOMEM, EBADMSG, fn's. Threads: any. */
 FSB_API int64_t fsb_registry_changes(fsb_registry *reg, fsb_registry_position *at,
                                      int (*fn)(void *user, const fsb_registry_change *change),
                                      void *user);
@@ -1010,6 +1011,13 @@ static size_t fsb_registry_list_size_(const char *list)
     return s ? (size_t)(s - list) + 1 : 1;
 }
 
+static size_t fsb_registry_list_count_(const char *list)
+{
+    size_t count = 0;
+    for (const char *s = fsb_registry_list_first(list); s; s = fsb_registry_list_next(s)) ++count;
+    return count;
+}
+
 FSB_API int fsb_registry_has_tag(const fsb_registry_doc *doc, const char *tag)
 {
     for (const char *s = fsb_registry_list_first(doc->tags); s; s = fsb_registry_list_next(s))
@@ -1073,6 +1081,10 @@ static int fsb_registry_doc_check_(const fsb_registry_doc *doc, const char **why
                          + fsb_registry_list_size_(doc->tags)
                          + fsb_registry_list_size_(doc->fields) + id + ver + 4;
     if (words > FSB_REGISTRY_TEXT_MAX) return -E2BIG;
+    *why = "a version has at most 1024 tags and 1024 fields";
+    if (fsb_registry_list_count_(doc->tags) > FSB_REGISTRY_LIST_MAX
+        || fsb_registry_list_count_(doc->fields) > FSB_REGISTRY_LIST_MAX)
+        return -E2BIG;
     *why = "a field must be key=value, each key once, keys without line breaks";
     for (const char *s = fsb_registry_list_first(doc->fields); s; s = fsb_registry_list_next(s)) {
         const char *equal = strchr(s, '=');
@@ -1164,7 +1176,7 @@ static int fsb_registry_decode_(const uint8_t *p, size_t size, fsb_registry_doc 
     const int packed = p[1] & FSB_REGISTRY_R_ZSTD_;
     const uint64_t texts = (uint64_t)id + version + words + type + tags + fields;
     if (p[0] != FSB_REGISTRY_FORMAT_ || header < FSB_REGISTRY_R_HEADER_ || header > size
-        || texts > size - header || stored != size - header - texts - 1
+        || texts >= size - header || stored != size - header - texts - 1
         || doc->size > FSB_REGISTRY_CONTENT_MAX || (!packed && stored != doc->size))
         return -EBADMSG;
     if (!id || !version || !words || !type || !tags || !fields) return -EBADMSG;
@@ -1450,7 +1462,8 @@ static int fsb_registry_scan_flush_(fsb_registry_scan_ *scan)
     return fsb_registry_scan_emit_(scan, &scan->held);
 }
 
-/* A row begins: its id and, for `latest`, whether it can be passed over. 1: pass over. */
+/* A row begins: its id and, for `latest`, whether it can be passed over. 1: pass over; 2: fn ended
+   the walk. */
 static int fsb_registry_scan_key_(fsb_registry_scan_ *scan, const uint8_t *key, size_t id_size)
 {
     if (id_size == scan->last_size && !memcmp(key, scan->last, id_size)) {
@@ -1460,7 +1473,7 @@ static int fsb_registry_scan_key_(fsb_registry_scan_ *scan, const uint8_t *key, 
     const int err = fsb_registry_scan_flush_(scan);
     scan->last = key, scan->last_size = id_size;
     scan->settled = scan->passed = 0;
-    return err;
+    return err > 0 ? 2 : err;
 }
 
 static int fsb_registry_scan_wants_(const fsb_registry_scan_ *scan, const fsb_registry_doc *doc)
@@ -2564,7 +2577,7 @@ static int fsb_registry_walk_row_(fsb_registry_scan_ *scan, fsb_registry_walk_ *
     const int         kind = fsb_registry_row_kind_(key, walk->k.mv_size - walk->skip, &id_size);
     if (!kind) return fsb_registry_scan_bad_(scan, "(a key)", -EBADMSG, "damaged key; see verify");
     int err = fsb_registry_scan_key_(scan, key, id_size);
-    if (err) return err < 0 ? err : 0;
+    if (err) return err == 1 ? 0 : err;
     fsb_registry_view_init_(&view, scan->reg);
     err = fsb_registry_mdb_error_(fsb_registry_walk_record_(walk, indexed, &v));
     if (!err) err = fsb_registry_decode_((const uint8_t *)v.mv_data, v.mv_size, &view.doc);
@@ -2651,7 +2664,7 @@ static int64_t fsb_registry_feed_of_(fsb_registry_env_ *env, uint64_t *at,
     memset(&t, 0, sizeof t);
     t.env = env, t.txn = slot->txn;
     int rc = fsb_registry_counters_read_(&t);
-    if (!rc && *at < t.trimmed) err = -ESTALE;
+    if (!rc && (*at < t.trimmed || *at > t.change)) err = -ESTALE;
     if (!rc) rc = mdb_cursor_renew(slot->txn, slot->cursor);
     k = fsb_registry_val_(key, fsb_registry_feed_key_(key, *at + 1, 0));
     if (!rc && !err && *at < t.change) {
@@ -2669,9 +2682,9 @@ static int64_t fsb_registry_feed_of_(fsb_registry_env_ *env, uint64_t *at,
     fsb_registry_slot_end_(slot);
     if (rc) err = fsb_registry_mdb_error_(rc);
     if (err == -ESTALE)
-        return fsb_registry_fail_(env->reg, err, "%s: changes before %llu are forgotten; walk "
-                                  "everything and watch from now", env->reg->path,
-                                  (unsigned long long)t.trimmed + 1);
+        return fsb_registry_fail_(env->reg, err, "%s: only changes %llu to %llu are known; "
+                                  "walk everything and watch from now", env->reg->path,
+                                  (unsigned long long)t.trimmed + 1, (unsigned long long)t.change);
     return err ? err : count;
 }
 
@@ -3292,6 +3305,7 @@ enum {
     FSB_REGISTRY_WHY_       = 256,
     FSB_REGISTRY_SETTLE_NS_ = 20000000 /* a change feed waits so long for the clock of files */
 };
+#define FSB_REGISTRY_MARK_ ".fsb-registry" /* an empty file in the root */
 
 /* Writes one part of a path: what is odd as %XX, what is long as its head, "%~" and a hash. */
 static char *fsb_registry_name_put_(char *out, const char *text, size_t size)
@@ -3369,7 +3383,7 @@ static int fsb_registry_name_get_(char *out, const char *name, size_t size)
 
 typedef struct fsb_registry_matter_ {
     const char *at, *end; /* of what is left of the file */
-    int         line;
+    int         line, fields;
     char       *out;      /* where the next text goes; there is room for every byte of the file */
     char       *why;      /* [FSB_REGISTRY_WHY_] */
 } fsb_registry_matter_;
@@ -3502,6 +3516,7 @@ static int fsb_registry_matter_field_(fsb_registry_matter_ *m, const char *s, co
                                       const char *fields)
 {
     char *item = m->out;
+    if (++m->fields > FSB_REGISTRY_LIST_MAX) return fsb_registry_wrong_(m, "over 1024 fields");
     s += 2;
     if (s < end && *s == '"') {
         s = fsb_registry_string_(s, end, &m->out);
@@ -3627,7 +3642,7 @@ static int fsb_registry_parse_(const char *data, size_t size, char *out, const c
 {
     const char          *text[FSB_REGISTRY_M_KEYS_] = {0};
     fsb_registry_matter_ m;
-    m.at = data, m.end = data + size, m.line = 0, m.out = out, m.why = why;
+    m.at = data, m.end = data + size, m.line = m.fields = 0, m.out = out, m.why = why;
     int err = fsb_registry_matter_all_(&m, text);
     if (err) return err;
     const char *named[2] = {id, version};
@@ -4019,7 +4034,7 @@ static int fsb_registry_folder_row_(fsb_registry_scan_ *scan, const fsb_registry
     size_t            id_size = 0;
     const int kind = fsb_registry_row_kind_((const uint8_t *)f->key, f->key_size, &id_size);
     int err = fsb_registry_scan_key_(scan, (const uint8_t *)f->key, id_size);
-    if (err) return err < 0 ? err : 0;
+    if (err) return err == 1 ? 0 : err;
     const char *prefix = scan->query->prefix;
     const size_t n = prefix ? strlen(prefix) : 0;
     if (n && (memcmp(f->key, prefix, n < id_size ? n : id_size) || (n > id_size && f->named)))
@@ -4817,14 +4832,26 @@ static int fsb_registry_in_use_(fsb_registry *reg)
 }
 #endif
 
+/* An empty folder must be known as a plain folder the next time. */
+static int fsb_registry_mark_(fsb_registry *reg)
+{
+    const int fd = openat(reg->dir, FSB_REGISTRY_MARK_, O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
+    if (fd < 0)
+        return fsb_registry_fail_(reg, -errno, "%s: cannot write in it: %s", reg->path,
+                                  strerror(errno));
+    close(fd);
+    return 0;
+}
+
 static int fsb_registry_kind_choose_(fsb_registry *reg)
 {
     const int there = faccessat(reg->dir, "data.mdb", F_OK, 0) == 0;
+    const int marked = faccessat(reg->dir, FSB_REGISTRY_MARK_, F_OK, 0) == 0;
     if (reg->desc.kind == FSB_REGISTRY_FOLDER && there)
         return fsb_registry_fail_(reg, -EINVAL, "%s: an LMDB registry, not a plain folder; open it "
                                   "as what it is, or export it", reg->path);
 #ifdef FSB_WITH_LMDB
-    const int lmdb = there || !fsb_registry_in_use_(reg);
+    const int lmdb = there || (!marked && !fsb_registry_in_use_(reg));
 #else
     const int lmdb = there;
 #endif
@@ -4832,7 +4859,8 @@ static int fsb_registry_kind_choose_(fsb_registry *reg)
         reg->desc.kind = lmdb ? FSB_REGISTRY_LMDB : FSB_REGISTRY_FOLDER;
     if (reg->desc.kind == FSB_REGISTRY_FOLDER) {
         reg->ops = &fsb_registry_folder_ops_, reg->desc.shards = 1;
-        return 0;
+        return marked || reg->desc.read_only || reg->desc.must_exist ? 0
+                                                                      : fsb_registry_mark_(reg);
     }
 #ifdef FSB_WITH_LMDB
     reg->ops = &fsb_registry_lmdb_ops_;
@@ -5157,7 +5185,8 @@ static void fsb_registry_remove_(fsb_registry *reg, const char *path)
     fsb_registry_files_ files;
     fsb_registry_desc   desc = reg->desc;
     fsb_registry       *old;
-    static const char *const names[] = {"create.tmp", "data.mdb-lock", "data.mdb"};
+    static const char *const names[] = {"create.tmp", "data.mdb-lock", "data.mdb",
+                                        FSB_REGISTRY_MARK_};
     char                name[4400];
     for (size_t i = 0; i < sizeof names / sizeof *names; ++i) {
         snprintf(name, sizeof name, "%s/%s", path, names[i]);

@@ -401,6 +401,13 @@ static void test_counts_and_delete(void)
         CHECK_EQ(fsb_registry_each(reg, &all, stop_at_two, &calls), 2);
         CHECK_EQ(calls, 2);
         CHECK_EQ(fsb_registry_each(reg, &all, refuse, NULL), -ECANCELED);
+        CHECK_EQ(save(reg, "drafts", "1.0.0-a", "") + save(reg, "drafts2", "1.0.0-a", ""), 0);
+        const fsb_registry_query latest = {.latest = 1}; /* what is held back can end it too */
+        calls = -1;
+        CHECK_EQ(fsb_registry_each(reg, &latest, stop_at_two, &calls), 3);
+        calls = 1;
+        const fsb_registry_query drafts = {.latest = 1, .prefix = "drafts"};
+        CHECK_EQ(fsb_registry_each(reg, &drafts, stop_at_two, &calls), 1);
         CHECK_EQ(fsb_registry_verify(reg, NULL, NULL), 0);
         fsb_registry_close(reg);
     }
@@ -454,7 +461,8 @@ static void test_odd_ids(void)
     slashes[0] = 0;
     for (int i = 0; i < 130; ++i) strcat(slashes, "dir/");
     const char *const ids[] = {"a", "a/b", "a//b", "/a", "a/", ".git/config", "..", "../../etc",
-                               "x.md", "a/x.md/b", "%41", "a%2Fb", "%~", "sp ace", "\xc3\xa9t\xc3\xa9",
+                               "x.md", "a/x.md/b", "%41", "a%2Fb", "%~", "sp ace",
+                               "\xc3\xa9t\xc3\xa9",
                                "\xff\xfe", "new\nline", "tab\t\"q\"", big, twin, inline_, hashed,
                                every, slashes, "con:*?<>|"};
     const char *const versions[] = {"1.0.0", "../v", ".", "a/b", "x.md", "\n", "\xff",
@@ -529,15 +537,29 @@ static void test_bad_input(void)
         CHECK_EQ(fsb_registry_save(reg, &d, FSB_REGISTRY_NEW), -EINVAL);
         d.fields = NULL, d.description = many;
         CHECK_EQ(fsb_registry_save(reg, &d, FSB_REGISTRY_NEW), -E2BIG);
-        d.description = NULL, d.content = many, d.size = FSB_REGISTRY_CONTENT_MAX + 1;
+        static char tags[FSB_REGISTRY_LIST_MAX * 2 + 4];
+        memset(tags, 0, sizeof tags);
+        for (int i = 0; i < FSB_REGISTRY_LIST_MAX; ++i) tags[2 * i] = 't';
+        d.description = NULL, d.tags = tags;
+        CHECK_EQ(fsb_registry_save(reg, &d, FSB_REGISTRY_NEW), 0);
+        CHECK_EQ(fsb_registry_delete(reg, "a", NULL), 1);
+        tags[2 * FSB_REGISTRY_LIST_MAX] = 't';
+        CHECK_EQ(fsb_registry_save(reg, &d, FSB_REGISTRY_NEW), -E2BIG);
+        d.tags = NULL, d.content = many, d.size = FSB_REGISTRY_CONTENT_MAX + 1;
         CHECK_EQ(fsb_registry_save(reg, &d, FSB_REGISTRY_NEW), -EMSGSIZE);
         const fsb_registry_query all = {0};
         CHECK_EQ(fsb_registry_each(reg, &all, NULL, NULL), 0);
         fsb_registry_close(reg);
     }
     free(many);
-    fsb_registry_desc d = desc_of(fresh(), FSB_REGISTRY_AUTO);
-    fsb_registry     *reg = NULL;
+    fsb_registry_desc d = desc_of(fresh(), FSB_REGISTRY_FOLDER);
+    fsb_registry     *reg = open_or_die(&d);
+    fsb_registry_close(reg);
+    d.kind = FSB_REGISTRY_AUTO, d.must_exist = 1; /* an empty folder stays a folder */
+    reg = open_or_die(&d);
+    CHECK_EQ(save(reg, "a", "1.0.0", ""), 0);
+    fsb_registry_close(reg);
+    reg = NULL, d = desc_of(fresh(), FSB_REGISTRY_AUTO);
     d.must_exist = 1;
     CHECK_EQ(fsb_registry_open(&reg, &d), -ENOENT);
     d.must_exist = 0, d.shards = 65;
