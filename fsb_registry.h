@@ -1450,7 +1450,7 @@ static int fsb_registry_scan_emit_(fsb_registry_scan_ *scan, fsb_registry_view *
 {
     ++scan->matched;
     const int err = scan->fn ? scan->fn(scan->user, &view->doc) : 0;
-    fsb_registry_release(view);
+    if (view->block_) fsb_registry_release(view); /* all that a row can own */
     return err;
 }
 
@@ -1988,7 +1988,8 @@ static MDB_val fsb_registry_val_(const void *data, size_t size)
 
 static int fsb_registry_begins_(const MDB_val *v, const char *prefix, size_t size)
 {
-    return v->mv_size >= size && !memcmp(v->mv_data, prefix, size);
+    if (v->mv_size < size || *(const char *)v->mv_data != *prefix) return 0;
+    return size == 1 || !memcmp(v->mv_data, prefix, size); /* a list asks for one byte, each row */
 }
 
 /* The latest version under key[0..size), which is room for KEY_ bytes. Usually the first row is it;
