@@ -3183,6 +3183,10 @@ static int fsb_registry_env_open_(fsb_registry *reg, uint32_t index)
         rc = fsb_registry_env_try_(reg, env, name, (size_t)map / 2 & ~(size_t)4095);
     if (!rc) mdb_reader_check(env->env, &dead);
     if (!rc) rc = mdb_txn_begin(env->env, NULL, MDB_RDONLY, &txn);
+    while (rc == MDB_MAP_RESIZED) { /* another process made it larger between these calls */
+        rc = mdb_env_set_mapsize(env->env, 0);
+        if (!rc) rc = mdb_txn_begin(env->env, NULL, MDB_RDONLY, &txn);
+    }
     if (rc)
         return fsb_registry_fail_(reg, fsb_registry_mdb_error_(rc), "%s: cannot open it: %s%s",
                                   name, mdb_strerror(rc), rc == MDB_INVALID
