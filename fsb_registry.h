@@ -1543,7 +1543,7 @@ typedef struct fsb_registry_slot_ {
     fsb_registry_env_ *env;
     MDB_txn           *txn; /* NULL until first used; reset while free */
     MDB_cursor        *cursor;
-    uintptr_t          owner;  /* thread that took it last; a hint */
+    uintptr_t          owner;  /* thread that took it; 0 while it is free or being taken */
     int                used;
     char               own_line[128 - 4 * sizeof(void *) - sizeof(int)];
 } fsb_registry_slot_;
@@ -1611,6 +1611,7 @@ static fsb_registry_env_ *fsb_registry_env_of_(fsb_registry *reg, const char *id
 static void fsb_registry_slot_free_(fsb_registry_slot_ *slot)
 {
     fsb_registry_env_ *env = slot->env;
+    __atomic_store_n(&slot->owner, 0, __ATOMIC_RELAXED);
     __atomic_store_n(&slot->used, 0, __ATOMIC_RELEASE);
     if (!__atomic_load_n(&env->gate, __ATOMIC_RELAXED)) return;
     pthread_mutex_lock(&env->gate_lock);
