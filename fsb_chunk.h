@@ -1,5 +1,9 @@
-/* fsb_chunk.h - serve any backend over a stream of bytes, and be a backend at its other end
-   Single-header C library, C99 to C17 and C++11 to C++20, Linux.
+/* fsb_chunk.h - v0.1.0 - any backend over a stream of bytes - single-header C library (C99, C++11)
+
+   A server gives shares (a name, a backend, rights; see "vtable" below) to any number of clients,
+   over unix sockets, loopback TCP, or one pair of descriptors such as stdin and stdout. A client is
+   a backend like any other: its submit() sends at once and never waits, answers come in any order,
+   its call[] waits for one answer. BLAKE3 (fsb_blake3_*) stands alone.
 
    QUICK START
        #define FSB_CHUNK_IMPLEMENTATION     // in ONE source file, before its other includes
@@ -28,12 +32,6 @@
            remote->call[FSB_OP_STAT](remote, &op);
            remote->close(remote);
        }
-
-   WHAT IT IS
-       A server gives shares (a name, a backend, rights) to any number of clients over unix sockets,
-       loopback TCP, or one pair of descriptors such as stdin and stdout. A client is a backend:
-       its submit() sends at once and never waits, answers come in any order, its call[] waits for
-       one answer. BLAKE3 (fsb_blake3_*) stands alone.
 
    THE WIRE   version 1, little endian. A frame is a 32-byte header, meta, data:
         0  u32  magic, "FSB1"             16  u64  tag: the client's, echoed in the answer
@@ -340,7 +338,7 @@ typedef struct fsb_chunk_server_desc {
     uint32_t               max_requests; /* in flight per client, 1 to 65536 (default 256) */
     uint32_t               max_handles;  /* open files per client, 1 to 2^24 (default 16384) */
     uint64_t      max_bytes; /* of requests and answers held per client (default 16 MiB, least 2) */
-    uint32_t      max_locks; /* held and waited for, per client (default 65536) */
+    uint32_t      max_locks; /* held and waited for, per client, besides (default 65536) */
     uint32_t      hello_ms;  /* from connect to hello, at most (default 10000) */
     uint32_t      frame_ms;  /* without a byte inside a frame, either way (default 30000) */
     uint32_t      request_ms;   /* a request's time where the client sets none (default 30000) */
@@ -411,8 +409,9 @@ typedef struct fsb_chunk_client_info {
 /* Connects and says hello; *out is the share as a backend, ended by its close(). Its call[] waits
    for the answer; its submit() never blocks, and done() runs on the receiver's thread (or on this
    one if the connection is gone): be quick there. Bytes handed out there are borrowed, not kept.
-   Errors: -EINVAL, -ENOMEM, -ENOENT no such share, -EPROTO no fsb host, -ECONNREFUSED, -ETIMEDOUT,
-   what connect() says. Threads: any; starts one; blocks up to timeout_ms. */
+   Errors: -EINVAL, -ENOMEM, -ENOENT no such share, -EPROTO no fsb host, -ECONNREFUSED, -ENOTCONN
+   turned away, -ETIMEDOUT, what connect() says.
+   Threads: any; starts one; blocks up to timeout_ms. */
 FSB_API int fsb_chunk_client_open(fsb_backend **out, const fsb_chunk_client_desc *desc);
 
 /* What hello said; backend is one of fsb_chunk_client_open()'s. Errors: none. Threads: any. */
@@ -508,7 +507,7 @@ FSB_API void fsb_blake3_hash(const void *data, size_t size, unsigned char out[32
 #include <unistd.h>
 #if !defined(CLOCK_MONOTONIC) || !defined(SOCK_CLOEXEC)
 #error "fsb_chunk.h: POSIX is hidden; include it first, or compile with -D_GNU_SOURCE"
-#endif
+#else
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -1588,7 +1587,7 @@ static int64_t fsb_chunk_send_(const fsb_chunk_stream_ *s, struct iovec *parts, 
     ssize_t       n;
     memset(&msg, 0, sizeof msg);
     msg.msg_iov = parts;
-    msg.msg_iovlen = (unsigned)count;
+    msg.msg_iovlen = (__typeof__(msg.msg_iovlen))count; /* size_t, or int with musl */
     do {
         if (s->socket)
             n = sendmsg(s->out, &msg, MSG_NOSIGNAL | MSG_DONTWAIT | (more ? MSG_MORE : 0));
@@ -1640,8 +1639,8 @@ static int fsb_chunk_address_split_(const char *address, char *host, char *port,
     return !bracket && strchr(host, ':') ? -EINVAL : 0;
 }
 
-/* Up to max addresses that `address` stands for; returns their number or an error. */
-static int fsb_chunk_resolve_(const char *address, int passive, fsb_chunk_address_ *out, int max)
+/* Up to `most` addresses that `address` stands for; returns their number or an error. */
+static int fsb_chunk_resolve_(const char *address, int passive, fsb_chunk_address_ *out, int most)
 {
     char            host[256], port[256];
     struct addrinfo hints, *list = NULL;
@@ -1657,7 +1656,7 @@ static int fsb_chunk_resolve_(const char *address, int passive, fsb_chunk_addres
     hints.ai_flags = AI_NUMERICSERV | (passive ? AI_PASSIVE : 0);
     const int bad = getaddrinfo(strcmp(host, "*") == 0 ? NULL : host, port, &hints, &list);
     if (bad) return bad == EAI_MEMORY ? -ENOMEM : bad == EAI_SERVICE ? -EINVAL : -EHOSTUNREACH;
-    for (struct addrinfo *a = list; a && count < max; a = a->ai_next) {
+    for (struct addrinfo *a = list; a && count < most; a = a->ai_next) {
         if (a->ai_addrlen > sizeof out->name) continue;
         memset(&out[count], 0, sizeof *out);
         memcpy(&out[count].name, a->ai_addr, a->ai_addrlen);
@@ -2005,7 +2004,7 @@ static void fsb_chunk_flush_(fsb_chunk_conn_ *conn, const fsb_chunk_block_ *last
    connection's thread. */
 static void fsb_chunk_push_(fsb_chunk_conn_ *conn, fsb_chunk_block_ *b, int own)
 {
-    b->weight = sizeof *b + b->capacity + b->file_left; /* not size: small answers have large room */
+    b->weight = sizeof *b + b->capacity + b->file_left; /* small answers may have large room */
     pthread_mutex_lock(&conn->lock);
     if (conn->tail) conn->tail->next = b;
     else conn->head = b, conn->moved = fsb_chunk_now_ms_();
@@ -2240,7 +2239,8 @@ static void fsb_chunk_lock_drop_(fsb_chunk_server *s, fsb_chunk_lock_ *l)
     fsb_chunk_free_(&s->desc.allocator, l, sizeof *l);
 }
 
-static int fsb_chunk_lock_own_(const fsb_chunk_lock_ *h, const fsb_chunk_lock_ *l) /* do they meet? */
+/* Do they meet? */
+static int fsb_chunk_lock_own_(const fsb_chunk_lock_ *h, const fsb_chunk_lock_ *l)
 {
     return fsb_chunk_lock_same_file_(h, l) && fsb_chunk_lock_same_owner_(h, l) &&
         h->first <= l->last && l->first <= h->last;
@@ -3713,7 +3713,8 @@ static void fsb_chunk_undo_(fsb_chunk_client_ *c, fsb_chunk_call_ *late, const f
     if (f->status < 0 || (!opens && late->code != FSB_OP_LOCK)) return;
     memset(&op, 0, sizeof op);
     fsb_chunk_decode_(&r, opens ? shape->answer : shape->request, &op);
-    if (!opens && (op.flags & FSB_LOCK_TEST || !(op.flags & (FSB_LOCK_SHARED | FSB_LOCK_EXCLUSIVE))))
+    if (!opens && (op.flags & FSB_LOCK_TEST ||
+                   !(op.flags & (FSB_LOCK_SHARED | FSB_LOCK_EXCLUSIVE))))
         return;
     op.code = opens ? FSB_OP_CLOSE : FSB_OP_LOCK;
     op.flags = opens ? 0 : op.flags & FSB_LOCK_FLOCK;
@@ -4053,7 +4054,8 @@ static int fsb_chunk_exchange_(fsb_chunk_stream_ *s, int sends, unsigned char *b
         if (poll(&p, 1, left < INT_MAX ? (int)left : INT_MAX) < 0 && errno != EINTR) return -errno;
         const int64_t n = sends ? fsb_chunk_send_(s, &part, 1, 0) : fsb_chunk_recv_(s, bytes, size);
         if (n == -EAGAIN) continue;
-        if (n <= 0) return n ? (int)n : -ENOTCONN;
+        if (!n || n == -EPIPE || n == -ECONNRESET) return -ENOTCONN;
+        if (n < 0) return (int)n;
         bytes += n, size -= (size_t)n;
     }
     return 0;
@@ -4162,7 +4164,8 @@ FSB_API int fsb_chunk_client_open(fsb_backend **out, const fsb_chunk_client_desc
     if (err) {
         fsb_chunk_log_(&c->log, FSB_LOG_ERROR, "chunk/connect", "%s: %s",
                        desc->address ? desc->address : "connect",
-                       err == -EPROTO       ? "no fsb host of this version answers there"
+                       err == -EPROTO         ? "no fsb host of this version answers there"
+                           : err == -ENOTCONN ? "it turned us away; its log says why"
                            : err == -ENOENT ? "no such share, or no such socket"
                                             : strerror(-err));
         fsb_chunk_client_free_(c);
@@ -4180,6 +4183,7 @@ FSB_API void fsb_chunk_client_get_info(fsb_backend *backend, fsb_chunk_client_in
 #ifdef __cplusplus
 }
 #endif
+#endif /* POSIX */
 #endif /* implementation */
 
 /* MIT License

@@ -417,13 +417,15 @@ FSB_API const char *fsb_mount_errmsg(fsb_mount *m, char *buf, size_t size)
 #include <linux/falloc.h>
 #include <linux/fuse.h>
 #include <fuse3/fuse_lowlevel.h>
+#undef FUSE_USE_VERSION /* ours alone */
 #ifndef SEEK_HOLE
 #error "fsb_mount.h: GNU extensions are hidden; include it first, or compile with -D_GNU_SOURCE"
 #endif
 
 enum {
     FSB_MOUNT_RECEIVE_ = FSB_IO_MAX + 8192, /* the largest request: a WRITE and its header */
-    FSB_MOUNT_HEAD_ = 64 << 10,             /* bytes asked for with OPEN */
+    FSB_MOUNT_HEAD_ = 16 << 10,  /* bytes asked for with OPEN: what the kernel reads first */
+    FSB_MOUNT_WHOLE_ = 32 << 10, /* a file of up to so many bytes is asked for whole */
     FSB_MOUNT_HEADS_ = 4 << 20,             /* such bytes kept in all */
     FSB_MOUNT_HANDOVER_ = 256 << 10,        /* smaller writes are copied: a buffer is 1 MiB */
     FSB_MOUNT_FLIGHT_ = 1024,               /* delayed writes on their way, at most */
@@ -500,6 +502,7 @@ struct fsb_mount_node_ {
 
     fsb_stat attr;
     int64_t  attr_until; /* monotonic ns: attr is believed so long */
+    int64_t  bare_until; /* monotonic ns: made here a moment ago, it has no security.capability */
     uint64_t version;    /* the content that the kernel's pages show; 0: not known */
     uint64_t change;     /* mount->changes when this mount changed it last */
     int      removed;    /* by this mount, the last name */
@@ -511,7 +514,8 @@ struct fsb_mount_node_ {
     fsb_mount_req_  *flight; /* delayed writes on their way */
     uint32_t         writes; /* their number */
     int              burst;  /* attr is the answer of one of them */
-    int              error;  /* the first failure not yet reported */
+    int              error;    /* the first failure not yet reported */
+    uint64_t         reported; /* mount->changes when one was: what was sent before is not news */
     uint64_t         flight_begin, flight_end; /* no write of the burst is outside */
     fsb_mount_queue_ waiting;                  /* for them, or for room to be one */
     int              pumping, wants_room;
@@ -573,10 +577,11 @@ struct fsb_mount_req_ {
     char             path[FSB_PATH_MAX + 1], path2[FSB_PATH_MAX + 1];
 };
 
-/* An open folder: names fetched and not yet asked for. Used by one request at a time. */
+/* An open folder: names fetched and not yet asked for. The kernel asks one request at a time. */
 struct fsb_mount_dir_ {
     fsb_mount_node_ *node; /* pinned */
     uint64_t         id;
+    uint32_t         pins; /* until releasedir, and of a request */
     int              busy;
     char            *batch; /* entries, each an fsb_mount_entry_ and its name */
     size_t           size, room;
@@ -586,8 +591,6 @@ struct fsb_mount_dir_ {
     int              end, plus, bad;
     uint64_t         started; /* mount->changes when it was fetched */
     int64_t          fetched; /* monotonic ns; 0: no batch */
-    char            *reply;
-    size_t           reply_room;
 };
 typedef struct fsb_mount_entry_ {
     fsb_stat stat;
@@ -1143,8 +1146,16 @@ static fsb_mount_file_ *fsb_mount_file_for_(const fsb_mount_node_ *n, uint32_t r
     return NULL;
 }
 
-/* Lock held. Makes an opened handle the node's, for what the one there cannot do; else it only
-   lives as long as the request. */
+/* Lock held. Makes an open file the node's, unless the one there can do as much. */
+static void fsb_mount_file_keep_(fsb_mount *m, fsb_mount_node_ *n, fsb_mount_file_ *f)
+{
+    fsb_mount_file_ **slot = f->rights & FSB_O_WRITE ? &n->writer : &n->reader, *old = *slot;
+    if (old && (old->rights & f->rights) == f->rights) return;
+    *slot = f, ++f->pins;
+    if (old) fsb_mount_file_unpin_(m, old);
+}
+
+/* Lock held. Takes an opened handle for the request and, if it is needed, for the node. */
 static int fsb_mount_file_add_(fsb_mount *m, fsb_mount_req_ *r, fsb_mount_node_ *n,
                                fsb_handle handle, uint32_t rights)
 {
@@ -1153,10 +1164,7 @@ static int fsb_mount_file_add_(fsb_mount *m, fsb_mount_req_ *r, fsb_mount_node_ 
     f->task.mount = m, f->node = n, f->handle = handle, f->rights = rights, f->pins = 1;
     ++n->pins;
     r->file = f;
-    fsb_mount_file_ **slot = rights & FSB_O_WRITE ? &n->writer : &n->reader, *old = *slot;
-    if (old && (old->rights & rights) == rights) return 0;
-    *slot = f, ++f->pins;
-    if (old) fsb_mount_file_unpin_(m, old);
+    fsb_mount_file_keep_(m, n, f);
     return 0;
 }
 
@@ -1985,7 +1993,8 @@ static void fsb_mount_open_how_(fsb_mount *m, fsb_mount_req_ *r, uint32_t rights
     op->flags = rights & FSB_O_WRITE ? FSB_O_READ | FSB_O_WRITE : FSB_O_READ;
     if (rights == FSB_O_READ && !r->node->version && !(r->fi.flags & O_DIRECT) &&
         m->head_bytes < FSB_MOUNT_HEADS_)
-        op->size = FSB_MOUNT_HEAD_;
+        op->size = r->node->attr.size > FSB_MOUNT_WHOLE_ ? (size_t)FSB_MOUNT_HEAD_
+                                                         : (size_t)FSB_MOUNT_WHOLE_;
 }
 
 typedef struct fsb_mount_copy_ { /* bytes of ours behind a slice follow */
@@ -2090,6 +2099,8 @@ static void fsb_mount_opened_(fsb_mount_req_ *r)
     pthread_mutex_lock(&m->lock);
     if (!err && op->code == FSB_OP_OPEN)
         err = fsb_mount_file_add_(m, r, r->node, op->handle, op->flags);
+    else if (!err)
+        fsb_mount_file_keep_(m, r->node, r->file); /* the last who had it open may have left */
     if (!err) {
         if (head.data && !r->file->head.data) {
             r->file->head = head, r->file->head_whole = head.size < op->size;
@@ -2108,13 +2119,24 @@ static void fsb_mount_opened_(fsb_mount_req_ *r)
     else fsb_mount_fail_(r, err);
 }
 
+/* What FUSE is told of an open file. Appends go past the page cache, which would put them where the
+   kernel believes the end to be, and send one that crosses a page in two: lines of two clients
+   would mix. Who can also read keeps the cache, and mmap. */
+static struct fuse_file_info fsb_mount_file_info_(const struct fuse_file_info *asked)
+{
+    struct fuse_file_info fi = *asked;
+    fi.fh = 0; /* the node has the handles */
+    fi.direct_io = (fi.flags & (O_ACCMODE | O_APPEND)) == (O_WRONLY | O_APPEND);
+    return fi;
+}
+
 static void fsb_mount_on_open_(fuse_req_t q, fuse_ino_t ino, struct fuse_file_info *fi)
 {
     fsb_mount_req_ *r = fsb_mount_begin_(q, 0, ino, NULL);
     if (!r) return;
     fsb_mount *m = r->task.mount;
     const int  mode = fi->flags & O_ACCMODE;
-    r->fi = *fi;
+    r->fi = fsb_mount_file_info_(fi);
     pthread_mutex_lock(&m->lock);
     fsb_mount_open_how_(m, r, mode == O_RDONLY   ? FSB_O_READ
                               : mode == O_WRONLY ? FSB_O_WRITE
@@ -2172,6 +2194,7 @@ static void fsb_mount_created_(fsb_mount_req_ *r)
         fsb_mount_node_ *n = r->node2;
         err = fsb_mount_file_add_(m, r, n, op->handle, FSB_O_READ | FSB_O_WRITE);
         n->version = outdated ? 0 : op->stat.version;
+        n->bare_until = fsb_mount_now_() + m->attr_ns;
         if (err) fsb_mount_forget_one_(m, n->id, 1);
         else if ((r->fi.flags & O_ACCMODE) != O_RDONLY) ++n->writers;
         else ++n->readers;
@@ -2193,7 +2216,7 @@ static void fsb_mount_on_create_(fuse_req_t q, fuse_ino_t parent, const char *na
 {
     fsb_mount_req_ *r = fsb_mount_begin_(q, FSB_OP_OPEN, parent, name);
     if (!r) return;
-    r->fi = *fi;
+    r->fi = fsb_mount_file_info_(fi);
     r->task.op.flags = FSB_O_READ | FSB_O_WRITE | FSB_O_CREATE;
     if (fi->flags & O_EXCL) r->task.op.flags |= FSB_O_EXCL;
     fsb_mount_new_attr_(r, mode & 07777);
@@ -2358,10 +2381,11 @@ static void fsb_mount_fly_(fsb_mount_req_ *r)
     fsb_mount_run_(r);
 }
 
-static int fsb_mount_error_take_(fsb_mount_node_ *n)
+/* Lock held. The failure to report, which then is. */
+static int fsb_mount_error_take_(fsb_mount *m, fsb_mount_node_ *n)
 {
     const int error = n->error;
-    n->error = 0;
+    if (error) n->error = 0, n->reported = m->changes;
     return error;
 }
 
@@ -2375,7 +2399,7 @@ static void fsb_mount_pump_(fsb_mount *m, fsb_mount_node_ *n)
         fsb_mount_req_ *r = n->waiting.head;
         if (r->delayed ? !n->error && !fsb_mount_may_fly_(m, r) : n->writes != 0) break;
         fsb_mount_pop_(&n->waiting);
-        const int error = r->delayed ? fsb_mount_error_take_(n) : 0;
+        const int error = r->delayed ? fsb_mount_error_take_(m, n) : 0;
         if (r->delayed && !error) fsb_mount_take_off_(m, r);
         fsb_mount_unlock_(m);
         if (error) fsb_mount_fail_(r, error);
@@ -2402,9 +2426,12 @@ static void fsb_mount_pump_room_(fsb_mount *m)
 }
 
 /* Lock held. The write failed: the kernel's pages show what the file does not have. */
-static void fsb_mount_lost_(fsb_mount *m, fsb_mount_node_ *n, int64_t error)
+static void fsb_mount_lost_(fsb_mount *m, const fsb_mount_req_ *r)
 {
-    if (!n->error) n->error = -fsb_mount_errno_(error);
+    fsb_mount_node_ *n = r->node;
+    const int64_t    result = r->task.op.result;
+    if (!n->error && r->started > n->reported)
+        n->error = result < 0 ? -fsb_mount_errno_(result) : -EIO;
     n->version = 0;
     fsb_mount_inval_(m, n, FSB_MOUNT_INVAL_PAGES_);
 }
@@ -2438,7 +2465,7 @@ static void fsb_mount_landed_(fsb_mount_req_ *r)
     --n->writes, --m->behind_count, m->behind -= op->size;
     n->change = ++m->changes;
     if (ok) fsb_mount_burst_(m, n, &op->stat);
-    else fsb_mount_lost_(m, n, op->result < 0 ? op->result : -EIO);
+    else fsb_mount_lost_(m, r);
     fsb_mount_pump_(m, n);
     fsb_mount_pump_room_(m);
     fsb_mount_unlock_(m);
@@ -2451,7 +2478,7 @@ static void fsb_mount_delay_(fsb_mount_req_ *r)
     fsb_mount_node_ *n = r->node;
     r->delayed = 1;
     pthread_mutex_lock(&m->lock);
-    const int error = fsb_mount_error_take_(n);
+    const int error = fsb_mount_error_take_(m, n);
     const int go = !error && !n->waiting.head && fsb_mount_may_fly_(m, r);
     if (go) fsb_mount_take_off_(m, r);
     else if (!error) fsb_mount_push_(&n->waiting, r);
@@ -2534,7 +2561,7 @@ static int64_t fsb_mount_report_(fsb_mount_req_ *r, int64_t result)
 {
     fsb_mount *m = r->task.mount;
     pthread_mutex_lock(&m->lock);
-    const int error = fsb_mount_error_take_(r->node);
+    const int error = fsb_mount_error_take_(m, r->node);
     pthread_mutex_unlock(&m->lock);
     return error ? error : result < 0 ? result : 0;
 }
@@ -2564,6 +2591,13 @@ static void fsb_mount_on_fsync_(fuse_req_t q, fuse_ino_t ino, int data_only,
 static void fsb_mount_fallocated_(fsb_mount_req_ *r)
 {
     fsb_mount *m = r->task.mount;
+    fsb_op    *op = &r->task.op;
+    if (op->result >= 0 && op->code == FSB_OP_ALLOCATE && op->stat.mode & (S_ISUID | S_ISGID) &&
+        fuse_req_ctx(r->fuse)->uid != 0) { /* no flag of the kernel's says so, as with WRITE */
+        op->code = FSB_OP_SETATTR, op->flags = 0, op->attr.mask = FSB_ATTR_KILL_PRIV;
+        fsb_mount_go_(r, fsb_mount_fallocated_);
+        return;
+    }
     pthread_mutex_lock(&m->lock);
     fsb_mount_changed_(m, r->node);
     if (r->task.op.result >= 0) {
@@ -2689,7 +2723,7 @@ static void fsb_mount_on_opendir_(fuse_req_t q, fuse_ino_t ino, struct fuse_file
     fsb_mount_node_ *n = (fsb_mount_node_ *)fsb_mount_slot_get_(&m->ids, ino);
     if (d && n) d->id = fsb_mount_slot_add_(m, &m->dirs, d);
     const int ok = d && d->id;
-    if (ok) d->node = n, ++n->pins, d->want = FSB_MOUNT_BATCH_MIN_;
+    if (ok) d->node = n, ++n->pins, d->pins = 1, d->want = FSB_MOUNT_BATCH_MIN_;
     pthread_mutex_unlock(&m->lock);
     if (!ok) {
         fsb_mount_free_(m, d, sizeof *d);
@@ -2700,14 +2734,12 @@ static void fsb_mount_on_opendir_(fuse_req_t q, fuse_ino_t ino, struct fuse_file
     fuse_reply_open(q, &answer);
 }
 
-static void fsb_mount_dir_free_(fsb_mount *m, fsb_mount_dir_ *d)
+/* Lock held; frees it with the last pin. */
+static void fsb_mount_dir_unpin_(fsb_mount *m, fsb_mount_dir_ *d)
 {
-    fsb_mount_free_(m, d->batch, d->room);
-    fsb_mount_free_(m, d->reply, d->reply_room);
-    pthread_mutex_lock(&m->lock);
-    fsb_mount_slot_remove_(&m->dirs, d->id);
+    if (--d->pins) return;
     fsb_mount_unpin_(m, d->node);
-    fsb_mount_unlock_(m);
+    fsb_mount_free_(m, d->batch, d->room);
     fsb_mount_free_(m, d, sizeof *d);
 }
 
@@ -2717,8 +2749,11 @@ static void fsb_mount_on_releasedir_(fuse_req_t q, fuse_ino_t ino, struct fuse_f
     fsb_mount *m = fsb_mount_of_(q);
     pthread_mutex_lock(&m->lock);
     fsb_mount_dir_ *d = (fsb_mount_dir_ *)fsb_mount_slot_get_(&m->dirs, fi->fh);
-    pthread_mutex_unlock(&m->lock);
-    if (d) fsb_mount_dir_free_(m, d); /* the kernel waits for its listings first */
+    if (d) {
+        fsb_mount_slot_remove_(&m->dirs, d->id);
+        fsb_mount_dir_unpin_(m, d);
+    }
+    fsb_mount_unlock_(m);
     fuse_reply_err(q, d ? 0 : EBADF);
 }
 
@@ -2782,7 +2817,7 @@ static int fsb_mount_seek_batch_(fsb_mount *m, fsb_mount_dir_ *d, uint64_t cooki
 static size_t fsb_mount_add_(fsb_mount_req_ *r, size_t used, const char *name, uint64_t offset,
                              const struct fuse_entry_param *e)
 {
-    char        *to = r->dir->reply + used;
+    char        *to = (char *)r->extra + used;
     const size_t left = r->reply_size - used;
     const size_t size =
         r->plus ? fuse_add_direntry_plus(r->fuse, to, left, name, e, (off_t)offset)
@@ -2860,10 +2895,11 @@ static void fsb_mount_list_end_(fsb_mount_req_ *r, int64_t result)
 {
     fsb_mount *m = r->task.mount;
     pthread_mutex_lock(&m->lock);
-    r->dir->busy = 0; /* before the reply: the next request may come, and r->dir go, with it */
-    pthread_mutex_unlock(&m->lock);
+    r->dir->busy = 0; /* before the answer: the next request can be here before that call ends */
+    fsb_mount_dir_unpin_(m, r->dir);
+    fsb_mount_unlock_(m);
     if (result < 0) fuse_reply_err(r->fuse, fsb_mount_errno_(result));
-    else fuse_reply_buf(r->fuse, r->dir->reply, (size_t)result);
+    else fuse_reply_buf(r->fuse, (const char *)r->extra, (size_t)result);
     fsb_mount_end_(r);
 }
 
@@ -2907,29 +2943,24 @@ static void fsb_mount_fetch_(fsb_mount_req_ *r, uint64_t cookie)
 static void fsb_mount_list_(fuse_req_t q, fuse_ino_t ino, size_t size, off_t offset,
                             struct fuse_file_info *fi, int plus)
 {
+    const size_t    room = size < FSB_MOUNT_REPLY_MAX_ ? size : (size_t)FSB_MOUNT_REPLY_MAX_;
     fsb_mount_req_ *r = fsb_mount_begin_(q, FSB_OP_LIST, ino, NULL);
-    if (!r) return;
+    if (!r || !fsb_mount_extra_(r, room)) return;
     fsb_mount *m = r->task.mount;
     pthread_mutex_lock(&m->lock);
     fsb_mount_dir_ *d = (fsb_mount_dir_ *)fsb_mount_slot_get_(&m->dirs, fi->fh);
     const int       ok = d && !d->busy && d->node == r->node;
     const int       removed = r->node->removed && !r->node->names;
-    if (ok) d->busy = 1;
+    if (ok) d->busy = 1, ++d->pins;
     pthread_mutex_unlock(&m->lock);
     if (!ok) {
         fsb_mount_fail_(r, -EBADF);
         return;
     }
     r->dir = d, r->plus = plus, r->list_offset = (uint64_t)offset;
-    r->reply_size = size < FSB_MOUNT_REPLY_MAX_ ? size : (size_t)FSB_MOUNT_REPLY_MAX_;
-    if (d->reply_room < r->reply_size) {
-        fsb_mount_free_(m, d->reply, d->reply_room);
-        d->reply = (char *)fsb_mount_alloc_(m, r->reply_size);
-        d->reply_room = d->reply ? r->reply_size : 0;
-    }
+    r->reply_size = room;
     const uint64_t cookie = offset > 2 || offset < 0 ? fsb_mount_cookie_((uint64_t)offset) : 0;
-    if (!d->reply) fsb_mount_list_end_(r, -ENOMEM);
-    else if (removed) fsb_mount_list_end_(r, 0);
+    if (removed) fsb_mount_list_end_(r, 0);
     else if (offset && fsb_mount_seek_batch_(m, d, cookie, plus))
         fsb_mount_list_end_(r, fsb_mount_fill_(r));
     else fsb_mount_fetch_(r, cookie);
@@ -2947,6 +2978,17 @@ static void fsb_mount_on_readdirplus_(fuse_req_t q, fuse_ino_t ino, size_t size,
     fsb_mount_list_(q, ino, size, offset, fi, 1);
 }
 
+/* A folder that is open but gone has nothing left to write. */
+static void fsb_mount_dir_synced_(fsb_mount_req_ *r)
+{
+    fsb_mount *m = r->task.mount;
+    pthread_mutex_lock(&m->lock);
+    const int gone = r->node->removed && !r->node->names;
+    pthread_mutex_unlock(&m->lock);
+    if (gone) r->task.op.result = 0;
+    fsb_mount_reply_err_(r);
+}
+
 static void fsb_mount_on_fsyncdir_(fuse_req_t q, fuse_ino_t ino, int data_only,
                                 struct fuse_file_info *fi)
 {
@@ -2955,7 +2997,7 @@ static void fsb_mount_on_fsyncdir_(fuse_req_t q, fuse_ino_t ino, int data_only,
     if (!r) return;
     r->task.op.flags = data_only ? FSB_SYNC_DATA : 0;
     r->how |= FSB_MOUNT_AT_;
-    fsb_mount_go_(r, fsb_mount_reply_err_);
+    fsb_mount_go_(r, fsb_mount_dir_synced_);
 }
 
 /* ---- [xattr] --------------------------------------------------------------------------------- */
@@ -2989,8 +3031,24 @@ static char *fsb_mount_xattr_(fsb_mount_req_ *r, const char *name, size_t size)
     return extra + length;
 }
 
+/* The kernel asks before the first write to a file whether that must drop capabilities: a message
+   for each file that is made, saved where the answer is known. A host drops them itself. */
+static int fsb_mount_is_bare_(fsb_mount *m, fuse_ino_t ino, const char *name)
+{
+    if (strcmp(name, "security.capability") != 0) return 0;
+    pthread_mutex_lock(&m->lock);
+    const fsb_mount_node_ *n = (const fsb_mount_node_ *)fsb_mount_slot_get_(&m->ids, ino);
+    const int64_t          until = n ? n->bare_until : 0;
+    pthread_mutex_unlock(&m->lock);
+    return until && fsb_mount_now_() < until;
+}
+
 static void fsb_mount_on_getxattr_(fuse_req_t q, fuse_ino_t ino, const char *name, size_t size)
 {
+    if (fsb_mount_is_bare_(fsb_mount_of_(q), ino, name)) {
+        fuse_reply_err(q, ENODATA);
+        return;
+    }
     fsb_mount_req_ *r = fsb_mount_begin_(q, FSB_OP_GETXATTR, ino, NULL);
     char *room = r ? fsb_mount_xattr_(r, name, size < 65536 ? size : 65536) : NULL;
     if (!room) return;
@@ -3012,6 +3070,7 @@ static void fsb_mount_xattr_set_(fsb_mount_req_ *r)
     fsb_mount *m = r->task.mount;
     pthread_mutex_lock(&m->lock);
     fsb_mount_changed_(m, r->node); /* its ctime, perhaps its mode */
+    r->node->bare_until = 0;
     pthread_mutex_unlock(&m->lock);
     fsb_mount_reply_err_(r);
 }
@@ -3216,7 +3275,7 @@ static void fsb_mount_released_(fsb_mount_req_ *r)
     pthread_mutex_lock(&m->lock);
     fsb_mount_node_ *n = r->node;
     fsb_mount_file_leave_(m, n, (r->fi.flags & O_ACCMODE) != O_RDONLY);
-    const int error = n->writers ? 0 : fsb_mount_error_take_(n);
+    const int error = n->writers ? 0 : fsb_mount_error_take_(m, n);
     if (!n->readers && !n->writers) n->locked = 0;
     fsb_mount_unlock_(m);
     if (error)
@@ -3372,10 +3431,10 @@ static int fsb_mount_options_(fsb_mount *m, const fsb_mount_desc *desc, char **o
 
 static int fsb_mount_session_new_(fsb_mount *m, const fsb_mount_desc *desc)
 {
-    const struct fuse_lowlevel_ops ops = fsb_mount_ops_(m);
-    struct fuse_args               args = FUSE_ARGS_INIT(0, NULL);
-    char                          *options = NULL;
-    int                            err = fsb_mount_options_(m, desc, &options);
+    struct fuse_args args = FUSE_ARGS_INIT(0, NULL);
+    char            *options = NULL;
+    int              err = fsb_mount_options_(m, desc, &options);
+    const struct fuse_lowlevel_ops ops = fsb_mount_ops_(m); /* they depend on the options */
     if (err == -EINVAL)
         fsb_mount_log_(m, FSB_LOG_ERROR, "mount/open", "options \"%s\": a timeout is no number",
                        desc->options);
@@ -3677,7 +3736,6 @@ static void fsb_mount_free_nodes_(fsb_mount *m)
         fsb_mount_dir_ *d = (fsb_mount_dir_ *)m->dirs.slot[i].object;
         if (!d) continue;
         fsb_mount_free_(m, d->batch, d->room);
-        fsb_mount_free_(m, d->reply, d->reply_room);
         fsb_mount_free_(m, d, sizeof *d);
     }
     fsb_mount_free_(m, m->names.bucket, m->names.size * sizeof *m->names.bucket);

@@ -74,9 +74,11 @@ static inline void bench_row(const char *which, const double *ours, int n, const
     const double a = bench_median(ours, n), b = theirs ? bench_median(theirs, m) : 0;
     const double ratio = a > 0 && b > 0 ? (better == BENCH_MORE ? a / b : b / a) : 0;
     if (bench_.json) {
-        printf("{\"bench\":\"%s\",\"case\":\"%s\",\"value\":%.6g,\"unit\":\"%s\",\"against\":\"%s\","
-               "\"ratio\":%.4g,\"spread\":%.3g,\"n\":%d,\"note\":\"%s\"}\n",
-               bench_.name, which, a, unit, theirs ? against : "", ratio, bench_spread(ours, n), n, note);
+        printf(
+            "{\"bench\":\"%s\",\"case\":\"%s\",\"value\":%.6g,\"unit\":\"%s\",\"against\":\"%s\","
+            "\"ratio\":%.4g,\"spread\":%.3g,\"n\":%d,\"note\":\"%s\"}\n",
+            bench_.name, which, a, unit, theirs ? against : "", ratio, bench_spread(ours, n), n,
+            note);
     } else if (theirs) {
         printf("%-34s %10.4g %-8s %10.4g %-18s x%-7.3g +-%3.0f%%  %s\n", which, a, unit, b, against,
                ratio, 50 * bench_spread(ours, n), note);

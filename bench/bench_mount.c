@@ -24,26 +24,34 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { RUNS = 5, FILES = 2000, FIRST = 200, MOST_DAEMONS = 8 };
+enum { MOST_RUNS = 5, FILES = 2000, FIRST = 200, MOST_DAEMONS = 8 };
 
 typedef enum contender { DIRECT, FSB, SSHFS, PASSTHROUGH, CONTENDERS } contender;
 static const char *const names[CONTENDERS] = {"direct", "fsb", "sshfs", "passthrough_ll"};
 
 typedef enum workload {
-    READ_1G, WRITE_1G, RANDOM_1, RANDOM_8, FIRST_BYTE, STATS, CREATES, WORKLOADS
+    READ_1G,
+    WRITE_1G,
+    RANDOM_1,
+    RANDOM_8,
+    FIRST_BYTE,
+    STATS,
+    CREATES,
+    WORKLOADS
 } workload;
 
 static struct {
     char   dir[PATH_MAX / 2], bin[PATH_MAX / 2]; /* scratch; build/bin */
-    char   mnt[PATH_MAX];
+    char   mnt[PATH_MAX], data[PATH_MAX];
     int    present[CONTENDERS];
     pid_t  host, sshd, mounter; /* daemons of the running contender */
     int    ssh_port;
     size_t bulk; /* bytes */
     int    ios;  /* random reads */
-    double result[WORKLOADS][CONTENDERS][RUNS];
-    double cpu[2][CONTENDERS][RUNS]; /* seconds per GiB: read, write */
-    double rss_rest[RUNS], rss_peak[RUNS]; /* fsb-mount and fsb-host, the larger, MB */
+    int    runs;
+    double result[WORKLOADS][CONTENDERS][MOST_RUNS];
+    double cpu[2][CONTENDERS][MOST_RUNS];            /* seconds per GiB: read, write */
+    double rss_rest[MOST_RUNS], rss_peak[MOST_RUNS]; /* fsb-mount and fsb-host, the larger, MB */
     double idle_cpu;
 } b;
 
@@ -128,19 +136,24 @@ static void give_up(const char *format, ...)
     exit(1);
 }
 
-static void on_signal(int number) { (void)number; give_up("interrupted"); }
+static void on_signal(int number)
+{
+    (void)number;
+    give_up("interrupted");
+}
 
 /* User and system seconds of a process and, where it has ended children, of these. */
 static double cpu_of(pid_t pid)
 {
-    char   text[1024] = "";
-    FILE  *f = pid > 0 ? fopen(at("/proc/%d/stat", (int)pid), "r") : NULL;
-    double ticks = 0;
+    char          text[1024] = "";
+    FILE         *f = pid > 0 ? fopen(at("/proc/%d/stat", (int)pid), "r") : NULL;
+    double        ticks = 0;
     unsigned long u = 0, s = 0;
     if (!f) return 0;
     if (fgets(text, sizeof text, f)) {
         const char *end = strrchr(text, ')');
-        if (end && sscanf(end + 2, "%*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &u, &s) == 2)
+        if (end &&
+            sscanf(end + 2, "%*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &u, &s) == 2)
             ticks = (double)(u + s);
     }
     fclose(f);
@@ -173,7 +186,8 @@ static double cpu_of_daemons(contender c)
         fclose(f);
         for (size_t i = 0; i + 1 < n; ++i)
             if (!line[i]) line[i] = ' ';
-        if (atoi(e->d_name) != b.mounter && (strstr(line, "sftp-server") || strstr(line, b.dir) || strncmp(line, "sshd: ", 6) == 0))
+        if (atoi(e->d_name) != b.mounter &&
+            (strstr(line, "sftp-server") || strstr(line, b.dir) || strncmp(line, "sshd: ", 6) == 0))
             total += cpu_of(atoi(e->d_name));
     }
     closedir(proc);
@@ -187,7 +201,8 @@ static int free_port(void)
     struct sockaddr_in in = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t          size = sizeof in;
     const int          fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (bind(fd, (struct sockaddr *)&in, size) != 0 || getsockname(fd, (struct sockaddr *)&in, &size) != 0)
+    if (bind(fd, (struct sockaddr *)&in, size) != 0 ||
+        getsockname(fd, (struct sockaddr *)&in, &size) != 0)
         give_up("no free port: %s", strerror(errno));
     close(fd);
     return ntohs(in.sin_port);
@@ -195,7 +210,8 @@ static int free_port(void)
 
 static int prepare_sshfs(void)
 {
-    if (RUN("sh", "-c", "command -v sshfs && command -v ssh-keygen && test -x /usr/sbin/sshd") != 0) return 0;
+    if (RUN("sh", "-c", "command -v sshfs && command -v ssh-keygen && test -x /usr/sbin/sshd") != 0)
+        return 0;
     RUN("mkdir", "-p", "/run/sshd");
     RUN("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", at("%s/host_key", b.dir));
     RUN("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", at("%s/user_key", b.dir));
@@ -203,9 +219,11 @@ static int prepare_sshfs(void)
     FILE *f = fopen(at("%s/sshd_config", b.dir), "w");
     b.ssh_port = free_port();
     if (!f) return 0;
-    fprintf(f, "Port %d\nListenAddress 127.0.0.1\nHostKey %s/host_key\nAuthorizedKeysFile %s/authorized\n"
-               "StrictModes no\nUsePAM no\nPidFile none\nSubsystem sftp /usr/lib/openssh/sftp-server\n",
-            b.ssh_port, b.dir, b.dir);
+    fprintf(
+        f,
+        "Port %d\nListenAddress 127.0.0.1\nHostKey %s/host_key\nAuthorizedKeysFile %s/authorized\n"
+        "StrictModes no\nUsePAM no\nPidFile none\nSubsystem sftp /usr/lib/openssh/sftp-server\n",
+        b.ssh_port, b.dir, b.dir);
     fclose(f);
     b.sshd = START(NULL, "/usr/sbin/sshd", "-D", "-f", at("%s/sshd_config", b.dir));
     usleep(500000);
@@ -216,15 +234,17 @@ static int prepare_passthrough(void)
 {
     const char *source = "/usr/share/doc/libfuse3-dev/examples/passthrough_ll.c";
     return access(source, R_OK) == 0 &&
-           RUN("sh", "-c",
-               at("cc -O2 -w -DHAVE_UTIMENSAT -D_FILE_OFFSET_BITS=64 -o %s/passthrough_ll %s "
-                  "$(pkg-config --cflags --libs fuse3)", b.dir, source)) == 0;
+        RUN("sh", "-c",
+            at("cc -O2 -w -DHAVE_UTIMENSAT -D_FILE_OFFSET_BITS=64 -o %s/passthrough_ll %s "
+               "$(pkg-config --cflags --libs fuse3)",
+               b.dir, source)) == 0;
 }
 
 static void mount_contender(contender c)
 {
     char url[PATH_MAX] = "";
     if (c == FSB) {
+        unlink(at("%s/url", b.dir));
         b.host = START(at("%s/url", b.dir), at("%s/fsb-host", b.bin), "--listen",
                        at("unix:%s/sock", b.dir), at("%s/data", b.dir));
         for (int i = 0; i < 200 && !url[0]; ++i) {
@@ -235,9 +255,11 @@ static void mount_contender(contender c)
         }
         b.mounter = START(NULL, at("%s/fsb-mount", b.bin), "-f", url, b.mnt);
     } else if (c == SSHFS) {
-        b.mounter = START(NULL, "sshfs", "-f", "-p", at("%d", b.ssh_port), "-o",
-                          at("IdentityFile=%s/user_key,StrictHostKeyChecking=no,UserKnownHostsFile=/dev/null", b.dir),
-                          at("127.0.0.1:%s/data", b.dir), b.mnt);
+        b.mounter = START(
+            NULL, "sshfs", "-f", "-p", at("%d", b.ssh_port), "-o",
+            at("IdentityFile=%s/user_key,StrictHostKeyChecking=no,UserKnownHostsFile=/dev/null",
+               b.dir),
+            at("127.0.0.1:%s/data", b.dir), b.mnt);
     } else if (c == PASSTHROUGH) {
         b.mounter = START(NULL, at("%s/passthrough_ll", b.dir), "-f", "-o",
                           at("source=%s/data", b.dir), b.mnt);
@@ -258,7 +280,10 @@ static void unmount_contender(contender c)
 
 /* ---- workloads: each returns the value of its row -------------------------------------------- */
 
-static const char *root_of(contender c) { return c == DIRECT ? at("%s/data", b.dir) : b.mnt; }
+static const char *root_of(contender c)
+{
+    return c == DIRECT ? b.data : b.mnt;
+}
 
 static double read_bulk(const char *root)
 {
@@ -277,8 +302,8 @@ static double read_bulk(const char *root)
 
 static double write_bulk(const char *root)
 {
-    char        *buf = malloc(1 << 20);
-    const char  *path = at("%s/written", root);
+    char       *buf = malloc(1 << 20);
+    const char *path = at("%s/written", root);
     memset(buf, 'w', 1 << 20);
     const double begin = bench_now();
     const int    fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0644);
@@ -302,9 +327,10 @@ static void *random_reads(void *arg)
     job      *j = arg;
     void     *buf = NULL;
     const int fd = open(j->path, O_RDONLY | O_DIRECT);
-    if (fd < 0 || posix_memalign(&buf, 4096, 4096) != 0) give_up("O_DIRECT %s: %s", j->path, strerror(errno));
+    if (fd < 0 || posix_memalign(&buf, 4096, 4096) != 0)
+        give_up("O_DIRECT %s: %s", j->path, strerror(errno));
     for (int i = 0; i < j->count; ++i) {
-        const off_t at_block = (off_t)(rand_r(&j->seed) % (b.bulk / 4096)) * 4096;
+        const off_t at_block = (off_t)((size_t)rand_r(&j->seed) % (b.bulk / 4096)) * 4096;
         if (pread(fd, buf, 4096, at_block) != 4096) give_up("pread: %s", strerror(errno));
     }
     close(fd);
@@ -346,7 +372,8 @@ static double cold_stats(const char *root) /* ms */
     struct stat  st;
     const double begin = bench_now();
     for (int i = 0; i < FILES; ++i)
-        if (stat(at("%s/many/n%d", root, i), &st) != 0) give_up("stat in %s: %s", root, strerror(errno));
+        if (stat(at("%s/many/n%d", root, i), &st) != 0)
+            give_up("stat in %s: %s", root, strerror(errno));
     return (bench_now() - begin) * 1e3;
 }
 
@@ -373,10 +400,12 @@ static void make_data(void)
     for (size_t i = 0; i < 1 << 20; ++i) buf[i] = (char)(i * 2654435761u >> 13);
     const int fd = open(at("%s/data/big", b.dir), O_WRONLY | O_CREAT, 0644);
     for (size_t done = 0; done < b.bulk; done += 1 << 20)
-        if (write(fd, buf, 1 << 20) != 1 << 20) give_up("cannot make %zu bytes: %s", b.bulk, strerror(errno));
+        if (write(fd, buf, 1 << 20) != 1 << 20)
+            give_up("cannot make %zu bytes: %s", b.bulk, strerror(errno));
     fsync(fd);
     close(fd);
-    for (int i = 0; i < FILES; ++i) close(open(at("%s/data/many/n%d", b.dir, i), O_WRONLY | O_CREAT, 0644));
+    for (int i = 0; i < FILES; ++i)
+        close(open(at("%s/data/many/n%d", b.dir, i), O_WRONLY | O_CREAT, 0644));
     for (int i = 0; i < FIRST; ++i) {
         const int f = open(at("%s/data/first/f%d", b.dir, i), O_WRONLY | O_CREAT, 0644);
         if (write(f, buf, 64 << 10) != 64 << 10) give_up("cannot make files: %s", strerror(errno));
@@ -407,7 +436,8 @@ static void run_one(workload w, contender c, int turn)
     default: break;
     }
     b.result[w][c][turn] = value;
-    if (w <= WRITE_1G) b.cpu[w][c][turn] = (cpu_of_daemons(c) - before) * (double)(1 << 30) / (double)b.bulk;
+    if (w <= WRITE_1G)
+        b.cpu[w][c][turn] = (cpu_of_daemons(c) - before) * (double)(1 << 30) / (double)b.bulk;
     if (c == FSB && w == READ_1G) {
         b.rss_peak[turn] = memory_of(b.mounter, "VmHWM:");
         const double host = memory_of(b.host, "VmHWM:");
@@ -417,24 +447,33 @@ static void run_one(workload w, contender c, int turn)
 
 static void report(void)
 {
-    static const struct { const char *name, *unit; bench_better better; } rows[WORKLOADS] = {
-        {"sequential read", "MiB/s", BENCH_MORE}, {"sequential write + fsync", "MiB/s", BENCH_MORE},
-        {"random 4 KiB O_DIRECT, 1 job", "IOPS", BENCH_MORE}, {"random 4 KiB O_DIRECT, 8 jobs", "IOPS", BENCH_MORE},
-        {"first byte of a cold file", "us", BENCH_LESS}, {"2,000 cold stats", "ms", BENCH_LESS},
-        {"create + write + close, 2,000", "ms", BENCH_LESS}};
+    static const struct {
+        const char  *name, *unit;
+        bench_better better;
+    } rows[WORKLOADS] = {{"sequential read", "MiB/s", BENCH_MORE},
+                         {"sequential write + fsync", "MiB/s", BENCH_MORE},
+                         {"random 4 KiB O_DIRECT, 1 job", "IOPS", BENCH_MORE},
+                         {"random 4 KiB O_DIRECT, 8 jobs", "IOPS", BENCH_MORE},
+                         {"first byte of a cold file", "us", BENCH_LESS},
+                         {"2,000 cold stats", "ms", BENCH_LESS},
+                         {"create + write + close, 2,000", "ms", BENCH_LESS}};
     for (int w = 0; w < WORKLOADS; ++w)
         for (contender c = 0; c < CONTENDERS; ++c)
             if (c != FSB && b.present[c])
-                bench_row(rows[w].name, b.result[w][FSB], RUNS, rows[w].unit, names[c], b.result[w][c],
-                          RUNS, rows[w].better, "");
+                bench_row(rows[w].name, b.result[w][FSB], b.runs, rows[w].unit, names[c],
+                          b.result[w][c], b.runs, rows[w].better, "");
     for (int w = 0; w < 2; ++w)
         for (contender c = SSHFS; c < CONTENDERS; ++c)
             if (b.present[c])
-                bench_row(w ? "CPU of the daemons, write" : "CPU of the daemons, read", b.cpu[w][FSB], RUNS,
-                          "s/GiB", names[c], b.cpu[w][c], RUNS, BENCH_LESS, "client and host together");
-    bench_row("memory at rest, the larger daemon", b.rss_rest, RUNS, "MB", "", NULL, 0, BENCH_LESS, "VmRSS");
-    bench_row("memory at most, the larger daemon", b.rss_peak, RUNS, "MB", "", NULL, 0, BENCH_LESS, "VmHWM, after the read");
-    bench_row("CPU at rest", &b.idle_cpu, 1, "s", "", NULL, 0, BENCH_LESS, "both daemons, 2 s of rest");
+                bench_row(w ? "CPU of the daemons, write" : "CPU of the daemons, read",
+                          b.cpu[w][FSB], b.runs, "s/GiB", names[c], b.cpu[w][c], b.runs, BENCH_LESS,
+                          "client and host together");
+    bench_row("memory at rest, the larger daemon", b.rss_rest, b.runs, "MB", "", NULL, 0,
+              BENCH_LESS, "VmRSS");
+    bench_row("memory at most, the larger daemon", b.rss_peak, b.runs, "MB", "", NULL, 0,
+              BENCH_LESS, "VmHWM, after the read");
+    bench_row("CPU at rest", &b.idle_cpu, 1, "s", "", NULL, 0, BENCH_LESS,
+              "both daemons, 2 s of rest");
 }
 
 static void find_programs(char *self)
@@ -447,36 +486,50 @@ static void find_programs(char *self)
     if (access("/dev/fuse", W_OK) != 0) give_up("/dev/fuse is not to be had: %s", strerror(errno));
 }
 
+static void measure_rest(contender c)
+{
+    sleep(1);
+    const double before = cpu_of_daemons(c);
+    sleep(2);
+    b.idle_cpu = cpu_of_daemons(c) - before;
+}
+
+/* Every workload by every contender, mounted anew for each; --quick mounts once for all of them. */
+static void run_turn(int turn)
+{
+    for (int i = 0; i < WORKLOADS * CONTENDERS; ++i) {
+        const contender c = (contender)(bench_.quick ? i / WORKLOADS : i % CONTENDERS);
+        const workload  w = (workload)(bench_.quick ? i % WORKLOADS : i / CONTENDERS);
+        if (!b.present[c]) continue;
+        if (isatty(2))
+            fprintf(stderr, "\rrun %d of %d: %d of %d, %s   ", turn + 1, b.runs, w + 1, WORKLOADS,
+                    names[c]);
+        if (!bench_.quick || w == 0) mount_contender(c);
+        run_one(w, c, turn);
+        if (c == FSB && w == 0 && turn == b.runs - 1) measure_rest(c);
+        if (!bench_.quick || w == WORKLOADS - 1) unmount_contender(c);
+    }
+}
+
 int main(int argc, char **argv)
 {
     const char *tmp = getenv("TMPDIR");
     bench_begin("mount", argc, argv);
     find_programs(argv[0]);
-    b.bulk = (size_t)(bench_.quick ? 128 : 1024) << 20, b.ios = bench_.quick ? 2000 : 10000;
+    b.bulk = (size_t)(bench_.quick ? 64 : 1024) << 20, b.ios = bench_.quick ? 2000 : 10000;
+    b.runs = bench_.quick ? 3 : MOST_RUNS;
     snprintf(b.dir, sizeof b.dir, "%s/fsb-bench-XXXXXX", tmp && *tmp ? tmp : "/tmp");
     if (!mkdtemp(b.dir)) give_up("%s: %s", b.dir, strerror(errno));
     snprintf(b.mnt, sizeof b.mnt, "%s/mnt", b.dir);
+    snprintf(b.data, sizeof b.data, "%s/data", b.dir);
     signal(SIGINT, on_signal), signal(SIGTERM, on_signal);
     make_data();
     b.present[DIRECT] = b.present[FSB] = 1;
     b.present[SSHFS] = prepare_sshfs(), b.present[PASSTHROUGH] = prepare_passthrough();
     for (contender c = 0; c < CONTENDERS; ++c)
-        if (!b.present[c]) fprintf(stderr, "bench_mount: %s is not installed: left out\n", names[c]);
-    for (int turn = 0; turn < RUNS; ++turn)
-        for (workload w = 0; w < WORKLOADS; ++w)
-            for (contender c = 0; c < CONTENDERS; ++c) {
-                if (!b.present[c]) continue;
-                if (isatty(2)) fprintf(stderr, "\rrun %d of %d: %d of %d, %s   ", turn + 1, RUNS, w + 1, WORKLOADS, names[c]);
-                mount_contender(c);
-                run_one(w, c, turn);
-                if (c == FSB && w == 0 && turn == RUNS - 1) {
-                    sleep(1);
-                    const double before = cpu_of_daemons(c);
-                    sleep(2);
-                    b.idle_cpu = cpu_of_daemons(c) - before;
-                }
-                unmount_contender(c);
-            }
+        if (!b.present[c])
+            fprintf(stderr, "bench_mount: %s is not installed: left out\n", names[c]);
+    for (int turn = 0; turn < b.runs; ++turn) run_turn(turn);
     if (isatty(2)) fprintf(stderr, "\r%60s\r", "");
     report();
     clean_up();

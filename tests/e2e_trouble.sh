@@ -31,7 +31,7 @@ host "$data"
 check 'host: a socket in use' "$r 1 'already' $bin/fsb-host --listen unix:$dir/sock $data"
 if [ "$(id -u)" = 0 ]; then
     chmod 700 "$dir" "$data"
-    check 'host: an unreadable folder' "chmod 711 $dir; mkdir -m 700 $dir/private; cd /; $r 1 'denied|may read' setpriv --reuid 65534 --regid 65534 --clear-groups $bin/fsb-host --listen unix:/tmp/none/s $dir/private"
+    check 'host: an unreadable folder' "chmod 711 $dir; mkdir -m 700 $dir/private; cd /; $r 1 'denied|may read' setpriv --reuid 65534 --regid 65534 --clear-groups $bin/fsb-host --listen unix:$dir/none/s $dir/private"
     chmod 755 "$dir" "$data"
 else skip 'an unreadable folder' 'needs root'; fi
 

@@ -32,7 +32,7 @@ check 'git init, add, commit, clone, gc, fsck' \
     'cd "$mnt" && mkdir repo && cd repo && git init -q . && cp -r "$mnt/tree/include/linux" . && git add . && git commit -qm one && for i in 1 2 3; do echo $i >f$i; git add f$i; git commit -qm $i; done && git clone -q . ../clone && cd ../clone && git gc -q && git fsck --strict && [ "$(git log --oneline | wc -l)" = 4 ] && git status --porcelain | wc -l | grep -qx 0'
 if command -v sqlite3 >/dev/null; then
     check 'SQLite with WAL: two writers, integrity' \
-        'cd "$mnt" && sqlite3 db "PRAGMA journal_mode=WAL; CREATE TABLE t(a)" | grep wal &&
+        'cd "$mnt" || exit; sqlite3 db "PRAGMA journal_mode=WAL; CREATE TABLE t(a)" | grep wal &&
          w() { for i in $(seq 50); do sqlite3 -cmd ".timeout 20000" db "INSERT INTO t VALUES($1*1000+$i)" || return 1; done; }
          w 1 & a=$!; w 2 & b=$!; wait $a && wait $b && [ "$(sqlite3 db "SELECT count(DISTINCT a) FROM t")" = 100 ] && sqlite3 db "PRAGMA integrity_check" | grep -qx ok'
 else skip SQLite 'sqlite3 is not installed'; fi

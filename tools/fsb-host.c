@@ -32,18 +32,18 @@ static const char help[] =
 enum { MAX_LISTEN = 16, MAX_SHARES = 256 };
 
 typedef struct host {
-    const char           *listen[MAX_LISTEN];
-    int                   listen_count;
-    int                   stdio, read_only, verbose;
-    const char           *log_path;
-    uint32_t              max_clients;
-    fsb_chunk_share       shares[MAX_SHARES];
-    char                  names[MAX_SHARES][256];
-    size_t                share_count;
-    fsb_chunk_server     *server;
-    tool_log              log;
-    fsb_logger            logger;
-    int                   served; /* what fsb_chunk_server_serve() said */
+    const char       *listen[MAX_LISTEN];
+    int               listen_count;
+    int               stdio, read_only, verbose;
+    const char       *log_path;
+    uint32_t          max_clients;
+    fsb_chunk_share   shares[MAX_SHARES];
+    char              names[MAX_SHARES][256];
+    size_t            share_count;
+    fsb_chunk_server *server;
+    tool_log          log;
+    fsb_logger        logger;
+    int               served; /* what fsb_chunk_server_serve() said */
 } host;
 
 static void parse_options(host *h, int argc, char **argv)
@@ -67,7 +67,9 @@ static void parse_options(host *h, int argc, char **argv)
             break;
         case STDIO: h->stdio = 1; break;
         case READ_ONLY: h->read_only = 1; break;
-        case MAX_CLIENTS: h->max_clients = (uint32_t)tool_number("--max-clients", optarg, 1, 1000000); break;
+        case MAX_CLIENTS:
+            h->max_clients = (uint32_t)tool_number("--max-clients", optarg, 1, 1000000);
+            break;
         case LOG: h->log_path = optarg; break;
         case 'v': ++h->verbose; break;
         case HELP: fputs(help, stdout); exit(0);
@@ -98,8 +100,10 @@ static void add_share(host *h, const char *arg)
     const char *dir = named ? equals + 1 : arg;
     struct stat st;
     if (h->share_count == MAX_SHARES) tool_usage("more than %d folders", MAX_SHARES);
-    if (stat(dir, &st) != 0) tool_fail("cannot serve %s: %s; name a folder that is there", dir, strerror(errno));
-    if (!S_ISDIR(st.st_mode)) tool_fail("cannot serve %s: it is no folder; name the folder around it", dir);
+    if (stat(dir, &st) != 0)
+        tool_fail("cannot serve %s: %s; name a folder that is there", dir, strerror(errno));
+    if (!S_ISDIR(st.st_mode))
+        tool_fail("cannot serve %s: it is no folder; name the folder around it", dir);
     char *name = h->names[h->share_count];
     if (named && equals - arg > 255) tool_usage("the name of a share is over 255 bytes");
     if (named) snprintf(name, 256, "%.*s", (int)(equals - arg), arg);
@@ -112,7 +116,9 @@ static void add_share(host *h, const char *arg)
     fsb_local_desc   desc = {0};
     desc.root = dir, desc.log = h->logger;
     const int err = fsb_local_open(&share->backend, &desc);
-    if (err) tool_fail("cannot serve %s: %s; it must be a folder that you may read", dir, strerror(-err));
+    if (err)
+        tool_fail("cannot serve %s: %s; it must be a folder that you may read", dir,
+                  strerror(-err));
     share->name = name;
     share->rights = FSB_CHUNK_READ | (h->read_only ? 0u : (uint32_t)FSB_CHUNK_WRITE);
 }
@@ -134,9 +140,11 @@ static void print_urls(const host *h, const char *bound)
 static const char *why_not(int err)
 {
     switch (-err) {
-    case EADDRINUSE: return "somebody listens there already; stop that one or choose another address";
-    case EACCES: return "not permitted; clients elsewhere need encryption, which is not built in yet: "
-                        "choose unix:PATH or a loopback address";
+    case EADDRINUSE:
+        return "somebody listens there already; stop that one or choose another address";
+    case EACCES:
+        return "not permitted; clients elsewhere need encryption, which is not built in yet: "
+               "choose unix:PATH or a loopback address";
     case EEXIST: return "a file that is no socket is in the way; remove it or choose another path";
     case ENAMETOOLONG: return "the path is too long for a socket; choose one under 108 bytes";
     case ENOENT: return "its folder is not there; make it first";
@@ -193,7 +201,8 @@ int main(int argc, char **argv)
     const int err = fsb_chunk_server_open(&h.server, &desc);
     if (err) tool_fail("cannot start: %s", strerror(-err));
     if (!h.stdio) start_listening(&h);
-    else if (pthread_create(&thread, NULL, serve_stdio, &h) != 0) tool_fail("cannot start a thread");
+    else if (pthread_create(&thread, NULL, serve_stdio, &h) != 0)
+        tool_fail("cannot start a thread");
     sigwait(&stop, &number);
 
     fsb_chunk_server_close(h.server);

@@ -12,7 +12,8 @@
 
 static const char help[] =
     "Usage: fsb-mount [options] URL MOUNTPOINT\n"
-    "Mount what URL names on the empty folder MOUNTPOINT, and go to the background once it answers.\n"
+    "Mount what URL names on the empty folder MOUNTPOINT, and go to the background once it "
+    "answers.\n"
     "Unmount with: fusermount3 -u MOUNTPOINT\n"
     "\n"
     "  -f, --foreground    stay in the foreground\n"
@@ -26,7 +27,8 @@ static const char help[] =
     "  --help, --version\n"
     "\n"
     "URLs\n"
-    "  fsb+unix:///PATH.sock?share=SHARE    a host on a unix socket (SHARE: its first, if left out)\n"
+    "  fsb+unix:///PATH.sock?share=SHARE    a host on a unix socket (SHARE: its first, if left "
+    "out)\n"
     "  fsb+tcp://127.0.0.1:PORT/SHARE       a host on the loopback\n"
     "  file:///PATH                         a folder of this machine\n"
     "  mem:NAME                             an empty folder in memory, gone at the end\n"
@@ -51,22 +53,21 @@ static void add_fuse_option(options *o, const char *text)
 static void parse_options(options *o, int argc, char **argv)
 {
     enum { READ_ONLY = 256, TIMEOUT, LOG, HELP, VERSION };
-    static const struct option known[] = {{"foreground", no_argument, NULL, 'f'},
-                                          {"read-only", no_argument, NULL, READ_ONLY},
-                                          {"timeout", required_argument, NULL, TIMEOUT},
-                                          {"log", required_argument, NULL, LOG},
-                                          {"verbose", no_argument, NULL, 'v'},
-                                          {"help", no_argument, NULL, HELP},
-                                          {"version", no_argument, NULL, VERSION},
-                                          {NULL, 0, NULL, 0}};
-    int                        c;
+    static const struct option known[] = {
+        {"foreground", no_argument, NULL, 'f'},        {"read-only", no_argument, NULL, READ_ONLY},
+        {"timeout", required_argument, NULL, TIMEOUT}, {"log", required_argument, NULL, LOG},
+        {"verbose", no_argument, NULL, 'v'},           {"help", no_argument, NULL, HELP},
+        {"version", no_argument, NULL, VERSION},       {NULL, 0, NULL, 0}};
+    int c;
     o->timeout_ms = 30000;
     while ((c = getopt_long(argc, argv, "fo:v", known, NULL)) != -1) {
         switch (c) {
         case 'f': o->foreground = 1; break;
         case 'o': add_fuse_option(o, optarg); break;
         case READ_ONLY: o->read_only = 1; break;
-        case TIMEOUT: o->timeout_ms = (uint32_t)tool_number("--timeout", optarg, 1, 86400) * 1000; break;
+        case TIMEOUT:
+            o->timeout_ms = (uint32_t)tool_number("--timeout", optarg, 1, 86400) * 1000;
+            break;
         case LOG: o->log_path = optarg; break;
         case 'v': ++o->verbose; break;
         case HELP: fputs(help, stdout); exit(0);
@@ -109,7 +110,8 @@ static fsb_backend *connect_to(const options *o, const tool_url *url, fsb_logger
         if (err == -ENOENT && url->share[0] && access(url->address + 5, F_OK) == 0)
             tool_fail("the host has no share '%s'; its URLs are what fsb-host printed", url->share);
         if (err == -ENOENT || err == -ECONNREFUSED)
-            tool_fail("no host answers at %s: %s; start fsb-host there first", url->address, strerror(-err));
+            tool_fail("no host answers at %s: %s; start fsb-host there first", url->address,
+                      strerror(-err));
         if (err == -EPROTO) tool_fail("%s is no fsb host of this release", url->address);
         if (err) tool_fail("cannot connect to %s: %s", url->address, strerror(-err));
     }
@@ -118,8 +120,8 @@ static fsb_backend *connect_to(const options *o, const tool_url *url, fsb_logger
 
 /* ---- the background -------------------------------------------------------------------------- */
 
-/* Forks; the parent waits for the child's word and passes on how it went. Returns, in the child, where
-   to say that all is well. Only the child gets threads. */
+/* Forks; the parent waits for the child's word and passes on how it went. Returns, in the child,
+   where to say that all is well. Only the child gets threads. */
 static int go_to_background(void)
 {
     int  word[2], status;
@@ -173,7 +175,7 @@ static void stop_on_signals(void)
 
 int main(int argc, char **argv)
 {
-    static options o;
+    static options  o;
     static tool_log log;
     tool_name = "fsb-mount";
     parse_options(&o, argc, argv);

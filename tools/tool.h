@@ -31,7 +31,8 @@ __attribute__((format(printf, 1, 2))) static inline void tool_say(const char *fo
 }
 
 #define tool_fail(...) (tool_say(__VA_ARGS__), exit(1))
-#define tool_usage(...) (tool_say(__VA_ARGS__), fprintf(stderr, "Try '%s --help'.\n", tool_name), exit(2))
+#define tool_usage(...) \
+    (tool_say(__VA_ARGS__), fprintf(stderr, "Try '%s --help'.\n", tool_name), exit(2))
 
 /* Where an fsb_logger's lines go: stderr, or a file with the time before each. */
 typedef struct tool_log {
@@ -41,7 +42,8 @@ typedef struct tool_log {
     char          text[512];
 } tool_log;
 
-static inline void tool_log_line(void *user, fsb_log_level level, const char *item, const char *text)
+static inline void tool_log_line(void *user, fsb_log_level level, const char *item,
+                                 const char *text)
 {
     static const char *const names[] = {"error", "warning", "info", "debug"};
     tool_log                *log = (tool_log *)user;
@@ -60,11 +62,12 @@ static inline void tool_log_line(void *user, fsb_log_level level, const char *it
     clock_gettime(CLOCK_REALTIME, &now);
     gmtime_r(&now.tv_sec, &utc);
     strftime(stamp, sizeof stamp, "%Y-%m-%dT%H:%M:%S", &utc);
-    fprintf(log->file, "%s.%03ldZ %s %s %s\n", stamp, now.tv_nsec / 1000000, names[level], item, text);
+    fprintf(log->file, "%s.%03ldZ %s %s %s\n", stamp, now.tv_nsec / 1000000, names[level], item,
+            text);
     fflush(log->file);
 }
 
-/* A logger for objects of ours; path NULL: stderr. Fails the program if the file cannot be opened. */
+/* A logger for objects of ours; path NULL: stderr. Ends the program if it cannot be opened. */
 static inline fsb_logger tool_log_open(tool_log *log, const char *path, int verbose)
 {
     const fsb_logger logger = {tool_log_line, log};
@@ -80,7 +83,8 @@ static inline fsb_logger tool_log_open(tool_log *log, const char *path, int verb
 /* ---- numbers --------------------------------------------------------------------------------- */
 
 /* "15" in least..most, or the program ends with a usage message about `option`. */
-static inline uint64_t tool_number(const char *option, const char *text, uint64_t least, uint64_t most)
+static inline uint64_t tool_number(const char *option, const char *text, uint64_t least,
+                                   uint64_t most)
 {
     char *end = NULL;
     errno = 0;
@@ -117,7 +121,7 @@ static inline void tool_url_quote(const char *text, int keep_slash, char *out, s
     for (; *text && n + 4 < size; ++text) {
         const unsigned char c = (unsigned char)*text;
         const int plain = (c >= '0' && c <= '9') || ((c | 32) >= 'a' && (c | 32) <= 'z') ||
-                          strchr("-._~", c) || (c == '/' && keep_slash);
+            strchr("-._~", c) || (c == '/' && keep_slash);
         n += (size_t)snprintf(out + n, size - n, plain ? "%c" : "%%%02X", c);
     }
     out[n] = '\0';
@@ -174,8 +178,10 @@ static inline int tool_url_parse(const char *text, tool_url *url)
     memset(url, 0, sizeof *url);
     for (size_t i = 0; i < sizeof later / sizeof *later; ++i)
         if (strncmp(text, later[i], strlen(later[i])) == 0) return -EPROTONOSUPPORT;
-    if (strncmp(text, "fsb+unix://", 11) == 0) return url->scheme = TOOL_UNIX, tool_url_unix(text + 11, url);
-    if (strncmp(text, "fsb+tcp://", 10) == 0) return url->scheme = TOOL_TCP, tool_url_tcp(text + 10, url);
+    if (strncmp(text, "fsb+unix://", 11) == 0)
+        return url->scheme = TOOL_UNIX, tool_url_unix(text + 11, url);
+    if (strncmp(text, "fsb+tcp://", 10) == 0)
+        return url->scheme = TOOL_TCP, tool_url_tcp(text + 10, url);
     if (strncmp(text, "file:///", 8) == 0) {
         url->scheme = TOOL_FILE;
         return tool_url_unquote(text + 7, strlen(text + 7), url->path, sizeof url->path);
