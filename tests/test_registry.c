@@ -1325,7 +1325,7 @@ static void test_threads(void)
         CHECK(c.loads > 100);
         CHECK(st.ids == 4 && st.map_bytes > 65536 && st.views == 0);
         CHECK_EQ(st.versions, 800);
-        CHECK_STR(content_of(c.reg, "w1", NULL), content_of(c.reg, "w1", "1.199.0"));
+        CHECK_STR(content_of(c.reg, "w1", NULL), "w1 199");
         content_of(c.reg, "w1", NULL); /* nothing was saved since: a hit, with the same answer */
         const uint64_t hits = st.cache_hits;
         CHECK_EQ(fsb_registry_stat(c.reg, &st), 0);
