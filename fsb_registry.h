@@ -61,7 +61,8 @@
              A value is plain text or a JSON string. Anything else is refused with its line number.
              Odd bytes of an id are written %XX; of a part longer than 200 bytes the file name holds
              the beginning and a hash, and a line `id:` or `version:` the rest. Files directly in
-             the root, dot files, and files that do not end in .md are left alone.
+             the root, dot files, and files that do not end in .md are left alone; an empty file
+             .fsb-registry in the root marks a folder that was created here.
    TEMPLATES {{ name }} is replaced by the input of that name, which a field declares:
              input.NAME=TYPE makes it required, input.NAME=TYPE = JSON gives it a default. TYPE is
              string, number, boolean, list or object; {{ user.name }} and {{ items.0 }} reach into
@@ -293,7 +294,8 @@ typedef struct fsb_registry_query {
 /* Calls fn(user, doc) for each document that matches, ids in order, the newest version of an id
    first, all of one snapshot. doc is valid during the call. A negative result of fn ends the walk
    and is returned, a positive one ends it. fn NULL: counts. Returns how many matched. fn may use
-   the registry. Errors: EINVAL, EAGAIN, EBUSY, ENOMEM, EBADMSG, fn's. Threads: any. */
+   the registry; a save in it that finds the map full answers -EBUSY, since the walk pins it.
+   Errors: EINVAL, EAGAIN, EBUSY, ENOMEM, EBADMSG, fn's. Threads: any. */
 FSB_API int64_t fsb_registry_each(fsb_registry *reg, const fsb_registry_query *query,
                                   int (*fn)(void *user, const fsb_registry_doc *doc), void *user);
 

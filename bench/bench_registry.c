@@ -1,8 +1,9 @@
 /* bench_registry.c - the registry beside bare LMDB calls that do the same work, and a folder scan.
 
-   Every case runs ROUNDS times, ours and theirs in turn; printed are medians. ratio: theirs to ours
-   in time, the median of the rounds' own; above 1 means faster. The bar is the least promised. Then the table that such
-   registries publish, for both stores. --quick leaves the million documents out. */
+   Every case runs ROUNDS times, ours and theirs in turn; printed are medians. ratio: theirs to
+   ours in time, the median of the rounds' own; above 1 means faster. bar: the least promised.
+   Then the table that such registries publish, for both stores. --quick leaves the million
+   documents out. */
 #define FSB_REGISTRY_IMPLEMENTATION
 #include "../fsb_registry.h"
 #include <sched.h>
@@ -82,9 +83,10 @@ static void report(const char *name, double *ours, double *theirs, const char *a
     const double a = median(ours), b = median(theirs), ratio = median(ratios);
     const double spread = (ours[ROUNDS - 1] - ours[0]) / a;
     if (bench.json)
-        printf("{\"bench\":\"registry\",\"case\":\"%s\",\"value\":%.1f,\"unit\":\"ns\",\"against\":"
-               "\"%s\",\"ratio\":%.3f,\"spread\":%.3f,\"n\":%d,\"note\":\"bar %.2f\"}\n", name, a,
-               against, ratio, spread, ROUNDS, bar);
+        printf("{\"bench\":\"registry\",\"case\":\"%s\",\"value\":%.1f,\"unit\":\"ns\","
+               "\"against\":\"%s\",\"ratio\":%.3f,\"spread\":%.3f,\"n\":%d,"
+               "\"note\":\"bar %.2f\"}\n",
+               name, a, against, ratio, spread, ROUNDS, bar);
     else
         printf("%-44s %11.0f ns  %-26s %11.0f ns  ratio %5.2f  bar %5.2f %s  spread %.0f %%\n",
                name, a, against, b, ratio, bar, ratio >= bar ? "met   " : "MISSED", spread * 100);
@@ -608,7 +610,8 @@ static void table_row(fsb_registry_kind kind, int count)
                "\"unit\":\"lookups/s\",\"against\":\"\",\"ratio\":0,\"spread\":0,\"n\":1,"
                "\"note\":\"workers 5: %.0f, 10: %.0f, 20: %.0f; list %.3f ms, save %.3f ms, "
                "delete %.3f ms, memory %.1f MiB, disk %.2f MiB, scan %.2f ms\"}\n",
-               store, count, rate[0], rate[1], rate[2], rate[3], list_ms, save_ms, delete_ms, memory,
+               store, count, rate[0], rate[1], rate[2], rate[3], list_ms, save_ms, delete_ms,
+               memory,
                (double)st.file_bytes / (1 << 20), scan_ms);
     else
         printf("%-7s %6d %10.0f %9.0f %9.0f %9.0f %9.3f %9.3f %9.3f %8.1f %8.2f %9.2f\n", store,
