@@ -2,7 +2,7 @@
 
    A server gives shares (a name, a backend, rights; see "vtable" below) to any number of clients,
    over unix sockets, loopback TCP, or one pair of descriptors such as stdin and stdout. A client is
-   a backend like any other: its submit() sends at once and never waits, answers come in any order,
+   a backend like any other: its submit() sends and does not wait, answers come in any order,
    its call[] waits for one answer. BLAKE3 (fsb_blake3_*) stands alone.
 
    QUICK START
@@ -407,8 +407,9 @@ typedef struct fsb_chunk_client_info {
 } fsb_chunk_client_info;
 
 /* Connects and says hello; *out is the share as a backend, ended by its close(). Its call[] waits
-   for the answer; its submit() never blocks, and done() runs on the receiver's thread (or on this
-   one if the connection is gone): be quick there. Bytes handed out there are borrowed, not kept.
+   for the answer; its submit() only a moment, for room in a full socket; done() runs on the
+   receiver's thread (or on this one if the connection is gone): be quick there, and submit() does
+   not wait at all. Bytes handed out there are borrowed, not kept.
    Errors: -EINVAL, -ENOMEM, -ENOENT no such share, -EPROTO no fsb host, -ECONNREFUSED, -ENOTCONN
    turned away, -ETIMEDOUT, what connect() says.
    Threads: any; starts one; blocks up to timeout_ms. */
@@ -3435,6 +3436,7 @@ typedef struct fsb_chunk_client_ {
     fsb_chunk_stream_     stream;
     int                   kick; /* eventfd: look at the queue, or end */
     pthread_t             thread;
+    pthread_t             receiver; /* the same, set by itself; by atomics */
     /* of the receiver alone */
     unsigned char *in;
     size_t         in_size, in_start, in_end;
@@ -3568,8 +3570,8 @@ static int fsb_chunk_gather_(fsb_chunk_client_ *c, fsb_chunk_call_ **calls, stru
 }
 
 /* After a send of `sent` bytes: what went out waits for its answer, the rest is first in the queue
-   again. Lock held. */
-static void fsb_chunk_scatter_(fsb_chunk_client_ *c, fsb_chunk_call_ **calls, int n, size_t sent)
+   again. Returns 1 if there is none. Lock held. */
+static int fsb_chunk_scatter_(fsb_chunk_client_ *c, fsb_chunk_call_ **calls, int n, size_t sent)
 {
     fsb_chunk_call_ *rest = NULL, **end = &rest;
     for (int i = 0; i < n; ++i) {
@@ -3589,10 +3591,25 @@ static void fsb_chunk_scatter_(fsb_chunk_client_ *c, fsb_chunk_call_ **calls, in
         c->head = rest;
     }
     pthread_cond_broadcast(&c->unsent);
+    return !rest;
 }
 
-/* Sends what is queued: one thread at a time, for all. What the socket does not take at once is the
-   receiver's to send, who waits for room: nobody blocks here. */
+/* Waits a moment for room in the socket: a large write costs fewer hand-overs so. Not on the
+   receiver's thread, on which the peer may depend to get rid of its answers. 1: there is room. */
+static int fsb_chunk_wait_for_room_(fsb_chunk_client_ *c) /* lock held */
+{
+    struct pollfd p = {c->stream.out, POLLOUT, 0};
+    pthread_t     receiver;
+    __atomic_load(&c->receiver, &receiver, __ATOMIC_RELAXED);
+    if (pthread_equal(receiver, pthread_self())) return 0;
+    pthread_mutex_unlock(&c->lock);
+    const int n = poll(&p, 1, FSB_CHUNK_TICK_MS_);
+    pthread_mutex_lock(&c->lock);
+    return n > 0;
+}
+
+/* Sends what is queued: one thread at a time, for all. What the socket does not take soon is the
+   receiver's to send. */
 static void fsb_chunk_client_flush_(fsb_chunk_client_ *c)
 {
     fsb_chunk_call_ *calls[FSB_CHUNK_GATHER_];
@@ -3609,9 +3626,9 @@ static void fsb_chunk_client_flush_(fsb_chunk_client_ *c)
         pthread_mutex_unlock(&c->lock);
         const int64_t sent = fsb_chunk_send_(&c->stream, parts, count, 0);
         pthread_mutex_lock(&c->lock);
-        fsb_chunk_scatter_(c, calls, n, sent > 0 ? (size_t)sent : 0);
-        if (sent == -EAGAIN) c->blocked = 1;
-        else if (sent < 0) c->broken = -ENOTCONN;
+        const int all = fsb_chunk_scatter_(c, calls, n, sent > 0 ? (size_t)sent : 0);
+        if (sent < 0 && sent != -EAGAIN) c->broken = -ENOTCONN;
+        else if (!all) c->blocked = !fsb_chunk_wait_for_room_(c);
     }
     c->sending = 0;
     const int kick = c->blocked || c->broken;
@@ -3900,7 +3917,9 @@ static int fsb_chunk_client_wait_(fsb_chunk_client_ *c)
 static void *fsb_chunk_receiver_(void *arg)
 {
     fsb_chunk_client_ *c = (fsb_chunk_client_ *)arg;
+    const pthread_t    self = pthread_self();
     int                err;
+    __atomic_store(&c->receiver, &self, __ATOMIC_RELAXED);
     do {
         err = fsb_chunk_answers_(c);
         if (!err) err = fsb_chunk_client_wait_(c);
@@ -4130,6 +4149,15 @@ static void fsb_chunk_client_close_(fsb_backend *b)
     fsb_chunk_client_free_(c);
 }
 
+/* A WRITE of a MiB in few pieces: the default of a unix socket is 208 KiB. TCP tunes its own. */
+static void fsb_chunk_widen_(const fsb_chunk_stream_ *s)
+{
+    int       room = 1 << 20, domain = 0;
+    socklen_t size = sizeof domain;
+    if (getsockopt(s->out, SOL_SOCKET, SO_DOMAIN, &domain, &size) == 0 && domain == AF_UNIX)
+        (void)setsockopt(s->out, SOL_SOCKET, SO_SNDBUF, &room, sizeof room);
+}
+
 /* Connects, says hello, starts the receiver. */
 static int fsb_chunk_client_start_(fsb_chunk_client_ *c, const fsb_chunk_client_desc *d)
 {
@@ -4140,6 +4168,7 @@ static int fsb_chunk_client_start_(fsb_chunk_client_ *c, const fsb_chunk_client_
     if (err) return err;
     c->stream.in = fds[0], c->stream.out = fds[1];
     err = fsb_chunk_stream_init_(&c->stream, fds[0], fds[1]);
+    fsb_chunk_widen_(&c->stream);
     if (!err) err = fsb_chunk_say_hello_(c, d, deadline);
     if (!err) err = fsb_chunk_client_resize_(c, FSB_CHUNK_CLIENT_IN_);
     return err ? err : fsb_chunk_thread_(&c->thread, fsb_chunk_receiver_, c);

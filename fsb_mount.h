@@ -430,6 +430,7 @@ enum {
     FSB_MOUNT_HANDOVER_ = 256 << 10,        /* smaller writes are copied: a buffer is 1 MiB */
     FSB_MOUNT_FLIGHT_ = 1024,               /* delayed writes on their way, at most */
     FSB_MOUNT_SPARE_REQS_ = 64,
+    FSB_MOUNT_TOGETHER_ = 16, /* operations sent at once, at most */
     FSB_MOUNT_BATCH_MIN_ = 32 << 10, /* of a listing, fetched at once; doubles while it is used */
     FSB_MOUNT_BATCH_MAX_ = 256 << 10,
     FSB_MOUNT_REPLY_MAX_ = 128 << 10, /* of a listing, handed to the kernel at once */
@@ -571,6 +572,7 @@ struct fsb_mount_req_ {
     uint64_t         list_offset;
     size_t           reply_size; /* of a listing, most; of a write */
     int64_t          error; /* to answer when the operation that cleans up is done */
+    int              fresh; /* its handler runs: see fsb_mount_together_take_ */
     int              in_gate, plus, delayed, elsewhere;
     int              locks, waits, sent, holds, cancelled; /* of LOCK: see [locks] */
     char             name[FSB_NAME_MAX + 1], name2[FSB_NAME_MAX + 1]; /* from here not zeroed */
@@ -629,6 +631,8 @@ struct fsb_mount {
     fsb_mount_buf_ *spare_bufs;
     size_t          head_bytes;
 
+    fsb_op         *together[FSB_MOUNT_TOGETHER_]; /* to be sent when no request is left to read */
+    uint32_t        together_count;
     uint32_t        path_ops; /* in the gate */
     int             moving, gate_pumping;
     fsb_mount_queue_ gate;
@@ -964,7 +968,7 @@ static void fsb_mount_live_end_(fsb_mount *m)
 
 static void fsb_mount_push_(fsb_mount_queue_ *q, fsb_mount_req_ *r)
 {
-    r->next = NULL;
+    r->next = NULL, r->fresh = 0;
     if (q->tail) q->tail->next = r;
     else q->head = r;
     q->tail = r;
@@ -989,7 +993,7 @@ static fsb_mount_req_ *fsb_mount_req_new_(fsb_mount *m, fuse_req_t fuse, uint32_
     pthread_mutex_unlock(&m->lock);
     if (!r) return NULL;
     memset(r, 0, offsetof(fsb_mount_req_, name));
-    r->fuse = fuse, r->task.mount = m;
+    r->fuse = fuse, r->task.mount = m, r->fresh = 1;
     r->task.op.code = code, r->task.op.timeout_ms = m->timeout_ms;
     return r;
 }
@@ -1317,16 +1321,45 @@ static int fsb_mount_aim_(fsb_mount *m, fsb_mount_req_ *r)
     return err;
 }
 
+/* Requests that are there at the same time go to the backend in one submit(), so that a remote one
+   gets them in one message: what a handler sends is put by until its thread finds no more requests
+   to read, or there is no room to put by another. */
+
+/* Lock held. Empties it into ops and returns their number. */
+static uint32_t fsb_mount_together_take_(fsb_mount *m, fsb_op **ops)
+{
+    const uint32_t n = m->together_count;
+    memcpy(ops, m->together, n * sizeof *ops);
+    m->together_count = 0;
+    return n;
+}
+
+static void fsb_mount_send_together_(fsb_mount *m)
+{
+    fsb_op *ops[FSB_MOUNT_TOGETHER_];
+    pthread_mutex_lock(&m->lock);
+    const uint32_t n = fsb_mount_together_take_(m, ops);
+    pthread_mutex_unlock(&m->lock);
+    if (n) m->backend->submit(m->backend, ops, n);
+}
+
 static void fsb_mount_run_(fsb_mount_req_ *r)
 {
     fsb_mount *m = r->task.mount;
-    fsb_op    *op = &r->task.op;
+    fsb_op    *op = &r->task.op, *ops[FSB_MOUNT_TOGETHER_];
+    uint32_t   n = 0;
+    op->done = fsb_mount_done_;
     pthread_mutex_lock(&m->lock);
     op->result = fsb_mount_aim_(m, r);
+    const int send = !op->result && op->code;
+    const int wait = send && r->fresh && m->backend->submit && op->size < FSB_MOUNT_HANDOVER_;
+    r->fresh = 0;
+    if (wait) m->together[m->together_count++] = op;
+    if (wait && m->together_count == FSB_MOUNT_TOGETHER_) n = fsb_mount_together_take_(m, ops);
     pthread_mutex_unlock(&m->lock);
-    op->done = fsb_mount_done_;
-    if (op->result || !op->code) fsb_mount_done_(op);
-    else fsb_mount_task_start_(m, op);
+    if (n) m->backend->submit(m->backend, ops, n);
+    else if (!send) fsb_mount_done_(op);
+    else if (!wait) fsb_mount_task_start_(m, op);
 }
 
 static int fsb_mount_busy_(const fsb_mount_node_ *n) { return n->writes || n->waiting.head; }
@@ -3158,6 +3191,7 @@ static void fsb_mount_lock_send_(fsb_mount_req_ *r)
     r->holds = 1 + r->waits;
     if (r->waits) fuse_req_interrupt_func(r->fuse, fsb_mount_lock_interrupt_, r);
     const int waits = r->waits;
+    r->fresh = 0; /* what may be cancelled must have been sent */
     fsb_mount_go_(r, fsb_mount_lock_done_);
     if (!waits) return;
     pthread_mutex_lock(&m->lock);
@@ -3628,6 +3662,7 @@ static void *fsb_mount_receive_(void *arg)
     fsb_mount_buf_ *b = fsb_mount_buf_new_(m);
     while (b && !__atomic_load_n(&m->ended, __ATOMIC_ACQUIRE)) {
         const ssize_t n = read(m->fd, b + 1, FSB_MOUNT_RECEIVE_);
+        const int     err = n < 0 ? errno : 0;
         if (n > 0) {
             fsb_mount_handle_(m, b, (size_t)n);
             if (__atomic_load_n(&b->pins, __ATOMIC_ACQUIRE) == 1) continue;
@@ -3635,12 +3670,14 @@ static void *fsb_mount_receive_(void *arg)
             fsb_mount_buf_unpin_(m, b); /* a write keeps it */
             pthread_mutex_unlock(&m->lock);
             while (!(b = fsb_mount_buf_new_(m))) poll(NULL, 0, 10); /* memory will come back */
-        } else if (n < 0 && errno == EAGAIN) {
+        } else if (err == EAGAIN) {
+            fsb_mount_send_together_(m);
             if (!fsb_mount_wait_(m, &b)) break;
-        } else if (n == 0 || (errno != EINTR && errno != ENOENT)) {
+        } else if (err != EINTR && err != ENOENT) {
             break; /* ENODEV: unmounted; ENOENT: the request was interrupted */
         }
     }
+    fsb_mount_send_together_(m);
     fsb_mount_ended_(m);
     pthread_mutex_lock(&m->lock);
     if (b) fsb_mount_buf_unpin_(m, b);

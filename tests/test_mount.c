@@ -1283,6 +1283,10 @@ static void check_foreign_changes(void)
     nap(1100); /* attributes are believed for a second */
     CHECK_EQ(read(fd, buf, 32), 5);
     close(fd);
+    /* replaced: open looks the name up again, however fresh it is here */
+    CHECK_EQ(put(elsewhere("g"), "replaced"), 0);
+    CHECK_EQ(rename(elsewhere("g"), elsewhere("f")), 0);
+    HOLDS(get(p("f")), "replaced");
     /* replaced, removed, made */
     CHECK_EQ(put(elsewhere("g"), "another file"), 0);
     CHECK_EQ(rename(elsewhere("g"), elsewhere("f")), 0);
