@@ -1,0 +1,35 @@
+/* fsb.c - the command line of fsb: `fsb GROUP COMMAND ...`. Each group has a file of its own. */
+#include <stdio.h>
+#include <string.h>
+
+#include "../fsb_registry.h"
+
+int fsb_cmd_registry(int argc, char **argv);
+
+/* argv[0] is the group's name; returns the exit status. */
+static const struct {
+    const char *name, *about;
+    int (*run)(int argc, char **argv);
+} groups[] = {
+    {"registry", "versioned documents", fsb_cmd_registry},
+};
+
+static void usage(FILE *to)
+{
+    fprintf(to, "usage: fsb GROUP COMMAND [options] ...\n\n");
+    for (size_t i = 0; i < sizeof groups / sizeof *groups; ++i)
+        fprintf(to, "  %-10s %s\n", groups[i].name, groups[i].about);
+    fprintf(to, "\nfsb GROUP --help tells its commands. --version tells the version.\n");
+}
+
+int main(int argc, char **argv)
+{
+    const char *name = argc > 1 ? argv[1] : "";
+    if (!strcmp(name, "--help") || !strcmp(name, "-h")) return usage(stdout), 0;
+    if (!strcmp(name, "--version")) return puts("fsb " FSB_VERSION), 0;
+    for (size_t i = 0; i < sizeof groups / sizeof *groups; ++i)
+        if (!strcmp(name, groups[i].name)) return groups[i].run(argc - 1, argv + 1);
+    if (*name) fprintf(stderr, "fsb: there is no group '%s'\n", name);
+    usage(stderr);
+    return 2;
+}
