@@ -47,7 +47,7 @@ benches: $(BENCHES)
 
 # A variant is the same programs in a folder of its own.
 define VARIANT
-$1/bin/fsb: $(addprefix $1/,obj/fsb.o $(GROUPS))
+$1/bin/fsb: $(addprefix $1/,obj/fsb.o $(GROUPS)) | $1/bin
 	$$(SAY)$$(LINK)
 $1/bin/%: tools/%.c build/line | $1/bin
 	$$(SAY)$$(LINK)
