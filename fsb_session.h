@@ -1608,6 +1608,7 @@ static int fsb_session_snippet_(fsb_session_buf_ *out, const fsb_session_match_ 
             last = count, first = last > q->snippet_words ? last - q->snippet_words : 0;
         int open = 0;
         if (first) fsb_session_puts_(out, "\xe2\x80\xa6 ");
+        else fsb_session_put_line_(out, text.data, place[0].start < 8 ? place[0].start : 0);
         for (size_t i = first; i < last; ++i) {
             if (i > first)
                 fsb_session_put_line_(out, text.data + place[i - 1].end,
@@ -1619,7 +1620,9 @@ static int fsb_session_snippet_(fsb_session_buf_ *out, const fsb_session_match_ 
                 open = 0, fsb_session_puts_(out, q->unmark);
         }
         if (open > 0) fsb_session_puts_(out, q->unmark);
+        const size_t end = place[last - 1].end;
         if (last < count) fsb_session_puts_(out, " \xe2\x80\xa6");
+        else fsb_session_put_line_(out, text.data + end, text.size - end < 8 ? text.size - end : 0);
     }
     const int err = out->err ? out->err : places.err ? places.err : normal.err;
     fsb_session_unbuffer_(&places), fsb_session_unbuffer_(&normal);
@@ -1635,6 +1638,7 @@ typedef struct fsb_session_note_ {
 
 typedef struct fsb_session_branch_ {
     uint64_t inherits; /* messages up to this id are shared with the parent, and found there */
+    uint64_t rewrites; /* files: tells a rewritten file from one that only grew */
     int      forked;   /* others may share messages of this one */
 } fsb_session_branch_;
 
@@ -1914,6 +1918,10 @@ static void fsb_session_put_info_(fsb_session_buf_ *b, const fsb_session_info *i
                                   const fsb_session_branch_ *branch)
 {
     fsb_session_puts_(b, "\"fsb\":1");
+    if (branch->rewrites) {
+        fsb_session_puts_(b, ",\"rewrites\":");
+        fsb_session_put_uint_(b, branch->rewrites);
+    }
     fsb_session_put_field_(b, ",\"session\":", info->id, strlen(info->id));
     fsb_session_put_field_(b, ",\"user\":", info->user, strlen(info->user));
     fsb_session_put_field_(b, ",\"title\":", info->title, strlen(info->title));
@@ -2058,6 +2066,7 @@ static int fsb_session_read_info_(fsb_session_block *block, fsb_session_span lin
     int               err = 0;
     info->title = info->parent = "";
     info->tag_count = 0, info->fork_id = 0, branch->inherits = 0, branch->forked = 0;
+    branch->rewrites = 0;
     info->config = info->metadata = none;
     if (!fsb_session_enter_(&j, line)) return -EBADMSG;
     while (!err && fsb_session_member_(&j)) {
@@ -2077,6 +2086,8 @@ static int fsb_session_read_info_(fsb_session_block *block, fsb_session_span lin
         else if (fsb_session_key_is_(&j, "fork")) info->fork_id = fsb_session_uint_(j.value);
         else if (fsb_session_key_is_(&j, "inherits")) 
             branch->inherits = fsb_session_uint_(j.value);
+        else if (fsb_session_key_is_(&j, "rewrites"))
+            branch->rewrites = fsb_session_uint_(j.value);
         else if (fsb_session_key_is_(&j, "forked")) branch->forked = 1;
         else if (!(err = fsb_session_read_verbatim_(block, &j, "config", "config_text",
                                                     &info->config)))
@@ -2219,7 +2230,7 @@ typedef struct fsb_session_record_ {
 } fsb_session_record_;
 
 typedef struct fsb_session_extent_ { /* begins the payload of a session's record */
-    uint64_t ino, size, messages, bytes, cold;
+    uint64_t ino, size, stamp, messages, bytes, cold;
     int64_t  mtime_ns, updated_ns;
 } fsb_session_extent_;
 
@@ -2261,7 +2272,7 @@ typedef struct fsb_session_book_ { /* a session as the index knows it */
     fsb_session_block *names;
     fsb_session_branch_ branch;
     uint64_t           covered;
-    uint64_t           ino, size;
+    uint64_t           ino, size, stamp; /* stamp: of the file's beginning */
     int64_t            mtime_ns;
     uint32_t           generation;
     int                live, seen;
@@ -2397,6 +2408,7 @@ static int fsb_session_apply_session_(fsb_session_shelf_ *shelf, const fsb_sessi
         w.info.updated_ns = extent.updated_ns, w.info.cold = (uint32_t)extent.cold;
         err = fsb_session_book_set_(shelf, book, &w.info, w.branch);
         book->covered = r->offset, book->ino = extent.ino, book->size = extent.size;
+        book->stamp = extent.stamp;
         book->mtime_ns = extent.mtime_ns, book->live = 1;
         if (book->generation != r->generation) {
             shelf->dead += book->log_bytes;
@@ -2539,7 +2551,8 @@ static void fsb_session_put_session_record_(fsb_session_shelf_ *shelf, uint32_t 
     memset(&r, 0, sizeof r), memset(&extent, 0, sizeof extent);
     r.kind = FSB_SESSION_SESSION_, r.session = number, r.generation = book->generation;
     r.id = book->info.last_id, r.offset = book->covered;
-    extent.ino = book->ino, extent.size = book->size, extent.mtime_ns = book->mtime_ns;
+    extent.ino = book->ino, extent.size = book->size, extent.stamp = book->stamp;
+    extent.mtime_ns = book->mtime_ns;
     extent.messages = book->info.message_count, extent.bytes = book->info.bytes;
     extent.updated_ns = book->info.updated_ns, extent.cold = book->info.cold;
     fsb_session_put_(&line, "{", 1);
@@ -2559,19 +2572,36 @@ static void fsb_session_path_(char *path, size_t size, const char *user, const c
                               const char *suffix);
 enum { FSB_SESSION_PATH_ = 2 * FSB_SESSION_NAME_MAX + 48 };
 
+static int fsb_session_open_file_(fsb_session_store *store, const char *user, const char *id)
+{
+    char path[FSB_SESSION_PATH_];
+    fsb_session_path_(path, sizeof path, user, id, ".jsonl");
+    return openat(store->fd, path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+}
+
+/* Of a file's first line, which says how often it was rewritten: inode numbers are used again. */
+static uint64_t fsb_session_stamp_(int fd)
+{
+    char          head[64];
+    const ssize_t n = pread(fd, head, sizeof head, 0);
+    const char   *feed = n > 0 ? (const char *)memchr(head, '\n', (size_t)n) : NULL;
+    return n > 0 ? fsb_session_hash_(1, head, feed ? (size_t)(feed - head) : (size_t)n) : 0;
+}
+
 /* Brings a book up to date with its file: reads only what was added, or all if it is another. */
 static int fsb_session_read_book_(fsb_session_shelf_ *shelf, uint32_t number, const struct stat *st,
                                   int cold)
 {
     fsb_session_book_ *book = fsb_session_book_at_(shelf, number);
     const fsb_allocator *mem = &shelf->store->desc.allocator;
-    const int same = book->live && book->ino == st->st_ino && !cold && !book->info.cold &&
-                     (uint64_t)st->st_size >= book->covered;
+    const int fd = cold ? -1 : fsb_session_open_file_(shelf->store, shelf->user, book->info.id);
+    const uint64_t stamp = fd < 0 ? 0 : fsb_session_stamp_(fd);
+    const int      same = book->live && book->ino == st->st_ino && !cold && !book->info.cold &&
+                     (uint64_t)st->st_size >= book->covered && stamp == book->stamp;
     fsb_session_buf_   text = fsb_session_buffer_(mem), words = fsb_session_buffer_(mem);
     fsb_session_block *block = fsb_session_block_new_(mem);
     fsb_session_walk_  w;
-    char               path[FSB_SESSION_PATH_];
-    int                err = block ? 0 : -ENOMEM, fd = -1;
+    int                err = !block ? -ENOMEM : fd < 0 && !cold ? -ENOENT : 0;
     fsb_session_walk_begin_(&w, shelf->user, book->info.id, 0);
     if (same) w.info = book->info, w.branch = book->branch;
     else { /* a record first, for those that follow; it covers nothing, should they get lost */
@@ -2579,12 +2609,8 @@ static int fsb_session_read_book_(fsb_session_shelf_ *shelf, uint32_t number, co
         shelf->dead += book->log_bytes, book->log_bytes = 0;
         fsb_session_put_session_record_(shelf, number);
     }
-    fsb_session_path_(path, sizeof path, shelf->user, book->info.id, ".jsonl");
     if (!err && cold) err = fsb_session_read_cold_(shelf->store, shelf->user, book->info.id, &text);
-    else if (!err) {
-        fd = openat(shelf->store->fd, path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-        err = fd < 0 ? -errno : fsb_session_slurp_(fd, book->covered, &text);
-    }
+    else if (!err) err = fsb_session_slurp_(fd, book->covered, &text);
     w.size = text.size;
     const uint64_t         base = book->covered;
     fsb_session_line_kind_ kind = FSB_SESSION_BAD_LINE_;
@@ -2601,7 +2627,7 @@ static int fsb_session_read_book_(fsb_session_shelf_ *shelf, uint32_t number, co
         w.info.cold = (uint32_t)cold;
         err = fsb_session_book_set_(shelf, book, &w.info, w.branch);
         book->live = 1, book->covered = base + w.at;
-        book->ino = st->st_ino, book->size = (uint64_t)st->st_size;
+        book->ino = st->st_ino, book->size = (uint64_t)st->st_size, book->stamp = stamp;
         book->mtime_ns = (int64_t)st->st_mtim.tv_sec * 1000000000 + st->st_mtim.tv_nsec;
         if (!err && titled) fsb_session_index_title_(shelf, number, &book->info, &words);
         if (!err) fsb_session_put_session_record_(shelf, number);
@@ -3000,7 +3026,10 @@ static int fsb_session_read_file_(fsb_session *s, const fsb_session_range *range
         if (current) break;
     }
     if (!err) err = fsb_session_take_walk_(s, &w);
-    if (!err) s->size = text.size, s->info.cold = (uint32_t)cold, s->doubt = s->torn = 0;
+    if (!err) {
+        s->size = text.size, s->info.cold = (uint32_t)cold, s->doubt = 0;
+        s->torn = !cold && text.size && text.data[text.size - 1] != '\n';
+    }
     if (!err) s->checked_ns = fsb_session_now_();
     fsb_session_unbuffer_(&text);
     fsb_session_block_free_(own);
@@ -3165,6 +3194,7 @@ static int fsb_session_files_replace_(fsb_session *s, const fsb_session_message 
 {
     const fsb_session_info before = s->info;
     int err = fsb_session_ready_(s);
+    ++s->branch.rewrites;
     if (!err) err = fsb_session_compose_(s, messages, count);
     if (!err) err = fsb_session_replace_file_(s);
     if (err == -ESTALE || err == -ENOMEM) s->info = before, s->doubt = 1;
@@ -3724,6 +3754,7 @@ static int fsb_session_files_put_blob_(fsb_session_store *store, const char *use
     char        path[FSB_SESSION_PATH_];
     struct stat st;
     if (store->desc.read_only) return -EROFS;
+    if (mkdirat(store->fd, user, 0700) && errno != EEXIST) return -errno;
     fsb_session_blob_path_(path, user, "");
     if (mkdirat(store->fd, path, 0700) && errno != EEXIST) return -errno;
     fsb_session_blob_path_(path, user, hash);
@@ -5924,7 +5955,7 @@ static void fsb_session_put_markdown_(fsb_session_buf_ *b, const fsb_session *s,
 static void fsb_session_put_export_(fsb_session_buf_ *b, const fsb_session *s, int json,
                                     const fsb_session_messages *all)
 {
-    const fsb_session_branch_ none = {0, 0};
+    const fsb_session_branch_ none = {0, 0, 0};
     fsb_session_put_(b, "{", 1);
     fsb_session_put_info_(b, &s->info, &none);
     fsb_session_puts_(b, json ? ",\"messages\":[\n" : "}\n");
