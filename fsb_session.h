@@ -665,10 +665,11 @@ static void fsb_session_date_(int64_t days, int64_t *year, int64_t *month, int64
     *year = y + era * 400 + (*month <= 2);
 }
 
-static char *fsb_session_digits_(char *out, int64_t value, int count)
+static char *fsb_session_pair_(char *out, int64_t value, char behind) /* 00 to 99 */
 {
-    for (int i = count - 1; i >= 0; --i) out[i] = (char)('0' + value % 10), value /= 10;
-    return out + count;
+    const unsigned v = (unsigned)value, tens = v / 10;
+    out[0] = (char)('0' + tens), out[1] = (char)('0' + (v - tens * 10)), out[2] = behind;
+    return out + 3;
 }
 
 enum { FSB_SESSION_TIME_ = 30 }; /* bytes of 2026-11-21T02:11:33.123456789Z */
@@ -679,13 +680,19 @@ static void fsb_session_time_text_(int64_t ns, char *out)
     int64_t days = seconds / 86400, second = seconds % 86400;
     if (second < 0) second += 86400, --days;
     fsb_session_date_(days, &year, &month, &day);
-    out = fsb_session_digits_(out, year, 4), *out++ = '-';
-    out = fsb_session_digits_(out, month, 2), *out++ = '-';
-    out = fsb_session_digits_(out, day, 2), *out++ = 'T';
-    out = fsb_session_digits_(out, second / 3600, 2), *out++ = ':';
-    out = fsb_session_digits_(out, second / 60 % 60, 2), *out++ = ':';
-    out = fsb_session_digits_(out, second % 60, 2), *out++ = '.';
-    out = fsb_session_digits_(out, rest, 9), *out = 'Z';
+    const int64_t micros = rest / 1000;
+    fsb_session_pair_(out, year / 100, '0');
+    out = fsb_session_pair_(out + 2, year % 100, '-');
+    out = fsb_session_pair_(out, month, '-');
+    out = fsb_session_pair_(out, day, 'T');
+    out = fsb_session_pair_(out, second / 3600, ':');
+    out = fsb_session_pair_(out, second / 60 % 60, ':');
+    out = fsb_session_pair_(out, second % 60, '.');
+    fsb_session_pair_(out, micros / 10000, '0');
+    fsb_session_pair_(out + 2, micros / 100 % 100, '0');
+    fsb_session_pair_(out + 4, micros % 100, '0');
+    fsb_session_pair_(out + 6, rest % 1000 / 10, '0');
+    out[8] = (char)('0' + rest % 10), out[9] = 'Z';
 }
 
 static int fsb_session_number_(const char *p, size_t digits, int64_t *out)
@@ -767,15 +774,19 @@ static int fsb_session_is_utf8_(const char *text, size_t size)
 /* Writing strings: long runs of plain ASCII are the rule, so they are found 16 bytes at a time. */
 typedef unsigned char fsb_session_v16_ __attribute__((vector_size(16)));
 
+static fsb_session_v16_ fsb_session_odd_(const char *p) /* which of 16 bytes are not plain */
+{
+    fsb_session_v16_ v;
+    memcpy(&v, p, 16);
+    return (fsb_session_v16_)((v < 0x20) | (v == '"') | (v == '\\') | (v > 0x7e));
+}
+
 static size_t fsb_session_plain_(const char *p, size_t size)
 {
     size_t i = 0;
-    for (; i + 16 <= size; i += 16) {
-        fsb_session_v16_ v;
-        uint64_t         half[2];
-        memcpy(&v, p + i, 16);
-        const fsb_session_v16_ odd = (fsb_session_v16_)((v < 0x20) | (v == '"') | (v == '\\') |
-                                                        (v > 0x7e));
+    for (; i + 32 <= size; i += 32) {
+        const fsb_session_v16_ odd = fsb_session_odd_(p + i) | fsb_session_odd_(p + i + 16);
+        uint64_t               half[2];
         memcpy(half, &odd, 16);
         if (half[0] | half[1]) break;
     }
@@ -3943,9 +3954,9 @@ enum {
     FSB_SESSION_REPLACE_ROW_, FSB_SESSION_LIST_, FSB_SESSION_USERS_, FSB_SESSION_FORKS_,
     FSB_SESSION_DIRTY_, FSB_SESSION_CLEAN_, FSB_SESSION_SET_INDEXED_, FSB_SESSION_DOC_ADD_,
     FSB_SESSION_DOC_FREE_, FSB_SESSION_DOC_FIND_, FSB_SESSION_DOC_DROP_, FSB_SESSION_WORDS_ADD_,
-    FSB_SESSION_WORDS_DROP_, FSB_SESSION_FIND_, FSB_SESSION_DOC_KEY_, FSB_SESSION_ONE_,
+    FSB_SESSION_WORDS_DROP_, FSB_SESSION_FIND_, FSB_SESSION_ONE_,
     FSB_SESSION_DIRTY_OF_, FSB_SESSION_DELETE_, FSB_SESSION_PACKED_, FSB_SESSION_PACK_,
-    FSB_SESSION_BLOB_PUT_, FSB_SESSION_BLOB_GET_, FSB_SESSION_BLOB_LIST_, FSB_SESSION_BLOB_DROP_,
+    FSB_SESSION_READ_, FSB_SESSION_TITLE_OF_, FSB_SESSION_BLOB_PUT_, FSB_SESSION_BLOB_GET_, FSB_SESSION_BLOB_LIST_, FSB_SESSION_BLOB_DROP_,
     FSB_SESSION_STATEMENTS_
 };
 #define FSB_SESSION_COLUMNS_ "s.no, s.id, s.title, s.tags, s.config, s.metadata, s.created," \
@@ -3987,13 +3998,16 @@ static const char *const fsb_session_sql_text_[FSB_SESSION_STATEMENTS_] = {
     "DELETE FROM doc WHERE docno=?1",
     "INSERT INTO words(rowid, text) VALUES(?1, ?2)",
     "INSERT INTO words(words, rowid, text) VALUES('delete', ?1, ?2)",
-    "SELECT rowid FROM words WHERE words MATCH ?1 AND rowid BETWEEN ?2 AND ?3 ORDER BY rowid DESC",
-    "SELECT key FROM doc WHERE docno=?1",
+    "SELECT d.key, m.time, m.role, m.content FROM words CROSS JOIN doc d ON d.docno=words.rowid"
+        " LEFT JOIN message m ON m.key=d.key WHERE words MATCH ?1"
+        " AND words.rowid BETWEEN ?2 AND ?3 ORDER BY words.rowid DESC",
     "SELECT key, time, role, content, metadata, attachments FROM message WHERE key=?1",
     "SELECT d.no FROM dirty d JOIN session s ON s.no=d.no WHERE s.user=?1",
     "DELETE FROM session WHERE no=?1",
     "SELECT packed FROM session WHERE no=?1",
     "UPDATE session SET packed=?2, revision=revision+1 WHERE no=?1",
+    "BEGIN",
+    "SELECT id, title FROM session WHERE no=?1",
     "INSERT INTO blob VALUES(?1,?2,?3,?4) ON CONFLICT DO UPDATE SET added=?4",
     "SELECT b.data FROM blob b JOIN user u ON u.no=b.user WHERE u.name=?1 AND b.hash=?2",
     "SELECT hash FROM blob WHERE user=?1 AND added<?2",
@@ -4515,7 +4529,7 @@ static int fsb_session_sql_load_(fsb_session *s, const fsb_session_range *range,
     int               err = fsb_session_sql_take_(s->store, &c);
     if (err) return err;
     /* One read transaction, or a fork and its base might be of different times. */
-    sqlite3_exec(c->db, "BEGIN", NULL, NULL, NULL);
+    fsb_session_sql_do_(c, FSB_SESSION_READ_);
     err = fsb_session_sql_refresh_(c, s);
     if (!err) err = fsb_session_load_in_(c, s->number, range, block, &list);
     fsb_session_sql_do_(c, FSB_SESSION_COMMIT_);
@@ -5405,18 +5419,21 @@ static int fsb_session_probe_index_(fsb_session_probe_ *p)
         sqlite3_bind_int64(st, 3, q->until_ns ? q->until_ns / 1000 + 10000000 : INT64_MAX);
     }
     err = text.err;
-    while (!err && p->finds->count < p->finds->cap && (got = fsb_session_sql_row_(p->c, st)) != 0) {
-        int64_t             key;
+    while (!err && p->finds->count < p->finds->cap &&
+           (got = fsb_session_sql_row_(p->c, st)) != 0) {
+        const int64_t       key = got > 0 ? sqlite3_column_int64(st, 0) : 0;
         fsb_session_message m;
         if (got < 0) {
             fsb_session_unbuffer_(&text);
             return got;
         }
-        sqlite3_stmt *doc = fsb_session_statement_(p->c, FSB_SESSION_DOC_KEY_);
-        if (doc) sqlite3_bind_int64(doc, 1, sqlite3_column_int64(st, 0));
-        if ((err = fsb_session_sql_int_(p->c, doc, &key)) == 0 &&
-            !(err = fsb_session_probe_block_(p)) && !(err = fsb_session_probe_text_(p, key, &m)))
-            err = fsb_session_judge_(p, key, &m, 1);
+        if ((err = fsb_session_probe_block_(p)) != 0) break;
+        if (sqlite3_column_type(st, 1) != SQLITE_NULL) { /* good until the next row: not copied */
+            memset(&m, 0, sizeof m);
+            m.time_ns = sqlite3_column_int64(st, 1), m.content = fsb_session_column_(st, 3);
+            m.role = (const char *)sqlite3_column_text(st, 2);
+        } else err = fsb_session_probe_text_(p, key, &m); /* a title, or packed */
+        if (!err) err = fsb_session_judge_(p, key, &m, 1);
         if (err == -ENOENT) err = 0;
     }
     if (st) sqlite3_reset(st), sqlite3_clear_bindings(st);
@@ -5454,6 +5471,21 @@ static int fsb_session_probe_dirty_(fsb_session_probe_ *p)
     return err;
 }
 
+/* Of a session, only what a hit shows. */
+static int fsb_session_title_of_(fsb_session_probe_ *p, int64_t no)
+{
+    if (p->row.no == no) return 0;
+    sqlite3_stmt *st = fsb_session_statement_(p->c, FSB_SESSION_TITLE_OF_);
+    if (st) sqlite3_bind_int64(st, 1, no);
+    const int got = fsb_session_sql_row_(p->c, st);
+    if (got < 1) return got ? got : -ENOENT;
+    p->row.no = 0; /* the rest of it is not there */
+    int err = fsb_session_column_string_(p->block, st, 0, &p->row.info.id);
+    if (!err) err = fsb_session_column_string_(p->block, st, 1, &p->row.info.title);
+    sqlite3_reset(st);
+    return err;
+}
+
 static int fsb_session_probe_hits_(fsb_session_probe_ *p, fsb_session_block *block,
                                    fsb_session_hits *out)
 {
@@ -5468,10 +5500,9 @@ static int fsb_session_probe_hits_(fsb_session_probe_ *p, fsb_session_block *blo
         const fsb_session_found_ *found = &p->finds->at[q->skip + i];
         fsb_session_message       m;
         err = fsb_session_probe_block_(p);
-        if (!err) err = fsb_session_probe_row_(p, (int64_t)found->where);
-        if (!err)
-            err = fsb_session_probe_text_(p, fsb_session_key_((int64_t)found->where,
-                                                              found->message_id), &m);
+        const int64_t key = fsb_session_key_((int64_t)found->where, found->message_id);
+        if (!err) err = fsb_session_probe_text_(p, key, &m);
+        if (!err) err = fsb_session_title_of_(p, (int64_t)found->where);
         if (!err)
             err = fsb_session_put_hit_(&hits[out->count++], q, p->match, found, &p->row.info,
                                        m.role, m.content, block);
@@ -5509,7 +5540,7 @@ static int fsb_session_sql_search_(fsb_session_store *store, const char *user,
         err = fsb_session_fail_(store, -ENOSYS, "this SQLite has no FTS5: search is not to be had");
     else err = fsb_session_feed_all_(p.c);
     if (!err) {
-        sqlite3_exec(p.c->db, "BEGIN", NULL, NULL, NULL); /* all of it at one time */
+        fsb_session_sql_do_(p.c, FSB_SESSION_READ_); /* all of it at one time */
         err = fsb_session_sql_user_(p.c, user, &p.user);
         if (!err) err = fsb_session_probe_index_(&p);
         if (!err) err = fsb_session_probe_dirty_(&p);
@@ -5705,8 +5736,12 @@ static int fsb_session_check_name_(fsb_session_store *store, const char *what, c
     if (n > FSB_SESSION_NAME_MAX)
         return fsb_session_fail_(store, -ENAMETOOLONG, "%s: %zu bytes, at most %d are allowed",
                                  what, n, (int)FSB_SESSION_NAME_MAX);
-    int bad = !fsb_session_is_utf8_(name, n) || (as_file && (name[0] == '.' || strchr(name, '/')));
-    for (size_t i = 0; i < n; ++i) bad |= (unsigned char)name[i] < 0x20 || name[i] == 0x7f;
+    unsigned bad = as_file && (name[0] == '.' || strchr(name, '/')), high = 0;
+    for (size_t i = 0; i < n; ++i) {
+        bad |= (unsigned char)name[i] < 0x20 || name[i] == 0x7f;
+        high |= (unsigned char)name[i] & 0x80u;
+    }
+    if (high) bad |= !fsb_session_is_utf8_(name, n);
     return bad ? fsb_session_fail_(store, -EINVAL, "%s: only UTF-8 without control characters%s",
                                    what, as_file ? ", '/', or a '.' in front" : "") : 0;
 }

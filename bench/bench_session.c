@@ -156,7 +156,7 @@ static void save_table(int kind, const char *store_name)
     static const int sizes[3] = {10, 50, 100};
     for (int k = 0; k < 3; ++k) {
         char      name[80], note[160];
-        double    ns[200], allocs = 0, spread, total = 0;
+        double    ns[200], allocs = 0, spread = 0, total = 0;
         const int rounds = bench.quick ? 60 : 200;
         snprintf(name, sizeof name, "%s: save, %d messages, one new", store_name, sizes[k]);
         if (!wanted(name)) continue;
@@ -193,7 +193,7 @@ static void files_append(int durability, const char *how)
     snprintf(name, sizeof name, "files: append a message (%s)", how);
     if (!wanted(name)) return;
     const int          rounds = 15, each = durability == FSB_SESSION_SYNC_SAVE ? 30 : 3000;
-    double             ours[15], raw[15], spread;
+    double             ours[15], raw[15], spread = 0;
     fsb_session_store *store = open_store(FSB_SESSION_FILES, durability, 0);
     fsb_session       *s = open_session(store, "a");
     snprintf(path, sizeof path, "%s/raw.jsonl", bench.dir);
@@ -230,7 +230,7 @@ static void files_rewrite(int durability, const char *how)
     snprintf(name, sizeof name, "files: whole save of 100 messages (%s)", how);
     if (!wanted(name)) return;
     const int           rounds = 15, each = bench.quick ? 20 : 60;
-    double              ours[15], raw[15], spread;
+    double              ours[15], raw[15], spread = 0;
     fsb_session_store  *store = open_store(FSB_SESSION_FILES, durability, 0);
     fsb_session        *s = open_session(store, "a");
     fsb_session_message m[100];
@@ -273,10 +273,11 @@ static void long_session(int kind, const char *store_name)
     snprintf(name, sizeof name, "%s: append, 10,000 messages there", store_name);
     if (!wanted(name)) return;
     const int          rounds = 15, each = kind == FSB_SESSION_FILES ? 1000 : 200;
-    double             few[15], many[15], spread;
+    double             few[15], many[15], spread = 0;
     fsb_session_store *store = open_store(kind, FSB_SESSION_SYNC_NONE, 1);
+    fsb_session_store *other = open_store(kind, FSB_SESSION_SYNC_NONE, 1);
     fsb_session       *large = filled_session(store, "large", 10000);
-    fsb_session       *small = filled_session(store, "small", 10);
+    fsb_session       *small = filled_session(other, "small", 10);
     for (int r = 0; r < rounds; ++r) {
         double begin = cpu_ns();
         append(small, each);
@@ -289,7 +290,7 @@ static void long_session(int kind, const char *store_name)
     row(name, a, "ns", "with 10 messages", b / a, spread, rounds * each,
         "CPU; durability none, no search");
     fsb_session_close(large), fsb_session_close(small);
-    fsb_session_store_close(store);
+    fsb_session_store_close(store), fsb_session_store_close(other);
 }
 
 /* What the rolling hash costs: a whole save, one message new, of a long conversation. */
@@ -299,7 +300,7 @@ static void long_save(int kind, const char *store_name)
     char name[80];
     snprintf(name, sizeof name, "%s: save, 10,000 messages, one new", store_name);
     if (!wanted(name)) return;
-    double               ns[ROUNDS], spread;
+    double               ns[ROUNDS], spread = 0;
     fsb_session_store   *store = open_store(kind, FSB_SESSION_SYNC_NONE, 1);
     fsb_session         *s = open_session(store, "a");
     fsb_session_message *m = (fsb_session_message *)calloc(MANY + ROUNDS, sizeof *m);
@@ -398,7 +399,7 @@ static void sqlite_append(int durability, const char *how, int no_search)
     if (!wanted(name)) return;
     const int durable = durability == FSB_SESSION_SYNC_SAVE;
     const int rounds = 15, each = durable ? 30 : bench.quick ? 256 : 1024;
-    double    ours[15], raw[15], spread;
+    double    ours[15], raw[15], spread = 0;
     bare      b;
     fsb_session_store *store = open_store(FSB_SESSION_SQLITE, durability, no_search);
     fsb_session       *s = filled_session(store, "a", 100);
@@ -433,7 +434,7 @@ static void load_session(int kind, const char *store_name)
     snprintf(name, sizeof name, "%s: load 100 messages", store_name);
     if (!wanted(name)) return;
     const int            rounds = 15, each = bench.quick ? 100 : 500;
-    double               ns[15], spread;
+    double               ns[15], spread = 0;
     fsb_session_store   *store = open_store(kind, FSB_SESSION_SYNC_NONE, 0);
     fsb_session         *s = filled_session(store, "a", 100);
     fsb_session_messages all;
@@ -479,7 +480,7 @@ static void search_one(fsb_session_store *store, const char *store_name, const c
                        int order, const char *what)
 {
     const int         rounds = bench.quick ? 21 : 51;
-    double            ns[51], spread;
+    double            ns[51], spread = 0;
     fsb_session_query q;
     fsb_session_hits  h;
     char              name[100], note[120];
