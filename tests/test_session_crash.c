@@ -386,7 +386,7 @@ static void test_power_files(void)
     power.on = 1;
     for (int i = 0; i < crashes; ++i) {
         for (int k = 0; k < 3; ++k) {
-            char id[10];
+            char id[20];
             snprintf(id, sizeof id, "p%d", k);
             if (!s[k]) s[k] = open_session(store, id);
             REQUIRE(s[k]);
