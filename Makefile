@@ -15,10 +15,10 @@ JOBS    ?= $(shell nproc)
 VERSION := $(shell sed -n 's/^.define FSB_VERSION "\(.*\)"/\1/p' tests/blocks/common.h)
 
 # Every switch whose library is here is on; --as-needed links a program only with what it calls.
-SWITCHES  := FUSE=fuse3 LMDB=lmdb SQLITE=sqlite3 ZSTD=libzstd OPENSSL=openssl SSH2=libssh2
-ON        := $(foreach s,$(SWITCHES),$(shell pkg-config --exists $(lastword $(subst =, ,$s)) 2>/dev/null && echo $s))
-LIBRARIES := $(foreach s,$(ON),$(lastword $(subst =, ,$s)))
-FEATURES  := $(foreach s,$(ON),-DFSB_WITH_$(firstword $(subst =, ,$s)))
+SWITCHES  := fuse3=FUSE lmdb=LMDB sqlite3=SQLITE libzstd=ZSTD openssl=OPENSSL libssh2=SSH2
+ON        := $(shell for s in $(SWITCHES); do pkg-config $${s%=*} && echo $$s; done 2>/dev/null)
+LIBRARIES := $(foreach s,$(ON),$(firstword $(subst =, ,$s)))
+FEATURES  := $(foreach s,$(ON),-DFSB_WITH_$(lastword $(subst =, ,$s)))
 ifneq ($(LIBRARIES),)
 FEATURES  += $(patsubst -I%,-isystem %,$(shell pkg-config --cflags $(LIBRARIES)))
 LDLIBS    := -Wl,--as-needed $(shell pkg-config --libs $(LIBRARIES))
@@ -61,7 +61,8 @@ endef
 $(eval $(call VARIANT,build))
 $(eval $(call VARIANT,build/asan))
 $(eval $(call VARIANT,build/tsan))
-build/asan/%: SANITIZE = -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+SANE  = -fno-sanitize-recover=all -fno-omit-frame-pointer
+build/asan/%: SANITIZE = -fsanitize=address,undefined $(SANE)
 build/tsan/%: SANITIZE = -fsanitize=thread
 
 build/bench/%: bench/%.c build/line | build/bench
@@ -69,13 +70,14 @@ build/bench/%: bench/%.c build/line | build/bench
 build/fuzz/%: tests/%.c build/line | build/fuzz
 	$(SAY)$(LINK)
 build/fuzz/%: CC = clang
-build/fuzz/%: SANITIZE = -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all
+build/fuzz/%: SANITIZE = -fsanitize=fuzzer,address,undefined $(SANE)
 build/bench build/fuzz:
 	@mkdir -p $@
 
 # Changes when the compiler line does, for instance because a library was installed.
 build/line: always | build
-	@echo '$(COMPILE) $(LDFLAGS) $(LDLIBS)' | cmp -s - $@ || echo '$(COMPILE) $(LDFLAGS) $(LDLIBS)' > $@
+	@echo '$(COMPILE) $(LDFLAGS) $(LDLIBS)' > $@.new
+	@cmp -s $@.new $@ && rm $@.new || mv $@.new $@
 .PHONY: always
 .DELETE_ON_ERROR:
 
@@ -111,9 +113,10 @@ install: tools
 
 blocks:
 	@for h in $(HEADERS); do for b in common vtable; do \
-	    grep -q "^/\* ==== end of fsb $$b " $$h || continue; \
-	    sed -i -e "\|^/\* ==== fsb $$b |,\|^/\* ==== end of fsb $$b |{\|end of fsb $$b |r tests/blocks/$$b.h" \
-	        -e 'd}' $$h; done; done
+	    begin="^/\* ==== fsb $$b "; end="^/\* ==== end of fsb $$b "; \
+	    grep -q "$$end" $$h || continue; \
+	    sed -i -e "\|$$begin|,\|$$end|{\|$$end|r tests/blocks/$$b.h" -e 'd}' $$h; \
+	done; done
 
 clean:
 	rm -rf build

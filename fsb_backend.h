@@ -321,8 +321,8 @@ FSB_API void fsb_backend_submit(fsb_backend *backend, fsb_op *const *ops, size_t
 
 /* Reads a whole file. *data is the caller's, to be freed through `allocator` (NULL: free()) as
    *size + 1 bytes: a '\0' stands behind the data.
-   Errors: -EFBIG longer than `max` bytes; -ENOMEM; else OPEN's and READ's. Threads: any. */
-FSB_API int fsb_read_file(fsb_backend *backend, const char *path, size_t max,
+   Errors: -EFBIG longer than `most` bytes; -ENOMEM; else OPEN's and READ's. Threads: any. */
+FSB_API int fsb_read_file(fsb_backend *backend, const char *path, size_t most,
                           const fsb_allocator *allocator, void **data, size_t *size);
 
 /* Makes the file, or replaces the bytes of the one there; `mode` (0644) is a new one's. Not atomic:
@@ -335,7 +335,7 @@ FSB_API int fsb_write_file(fsb_backend *backend, const char *path, const void *d
 
 enum { FSB_LOCAL_READ_ONLY = 1 }; /* what would change anything answers -EROFS */
 typedef struct fsb_local_desc {
-    const char   *root;        /* required: the folder, as the process sees it (used in open only) */
+    const char   *root;        /* required: the folder, as the process sees it */
     uint32_t      flags;       /* FSB_LOCAL_* */
     uint32_t      max_handles; /* open files and watches (default 65536, at most 1 << 24); the
                                   process's descriptor limit is usually met first: -EMFILE */
@@ -366,6 +366,20 @@ typedef struct fsb_memory_desc {
    a watch waits for a running event() of it, unless called by it.
    Errors: -EINVAL, -ENOMEM. Threads: any. */
 FSB_API int fsb_memory_open(fsb_backend **out, const fsb_memory_desc *desc);
+
+typedef struct fsb_scoped_desc {
+    fsb_backend  *inner;  /* required; not closed with the scope, and must outlive it */
+    const char   *prefix; /* required: the folder of inner that becomes "/", normalised (copied) */
+    fsb_allocator allocator;
+} fsb_scoped_desc;
+
+/* The part of a backend below a folder, as a backend; scopes nest. So that no symbolic link leads
+   out of the scope, a path with one before its last component answers -EACCES.
+   Race: the components are looked at first (a STAT each), then the call runs; who can change names
+   in `inner` by another way can swap a folder for a symbolic link in between, and reach what inner
+   holds, never more. Where that matters and the files are local, fsb_local_open() the folder.
+   Errors: -EINVAL; -ENOTDIR prefix is no folder; -ENAMETOOLONG; -ENOMEM; STAT's. Threads: any. */
+FSB_API int fsb_scoped_open(fsb_backend **out, const fsb_scoped_desc *desc);
 
 /* ---- threads to run blocking calls on -------------------------------------------------------- */
 
@@ -402,7 +416,6 @@ FSB_API void fsb_workers_close(fsb_workers *workers);
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <linux/openat2.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -420,7 +433,7 @@ FSB_API void fsb_workers_close(fsb_workers *workers);
 #include <unistd.h>
 #ifndef O_PATH
 #error "fsb_backend.h: Linux is hidden; include it first, or compile with -D_GNU_SOURCE"
-#endif
+#else
 
 /* ---- [memory] -------------------------------------------------------------------------------- */
 
@@ -612,7 +625,7 @@ static int fsb_backend_check_more_(const fsb_op *op)
     case FSB_OP_SEEK:
         return op->flags == FSB_SEEK_DATA || op->flags == FSB_SEEK_HOLE ? 0 : -EINVAL;
     case FSB_OP_ALLOCATE:
-        if ((op->flags & FSB_ALLOC_PUNCH_HOLE) && (op->flags & FSB_ALLOC_ZERO_RANGE)) return -EINVAL;
+        if (op->flags & FSB_ALLOC_PUNCH_HOLE && op->flags & FSB_ALLOC_ZERO_RANGE) return -EINVAL;
         if (!op->size64) return -EINVAL;
         return op->size64 > INT64_MAX || op->offset > INT64_MAX - op->size64 ? -EFBIG : 0;
     case FSB_OP_SETXATTR:
@@ -729,17 +742,18 @@ typedef struct fsb_backend_handles_ {
     pthread_mutex_t      lock; /* leaf; guards all below but reading segments */
     const fsb_allocator *allocator;
     fsb_backend_slot_  **segments;
-    uint32_t             max, used, free; /* slots; ever used; free list, slot + 1 */
+    uint32_t             limit, used, free; /* slots; ever used; free list, slot + 1 */
     int (*drop)(void *owner, fsb_backend_slot_ *slot);
     void *owner;
 } fsb_backend_handles_;
 
-static int fsb_backend_handles_open_(fsb_backend_handles_ *t, const fsb_allocator *a, uint32_t max,
-                                     int (*drop)(void *, fsb_backend_slot_ *), void *owner)
+static int fsb_backend_handles_open_(fsb_backend_handles_ *t, const fsb_allocator *a,
+                                     uint32_t limit, int (*drop)(void *, fsb_backend_slot_ *),
+                                     void *owner)
 {
-    const uint32_t n = max ? max : 65536;
+    const uint32_t n = limit ? limit : 65536;
     if (n > FSB_BACKEND_HANDLES_MAX_) return -EINVAL;
-    t->max = n, t->allocator = a, t->drop = drop, t->owner = owner;
+    t->limit = n, t->allocator = a, t->drop = drop, t->owner = owner;
     const size_t segments = (n + FSB_BACKEND_SEGMENT_ - 1) / FSB_BACKEND_SEGMENT_;
     t->segments = (fsb_backend_slot_ **)fsb_backend_new_(a, segments * sizeof *t->segments);
     if (!t->segments) return -ENOMEM;
@@ -749,7 +763,7 @@ static int fsb_backend_handles_open_(fsb_backend_handles_ *t, const fsb_allocato
 
 static fsb_backend_slot_ *fsb_backend_slot_at_(fsb_backend_handles_ *t, uint32_t index)
 {
-    if (index >= t->max) return NULL;
+    if (index >= t->limit) return NULL;
     fsb_backend_slot_ **at = &t->segments[index / FSB_BACKEND_SEGMENT_];
     fsb_backend_slot_  *segment = __atomic_load_n(at, __ATOMIC_ACQUIRE);
     return segment ? segment + index % FSB_BACKEND_SEGMENT_ : NULL;
@@ -763,7 +777,7 @@ static fsb_backend_slot_ *fsb_backend_slot_take_(fsb_backend_handles_ *t)
         t->free = slot->next;
         return slot;
     }
-    if (t->used == t->max) return NULL;
+    if (t->used == t->limit) return NULL;
     if (t->used % FSB_BACKEND_SEGMENT_ == 0) {
         const size_t bytes = FSB_BACKEND_SEGMENT_ * sizeof(fsb_backend_slot_);
         void        *segment = fsb_backend_new_(t->allocator, bytes);
@@ -784,7 +798,7 @@ static fsb_handle fsb_backend_handle_new_(fsb_backend_handles_ *t, int fd, uint3
     fsb_backend_slot_ *slot = fsb_backend_slot_take_(t);
     fsb_handle         handle = 0;
     if (slot) {
-        uint64_t generation = (slot->state >> 32) + 1;
+        uint64_t generation = (__atomic_load_n(&slot->state, __ATOMIC_RELAXED) >> 32) + 1;
         if (generation > UINT32_MAX) generation = 1;
         slot->fd = fd, slot->flags = flags, slot->object = object;
         handle = generation << 32 | (slot->index + 1);
@@ -833,9 +847,10 @@ static void fsb_backend_handles_close_(fsb_backend_handles_ *t)
 {
     for (uint32_t i = 0; i < t->used; ++i) {
         fsb_backend_slot_ *slot = fsb_backend_slot_at_(t, i);
-        if (slot->state & FSB_BACKEND_OPEN_) t->drop(t->owner, slot);
+        const uint64_t     state = __atomic_load_n(&slot->state, __ATOMIC_RELAXED);
+        if (state & FSB_BACKEND_OPEN_) t->drop(t->owner, slot);
     }
-    const size_t segments = (t->max + FSB_BACKEND_SEGMENT_ - 1) / FSB_BACKEND_SEGMENT_;
+    const size_t segments = (t->limit + FSB_BACKEND_SEGMENT_ - 1) / FSB_BACKEND_SEGMENT_;
     for (size_t i = 0; i < segments; ++i)
         fsb_backend_free_(t->allocator, t->segments[i],
                           FSB_BACKEND_SEGMENT_ * sizeof(fsb_backend_slot_));
@@ -912,14 +927,14 @@ FSB_API void fsb_backend_submit(fsb_backend *b, fsb_op *const *ops, size_t n, fs
     }
 }
 
-/* Reads on from what OPEN answered until the end, or `max`. */
-static int fsb_backend_read_rest_(fsb_backend *b, fsb_op *op, const fsb_allocator *a, size_t max,
+/* Reads on from what OPEN answered until the end, or `most` bytes. */
+static int fsb_backend_read_rest_(fsb_backend *b, fsb_op *op, const fsb_allocator *a, size_t most,
                                   char **data, size_t *room, size_t *size)
 {
     for (;;) {
         if (*size == *room - 1) {
-            if (*size > max) return -EFBIG;
-            const size_t more = *room < max / 2 ? *room * 2 : max + 2;
+            if (*size > most) return -EFBIG;
+            const size_t more = *room < most / 2 ? *room * 2 : most + 2;
             char        *p = (char *)fsb_backend_resize_(a, *data, *room, more);
             if (!p) return -ENOMEM;
             *data = p, *room = more;
@@ -933,7 +948,7 @@ static int fsb_backend_read_rest_(fsb_backend *b, fsb_op *op, const fsb_allocato
     }
 }
 
-FSB_API int fsb_read_file(fsb_backend *b, const char *path, size_t max,
+FSB_API int fsb_read_file(fsb_backend *b, const char *path, size_t most,
                           const fsb_allocator *allocator, void **data, size_t *size)
 {
     fsb_allocator a;
@@ -942,12 +957,12 @@ FSB_API int fsb_read_file(fsb_backend *b, const char *path, size_t max,
     fsb_op op;
     memset(&op, 0, sizeof op);
     op.code = FSB_OP_OPEN, op.path = path, op.flags = FSB_O_READ;
-    if (max > SIZE_MAX - 2) max = SIZE_MAX - 2;
+    if (most > SIZE_MAX - 2) most = SIZE_MAX - 2;
     if (fsb_backend_call(b, &op) < 0) return (int)op.result;
-    size_t room = op.stat.size < max ? (size_t)op.stat.size + 2 : max + 2, n = 0;
+    size_t room = op.stat.size < most ? (size_t)op.stat.size + 2 : most + 2, n = 0;
     char  *p = (char *)fsb_backend_resize_(&a, NULL, 0, room);
-    int    err = p ? fsb_backend_read_rest_(b, &op, &a, max, &p, &room, &n) : -ENOMEM;
-    if (!err && n > max) err = -EFBIG;
+    int    err = p ? fsb_backend_read_rest_(b, &op, &a, most, &p, &room, &n) : -ENOMEM;
+    if (!err && n > most) err = -EFBIG;
     op.code = FSB_OP_CLOSE, op.flags = 0;
     fsb_backend_call(b, &op);
     char *exact = err ? NULL : (char *)fsb_backend_resize_(&a, p, room, n + 1);
@@ -1099,9 +1114,197 @@ FSB_API void fsb_workers_close(fsb_workers *w)
     fsb_workers_free_(w, w->count);
 }
 
+/* ---- [watch] --------------------------------------------------------------------------------- */
+
+/* Who wants to know. event() is called by one thread of the backend, under no lock; `running` tells
+   whose it is, so that CLOSE can wait for it. */
+typedef struct fsb_backend_watch_ {
+    struct fsb_backend_watch_ *next;
+    void (*event)(void *user, const fsb_event *event);
+    void    *user;
+    uint32_t deep;
+    int      dead;      /* closed while running: the thread frees it */
+    size_t   path_size; /* the path with its '\0' follows */
+} fsb_backend_watch_;
+
+typedef struct fsb_backend_watches_ {
+    pthread_mutex_t      lock; /* guards all below; never held around event() */
+    pthread_cond_t       idle;
+    const fsb_allocator *allocator;
+    fsb_backend_watch_  *list, *running;
+    uint64_t             turn; /* counts event() calls */
+    uint32_t             count;
+    int                  started; /* thread is valid */
+    pthread_t            thread;
+} fsb_backend_watches_;
+
+static void fsb_backend_watches_init_(fsb_backend_watches_ *ws, const fsb_allocator *a)
+{
+    ws->allocator = a;
+    pthread_mutex_init(&ws->lock, NULL);
+    pthread_cond_init(&ws->idle, NULL);
+}
+
+static void fsb_backend_watches_destroy_(fsb_backend_watches_ *ws)
+{
+    pthread_mutex_destroy(&ws->lock);
+    pthread_cond_destroy(&ws->idle);
+}
+
+static const char *fsb_backend_watch_path_(const fsb_backend_watch_ *w)
+{
+    return (const char *)(const void *)(w + 1);
+}
+
+/* 1 if path is `folder` or below it. */
+static int fsb_backend_below_(const char *folder, const char *path)
+{
+    const size_t n = folder[1] ? strlen(folder) : 0;
+    return !strncmp(folder, path, n) && (!path[n] || path[n] == '/');
+}
+
+/* 1 if a change of `path` is the watch's business: itself, what is in it, or, deep, below it. */
+static int fsb_backend_watch_wants_(const fsb_backend_watch_ *w, const char *path)
+{
+    const char *mine = fsb_backend_watch_path_(w);
+    if (!path || !fsb_backend_below_(mine, path)) return 0;
+    const size_t n = mine[1] ? strlen(mine) : 0;
+    return w->deep || !path[n] || !strchr(path + n + 1, '/');
+}
+
+static void fsb_backend_watch_unlink_(fsb_backend_watches_ *ws, fsb_backend_watch_ *w)
+{
+    fsb_backend_watch_ **at = &ws->list;
+    while (*at != w) at = &(*at)->next;
+    *at = w->next;
+    __atomic_sub_fetch(&ws->count, 1, __ATOMIC_RELAXED);
+    fsb_backend_free_(ws->allocator, w, sizeof *w + w->path_size + 1);
+}
+
+static fsb_backend_watch_ *fsb_backend_watch_new_(fsb_backend_watches_ *ws, const fsb_op *op)
+{
+    const size_t        size = strlen(op->path);
+    fsb_backend_watch_ *w = (fsb_backend_watch_ *)fsb_backend_new_(ws->allocator,
+                                                                   sizeof *w + size + 1);
+    if (!w) return NULL;
+    memcpy(w + 1, op->path, size);
+    w->event = op->event, w->user = op->user, w->deep = op->flags & FSB_WATCH_DEEP;
+    w->path_size = size;
+    pthread_mutex_lock(&ws->lock);
+    w->next = ws->list, ws->list = w;
+    __atomic_add_fetch(&ws->count, 1, __ATOMIC_RELAXED);
+    pthread_mutex_unlock(&ws->lock);
+    return w;
+}
+
+/* No event() of w runs when this returns, unless this is called by it. */
+static void fsb_backend_watch_close_(fsb_backend_watches_ *ws, fsb_backend_watch_ *w)
+{
+    pthread_mutex_lock(&ws->lock);
+    if (ws->running != w) {
+        fsb_backend_watch_unlink_(ws, w);
+    } else {
+        const uint64_t turn = ws->turn;
+        w->dead = 1;
+        while (!pthread_equal(pthread_self(), ws->thread) && ws->running && ws->turn == turn)
+            pthread_cond_wait(&ws->idle, &ws->lock);
+    }
+    pthread_mutex_unlock(&ws->lock);
+}
+
+/* What watch w is told of the event; 0: nothing. */
+static int fsb_backend_watch_view_(const fsb_backend_watch_ *w, const fsb_event *e, fsb_event *mine)
+{
+    const int one = fsb_backend_watch_wants_(w, e->path);
+    const int two = fsb_backend_watch_wants_(w, e->path2);
+    *mine = *e;
+    if (e->kind == FSB_EVENT_LOST && fsb_backend_below_(e->path, fsb_backend_watch_path_(w))) {
+        mine->path = fsb_backend_watch_path_(w);
+        return 1;
+    }
+    if (e->kind != FSB_EVENT_RENAMED || (one && two)) return one;
+    mine->kind = one ? FSB_EVENT_REMOVED : FSB_EVENT_CREATED;
+    mine->path = one ? e->path : e->path2, mine->path2 = NULL;
+    return one || two;
+}
+
+/* Tells everybody; on the backend's thread only. */
+static void fsb_backend_watches_tell_(fsb_backend_watches_ *ws, uint32_t kind, const char *path,
+                                      const char *path2)
+{
+    fsb_event event, mine;
+    event.kind = kind, event.path = path, event.path2 = path2;
+    pthread_mutex_lock(&ws->lock);
+    for (fsb_backend_watch_ *w = ws->list, *next; w; w = next) {
+        if (fsb_backend_watch_view_(w, &event, &mine)) {
+            ws->running = w;
+            pthread_mutex_unlock(&ws->lock);
+            w->event(w->user, &mine);
+            pthread_mutex_lock(&ws->lock);
+            ws->running = NULL, ++ws->turn;
+            pthread_cond_broadcast(&ws->idle);
+        }
+        next = w->next;
+        if (w->dead) fsb_backend_watch_unlink_(ws, w);
+    }
+    pthread_mutex_unlock(&ws->lock);
+}
+
+/* 1 if a change of `path` concerns anybody; deep: a deep watch only. */
+static int fsb_backend_watches_want_(fsb_backend_watches_ *ws, const char *path, uint32_t deep)
+{
+    int found = 0;
+    pthread_mutex_lock(&ws->lock);
+    for (const fsb_backend_watch_ *w = ws->list; w && !found; w = w->next)
+        found = !w->dead && (!deep || w->deep) && fsb_backend_watch_wants_(w, path);
+    pthread_mutex_unlock(&ws->lock);
+    return found;
+}
+
+/* 1 if somebody watches exactly `path`. */
+static int fsb_backend_watches_rooted_(fsb_backend_watches_ *ws, const char *path)
+{
+    int found = 0;
+    pthread_mutex_lock(&ws->lock);
+    for (const fsb_backend_watch_ *w = ws->list; w && !found; w = w->next)
+        found = !strcmp(fsb_backend_watch_path_(w), path);
+    pthread_mutex_unlock(&ws->lock);
+    return found;
+}
+
 /* ---- [local: resolve] ------------------------------------------------------------------------ */
 
 enum { FSB_LOCAL_STRIPES_ = 16, FSB_LOCAL_LIST_BYTES_ = 32 << 10 };
+
+/* The kernel's, which not every libc declares: openat2, pwritev2, fallocate, statx. */
+enum { FSB_LOCAL_NO_MAGICLINKS_ = 2, FSB_LOCAL_BENEATH_ = 8, FSB_LOCAL_RWF_APPEND_ = 16,
+       FSB_LOCAL_ZERO_RANGE_ = 16,
+       FSB_LOCAL_BTIME_ = 0x800, FSB_LOCAL_STATS_ = 0x7ff | FSB_LOCAL_BTIME_ };
+#ifdef SYS_openat2
+#define FSB_LOCAL_OPENAT2_ SYS_openat2
+#else
+#define FSB_LOCAL_OPENAT2_ 437
+#endif
+typedef struct fsb_local_how_ {
+    uint64_t flags, mode, resolve;
+} fsb_local_how_;
+typedef struct fsb_local_time_ {
+    int64_t  seconds;
+    uint32_t ns, reserved;
+} fsb_local_time_;
+typedef struct fsb_local_statx_ {
+    uint32_t        mask, blksize;
+    uint64_t        attributes;
+    uint32_t        nlink, uid, gid;
+    uint16_t        mode, reserved;
+    uint64_t        ino, size, blocks, attributes_mask;
+    fsb_local_time_ atime, btime, ctime, mtime;
+    uint32_t        rdev_major, rdev_minor, dev_major, dev_minor;
+    uint64_t        more[14];
+} fsb_local_statx_;
+
+typedef struct fsb_local_folder_ fsb_local_folder_;
+typedef struct fsb_local_polled_ fsb_local_polled_;
 
 typedef struct fsb_local_ {
     fsb_backend          base; /* first */
@@ -1113,11 +1316,21 @@ typedef struct fsb_local_ {
     uint64_t             root_dev;
     fsb_backend_handles_ handles;
     pthread_mutex_t      position[FSB_LOCAL_STRIPES_]; /* of descriptors: APPEND and SEEK use it */
+    fsb_backend_watches_ watches;
+    int                  inotify, wake[2];
+    pthread_mutex_t      folders_lock; /* before watches.lock; guards the next four */
+    fsb_local_folder_   *folders; /* by wd */
+    size_t               folder_count, folder_room;
+    fsb_local_polled_   *polled; /* folders past the kernel's limit of watches */
+    int64_t              polled_ms; /* when they are looked at next, CLOCK_MONOTONIC */
+    uint32_t             moved_cookie; /* the watch thread's: a rename waits for its other half */
+    char                 moved[FSB_PATH_MAX + 1];
 } fsb_local_;
 
 static int fsb_local_errno_(long result) { return result < 0 ? -errno : (int)result; }
 
-/* Without openat2: one component after the other, none of them a symbolic link. `path` is cut up. */
+/* Without openat2: one component after the other, none of them a symbolic link, unless the last is
+   one and O_NOFOLLOW asks for it. `path` is cut up. */
 static int fsb_local_walk_(fsb_local_ *l, char *path, int flags)
 {
     int dir = l->root;
@@ -1126,7 +1339,7 @@ static int fsb_local_walk_(fsb_local_ *l, char *path, int flags)
         if (slash) *slash = '\0';
         const int want = slash ? O_PATH | O_DIRECTORY : flags;
         int       fd = fsb_local_errno_(openat(dir, path, want | O_NOFOLLOW | O_CLOEXEC));
-        if (slash && fd == -ENOTDIR) {
+        if (fd == -ENOTDIR && !(want & O_NOFOLLOW)) {
             struct stat st;
             const int   found = !fstatat(dir, path, &st, AT_SYMLINK_NOFOLLOW);
             if (found && S_ISLNK(st.st_mode)) fd = -EACCES;
@@ -1138,25 +1351,27 @@ static int fsb_local_walk_(fsb_local_ *l, char *path, int flags)
 }
 
 /* Opens the first `size` bytes of a checked path, inside the root whatever happens to names
-   meanwhile; the last component is not followed. A descriptor or a negative errno. */
+   meanwhile. A descriptor or a negative errno. */
 static int fsb_local_open_path_(fsb_local_ *l, const char *path, size_t size, int flags)
 {
     char relative[FSB_PATH_MAX + 1];
     if (size < 2) memcpy(relative, ".", 2);
     else memcpy(relative, path + 1, size - 1), relative[size - 1] = '\0';
     if (!__atomic_load_n(&l->no_openat2, __ATOMIC_RELAXED)) {
-        struct open_how how;
+        fsb_local_how_ how;
         memset(&how, 0, sizeof how);
-        how.flags = (uint64_t)(uint32_t)(flags | O_NOFOLLOW | O_CLOEXEC);
-        how.resolve = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS;
+        how.flags = (uint64_t)(uint32_t)(flags | O_CLOEXEC);
+        how.resolve = FSB_LOCAL_BENEATH_ | FSB_LOCAL_NO_MAGICLINKS_;
         int fd, tries = 0;
         do { /* EAGAIN: a rename somewhere while ".." of a link was resolved */
-            fd = fsb_local_errno_(syscall(SYS_openat2, l->root, relative, &how, sizeof how));
+            fd = fsb_local_errno_(syscall(FSB_LOCAL_OPENAT2_, l->root, relative, &how, sizeof how));
         } while ((fd == -EAGAIN && ++tries < 1000) || fd == -EINTR);
         if (fd == -EXDEV) return -EACCES;
         if (fd != -ENOSYS && fd != -EPERM) return fd;
-        if (fd == -EPERM && fsb_local_errno_(syscall(SYS_openat2, l->root, NULL, NULL, 0)) != -EPERM)
-            return fd; /* the file's own EPERM, not a filter's */
+        if (fd == -EPERM) { /* the file's own, or that of a filter, which looks at nothing else? */
+            const long probe = syscall(FSB_LOCAL_OPENAT2_, l->root, NULL, NULL, 0);
+            if (fsb_local_errno_(probe) != -EPERM) return fd;
+        }
         __atomic_store_n(&l->no_openat2, 1, __ATOMIC_RELAXED);
     }
     return fsb_local_walk_(l, relative, flags);
@@ -1201,35 +1416,35 @@ static int fsb_local_reopen_(int fd, int flags)
 
 /* ---- [local: stat] --------------------------------------------------------------------------- */
 
-static int64_t fsb_local_ns_(const struct statx_timestamp *t)
+static int64_t fsb_local_ns_(const fsb_local_time_ *t)
 {
-    return t->tv_sec * INT64_C(1000000000) + t->tv_nsec;
+    return t->seconds * INT64_C(1000000000) + t->ns;
 }
 
-static void fsb_local_stat_of_(const fsb_local_ *l, const struct statx *x, fsb_stat *st)
+static void fsb_local_stat_of_(const fsb_local_ *l, const fsb_local_statx_ *x, fsb_stat *st)
 {
-    const uint64_t dev = (uint64_t)x->stx_dev_major << 32 | x->stx_dev_minor;
+    const uint64_t dev = (uint64_t)x->dev_major << 32 | x->dev_minor;
     memset(st, 0, sizeof *st);
-    st->size = x->stx_size, st->blocks = x->stx_blocks, st->blksize = x->stx_blksize;
-    st->atime_ns = fsb_local_ns_(&x->stx_atime), st->mtime_ns = fsb_local_ns_(&x->stx_mtime);
-    st->ctime_ns = fsb_local_ns_(&x->stx_ctime);
-    if (x->stx_mask & STATX_BTIME) st->btime_ns = fsb_local_ns_(&x->stx_btime);
-    st->mode = x->stx_mode, st->nlink = x->stx_nlink, st->uid = x->stx_uid, st->gid = x->stx_gid;
-    st->rdev_major = x->stx_rdev_major, st->rdev_minor = x->stx_rdev_minor;
-    st->file_id = fsb_backend_mix_(dev) ^ x->stx_ino;
-    st->file_id = fsb_backend_mix_(fsb_backend_mix_(st->file_id) ^ (uint64_t)st->btime_ns);
+    st->size = x->size, st->blocks = x->blocks, st->blksize = x->blksize;
+    st->atime_ns = fsb_local_ns_(&x->atime), st->mtime_ns = fsb_local_ns_(&x->mtime);
+    st->ctime_ns = fsb_local_ns_(&x->ctime);
+    if (x->mask & FSB_LOCAL_BTIME_) st->btime_ns = fsb_local_ns_(&x->btime);
+    st->mode = x->mode, st->nlink = x->nlink, st->uid = x->uid, st->gid = x->gid;
+    st->rdev_major = x->rdev_major, st->rdev_minor = x->rdev_minor;
+    st->file_id = fsb_backend_mix_(fsb_backend_mix_(dev) ^ x->ino) ^ (uint64_t)st->btime_ns;
+    st->file_id = fsb_backend_mix_(st->file_id);
     if (!st->file_id) st->file_id = 1;
-    st->ino = dev == l->root_dev ? x->stx_ino : fsb_backend_mix_(fsb_backend_mix_(dev) ^ x->stx_ino);
+    st->ino = dev == l->root_dev ? x->ino : fsb_backend_mix_(fsb_backend_mix_(dev) ^ x->ino);
     st->version = fsb_backend_mix_((uint64_t)st->ctime_ns) ^ (uint64_t)st->mtime_ns;
     st->version = fsb_backend_mix_(fsb_backend_mix_(st->version) ^ st->size);
 }
 
 /* name "": fd itself. */
-static int fsb_local_statx_(const fsb_local_ *l, int fd, const char *name, fsb_stat *st)
+static int fsb_local_look_(const fsb_local_ *l, int fd, const char *name, fsb_stat *st)
 {
-    struct statx x;
-    const int    flags = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | (*name ? 0 : AT_EMPTY_PATH);
-    if (statx(fd, name, flags, STATX_BASIC_STATS | STATX_BTIME, &x)) return -errno;
+    fsb_local_statx_ x;
+    const int        flags = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | (*name ? 0 : AT_EMPTY_PATH);
+    if (syscall(SYS_statx, fd, name, flags, FSB_LOCAL_STATS_, &x)) return -errno;
     fsb_local_stat_of_(l, &x, st);
     return 0;
 }
@@ -1259,11 +1474,11 @@ static int fsb_local_at_open_(fsb_local_ *l, const fsb_op *op, int stat, fsb_loc
             return -EBADF;
         }
     } else {
-        at->fd = fsb_local_open_path_(l, op->path, strlen(op->path), O_PATH);
+        at->fd = fsb_local_open_path_(l, op->path, strlen(op->path), O_PATH | O_NOFOLLOW);
         if (at->fd < 0) return at->fd;
     }
     const uint64_t want = op->handle ? 0 : op->file_id;
-    int            err = stat || want ? fsb_local_statx_(l, at->fd, "", &at->stat) : 0;
+    int            err = stat || want ? fsb_local_look_(l, at->fd, "", &at->stat) : 0;
     if (!err && want && want != at->stat.file_id) err = -ESTALE;
     if (err) fsb_local_at_close_(l, at);
     return err;
@@ -1274,7 +1489,7 @@ static int64_t fsb_local_stat_(fsb_local_ *l, fsb_op *op)
     fsb_local_at_ at;
     int           err;
     if (!op->handle && !strchr(op->path + 1, '/')) { /* straight below the root: one system call */
-        err = fsb_local_statx_(l, l->root, op->path + 1, &at.stat);
+        err = fsb_local_look_(l, l->root, op->path + 1, &at.stat);
         if (!err && op->file_id && op->file_id != at.stat.file_id) err = -ESTALE;
     } else {
         err = fsb_local_at_open_(l, op, 1, &at);
@@ -1321,11 +1536,11 @@ static int64_t fsb_local_statfs_(fsb_local_ *l, fsb_op *op)
 static int fsb_local_settle_(fsb_local_ *l, const fsb_op *op, int dir, int fd, uint32_t mode,
                              fsb_stat *st)
 {
-    int       err = fsb_local_statx_(l, fd, "", st);
+    int       err = fsb_local_look_(l, fd, "", st);
     uint32_t  mask = op->attr.mask;
     fsb_stat  parent;
     if (!err && mask & FSB_ATTR_GID) {
-        err = fsb_local_statx_(l, dir, "", &parent);
+        err = fsb_local_look_(l, dir, "", &parent);
         if (!err && parent.mode & S_ISGID) mask &= ~(uint32_t)FSB_ATTR_GID;
     }
     if (err) return err;
@@ -1340,7 +1555,7 @@ static int fsb_local_settle_(fsb_local_ *l, const fsb_op *op, int dir, int fd, u
         if (chmod(name.text, mode)) return -errno;
         changed = 1;
     }
-    return changed ? fsb_local_statx_(l, fd, "", st) : 0;
+    return changed ? fsb_local_look_(l, fd, "", st) : 0;
 }
 
 /* The mode to make it with. */
@@ -1420,7 +1635,7 @@ static int64_t fsb_local_link_(fsb_local_ *l, fsb_op *op)
         err = fsb_local_errno_(linkat(AT_FDCWD, name.text, to.fd, to.name, AT_SYMLINK_FOLLOW));
         fsb_local_parent_close_(l, &to);
     }
-    if (!err) err = fsb_local_statx_(l, at.fd, "", &at.stat);
+    if (!err) err = fsb_local_look_(l, at.fd, "", &at.stat);
     if (!err) op->stat = at.stat;
     fsb_local_at_close_(l, &at);
     return err;
@@ -1453,9 +1668,9 @@ static int fsb_local_open_new_(fsb_local_ *l, const fsb_op *op, uint32_t flags, 
 /* Looks at the file before it is opened: opening a FIFO or a device can block or do things. */
 static int fsb_local_open_old_(fsb_local_ *l, const fsb_op *op, uint32_t flags, fsb_stat *st)
 {
-    const int path = fsb_local_open_path_(l, op->path, strlen(op->path), O_PATH);
+    const int path = fsb_local_open_path_(l, op->path, strlen(op->path), O_PATH | O_NOFOLLOW);
     if (path < 0) return path;
-    int fd = fsb_local_statx_(l, path, "", st);
+    int fd = fsb_local_look_(l, path, "", st);
     if (!fd && op->file_id && op->file_id != st->file_id) fd = -ESTALE;
     else if (!fd && S_ISDIR(st->mode)) fd = -EISDIR;
     else if (!fd && S_ISLNK(st->mode)) fd = -ELOOP;
@@ -1464,7 +1679,7 @@ static int fsb_local_open_old_(fsb_local_ *l, const fsb_op *op, uint32_t flags, 
         const int truncate = flags & FSB_O_TRUNC ? O_TRUNC : 0;
         fd = fsb_local_reopen_(path, fsb_local_access_(flags) | truncate);
         if (fd >= 0 && truncate) {
-            const int err = fsb_local_statx_(l, fd, "", st);
+            const int err = fsb_local_look_(l, fd, "", st);
             if (err) close(fd), fd = err;
         }
     }
@@ -1557,7 +1772,7 @@ static int64_t fsb_local_put_(fsb_local_ *l, fsb_op *op)
     if (fd < 0) return fd;
     int64_t n = fsb_local_pwrite_(fd, op->data, op->size, 0);
     if (n > 0) {
-        const int err = fsb_local_statx_(l, fd, "", &st);
+        const int err = fsb_local_look_(l, fd, "", &st);
         if (err) n = err;
     }
     if (close(fd) && n >= 0 && errno != EINTR) n = -errno;
@@ -1587,8 +1802,9 @@ static int64_t fsb_local_append_(fsb_local_ *l, fsb_local_at_ *at, fsb_op *op, u
         struct iovec io;
         io.iov_base = (void *)(uintptr_t)((const char *)op->data + done);
         io.iov_len = op->size - done;
-        const ssize_t n = plain < 0 ? pwritev2(fd, &io, 1, -1, RWF_APPEND)
-                                    : writev(plain, &io, 1);
+        const long n = plain < 0 ? syscall(SYS_pwritev2, fd, &io, 1, -1L, -1L,
+                                           FSB_LOCAL_RWF_APPEND_)
+                                 : (long)writev(plain, &io, 1);
         if (n >= 0) done += (size_t)n;
         else if ((errno == EOPNOTSUPP || errno == ENOSYS) && plain < 0)
             plain = fd = fsb_local_reopen_(fd, O_WRONLY | O_APPEND), err = fd < 0 ? fd : 0;
@@ -1621,7 +1837,7 @@ static int64_t fsb_local_write_(fsb_local_ *l, fsb_op *op)
     if (!n && kill) n = fsb_local_kill_priv_(at.fd, &at.stat);
     if (!n && op->flags & FSB_WRITE_APPEND) n = fsb_local_append_(l, &at, op, &where);
     else if (!n) n = fsb_local_pwrite_(at.fd, op->data, op->size, op->offset);
-    const int err = n < 0 ? 0 : fsb_local_statx_(l, at.fd, "", &at.stat);
+    const int err = n < 0 ? 0 : fsb_local_look_(l, at.fd, "", &at.stat);
     fsb_local_at_close_(l, &at);
     if (err) return err;
     if (n >= 0) op->stat = at.stat, op->out_offset = where;
@@ -1657,10 +1873,10 @@ static int64_t fsb_local_allocate_(fsb_local_ *l, fsb_op *op)
     if (err) return err;
     if (op->flags & FSB_ALLOC_KEEP_SIZE) mode |= FALLOC_FL_KEEP_SIZE;
     if (op->flags & FSB_ALLOC_PUNCH_HOLE) mode |= FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
-    if (op->flags & FSB_ALLOC_ZERO_RANGE) mode |= FALLOC_FL_ZERO_RANGE;
+    if (op->flags & FSB_ALLOC_ZERO_RANGE) mode |= FSB_LOCAL_ZERO_RANGE_;
     do err = fsb_local_errno_(fallocate(at.fd, mode, (off_t)op->offset, (off_t)op->size64));
     while (err == -EINTR);
-    if (!err) err = fsb_local_statx_(l, at.fd, "", &at.stat);
+    if (!err) err = fsb_local_look_(l, at.fd, "", &at.stat);
     if (!err) op->stat = at.stat;
     fsb_local_at_close_(l, &at);
     return err;
@@ -1791,7 +2007,7 @@ static int64_t fsb_local_setattr_(fsb_local_ *l, fsb_op *op)
     int           err = fsb_local_at_open_(l, op, 1, &at);
     if (err) return err;
     err = fsb_local_set_(&at, &op->attr);
-    if (!err) err = fsb_local_statx_(l, at.fd, "", &at.stat);
+    if (!err) err = fsb_local_look_(l, at.fd, "", &at.stat);
     if (!err) op->stat = at.stat;
     fsb_local_at_close_(l, &at);
     return err;
@@ -1834,7 +2050,7 @@ static int fsb_local_emit_(fsb_local_ *l, fsb_op *op, int dir, const fsb_local_d
     if (name[0] == '.' && (!name[1] || (name[1] == '.' && !name[2]))) return 0;
     memset(&entry, 0, sizeof entry);
     if (op->flags & FSB_LIST_STAT) {
-        if (fsb_local_statx_(l, dir, name, &entry.stat)) return 0; /* gone meanwhile */
+        if (fsb_local_look_(l, dir, name, &entry.stat)) return 0; /* gone meanwhile */
     } else {
         entry.stat.ino = d->ino, entry.stat.mode = (uint32_t)d->type << 12;
     }
@@ -1866,14 +2082,568 @@ static int64_t fsb_local_list_(fsb_local_ *l, fsb_op *op)
         if (slot) fsb_backend_unpin_(&l->handles, slot);
         return slot ? -ENOTDIR : -EBADF;
     }
-    const int dir = fsb_local_open_path_(l, op->path, strlen(op->path), O_RDONLY | O_DIRECTORY);
+    const int how = O_RDONLY | O_DIRECTORY | O_NOFOLLOW;
+    const int dir = fsb_local_open_path_(l, op->path, strlen(op->path), how);
     if (dir < 0) return dir;
     fsb_stat st;
-    int64_t  n = op->file_id ? fsb_local_statx_(l, dir, "", &st) : 0;
+    int64_t  n = op->file_id ? fsb_local_look_(l, dir, "", &st) : 0;
     if (!n && op->file_id && op->file_id != st.file_id) n = -ESTALE;
     if (!n) n = fsb_local_list_from_(l, op, dir);
     close(dir);
     return n;
+}
+
+/* ---- [local: watch] -------------------------------------------------------------------------- */
+
+/* One inotify descriptor and one thread, started by the first WATCH. Every watched folder has a
+   watch descriptor; deep watches have one for each folder below, too. */
+struct fsb_local_folder_ {
+    int   wd;
+    char *path; /* backend path, strlen + 1 bytes */
+};
+
+typedef struct fsb_local_todo_ { /* folders to go through; the path follows */
+    struct fsb_local_todo_ *next;
+    size_t                  size;
+} fsb_local_todo_;
+
+typedef struct fsb_local_scan_ {
+    fsb_local_      *l;
+    fsb_local_todo_ *todo;
+    const char      *folder;
+    int              report; /* names found are new: tell */
+    int              err;
+} fsb_local_scan_;
+
+static void fsb_local_tell_(fsb_local_ *l, uint32_t kind, const char *path, const char *path2)
+{
+    fsb_backend_watches_tell_(&l->watches, kind, path, path2);
+}
+
+static char *fsb_local_path_dup_(fsb_local_ *l, const char *path)
+{
+    const size_t size = strlen(path) + 1;
+    char        *p = (char *)fsb_backend_resize_(&l->allocator, NULL, 0, size);
+    if (p) memcpy(p, path, size);
+    return p;
+}
+
+static void fsb_local_path_free_(fsb_local_ *l, char *path)
+{
+    if (path) fsb_backend_free_(&l->allocator, path, strlen(path) + 1);
+}
+
+/* folder + "/" + name; 0 if that is too long. */
+static int fsb_local_join_(char *out, const char *folder, const char *name)
+{
+    const size_t a = folder[1] ? strlen(folder) : 0, b = strlen(name);
+    if (a + 1 + b > FSB_PATH_MAX) return 0;
+    memcpy(out, folder, a);
+    out[a] = '/';
+    memcpy(out + a + 1, name, b + 1);
+    return 1;
+}
+
+/* The first folder whose wd is not below `wd`; folders locked. */
+static size_t fsb_local_folder_at_(const fsb_local_ *l, int wd)
+{
+    size_t low = 0, high = l->folder_count;
+    while (low < high) {
+        const size_t middle = low + (high - low) / 2;
+        if (l->folders[middle].wd < wd) low = middle + 1;
+        else high = middle;
+    }
+    return low;
+}
+
+static void fsb_local_folder_drop_(fsb_local_ *l, size_t at)
+{
+    fsb_local_path_free_(l, l->folders[at].path);
+    memmove(l->folders + at, l->folders + at + 1, (--l->folder_count - at) * sizeof *l->folders);
+}
+
+/* Notes that wd stands for path now; folders locked. */
+static int fsb_local_folder_set_(fsb_local_ *l, int wd, const char *path)
+{
+    char *copy = fsb_local_path_dup_(l, path);
+    if (!copy) return -ENOMEM;
+    const size_t at = fsb_local_folder_at_(l, wd);
+    if (at < l->folder_count && l->folders[at].wd == wd) {
+        fsb_local_path_free_(l, l->folders[at].path);
+        l->folders[at].path = copy;
+        return 0;
+    }
+    if (l->folder_count == l->folder_room) {
+        const size_t more = l->folder_room ? l->folder_room * 2 : 16;
+        void        *p = fsb_backend_resize_(&l->allocator, l->folders,
+                                             l->folder_room * sizeof *l->folders,
+                                             more * sizeof *l->folders);
+        if (!p) {
+            fsb_local_path_free_(l, copy);
+            return -ENOMEM;
+        }
+        l->folders = (fsb_local_folder_ *)p, l->folder_room = more;
+    }
+    memmove(l->folders + at + 1, l->folders + at, (l->folder_count++ - at) * sizeof *l->folders);
+    l->folders[at].wd = wd, l->folders[at].path = copy;
+    return 0;
+}
+
+/* Past the limit of watches a folder is compared with what it was a second ago. The thread alone
+   looks at a snapshot once it is in the list, and frees it; others mark it dead. */
+enum { FSB_LOCAL_POLL_MS_ = 1000 };
+
+typedef struct fsb_local_seen_ { /* a name; it follows with its '\0' */
+    struct fsb_local_seen_ *next; /* in its bucket */
+    uint64_t                hash, file_id, version;
+    size_t                  size; /* of the name with its '\0' */
+    int                     folder;
+} fsb_local_seen_;
+
+typedef struct fsb_local_snapshot_ {
+    fsb_local_       *l;
+    fsb_local_seen_ **buckets;
+    size_t            bucket_count, count; /* bucket_count: a power of two */
+    int               err;
+} fsb_local_snapshot_;
+
+struct fsb_local_polled_ {
+    struct fsb_local_polled_ *next;
+    fsb_local_snapshot_       seen;
+    int                       dead; /* under folders_lock */
+    size_t                    size; /* of the path with its '\0', which follows */
+};
+
+static const char *fsb_local_seen_name_(const fsb_local_seen_ *e)
+{
+    return (const char *)(const void *)(e + 1);
+}
+
+static const char *fsb_local_polled_path_(const fsb_local_polled_ *f)
+{
+    return (const char *)(const void *)(f + 1);
+}
+
+static void fsb_local_snapshot_free_(fsb_local_snapshot_ *s)
+{
+    const fsb_allocator *a = &s->l->allocator;
+    for (size_t i = 0; s->buckets && i < s->bucket_count; ++i) {
+        for (fsb_local_seen_ *e = s->buckets[i], *next; e; e = next) {
+            next = e->next;
+            fsb_backend_free_(a, e, sizeof *e + e->size);
+        }
+    }
+    fsb_backend_free_(a, s->buckets, s->bucket_count * sizeof *s->buckets);
+    s->buckets = NULL;
+}
+
+static const fsb_local_seen_ *fsb_local_snapshot_find_(const fsb_local_snapshot_ *s,
+                                                       const fsb_local_seen_ *like)
+{
+    const fsb_local_seen_ *e = s->buckets[like->hash & (s->bucket_count - 1)];
+    while (e && (e->hash != like->hash
+                 || strcmp(fsb_local_seen_name_(e), fsb_local_seen_name_(like)))) e = e->next;
+    return e;
+}
+
+static int fsb_local_snapshot_emit_(fsb_op *op, const fsb_dirent *entry)
+{
+    fsb_local_snapshot_ *s = (fsb_local_snapshot_ *)op->user;
+    const size_t         size = entry->name_size + 1;
+    fsb_local_seen_     *e = (fsb_local_seen_ *)fsb_backend_new_(&s->l->allocator,
+                                                                 sizeof *e + size);
+    if (!e) s->err = -ENOMEM;
+    if (!e) return 1;
+    memcpy(e + 1, entry->name, size);
+    e->size = size, e->file_id = entry->stat.file_id, e->version = entry->stat.version;
+    e->folder = S_ISDIR(entry->stat.mode);
+    for (size_t i = 0; i < size; ++i)
+        e->hash = (e->hash ^ (unsigned char)entry->name[i]) * UINT64_C(0x100000001b3);
+    e->hash = fsb_backend_mix_(e->hash);
+    fsb_local_seen_ **bucket = &s->buckets[e->hash & (s->bucket_count - 1)];
+    e->next = *bucket, *bucket = e, ++s->count;
+    return 0;
+}
+
+/* Takes down what is in the folder; `expected` names or so. A folder that is gone is empty. */
+static int fsb_local_snapshot_take_(fsb_local_ *l, const char *path, size_t expected,
+                                    fsb_local_snapshot_ *s)
+{
+    memset(s, 0, sizeof *s);
+    s->l = l, s->bucket_count = 16;
+    while (s->bucket_count < expected) s->bucket_count *= 2;
+    s->buckets = (fsb_local_seen_ **)fsb_backend_new_(&l->allocator,
+                                                      s->bucket_count * sizeof *s->buckets);
+    if (!s->buckets) return -ENOMEM;
+    fsb_op op;
+    memset(&op, 0, sizeof op);
+    op.code = FSB_OP_LIST, op.path = path, op.flags = FSB_LIST_STAT;
+    op.emit = fsb_local_snapshot_emit_, op.user = s;
+    fsb_local_list_(l, &op);
+    if (s->err) fsb_local_snapshot_free_(s);
+    return s->err;
+}
+
+static int fsb_local_polled_add_(fsb_local_ *l, const char *path)
+{
+    const size_t       size = strlen(path) + 1;
+    fsb_local_polled_ *f = (fsb_local_polled_ *)fsb_backend_new_(&l->allocator, sizeof *f + size);
+    if (!f) return -ENOMEM;
+    memcpy(f + 1, path, size);
+    f->size = size;
+    const int err = fsb_local_snapshot_take_(l, path, 0, &f->seen);
+    if (err) {
+        fsb_backend_free_(&l->allocator, f, sizeof *f + size);
+        return err;
+    }
+    pthread_mutex_lock(&l->folders_lock);
+    for (fsb_local_polled_ *at = l->polled; at; at = at->next)
+        if (!strcmp(fsb_local_polled_path_(at), path)) at->dead = 1; /* this one follows it */
+    if (!l->polled && l->log.fn)
+        l->log.fn(l->log.user, FSB_LOG_WARN, "backend/watch",
+                  "no more inotify watches: further folders are looked at once a second");
+    f->next = l->polled, l->polled = f;
+    pthread_mutex_unlock(&l->folders_lock);
+    return write(l->wake[1], "", 1) == 1 ? 0 : -EIO;
+}
+
+static void fsb_local_polled_free_(fsb_local_ *l, fsb_local_polled_ *f)
+{
+    fsb_local_snapshot_free_(&f->seen);
+    fsb_backend_free_(&l->allocator, f, sizeof *f + f->size);
+}
+
+/* Has the kernel tell of what happens in a folder (or to a file). */
+static int fsb_local_folder_add_(fsb_local_ *l, const char *path)
+{
+    const uint32_t mask = IN_CREATE | IN_DELETE | IN_MODIFY | IN_CLOSE_WRITE | IN_ATTRIB
+                          | IN_MOVED_FROM | IN_MOVED_TO | IN_DELETE_SELF | IN_MOVE_SELF;
+    const int      fd = fsb_local_open_path_(l, path, strlen(path), O_PATH | O_NOFOLLOW);
+    if (fd < 0) return fd;
+    const fsb_local_proc_ name = fsb_local_proc_of_(fd);
+    pthread_mutex_lock(&l->folders_lock);
+    const int wd = fsb_local_errno_(inotify_add_watch(l->inotify, name.text, mask));
+    const int err = wd < 0 ? wd : fsb_local_folder_set_(l, wd, path);
+    pthread_mutex_unlock(&l->folders_lock);
+    close(fd);
+    return err == -ENOSPC ? fsb_local_polled_add_(l, path) : err;
+}
+
+static int fsb_local_todo_push_(fsb_local_scan_ *s, const char *path)
+{
+    const size_t     size = strlen(path) + 1;
+    fsb_local_todo_ *t = (fsb_local_todo_ *)fsb_backend_resize_(&s->l->allocator, NULL, 0,
+                                                                sizeof *t + size);
+    if (!t) return -ENOMEM;
+    memcpy(t + 1, path, size);
+    t->size = size, t->next = s->todo, s->todo = t;
+    return 0;
+}
+
+static int fsb_local_scan_emit_(fsb_op *op, const fsb_dirent *entry)
+{
+    fsb_local_scan_ *s = (fsb_local_scan_ *)op->user;
+    char             path[FSB_PATH_MAX + 1];
+    if (!fsb_local_join_(path, s->folder, entry->name)) return 0;
+    if (s->report) fsb_local_tell_(s->l, FSB_EVENT_CREATED, path, NULL);
+    if (S_ISDIR(entry->stat.mode)) s->err = fsb_local_todo_push_(s, path);
+    return s->err != 0;
+}
+
+/* Watches a folder and those below it. What appears while this runs is found by the listing or
+   reported by inotify, since each folder is watched before it is listed. */
+static int fsb_local_scan_from_(fsb_local_ *l, const char *path, int report)
+{
+    fsb_local_scan_ s;
+    memset(&s, 0, sizeof s);
+    s.l = l, s.report = report, s.err = fsb_local_todo_push_(&s, path);
+    int first = 1;
+    while (s.todo) {
+        fsb_local_todo_ *t = s.todo;
+        s.todo = t->next, s.folder = (const char *)(const void *)(t + 1);
+        const int err = s.err ? 0 : fsb_local_folder_add_(l, s.folder);
+        if (err && (first || err == -ENOSPC || err == -ENOMEM)) s.err = err; /* else gone again */
+        fsb_op op;
+        memset(&op, 0, sizeof op);
+        op.code = FSB_OP_LIST, op.path = s.folder, op.emit = fsb_local_scan_emit_, op.user = &s;
+        if (!s.err && !err) fsb_local_list_(l, &op);
+        fsb_backend_free_(&l->allocator, t, sizeof *t + t->size);
+        first = 0;
+    }
+    return s.err;
+}
+
+/* A folder moved: so did the paths below it. `to` NULL: out of sight. */
+static int fsb_local_folders_move_(fsb_local_ *l, const char *from, const char *to)
+{
+    int err = 0;
+    pthread_mutex_lock(&l->folders_lock);
+    for (size_t i = 0; i < l->folder_count; ++i) {
+        char  path[FSB_PATH_MAX + 1];
+        char *old = l->folders[i].path;
+        if (!fsb_backend_below_(from, old)) continue;
+        const size_t tail = strlen(old + strlen(from));
+        const int    fits = to && strlen(to) + tail <= FSB_PATH_MAX;
+        if (fits) {
+            memcpy(path, to, strlen(to));
+            memcpy(path + strlen(to), old + strlen(from), tail + 1);
+            char *copy = fsb_local_path_dup_(l, path);
+            if (!copy) err = -ENOMEM;
+            else fsb_local_path_free_(l, old), l->folders[i].path = copy;
+        } else {
+            inotify_rm_watch(l->inotify, l->folders[i].wd);
+            fsb_local_folder_drop_(l, i--);
+        }
+    }
+    for (fsb_local_polled_ *f = l->polled; f; f = f->next) /* the scan of `to` finds it again */
+        if (fsb_backend_below_(from, fsb_local_polled_path_(f))) f->dead = 1;
+    pthread_mutex_unlock(&l->folders_lock);
+    return err;
+}
+
+static int fsb_local_wanted_(fsb_local_ *l, const char *path)
+{
+    char child[FSB_PATH_MAX + 1];
+    if (fsb_backend_watches_want_(&l->watches, path, 0)) return 1;
+    return fsb_local_join_(child, path, "x") && fsb_backend_watches_want_(&l->watches, child, 0);
+}
+
+/* Forgets the folders that no watch asks for any more. */
+static void fsb_local_folders_prune_(fsb_local_ *l)
+{
+    pthread_mutex_lock(&l->folders_lock);
+    for (size_t i = 0; i < l->folder_count; ++i) {
+        if (fsb_local_wanted_(l, l->folders[i].path)) continue;
+        inotify_rm_watch(l->inotify, l->folders[i].wd);
+        fsb_local_folder_drop_(l, i--);
+    }
+    for (fsb_local_polled_ *f = l->polled; f; f = f->next)
+        if (!fsb_local_wanted_(l, fsb_local_polled_path_(f))) f->dead = 1;
+    pthread_mutex_unlock(&l->folders_lock);
+}
+
+/* A name came: a folder that a deep watch covers is watched too, and gone through. */
+static void fsb_local_came_(fsb_local_ *l, const char *path, uint32_t mask)
+{
+    char child[FSB_PATH_MAX + 1];
+    if (!(mask & IN_ISDIR) || !fsb_local_join_(child, path, "x")) return;
+    if (!fsb_backend_watches_want_(&l->watches, child, 1)) return;
+    const int err = fsb_local_scan_from_(l, path, 1);
+    if (err == -ENOSPC || err == -ENOMEM) fsb_local_tell_(l, FSB_EVENT_LOST, path, NULL);
+}
+
+static void fsb_local_moved_away_(fsb_local_ *l)
+{
+    if (!l->moved[0]) return;
+    fsb_local_tell_(l, FSB_EVENT_REMOVED, l->moved, NULL);
+    fsb_local_folders_move_(l, l->moved, NULL);
+    l->moved[0] = '\0';
+}
+
+static void fsb_local_moved_here_(fsb_local_ *l, const struct inotify_event *e, const char *path)
+{
+    if (l->moved[0] && l->moved_cookie == e->cookie) {
+        if (e->mask & IN_ISDIR && fsb_local_folders_move_(l, l->moved, path))
+            fsb_local_tell_(l, FSB_EVENT_LOST, path, NULL);
+        fsb_local_tell_(l, FSB_EVENT_RENAMED, l->moved, path);
+        l->moved[0] = '\0';
+    } else {
+        fsb_local_tell_(l, FSB_EVENT_CREATED, path, NULL);
+    }
+    fsb_local_came_(l, path, e->mask);
+}
+
+/* One event of the kernel; `path` is what it is about. */
+static void fsb_local_event_(fsb_local_ *l, const struct inotify_event *e, const char *path)
+{
+    if (e->mask & IN_MOVED_FROM) {
+        fsb_local_moved_away_(l);
+        memcpy(l->moved, path, strlen(path) + 1);
+        l->moved_cookie = e->cookie;
+    } else if (e->mask & IN_MOVED_TO) {
+        fsb_local_moved_here_(l, e, path);
+    } else if (e->mask & IN_CREATE) {
+        fsb_local_tell_(l, FSB_EVENT_CREATED, path, NULL);
+        fsb_local_came_(l, path, e->mask);
+    } else if (e->mask & (IN_DELETE | IN_DELETE_SELF | IN_MOVE_SELF)) {
+        fsb_local_tell_(l, FSB_EVENT_REMOVED, path, NULL);
+    } else if (e->mask & (IN_MODIFY | IN_CLOSE_WRITE)) {
+        fsb_local_tell_(l, FSB_EVENT_CONTENT, path, NULL);
+    } else if (e->mask & IN_ATTRIB) {
+        fsb_local_tell_(l, FSB_EVENT_ATTR, path, NULL);
+    }
+}
+
+static void fsb_local_kernel_event_(fsb_local_ *l, const struct inotify_event *e)
+{
+    char path[FSB_PATH_MAX + 1];
+    int  known;
+    if (e->mask & IN_Q_OVERFLOW) {
+        fsb_local_tell_(l, FSB_EVENT_LOST, "/", NULL);
+        return;
+    }
+    pthread_mutex_lock(&l->folders_lock);
+    const size_t at = fsb_local_folder_at_(l, e->wd);
+    known = at < l->folder_count && l->folders[at].wd == e->wd;
+    if (known && e->mask & IN_IGNORED) {
+        fsb_local_folder_drop_(l, at);
+        known = 0;
+    }
+    if (known && e->len) known = fsb_local_join_(path, l->folders[at].path, e->name);
+    else if (known) memcpy(path, l->folders[at].path, strlen(l->folders[at].path) + 1);
+    pthread_mutex_unlock(&l->folders_lock);
+    /* A folder below a watched one is told of by its parent; the watch's own is not. */
+    const uint32_t self = IN_DELETE_SELF | IN_MOVE_SELF;
+    if (known && e->mask & self) known = fsb_backend_watches_rooted_(&l->watches, path);
+    if (known) fsb_local_event_(l, e, path);
+}
+
+/* Tells of names in one snapshot that the other has not; `changed`: of those that differ, too. */
+static void fsb_local_compare_(fsb_local_ *l, const char *folder, const fsb_local_snapshot_ *in,
+                               const fsb_local_snapshot_ *other, uint32_t missing, int changed)
+{
+    char path[FSB_PATH_MAX + 1];
+    for (size_t i = 0; i < in->bucket_count; ++i) {
+        for (const fsb_local_seen_ *e = in->buckets[i]; e; e = e->next) {
+            const fsb_local_seen_ *was = fsb_local_snapshot_find_(other, e);
+            if (was && (!changed || (was->version == e->version && was->file_id == e->file_id)))
+                continue;
+            if (!fsb_local_join_(path, folder, fsb_local_seen_name_(e))) continue;
+            fsb_local_tell_(l, was ? (uint32_t)FSB_EVENT_CONTENT : missing, path, NULL);
+            if (!was && changed && e->folder) fsb_local_came_(l, path, IN_ISDIR);
+        }
+    }
+}
+
+static void fsb_local_poll_folder_(fsb_local_ *l, fsb_local_polled_ *f)
+{
+    const char         *path = fsb_local_polled_path_(f);
+    fsb_local_snapshot_ now;
+    if (fsb_local_snapshot_take_(l, path, f->seen.count * 2, &now)) {
+        fsb_local_tell_(l, FSB_EVENT_LOST, path, NULL);
+        return;
+    }
+    fsb_local_compare_(l, path, &f->seen, &now, FSB_EVENT_REMOVED, 0);
+    fsb_local_compare_(l, path, &now, &f->seen, FSB_EVENT_CREATED, 1);
+    fsb_local_snapshot_free_(&f->seen);
+    f->seen = now;
+}
+
+static int64_t fsb_local_clock_ms_(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec * INT64_C(1000) + t.tv_nsec / 1000000;
+}
+
+/* Looks at the polled folders, if it is time; new ones come in at the head of the list only, dead
+   ones go here. */
+static void fsb_local_poll_(fsb_local_ *l)
+{
+    if (fsb_local_clock_ms_() < l->polled_ms) return;
+    pthread_mutex_lock(&l->folders_lock);
+    for (fsb_local_polled_ **at = &l->polled, *f; (f = *at) != NULL;) {
+        if (f->dead) {
+            *at = f->next;
+            fsb_local_polled_free_(l, f);
+        } else {
+            at = &f->next;
+        }
+    }
+    fsb_local_polled_ *f = l->polled;
+    pthread_mutex_unlock(&l->folders_lock);
+    for (; f; f = f->next) fsb_local_poll_folder_(l, f);
+    l->polled_ms = fsb_local_clock_ms_() + FSB_LOCAL_POLL_MS_;
+}
+
+/* How long the thread may sleep, ms. */
+static int fsb_local_patience_(fsb_local_ *l)
+{
+    pthread_mutex_lock(&l->folders_lock);
+    const int polled = l->polled != NULL;
+    pthread_mutex_unlock(&l->folders_lock);
+    if (l->moved[0]) return 20;
+    if (!polled) return -1;
+    const int64_t left = l->polled_ms - fsb_local_clock_ms_();
+    return left > 0 ? (int)left : 0;
+}
+
+static void *fsb_local_watch_main_(void *arg)
+{
+    fsb_local_   *l = (fsb_local_ *)arg;
+    struct pollfd p[2];
+    union { struct inotify_event align; char bytes[16 << 10]; } buf;
+    p[0].fd = l->inotify, p[0].events = POLLIN, p[1].fd = l->wake[0], p[1].events = POLLIN;
+    for (;;) {
+        const int ready = poll(p, 2, fsb_local_patience_(l));
+        if (ready < 0 && errno != EINTR) break;
+        if (ready == 0) fsb_local_moved_away_(l); /* its other half would have been here */
+        if (ready > 0 && p[1].revents && read(l->wake[0], buf.bytes, sizeof buf.bytes) <= 0) break;
+        fsb_local_poll_(l);
+        if (ready <= 0 || !p[0].revents) continue;
+        const ssize_t n = read(l->inotify, buf.bytes, sizeof buf.bytes);
+        for (ssize_t at = 0; at < n;) {
+            const struct inotify_event *e =
+                (const struct inotify_event *)(const void *)(buf.bytes + at);
+            at += (ssize_t)sizeof *e + e->len;
+            fsb_local_kernel_event_(l, e);
+        }
+    }
+    return NULL;
+}
+
+static int fsb_local_watch_start_(fsb_local_ *l)
+{
+    int err = 0;
+    pthread_mutex_lock(&l->folders_lock);
+    if (!l->watches.started) {
+        l->inotify = fsb_local_errno_(inotify_init1(IN_CLOEXEC | IN_NONBLOCK));
+        err = l->inotify < 0 ? l->inotify : fsb_local_errno_(pipe2(l->wake, O_CLOEXEC));
+        if (!err) {
+            err = fsb_backend_thread_(&l->watches.thread, 256 << 10, fsb_local_watch_main_, l);
+            if (err) close(l->wake[0]), close(l->wake[1]);
+        }
+        if (err && l->inotify >= 0) close(l->inotify);
+        l->watches.started = !err;
+    }
+    pthread_mutex_unlock(&l->folders_lock);
+    return err;
+}
+
+static int64_t fsb_local_watch_(fsb_local_ *l, fsb_op *op)
+{
+    int err = fsb_local_watch_start_(l);
+    if (err) return err;
+    fsb_backend_watch_ *w = fsb_backend_watch_new_(&l->watches, op);
+    if (!w) return -ENOMEM;
+    err = op->flags & FSB_WATCH_DEEP ? fsb_local_scan_from_(l, op->path, 0)
+                                     : fsb_local_folder_add_(l, op->path);
+    const fsb_handle handle = err ? 0 : fsb_backend_handle_new_(&l->handles, -1, 0, w);
+    if (!err && !handle) err = -ENFILE;
+    if (err) {
+        fsb_backend_watch_close_(&l->watches, w);
+        fsb_local_folders_prune_(l);
+    } else {
+        op->handle = handle;
+    }
+    return err;
+}
+
+static void fsb_local_watch_stop_(fsb_local_ *l)
+{
+    if (l->watches.started) {
+        close(l->wake[1]);
+        pthread_join(l->watches.thread, NULL);
+        close(l->wake[0]);
+        close(l->inotify);
+    }
+    while (l->folder_count) fsb_local_folder_drop_(l, l->folder_count - 1);
+    for (fsb_local_polled_ *f = l->polled, *next; f; f = next) {
+        next = f->next;
+        fsb_local_polled_free_(l, f);
+    }
+    l->polled = NULL;
+    fsb_backend_free_(&l->allocator, l->folders, l->folder_room * sizeof *l->folders);
 }
 
 /* ---- [local: open] --------------------------------------------------------------------------- */
@@ -1907,6 +2677,7 @@ static int64_t fsb_local_dispatch_(fsb_local_ *l, fsb_op *op)
     case FSB_OP_REMOVEXATTR: return fsb_local_xattr_(l, op);
     case FSB_OP_GET: return fsb_local_get_(l, op);
     case FSB_OP_PUT: return fsb_local_put_(l, op);
+    case FSB_OP_WATCH: return fsb_local_watch_(l, op);
     case FSB_OP_DESCRIPTOR: return fsb_local_descriptor_(l, op);
     default: return -ENOSYS;
     }
@@ -1924,7 +2695,12 @@ static int64_t fsb_local_call_(fsb_backend *b, fsb_op *op)
 
 static int fsb_local_drop_(void *owner, fsb_backend_slot_ *slot)
 {
-    (void)owner;
+    fsb_local_ *l = (fsb_local_ *)owner;
+    if (slot->fd < 0) {
+        fsb_backend_watch_close_(&l->watches, (fsb_backend_watch_ *)slot->object);
+        fsb_local_folders_prune_(l);
+        return 0;
+    }
     return close(slot->fd) && errno != EINTR ? -errno : 0;
 }
 
@@ -1932,7 +2708,10 @@ static void fsb_local_close_(fsb_backend *b)
 {
     fsb_local_         *l = (fsb_local_ *)(void *)b;
     const fsb_allocator a = l->allocator;
+    fsb_local_watch_stop_(l);
     fsb_backend_handles_close_(&l->handles);
+    fsb_backend_watches_destroy_(&l->watches);
+    pthread_mutex_destroy(&l->folders_lock);
     for (int i = 0; i < FSB_LOCAL_STRIPES_; ++i) pthread_mutex_destroy(&l->position[i]);
     close(l->root);
     fsb_backend_free_(&a, l, sizeof *l);
@@ -1950,14 +2729,14 @@ static void fsb_backend_fill_(fsb_backend *b, const char *name, void (*close_fn)
 
 FSB_API int fsb_local_open(fsb_backend **out, const fsb_local_desc *desc)
 {
-    if (!out || !desc || !desc->root || desc->flags & ~(uint32_t)FSB_LOCAL_READ_ONLY) return -EINVAL;
+    if (!out || !desc || !desc->root) return -EINVAL;
+    if (desc->flags & ~(uint32_t)FSB_LOCAL_READ_ONLY) return -EINVAL;
     fsb_local_ *l = (fsb_local_ *)fsb_backend_new_(&desc->allocator, sizeof *l);
     if (!l) return -ENOMEM;
     l->allocator = desc->allocator, l->log = desc->log, l->flags = desc->flags;
     l->root = fsb_local_errno_(open(desc->root, O_PATH | O_DIRECTORY | O_CLOEXEC));
-    struct statx x;
-    int          err = l->root < 0 ? l->root : 0;
-    if (!err) err = fsb_local_errno_(statx(l->root, "", AT_EMPTY_PATH, STATX_BASIC_STATS, &x));
+    struct stat st;
+    int         err = l->root < 0 ? l->root : fsb_local_errno_(fstat(l->root, &st));
     if (!err) err = fsb_local_errno_(faccessat(l->root, ".", R_OK | X_OK, AT_EACCESS));
     if (!err)
         err = fsb_backend_handles_open_(&l->handles, &l->allocator, desc->max_handles,
@@ -1967,8 +2746,10 @@ FSB_API int fsb_local_open(fsb_backend **out, const fsb_local_desc *desc)
         fsb_backend_free_(&desc->allocator, l, sizeof *l);
         return err;
     }
-    l->root_dev = (uint64_t)x.stx_dev_major << 32 | x.stx_dev_minor;
+    l->root_dev = (uint64_t)major(st.st_dev) << 32 | minor(st.st_dev);
     for (int i = 0; i < FSB_LOCAL_STRIPES_; ++i) pthread_mutex_init(&l->position[i], NULL);
+    pthread_mutex_init(&l->folders_lock, NULL);
+    fsb_backend_watches_init_(&l->watches, &l->allocator);
     fsb_backend_fill_(&l->base, "local", fsb_local_close_, fsb_local_call_);
     *out = &l->base;
     return 0;
@@ -2021,6 +2802,12 @@ struct fsb_memory_node_ {
     uint64_t           last_cookie;
 };
 
+typedef struct fsb_memory_event_ { /* on its way to the watch thread; the path(s) follow */
+    struct fsb_memory_event_ *next;
+    uint32_t                  kind;
+    size_t                    size, size2; /* of the paths with their '\0'; size2 0: none */
+} fsb_memory_event_;
+
 typedef struct fsb_memory_ {
     fsb_backend          base; /* first */
     fsb_allocator        allocator;
@@ -2031,6 +2818,12 @@ typedef struct fsb_memory_ {
     fsb_memory_entry_  **buckets;
     size_t               bucket_count, entry_count; /* bucket_count: a power of two */
     uint64_t             node_count, last_ino, last_version, seed, bytes, max_bytes;
+    fsb_backend_watches_ watches;
+    pthread_mutex_t      queue_lock; /* after lock; guards all below */
+    pthread_cond_t       queue_wake;
+    fsb_memory_event_   *first, **last;
+    size_t               queued;
+    int                  lost, closing;
 } fsb_memory_;
 
 static int64_t fsb_memory_now_(void)
@@ -2076,7 +2869,8 @@ static void fsb_memory_pages_drop_(fsb_memory_ *m, fsb_memory_node_ *node, size_
 }
 
 /* Gives page number `index` room for its first `need` bytes. */
-static int fsb_memory_page_grow_(fsb_memory_ *m, fsb_memory_node_ *node, uint64_t index, size_t need)
+static int fsb_memory_page_grow_(fsb_memory_ *m, fsb_memory_node_ *node, uint64_t index,
+                                 size_t need)
 {
     const size_t at = fsb_memory_page_at_(node, index);
     const int    there = at < node->page_count && node->pages[at].index == index;
@@ -2439,6 +3233,144 @@ static int fsb_memory_at_(const fsb_memory_run_ *r, fsb_memory_node_ **node)
     return 0;
 }
 
+/* ---- [memory backend: watch] ----------------------------------------------------------------- */
+
+enum { FSB_MEMORY_QUEUE_ = 16384 };
+
+/* The path of a name into the end of `out`; NULL if it is too long for one. */
+static char *fsb_memory_path_of_(const fsb_memory_ *m, const fsb_memory_entry_ *e, char *out)
+{
+    size_t at = FSB_PATH_MAX;
+    out[at] = '\0';
+    for (;;) {
+        if (at < e->name_size + 1) return NULL;
+        at -= e->name_size;
+        memcpy(out + at, fsb_memory_name_of_(e), e->name_size);
+        out[--at] = '/';
+        if (e->parent == m->root) return out + at;
+        if (!e->parent->names) return NULL; /* a folder that was removed */
+        e = e->parent->names;
+    }
+}
+
+/* Queues an event for the thread; past the bound all are lost. Tree locked. */
+static void fsb_memory_queue_(fsb_memory_ *m, uint32_t kind, const char *path, const char *path2)
+{
+    const size_t size = path ? strlen(path) + 1 : 0, size2 = path2 ? strlen(path2) + 1 : 0;
+    fsb_memory_event_ *e = NULL;
+    pthread_mutex_lock(&m->queue_lock);
+    if (path && m->queued < FSB_MEMORY_QUEUE_)
+        e = (fsb_memory_event_ *)fsb_backend_new_(&m->allocator, sizeof *e + size + size2);
+    if (e) {
+        char *text = (char *)(e + 1);
+        memcpy(text, path, size);
+        if (size2) memcpy(text + size, path2, size2);
+        e->kind = kind, e->size = size, e->size2 = size2;
+        *m->last = e, m->last = &e->next, ++m->queued;
+    } else {
+        m->lost = 1;
+    }
+    pthread_cond_signal(&m->queue_wake);
+    pthread_mutex_unlock(&m->queue_lock);
+}
+
+static int fsb_memory_watched_(const fsb_memory_ *m)
+{
+    return __atomic_load_n(&m->watches.count, __ATOMIC_RELAXED) != 0;
+}
+
+/* Something happened to one name. */
+static void fsb_memory_tell_name_(fsb_memory_ *m, uint32_t kind, const fsb_memory_entry_ *e)
+{
+    char path[FSB_PATH_MAX + 1];
+    if (fsb_memory_watched_(m)) fsb_memory_queue_(m, kind, fsb_memory_path_of_(m, e, path), NULL);
+}
+
+/* Something happened to a node, whatever its names. */
+static void fsb_memory_tell_(fsb_memory_ *m, uint32_t kind, const fsb_memory_node_ *node)
+{
+    if (!fsb_memory_watched_(m)) return;
+    if (node == m->root) fsb_memory_queue_(m, kind, "/", NULL);
+    for (const fsb_memory_entry_ *e = node->names; e; e = e->same)
+        fsb_memory_tell_name_(m, kind, e);
+}
+
+static void fsb_memory_tell_moved_(fsb_memory_ *m, const fsb_memory_entry_ *from,
+                                   const fsb_memory_entry_ *to)
+{
+    char        one[FSB_PATH_MAX + 1], two[FSB_PATH_MAX + 1];
+    if (!fsb_memory_watched_(m)) return;
+    const char *a = fsb_memory_path_of_(m, from, one), *b = fsb_memory_path_of_(m, to, two);
+    fsb_memory_queue_(m, FSB_EVENT_RENAMED, a && b ? a : NULL, b);
+}
+
+static void *fsb_memory_watch_main_(void *arg)
+{
+    fsb_memory_ *m = (fsb_memory_ *)arg;
+    pthread_mutex_lock(&m->queue_lock);
+    for (;;) {
+        while (!m->first && !m->lost && !m->closing)
+            pthread_cond_wait(&m->queue_wake, &m->queue_lock);
+        if (m->closing) break;
+        fsb_memory_event_ *e = m->first;
+        const int          lost = !e && m->lost;
+        if (e) {
+            m->first = e->next, --m->queued;
+            if (!m->first) m->last = &m->first;
+        } else {
+            m->lost = 0;
+        }
+        pthread_mutex_unlock(&m->queue_lock);
+        if (lost) fsb_backend_watches_tell_(&m->watches, FSB_EVENT_LOST, "/", NULL);
+        if (e) {
+            const char *path = (const char *)(const void *)(e + 1);
+            fsb_backend_watches_tell_(&m->watches, e->kind, path, e->size2 ? path + e->size : NULL);
+            fsb_backend_free_(&m->allocator, e, sizeof *e + e->size + e->size2);
+        }
+        pthread_mutex_lock(&m->queue_lock);
+    }
+    pthread_mutex_unlock(&m->queue_lock);
+    return NULL;
+}
+
+static int64_t fsb_memory_watch_(fsb_memory_run_ *r)
+{
+    fsb_memory_      *m = r->m;
+    fsb_memory_node_ *node;
+    pthread_rwlock_wrlock(&m->lock);
+    int err = fsb_memory_at_(r, &node);
+    if (!err && !m->watches.started) {
+        err = fsb_backend_thread_(&m->watches.thread, 256 << 10, fsb_memory_watch_main_, m);
+        m->watches.started = !err;
+    }
+    pthread_rwlock_unlock(&m->lock);
+    if (err) return err;
+    fsb_backend_watch_ *w = fsb_backend_watch_new_(&m->watches, r->op);
+    if (!w) return -ENOMEM;
+    const fsb_handle handle = fsb_backend_handle_new_(&m->handles, -1, 0, w);
+    if (!handle) {
+        fsb_backend_watch_close_(&m->watches, w);
+        return -ENFILE;
+    }
+    r->op->handle = handle;
+    return 0;
+}
+
+static void fsb_memory_watch_stop_(fsb_memory_ *m)
+{
+    if (m->watches.started) {
+        pthread_mutex_lock(&m->queue_lock);
+        m->closing = 1;
+        pthread_cond_signal(&m->queue_wake);
+        pthread_mutex_unlock(&m->queue_lock);
+        pthread_join(m->watches.thread, NULL);
+    }
+    for (fsb_memory_event_ *e = m->first, *next; e; e = next) {
+        next = e->next;
+        fsb_backend_free_(&m->allocator, e, sizeof *e + e->size + e->size2);
+    }
+}
+
 /* ---- [memory backend: calls] ----------------------------------------------------------------- */
 
 static int64_t fsb_memory_stat_(fsb_memory_run_ *r)
@@ -2497,8 +3429,10 @@ static int fsb_memory_create_at_(fsb_memory_ *m, const fsb_op *op, const fsb_mem
     if (err) {
         node->stat.nlink = 0;
         fsb_memory_node_put_(m, node);
+    } else {
+        *made = node;
+        fsb_memory_tell_(m, FSB_EVENT_CREATED, node);
     }
-    else *made = node;
     return err;
 }
 
@@ -2548,6 +3482,7 @@ static int fsb_memory_open_node_(fsb_memory_run_ *r, fsb_memory_node_ **node)
     if (op->flags & FSB_O_TRUNC) {
         fsb_memory_resize_(r->m, w.node, 0);
         fsb_memory_touch_(r->m, w.node, 1);
+        fsb_memory_tell_(r->m, FSB_EVENT_CONTENT, w.node);
     }
     return 0;
 }
@@ -2587,6 +3522,7 @@ static int64_t fsb_memory_write_(fsb_memory_run_ *r)
                              : 0;
     if (err) return err;
     if (op->flags & FSB_WRITE_KILL_PRIV) node->stat.mode = fsb_backend_killed_(node->stat.mode);
+    fsb_memory_tell_(r->m, FSB_EVENT_CONTENT, node);
     op->stat = node->stat, op->out_offset = at;
     return (int64_t)op->size;
 }
@@ -2608,6 +3544,7 @@ static int64_t fsb_memory_remove_op_(fsb_memory_run_ *r) /* UNLINK, RMDIR */
     if (!w.node) return -ENOENT;
     if (fsb_memory_is_dir_(w.node) != rmdir_) return rmdir_ ? -ENOTDIR : -EISDIR;
     if (w.node->live) return -ENOTEMPTY;
+    fsb_memory_tell_name_(r->m, FSB_EVENT_REMOVED, w.entry);
     fsb_memory_remove_(r->m, w.entry);
     fsb_memory_node_unlink_(r->m, w.node);
     return 0;
@@ -2667,10 +3604,13 @@ static int64_t fsb_memory_rename_(fsb_memory_run_ *r)
     if (err || from.node == to.node) return err;
     if (r->op->flags & FSB_RENAME_EXCHANGE) {
         fsb_memory_exchange_(r->m, &from, &to);
+        fsb_memory_tell_moved_(r->m, from.entry, to.entry);
+        fsb_memory_tell_moved_(r->m, to.entry, from.entry);
         return 0;
     }
     err = fsb_memory_add_(r->m, to.parent, to.name, to.name_size, from.node);
     if (err) return err;
+    fsb_memory_tell_moved_(r->m, from.entry, from.node->names);
     fsb_memory_remove_(r->m, from.entry);
     if (to.entry) {
         fsb_memory_remove_(r->m, to.entry);
@@ -2695,6 +3635,7 @@ static int64_t fsb_memory_link_(fsb_memory_run_ *r)
     if (err) return err;
     ++node->stat.nlink;
     fsb_memory_touch_(r->m, node, 0);
+    fsb_memory_tell_name_(r->m, FSB_EVENT_CREATED, node->names);
     r->op->stat = node->stat;
     return 0;
 }
@@ -2731,6 +3672,8 @@ static int64_t fsb_memory_setattr_(fsb_memory_run_ *r)
     if (a->mask & FSB_ATTR_MTIME) st->mtime_ns = a->mtime_ns;
     if (a->mask & FSB_ATTR_ATIME_NOW) st->atime_ns = st->ctime_ns;
     if (a->mask & FSB_ATTR_MTIME_NOW) st->mtime_ns = st->ctime_ns;
+    if (a->mask & FSB_ATTR_SIZE) fsb_memory_tell_(r->m, FSB_EVENT_CONTENT, node);
+    else fsb_memory_tell_(r->m, FSB_EVENT_ATTR, node);
     r->op->stat = *st;
     return 0;
 }
@@ -2748,6 +3691,7 @@ static int64_t fsb_memory_allocate_(fsb_memory_run_ *r)
     if (!(op->flags & (FSB_ALLOC_PUNCH_HOLE | FSB_ALLOC_KEEP_SIZE)) && end > node->stat.size)
         node->stat.size = end;
     fsb_memory_touch_(r->m, node, 1);
+    fsb_memory_tell_(r->m, FSB_EVENT_CONTENT, node);
     r->op->stat = node->stat;
     return 0;
 }
@@ -2794,6 +3738,7 @@ static int64_t fsb_memory_copy_(fsb_memory_run_ *r)
         if (err) return done ? (int64_t)done : err;
         done += n;
     }
+    if (done) fsb_memory_tell_(r->m, FSB_EVENT_CONTENT, to);
     return (int64_t)done;
 }
 
@@ -2892,7 +3837,10 @@ static int64_t fsb_memory_xattr_op_(fsb_memory_run_ *r)
     else if (op->code == FSB_OP_REMOVEXATTR) fsb_memory_xattr_drop_(r->m, at);
     else if (op->size && op->size < x->size) err = -ERANGE;
     if (err || write) {
-        if (!err) fsb_memory_touch_(r->m, node, 0);
+        if (!err) {
+            fsb_memory_touch_(r->m, node, 0);
+            fsb_memory_tell_(r->m, FSB_EVENT_ATTR, node);
+        }
         return err;
     }
     if (op->size && x->size)
@@ -3029,7 +3977,10 @@ static int64_t fsb_memory_pinned_(fsb_memory_ *m, fsb_op *op)
         r.slot2 = fsb_memory_pin_(m, op->handle2);
         if (!r.slot2) n = -EBADF;
     }
-    if (!n) n = op->code == FSB_OP_LIST ? fsb_memory_list_(&r) : fsb_memory_locked_(&r);
+    if (n) {}
+    else if (op->code == FSB_OP_LIST) n = fsb_memory_list_(&r);
+    else if (op->code == FSB_OP_WATCH) n = fsb_memory_watch_(&r);
+    else n = fsb_memory_locked_(&r);
     if (r.slot) fsb_backend_unpin_(&m->handles, r.slot);
     if (r.slot2) fsb_backend_unpin_(&m->handles, r.slot2);
     return n;
@@ -3050,7 +4001,11 @@ static int64_t fsb_memory_call_(fsb_backend *b, fsb_op *op)
 
 static int fsb_memory_drop_(void *owner, fsb_backend_slot_ *slot)
 {
-    fsb_memory_      *m = (fsb_memory_ *)owner;
+    fsb_memory_ *m = (fsb_memory_ *)owner;
+    if (!slot->flags) {
+        fsb_backend_watch_close_(&m->watches, (fsb_backend_watch_ *)slot->object);
+        return 0;
+    }
     fsb_memory_node_ *node = (fsb_memory_node_ *)slot->object;
     pthread_rwlock_wrlock(&m->lock);
     __atomic_sub_fetch(&node->users, 1, __ATOMIC_RELAXED);
@@ -3078,12 +4033,16 @@ static void fsb_memory_free_(fsb_memory_ *m)
     if (m->root) m->root->stat.nlink = 0, fsb_memory_node_put_(m, m->root);
     fsb_backend_free_(&a, m->buckets, m->bucket_count * sizeof *m->buckets);
     pthread_rwlock_destroy(&m->lock);
+    pthread_mutex_destroy(&m->queue_lock);
+    pthread_cond_destroy(&m->queue_wake);
+    fsb_backend_watches_destroy_(&m->watches);
     fsb_backend_free_(&a, m, sizeof *m);
 }
 
 static void fsb_memory_close_(fsb_backend *b)
 {
     fsb_memory_ *m = (fsb_memory_ *)(void *)b;
+    fsb_memory_watch_stop_(m);
     fsb_backend_handles_close_(&m->handles);
     fsb_memory_free_(m);
 }
@@ -3101,6 +4060,10 @@ FSB_API int fsb_memory_open(fsb_backend **out, const fsb_memory_desc *desc)
     m->seed = fsb_backend_mix_((uint64_t)fsb_memory_now_() ^ (uint64_t)(uintptr_t)m);
     m->last_version = (uint64_t)fsb_memory_now_(); /* not that of another life */
     pthread_rwlock_init(&m->lock, NULL);
+    pthread_mutex_init(&m->queue_lock, NULL);
+    pthread_cond_init(&m->queue_wake, NULL);
+    m->last = &m->first;
+    fsb_backend_watches_init_(&m->watches, &m->allocator);
     int err = fsb_memory_rehash_(m);
     if (!err) m->root = fsb_memory_node_new_(m, S_IFDIR | 0755);
     if (!m->root) err = -ENOMEM;
@@ -3117,6 +4080,210 @@ FSB_API int fsb_memory_open(fsb_backend **out, const fsb_memory_desc *desc)
     return 0;
 }
 
+/* ---- [scoped] -------------------------------------------------------------------------------- */
+
+typedef struct fsb_scoped_watch_ {
+    struct fsb_scoped_watch_ *next;
+    struct fsb_scoped_       *scope;
+    fsb_handle                handle;
+    void (*event)(void *user, const fsb_event *event);
+    void *user;
+} fsb_scoped_watch_;
+
+typedef struct fsb_scoped_ {
+    fsb_backend        base; /* first */
+    fsb_allocator      allocator;
+    fsb_backend       *inner;
+    pthread_mutex_t    lock; /* leaf; guards watches */
+    fsb_scoped_watch_ *watches;
+    size_t             prefix_size; /* 0: the whole of inner */
+    char               prefix[FSB_PATH_MAX + 1];
+} fsb_scoped_;
+
+/* An op on its way down: a copy with inner's paths. */
+typedef struct fsb_scoped_lift_ {
+    fsb_op       op;
+    fsb_op      *upper;
+    fsb_scoped_ *scope;
+    char         path[FSB_PATH_MAX + 1], path2[FSB_PATH_MAX + 1];
+} fsb_scoped_lift_;
+
+/* Refuses symbolic links before the last component. `path` is inner's. */
+static int fsb_scoped_check_(fsb_scoped_ *s, char *path)
+{
+    for (size_t at = s->prefix_size + 1; path[at]; ++at) {
+        if (path[at] != '/') continue;
+        fsb_op op;
+        memset(&op, 0, sizeof op);
+        op.code = FSB_OP_STAT, op.path = path;
+        path[at] = '\0';
+        const int err = (int)fsb_backend_call(s->inner, &op);
+        path[at] = '/';
+        if (err < 0) return err;
+        if (S_ISLNK(op.stat.mode)) return -EACCES;
+        if (!S_ISDIR(op.stat.mode)) return -ENOTDIR;
+    }
+    return 0;
+}
+
+static int fsb_scoped_path_(fsb_scoped_ *s, const char *path, char *out)
+{
+    const size_t size = path[1] || !s->prefix_size ? strlen(path) : 0; /* "/" is the prefix */
+    if (s->prefix_size + size > FSB_PATH_MAX) return -ENAMETOOLONG;
+    memcpy(out, s->prefix, s->prefix_size);
+    memcpy(out + s->prefix_size, path, size);
+    out[s->prefix_size + size] = '\0';
+    return fsb_scoped_check_(s, out);
+}
+
+/* Inner's path as the scope's; NULL: outside. */
+static const char *fsb_scoped_strip_(const fsb_scoped_ *s, const char *path)
+{
+    if (!path || (s->prefix_size && !fsb_backend_below_(s->prefix, path))) return NULL;
+    return path[s->prefix_size] ? path + s->prefix_size : "/";
+}
+
+static void fsb_scoped_event_(void *user, const fsb_event *event)
+{
+    const fsb_scoped_watch_ *w = (const fsb_scoped_watch_ *)user;
+    const char              *one = fsb_scoped_strip_(w->scope, event->path);
+    const char              *two = fsb_scoped_strip_(w->scope, event->path2);
+    fsb_event                mine;
+    mine.kind = event->kind, mine.path = one, mine.path2 = two;
+    if (event->kind == FSB_EVENT_LOST && !one) mine.path = "/";
+    if (event->kind == FSB_EVENT_RENAMED && !two) mine.kind = FSB_EVENT_REMOVED;
+    if (event->kind == FSB_EVENT_RENAMED && !one) {
+        mine.kind = FSB_EVENT_CREATED, mine.path = two, mine.path2 = NULL;
+    }
+    if (mine.path) w->event(w->user, &mine); /* which may close the watch: w is gone then */
+}
+
+static int fsb_scoped_emit_(fsb_op *op, const fsb_dirent *entry)
+{
+    fsb_op *upper = ((fsb_scoped_lift_ *)op->user)->upper;
+    return upper->emit(upper, entry);
+}
+
+/* Hands what inner answered up. */
+static void fsb_scoped_answer_(fsb_op *upper, const fsb_op *op)
+{
+    upper->result = op->result;
+    if (op->result < 0) return;
+    upper->handle = op->handle, upper->out_offset = op->out_offset;
+    upper->stat = op->stat, upper->statfs = op->statfs, upper->slice = op->slice;
+}
+
+/* Calls that carry a path. */
+static int64_t fsb_scoped_lifted_(fsb_scoped_ *s, fsb_op *op)
+{
+    const uint32_t   takes = fsb_backend_rule_of_(op->code).takes;
+    const int        by_path = takes & FSB_BACKEND_PATH_ || !op->handle;
+    int              err = 0;
+    fsb_scoped_lift_ lift;
+    lift.op = *op, lift.upper = op, lift.scope = s;
+    if (by_path) err = fsb_scoped_path_(s, op->path, lift.path), lift.op.path = lift.path;
+    if (!err && takes & FSB_BACKEND_PATH2_)
+        err = fsb_scoped_path_(s, op->path2, lift.path2), lift.op.path2 = lift.path2;
+    if (err) return op->result = err;
+    if (op->code == FSB_OP_LIST) lift.op.emit = fsb_scoped_emit_, lift.op.user = &lift;
+    fsb_backend_call(s->inner, &lift.op);
+    fsb_scoped_answer_(op, &lift.op);
+    return op->result;
+}
+
+static int64_t fsb_scoped_watch_op_(fsb_scoped_ *s, fsb_op *op)
+{
+    fsb_scoped_watch_ *w = (fsb_scoped_watch_ *)fsb_backend_new_(&s->allocator, sizeof *w);
+    if (!w) return op->result = -ENOMEM;
+    w->scope = s, w->event = op->event, w->user = op->user;
+    op->event = fsb_scoped_event_, op->user = w;
+    fsb_scoped_lifted_(s, op);
+    op->event = w->event, op->user = w->user;
+    if (op->result < 0) {
+        fsb_backend_free_(&s->allocator, w, sizeof *w);
+    } else {
+        w->handle = op->handle;
+        pthread_mutex_lock(&s->lock);
+        w->next = s->watches, s->watches = w;
+        pthread_mutex_unlock(&s->lock);
+    }
+    return op->result;
+}
+
+/* CLOSE of what may be a watch: its context goes once inner calls it no more. */
+static int64_t fsb_scoped_close_op_(fsb_scoped_ *s, fsb_op *op)
+{
+    pthread_mutex_lock(&s->lock);
+    fsb_scoped_watch_ **at = &s->watches, *w;
+    while (*at && (*at)->handle != op->handle) at = &(*at)->next;
+    w = *at;
+    if (w) *at = w->next;
+    pthread_mutex_unlock(&s->lock);
+    fsb_backend_call(s->inner, op);
+    fsb_backend_free_(&s->allocator, w, sizeof *w);
+    return op->result;
+}
+
+/* 1 if op carries no path, so that it is inner's as it stands. */
+static int fsb_scoped_plain_(const fsb_op *op)
+{
+    const uint32_t takes = fsb_backend_rule_of_(op->code).takes;
+    if (takes & (FSB_BACKEND_PATH_ | FSB_BACKEND_PATH2_)) return 0;
+    return !(takes & FSB_BACKEND_AT_) || op->handle;
+}
+
+static int64_t fsb_scoped_call_(fsb_backend *b, fsb_op *op)
+{
+    fsb_scoped_ *s = (fsb_scoped_ *)(void *)b;
+    const int    err = fsb_backend_check_(op);
+    if (err) return op->result = err;
+    if (op->code == FSB_OP_CLOSE) return fsb_scoped_close_op_(s, op);
+    if (op->code == FSB_OP_WATCH) return fsb_scoped_watch_op_(s, op);
+    if (fsb_scoped_plain_(op)) return fsb_backend_call(s->inner, op);
+    return fsb_scoped_lifted_(s, op);
+}
+
+static void fsb_scoped_close_(fsb_backend *b)
+{
+    fsb_scoped_ *s = (fsb_scoped_ *)(void *)b;
+    while (s->watches) {
+        fsb_op op;
+        memset(&op, 0, sizeof op);
+        op.code = FSB_OP_CLOSE, op.handle = s->watches->handle;
+        fsb_scoped_close_op_(s, &op);
+    }
+    pthread_mutex_destroy(&s->lock);
+    const fsb_allocator a = s->allocator;
+    fsb_backend_free_(&a, s, sizeof *s);
+}
+
+FSB_API int fsb_scoped_open(fsb_backend **out, const fsb_scoped_desc *desc)
+{
+    if (!out || !desc || !desc->inner) return -EINVAL;
+    int    err = fsb_backend_path_check_(desc->prefix);
+    fsb_op op;
+    memset(&op, 0, sizeof op);
+    op.code = FSB_OP_STAT, op.path = desc->prefix;
+    if (!err) err = (int)fsb_backend_call(desc->inner, &op);
+    if (!err && !S_ISDIR(op.stat.mode)) err = -ENOTDIR;
+    if (err) return err;
+    fsb_scoped_ *s = (fsb_scoped_ *)fsb_backend_new_(&desc->allocator, sizeof *s);
+    if (!s) return -ENOMEM;
+    s->allocator = desc->allocator, s->inner = desc->inner;
+    s->prefix_size = desc->prefix[1] ? strlen(desc->prefix) : 0;
+    memcpy(s->prefix, desc->prefix, s->prefix_size);
+    pthread_mutex_init(&s->lock, NULL);
+    fsb_backend_fill_(&s->base, "scoped", fsb_scoped_close_, fsb_scoped_call_);
+    s->base.flags = desc->inner->flags;
+    for (uint32_t i = FSB_OP_STAT; i < FSB_OP_COUNT; ++i) {
+        const int composed = i == FSB_OP_GET || i == FSB_OP_PUT;
+        s->base.call[i] = composed || fsb_backend_has_(s->inner, i) ? fsb_scoped_call_ : NULL;
+    }
+    *out = &s->base;
+    return 0;
+}
+
+#endif /* O_PATH */
 #endif /* implementation */
 /*
 MIT License

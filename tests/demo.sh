@@ -5,7 +5,8 @@ cd "$(dirname "$0")/.." || exit 1
 bin=$PWD/build/bin
 fail() { echo "demo: $*" >&2; exit 1; }
 [ -x "$bin/fsb-host" ] && [ -x "$bin/fsb-mount" ] || fail "fsb-host or fsb-mount was not built"
-[ -w /dev/fuse ] || fail "/dev/fuse is missing or not yours to open: mounting needs it (in a container: --device /dev/fuse --cap-add SYS_ADMIN)"
+[ -w /dev/fuse ] || fail "/dev/fuse is missing, or not yours to open, and mounting needs it" \
+    "(in a container: --device /dev/fuse --cap-add SYS_ADMIN)"
 command -v fusermount3 >/dev/null || fail "fusermount3 is missing: install fuse3"
 
 dir=$(mktemp -d "${TMPDIR:-/tmp}/fsb-demo-XXXXXX") || exit 1

@@ -36,7 +36,8 @@ if [ "$role" = test ]; then
     need openssh-client ssh
     # On a running system its package would start a server that listens to the network.
     if ! command -v sshd >/dev/null 2>&1 && [ -d /run/systemd/system ]; then
-        echo "install: openssh-server is left to you, as its package starts a service: tests over ssh are skipped"
+        echo "install: openssh-server is left to you, as its package starts a service;" \
+            "tests over ssh are skipped"
     else
         need openssh-server sshd
     fi

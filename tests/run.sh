@@ -11,6 +11,8 @@ export UBSAN_OPTIONS=print_stacktrace=1
 export TSAN_OPTIONS=halt_on_error=0:second_deadlock_stack=1
 jobs=${JOBS:-$(nproc)}
 limit=600 # seconds a part may take
+fixed_addresses= # the thread sanitizer of older compilers cannot live with much randomness
+[ "$(cat /proc/sys/vm/mmap_rnd_bits 2>/dev/null || echo 0)" -gt 28 ] && fixed_addresses="setarch -R"
 rm -rf build/log
 mkdir -p build/log
 
@@ -18,6 +20,7 @@ mkdir -p build/log
 part() {
     local name=$1 log=build/log/${1//\//-} start=$SECONDS status tally passed failed skipped
     shift
+    case $name in tsan/*) set -- $fixed_addresses "$@" ;; esac
     timeout -k 10 "$limit" "$@" >"$log" 2>&1 </dev/null
     status=$?
     tally=$(grep -E '^[^ ]+: [0-9]+ passed, [0-9]+ failed' "$log" | tail -n 1)
@@ -34,22 +37,28 @@ part() {
         grep '^SKIP' "$log" | sed 's/^/          /'
         if [ "$failed" != 0 ]; then
             tail -n 100 "$log" | sed 's/^/     | /'
-            [ $status = 0 ] || echo "     | exit status $status (124: took over $limit s)"
+            [ $status = 124 ] && echo "     | it took over $limit seconds"
+            [ -z "$tally" ] && echo "     | no tally: exit status $status"
         fi
     } >"$log.shown"
     cat "$log.shown" # one write, so that parts that run at once do not mix
     rm -f "$log.shown"
 }
 build() {
-    ${MAKE:-make} --no-print-directory -k -j"$jobs" all sanitized && echo "build: 1 passed, 0 failed"
+    ${MAKE:-make} --no-print-directory -k -j"$jobs" all sanitized &&
+        echo "build: 1 passed, 0 failed"
 }
 export -f build
 export MAKE jobs
 
 part build bash -c build
 part dropin tests/dropin.sh
-for command in tests/lint.sh tests/docs.sh \
-    $(for t in tests/test_*.c; do t=$(basename "$t" .c); echo build/$t build/asan/$t build/tsan/$t; done); do
+commands="tests/lint.sh tests/docs.sh"
+for test in tests/test_*.c; do
+    test=$(basename "$test" .c)
+    commands="$commands build/$test build/asan/$test build/tsan/$test"
+done
+for command in $commands; do
     while [ "$(jobs -rp | wc -l)" -ge "$jobs" ]; do wait -n; done
     name=${command#tests/}
     part "${name#build/}" "$command" &
@@ -59,10 +68,11 @@ for script in tests/e2e_*.sh; do
     [ -e "$script" ] && part "$(basename "$script" .sh)" "$script"
 done
 
-cat build/log/*.tally | {
+sum() {
     passed=0 failed=0 skipped=0
     while read -r p f s; do ((passed += p, failed += f, skipped += s)); done
     [ $skipped = 0 ] && more= || more=", $skipped skipped"
-    echo "$passed passed, $failed failed$more"
+    echo "$passed passed, $failed failed$more" | tee build/log/tally
     [ $failed = 0 ]
 }
+cat build/log/*.tally | sum

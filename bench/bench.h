@@ -1,0 +1,91 @@
+/* bench.h - what every bench shares: options, a clock, medians, and one way to print a row.
+
+       bench_begin("mount", argc, argv);                 // --quick, --json
+       double t[5]; ...                                  // runs, ours and theirs in turn
+       bench_row("stat", ours, 5, "us", "sshfs", theirs, 5, BENCH_LESS, "cold");
+
+   A row is the median of n runs; the ratio is ours to theirs, above 1 meaning that ours is better;
+   the spread is (largest - smallest) / median of ours. --json prints one object a line. */
+#ifndef FSB_BENCH_H
+#define FSB_BENCH_H
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+typedef enum bench_better { BENCH_LESS, BENCH_MORE } bench_better; /* which values are good ones */
+
+static struct {
+    const char *name;
+    int         quick, json;
+} bench_;
+
+static inline void bench_begin(const char *name, int argc, char **argv)
+{
+    bench_.name = name;
+    for (int i = 1; i < argc; ++i) {
+        if (strcmp(argv[i], "--quick") == 0) bench_.quick = 1;
+        else if (strcmp(argv[i], "--json") == 0) bench_.json = 1;
+        else {
+            fprintf(stderr, "usage: %s [--quick] [--json]\n", argv[0]);
+            exit(strcmp(argv[i], "--help") == 0 ? 0 : 2);
+        }
+    }
+}
+
+static inline double bench_now(void) /* seconds */
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static inline int bench_by_value_(const void *a, const void *b)
+{
+    const double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static inline double bench_median(const double *values, int n)
+{
+    double sorted[101];
+    if (n < 1 || n > 101) return 0;
+    memcpy(sorted, values, (size_t)n * sizeof *values);
+    qsort(sorted, (size_t)n, sizeof *sorted, bench_by_value_);
+    return n % 2 ? sorted[n / 2] : (sorted[n / 2 - 1] + sorted[n / 2]) / 2;
+}
+
+static inline double bench_spread(const double *values, int n)
+{
+    double       least = values[0], most = values[0];
+    const double middle = bench_median(values, n);
+    for (int i = 1; i < n; ++i) {
+        if (values[i] < least) least = values[i];
+        if (values[i] > most) most = values[i];
+    }
+    return middle > 0 ? (most - least) / middle : 0;
+}
+
+/* theirs NULL: nothing was measured beside it. */
+static inline void bench_row(const char *which, const double *ours, int n, const char *unit,
+                             const char *against, const double *theirs, int m, bench_better better,
+                             const char *note)
+{
+    const double a = bench_median(ours, n), b = theirs ? bench_median(theirs, m) : 0;
+    const double ratio = a > 0 && b > 0 ? (better == BENCH_MORE ? a / b : b / a) : 0;
+    if (bench_.json) {
+        printf(
+            "{\"bench\":\"%s\",\"case\":\"%s\",\"value\":%.6g,\"unit\":\"%s\",\"against\":\"%s\","
+            "\"ratio\":%.4g,\"spread\":%.3g,\"n\":%d,\"note\":\"%s\"}\n",
+            bench_.name, which, a, unit, theirs ? against : "", ratio, bench_spread(ours, n), n,
+            note);
+    } else if (theirs) {
+        printf("%-34s %10.4g %-8s %10.4g %-18s x%-7.3g +-%3.0f%%  %s\n", which, a, unit, b, against,
+               ratio, 50 * bench_spread(ours, n), note);
+    } else {
+        printf("%-34s %10.4g %-8s %10s %-18s  %-7s +-%3.0f%%  %s\n", which, a, unit, "", "", "",
+               50 * bench_spread(ours, n), note);
+    }
+    fflush(stdout);
+}
+#endif

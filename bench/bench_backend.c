@@ -1,0 +1,249 @@
+/* bench_backend.c - what the local backend costs beside plain system calls, and the memory backend.
+
+   Every case runs five times, ours and theirs in turn; printed are medians. ratio: theirs to ours
+   in time, 1 means as fast, above 1 faster. */
+#define FSB_BACKEND_IMPLEMENTATION
+#include "../fsb_backend.h"
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <time.h>
+
+enum { ROUNDS = 5, BLOCK = 128 << 10 };
+
+static struct {
+    int          quick, json, dirfd;
+    fsb_backend *local, *memory;
+    fsb_handle   handle;
+    int          fd, failed;
+    char         dir[300];
+} bench;
+
+static char block[BLOCK];
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec * 1e9 + (double)t.tv_nsec;
+}
+
+static void call(fsb_backend *b, fsb_op *op)
+{
+    if (fsb_backend_call(b, op) < 0) bench.failed = 1;
+}
+
+static void check(int64_t result)
+{
+    if (result < 0) bench.failed = 1;
+}
+
+/* ---- the cases: one operation each, ours and the plain system calls ---- */
+
+static void ours_stat(fsb_backend *b)
+{
+    fsb_op op = {.code = FSB_OP_STAT, .path = "/file"};
+    call(b, &op);
+}
+static void ours_stat_deep(fsb_backend *b)
+{
+    fsb_op op = {.code = FSB_OP_STAT, .path = "/a/b/c/file"};
+    call(b, &op);
+}
+static void ours_open(fsb_backend *b)
+{
+    fsb_op op = {.code = FSB_OP_OPEN, .path = "/a/b/c/file", .flags = FSB_O_READ};
+    call(b, &op);
+    op.code = FSB_OP_CLOSE, op.flags = 0;
+    call(b, &op);
+}
+static void ours_get(fsb_backend *b)
+{
+    fsb_op op = {.code = FSB_OP_GET, .path = "/a/b/c/file", .buf = block, .size = 4096};
+    call(b, &op);
+}
+static void ours_put(fsb_backend *b)
+{
+    fsb_op op = {.code = FSB_OP_PUT, .path = "/a/b/c/new", .data = block, .size = 1024,
+                 .flags = FSB_O_WRITE | FSB_O_CREATE,
+                 .attr = {.mask = FSB_ATTR_MODE, .mode = 0644}};
+    call(b, &op);
+    op = (fsb_op){.code = FSB_OP_UNLINK, .path = "/a/b/c/new"};
+    call(b, &op);
+}
+static void ours_read(fsb_backend *b)
+{
+    fsb_op op = {.code = FSB_OP_READ, .handle = bench.handle, .buf = block, .size = 4096};
+    call(b, &op);
+}
+static void ours_read_big(fsb_backend *b)
+{
+    fsb_op op = {.code = FSB_OP_READ, .handle = bench.handle, .buf = block, .size = BLOCK};
+    call(b, &op);
+}
+static void ours_write(fsb_backend *b)
+{
+    fsb_op op = {.code = FSB_OP_WRITE, .handle = bench.handle, .data = block, .size = 1024};
+    call(b, &op);
+}
+static void ours_write_big(fsb_backend *b)
+{
+    fsb_op op = {.code = FSB_OP_WRITE, .handle = bench.handle, .data = block, .size = BLOCK};
+    call(b, &op);
+}
+static void plain_stat(void)
+{
+    struct stat st;
+    check(fstatat(bench.dirfd, "file", &st, AT_SYMLINK_NOFOLLOW));
+}
+static void plain_stat_deep(void)
+{
+    struct stat st;
+    check(fstatat(bench.dirfd, "a/b/c/file", &st, AT_SYMLINK_NOFOLLOW));
+}
+static void plain_open(void)
+{
+    struct stat st;
+    const int   fd = openat(bench.dirfd, "a/b/c/file", O_RDONLY | O_NOFOLLOW);
+    check(fd), check(fstat(fd, &st)), check(close(fd));
+}
+static void plain_get(void)
+{
+    struct stat st;
+    const int   fd = openat(bench.dirfd, "a/b/c/file", O_RDONLY | O_NOFOLLOW);
+    check(fd), check(fstat(fd, &st)), check(pread(fd, block, 4096, 0)), check(close(fd));
+}
+static void plain_put(void)
+{
+    struct stat st;
+    const int   fd = openat(bench.dirfd, "a/b/c/new", O_WRONLY | O_CREAT | O_NOFOLLOW, 0644);
+    check(fd), check(pwrite(fd, block, 1024, 0)), check(fstat(fd, &st)), check(close(fd));
+    check(unlinkat(bench.dirfd, "a/b/c/new", 0));
+}
+static void plain_read(void) { check(pread(bench.fd, block, 4096, 0)); }
+static void plain_read_big(void) { check(pread(bench.fd, block, BLOCK, 0)); }
+static void plain_write(void) { check(pwrite(bench.fd, block, 1024, 0)); }
+static void plain_write_big(void) { check(pwrite(bench.fd, block, BLOCK, 0)); }
+
+static const struct bench_case {
+    const char *name;
+    void (*ours)(fsb_backend *b);
+    void (*plain)(void);
+    unsigned n;
+} cases[] = {
+    {"stat, in the root", ours_stat, plain_stat, 40000},
+    {"stat, four deep", ours_stat_deep, plain_stat_deep, 40000},
+    {"open+stat+close", ours_open, plain_open, 20000},
+    {"get 4 KiB (open+stat+read+close)", ours_get, plain_get, 20000},
+    {"put 1 KiB and unlink", ours_put, plain_put, 4000},
+    {"read 4 KiB", ours_read, plain_read, 100000},
+    {"read 128 KiB", ours_read_big, plain_read_big, 10000},
+    {"write 1 KiB, with stat", ours_write, plain_write, 40000},
+    {"write 128 KiB, with stat", ours_write_big, plain_write_big, 4000},
+};
+
+/* ---- measuring ---- */
+
+static int ascending(const void *a, const void *b)
+{
+    const double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static double run(const struct bench_case *c, fsb_backend *b) /* ns an operation; b NULL: plain */
+{
+    const unsigned n = bench.quick ? c->n / 10 : c->n;
+    const double   start = now();
+    for (unsigned i = 0; i < n; ++i) {
+        if (b) c->ours(b);
+        else c->plain();
+    }
+    return (now() - start) / n;
+}
+
+static void print(const char *backend, const struct bench_case *c, double *ours, double *plain)
+{
+    qsort(ours, ROUNDS, sizeof *ours, ascending);
+    const double ns = ours[ROUNDS / 2], spread = (ours[ROUNDS - 1] - ours[0]) / ns;
+    double       against = 0;
+    if (plain) qsort(plain, ROUNDS, sizeof *plain, ascending), against = plain[ROUNDS / 2];
+    const char *note = plain ? "plain system calls" : "";
+    if (bench.json) {
+        printf("{\"bench\":\"backend\",\"case\":\"%s: %s\",\"value\":%.1f,\"unit\":\"ns\","
+               "\"against\":\"%s\",\"ratio\":%.3f,\"spread\":%.3f,\"n\":%d,\"note\":\"\"}\n",
+               backend, c->name, ns, note, plain ? against / ns : 0, spread, ROUNDS);
+        return;
+    }
+    printf("%-8s %-34s %9.0f ns %11.0f /s", backend, c->name, ns, 1e9 / ns);
+    if (plain) printf("   plain %8.0f ns   ratio %.2f", against, against / ns);
+    printf("   spread %.0f %%\n", spread * 100);
+}
+
+static void measure(const char *name, fsb_backend *b, int with_plain)
+{
+    fsb_op op = {.code = FSB_OP_OPEN, .path = "/file", .flags = FSB_O_READ | FSB_O_WRITE};
+    call(b, &op);
+    bench.handle = op.handle;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; ++i) {
+        double ours[ROUNDS], plain[ROUNDS];
+        for (int round = 0; round < ROUNDS; ++round) {
+            ours[round] = run(&cases[i], b);
+            if (with_plain) plain[round] = run(&cases[i], NULL);
+        }
+        print(name, &cases[i], ours, with_plain ? plain : NULL);
+    }
+    op = (fsb_op){.code = FSB_OP_CLOSE, .handle = bench.handle};
+    call(b, &op);
+}
+
+static void fill(fsb_backend *b)
+{
+    static const char *const folders[] = {"/a", "/a/b", "/a/b/c"};
+    for (int i = 0; i < 3; ++i) {
+        fsb_op op = {.code = FSB_OP_MKDIR, .path = folders[i],
+                     .attr = {.mask = FSB_ATTR_MODE, .mode = 0755}};
+        call(b, &op);
+    }
+    check(fsb_write_file(b, "/file", block, BLOCK, 0644));
+    check(fsb_write_file(b, "/a/b/c/file", block, 10000, 0644));
+}
+
+static void empty(fsb_backend *b)
+{
+    static const char *const files[] = {"/file", "/a/b/c/file"};
+    static const char *const folders[] = {"/a/b/c", "/a/b", "/a"};
+    for (int i = 0; i < 2; ++i) {
+        fsb_op op = {.code = FSB_OP_UNLINK, .path = files[i]};
+        call(b, &op);
+    }
+    for (int i = 0; i < 3; ++i) {
+        fsb_op op = {.code = FSB_OP_RMDIR, .path = folders[i]};
+        call(b, &op);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    for (int i = 1; i < argc; ++i) {
+        if (!strcmp(argv[i], "--quick")) bench.quick = 1;
+        else if (!strcmp(argv[i], "--json")) bench.json = 1;
+        else return fprintf(stderr, "usage: bench_backend [--quick] [--json]\n"), 2;
+    }
+    const char *tmp = getenv("TMPDIR");
+    snprintf(bench.dir, sizeof bench.dir, "%s/fsb-bench-XXXXXX", tmp && *tmp ? tmp : "/tmp");
+    if (!mkdtemp(bench.dir)) return perror(bench.dir), 1;
+    fsb_local_desc desc = {.root = bench.dir};
+    if (fsb_local_open(&bench.local, &desc) || fsb_memory_open(&bench.memory, NULL)) return 1;
+    bench.dirfd = open(bench.dir, O_RDONLY | O_DIRECTORY);
+    fill(bench.local), fill(bench.memory);
+    bench.fd = openat(bench.dirfd, "file", O_RDWR);
+    measure("local", bench.local, 1);
+    measure("memory", bench.memory, 0);
+    empty(bench.local);
+    bench.local->close(bench.local), bench.memory->close(bench.memory);
+    close(bench.fd), close(bench.dirfd);
+    rmdir(bench.dir);
+    if (bench.failed) fprintf(stderr, "bench_backend: an operation failed\n");
+    return bench.failed;
+}

@@ -1,0 +1,537 @@
+/* bench_mount.c - a mounted folder beside direct access, sshfs and libfuse's passthrough_ll.
+
+   The host's page cache is warm, the client cold: everything is mounted anew for each run, and the
+   contenders take turns, so that a busy machine slows all of them alike. fsb is fsb-host on a unix
+   socket and fsb-mount, of build/bin. sshfs needs sshfs and sshd, which is started on a free port
+   of the loopback with keys of its own; passthrough_ll is built from libfuse's example if that is
+   installed. Who is missing is left out, with a line on stderr. */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE 1
+#endif
+#include "bench.h"
+#include <arpa/inet.h>
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <sys/mount.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum { MOST_RUNS = 5, FILES = 2000, FIRST = 200, MOST_DAEMONS = 8 };
+
+typedef enum contender { DIRECT, FSB, SSHFS, PASSTHROUGH, CONTENDERS } contender;
+static const char *const names[CONTENDERS] = {"direct", "fsb", "sshfs", "passthrough_ll"};
+
+typedef enum workload {
+    READ_1G,
+    WRITE_1G,
+    RANDOM_1,
+    RANDOM_8,
+    FIRST_BYTE,
+    STATS,
+    CREATES,
+    WORKLOADS
+} workload;
+
+static struct {
+    char   dir[PATH_MAX / 2], bin[PATH_MAX / 2]; /* scratch; build/bin */
+    char   mnt[PATH_MAX], data[PATH_MAX];
+    int    present[CONTENDERS];
+    pid_t  host, sshd, mounter; /* daemons of the running contender */
+    int    ssh_port;
+    size_t bulk; /* bytes */
+    int    ios;  /* random reads */
+    int    runs;
+    double result[WORKLOADS][CONTENDERS][MOST_RUNS];
+    double cpu[2][CONTENDERS][MOST_RUNS];            /* seconds per GiB: read, write */
+    double rss_rest[MOST_RUNS], rss_peak[MOST_RUNS]; /* fsb-mount and fsb-host, the larger, MB */
+    double idle_cpu;
+} b;
+
+/* ---- helpers --------------------------------------------------------------------------------- */
+
+__attribute__((format(printf, 1, 2))) static void give_up(const char *format, ...);
+
+static const char *at(const char *format, ...) __attribute__((format(printf, 1, 2)));
+static const char *at(const char *format, ...) /* a path, good until eight more were made */
+{
+    static __thread char texts[8][PATH_MAX];
+    static __thread int  next;
+    va_list              args;
+    va_start(args, format);
+    char *text = texts[next = (next + 1) % 8];
+    vsnprintf(text, sizeof texts[0], format, args);
+    va_end(args);
+    return text;
+}
+
+static pid_t start(const char *out, const char *const argv[])
+{
+    const pid_t pid = fork();
+    if (pid != 0) return pid;
+    const int fd = open(out ? out : "/dev/null", O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    dup2(fd, 1);
+    if (!getenv("BENCH_VERBOSE")) dup2(open("/dev/null", O_WRONLY), 2);
+    execvp(argv[0], (char *const *)(uintptr_t)argv);
+    _exit(127);
+}
+
+static int run(const char *const argv[])
+{
+    int         status = 0;
+    const pid_t pid = start(NULL, argv);
+    waitpid(pid, &status, 0);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128;
+}
+#define RUN(...) run((const char *const[]){__VA_ARGS__, NULL})
+#define START(out, ...) start(out, (const char *const[]){__VA_ARGS__, NULL})
+
+static void stop(pid_t *pid)
+{
+    if (*pid <= 0) return;
+    kill(*pid, SIGTERM);
+    waitpid(*pid, NULL, 0);
+    *pid = 0;
+}
+
+static int is_mounted(void)
+{
+    struct stat here, above;
+    return stat(b.mnt, &here) == 0 && stat(b.dir, &above) == 0 && here.st_dev != above.st_dev;
+}
+
+static void unmount(void)
+{
+    for (int i = 0; i < 100 && is_mounted(); ++i) {
+        if (i) usleep(20000);
+        if (RUN("fusermount3", "-u", b.mnt) != 0 && i > 50) RUN("fusermount3", "-uz", b.mnt);
+    }
+    stop(&b.mounter);
+}
+
+static void clean_up(void)
+{
+    unmount();
+    stop(&b.host);
+    stop(&b.sshd);
+    if (b.dir[0]) RUN("rm", "-rf", b.dir);
+}
+
+static void give_up(const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    fputs("bench_mount: ", stderr);
+    vfprintf(stderr, format, args);
+    fputc('\n', stderr);
+    va_end(args);
+    clean_up();
+    exit(1);
+}
+
+static void on_signal(int number)
+{
+    (void)number;
+    give_up("interrupted");
+}
+
+/* User and system seconds of a process and, where it has ended children, of these. */
+static double cpu_of(pid_t pid)
+{
+    char          text[1024] = "";
+    FILE         *f = pid > 0 ? fopen(at("/proc/%d/stat", (int)pid), "r") : NULL;
+    double        ticks = 0;
+    unsigned long u = 0, s = 0;
+    if (!f) return 0;
+    if (fgets(text, sizeof text, f)) {
+        const char *end = strrchr(text, ')');
+        if (end &&
+            sscanf(end + 2, "%*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &u, &s) == 2)
+            ticks = (double)(u + s);
+    }
+    fclose(f);
+    return ticks / (double)sysconf(_SC_CLK_TCK);
+}
+
+static double memory_of(pid_t pid, const char *key) /* MB */
+{
+    char   line[256];
+    double kb = 0;
+    FILE  *f = fopen(at("/proc/%d/status", (int)pid), "r");
+    while (f && fgets(line, sizeof line, f))
+        if (strncmp(line, key, strlen(key)) == 0) kb = atof(line + strlen(key) + 1);
+    if (f) fclose(f);
+    return kb / 1024;
+}
+
+/* Daemons whose command line holds the mount point, or that serve it: for the CPU they use. */
+static double cpu_of_daemons(contender c)
+{
+    double         total = cpu_of(b.mounter) + cpu_of(b.host);
+    DIR           *proc;
+    struct dirent *e;
+    if (c != SSHFS || !(proc = opendir("/proc"))) return total;
+    while ((e = readdir(proc))) { /* sshd's children and our ssh are of no fixed pid */
+        char  line[4096] = "";
+        FILE *f = atoi(e->d_name) > 0 ? fopen(at("/proc/%s/cmdline", e->d_name), "r") : NULL;
+        if (!f) continue;
+        const size_t n = fread(line, 1, sizeof line - 1, f);
+        fclose(f);
+        for (size_t i = 0; i + 1 < n; ++i)
+            if (!line[i]) line[i] = ' ';
+        if (atoi(e->d_name) != b.mounter &&
+            (strstr(line, "sftp-server") || strstr(line, b.dir) || strncmp(line, "sshd: ", 6) == 0))
+            total += cpu_of(atoi(e->d_name));
+    }
+    closedir(proc);
+    return total;
+}
+
+/* ---- contenders ------------------------------------------------------------------------------ */
+
+static int free_port(void)
+{
+    struct sockaddr_in in = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t          size = sizeof in;
+    const int          fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (bind(fd, (struct sockaddr *)&in, size) != 0 ||
+        getsockname(fd, (struct sockaddr *)&in, &size) != 0)
+        give_up("no free port: %s", strerror(errno));
+    close(fd);
+    return ntohs(in.sin_port);
+}
+
+static int prepare_sshfs(void)
+{
+    if (RUN("sh", "-c", "command -v sshfs && command -v ssh-keygen && test -x /usr/sbin/sshd") != 0)
+        return 0;
+    RUN("mkdir", "-p", "/run/sshd");
+    RUN("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", at("%s/host_key", b.dir));
+    RUN("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", at("%s/user_key", b.dir));
+    RUN("cp", at("%s/user_key.pub", b.dir), at("%s/authorized", b.dir));
+    FILE *f = fopen(at("%s/sshd_config", b.dir), "w");
+    b.ssh_port = free_port();
+    if (!f) return 0;
+    fprintf(
+        f,
+        "Port %d\nListenAddress 127.0.0.1\nHostKey %s/host_key\nAuthorizedKeysFile %s/authorized\n"
+        "StrictModes no\nUsePAM no\nPidFile none\nSubsystem sftp /usr/lib/openssh/sftp-server\n",
+        b.ssh_port, b.dir, b.dir);
+    fclose(f);
+    b.sshd = START(NULL, "/usr/sbin/sshd", "-D", "-f", at("%s/sshd_config", b.dir));
+    usleep(500000);
+    return waitpid(b.sshd, NULL, WNOHANG) == 0;
+}
+
+static int prepare_passthrough(void)
+{
+    const char *source = "/usr/share/doc/libfuse3-dev/examples/passthrough_ll.c";
+    return access(source, R_OK) == 0 &&
+        RUN("sh", "-c",
+            at("cc -O2 -w -DHAVE_UTIMENSAT -D_FILE_OFFSET_BITS=64 -o %s/passthrough_ll %s "
+               "$(pkg-config --cflags --libs fuse3)",
+               b.dir, source)) == 0;
+}
+
+static void mount_contender(contender c)
+{
+    char url[PATH_MAX] = "";
+    if (c == FSB) {
+        unlink(at("%s/url", b.dir));
+        b.host = START(at("%s/url", b.dir), at("%s/fsb-host", b.bin), "--listen",
+                       at("unix:%s/sock", b.dir), at("%s/data", b.dir));
+        for (int i = 0; i < 200 && !url[0]; ++i) {
+            FILE *f = fopen(at("%s/url", b.dir), "r");
+            if (f && fgets(url, sizeof url, f)) url[strcspn(url, "\n")] = '\0';
+            if (f) fclose(f);
+            if (!url[0]) usleep(10000);
+        }
+        b.mounter = START(NULL, at("%s/fsb-mount", b.bin), "-f", url, b.mnt);
+    } else if (c == SSHFS) {
+        b.mounter = START(
+            NULL, "sshfs", "-f", "-p", at("%d", b.ssh_port), "-o",
+            at("IdentityFile=%s/user_key,StrictHostKeyChecking=no,UserKnownHostsFile=/dev/null",
+               b.dir),
+            at("127.0.0.1:%s/data", b.dir), b.mnt);
+    } else if (c == PASSTHROUGH) {
+        b.mounter = START(NULL, at("%s/passthrough_ll", b.dir), "-f", "-o",
+                          at("source=%s/data", b.dir), b.mnt);
+    } else return;
+    for (int i = 0; i < 500 && !is_mounted(); ++i) {
+        usleep(10000);
+        if (waitpid(b.mounter, NULL, WNOHANG) > 0) give_up("%s does not mount", names[c]);
+    }
+    if (!is_mounted()) give_up("%s does not mount", names[c]);
+}
+
+static void unmount_contender(contender c)
+{
+    if (c == DIRECT) return;
+    unmount();
+    stop(&b.host);
+}
+
+/* ---- workloads: each returns the value of its row -------------------------------------------- */
+
+static const char *root_of(contender c)
+{
+    return c == DIRECT ? b.data : b.mnt;
+}
+
+static double read_bulk(const char *root)
+{
+    char        *buf = malloc(1 << 20);
+    const int    fd = open(at("%s/big", root), O_RDONLY);
+    size_t       total = 0;
+    ssize_t      n;
+    const double begin = bench_now();
+    while ((n = read(fd, buf, 1 << 20)) > 0) total += (size_t)n;
+    const double seconds = bench_now() - begin;
+    close(fd);
+    free(buf);
+    if (total != b.bulk) give_up("read %zu bytes of %zu in %s", total, b.bulk, root);
+    return (double)total / seconds / (1 << 20);
+}
+
+static double write_bulk(const char *root)
+{
+    char       *buf = malloc(1 << 20);
+    const char *path = at("%s/written", root);
+    memset(buf, 'w', 1 << 20);
+    const double begin = bench_now();
+    const int    fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0644);
+    for (size_t done = 0; done < b.bulk; done += 1 << 20)
+        if (write(fd, buf, 1 << 20) != 1 << 20) give_up("write in %s: %s", root, strerror(errno));
+    if (fsync(fd) != 0 || close(fd) != 0) give_up("fsync in %s: %s", root, strerror(errno));
+    const double seconds = bench_now() - begin;
+    unlink(path);
+    free(buf);
+    return (double)b.bulk / seconds / (1 << 20);
+}
+
+typedef struct job {
+    char     path[PATH_MAX];
+    int      count;
+    unsigned seed;
+} job;
+
+static void *random_reads(void *arg)
+{
+    job      *j = arg;
+    void     *buf = NULL;
+    const int fd = open(j->path, O_RDONLY | O_DIRECT);
+    if (fd < 0 || posix_memalign(&buf, 4096, 4096) != 0)
+        give_up("O_DIRECT %s: %s", j->path, strerror(errno));
+    for (int i = 0; i < j->count; ++i) {
+        const off_t at_block = (off_t)((size_t)rand_r(&j->seed) % (b.bulk / 4096)) * 4096;
+        if (pread(fd, buf, 4096, at_block) != 4096) give_up("pread: %s", strerror(errno));
+    }
+    close(fd);
+    free(buf);
+    return NULL;
+}
+
+static double random_bulk(const char *root, int jobs)
+{
+    static job   list[8];
+    pthread_t    threads[8];
+    const double begin = bench_now();
+    for (int i = 0; i < jobs; ++i) {
+        snprintf(list[i].path, sizeof list[i].path, "%s/big", root);
+        list[i].count = b.ios / (jobs > 1 ? 4 : 1), list[i].seed = (unsigned)i + 1;
+        pthread_create(&threads[i], NULL, random_reads, &list[i]);
+    }
+    for (int i = 0; i < jobs; ++i) pthread_join(threads[i], NULL);
+    return (double)list[0].count * jobs / (bench_now() - begin);
+}
+
+static double first_bytes(const char *root) /* us each */
+{
+    char   byte;
+    double best[FIRST];
+    for (int i = 0; i < FIRST; ++i) {
+        const char  *path = at("%s/first/f%d", root, i);
+        const double begin = bench_now();
+        const int    fd = open(path, O_RDONLY);
+        if (read(fd, &byte, 1) != 1) give_up("%s: %s", path, strerror(errno));
+        best[i] = bench_now() - begin;
+        close(fd);
+    }
+    return bench_median(best, 101) * 1e6;
+}
+
+static double cold_stats(const char *root) /* ms */
+{
+    struct stat  st;
+    const double begin = bench_now();
+    for (int i = 0; i < FILES; ++i)
+        if (stat(at("%s/many/n%d", root, i), &st) != 0)
+            give_up("stat in %s: %s", root, strerror(errno));
+    return (bench_now() - begin) * 1e3;
+}
+
+static double creates(const char *root) /* ms */
+{
+    static char text[10 << 10];
+    mkdir(at("%s/made", root), 0755);
+    const double begin = bench_now();
+    for (int i = 0; i < FILES; ++i) {
+        const int fd = open(at("%s/made/c%d", root, i), O_WRONLY | O_CREAT | O_EXCL, 0644);
+        if (write(fd, text, sizeof text) != sizeof text || close(fd) != 0)
+            give_up("create in %s: %s", root, strerror(errno));
+    }
+    const double ms = (bench_now() - begin) * 1e3;
+    RUN("rm", "-rf", at("%s/data/made", b.dir));
+    return ms;
+}
+
+/* What the O_DIRECT, stat and other cases read, in the host's page cache. */
+static void make_data(void)
+{
+    char *buf = malloc(1 << 20);
+    RUN("mkdir", "-p", at("%s/data/many", b.dir), at("%s/data/first", b.dir), b.mnt);
+    for (size_t i = 0; i < 1 << 20; ++i) buf[i] = (char)(i * 2654435761u >> 13);
+    const int fd = open(at("%s/data/big", b.dir), O_WRONLY | O_CREAT, 0644);
+    for (size_t done = 0; done < b.bulk; done += 1 << 20)
+        if (write(fd, buf, 1 << 20) != 1 << 20)
+            give_up("cannot make %zu bytes: %s", b.bulk, strerror(errno));
+    fsync(fd);
+    close(fd);
+    for (int i = 0; i < FILES; ++i)
+        close(open(at("%s/data/many/n%d", b.dir, i), O_WRONLY | O_CREAT, 0644));
+    for (int i = 0; i < FIRST; ++i) {
+        const int f = open(at("%s/data/first/f%d", b.dir, i), O_WRONLY | O_CREAT, 0644);
+        if (write(f, buf, 64 << 10) != 64 << 10) give_up("cannot make files: %s", strerror(errno));
+        close(f);
+    }
+    free(buf);
+}
+
+static void run_one(workload w, contender c, int turn)
+{
+    const char *root = root_of(c);
+    double      value = 0;
+    if (c == FSB && w == READ_1G) {
+        usleep(100000);
+        b.rss_rest[turn] = memory_of(b.mounter, "VmRSS:");
+        const double host = memory_of(b.host, "VmRSS:");
+        if (host > b.rss_rest[turn]) b.rss_rest[turn] = host;
+    }
+    const double before = cpu_of_daemons(c);
+    switch (w) {
+    case READ_1G: value = read_bulk(root); break;
+    case WRITE_1G: value = write_bulk(root); break;
+    case RANDOM_1: value = random_bulk(root, 1); break;
+    case RANDOM_8: value = random_bulk(root, 8); break;
+    case FIRST_BYTE: value = first_bytes(root); break;
+    case STATS: value = cold_stats(root); break;
+    case CREATES: value = creates(root); break;
+    default: break;
+    }
+    b.result[w][c][turn] = value;
+    if (w <= WRITE_1G)
+        b.cpu[w][c][turn] = (cpu_of_daemons(c) - before) * (double)(1 << 30) / (double)b.bulk;
+    if (c == FSB && w == READ_1G) {
+        b.rss_peak[turn] = memory_of(b.mounter, "VmHWM:");
+        const double host = memory_of(b.host, "VmHWM:");
+        if (host > b.rss_peak[turn]) b.rss_peak[turn] = host;
+    }
+}
+
+static void report(void)
+{
+    static const struct {
+        const char  *name, *unit;
+        bench_better better;
+    } rows[WORKLOADS] = {{"sequential read", "MiB/s", BENCH_MORE},
+                         {"sequential write + fsync", "MiB/s", BENCH_MORE},
+                         {"random 4 KiB O_DIRECT, 1 job", "IOPS", BENCH_MORE},
+                         {"random 4 KiB O_DIRECT, 8 jobs", "IOPS", BENCH_MORE},
+                         {"first byte of a cold file", "us", BENCH_LESS},
+                         {"2,000 cold stats", "ms", BENCH_LESS},
+                         {"create + write + close, 2,000", "ms", BENCH_LESS}};
+    for (int w = 0; w < WORKLOADS; ++w)
+        for (contender c = 0; c < CONTENDERS; ++c)
+            if (c != FSB && b.present[c])
+                bench_row(rows[w].name, b.result[w][FSB], b.runs, rows[w].unit, names[c],
+                          b.result[w][c], b.runs, rows[w].better, "");
+    for (int w = 0; w < 2; ++w)
+        for (contender c = SSHFS; c < CONTENDERS; ++c)
+            if (b.present[c])
+                bench_row(w ? "CPU of the daemons, write" : "CPU of the daemons, read",
+                          b.cpu[w][FSB], b.runs, "s/GiB", names[c], b.cpu[w][c], b.runs, BENCH_LESS,
+                          "client and host together");
+    bench_row("memory at rest, the larger daemon", b.rss_rest, b.runs, "MB", "", NULL, 0,
+              BENCH_LESS, "VmRSS");
+    bench_row("memory at most, the larger daemon", b.rss_peak, b.runs, "MB", "", NULL, 0,
+              BENCH_LESS, "VmHWM, after the read");
+    bench_row("CPU at rest", &b.idle_cpu, 1, "s", "", NULL, 0, BENCH_LESS,
+              "both daemons, 2 s of rest");
+}
+
+static void find_programs(char *self)
+{
+    char *slash;
+    if (!realpath(self, b.bin)) give_up("%s: %s", self, strerror(errno));
+    for (int i = 0; i < 2 && (slash = strrchr(b.bin, '/')); ++i) *slash = '\0';
+    strncat(b.bin, "/bin", sizeof b.bin - strlen(b.bin) - 1);
+    if (access(at("%s/fsb-mount", b.bin), X_OK) != 0) give_up("%s/fsb-mount is not built", b.bin);
+    if (access("/dev/fuse", W_OK) != 0) give_up("/dev/fuse is not to be had: %s", strerror(errno));
+}
+
+static void measure_rest(contender c)
+{
+    sleep(1);
+    const double before = cpu_of_daemons(c);
+    sleep(2);
+    b.idle_cpu = cpu_of_daemons(c) - before;
+}
+
+/* Every workload by every contender, mounted anew for each; --quick mounts once for all of them. */
+static void run_turn(int turn)
+{
+    for (int i = 0; i < WORKLOADS * CONTENDERS; ++i) {
+        const contender c = (contender)(bench_.quick ? i / WORKLOADS : i % CONTENDERS);
+        const workload  w = (workload)(bench_.quick ? i % WORKLOADS : i / CONTENDERS);
+        if (!b.present[c]) continue;
+        if (isatty(2))
+            fprintf(stderr, "\rrun %d of %d: %d of %d, %s   ", turn + 1, b.runs, w + 1, WORKLOADS,
+                    names[c]);
+        if (!bench_.quick || w == 0) mount_contender(c);
+        run_one(w, c, turn);
+        if (c == FSB && w == 0 && turn == b.runs - 1) measure_rest(c);
+        if (!bench_.quick || w == WORKLOADS - 1) unmount_contender(c);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    const char *tmp = getenv("TMPDIR");
+    bench_begin("mount", argc, argv);
+    find_programs(argv[0]);
+    b.bulk = (size_t)(bench_.quick ? 64 : 1024) << 20, b.ios = bench_.quick ? 2000 : 10000;
+    b.runs = bench_.quick ? 3 : MOST_RUNS;
+    snprintf(b.dir, sizeof b.dir, "%s/fsb-bench-XXXXXX", tmp && *tmp ? tmp : "/tmp");
+    if (!mkdtemp(b.dir)) give_up("%s: %s", b.dir, strerror(errno));
+    snprintf(b.mnt, sizeof b.mnt, "%s/mnt", b.dir);
+    snprintf(b.data, sizeof b.data, "%s/data", b.dir);
+    signal(SIGINT, on_signal), signal(SIGTERM, on_signal);
+    make_data();
+    b.present[DIRECT] = b.present[FSB] = 1;
+    b.present[SSHFS] = prepare_sshfs(), b.present[PASSTHROUGH] = prepare_passthrough();
+    for (contender c = 0; c < CONTENDERS; ++c)
+        if (!b.present[c])
+            fprintf(stderr, "bench_mount: %s is not installed: left out\n", names[c]);
+    for (int turn = 0; turn < b.runs; ++turn) run_turn(turn);
+    if (isatty(2)) fprintf(stderr, "\r%60s\r", "");
+    report();
+    clean_up();
+    return 0;
+}

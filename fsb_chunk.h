@@ -1,0 +1,4209 @@
+/* fsb_chunk.h - v0.1.0 - any backend over a stream of bytes - single-header C library (C99, C++11)
+
+   A server gives shares (a name, a backend, rights; see "vtable" below) to any number of clients,
+   over unix sockets, loopback TCP, or one pair of descriptors such as stdin and stdout. A client is
+   a backend like any other: its submit() sends at once and never waits, answers come in any order,
+   its call[] waits for one answer. BLAKE3 (fsb_blake3_*) stands alone.
+
+   QUICK START
+       #define FSB_CHUNK_IMPLEMENTATION     // in ONE source file, before its other includes
+       #include "fsb_chunk.h"               // (FSB_IMPLEMENTATION enables every fsb header)
+
+       unsigned char sum[32];
+       fsb_blake3_hash("abc", 3, sum);
+       if (sum[0] != 0x64) return 1;
+
+       fsb_backend *files = NULL;           // yours, or one of fsb_backend.h
+       fsb_chunk_share share = {"work", files, FSB_CHUNK_READ | FSB_CHUNK_WRITE};
+       fsb_chunk_server_desc desc = {0};    // a zero field means "use the default"
+       desc.shares = &share, desc.share_count = files ? 1 : 0;
+       fsb_chunk_server *server = NULL;     // on the host
+       if (fsb_chunk_server_open(&server, &desc) == 0) {
+           fsb_chunk_server_listen(server, "unix:/run/work.sock", NULL, 0);
+           fsb_chunk_server_close(server);
+       }
+
+       fsb_chunk_client_desc where = {0};   // elsewhere: a backend like any other
+       where.address = "unix:/run/work.sock", where.share = "work";
+       fsb_backend *remote = NULL;
+       if (fsb_chunk_client_open(&remote, &where) == 0) {
+           fsb_op op = {0};
+           op.code = FSB_OP_STAT, op.path = "/";
+           remote->call[FSB_OP_STAT](remote, &op);
+           remote->close(remote);
+       }
+
+   THE WIRE   version 1, little endian. A frame is a 32-byte header, meta, data:
+        0  u32  magic, "FSB1"             16  u64  tag: the client's, echoed in the answer
+        4  u32  bytes of meta, 8 n        24  i32  answer: the result, or minus an error of the wire
+        8  u32  bytes of data                      request: time left in ms, 0 for the server's own
+       12  u16  op: FSB_OP_*, or below    28  u32  CRC-32 (zlib's, ISO 3309) of bytes 0-27 and meta
+       14  u16  flags: 1 answer, 2 the last 8 bytes of data say how many before them count
+       Meta is the op's fields in the order of FSB_CHUNK_FIELDS_ below, each present or absent by op
+       (the two tables behind it), packed without gaps, then zeros to a multiple of 8. Numbers have
+       the size they have in fsb_op; `size` is u32. A string is a u16 count, its bytes and a '\0',
+       both counted; count 0 is no string. An error answer has neither meta nor data. Errors have
+       Linux's numbers of the generic ABI, whatever the platform. A stat is 104 bytes: the fields
+       of fsb_stat in order. A listing's data are entries: u64 cookie, stat, u16 size of the name,
+       the name without '\0'.
+       0x100 HELLO must come first. Meta: u16 lowest and u16 highest version, u32 zero, 16 bytes
+       client id, string share. Answer: u16 version, u16 rights, u32 requests that may be in flight,
+       u64 boot id of the server, u64 bit n set: FSB_OP n is served, u32 bytes of data at most.
+       0x101 CANCEL, meta u64 tag: that request may end early with EINTR. It has no answer itself.
+       Who breaks these rules is disconnected, with a line in the log.
+
+   NEEDS     POSIX threads (-pthread), Linux 4.14. With a strict -std=, include it before libc's.
+   OPTIONS   FSB_STATIC, FSB_API: once, before the first fsb header.
+   THREADS   fsb_chunk_server_listen() starts a thread that accepts, then one per client, so that a
+             client who stalls stalls itself; calls that may wait for a disk go to at most
+             desc.threads more, or to desc.runner. fsb_chunk_client_open() starts one: the receiver.
+   MEMORY    desc.allocator only. A server holds at most desc.max_bytes of a client's requests and
+             answers, then reads no more from it. Idle clients cost a thread's stack and 16 KiB.
+   ERRORS    0 or a negative errno. -EPROTO the peer broke the protocol, -ENOTCONN the connection is
+             gone, -ETIMEDOUT no answer in time; details go to the log.
+   DOES NOT  encrypt (loopback TCP and unix sockets only, unless asked for by name), reconnect,
+             checksum the bytes of files on the way (headers and meta are), detect deadlocks of
+             locks. Locks live in the server: they bind its clients, not the host's own programs.
+   LICENCE   MIT, at the end of this file.            CHANGES   0.1.0 first version. */
+#if (defined(FSB_IMPLEMENTATION) || defined(FSB_CHUNK_IMPLEMENTATION)) && !defined(_GNU_SOURCE)
+#define _GNU_SOURCE 1 /* helps only if no libc header came first: verified below */
+#endif
+#ifndef FSB_CHUNK_H
+#define FSB_CHUNK_H
+#include <stddef.h>
+#include <stdint.h>
+
+/* ==== fsb common 1: the same text in every fsb_*.h (master: tests/blocks/common.h) ============ */
+#ifndef FSB_COMMON
+#define FSB_COMMON 1
+#define FSB_VERSION "0.1.0"
+#if !defined(FSB_API) && defined(FSB_STATIC)
+#define FSB_API static __attribute__((unused)) /* private to this source file, silent if unused */
+#elif !defined(FSB_API)
+#define FSB_API extern
+#endif
+
+/* Memory. One hook, so that it cannot be half overridden: new_size 0 frees, ptr NULL allocates,
+   else it resizes. Returns memory aligned as malloc's, NULL when there is none.
+   fn NULL: realloc and free of libc. Threads: any. */
+typedef struct fsb_allocator {
+    void *(*fn)(void *user, void *ptr, size_t old_size, size_t new_size);
+    void *user;
+} fsb_allocator;
+
+/* Log. `item` is a stable name to filter by ("chunk/frame"), `text` one line without newline; both
+   are valid during the call only. fn NULL: silence. Threads: any; it must not call the object. */
+typedef enum fsb_log_level {
+    FSB_LOG_ERROR, FSB_LOG_WARN, FSB_LOG_INFO, FSB_LOG_DEBUG
+} fsb_log_level;
+typedef struct fsb_logger {
+    void (*fn)(void *user, fsb_log_level level, const char *item, const char *text);
+    void *user;
+} fsb_logger;
+
+/* Threads. run() has job(arg) called once, soon, on another thread, and returns 0 without waiting,
+   or -EAGAIN if it cannot. A job system fits it. run NULL: what the object's docs say. */
+typedef struct fsb_runner {
+    int (*run)(void *user, void (*job)(void *arg), void *arg);
+    void *user;
+} fsb_runner;
+
+#define FSB_UNLIMITED UINT64_MAX /* in a desc: no bound at all, where 0 would mean the default */
+#elif FSB_COMMON != 1
+#error "fsb headers of different releases are mixed: copy them together"
+#endif
+/* ==== end of fsb common ======================================================================= */
+
+/* ==== fsb vtable 1: the vocabulary of files (master: tests/blocks/vtable.h) =================== */
+#ifndef FSB_VTABLE
+#define FSB_VTABLE 1
+/* A backend is a table of calls on paths, files and bytes; what transforms files is a backend that
+   wraps another. Every call takes one fsb_op: the caller fills in what is asked, the backend what
+   is answered. The constants are frozen: the same on every platform, in every release, on the wire.
+
+   Paths    absolute inside the backend and normalised ("/", "/a/b": no "//", ".", "..", final "/"),
+            at most FSB_PATH_MAX bytes; names are any bytes but '/' and NUL, at most FSB_NAME_MAX.
+            A symbolic link is never followed as the last component; before it, it is, inside the
+            backend only: what would lead outside answers -EACCES.
+   Results  op->result is 0, a count, or a negative errno. Answers are written on success only.
+   Memory   what an op points to is the caller's and stays until the op is done. */
+enum { FSB_PATH_MAX = 4095, FSB_NAME_MAX = 255, FSB_IO_MAX = 1 << 20 /* bytes a READ or WRITE */ };
+
+typedef struct fsb_backend fsb_backend;
+typedef struct fsb_op fsb_op;
+typedef uint64_t fsb_handle; /* an open file of one backend; 0: none; closed ones answer -EBADF */
+
+/* What is known of a file. Times in ns since the epoch, sizes in bytes. */
+typedef struct fsb_stat {
+    uint64_t file_id; /* which file: kept over renames, not reused as inode numbers are; never 0 */
+    uint64_t version; /* differs whenever the content may have changed */
+    uint64_t ino;     /* the number to show people */
+    uint64_t size;
+    uint64_t blocks; /* allocated, in units of 512 bytes */
+    int64_t  atime_ns, mtime_ns, ctime_ns;
+    int64_t  btime_ns; /* creation; 0 if not known */
+    uint32_t mode;     /* type and permissions as in POSIX: 0100644 */
+    uint32_t nlink, uid, gid;
+    uint32_t rdev_major, rdev_minor; /* of a device node */
+    uint32_t blksize;                /* preferred for i/o */
+    uint32_t reserved;
+} fsb_stat;
+
+/* What to set (SETATTR), or what a new file starts with (OPEN with CREATE, PUT, MKDIR, MKNOD,
+   SYMLINK). A new file gets mode as it stands (no umask), and the owner asked for where the backend
+   may set owners; in a set-group-id directory the directory's group rules. */
+enum {
+    FSB_ATTR_MODE = 1, FSB_ATTR_UID = 2, FSB_ATTR_GID = 4, FSB_ATTR_SIZE = 8,
+    FSB_ATTR_ATIME = 16, FSB_ATTR_MTIME = 32, FSB_ATTR_ATIME_NOW = 64, FSB_ATTR_MTIME_NOW = 128,
+    FSB_ATTR_KILL_PRIV = 256 /* besides, drop set-user-id, and set-group-id if group-executable */
+};
+typedef struct fsb_attr {
+    uint32_t mask; /* FSB_ATTR_*: which fields count */
+    uint32_t mode, uid, gid;
+    uint32_t rdev_major, rdev_minor; /* MKNOD */
+    uint64_t size;
+    int64_t  atime_ns, mtime_ns;
+} fsb_attr;
+
+typedef struct fsb_statfs {
+    uint64_t blocks, bfree, bavail; /* in units of frsize */
+    uint64_t files, ffree;
+    uint32_t bsize, frsize, namelen, reserved;
+} fsb_statfs;
+
+/* One name of a listing; its pointers are valid during emit() only. */
+typedef struct fsb_dirent {
+    const char *name; /* '\0' stands behind it; "." and ".." are never listed */
+    size_t      name_size;
+    uint64_t    cookie; /* the op->offset that goes on behind it; keeps while names change; not 0 */
+    fsb_stat    stat;   /* whole with FSB_LIST_STAT; else ino, and type in mode (0: not known) */
+} fsb_dirent;
+
+/* Bytes handed out without a copy. release NULL: borrowed, valid until done() returns (what call[]
+   hands out can be kept). Else they are the receiver's, who calls fsb_slice_release(). */
+typedef struct fsb_slice {
+    const void *data;
+    size_t      size;
+    void (*release)(void *owner);
+    void *owner;
+} fsb_slice;
+/* Gives the bytes back, whichever kind; *s is empty then. Errors: none. Threads: any. */
+static inline void fsb_slice_release(fsb_slice *s)
+{
+    if (s->release) s->release(s->owner);
+    s->data = NULL, s->size = 0, s->release = NULL, s->owner = NULL;
+}
+
+/* Something changed (WATCH); paths are valid during the call only. */
+enum {
+    FSB_EVENT_CREATED = 1, FSB_EVENT_REMOVED, FSB_EVENT_CONTENT, FSB_EVENT_ATTR,
+    FSB_EVENT_RENAMED, /* path is now path2; if one side is not watched: REMOVED or CREATED */
+    FSB_EVENT_LOST     /* events were lost: anything at or below path may have changed */
+};
+typedef struct fsb_event {
+    uint32_t    kind; /* FSB_EVENT_* */
+    const char *path, *path2;
+} fsb_event;
+
+/* The calls. "at": op->handle unless it is 0, else op->path; a path that leads to another file than
+   op->file_id (unless that is 0) answers -ESTALE. "bytes": into op->buf, or if that is NULL handed
+   out in op->slice. "->": what is answered. Flags that a call does not name answer -EINVAL. */
+enum {
+    FSB_OP_STAT = 1, /* at -> stat */
+    FSB_OP_READLINK, /* at, size -> bytes of the text; result their number */
+    FSB_OP_LIST,     /* at, offset (0 or a cookie), flags FSB_LIST_*; emit() for each name
+                        -> result 1 at the end, 0 if there is more behind the last cookie:
+                        emit() stopped it, or it was enough for one call */
+    FSB_OP_OPEN,     /* path, file_id, flags FSB_O_*, attr -> handle, stat; with FSB_O_READ and
+                        size > 0 also bytes from 0 on; result their number */
+    FSB_OP_READ,     /* handle, offset, size -> bytes; result below size only at the end of file */
+    FSB_OP_WRITE,    /* handle, offset, data, size, flags FSB_WRITE_* -> result size (never less),
+                        stat as it is afterwards; APPEND: out_offset is where the bytes went */
+    FSB_OP_SYNC,     /* at, flags FSB_SYNC_*: on the disk when it returns */
+    FSB_OP_CLOSE,    /* handle: gone even if an error comes back, which tells of earlier writes */
+    FSB_OP_MKDIR,    /* path, attr -> stat */
+    FSB_OP_UNLINK,   /* path: no directory */
+    FSB_OP_RMDIR,    /* path */
+    FSB_OP_RENAME,   /* path, path2, flags FSB_RENAME_* */
+    FSB_OP_LINK,     /* at, path2: the new name -> stat */
+    FSB_OP_SYMLINK,  /* path, path2: the text, kept as it is; attr -> stat */
+    FSB_OP_MKNOD,    /* path, attr: mode with the type, rdev -> stat */
+    FSB_OP_SETATTR,  /* at, attr -> stat */
+    FSB_OP_ALLOCATE, /* handle, offset, size64, flags FSB_ALLOC_* -> stat */
+    FSB_OP_SEEK,     /* handle, offset, flags FSB_SEEK_* -> out_offset; -ENXIO behind the last */
+    FSB_OP_COPY,     /* handle, offset -> handle2, offset2, size64; result bytes, may be fewer */
+    FSB_OP_STATFS,   /* at -> statfs */
+    FSB_OP_GETXATTR, /* at, path2: name, buf, size -> result; size 0 asks for it; -ERANGE: more */
+    FSB_OP_SETXATTR, /* at, path2: name, data, size, flags FSB_XATTR_* */
+    FSB_OP_LISTXATTR,   /* at, buf, size -> names, each with its '\0'; result as GETXATTR */
+    FSB_OP_REMOVEXATTR, /* at, path2: name */
+    FSB_OP_GET,         /* path, file_id, size: OPEN, READ at 0, CLOSE in one -> stat, bytes */
+    FSB_OP_PUT,         /* path, flags FSB_O_*, attr, data, size: OPEN, WRITE at 0, CLOSE in one
+                           -> stat, result size */
+    FSB_OP_LOCK,        /* handle, offset, size64 (0: to the end), owner, pid, flags FSB_LOCK_*;
+                           -EAGAIN if taken; TEST -> flags (UNLOCK: free), offset, size64, pid */
+    FSB_OP_WATCH,       /* path, flags FSB_WATCH_*; event(user, ...) on the backend's own thread,
+                           until the handle is closed -> handle */
+    FSB_OP_DESCRIPTOR,  /* handle -> result: the kernel's descriptor behind it, borrowed while the
+                           handle is open; never on the wire */
+    FSB_OP_COUNT
+};
+enum { /* OPEN, PUT: READ or WRITE or both. A symbolic link answers -ELOOP */
+    FSB_O_READ = 1, FSB_O_WRITE = 2, FSB_O_CREATE = 4, FSB_O_EXCL = 8, FSB_O_TRUNC = 16
+};
+enum { FSB_LIST_STAT = 1 };
+enum { FSB_WRITE_APPEND = 1, FSB_WRITE_KILL_PRIV = 2 /* as FSB_ATTR_KILL_PRIV */ };
+enum { FSB_SYNC_DATA = 1 /* as fdatasync(2) */ };
+enum { FSB_RENAME_NOREPLACE = 1, FSB_RENAME_EXCHANGE = 2 };
+enum { FSB_ALLOC_KEEP_SIZE = 1, FSB_ALLOC_PUNCH_HOLE = 2, FSB_ALLOC_ZERO_RANGE = 4 };
+enum { FSB_SEEK_DATA = 1, FSB_SEEK_HOLE = 2 };
+enum { FSB_XATTR_CREATE = 1, FSB_XATTR_REPLACE = 2 };
+enum { FSB_LOCK_UNLOCK = 0, FSB_LOCK_SHARED = 1, FSB_LOCK_EXCLUSIVE = 2, FSB_LOCK_TEST = 4,
+       FSB_LOCK_WAIT = 8, FSB_LOCK_FLOCK = 16 /* as flock(2): the file, apart from fcntl(2)'s */ };
+enum { FSB_WATCH_DEEP = 1 /* folders below too */ };
+
+struct fsb_op {
+    /* asked */
+    uint32_t    code; /* FSB_OP_* */
+    uint32_t    flags;
+    const char *path, *path2;
+    fsb_handle  handle, handle2; /* OPEN and WATCH answer in handle */
+    uint64_t    file_id;
+    uint64_t    offset, offset2;
+    uint64_t    size64;     /* of a range */
+    size_t      size;       /* of data or buf; without buf the most that slice may hold */
+    const void *data;       /* bytes in */
+    void       *buf;        /* room for bytes out */
+    uint64_t    owner;      /* LOCK: whose */
+    uint32_t    pid;        /* LOCK: to tell others */
+    uint32_t    timeout_ms; /* 0: the backend's own; passed, the op ends with -ETIMEDOUT */
+    fsb_attr    attr;
+    int (*emit)(fsb_op *op, const fsb_dirent *entry);  /* LIST: 0 goes on, 1 stops before entry */
+    void (*event)(void *user, const fsb_event *event); /* WATCH */
+    /* answered */
+    int64_t    result;
+    uint64_t   out_offset;
+    fsb_stat   stat;
+    fsb_statfs statfs;
+    fsb_slice  slice;
+    /* submit() only. done() is called once, on any thread, perhaps before submit() returns, never
+       under a lock; it may submit more, but not wait for it. */
+    void (*done)(fsb_op *op);
+    void   *user;     /* the caller's */
+    void   *layer[2]; /* the backend's until done() */
+    fsb_op *next;     /* the holder's, for a list */
+};
+
+enum { FSB_BACKEND_QUICK = 1 /* answers from memory or a local disk: not worth another thread */ };
+struct fsb_backend {
+    uint32_t    size;  /* sizeof(fsb_backend) where the backend was compiled */
+    uint32_t    flags; /* FSB_BACKEND_* */
+    const char *name;  /* of the kind: "local" */
+    /* Ends it, its handles too, not what it wraps. Threads: no other user left. */
+    void (*close)(fsb_backend *backend);
+    /* Starts n operations; the array is the caller's again on return. NULL: none, then call[] on a
+       thread that may block does (fsb_backend_submit() of fsb_backend.h). Threads: any. */
+    void (*submit)(fsb_backend *backend, fsb_op *const *ops, size_t n);
+    /* Asks a submitted op to end soon with -EINTR; done() is called as ever. NULL: it cannot be
+       hurried. Threads: any; the caller sees to it that op is not done meanwhile. */
+    void (*cancel)(fsb_backend *backend, fsb_op *op);
+    /* The synchronous calls, by FSB_OP_*; NULL stands for -ENOSYS. Each sets op->result and returns
+       it. Threads: any, several at once; may block. */
+    int64_t (*call[FSB_OP_COUNT])(fsb_backend *backend, fsb_op *op);
+};
+#elif FSB_VTABLE != 1
+#error "fsb headers of different releases are mixed: copy them together"
+#endif
+/* ==== end of fsb vtable ======================================================================= */
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- server ---- */
+
+typedef struct fsb_chunk_server fsb_chunk_server;
+enum { FSB_CHUNK_READ = 1, FSB_CHUNK_WRITE = 2 }; /* rights */
+
+typedef struct fsb_chunk_share {
+    const char  *name;    /* what clients ask for: 1 to 255 bytes */
+    fsb_backend *backend; /* borrowed until the server is closed */
+    uint32_t     rights;  /* FSB_CHUNK_READ, or that and FSB_CHUNK_WRITE */
+} fsb_chunk_share;
+
+typedef struct fsb_chunk_server_desc {
+    const fsb_chunk_share *shares; /* [share_count], copied; at least one */
+    size_t                 share_count;
+    uint32_t               max_clients;  /* at once; more are turned away (default 1024) */
+    uint32_t               max_requests; /* in flight per client, 1 to 65536 (default 256) */
+    uint32_t               max_handles;  /* open files per client, 1 to 2^24 (default 16384) */
+    uint64_t      max_bytes; /* of requests and answers held per client (default 16 MiB, least 2) */
+    uint32_t      max_locks; /* held and waited for, per client, besides (default 65536) */
+    uint32_t      hello_ms;  /* from connect to hello, at most (default 10000) */
+    uint32_t      frame_ms;  /* without a byte inside a frame, either way (default 30000) */
+    uint32_t      request_ms;   /* a request's time where the client sets none (default 30000) */
+    uint32_t      threads;      /* that may wait for a disk, at most, 1 to 1024 (default 8) */
+    uint32_t      socket_mode;  /* permissions of a unix socket (default 0600) */
+    int           insecure_tcp; /* 1: listen on other addresses than loopback too, unprotected */
+    fsb_runner    runner;       /* runs blocking calls instead of own threads */
+    fsb_allocator allocator;
+    fsb_logger    log;
+} fsb_chunk_server_desc;
+
+typedef struct fsb_chunk_server_stats {
+    uint64_t clients;          /* connected now */
+    uint64_t accepted;         /* since open; likewise all below */
+    uint64_t requests, errors; /* answered; of these with an error */
+    uint64_t bytes_in, bytes_out;
+} fsb_chunk_server_stats;
+
+/* Makes a server of *desc; it serves nobody yet. The caller owns *out until
+   fsb_chunk_server_close(). Errors: -EINVAL (the log names the field), -ENOMEM. Threads: any. */
+FSB_API int fsb_chunk_server_open(fsb_chunk_server **out, const fsb_chunk_server_desc *desc);
+
+/* Accepts clients on "unix:PATH", "HOST:PORT" or "[V6]:PORT" (port 0: any free one) until the
+   server is closed; may be called for several addresses. A stale socket of a dead server is
+   replaced. The address in use ("unix:PATH", "127.0.0.1:4711") goes to bound (size bytes) unless
+   that is NULL. Errors: -EINVAL no address, -EADDRINUSE, -EACCES (also: not loopback),
+   -ENAMETOOLONG, -ENOMEM, what socket(2) and bind(2) say. Threads: any; starts one. */
+FSB_API int fsb_chunk_server_listen(fsb_chunk_server *server, const char *address, char *bound,
+                                    size_t size);
+
+/* Serves one client on this thread, over a socket given twice or two descriptors such as stdin and
+   stdout, which are made non-blocking and stay the caller's; returns when the client leaves or the
+   server closes. Errors: 0 the client left, -ENOMEM, -EAGAIN too many clients, -ECANCELED closing,
+   -EPROTO, -ETIMEDOUT, -ECONNRESET and the like. Threads: any; blocks. */
+FSB_API int fsb_chunk_server_serve(fsb_chunk_server *server, int read_fd, int write_fd);
+
+/* Counters; each is exact, together they may be of slightly different moments.
+   Errors: none. Threads: any. */
+FSB_API void fsb_chunk_server_get_stats(fsb_chunk_server *server, fsb_chunk_server_stats *out);
+
+/* Stops listening, disconnects the clients, waits for calls that are under way, closes the clients'
+   files, removes unix sockets. NULL is fine. Errors: none. Threads: no other user left but
+   fsb_chunk_server_serve(), for which it waits; may block. */
+FSB_API void fsb_chunk_server_close(fsb_chunk_server *server);
+
+/* ---- client ---- */
+
+typedef struct fsb_chunk_client_desc {
+    const char *address; /* "unix:PATH", "HOST:PORT", "[V6]:PORT"; copied */
+    const char *share;   /* its name (default: the server's first) */
+    /* Instead of address: makes the connection. fds[0] is read, fds[1] written; they may be one.
+       They become the client's, which makes them non-blocking. Returns 0 or a negative errno. */
+    int (*connect)(void *user, int fds[2]);
+    void    *user;        /* handed to connect */
+    uint32_t timeout_ms;  /* of connecting, and of an operation without its own (default 30000),
+                             unless it is a LOCK that waits: that has none */
+    unsigned char id[16]; /* names this client; all zero: random */
+    fsb_allocator allocator;
+    fsb_logger    log;
+} fsb_chunk_client_desc;
+
+typedef struct fsb_chunk_client_info {
+    uint32_t rights; /* FSB_CHUNK_* as the host granted them */
+    uint32_t max_requests;
+    uint64_t boot_id; /* differs whenever the host was started anew */
+} fsb_chunk_client_info;
+
+/* Connects and says hello; *out is the share as a backend, ended by its close(). Its call[] waits
+   for the answer; its submit() never blocks, and done() runs on the receiver's thread (or on this
+   one if the connection is gone): be quick there. Bytes handed out there are borrowed, not kept.
+   Errors: -EINVAL, -ENOMEM, -ENOENT no such share, -EPROTO no fsb host, -ECONNREFUSED, -ENOTCONN
+   turned away, -ETIMEDOUT, what connect() says.
+   Threads: any; starts one; blocks up to timeout_ms. */
+FSB_API int fsb_chunk_client_open(fsb_backend **out, const fsb_chunk_client_desc *desc);
+
+/* What hello said; backend is one of fsb_chunk_client_open()'s. Errors: none. Threads: any. */
+FSB_API void fsb_chunk_client_get_info(fsb_backend *backend, fsb_chunk_client_info *out);
+
+/* Connects to "unix:PATH", "HOST:PORT" or "[V6]:PORT" within timeout_ms (0: 30000); fds[0] and
+   fds[1] are the one socket, the caller's. Errors: -EINVAL no such form, -ENAMETOOLONG,
+   -EHOSTUNREACH no address for that name, -ETIMEDOUT, what connect(2) says. Threads: any; blocks.
+   */
+FSB_API int fsb_chunk_dial(const char *address, uint32_t timeout_ms, int fds[2]);
+
+/* ---- BLAKE3 ---- */
+
+/* ---- BLAKE3 ------------------------------------------------------------------------------------
+   A 256-bit cryptographic hash, also keyed (a MAC) and as a key derivation function. Start with one
+   of the three init calls, update as often as needed, ask for any number of output bytes. Nothing
+   here allocates, starts threads or fails. A hasher is a plain value: it may live on the stack, be
+   copied (to hash a common beginning once) and be dropped at any time without a call. */
+
+/* A running hash, 1.9 KiB. `lanes` may be lowered after init (for tests and measurements: every
+   width gives the same result); the fields with an underscore are private. */
+typedef struct fsb_blake3 {
+    unsigned      lanes;         /* chunks hashed at a time: 1, 4, 8, 16; init: most the CPU can */
+    uint32_t      flags_;        /* of the mode, in every compression */
+    uint32_t      key_[8];       /* what every chunk starts from */
+    uint32_t      cv_[8];        /* chaining value of the current chunk ... */
+    uint32_t      blocks_;       /* ... after this many whole blocks (0-15), then ... */
+    uint32_t      fill_;         /* ... this many bytes of block_ (0-64) */
+    unsigned char block_[64];
+    uint64_t      chunks_;       /* whole chunks before the current one */
+    uint32_t      depth_;        /* entries in stack_ */
+    unsigned char stack_[55 * 32]; /* subtrees that wait for their right neighbour */
+} fsb_blake3;
+
+/* Starts a plain hash. Errors: none. Threads: any, one at a time per hasher. */
+FSB_API void fsb_blake3_init(fsb_blake3 *hasher);
+
+/* Starts a keyed hash (a MAC) with a secret of 32 bytes.
+   Errors: none. Threads: any, one at a time per hasher. */
+FSB_API void fsb_blake3_init_keyed(fsb_blake3 *hasher, const unsigned char key[32]);
+
+/* Starts the derivation of a key: `context` is a constant, unique text that says what the key is
+   for, best with the application and a date; the key material comes through update.
+   Errors: none. Threads: any, one at a time per hasher. */
+FSB_API void fsb_blake3_init_derive_key(fsb_blake3 *hasher, const char *context);
+
+/* Adds `size` bytes; any split of the input gives the same result, large pieces are the fastest
+   (from 64 KiB on). data may be NULL if size is 0.
+   Errors: none. Threads: any, one at a time per hasher. */
+FSB_API void fsb_blake3_update(fsb_blake3 *hasher, const void *data, size_t size);
+
+/* Writes the first `size` bytes of the output for all input so far: 32 is a hash, more is a stream
+   whose beginning is that hash. The hasher is unchanged: update may go on.
+   Errors: none. Threads: any; several may call it on one hasher that nobody updates. */
+FSB_API void fsb_blake3_final(const fsb_blake3 *hasher, void *out, size_t size);
+
+/* The 32-byte hash of one piece of memory. Errors: none. Threads: any. */
+FSB_API void fsb_blake3_hash(const void *data, size_t size, unsigned char out[32]);
+
+#ifdef __cplusplus
+}
+#endif
+#endif /* FSB_CHUNK_H */
+
+/* ==== IMPLEMENTATION: [memory] [crc] [blake3] [errors] [cursor] [fields] [frame] [stream]
+   [address] [replies] [handles] [locks] [requests] [connection] [server] [slots] [receiver]
+   [client] ==================================================================================== */
+#if (defined(FSB_IMPLEMENTATION) || defined(FSB_CHUNK_IMPLEMENTATION)) && !defined(FSB_CHUNK_DONE_)
+#define FSB_CHUNK_DONE_ /* a second inclusion is harmless */
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/random.h>
+#include <sys/sendfile.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <sys/un.h>
+#include <time.h>
+#include <unistd.h>
+#if !defined(CLOCK_MONOTONIC) || !defined(SOCK_CLOEXEC)
+#error "fsb_chunk.h: POSIX is hidden; include it first, or compile with -D_GNU_SOURCE"
+#else
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- [memory] -------------------------------------------------------------------------------- */
+
+static void *fsb_chunk_resize_(const fsb_allocator *a, void *ptr, size_t old_size, size_t new_size)
+{
+    if (a->fn) return a->fn(a->user, ptr, old_size, new_size);
+    if (new_size) return realloc(ptr, new_size);
+    free(ptr);
+    return NULL;
+}
+
+static void *fsb_chunk_alloc_(const fsb_allocator *a, size_t size)
+{
+    void *ptr = fsb_chunk_resize_(a, NULL, 0, size);
+    if (ptr) memset(ptr, 0, size);
+    return ptr;
+}
+
+static void fsb_chunk_free_(const fsb_allocator *a, void *ptr, size_t size)
+{
+    if (ptr) (void)fsb_chunk_resize_(a, ptr, size, 0);
+}
+
+static char *fsb_chunk_strdup_(const fsb_allocator *a, const char *text)
+{
+    const size_t size = strlen(text) + 1;
+    char        *copy = (char *)fsb_chunk_resize_(a, NULL, 0, size);
+    if (copy) memcpy(copy, text, size);
+    return copy;
+}
+
+static void fsb_chunk_strfree_(const fsb_allocator *a, char *text)
+{
+    if (text) fsb_chunk_free_(a, text, strlen(text) + 1);
+}
+
+__attribute__((format(printf, 4, 5))) static void fsb_chunk_log_(const fsb_logger *log,
+                                                                 fsb_log_level     level,
+                                                                 const char       *item,
+                                                                 const char       *format, ...)
+{
+    if (!log->fn) return;
+    char    text[512];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    for (char *p = text; *p; ++p) /* names come from strangers */
+        if ((unsigned char)*p < ' ' || *p == 127) *p = '?';
+    log->fn(log->user, level, item, text);
+}
+
+static int64_t fsb_chunk_now_ms_(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+/* A random number; the clock's only where the kernel has no randomness at all to give. */
+static uint64_t fsb_chunk_random_(void)
+{
+    uint64_t value = 0;
+    if (getrandom(&value, sizeof value, GRND_NONBLOCK) != (ssize_t)sizeof value) {
+        struct timespec t;
+        clock_gettime(CLOCK_REALTIME, &t);
+        value = ((uint64_t)t.tv_sec << 32) ^ (uint64_t)t.tv_nsec ^ ((uint64_t)getpid() << 20);
+    }
+    return value;
+}
+
+static int fsb_chunk_cond_init_(pthread_cond_t *cond) /* waits by CLOCK_MONOTONIC */
+{
+    pthread_condattr_t attr;
+    if (pthread_condattr_init(&attr) != 0) return -ENOMEM;
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    const int err = pthread_cond_init(cond, &attr);
+    pthread_condattr_destroy(&attr);
+    return -err;
+}
+
+/* Starts fn(arg) with a small stack, there may be a thousand of these, and without the program's
+   signals, which are for its own threads. */
+static int fsb_chunk_thread_(pthread_t *thread, void *(*fn)(void *), void *arg)
+{
+    pthread_attr_t attr;
+    sigset_t       all, old;
+    if (pthread_attr_init(&attr) != 0) return -ENOMEM;
+    const size_t least = (size_t)PTHREAD_STACK_MIN + (128u << 10);
+    pthread_attr_setstacksize(&attr, least < (256u << 10) ? (256u << 10) : least);
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    const int err = pthread_create(thread, &attr, fn, arg);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    pthread_attr_destroy(&attr);
+    return -err;
+}
+
+/* ---- [crc] ----------------------------------------------------------------------------------- */
+
+/* CRC-32 of ISO 3309, polynomial 0xedb88320 reflected, a byte a step (Sarwate, 1988). It guards
+   headers and meta, some 100 bytes a frame: not worth larger tables. */
+static uint32_t fsb_chunk_crc_(uint32_t crc, const unsigned char *data, size_t size)
+{
+    static const uint32_t table[256] = {
+    0x00000000, 0x77073096, 0xee0e612c, 0x990951ba, 0x076dc419, 0x706af48f, 0xe963a535, 0x9e6495a3,
+    0x0edb8832, 0x79dcb8a4, 0xe0d5e91e, 0x97d2d988, 0x09b64c2b, 0x7eb17cbd, 0xe7b82d07, 0x90bf1d91,
+    0x1db71064, 0x6ab020f2, 0xf3b97148, 0x84be41de, 0x1adad47d, 0x6ddde4eb, 0xf4d4b551, 0x83d385c7,
+    0x136c9856, 0x646ba8c0, 0xfd62f97a, 0x8a65c9ec, 0x14015c4f, 0x63066cd9, 0xfa0f3d63, 0x8d080df5,
+    0x3b6e20c8, 0x4c69105e, 0xd56041e4, 0xa2677172, 0x3c03e4d1, 0x4b04d447, 0xd20d85fd, 0xa50ab56b,
+    0x35b5a8fa, 0x42b2986c, 0xdbbbc9d6, 0xacbcf940, 0x32d86ce3, 0x45df5c75, 0xdcd60dcf, 0xabd13d59,
+    0x26d930ac, 0x51de003a, 0xc8d75180, 0xbfd06116, 0x21b4f4b5, 0x56b3c423, 0xcfba9599, 0xb8bda50f,
+    0x2802b89e, 0x5f058808, 0xc60cd9b2, 0xb10be924, 0x2f6f7c87, 0x58684c11, 0xc1611dab, 0xb6662d3d,
+    0x76dc4190, 0x01db7106, 0x98d220bc, 0xefd5102a, 0x71b18589, 0x06b6b51f, 0x9fbfe4a5, 0xe8b8d433,
+    0x7807c9a2, 0x0f00f934, 0x9609a88e, 0xe10e9818, 0x7f6a0dbb, 0x086d3d2d, 0x91646c97, 0xe6635c01,
+    0x6b6b51f4, 0x1c6c6162, 0x856530d8, 0xf262004e, 0x6c0695ed, 0x1b01a57b, 0x8208f4c1, 0xf50fc457,
+    0x65b0d9c6, 0x12b7e950, 0x8bbeb8ea, 0xfcb9887c, 0x62dd1ddf, 0x15da2d49, 0x8cd37cf3, 0xfbd44c65,
+    0x4db26158, 0x3ab551ce, 0xa3bc0074, 0xd4bb30e2, 0x4adfa541, 0x3dd895d7, 0xa4d1c46d, 0xd3d6f4fb,
+    0x4369e96a, 0x346ed9fc, 0xad678846, 0xda60b8d0, 0x44042d73, 0x33031de5, 0xaa0a4c5f, 0xdd0d7cc9,
+    0x5005713c, 0x270241aa, 0xbe0b1010, 0xc90c2086, 0x5768b525, 0x206f85b3, 0xb966d409, 0xce61e49f,
+    0x5edef90e, 0x29d9c998, 0xb0d09822, 0xc7d7a8b4, 0x59b33d17, 0x2eb40d81, 0xb7bd5c3b, 0xc0ba6cad,
+    0xedb88320, 0x9abfb3b6, 0x03b6e20c, 0x74b1d29a, 0xead54739, 0x9dd277af, 0x04db2615, 0x73dc1683,
+    0xe3630b12, 0x94643b84, 0x0d6d6a3e, 0x7a6a5aa8, 0xe40ecf0b, 0x9309ff9d, 0x0a00ae27, 0x7d079eb1,
+    0xf00f9344, 0x8708a3d2, 0x1e01f268, 0x6906c2fe, 0xf762575d, 0x806567cb, 0x196c3671, 0x6e6b06e7,
+    0xfed41b76, 0x89d32be0, 0x10da7a5a, 0x67dd4acc, 0xf9b9df6f, 0x8ebeeff9, 0x17b7be43, 0x60b08ed5,
+    0xd6d6a3e8, 0xa1d1937e, 0x38d8c2c4, 0x4fdff252, 0xd1bb67f1, 0xa6bc5767, 0x3fb506dd, 0x48b2364b,
+    0xd80d2bda, 0xaf0a1b4c, 0x36034af6, 0x41047a60, 0xdf60efc3, 0xa867df55, 0x316e8eef, 0x4669be79,
+    0xcb61b38c, 0xbc66831a, 0x256fd2a0, 0x5268e236, 0xcc0c7795, 0xbb0b4703, 0x220216b9, 0x5505262f,
+    0xc5ba3bbe, 0xb2bd0b28, 0x2bb45a92, 0x5cb36a04, 0xc2d7ffa7, 0xb5d0cf31, 0x2cd99e8b, 0x5bdeae1d,
+    0x9b64c2b0, 0xec63f226, 0x756aa39c, 0x026d930a, 0x9c0906a9, 0xeb0e363f, 0x72076785, 0x05005713,
+    0x95bf4a82, 0xe2b87a14, 0x7bb12bae, 0x0cb61b38, 0x92d28e9b, 0xe5d5be0d, 0x7cdcefb7, 0x0bdbdf21,
+    0x86d3d2d4, 0xf1d4e242, 0x68ddb3f8, 0x1fda836e, 0x81be16cd, 0xf6b9265b, 0x6fb077e1, 0x18b74777,
+    0x88085ae6, 0xff0f6a70, 0x66063bca, 0x11010b5c, 0x8f659eff, 0xf862ae69, 0x616bffd3, 0x166ccf45,
+    0xa00ae278, 0xd70dd2ee, 0x4e048354, 0x3903b3c2, 0xa7672661, 0xd06016f7, 0x4969474d, 0x3e6e77db,
+    0xaed16a4a, 0xd9d65adc, 0x40df0b66, 0x37d83bf0, 0xa9bcae53, 0xdebb9ec5, 0x47b2cf7f, 0x30b5ffe9,
+    0xbdbdf21c, 0xcabac28a, 0x53b39330, 0x24b4a3a6, 0xbad03605, 0xcdd70693, 0x54de5729, 0x23d967bf,
+    0xb3667a2e, 0xc4614ab8, 0x5d681b02, 0x2a6f2b94, 0xb40bbe37, 0xc30c8ea1, 0x5a05df1b, 0x2d02ef8d
+    };
+    crc = ~crc;
+    for (size_t i = 0; i < size; ++i) crc = table[(crc ^ data[i]) & 0xff] ^ (crc >> 8);
+    return ~crc;
+}
+
+/* ---- [blake3] -------------------------------------------------------------------------------- */
+/* O'Connor, Aumasson, Neves, Wilcox-O'Hearn: "BLAKE3, one function, fast everywhere" (2020).
+   The input is cut into chunks of 1 KiB, each a chain of 16 compressions of 64 bytes; a binary tree
+   of further compressions joins the chunks' values, left subtrees being as large as possible.
+   Chunks are independent, so a vector unit hashes one in each lane, and the tree's levels too. */
+#define FSB_BLAKE3_START_   1u  /* flags: first block of a chunk */
+#define FSB_BLAKE3_END_     2u  /* last block of a chunk */
+#define FSB_BLAKE3_PARENT_  4u  /* block of two children's chaining values */
+#define FSB_BLAKE3_ROOT_    8u  /* the compression that gives the output */
+#define FSB_BLAKE3_KEYED_   16u /* modes */
+#define FSB_BLAKE3_CONTEXT_ 32u
+#define FSB_BLAKE3_DERIVE_  64u
+#define FSB_BLAKE3_BATCH_   128 /* chunks hashed before their values are joined: 4 KiB of stack */
+
+static const uint32_t fsb_blake3_iv_[8] = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a,
+                                           0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
+
+/* The compression, whatever the words are: numbers, rows of one state, or one word of many. */
+#define FSB_BLAKE3_ROT_(x, n) (((x) >> (n)) | ((x) << (32 - (n))))
+#define FSB_BLAKE3_ROT16_(x) FSB_BLAKE3_ROT_(x, 16)
+#define FSB_BLAKE3_ROT8_(x) FSB_BLAKE3_ROT_(x, 8)
+#define FSB_BLAKE3_G_(R16, R8, a, b, c, d, x, y)                                                   \
+    a += (x), a += b, d = R16(d ^ a), c += d, b = FSB_BLAKE3_ROT_(b ^ c, 12);                      \
+    a += (y), a += b, d = R8(d ^ a), c += d, b = FSB_BLAKE3_ROT_(b ^ c, 7)
+#define FSB_BLAKE3_ROUND_(R16, R8, v, m, s0, s1, s2, s3, s4, s5, s6, s7, s8, s9, sa, sb, sc, sd,   \
+                          se, sf)                                                                  \
+    FSB_BLAKE3_G_(R16, R8, v[0], v[4], v[8], v[12], m[s0], m[s1]);                                 \
+    FSB_BLAKE3_G_(R16, R8, v[1], v[5], v[9], v[13], m[s2], m[s3]);                                 \
+    FSB_BLAKE3_G_(R16, R8, v[2], v[6], v[10], v[14], m[s4], m[s5]);                                \
+    FSB_BLAKE3_G_(R16, R8, v[3], v[7], v[11], v[15], m[s6], m[s7]);                                \
+    FSB_BLAKE3_G_(R16, R8, v[0], v[5], v[10], v[15], m[s8], m[s9]);                                \
+    FSB_BLAKE3_G_(R16, R8, v[1], v[6], v[11], v[12], m[sa], m[sb]);                                \
+    FSB_BLAKE3_G_(R16, R8, v[2], v[7], v[8], v[13], m[sc], m[sd]);                                 \
+    FSB_BLAKE3_G_(R16, R8, v[3], v[4], v[9], v[14], m[se], m[sf])
+/* The order of the message words in the seven rounds: each permutes the one before. */
+#define FSB_BLAKE3_ROUNDS_(R, ...)                                                                 \
+    R(__VA_ARGS__, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);                          \
+    R(__VA_ARGS__, 2, 6, 3, 10, 7, 0, 4, 13, 1, 11, 12, 5, 9, 14, 15, 8);                          \
+    R(__VA_ARGS__, 3, 4, 10, 12, 13, 2, 7, 14, 6, 5, 9, 0, 11, 15, 8, 1);                          \
+    R(__VA_ARGS__, 10, 7, 12, 9, 14, 3, 13, 15, 4, 0, 11, 2, 5, 8, 1, 6);                          \
+    R(__VA_ARGS__, 12, 13, 9, 11, 15, 10, 14, 8, 7, 2, 5, 3, 0, 1, 6, 4);                          \
+    R(__VA_ARGS__, 9, 14, 11, 5, 8, 12, 15, 1, 13, 3, 0, 10, 2, 6, 4, 7);                          \
+    R(__VA_ARGS__, 11, 15, 5, 0, 1, 9, 8, 6, 14, 10, 2, 12, 3, 4, 7, 13)
+
+static uint32_t fsb_blake3_get_(const unsigned char *p)
+{
+    return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
+}
+
+static void fsb_blake3_put_(unsigned char *p, const uint32_t *words, size_t count)
+{
+    for (size_t i = 0; i < count; ++i, p += 4) { /* compilers make one store of the four */
+        p[0] = (unsigned char)words[i], p[1] = (unsigned char)(words[i] >> 8);
+        p[2] = (unsigned char)(words[i] >> 16), p[3] = (unsigned char)(words[i] >> 24);
+    }
+}
+
+static uint32_t fsb_blake3_edge_(size_t block) /* the flag of a block that begins or ends a chunk */
+{
+    return block == 0 ? FSB_BLAKE3_START_ : block == 15 ? FSB_BLAKE3_END_ : 0;
+}
+
+/* One compression in plain C. out: the 16 words of the new state, of which the first 8 are the new
+   chaining value; it may be cv. */
+static void fsb_blake3_compress1_(const uint32_t cv[8], const unsigned char *block,
+                                  uint64_t counter, uint32_t size, uint32_t flags,
+                                  uint32_t out[16])
+{
+    const uint32_t *iv = fsb_blake3_iv_;
+    uint32_t        m[16], v[16] = {cv[0], cv[1], cv[2], cv[3], cv[4], cv[5], cv[6], cv[7],
+                                    iv[0], iv[1], iv[2], iv[3], 0,     0,     size,  flags};
+    v[12] = (uint32_t)counter, v[13] = (uint32_t)(counter >> 32);
+    for (int i = 0; i < 16; ++i) m[i] = fsb_blake3_get_(block + 4 * i);
+    FSB_BLAKE3_ROUNDS_(FSB_BLAKE3_ROUND_, FSB_BLAKE3_ROT16_, FSB_BLAKE3_ROT8_, v, m);
+    for (int i = 0; i < 8; ++i) {
+        out[i + 8] = v[i + 8] ^ cv[i];
+        out[i] = v[i] ^ v[i + 8];
+    }
+}
+
+#if defined(__has_builtin)
+#if __has_builtin(__builtin_shufflevector) /* gcc 12, clang */
+#if defined(__x86_64__) || defined(__i386__)
+#define FSB_BLAKE3_X86_ 1
+#define FSB_BLAKE3_VECTORS_ 1
+#define FSB_BLAKE3_TARGET4_ __attribute__((target("sse4.1")))
+#elif defined(__aarch64__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+#define FSB_BLAKE3_VECTORS_ 1
+#define FSB_BLAKE3_TARGET4_ /* NEON is always there */
+#endif
+#endif
+#endif
+
+#ifdef FSB_BLAKE3_VECTORS_
+typedef uint32_t fsb_blake3_v4_ __attribute__((vector_size(16)));
+typedef uint32_t fsb_blake3_v8_ __attribute__((vector_size(32)));
+typedef uint32_t fsb_blake3_v16_ __attribute__((vector_size(64)));
+typedef uint64_t fsb_blake3_q4_ __attribute__((vector_size(16))); /* the same in pairs of words */
+typedef uint64_t fsb_blake3_q8_ __attribute__((vector_size(32)));
+typedef uint64_t fsb_blake3_q16_ __attribute__((vector_size(64)));
+typedef uint8_t fsb_blake3_b4_ __attribute__((vector_size(16)));
+typedef uint8_t fsb_blake3_b8_ __attribute__((vector_size(32)));
+typedef uint32_t fsb_blake3_any_ __attribute__((vector_size(16), aligned(1), may_alias));
+#define FSB_BLAKE3_LOAD_(p) (*(const fsb_blake3_any_ *)(p))
+
+/* Index lists for shuffles that stay inside 128-bit lanes, which are the cheap ones: L for each
+   such lane, given its first element and where the second operand begins. */
+#define FSB_BLAKE3_EACH4_(L) L(0, 4)
+#define FSB_BLAKE3_EACH8_(L) L(0, 8), L(4, 8)
+#define FSB_BLAKE3_EACH16_(L) L(0, 16), L(4, 16), L(8, 16), L(12, 16)
+#define FSB_BLAKE3_IOTA_(i, n) (i), (i) + 1, (i) + 2, (i) + 3
+#define FSB_BLAKE3_LO32_(i, n) (i), (i) + (n), (i) + 1, (i) + (n) + 1
+#define FSB_BLAKE3_HI32_(i, n) (i) + 2, (i) + (n) + 2, (i) + 3, (i) + (n) + 3
+#define FSB_BLAKE3_LO64_(i, n) (i) / 2, ((i) + (n)) / 2
+#define FSB_BLAKE3_HI64_(i, n) (i) / 2 + 1, ((i) + (n)) / 2 + 1
+#define FSB_BLAKE3_MIX_(N, L, a, b) __builtin_shufflevector(a, b, FSB_BLAKE3_EACH##N##_(L))
+#define FSB_BLAKE3_MIX64_(N, L, a, b)                                                              \
+    (fsb_blake3_v##N##_) FSB_BLAKE3_MIX_(N, L, (fsb_blake3_q##N##_)(a), (fsb_blake3_q##N##_)(b))
+#define FSB_BLAKE3_TRANSPOSE_(N, V, t, r0, r1, r2, r3)                                             \
+    do {                                                                                           \
+        const V a0 = FSB_BLAKE3_MIX_(N, FSB_BLAKE3_LO32_, r0, r1);                                 \
+        const V a1 = FSB_BLAKE3_MIX_(N, FSB_BLAKE3_HI32_, r0, r1);                                 \
+        const V a2 = FSB_BLAKE3_MIX_(N, FSB_BLAKE3_LO32_, r2, r3);                                 \
+        const V a3 = FSB_BLAKE3_MIX_(N, FSB_BLAKE3_HI32_, r2, r3);                                 \
+        (t)[0] = FSB_BLAKE3_MIX64_(N, FSB_BLAKE3_LO64_, a0, a2);                                   \
+        (t)[1] = FSB_BLAKE3_MIX64_(N, FSB_BLAKE3_HI64_, a0, a2);                                   \
+        (t)[2] = FSB_BLAKE3_MIX64_(N, FSB_BLAKE3_LO64_, a1, a3);                                   \
+        (t)[3] = FSB_BLAKE3_MIX64_(N, FSB_BLAKE3_HI64_, a1, a3);                                   \
+    } while (0)
+
+/* 16 bytes at p of row r, of row r + 4 in the next 128-bit lane, and so on. */
+#define FSB_BLAKE3_CAT_(N, a, b) FSB_BLAKE3_MIX_(N, FSB_BLAKE3_IOTA_, a, b)
+#define FSB_BLAKE3_ROWS4_(row, r, at) FSB_BLAKE3_LOAD_(row[r] + (at))
+#define FSB_BLAKE3_ROWS8_(row, r, at)                                                              \
+    FSB_BLAKE3_CAT_(8, FSB_BLAKE3_ROWS4_(row, r, at), FSB_BLAKE3_ROWS4_(row, (r) + 4, at))
+#define FSB_BLAKE3_ROWS16_(row, r, at)                                                             \
+    FSB_BLAKE3_CAT_(16, FSB_BLAKE3_ROWS8_(row, r, at), FSB_BLAKE3_ROWS8_(row, (r) + 8, at))
+
+/* Words 0-3 of all rows, from 16 bytes of each. */
+#define FSB_BLAKE3_WORDS_(N, V, m, row, at)                                                        \
+    FSB_BLAKE3_TRANSPOSE_(N, V, m, FSB_BLAKE3_ROWS##N##_(row, 0, at),                              \
+                          FSB_BLAKE3_ROWS##N##_(row, 1, at), FSB_BLAKE3_ROWS##N##_(row, 2, at),    \
+                          FSB_BLAKE3_ROWS##N##_(row, 3, at))
+
+/* Rotations by whole bytes, where moving bytes is one instruction and rotating is not. */
+#define FSB_BLAKE3_BY8_(i) (i) + 1, (i) + 2, (i) + 3, (i)
+#define FSB_BLAKE3_BY16_(i) (i) + 2, (i) + 3, (i), (i) + 1
+#define FSB_BLAKE3_BYTES4_(x, B)                                                                   \
+    (fsb_blake3_v4_) __builtin_shufflevector((fsb_blake3_b4_)(x), (fsb_blake3_b4_)(x), B(0), B(4), \
+                                             B(8), B(12))
+#define FSB_BLAKE3_BYTES8_(x, B)                                                                   \
+    (fsb_blake3_v8_) __builtin_shufflevector((fsb_blake3_b8_)(x), (fsb_blake3_b8_)(x), B(0), B(4), \
+                                             B(8), B(12), B(16), B(20), B(24), B(28))
+#define FSB_BLAKE3_ROT16_4_(x) FSB_BLAKE3_BYTES4_(x, FSB_BLAKE3_BY16_)
+#define FSB_BLAKE3_ROT8_4_(x) FSB_BLAKE3_BYTES4_(x, FSB_BLAKE3_BY8_)
+#define FSB_BLAKE3_ROT16_8_(x) FSB_BLAKE3_BYTES8_(x, FSB_BLAKE3_BY16_)
+#define FSB_BLAKE3_ROT8_8_(x) FSB_BLAKE3_BYTES8_(x, FSB_BLAKE3_BY8_)
+
+/* The kernel for N lanes: hashes `count` (1 to N) inputs that lie back to back, whole chunks or,
+   with FSB_BLAKE3_PARENT_ in flags, pairs of chaining values; writes their chaining values to out,
+   which may be `in`. A macro since a function cannot be generic in its vector type: an inline
+   helper outside the `target` would be compiled for narrower registers. */
+#define FSB_BLAKE3_KERNEL_(N, NAME, TARGET, R16, R8)                                               \
+    TARGET static void NAME(const unsigned char *in, size_t count, const uint32_t key[8],          \
+                            uint64_t counter, uint32_t flags, unsigned char *out)                  \
+    {                                                                                              \
+        typedef fsb_blake3_v##N##_ V;                                                              \
+        const uint32_t      *iv = fsb_blake3_iv_;                                                  \
+        const int            parent = (flags & FSB_BLAKE3_PARENT_) != 0;                           \
+        const size_t         size = parent ? 64 : 1024;                                            \
+        const unsigned char *row[N];                                                               \
+        const V zero = {0}, iota = {FSB_BLAKE3_EACH##N##_(FSB_BLAKE3_IOTA_)};                      \
+        const V low = zero + (uint32_t)counter + (parent ? zero : iota);                           \
+        const V high = zero + (uint32_t)(counter >> 32) - (V)(low < zero + (uint32_t)counter);     \
+        V       h[8] = {zero + key[0], zero + key[1], zero + key[2], zero + key[3],                \
+                        zero + key[4], zero + key[5], zero + key[6], zero + key[7]};               \
+        for (size_t i = 0; i < N; ++i) row[i] = in + (i < count ? i : 0) * size;                   \
+        for (size_t at = 0; at < size; at += 64) {                                                 \
+            const uint32_t edge = parent ? 0 : fsb_blake3_edge_(at / 64);                          \
+            V m[16], v[16] = {h[0], h[1], h[2], h[3], h[4], h[5], h[6], h[7],                      \
+                              zero + iv[0], zero + iv[1], zero + iv[2], zero + iv[3],              \
+                              low, high, zero + 64u, zero + (flags | edge)};                       \
+            if (at + 128 < size) /* more streams than the hardware follows by itself */            \
+                for (size_t i = 0; i < N; ++i) __builtin_prefetch(row[i] + at + 128);              \
+            FSB_BLAKE3_WORDS_(N, V, m, row, at);                                                   \
+            FSB_BLAKE3_WORDS_(N, V, m + 4, row, at + 16);                                          \
+            FSB_BLAKE3_WORDS_(N, V, m + 8, row, at + 32);                                          \
+            FSB_BLAKE3_WORDS_(N, V, m + 12, row, at + 48);                                         \
+            FSB_BLAKE3_ROUNDS_(FSB_BLAKE3_ROUND_, R16, R8, v, m);                                  \
+            h[0] = v[0] ^ v[8], h[1] = v[1] ^ v[9], h[2] = v[2] ^ v[10], h[3] = v[3] ^ v[11];      \
+            h[4] = v[4] ^ v[12], h[5] = v[5] ^ v[13], h[6] = v[6] ^ v[14], h[7] = v[7] ^ v[15];    \
+        }                                                                                          \
+        FSB_BLAKE3_TRANSPOSE_(N, V, h, h[0], h[1], h[2], h[3]);                                    \
+        FSB_BLAKE3_TRANSPOSE_(N, V, h + 4, h[4], h[5], h[6], h[7]);                                \
+        for (size_t i = 0; i < count; ++i) {                                                       \
+            memcpy(out + 32 * i, (const unsigned char *)&h[i % 4] + 16 * (i / 4), 16);             \
+            memcpy(out + 32 * i + 16, (const unsigned char *)&h[4 + i % 4] + 16 * (i / 4), 16);    \
+        }                                                                                          \
+    }
+FSB_BLAKE3_KERNEL_(4, fsb_blake3_kernel4_, FSB_BLAKE3_TARGET4_, FSB_BLAKE3_ROT16_4_,
+                   FSB_BLAKE3_ROT8_4_)
+#ifdef FSB_BLAKE3_X86_
+FSB_BLAKE3_KERNEL_(8, fsb_blake3_kernel8_, __attribute__((target("avx2"))), FSB_BLAKE3_ROT16_8_,
+                   FSB_BLAKE3_ROT8_8_)
+FSB_BLAKE3_KERNEL_(16, fsb_blake3_kernel16_, __attribute__((target("avx512f"))), FSB_BLAKE3_ROT16_,
+                   FSB_BLAKE3_ROT8_) /* AVX-512 rotates: compilers see it in the shifts */
+#endif
+
+/* One compression with a row of the state in each vector, so that the four G of half a round are
+   one. Between the halves the rows turn against each other; b stays, as the next G waits for it. */
+#define FSB_BLAKE3_TURN_(x, n)                                                                     \
+    x = __builtin_shufflevector(x, x, (n) % 4, ((n) + 1) % 4, ((n) + 2) % 4, ((n) + 3) % 4)
+#define FSB_BLAKE3_ROW_ROUND_(m, s0, s1, s2, s3, s4, s5, s6, s7, s8, s9, sa, sb, sc, sd, se, sf)   \
+    do {                                                                                           \
+        const fsb_blake3_v4_ x0 = {m[s0], m[s2], m[s4], m[s6]}, y0 = {m[s1], m[s3], m[s5], m[s7]}; \
+        const fsb_blake3_v4_ x1 = {m[se], m[s8], m[sa], m[sc]}, y1 = {m[sf], m[s9], m[sb], m[sd]}; \
+        FSB_BLAKE3_G_(FSB_BLAKE3_ROT16_4_, FSB_BLAKE3_ROT8_4_, a, b, c, d, x0, y0);                \
+        FSB_BLAKE3_TURN_(a, 3), FSB_BLAKE3_TURN_(c, 1), FSB_BLAKE3_TURN_(d, 2);                    \
+        FSB_BLAKE3_G_(FSB_BLAKE3_ROT16_4_, FSB_BLAKE3_ROT8_4_, a, b, c, d, x1, y1);                \
+        FSB_BLAKE3_TURN_(a, 1), FSB_BLAKE3_TURN_(c, 3), FSB_BLAKE3_TURN_(d, 2);                    \
+    } while (0)
+
+FSB_BLAKE3_TARGET4_ static void fsb_blake3_compress4_(const uint32_t cv[8],
+                                                      const unsigned char *block, uint64_t counter,
+                                                      uint32_t size, uint32_t flags,
+                                                      uint32_t out[16])
+{
+    const fsb_blake3_v4_ h0 = FSB_BLAKE3_LOAD_(cv), h1 = FSB_BLAKE3_LOAD_(cv + 4);
+    fsb_blake3_v4_       a = h0, b = h1, c = FSB_BLAKE3_LOAD_(fsb_blake3_iv_);
+    fsb_blake3_v4_       d = {(uint32_t)counter, (uint32_t)(counter >> 32), size, flags};
+    uint32_t             m[16];
+    memcpy(m, block, 64);
+    FSB_BLAKE3_ROUNDS_(FSB_BLAKE3_ROW_ROUND_, m);
+    a ^= c, b ^= d, c ^= h0, d ^= h1;
+    memcpy(out, &a, 16), memcpy(out + 4, &b, 16), memcpy(out + 8, &c, 16), memcpy(out + 12, &d, 16);
+}
+#endif
+
+/* The widest kernel this CPU runs. Cheap: libgcc reads the CPU's features before main(). */
+static unsigned fsb_blake3_lanes_(void)
+{
+#if defined(FSB_BLAKE3_X86_)
+    if (__builtin_cpu_supports("avx512f")) return 16;
+    if (__builtin_cpu_supports("avx2")) return 8;
+    return __builtin_cpu_supports("sse4.1") ? 4 : 1;
+#elif defined(FSB_BLAKE3_VECTORS_)
+    return 4;
+#else
+    return 1;
+#endif
+}
+
+typedef void fsb_blake3_kernel_(const unsigned char *in, size_t count, const uint32_t key[8],
+                                uint64_t counter, uint32_t flags, unsigned char *out);
+
+static fsb_blake3_kernel_ *fsb_blake3_kernel_for_(unsigned lanes)
+{
+#ifdef FSB_BLAKE3_X86_
+    if (lanes == 16) return fsb_blake3_kernel16_;
+    if (lanes == 8) return fsb_blake3_kernel8_;
+#endif
+#ifdef FSB_BLAKE3_VECTORS_
+    if (lanes == 4) return fsb_blake3_kernel4_;
+#endif
+    (void)lanes;
+    return NULL;
+}
+
+static void fsb_blake3_compress_(unsigned lanes, const uint32_t cv[8], const unsigned char *block,
+                                 uint64_t counter, uint32_t size, uint32_t flags, uint32_t out[16])
+{
+#ifdef FSB_BLAKE3_VECTORS_
+    if (lanes > 1) {
+        fsb_blake3_compress4_(cv, block, counter, size, flags, out);
+        return;
+    }
+#endif
+    (void)lanes;
+    fsb_blake3_compress1_(cv, block, counter, size, flags, out);
+}
+
+/* One whole chunk or pair of chaining values, see the kernel. */
+static void fsb_blake3_one_(unsigned lanes, const unsigned char *in, const uint32_t key[8],
+                            uint64_t counter, uint32_t flags, unsigned char *out)
+{
+    const size_t size = flags & FSB_BLAKE3_PARENT_ ? 64 : 1024;
+    uint32_t     state[16];
+    memcpy(state, key, 32);
+    for (size_t at = 0; at < size; at += 64) {
+        const uint32_t edge = size == 64 ? 0 : fsb_blake3_edge_(at / 64);
+        fsb_blake3_compress_(lanes, state, in + at, counter, 64, flags | edge, state);
+    }
+    fsb_blake3_put_(out, state, 8);
+}
+
+/* Any number of them; out may be `in`. A kernel takes as long for one lane as for all: about as
+   long as three single ones. */
+static void fsb_blake3_many_(unsigned lanes, const unsigned char *in, size_t count,
+                             const uint32_t key[8], uint64_t counter, uint32_t flags,
+                             unsigned char *out)
+{
+    fsb_blake3_kernel_ *kernel = fsb_blake3_kernel_for_(lanes);
+    const int           parent = (flags & FSB_BLAKE3_PARENT_) != 0;
+    for (size_t n; count; count -= n) {
+        n = !kernel || count < 3 ? 1 : count < lanes ? count : lanes;
+        if (n > 1) kernel(in, n, key, counter, flags, out);
+        else fsb_blake3_one_(lanes, in, key, counter, flags, out);
+        in += n * (parent ? 64 : 1024), out += 32 * n;
+        if (!parent) counter += n;
+    }
+}
+
+/* Joins subtrees of equal size, to be called once more input is known to follow: had it ended, the
+   parent might have been the root. What stays are subtrees of falling size, one for each bit that
+   is set in the number of chunks, as in a binary counter. */
+static void fsb_blake3_join_(fsb_blake3 *h)
+{
+    while (h->depth_ > (uint32_t)__builtin_popcountll(h->chunks_)) {
+        unsigned char *pair = h->stack_ + 32 * (--h->depth_ - 1);
+        fsb_blake3_one_(h->lanes, pair, h->key_, 0, h->flags_ | FSB_BLAKE3_PARENT_, pair);
+    }
+}
+
+/* Adds the chaining value of a subtree of `chunks` chunks on the right. */
+static void fsb_blake3_push_(fsb_blake3 *h, const unsigned char cv[32], uint64_t chunks)
+{
+    fsb_blake3_join_(h);
+    memcpy(h->stack_ + 32 * h->depth_++, cv, 32);
+    h->chunks_ += chunks;
+}
+
+/* Hashes `count` whole chunks, which do not cross a multiple of the batch, into the stack. */
+static void fsb_blake3_batch_(fsb_blake3 *h, const unsigned char *data, size_t count)
+{
+    unsigned char cvs[FSB_BLAKE3_BATCH_ * 32], *cv = cvs;
+    fsb_blake3_many_(h->lanes, data, count, h->key_, h->chunks_, h->flags_, cvs);
+    while (count) {
+        size_t whole = FSB_BLAKE3_BATCH_; /* the largest subtree that may begin here */
+        while (whole > count || h->chunks_ % whole) whole /= 2;
+        size_t left = whole; /* its halves stay apart: their parent may be the root */
+        for (; left > 2; left /= 2)
+            fsb_blake3_many_(h->lanes, cv, left / 2, h->key_, 0,
+                             h->flags_ | FSB_BLAKE3_PARENT_, cv);
+        for (size_t i = 0; i < left; ++i) fsb_blake3_push_(h, cv + 32 * i, whole / left);
+        cv += 32 * whole, count -= whole;
+    }
+}
+
+/* Adds one block that is known not to be the last one. */
+static void fsb_blake3_block_(fsb_blake3 *h, const unsigned char *block)
+{
+    uint32_t      state[16];
+    unsigned char cv[32];
+    fsb_blake3_compress_(h->lanes, h->cv_, block, h->chunks_, 64,
+                         h->flags_ | fsb_blake3_edge_(h->blocks_), state);
+    memcpy(h->cv_, state, 32);
+    if (++h->blocks_ < 16) return;
+    fsb_blake3_put_(cv, state, 8);
+    fsb_blake3_push_(h, cv, 1);
+    memcpy(h->cv_, h->key_, 32);
+    h->blocks_ = 0;
+}
+
+static void fsb_blake3_start_(fsb_blake3 *h, const uint32_t key[8], uint32_t flags)
+{
+    h->lanes = fsb_blake3_lanes_();
+    h->flags_ = flags;
+    memcpy(h->key_, key, 32);
+    memcpy(h->cv_, key, 32);
+    h->blocks_ = h->fill_ = h->depth_ = 0;
+    h->chunks_ = 0;
+}
+
+static void fsb_blake3_start_bytes_(fsb_blake3 *h, const unsigned char key[32], uint32_t flags)
+{
+    uint32_t words[8];
+    for (int i = 0; i < 8; ++i) words[i] = fsb_blake3_get_(key + 4 * i);
+    fsb_blake3_start_(h, words, flags);
+}
+
+FSB_API void fsb_blake3_init(fsb_blake3 *hasher) { fsb_blake3_start_(hasher, fsb_blake3_iv_, 0); }
+
+FSB_API void fsb_blake3_init_keyed(fsb_blake3 *hasher, const unsigned char key[32])
+{
+    fsb_blake3_start_bytes_(hasher, key, FSB_BLAKE3_KEYED_);
+}
+
+FSB_API void fsb_blake3_init_derive_key(fsb_blake3 *hasher, const char *context)
+{
+    unsigned char key[32];
+    fsb_blake3_start_(hasher, fsb_blake3_iv_, FSB_BLAKE3_CONTEXT_);
+    fsb_blake3_update(hasher, context, strlen(context));
+    fsb_blake3_final(hasher, key, sizeof key);
+    fsb_blake3_start_bytes_(hasher, key, FSB_BLAKE3_DERIVE_);
+}
+
+/* Begins or continues a chunk with some bytes of p; returns how many. */
+static size_t fsb_blake3_bytes_(fsb_blake3 *h, const unsigned char *p, size_t size)
+{
+    if (h->fill_ == 0 && h->blocks_ == 0) fsb_blake3_join_(h);
+    if (h->fill_ == 0 && size > 64) {
+        fsb_blake3_block_(h, p);
+        return 64;
+    }
+    const size_t room = 64 - h->fill_, n = size < room ? size : room;
+    memcpy(h->block_ + h->fill_, p, n);
+    h->fill_ += (uint32_t)n;
+    return n;
+}
+
+FSB_API void fsb_blake3_update(fsb_blake3 *hasher, const void *data, size_t size)
+{
+    const unsigned char *p = (const unsigned char *)data;
+    for (size_t n = 0; size; p += n, size -= n) {
+        if (hasher->fill_ == 64) { /* more follows, so it was not the last */
+            fsb_blake3_block_(hasher, hasher->block_);
+            hasher->fill_ = 0;
+        }
+        if (hasher->fill_ || hasher->blocks_ || size <= 1024) {
+            n = fsb_blake3_bytes_(hasher, p, size);
+        } else {
+            const size_t room = FSB_BLAKE3_BATCH_ - (size_t)(hasher->chunks_ % FSB_BLAKE3_BATCH_);
+            n = size / 1024 < room ? size / 1024 : room;
+            fsb_blake3_batch_(hasher, p, n);
+            n *= 1024;
+        }
+    }
+}
+
+FSB_API void fsb_blake3_final(const fsb_blake3 *hasher, void *out, size_t size)
+{
+    unsigned char   block[64] = {0}, *to = (unsigned char *)out;
+    const int       tail = hasher->fill_ || !hasher->chunks_; /* a last chunk, or only subtrees? */
+    const uint32_t *cv = hasher->key_;
+    uint32_t        flags = FSB_BLAKE3_PARENT_, length = 64, depth = hasher->depth_, state[16];
+    uint64_t        counter = 0;
+    if (tail) {
+        cv = hasher->cv_, counter = hasher->chunks_, length = hasher->fill_;
+        flags = FSB_BLAKE3_END_ | (hasher->blocks_ ? 0 : FSB_BLAKE3_START_);
+        memcpy(block, hasher->block_, length);
+    } else {
+        depth -= 2;
+        memcpy(block, hasher->stack_ + 32 * depth, 64);
+    }
+    for (; depth; --depth) { /* join it to the subtrees on its left, smallest first */
+        fsb_blake3_compress_(hasher->lanes, cv, block, counter, length, hasher->flags_ | flags,
+                             state);
+        memcpy(block, hasher->stack_ + 32 * (depth - 1), 32);
+        fsb_blake3_put_(block + 32, state, 8);
+        cv = hasher->key_, counter = 0, length = 64, flags = FSB_BLAKE3_PARENT_;
+    }
+    /* The last compression is the root: repeated with a counter, it gives any length of output. */
+    flags |= hasher->flags_ | FSB_BLAKE3_ROOT_;
+    for (counter = 0; size; ++counter) {
+        unsigned char bytes[64];
+        const size_t  n = size < 64 ? size : 64;
+        fsb_blake3_compress_(hasher->lanes, cv, block, counter, length, flags, state);
+        fsb_blake3_put_(bytes, state, 16);
+        memcpy(to, bytes, n);
+        to += n, size -= n;
+    }
+}
+
+FSB_API void fsb_blake3_hash(const void *data, size_t size, unsigned char out[32])
+{
+    fsb_blake3 hasher;
+    fsb_blake3_init(&hasher);
+    fsb_blake3_update(&hasher, data, size);
+    fsb_blake3_final(&hasher, out, 32);
+}
+
+/* ---- [errors] -------------------------------------------------------------------------------- */
+
+/* The wire's numbers are those of Linux's generic ABI, frozen here; few platforms differ. */
+#define FSB_CHUNK_ERRORS_(X)                                                                       \
+    X(1, EPERM) X(2, ENOENT) X(4, EINTR) X(5, EIO) X(6, ENXIO) X(7, E2BIG) X(9, EBADF)             \
+    X(11, EAGAIN) X(12, ENOMEM) X(13, EACCES) X(14, EFAULT) X(16, EBUSY) X(17, EEXIST)             \
+    X(18, EXDEV) X(19, ENODEV) X(20, ENOTDIR) X(21, EISDIR) X(22, EINVAL) X(23, ENFILE)            \
+    X(24, EMFILE) X(25, ENOTTY) X(26, ETXTBSY) X(27, EFBIG) X(28, ENOSPC) X(29, ESPIPE)            \
+    X(30, EROFS) X(31, EMLINK) X(32, EPIPE) X(33, EDOM) X(34, ERANGE) X(35, EDEADLK)               \
+    X(36, ENAMETOOLONG) X(37, ENOLCK) X(38, ENOSYS) X(39, ENOTEMPTY) X(40, ELOOP) X(61, ENODATA)   \
+    X(71, EPROTO) X(74, EBADMSG) X(75, EOVERFLOW) X(84, EILSEQ) X(90, EMSGSIZE)                    \
+    X(95, EOPNOTSUPP) X(98, EADDRINUSE) X(104, ECONNRESET) X(105, ENOBUFS) X(107, ENOTCONN)        \
+    X(110, ETIMEDOUT) X(111, ECONNREFUSED) X(112, EHOSTDOWN) X(113, EHOSTUNREACH)                  \
+    X(115, EINPROGRESS) X(116, ESTALE) X(122, EDQUOT) X(125, ECANCELED)
+
+static int32_t fsb_chunk_error_to_wire_(int err) /* a positive errno */
+{
+    switch (err) {
+#define FSB_CHUNK_CASE_(wire, name) case name: return wire;
+        FSB_CHUNK_ERRORS_(FSB_CHUNK_CASE_)
+#undef FSB_CHUNK_CASE_
+    default: return 5; /* EIO */
+    }
+}
+
+static int fsb_chunk_error_from_wire_(int32_t wire)
+{
+    switch (wire) {
+#define FSB_CHUNK_CASE_(number, name) case number: return name;
+        FSB_CHUNK_ERRORS_(FSB_CHUNK_CASE_)
+#undef FSB_CHUNK_CASE_
+    default: return EIO;
+    }
+}
+
+/* ---- [cursor] -------------------------------------------------------------------------------- */
+
+/* Reads and writes little-endian numbers in bounds; a step outside sets bad, which sticks. */
+typedef struct fsb_chunk_cursor_ {
+    unsigned char *at, *end;
+    int            bad;
+} fsb_chunk_cursor_;
+
+static unsigned char *fsb_chunk_step_(fsb_chunk_cursor_ *c, size_t size)
+{
+    if (c->bad || (size_t)(c->end - c->at) < size) {
+        c->bad = 1;
+        return NULL;
+    }
+    unsigned char *p = c->at;
+    c->at += size;
+    return p;
+}
+
+static void fsb_chunk_put_(fsb_chunk_cursor_ *c, uint64_t value, size_t size)
+{
+    unsigned char *p = fsb_chunk_step_(c, size);
+    if (!p) return;
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+    memcpy(p, &value, size);
+#else
+    for (size_t i = 0; i < size; ++i) p[i] = (unsigned char)(value >> (8 * i));
+#endif
+}
+
+static uint64_t fsb_chunk_get_(fsb_chunk_cursor_ *c, size_t size)
+{
+    const unsigned char *p = fsb_chunk_step_(c, size);
+    uint64_t             value = 0;
+    if (!p) return 0;
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+    memcpy(&value, p, size);
+#else
+    for (size_t i = 0; i < size; ++i) value |= (uint64_t)p[i] << (8 * i);
+#endif
+    return value;
+}
+
+static void fsb_chunk_put16_(fsb_chunk_cursor_ *c, uint32_t v)
+{
+    fsb_chunk_put_(c, v, 2);
+}
+static void fsb_chunk_put32_(fsb_chunk_cursor_ *c, uint32_t v)
+{
+    fsb_chunk_put_(c, v, 4);
+}
+static void fsb_chunk_put64_(fsb_chunk_cursor_ *c, uint64_t v)
+{
+    fsb_chunk_put_(c, v, 8);
+}
+static uint32_t fsb_chunk_get16_(fsb_chunk_cursor_ *c)
+{
+    return (uint32_t)fsb_chunk_get_(c, 2);
+}
+static uint32_t fsb_chunk_get32_(fsb_chunk_cursor_ *c)
+{
+    return (uint32_t)fsb_chunk_get_(c, 4);
+}
+static uint64_t fsb_chunk_get64_(fsb_chunk_cursor_ *c)
+{
+    return fsb_chunk_get_(c, 8);
+}
+
+static void fsb_chunk_put_string_(fsb_chunk_cursor_ *c, const char *text)
+{
+    const size_t   size = text ? strlen(text) + 1 : 0;
+    unsigned char *p;
+    if (size > 0xffff) {
+        c->bad = 1;
+        return;
+    }
+    fsb_chunk_put16_(c, (uint32_t)size);
+    if (size && (p = fsb_chunk_step_(c, size)) != NULL) memcpy(p, text, size);
+}
+
+/* Points into the frame: the '\0' is on the wire, and checked to be the only one. */
+static const char *fsb_chunk_get_string_(fsb_chunk_cursor_ *c)
+{
+    const size_t   size = fsb_chunk_get16_(c);
+    unsigned char *p = size ? fsb_chunk_step_(c, size) : NULL;
+    if (p && memchr(p, 0, size) != p + size - 1) c->bad = 1;
+    return c->bad ? NULL : (const char *)p;
+}
+
+/* ---- [fields] -------------------------------------------------------------------------------- */
+
+/* The fields of requests and answers, in their order on the wire. */
+#define FSB_CHUNK_FIELDS_(X)                                                                       \
+    X(FLAGS) X(FILE_ID) X(HANDLE) X(HANDLE2) X(OFFSET) X(OFFSET2) X(SIZE64) X(SIZE) X(OWNER)       \
+    X(ATTR) X(STAT) X(OUT_OFFSET) X(STATFS) X(PATH) X(PATH2) X(DATA)
+enum {
+#define FSB_CHUNK_INDEX_(name) FSB_CHUNK_INDEX_##name##_,
+    FSB_CHUNK_FIELDS_(FSB_CHUNK_INDEX_)
+#undef FSB_CHUNK_INDEX_
+        FSB_CHUNK_INDEX_COUNT_
+};
+enum {
+#define FSB_CHUNK_BIT_(name) FSB_CHUNK_##name##_ = 1 << FSB_CHUNK_INDEX_##name##_,
+    FSB_CHUNK_FIELDS_(FSB_CHUNK_BIT_)
+#undef FSB_CHUNK_BIT_
+        FSB_CHUNK_AT_ = FSB_CHUNK_FILE_ID_ | FSB_CHUNK_HANDLE_ | FSB_CHUNK_PATH_
+};
+
+/* What the tables say of an op besides its fields. */
+enum {
+    FSB_CHUNK_CHANGES_ = 1, /* needs the right to write (OPEN: if its flags say so) */
+    FSB_CHUNK_WAITS_ = 2,   /* may wait long for a disk: not on the thread that reads the client */
+    FSB_CHUNK_SMALL_ = 4    /* may take a little: elsewhere if other requests stand behind it */
+};
+
+typedef struct fsb_chunk_shape_ {
+    uint32_t request, answer; /* FSB_CHUNK_*_ fields; DATA in an answer: bytes */
+    uint32_t traits;
+} fsb_chunk_shape_;
+
+static const fsb_chunk_shape_ *fsb_chunk_shape_of_(uint32_t code) /* NULL: not on the wire */
+{
+    static const fsb_chunk_shape_ shapes[FSB_OP_COUNT] = {
+        {0, 0, 0},
+        /* STAT */ {FSB_CHUNK_AT_, FSB_CHUNK_STAT_, 0},
+        /* READLINK */ {FSB_CHUNK_AT_ | FSB_CHUNK_SIZE_, FSB_CHUNK_DATA_, 0},
+        /* LIST */
+        {FSB_CHUNK_AT_ | FSB_CHUNK_FLAGS_ | FSB_CHUNK_OFFSET_ | FSB_CHUNK_SIZE_, FSB_CHUNK_DATA_,
+         FSB_CHUNK_SMALL_},
+        /* OPEN */
+        {FSB_CHUNK_FLAGS_ | FSB_CHUNK_FILE_ID_ | FSB_CHUNK_SIZE_ | FSB_CHUNK_ATTR_ |
+             FSB_CHUNK_PATH_,
+         FSB_CHUNK_STAT_ | FSB_CHUNK_HANDLE_ | FSB_CHUNK_DATA_, FSB_CHUNK_SMALL_},
+        /* READ */ {FSB_CHUNK_HANDLE_ | FSB_CHUNK_OFFSET_ | FSB_CHUNK_SIZE_, FSB_CHUNK_DATA_, 0},
+        /* WRITE */
+        {FSB_CHUNK_HANDLE_ | FSB_CHUNK_OFFSET_ | FSB_CHUNK_FLAGS_ | FSB_CHUNK_DATA_,
+         FSB_CHUNK_STAT_ | FSB_CHUNK_OUT_OFFSET_, FSB_CHUNK_CHANGES_},
+        /* SYNC */ {FSB_CHUNK_AT_ | FSB_CHUNK_FLAGS_, 0, FSB_CHUNK_WAITS_},
+        /* CLOSE */ {FSB_CHUNK_HANDLE_, 0, 0},
+        /* MKDIR */
+        {FSB_CHUNK_PATH_ | FSB_CHUNK_ATTR_, FSB_CHUNK_STAT_, FSB_CHUNK_CHANGES_ | FSB_CHUNK_SMALL_},
+        /* UNLINK */ {FSB_CHUNK_PATH_, 0, FSB_CHUNK_CHANGES_ | FSB_CHUNK_SMALL_},
+        /* RMDIR */ {FSB_CHUNK_PATH_, 0, FSB_CHUNK_CHANGES_ | FSB_CHUNK_SMALL_},
+        /* RENAME */
+        {FSB_CHUNK_PATH_ | FSB_CHUNK_PATH2_ | FSB_CHUNK_FLAGS_, 0,
+         FSB_CHUNK_CHANGES_ | FSB_CHUNK_SMALL_},
+        /* LINK */
+        {FSB_CHUNK_AT_ | FSB_CHUNK_PATH2_, FSB_CHUNK_STAT_, FSB_CHUNK_CHANGES_ | FSB_CHUNK_SMALL_},
+        /* SYMLINK */
+        {FSB_CHUNK_PATH_ | FSB_CHUNK_PATH2_ | FSB_CHUNK_ATTR_, FSB_CHUNK_STAT_,
+         FSB_CHUNK_CHANGES_ | FSB_CHUNK_SMALL_},
+        /* MKNOD */
+        {FSB_CHUNK_PATH_ | FSB_CHUNK_ATTR_, FSB_CHUNK_STAT_, FSB_CHUNK_CHANGES_ | FSB_CHUNK_SMALL_},
+        /* SETATTR */
+        {FSB_CHUNK_AT_ | FSB_CHUNK_ATTR_, FSB_CHUNK_STAT_, FSB_CHUNK_CHANGES_ | FSB_CHUNK_SMALL_},
+        /* ALLOCATE */
+        {FSB_CHUNK_HANDLE_ | FSB_CHUNK_OFFSET_ | FSB_CHUNK_SIZE64_ | FSB_CHUNK_FLAGS_,
+         FSB_CHUNK_STAT_, FSB_CHUNK_CHANGES_ | FSB_CHUNK_WAITS_},
+        /* SEEK */
+        {FSB_CHUNK_HANDLE_ | FSB_CHUNK_OFFSET_ | FSB_CHUNK_FLAGS_, FSB_CHUNK_OUT_OFFSET_, 0},
+        /* COPY */
+        {FSB_CHUNK_HANDLE_ | FSB_CHUNK_HANDLE2_ | FSB_CHUNK_OFFSET_ | FSB_CHUNK_OFFSET2_ |
+             FSB_CHUNK_SIZE64_,
+         0, FSB_CHUNK_CHANGES_ | FSB_CHUNK_WAITS_},
+        /* STATFS */ {FSB_CHUNK_AT_, FSB_CHUNK_STATFS_, 0},
+        /* GETXATTR */
+        {FSB_CHUNK_AT_ | FSB_CHUNK_PATH2_ | FSB_CHUNK_SIZE_, FSB_CHUNK_DATA_, 0},
+        /* SETXATTR */
+        {FSB_CHUNK_AT_ | FSB_CHUNK_PATH2_ | FSB_CHUNK_FLAGS_ | FSB_CHUNK_DATA_, 0,
+         FSB_CHUNK_CHANGES_ | FSB_CHUNK_SMALL_},
+        /* LISTXATTR */ {FSB_CHUNK_AT_ | FSB_CHUNK_SIZE_, FSB_CHUNK_DATA_, 0},
+        /* REMOVEXATTR */
+        {FSB_CHUNK_AT_ | FSB_CHUNK_PATH2_, 0, FSB_CHUNK_CHANGES_ | FSB_CHUNK_SMALL_},
+        /* GET */
+        {FSB_CHUNK_FILE_ID_ | FSB_CHUNK_SIZE_ | FSB_CHUNK_PATH_, FSB_CHUNK_STAT_ | FSB_CHUNK_DATA_,
+         0},
+        /* PUT */
+        {FSB_CHUNK_PATH_ | FSB_CHUNK_FLAGS_ | FSB_CHUNK_ATTR_ | FSB_CHUNK_DATA_, FSB_CHUNK_STAT_,
+         FSB_CHUNK_CHANGES_ | FSB_CHUNK_SMALL_},
+        /* LOCK */
+        {FSB_CHUNK_HANDLE_ | FSB_CHUNK_OFFSET_ | FSB_CHUNK_SIZE64_ | FSB_CHUNK_FLAGS_ |
+             FSB_CHUNK_OWNER_,
+         FSB_CHUNK_FLAGS_ | FSB_CHUNK_OFFSET_ | FSB_CHUNK_SIZE64_ | FSB_CHUNK_OWNER_, 0},
+        /* WATCH */ {0, 0, 0},
+        /* DESCRIPTOR */ {0, 0, 0}};
+    return code < FSB_OP_COUNT && shapes[code].request ? &shapes[code] : NULL;
+}
+
+static void fsb_chunk_put_stat_(fsb_chunk_cursor_ *c, const fsb_stat *s)
+{
+    const uint64_t wide[9] = {s->file_id,
+                              s->version,
+                              s->ino,
+                              s->size,
+                              s->blocks,
+                              (uint64_t)s->atime_ns,
+                              (uint64_t)s->mtime_ns,
+                              (uint64_t)s->ctime_ns,
+                              (uint64_t)s->btime_ns};
+    const uint32_t narrow[8] = {s->mode,       s->nlink,      s->uid,     s->gid,
+                                s->rdev_major, s->rdev_minor, s->blksize, 0};
+    for (int i = 0; i < 9; ++i) fsb_chunk_put64_(c, wide[i]);
+    for (int i = 0; i < 8; ++i) fsb_chunk_put32_(c, narrow[i]);
+}
+
+static void fsb_chunk_get_stat_(fsb_chunk_cursor_ *c, fsb_stat *s)
+{
+    s->file_id = fsb_chunk_get64_(c), s->version = fsb_chunk_get64_(c);
+    s->ino = fsb_chunk_get64_(c), s->size = fsb_chunk_get64_(c), s->blocks = fsb_chunk_get64_(c);
+    s->atime_ns = (int64_t)fsb_chunk_get64_(c), s->mtime_ns = (int64_t)fsb_chunk_get64_(c);
+    s->ctime_ns = (int64_t)fsb_chunk_get64_(c), s->btime_ns = (int64_t)fsb_chunk_get64_(c);
+    s->mode = fsb_chunk_get32_(c), s->nlink = fsb_chunk_get32_(c);
+    s->uid = fsb_chunk_get32_(c), s->gid = fsb_chunk_get32_(c);
+    s->rdev_major = fsb_chunk_get32_(c), s->rdev_minor = fsb_chunk_get32_(c);
+    s->blksize = fsb_chunk_get32_(c), s->reserved = 0;
+    (void)fsb_chunk_get32_(c);
+}
+
+static void fsb_chunk_put_attr_(fsb_chunk_cursor_ *c, const fsb_attr *a)
+{
+    const uint32_t narrow[6] = {a->mask, a->mode, a->uid, a->gid, a->rdev_major, a->rdev_minor};
+    for (int i = 0; i < 6; ++i) fsb_chunk_put32_(c, narrow[i]);
+    fsb_chunk_put64_(c, a->size);
+    fsb_chunk_put64_(c, (uint64_t)a->atime_ns);
+    fsb_chunk_put64_(c, (uint64_t)a->mtime_ns);
+}
+
+static void fsb_chunk_get_attr_(fsb_chunk_cursor_ *c, fsb_attr *a)
+{
+    a->mask = fsb_chunk_get32_(c), a->mode = fsb_chunk_get32_(c);
+    a->uid = fsb_chunk_get32_(c), a->gid = fsb_chunk_get32_(c);
+    a->rdev_major = fsb_chunk_get32_(c), a->rdev_minor = fsb_chunk_get32_(c);
+    a->size = fsb_chunk_get64_(c), a->atime_ns = (int64_t)fsb_chunk_get64_(c);
+    a->mtime_ns = (int64_t)fsb_chunk_get64_(c);
+}
+
+static void fsb_chunk_put_statfs_(fsb_chunk_cursor_ *c, const fsb_statfs *f)
+{
+    const uint64_t wide[5] = {f->blocks, f->bfree, f->bavail, f->files, f->ffree};
+    const uint32_t narrow[4] = {f->bsize, f->frsize, f->namelen, 0};
+    for (int i = 0; i < 5; ++i) fsb_chunk_put64_(c, wide[i]);
+    for (int i = 0; i < 4; ++i) fsb_chunk_put32_(c, narrow[i]);
+}
+
+static void fsb_chunk_get_statfs_(fsb_chunk_cursor_ *c, fsb_statfs *f)
+{
+    f->blocks = fsb_chunk_get64_(c), f->bfree = fsb_chunk_get64_(c);
+    f->bavail = fsb_chunk_get64_(c), f->files = fsb_chunk_get64_(c);
+    f->ffree = fsb_chunk_get64_(c), f->bsize = fsb_chunk_get32_(c);
+    f->frsize = fsb_chunk_get32_(c), f->namelen = fsb_chunk_get32_(c), f->reserved = 0;
+    (void)fsb_chunk_get32_(c);
+}
+
+/* Writes the fields of op (all but DATA) behind one another, then zeros to a multiple of 8. */
+static void fsb_chunk_encode_(fsb_chunk_cursor_ *c, uint32_t fields, const fsb_op *op)
+{
+    const unsigned char *const start = c->at;
+    if (fields & FSB_CHUNK_FLAGS_) fsb_chunk_put32_(c, op->flags);
+    if (fields & FSB_CHUNK_FILE_ID_) fsb_chunk_put64_(c, op->file_id);
+    if (fields & FSB_CHUNK_HANDLE_) fsb_chunk_put64_(c, op->handle);
+    if (fields & FSB_CHUNK_HANDLE2_) fsb_chunk_put64_(c, op->handle2);
+    if (fields & FSB_CHUNK_OFFSET_) fsb_chunk_put64_(c, op->offset);
+    if (fields & FSB_CHUNK_OFFSET2_) fsb_chunk_put64_(c, op->offset2);
+    if (fields & FSB_CHUNK_SIZE64_) fsb_chunk_put64_(c, op->size64);
+    if (fields & FSB_CHUNK_SIZE_)
+        fsb_chunk_put32_(c, op->size > FSB_IO_MAX ? (uint32_t)FSB_IO_MAX : (uint32_t)op->size);
+    if (fields & FSB_CHUNK_OWNER_) fsb_chunk_put64_(c, op->owner), fsb_chunk_put32_(c, op->pid);
+    if (fields & FSB_CHUNK_ATTR_) fsb_chunk_put_attr_(c, &op->attr);
+    if (fields & FSB_CHUNK_STAT_) fsb_chunk_put_stat_(c, &op->stat);
+    if (fields & FSB_CHUNK_OUT_OFFSET_) fsb_chunk_put64_(c, op->out_offset);
+    if (fields & FSB_CHUNK_STATFS_) fsb_chunk_put_statfs_(c, &op->statfs);
+    if (fields & FSB_CHUNK_PATH_) fsb_chunk_put_string_(c, op->path);
+    if (fields & FSB_CHUNK_PATH2_) fsb_chunk_put_string_(c, op->path2);
+    while ((c->at - start) % 8 && !c->bad) fsb_chunk_put_(c, 0, 1);
+}
+
+/* The reverse. Strings point into the frame. c->bad if fields are cut or bytes are left over. */
+static void fsb_chunk_decode_(fsb_chunk_cursor_ *c, uint32_t fields, fsb_op *op)
+{
+    if (fields & FSB_CHUNK_FLAGS_) op->flags = fsb_chunk_get32_(c);
+    if (fields & FSB_CHUNK_FILE_ID_) op->file_id = fsb_chunk_get64_(c);
+    if (fields & FSB_CHUNK_HANDLE_) op->handle = fsb_chunk_get64_(c);
+    if (fields & FSB_CHUNK_HANDLE2_) op->handle2 = fsb_chunk_get64_(c);
+    if (fields & FSB_CHUNK_OFFSET_) op->offset = fsb_chunk_get64_(c);
+    if (fields & FSB_CHUNK_OFFSET2_) op->offset2 = fsb_chunk_get64_(c);
+    if (fields & FSB_CHUNK_SIZE64_) op->size64 = fsb_chunk_get64_(c);
+    if (fields & FSB_CHUNK_SIZE_) op->size = fsb_chunk_get32_(c);
+    if (fields & FSB_CHUNK_OWNER_) op->owner = fsb_chunk_get64_(c), op->pid = fsb_chunk_get32_(c);
+    if (fields & FSB_CHUNK_ATTR_) fsb_chunk_get_attr_(c, &op->attr);
+    if (fields & FSB_CHUNK_STAT_) fsb_chunk_get_stat_(c, &op->stat);
+    if (fields & FSB_CHUNK_OUT_OFFSET_) op->out_offset = fsb_chunk_get64_(c);
+    if (fields & FSB_CHUNK_STATFS_) fsb_chunk_get_statfs_(c, &op->statfs);
+    if (fields & FSB_CHUNK_PATH_) op->path = fsb_chunk_get_string_(c);
+    if (fields & FSB_CHUNK_PATH2_) op->path2 = fsb_chunk_get_string_(c);
+    if (c->end - c->at >= 8) c->bad = 1; /* less is padding */
+}
+
+/* Bytes of meta for fields that have a fixed size, which those of answers have. */
+static size_t fsb_chunk_fixed_size_(uint32_t fields)
+{
+    static const unsigned char sizes[FSB_CHUNK_INDEX_COUNT_] = {4,  8,  8,   8, 8,  8, 8, 4,
+                                                                12, 48, 104, 8, 56, 0, 0, 0};
+    size_t                     total = 0;
+    for (unsigned i = 0; i < FSB_CHUNK_INDEX_COUNT_; ++i)
+        if (fields & (1u << i)) total += sizes[i];
+    return (total + 7) & ~(size_t)7;
+}
+
+/* ---- [frame] --------------------------------------------------------------------------------- */
+
+enum {
+    FSB_CHUNK_MAGIC_ = 0x31425346, /* "FSB1" */
+    FSB_CHUNK_HEADER_ = 32,
+    FSB_CHUNK_META_MAX_ = 16 << 10,
+    FSB_CHUNK_DATA_MAX_ = FSB_IO_MAX + 8, /* 8: a trailer */
+    FSB_CHUNK_FRAME_MAX_ = FSB_CHUNK_HEADER_ + FSB_CHUNK_META_MAX_ + FSB_CHUNK_DATA_MAX_,
+    FSB_CHUNK_ANSWER_ = 1, /* flags */
+    FSB_CHUNK_TRAILER_ = 2,
+    FSB_CHUNK_HELLO_ = 0x100, /* op, besides FSB_OP_* */
+    FSB_CHUNK_CANCEL_ = 0x101,
+    FSB_CHUNK_VERSION_ = 1
+};
+
+typedef struct fsb_chunk_frame_ {
+    uint32_t       meta_size, data_size;
+    uint32_t       op, flags;
+    uint64_t       tag;
+    int32_t        status;
+    unsigned char *meta, *data;
+} fsb_chunk_frame_;
+
+/* Writes the header before meta_size bytes of meta that are there already. */
+static void fsb_chunk_seal_(unsigned char *header, const fsb_chunk_frame_ *f)
+{
+    fsb_chunk_cursor_ c = {header, header + FSB_CHUNK_HEADER_, 0};
+    fsb_chunk_put32_(&c, FSB_CHUNK_MAGIC_);
+    fsb_chunk_put32_(&c, f->meta_size);
+    fsb_chunk_put32_(&c, f->data_size);
+    fsb_chunk_put16_(&c, f->op);
+    fsb_chunk_put16_(&c, f->flags);
+    fsb_chunk_put64_(&c, f->tag);
+    fsb_chunk_put32_(&c, (uint32_t)f->status);
+    const uint32_t crc = fsb_chunk_crc_(0, header, FSB_CHUNK_HEADER_ - 4);
+    fsb_chunk_put32_(&c, fsb_chunk_crc_(crc, header + FSB_CHUNK_HEADER_, f->meta_size));
+}
+
+/* Looks at the bytes received so far. Returns the size of the frame that starts there once its
+   header is known, 0 before; -EPROTO if it is none. *f is filled, its meta checked, once it is all
+   there. */
+static int64_t fsb_chunk_unseal_(unsigned char *bytes, size_t size, fsb_chunk_frame_ *f)
+{
+    if (size < FSB_CHUNK_HEADER_) return 0;
+    fsb_chunk_cursor_ c = {bytes, bytes + FSB_CHUNK_HEADER_, 0};
+    const uint32_t    magic = fsb_chunk_get32_(&c);
+    f->meta_size = fsb_chunk_get32_(&c), f->data_size = fsb_chunk_get32_(&c);
+    f->op = fsb_chunk_get16_(&c), f->flags = fsb_chunk_get16_(&c);
+    f->tag = fsb_chunk_get64_(&c), f->status = (int32_t)fsb_chunk_get32_(&c);
+    const uint32_t crc = fsb_chunk_get32_(&c);
+    if (magic != FSB_CHUNK_MAGIC_ || f->meta_size > FSB_CHUNK_META_MAX_ || f->meta_size % 8 ||
+        f->data_size > FSB_CHUNK_DATA_MAX_)
+        return -EPROTO;
+    f->meta = bytes + FSB_CHUNK_HEADER_, f->data = f->meta + f->meta_size;
+    const size_t whole = (size_t)FSB_CHUNK_HEADER_ + f->meta_size + f->data_size;
+    if (size < (size_t)FSB_CHUNK_HEADER_ + f->meta_size) return (int64_t)whole;
+    const uint32_t head = fsb_chunk_crc_(0, bytes, FSB_CHUNK_HEADER_ - 4);
+    if (fsb_chunk_crc_(head, f->meta, f->meta_size) != crc) return -EPROTO;
+    return (int64_t)whole;
+}
+
+/* ---- [stream] -------------------------------------------------------------------------------- */
+
+/* Two descriptors, non-blocking, that may be one. What TLS would put in between belongs here. */
+typedef struct fsb_chunk_stream_ {
+    int in, out;
+    int socket; /* 1: out is a socket */
+} fsb_chunk_stream_;
+
+static int fsb_chunk_stream_init_(fsb_chunk_stream_ *s, int in, int out)
+{
+    struct stat st;
+    int         one = 1;
+    const int   in_flags = fcntl(in, F_GETFL), out_flags = fcntl(out, F_GETFL);
+    if (in_flags < 0 || out_flags < 0 || fstat(out, &st) != 0) return -errno;
+    if (fcntl(in, F_SETFL, in_flags | O_NONBLOCK) != 0) return -errno;
+    if (fcntl(out, F_SETFL, out_flags | O_NONBLOCK) != 0) return -errno;
+    s->in = in, s->out = out, s->socket = S_ISSOCK(st.st_mode);
+    if (s->socket) (void)setsockopt(out, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+    return 0;
+}
+
+/* Both return bytes moved, -EAGAIN when that would block, another error; recv 0 at the end. */
+static int64_t fsb_chunk_recv_(const fsb_chunk_stream_ *s, void *to, size_t size)
+{
+    ssize_t n;
+    do n = read(s->in, to, size);
+    while (n < 0 && errno == EINTR);
+    return n >= 0 ? n : -errno;
+}
+
+/* writev() or, with no parts, sendfile(), without the SIGPIPE that both raise where the other side
+   is gone: unlike sendmsg() they know no flag against it. */
+static ssize_t fsb_chunk_send_quietly_(int out, struct iovec *parts, int count, int file,
+                                       off_t *from, size_t size)
+{
+    const struct timespec now = {0, 0};
+    sigset_t              pipe_only, old, pending;
+    ssize_t               n;
+    sigemptyset(&pipe_only);
+    sigaddset(&pipe_only, SIGPIPE);
+    pthread_sigmask(SIG_BLOCK, &pipe_only, &old);
+    sigpending(&pending);
+    do n = parts ? writev(out, parts, count) : sendfile(out, file, from, size);
+    while (n < 0 && errno == EINTR);
+    const int err = errno;
+    if (n < 0 && err == EPIPE && !sigismember(&pending, SIGPIPE))
+        while (sigtimedwait(&pipe_only, NULL, &now) < 0 && errno == EINTR) {}
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    errno = err;
+    return n;
+}
+
+static int64_t fsb_chunk_send_(const fsb_chunk_stream_ *s, struct iovec *parts, int count, int more)
+{
+    struct msghdr msg;
+    ssize_t       n;
+    memset(&msg, 0, sizeof msg);
+    msg.msg_iov = parts;
+    msg.msg_iovlen = (__typeof__(msg.msg_iovlen))count; /* size_t, or int with musl */
+    do {
+        if (s->socket)
+            n = sendmsg(s->out, &msg, MSG_NOSIGNAL | MSG_DONTWAIT | (more ? MSG_MORE : 0));
+        else n = fsb_chunk_send_quietly_(s->out, parts, count, -1, NULL, 0);
+    } while (n < 0 && errno == EINTR);
+    return n >= 0 ? n : -errno;
+}
+
+static void fsb_chunk_stream_shut_(const fsb_chunk_stream_ *s) /* wakes the peer and ourselves */
+{
+    if (s->socket) (void)shutdown(s->out, SHUT_RDWR);
+}
+
+/* ---- [address] ------------------------------------------------------------------------------- */
+
+typedef struct fsb_chunk_address_ {
+    struct sockaddr_storage name;
+    socklen_t               size;
+    int                     family;
+} fsb_chunk_address_;
+
+static int fsb_chunk_address_unix_(const char *path, fsb_chunk_address_ *out)
+{
+    struct sockaddr_un un;
+    if (!*path) return -EINVAL;
+    if (strlen(path) >= sizeof un.sun_path) return -ENAMETOOLONG;
+    memset(&un, 0, sizeof un);
+    un.sun_family = AF_UNIX;
+    memcpy(un.sun_path, path, strlen(path));
+    memset(out, 0, sizeof *out);
+    memcpy(&out->name, &un, sizeof un);
+    out->size = (socklen_t)sizeof un, out->family = AF_UNIX;
+    return 0;
+}
+
+/* "HOST:PORT" or "[V6]:PORT" to its parts, each at most size bytes. */
+static int fsb_chunk_address_split_(const char *address, char *host, char *port, size_t size)
+{
+    const char *colon = strrchr(address, ':');
+    const int   bracket = address[0] == '[';
+    if (!colon || !colon[1] || (bracket && (colon < address + 2 || colon[-1] != ']')))
+        return -EINVAL;
+    const size_t length = (size_t)(colon - address) - (bracket ? 2 : 0);
+    if (length >= size || strlen(colon + 1) >= size) return -ENAMETOOLONG;
+    if (!length || strspn(colon + 1, "0123456789") != strlen(colon + 1)) return -EINVAL;
+    memcpy(host, address + (bracket ? 1 : 0), length);
+    host[length] = '\0';
+    memcpy(port, colon + 1, strlen(colon + 1) + 1);
+    return !bracket && strchr(host, ':') ? -EINVAL : 0;
+}
+
+/* Up to `most` addresses that `address` stands for; returns their number or an error. */
+static int fsb_chunk_resolve_(const char *address, int passive, fsb_chunk_address_ *out, int most)
+{
+    char            host[256], port[256];
+    struct addrinfo hints, *list = NULL;
+    int             count = 0;
+    if (strncmp(address, "unix:", 5) == 0) {
+        const int err = fsb_chunk_address_unix_(address + 5, out);
+        return err ? err : 1;
+    }
+    const int err = fsb_chunk_address_split_(address, host, port, sizeof host);
+    if (err) return err;
+    memset(&hints, 0, sizeof hints);
+    hints.ai_socktype = SOCK_STREAM;
+    hints.ai_flags = AI_NUMERICSERV | (passive ? AI_PASSIVE : 0);
+    const int bad = getaddrinfo(strcmp(host, "*") == 0 ? NULL : host, port, &hints, &list);
+    if (bad) return bad == EAI_MEMORY ? -ENOMEM : bad == EAI_SERVICE ? -EINVAL : -EHOSTUNREACH;
+    for (struct addrinfo *a = list; a && count < most; a = a->ai_next) {
+        if (a->ai_addrlen > sizeof out->name) continue;
+        memset(&out[count], 0, sizeof *out);
+        memcpy(&out[count].name, a->ai_addr, a->ai_addrlen);
+        out[count].size = a->ai_addrlen, out[count].family = a->ai_family;
+        ++count;
+    }
+    freeaddrinfo(list);
+    return count ? count : -EHOSTUNREACH;
+}
+
+static int fsb_chunk_is_local_(const fsb_chunk_address_ *a)
+{
+    if (a->family == AF_INET) {
+        struct sockaddr_in in;
+        memcpy(&in, &a->name, sizeof in);
+        return ntohl(in.sin_addr.s_addr) >> 24 == 127;
+    }
+    if (a->family == AF_INET6) {
+        struct sockaddr_in6 in6;
+        memcpy(&in6, &a->name, sizeof in6);
+        return IN6_IS_ADDR_LOOPBACK(&in6.sin6_addr) != 0;
+    }
+    return a->family == AF_UNIX;
+}
+
+/* A socket connected to that one address by the deadline, or an error. A unix socket whose queue of
+   newcomers is full says EAGAIN at once: it is asked again. */
+static int fsb_chunk_connect_(const fsb_chunk_address_ *a, int64_t deadline)
+{
+    int       err = 0;
+    socklen_t size = sizeof err;
+    const int fd = socket(a->family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0) return -errno;
+    while (connect(fd, (const struct sockaddr *)&a->name, a->size) != 0) {
+        const struct timespec pause = {0, 5000000};
+        err = errno;
+        if (err != EAGAIN || fsb_chunk_now_ms_() >= deadline) break;
+        nanosleep(&pause, NULL);
+        err = 0;
+    }
+    if (err == EINPROGRESS || err == EINTR) {
+        struct pollfd p = {fd, POLLOUT, 0};
+        int           n;
+        do {
+            const int64_t left = deadline - fsb_chunk_now_ms_();
+            n = poll(&p, 1, left <= 0 ? 0 : left < INT_MAX ? (int)left : INT_MAX);
+        } while (n < 0 && errno == EINTR);
+        if (n <= 0) err = n ? errno : ETIMEDOUT;
+        else if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &err, &size) != 0) err = errno;
+    }
+    if (!err) return fd;
+    close(fd);
+    return -err;
+}
+
+FSB_API int fsb_chunk_dial(const char *address, uint32_t timeout_ms, int fds[2])
+{
+    fsb_chunk_address_ to[8];
+    const int64_t      deadline = fsb_chunk_now_ms_() + (timeout_ms ? timeout_ms : 30000);
+    const int          count = fsb_chunk_resolve_(address, 0, to, 8);
+    int                fd = count < 0 ? count : -EHOSTUNREACH;
+    for (int i = 0; i < count && fd < 0; ++i) fd = fsb_chunk_connect_(&to[i], deadline);
+    if (fd < 0) return fd;
+    fds[0] = fds[1] = fd;
+    return 0;
+}
+
+/* The reverse of resolve, for people: "unix:PATH", "127.0.0.1:4711", "[::1]:4711". */
+static void fsb_chunk_address_text_(int fd, const char *asked, char *to, size_t size)
+{
+    struct sockaddr_storage name;
+    socklen_t               length = sizeof name;
+    char                    host[INET6_ADDRSTRLEN] = "?";
+    if (!size) return;
+    snprintf(to, size, "%s", asked);
+    if (getsockname(fd, (struct sockaddr *)&name, &length) != 0) return;
+    if (name.ss_family == AF_INET) {
+        struct sockaddr_in in;
+        memcpy(&in, &name, sizeof in);
+        inet_ntop(AF_INET, &in.sin_addr, host, sizeof host);
+        snprintf(to, size, "%s:%u", host, (unsigned)ntohs(in.sin_port));
+    } else if (name.ss_family == AF_INET6) {
+        struct sockaddr_in6 in6;
+        memcpy(&in6, &name, sizeof in6);
+        inet_ntop(AF_INET6, &in6.sin6_addr, host, sizeof host);
+        snprintf(to, size, "[%s]:%u", host, (unsigned)ntohs(in6.sin6_port));
+    }
+}
+
+/* ---- server: types --------------------------------------------------------------------------- */
+
+typedef struct fsb_chunk_conn_    fsb_chunk_conn_;
+typedef struct fsb_chunk_request_ fsb_chunk_request_;
+typedef struct fsb_chunk_block_   fsb_chunk_block_;
+typedef struct fsb_chunk_lock_    fsb_chunk_lock_;
+
+enum { FSB_CHUNK_SENDFILE_, FSB_CHUNK_COPY_, FSB_CHUNK_PAD_ };
+
+/* Bytes on their way to a client: answers one after another, then perhaps a stretch of a file. */
+struct fsb_chunk_block_ {
+    fsb_chunk_block_ *next;
+    size_t            capacity, size, sent; /* of the bytes behind this struct */
+    int               file;                 /* descriptor, or -1: none */
+    int               slot;                 /* of the handle that keeps it open */
+    int               way;                  /* of sending the file: FSB_CHUNK_SENDFILE_, ... */
+    size_t            weight;               /* memory, counted in conn->queued */
+    uint64_t          offset;
+    size_t            file_left, file_good;
+    int32_t           file_error; /* of the wire */
+    unsigned char     trailer[8];
+    size_t            trailer_sent;
+};
+
+/* An open file of a client. Its id on the wire is generation << 32 | index + 1. */
+typedef struct fsb_chunk_slot_ {
+    fsb_handle handle; /* the backend's; 0: free */
+    uint64_t   file_id;
+    uint32_t   generation, pins;
+    int        descriptor; /* or -1 */
+    int        closing;    /* gone for the client; closed with the last pin */
+    int        next;       /* in the list of free ones, or of gone ones */
+} fsb_chunk_slot_;
+
+struct fsb_chunk_request_ {
+    fsb_op                  op;
+    fsb_chunk_conn_        *conn;
+    fsb_chunk_request_     *next;
+    const fsb_chunk_shape_ *shape;
+    uint64_t                tag;
+    int64_t                 deadline;    /* monotonic ms */
+    int                     slot, slot2; /* pinned, or -1 */
+    fsb_chunk_block_       *block;       /* where the answer goes, from `at` on */
+    size_t                  at, room;    /* room: bytes of data that may be answered */
+    size_t                  listed;      /* LIST: bytes of data so far */
+    size_t                  size;        /* allocated, the frame's copy included; 0: on the stack */
+    size_t                  held;        /* counted in conn->held */
+};
+
+/* A range held, or waited for. */
+struct fsb_chunk_lock_ {
+    fsb_chunk_lock_    *next;
+    fsb_chunk_conn_    *conn;
+    const void         *share;
+    uint64_t            file_id, owner, first, last; /* bytes, both included */
+    uint32_t            kind;                        /* FSB_LOCK_SHARED or _EXCLUSIVE, | _FLOCK */
+    uint32_t            pid;
+    fsb_chunk_request_ *waiter; /* NULL: held */
+    fsb_chunk_lock_    *spare;  /* of one that waits: memory for a split when it is granted */
+};
+
+typedef struct fsb_chunk_listener_ {
+    struct fsb_chunk_listener_ *next;
+    int                         fd;
+    char                       *path; /* of a unix socket, removed at the end */
+} fsb_chunk_listener_;
+
+struct fsb_chunk_conn_ {
+    fsb_chunk_server      *server;
+    fsb_chunk_conn_       *prev, *next; /* guarded by server->lock */
+    fsb_chunk_stream_      stream;
+    int                    owns;   /* 1: closes the descriptors */
+    int                    kick;   /* eventfd: look at the queue and the limits again */
+    const fsb_chunk_share *share;  /* NULL before hello */
+    uint64_t               number; /* for the log */
+    /* of the connection's thread alone */
+    unsigned char    *in;
+    size_t            in_size, in_start, in_end;
+    int64_t           in_deadline, in_mark; /* of the frame that is incomplete */
+    fsb_chunk_block_ *batch;                /* answers not yet queued */
+    /* guarded by lock */
+    pthread_mutex_t   lock;
+    pthread_cond_t    quiet; /* pending became 0 */
+    fsb_chunk_block_ *head, *tail;
+    size_t            queued; /* weight of blocks */
+    int64_t           moved;  /* when bytes of the queue last went out, ms */
+    int               sending;
+    int               broken;  /* the error that ends it */
+    uint32_t          pending; /* requests under way on other threads */
+    uint32_t          parked;  /* of these, LOCKs: they may wait, bounded by desc.max_locks only */
+    uint64_t          held;    /* bytes of these */
+    fsb_chunk_slot_  *slots;
+    int               slot_count, slot_free;
+    int               slot_gone; /* unpinned, to be closed by the connection's thread */
+    uint32_t          locks; /* guarded by server->locks_lock */
+};
+
+enum { FSB_CHUNK_BUCKETS_ = 64 };
+
+struct fsb_chunk_server {
+    fsb_chunk_server_desc  desc; /* defaults filled in; read-only after open */
+    fsb_chunk_share       *shares;
+    uint64_t               boot_id;
+    int                    wake;  /* eventfd, readable for good once the server closes */
+    fsb_chunk_server_stats stats; /* by atomics */
+    /* order: lock -> nothing; conn->lock -> nothing; locks_lock -> nothing */
+    pthread_mutex_t      lock;
+    pthread_cond_t       changed; /* a connection, listener or worker ended */
+    pthread_cond_t       work;
+    fsb_chunk_conn_     *conns;
+    fsb_chunk_listener_ *listeners;
+    uint32_t             threads, idle, queued, listening, connections;
+    uint64_t             numbers;
+    int                  closing;
+    fsb_chunk_request_  *jobs, **jobs_tail;
+    pthread_mutex_t      locks_lock;
+    fsb_chunk_lock_     *held[FSB_CHUNK_BUCKETS_], *waiting[FSB_CHUNK_BUCKETS_];
+};
+
+static void fsb_chunk_count_(uint64_t *counter, uint64_t n)
+{
+    __atomic_add_fetch(counter, n, __ATOMIC_RELAXED);
+}
+
+static void fsb_chunk_kick_(int fd)
+{
+    const uint64_t one = 1;
+    while (write(fd, &one, sizeof one) < 0 && errno == EINTR) {}
+}
+
+/* ---- [replies] ------------------------------------------------------------------------------- */
+
+static unsigned char *fsb_chunk_block_bytes_(fsb_chunk_block_ *b)
+{
+    return (unsigned char *)(b + 1);
+}
+
+static fsb_chunk_block_ *fsb_chunk_block_new_(const fsb_allocator *a, size_t capacity)
+{
+    fsb_chunk_block_ *b = (fsb_chunk_block_ *)fsb_chunk_resize_(a, NULL, 0, sizeof *b + capacity);
+    if (!b) return NULL;
+    memset(b, 0, sizeof *b);
+    b->capacity = capacity, b->file = b->slot = -1;
+    return b;
+}
+
+static void fsb_chunk_unpin_(fsb_chunk_conn_ *conn, int slot);
+
+static void fsb_chunk_block_free_(fsb_chunk_conn_ *conn, fsb_chunk_block_ *b)
+{
+    if (!b) return;
+    fsb_chunk_unpin_(conn, b->slot);
+    fsb_chunk_free_(&conn->server->desc.allocator, b, sizeof *b + b->capacity);
+}
+
+/* One step of the file behind a block: bytes sent, 0 if the way of sending changed, or an error,
+   -EAGAIN among them. What is missing of the length promised is padded, and told in the trailer. */
+static int64_t fsb_chunk_block_file_(fsb_chunk_conn_ *conn, fsb_chunk_block_ *b)
+{
+    static const unsigned char zeros[4096] = {0};
+    unsigned char              copy[16 << 10];
+    struct iovec               part;
+    off_t                      from = (off_t)(b->offset + b->file_good);
+    ssize_t                    n;
+    if (b->way == FSB_CHUNK_SENDFILE_) {
+        n = fsb_chunk_send_quietly_(conn->stream.out, NULL, 0, b->file, &from, b->file_left);
+        if (n > 0) b->file_good += (size_t)n;
+        if (n > 0 || (n < 0 && (errno == EAGAIN || errno == EPIPE || errno == ECONNRESET)))
+            return n > 0 ? n : -errno;
+        b->way = n == 0 ? FSB_CHUNK_PAD_ : FSB_CHUNK_COPY_; /* a real error comes again there */
+        return 0;
+    }
+    if (b->way == FSB_CHUNK_COPY_) {
+        n = pread(b->file, copy, b->file_left < sizeof copy ? b->file_left : sizeof copy, from);
+        if (n < 0) b->file_error = fsb_chunk_error_to_wire_(errno);
+        if (n <= 0) b->way = FSB_CHUNK_PAD_;
+        if (n <= 0) return 0;
+        part.iov_base = copy, part.iov_len = (size_t)n;
+        const int64_t sent = fsb_chunk_send_(&conn->stream, &part, 1, 1);
+        if (sent > 0) b->file_good += (size_t)sent;
+        return sent;
+    }
+    part.iov_base = (void *)(uintptr_t)zeros;
+    part.iov_len = b->file_left < sizeof zeros ? b->file_left : sizeof zeros;
+    return fsb_chunk_send_(&conn->stream, &part, 1, 1);
+}
+
+/* Sends what it can of a block. 1: all of it; 0: the client takes no more now; or an error. */
+static int fsb_chunk_block_send_(fsb_chunk_conn_ *conn, fsb_chunk_block_ *b)
+{
+    struct iovec part;
+    int64_t      n;
+    while (b->sent < b->size) {
+        part.iov_base = fsb_chunk_block_bytes_(b) + b->sent, part.iov_len = b->size - b->sent;
+        n = fsb_chunk_send_(&conn->stream, &part, 1, b->file >= 0);
+        if (n < 0) return n == -EAGAIN ? 0 : (int)n;
+        b->sent += (size_t)n;
+    }
+    if (b->file < 0) return 1;
+    while (b->file_left) {
+        n = fsb_chunk_block_file_(conn, b);
+        if (n < 0) return n == -EAGAIN ? 0 : (int)n;
+        b->file_left -= (size_t)n;
+    }
+    if (!b->trailer_sent) {
+        fsb_chunk_cursor_ c = {b->trailer, b->trailer + sizeof b->trailer, 0};
+        fsb_chunk_put64_(&c, b->file_error ? (uint64_t) - (int64_t)b->file_error : b->file_good);
+    }
+    while (b->trailer_sent < sizeof b->trailer) {
+        part.iov_base = b->trailer + b->trailer_sent;
+        part.iov_len = sizeof b->trailer - b->trailer_sent;
+        n = fsb_chunk_send_(&conn->stream, &part, 1, 0);
+        if (n < 0) return n == -EAGAIN ? 0 : (int)n;
+        b->trailer_sent += (size_t)n;
+    }
+    return 1;
+}
+
+/* Sends the queue as far as the client takes it; one thread at a time, the others leave it to that
+   one. What is left then is for the connection's thread, which waits until the client takes more.
+   Another thread stops behind `last`, its own answer: else a client who asks and takes without a
+   pause would keep it for ever. */
+static void fsb_chunk_flush_(fsb_chunk_conn_ *conn, const fsb_chunk_block_ *last)
+{
+    int enough = 0;
+    pthread_mutex_lock(&conn->lock);
+    if (conn->sending) {
+        pthread_mutex_unlock(&conn->lock);
+        return;
+    }
+    conn->sending = 1;
+    while (conn->head && !conn->broken && !enough) {
+        fsb_chunk_block_ *b = conn->head;
+        const size_t      before = b->sent + b->trailer_sent - b->file_left;
+        pthread_mutex_unlock(&conn->lock);
+        const int    done = fsb_chunk_block_send_(conn, b);
+        const size_t sent = b->sent + b->trailer_sent - b->file_left - before;
+        fsb_chunk_count_(&conn->server->stats.bytes_out, sent);
+        pthread_mutex_lock(&conn->lock);
+        if (sent) conn->moved = fsb_chunk_now_ms_();
+        if (done < 0) conn->broken = done;
+        if (done != 1) break;
+        conn->head = b->next;
+        if (!conn->head) conn->tail = NULL;
+        conn->queued -= b->weight;
+        enough = b == last;
+        pthread_mutex_unlock(&conn->lock);
+        fsb_chunk_block_free_(conn, b);
+        pthread_mutex_lock(&conn->lock);
+    }
+    conn->sending = 0;
+    pthread_mutex_unlock(&conn->lock);
+}
+
+/* Queues a block, which is the queue's from here on, and sends: all of the queue if this is the
+   connection's thread. */
+static void fsb_chunk_push_(fsb_chunk_conn_ *conn, fsb_chunk_block_ *b, int own)
+{
+    b->weight = sizeof *b + b->capacity + b->file_left; /* small answers may have large room */
+    pthread_mutex_lock(&conn->lock);
+    if (conn->tail) conn->tail->next = b;
+    else conn->head = b, conn->moved = fsb_chunk_now_ms_();
+    conn->tail = b;
+    conn->queued += b->weight;
+    pthread_mutex_unlock(&conn->lock);
+    fsb_chunk_flush_(conn, own ? NULL : b);
+}
+
+static void fsb_chunk_push_batch_(fsb_chunk_conn_ *conn)
+{
+    fsb_chunk_block_ *b = conn->batch;
+    if (!b || (!b->size && b->file < 0)) return;
+    conn->batch = NULL;
+    fsb_chunk_push_(conn, b, 1);
+}
+
+/* A place for an answer with up to room bytes of data: in the batch if inlined, else on its own. */
+static int fsb_chunk_reserve_(fsb_chunk_request_ *req, int inlined)
+{
+    enum { BATCH = 16 << 10 };
+    fsb_chunk_conn_     *conn = req->conn;
+    const fsb_allocator *a = &conn->server->desc.allocator;
+    const size_t need = FSB_CHUNK_HEADER_ + fsb_chunk_fixed_size_(req->shape->answer) + req->room;
+    if (!inlined) {
+        req->block = fsb_chunk_block_new_(a, need);
+        req->at = 0;
+        return req->block ? 0 : -ENOMEM;
+    }
+    if (conn->batch && conn->batch->capacity - conn->batch->size < need)
+        fsb_chunk_push_batch_(conn);
+    if (conn->batch && conn->batch->capacity < need) { /* it was empty, and is too small */
+        fsb_chunk_block_free_(conn, conn->batch);
+        conn->batch = NULL;
+    }
+    if (!conn->batch) conn->batch = fsb_chunk_block_new_(a, need < BATCH ? (size_t)BATCH : need);
+    req->block = conn->batch;
+    req->at = conn->batch ? conn->batch->size : 0;
+    return conn->batch ? 0 : -ENOMEM;
+}
+
+static unsigned char *fsb_chunk_answer_data_(fsb_chunk_request_ *req)
+{
+    return fsb_chunk_block_bytes_(req->block) + req->at + FSB_CHUNK_HEADER_ +
+        fsb_chunk_fixed_size_(req->shape->answer);
+}
+
+/* Writes header and meta of the answer; data_size bytes of data stand behind them or will follow.
+   */
+static void fsb_chunk_answer_(fsb_chunk_request_ *req, int64_t result, size_t data_size,
+                              uint32_t flags)
+{
+    unsigned char   *header = fsb_chunk_block_bytes_(req->block) + req->at;
+    fsb_chunk_frame_ f;
+    memset(&f, 0, sizeof f);
+    f.op = req->op.code, f.flags = FSB_CHUNK_ANSWER_ | flags, f.tag = req->tag;
+    if (result >= 0) {
+        f.meta_size = (uint32_t)fsb_chunk_fixed_size_(req->shape->answer);
+        fsb_chunk_cursor_ c = {header + FSB_CHUNK_HEADER_, header + FSB_CHUNK_HEADER_ + f.meta_size,
+                               0};
+        fsb_chunk_encode_(&c, req->shape->answer, &req->op);
+        f.data_size = (uint32_t)data_size, f.status = (int32_t)result;
+    } else f.status = -fsb_chunk_error_to_wire_((int)-result);
+    fsb_chunk_seal_(header, &f);
+    req->block->size = req->at + FSB_CHUNK_HEADER_ + f.meta_size;
+    if (!flags) req->block->size += f.data_size;
+    fsb_chunk_count_(&req->conn->server->stats.requests, 1);
+    if (result < 0) fsb_chunk_count_(&req->conn->server->stats.errors, 1);
+}
+
+/* ---- [handles] ------------------------------------------------------------------------------- */
+
+static int fsb_chunk_slots_grow_(fsb_chunk_conn_ *conn) /* lock held */
+{
+    const int limit = (int)conn->server->desc.max_handles;
+    int       count = conn->slot_count ? conn->slot_count * 2 : 8;
+    if (conn->slot_count >= limit) return -EMFILE;
+    if (count > limit) count = limit;
+    fsb_chunk_slot_ *slots = (fsb_chunk_slot_ *)fsb_chunk_resize_(
+        &conn->server->desc.allocator, conn->slots, (size_t)conn->slot_count * sizeof *slots,
+        (size_t)count * sizeof *slots);
+    if (!slots) return -ENOMEM;
+    for (int i = conn->slot_count; i < count; ++i) {
+        memset(&slots[i], 0, sizeof slots[i]);
+        slots[i].next = i + 1 < count ? i + 1 : -1;
+    }
+    conn->slot_free = conn->slot_count;
+    conn->slots = slots, conn->slot_count = count;
+    return 0;
+}
+
+/* Takes a place for a file before it is opened, pinned, so that nothing can fail afterwards; it is
+   free again with that pin unless it was filled. Returns its index or an error. */
+static int fsb_chunk_slot_new_(fsb_chunk_conn_ *conn)
+{
+    pthread_mutex_lock(&conn->lock);
+    const int err = conn->slot_free < 0 ? fsb_chunk_slots_grow_(conn) : 0;
+    const int i = conn->slot_free;
+    if (!err) {
+        fsb_chunk_slot_ *s = &conn->slots[i];
+        conn->slot_free = s->next;
+        s->closing = 1, s->pins = 1;
+    }
+    pthread_mutex_unlock(&conn->lock);
+    return err ? err : i;
+}
+
+/* The backend's handle gets that place; returns its id for the client. */
+static uint64_t fsb_chunk_slot_fill_(fsb_chunk_conn_ *conn, int i, const fsb_op *op, int fd)
+{
+    pthread_mutex_lock(&conn->lock);
+    fsb_chunk_slot_ *s = &conn->slots[i];
+    s->handle = op->handle, s->file_id = op->stat.file_id, s->descriptor = fd, s->closing = 0;
+    const uint64_t id = ((uint64_t)s->generation << 32) | ((uint32_t)i + 1);
+    pthread_mutex_unlock(&conn->lock);
+    return id;
+}
+
+/* Finds the client's handle and keeps it open until unpinned; -EBADF. With closing it is gone for
+   the client from here on. */
+static int fsb_chunk_pin_(fsb_chunk_conn_ *conn, uint64_t id, int closing, fsb_chunk_slot_ *copy)
+{
+    const uint64_t i = (id & 0xffffffffu) - 1;
+    int            found = -EBADF;
+    pthread_mutex_lock(&conn->lock);
+    if (i < (uint64_t)conn->slot_count) {
+        fsb_chunk_slot_ *s = &conn->slots[i];
+        if (s->handle && !s->closing && s->generation == id >> 32) {
+            ++s->pins, s->closing = closing, *copy = *s;
+            found = (int)i;
+        }
+    }
+    pthread_mutex_unlock(&conn->lock);
+    return found;
+}
+
+static int64_t fsb_chunk_close_handle_(fsb_chunk_conn_ *conn, fsb_handle handle)
+{
+    fsb_backend *b = conn->share->backend;
+    fsb_op       op;
+    memset(&op, 0, sizeof op);
+    op.code = FSB_OP_CLOSE, op.handle = handle;
+    return b->call[FSB_OP_CLOSE] ? b->call[FSB_OP_CLOSE](b, &op) : 0;
+}
+
+static fsb_handle fsb_chunk_slot_clear_(fsb_chunk_conn_ *conn, int slot) /* lock held */
+{
+    fsb_chunk_slot_ *s = &conn->slots[slot];
+    const fsb_handle handle = s->handle;
+    s->handle = 0, s->descriptor = -1, ++s->generation;
+    s->next = conn->slot_free, conn->slot_free = slot;
+    return handle;
+}
+
+/* Gives a pin back. The last one of a handle that is closing leaves it to the connection's thread:
+   this one may be a backend's that runs done(), where CLOSE could wait for itself. */
+static void fsb_chunk_unpin_(fsb_chunk_conn_ *conn, int slot)
+{
+    if (slot < 0) return;
+    pthread_mutex_lock(&conn->lock);
+    fsb_chunk_slot_ *s = &conn->slots[slot];
+    if (--s->pins == 0 && s->closing) {
+        if (!s->handle) (void)fsb_chunk_slot_clear_(conn, slot);
+        else s->next = conn->slot_gone, conn->slot_gone = slot;
+    }
+    pthread_mutex_unlock(&conn->lock);
+}
+
+/* CLOSE itself: closes the file and returns what that said, unless other requests still use it. */
+static int64_t fsb_chunk_unpin_close_(fsb_chunk_conn_ *conn, int slot)
+{
+    fsb_handle handle = 0;
+    pthread_mutex_lock(&conn->lock);
+    if (--conn->slots[slot].pins == 0) handle = fsb_chunk_slot_clear_(conn, slot);
+    pthread_mutex_unlock(&conn->lock);
+    return handle ? fsb_chunk_close_handle_(conn, handle) : 0;
+}
+
+/* Closes what others left to this thread, the connection's. */
+static void fsb_chunk_close_gone_(fsb_chunk_conn_ *conn)
+{
+    pthread_mutex_lock(&conn->lock);
+    while (conn->slot_gone >= 0) {
+        const int slot = conn->slot_gone;
+        conn->slot_gone = conn->slots[slot].next;
+        const fsb_handle handle = fsb_chunk_slot_clear_(conn, slot);
+        pthread_mutex_unlock(&conn->lock);
+        (void)fsb_chunk_close_handle_(conn, handle);
+        pthread_mutex_lock(&conn->lock);
+    }
+    pthread_mutex_unlock(&conn->lock);
+}
+
+/* ---- [locks] --------------------------------------------------------------------------------- */
+
+/* Locks of all clients, by the file's id: ranges as fcntl(2) knows them and whole files as
+   flock(2), each kind blind to the other. Requests that wait stand in a queue a bucket, oldest
+   first. */
+
+static int fsb_chunk_lock_same_file_(const fsb_chunk_lock_ *a, const fsb_chunk_lock_ *b)
+{
+    return a->file_id == b->file_id && a->share == b->share &&
+        !((a->kind ^ b->kind) & FSB_LOCK_FLOCK);
+}
+
+static int fsb_chunk_lock_same_owner_(const fsb_chunk_lock_ *a, const fsb_chunk_lock_ *b)
+{
+    return a->conn == b->conn && a->owner == b->owner;
+}
+
+static unsigned fsb_chunk_lock_bucket_(const fsb_chunk_lock_ *l)
+{
+    return (unsigned)((l->file_id * UINT64_C(0x9e3779b97f4a7c15)) >> 58); /* 64 buckets */
+}
+
+/* What keeps `l` from being held, or NULL. */
+static fsb_chunk_lock_ *fsb_chunk_lock_conflict_(fsb_chunk_server *s, const fsb_chunk_lock_ *l)
+{
+    fsb_chunk_lock_ *h = s->held[fsb_chunk_lock_bucket_(l)];
+    for (; h; h = h->next)
+        if (fsb_chunk_lock_same_file_(h, l) && !fsb_chunk_lock_same_owner_(h, l) &&
+            h->first <= l->last && l->first <= h->last &&
+            ((h->kind | l->kind) & FSB_LOCK_EXCLUSIVE))
+            return h;
+    return NULL;
+}
+
+static void fsb_chunk_lock_drop_(fsb_chunk_server *s, fsb_chunk_lock_ *l)
+{
+    --l->conn->locks;
+    fsb_chunk_free_(&s->desc.allocator, l->spare, sizeof *l->spare);
+    fsb_chunk_free_(&s->desc.allocator, l, sizeof *l);
+}
+
+/* Do they meet? */
+static int fsb_chunk_lock_own_(const fsb_chunk_lock_ *h, const fsb_chunk_lock_ *l)
+{
+    return fsb_chunk_lock_same_file_(h, l) && fsb_chunk_lock_same_owner_(h, l) &&
+        h->first <= l->last && l->first <= h->last;
+}
+
+/* Would l split a lock of its owner in two? */
+static int fsb_chunk_lock_splits_(const fsb_chunk_server *s, const fsb_chunk_lock_ *l)
+{
+    const fsb_chunk_lock_ *h = s->held[fsb_chunk_lock_bucket_(l)];
+    for (; h; h = h->next)
+        if (fsb_chunk_lock_own_(h, l) && h->first < l->first && h->last > l->last) return 1;
+    return 0;
+}
+
+/* Takes the range first..last of l's owner out of what that one holds; `spare` is used up when a
+   lock is split in two. Returns 1 if some of it was exclusive. */
+static int fsb_chunk_lock_carve_(fsb_chunk_server *s, const fsb_chunk_lock_ *l,
+                                 fsb_chunk_lock_ **spare)
+{
+    fsb_chunk_lock_ **p = &s->held[fsb_chunk_lock_bucket_(l)], *h;
+    int               weakened = 0;
+    while ((h = *p) != NULL) {
+        if (!fsb_chunk_lock_own_(h, l)) {
+            p = &h->next;
+            continue;
+        }
+        weakened |= (h->kind & FSB_LOCK_EXCLUSIVE) != 0;
+        if (h->first < l->first && h->last > l->last) {
+            fsb_chunk_lock_ *right = *spare;
+            *spare = NULL;
+            *right = *h;
+            ++right->conn->locks;
+            right->first = l->last + 1, h->last = l->first - 1;
+            h->next = right;
+            return weakened;
+        } else if (h->first < l->first) {
+            h->last = l->first - 1;
+            p = &h->next;
+        } else if (h->last > l->last) {
+            h->first = l->last + 1;
+            p = &h->next;
+        } else {
+            *p = h->next;
+            fsb_chunk_lock_drop_(s, h);
+        }
+    }
+    return weakened;
+}
+
+/* Holds l, which becomes the table's; neighbours of the same owner and kind melt into it. */
+static void fsb_chunk_lock_hold_(fsb_chunk_server *s, fsb_chunk_lock_ *l)
+{
+    fsb_chunk_lock_ **p = &s->held[fsb_chunk_lock_bucket_(l)], *h;
+    while ((h = *p) != NULL) {
+        const int beside = (h->last != UINT64_MAX && h->last + 1 == l->first) ||
+            (l->last != UINT64_MAX && l->last + 1 == h->first);
+        if (beside && h->kind == l->kind && fsb_chunk_lock_same_file_(h, l) &&
+            fsb_chunk_lock_same_owner_(h, l)) {
+            if (h->first < l->first) l->first = h->first;
+            if (h->last > l->last) l->last = h->last;
+            *p = h->next;
+            fsb_chunk_lock_drop_(s, h);
+        } else p = &h->next;
+    }
+    l->waiter = NULL;
+    l->next = s->held[fsb_chunk_lock_bucket_(l)];
+    s->held[fsb_chunk_lock_bucket_(l)] = l;
+}
+
+/* Grants what can be held now, oldest first; returns their requests, to be answered without the
+   lock. A grant cannot fail: what waits has the memory that it needs. */
+static fsb_chunk_request_ *fsb_chunk_lock_grant_(fsb_chunk_server *s, unsigned bucket)
+{
+    fsb_chunk_request_ *granted = NULL, **tail = &granted;
+    fsb_chunk_lock_   **p = &s->waiting[bucket], *w;
+    while ((w = *p) != NULL) {
+        if (fsb_chunk_lock_conflict_(s, w)) {
+            p = &w->next;
+            continue;
+        }
+        fsb_chunk_lock_ *spare = w->spare;
+        *p = w->next, w->spare = NULL;
+        w->waiter->op.result = 0;
+        *tail = w->waiter, tail = &w->waiter->next;
+        const int weakened = fsb_chunk_lock_carve_(s, w, &spare);
+        fsb_chunk_lock_hold_(s, w);
+        fsb_chunk_free_(&s->desc.allocator, spare, sizeof *spare);
+        if (weakened) p = &s->waiting[bucket]; /* a downgrade: perhaps some that were passed over */
+    }
+    *tail = NULL;
+    return granted;
+}
+
+static void fsb_chunk_finish_(fsb_chunk_request_ *req);
+
+static void fsb_chunk_finish_list_(fsb_chunk_request_ *list)
+{
+    while (list) {
+        fsb_chunk_request_ *next = list->next;
+        fsb_chunk_finish_(list);
+        list = next;
+    }
+}
+
+/* Takes the waiter of that tag (or every one, tag NULL) of conn out of the queues; they end with
+   -EINTR. With held, what conn holds goes too, and others get it. */
+static void fsb_chunk_lock_leave_(fsb_chunk_conn_ *conn, const uint64_t *tag, int held)
+{
+    fsb_chunk_server *s = conn->server;
+    for (unsigned i = 0; i < FSB_CHUNK_BUCKETS_; ++i) {
+        fsb_chunk_request_ *gone = NULL, *granted;
+        fsb_chunk_lock_   **p, *l;
+        pthread_mutex_lock(&s->locks_lock);
+        for (p = &s->waiting[i]; (l = *p) != NULL;) {
+            if (l->conn != conn || (tag && l->waiter->tag != *tag)) {
+                p = &l->next;
+                continue;
+            }
+            *p = l->next;
+            l->waiter->op.result = -EINTR;
+            l->waiter->next = gone, gone = l->waiter;
+            fsb_chunk_lock_drop_(s, l);
+        }
+        for (p = &s->held[i]; held && (l = *p) != NULL;) {
+            if (l->conn == conn) *p = l->next, fsb_chunk_lock_drop_(s, l);
+            else p = &l->next;
+        }
+        granted = held ? fsb_chunk_lock_grant_(s, i) : NULL;
+        pthread_mutex_unlock(&s->locks_lock);
+        fsb_chunk_finish_list_(gone);
+        fsb_chunk_finish_list_(granted);
+    }
+}
+
+/* Answers FSB_LOCK_TEST: the lock in the way of l, or none. */
+static void fsb_chunk_lock_test_(fsb_chunk_server *s, const fsb_chunk_lock_ *l, fsb_op *op)
+{
+    const fsb_chunk_lock_ *in_way = fsb_chunk_lock_conflict_(s, l);
+    op->flags = FSB_LOCK_UNLOCK, op->result = 0;
+    if (!in_way) return;
+    op->flags = in_way->kind & (FSB_LOCK_SHARED | FSB_LOCK_EXCLUSIVE);
+    op->offset = in_way->first, op->pid = in_way->pid;
+    op->size64 = in_way->last == UINT64_MAX ? 0 : in_way->last - in_way->first + 1;
+}
+
+/* Runs a LOCK of `wanted`, which is the table's or freed from here on; so is spare. Returns 1 if
+   the request waits, else 0, its result set. *granted: others to be answered. locks_lock is held.
+   */
+static int fsb_chunk_lock_set_(fsb_chunk_request_ *req, fsb_chunk_lock_ *wanted,
+                               fsb_chunk_lock_ *spare, fsb_chunk_request_ **granted)
+{
+    fsb_chunk_server    *s = req->conn->server;
+    const fsb_allocator *a = &s->desc.allocator;
+    const unsigned       bucket = fsb_chunk_lock_bucket_(wanted);
+    const uint32_t       flags = req->op.flags;
+    const int            unlocks = !(wanted->kind & (FSB_LOCK_SHARED | FSB_LOCK_EXCLUSIVE));
+    int                  waits = 0;
+    req->op.result = 0;
+    if (flags & FSB_LOCK_TEST) fsb_chunk_lock_test_(s, wanted, &req->op);
+    else if (req->conn->locks >= s->desc.max_locks &&
+             (!unlocks || fsb_chunk_lock_splits_(s, wanted)))
+        req->op.result = -ENOLCK;
+    else if (unlocks) {
+        (void)fsb_chunk_lock_carve_(s, wanted, &spare);
+        *granted = fsb_chunk_lock_grant_(s, bucket);
+    } else if (!fsb_chunk_lock_conflict_(s, wanted)) {
+        ++req->conn->locks;
+        (void)fsb_chunk_lock_carve_(s, wanted, &spare);
+        fsb_chunk_lock_hold_(s, wanted);
+        *granted = fsb_chunk_lock_grant_(s, bucket); /* it may have been a downgrade */
+        wanted = NULL;
+    } else if (flags & FSB_LOCK_WAIT) {
+        fsb_chunk_lock_ **p = &s->waiting[bucket];
+        ++req->conn->locks;
+        wanted->waiter = req, wanted->spare = spare;
+        while (*p) p = &(*p)->next;
+        *p = wanted, waits = 1;
+        wanted = spare = NULL;
+    } else req->op.result = -EAGAIN;
+    fsb_chunk_free_(a, wanted, sizeof *wanted);
+    fsb_chunk_free_(a, spare, sizeof *spare);
+    return waits;
+}
+
+/* Runs a LOCK request; it is finished here, or when what it waits for is free. */
+static void fsb_chunk_lock_run_(fsb_chunk_request_ *req, uint64_t file_id)
+{
+    const fsb_op        *op = &req->op;
+    const fsb_allocator *a = &req->conn->server->desc.allocator;
+    const uint32_t       known =
+        FSB_LOCK_SHARED | FSB_LOCK_EXCLUSIVE | FSB_LOCK_TEST | FSB_LOCK_WAIT | FSB_LOCK_FLOCK;
+    const uint32_t      type = op->flags & (FSB_LOCK_SHARED | FSB_LOCK_EXCLUSIVE);
+    fsb_chunk_request_ *granted = NULL;
+    fsb_chunk_lock_    *l = (fsb_chunk_lock_ *)fsb_chunk_alloc_(a, sizeof *l);
+    fsb_chunk_lock_    *spare = (fsb_chunk_lock_ *)fsb_chunk_alloc_(a, sizeof *spare);
+    int                 waits = 0;
+    req->op.result = -EINVAL;
+    if (!l || !spare) req->op.result = -ENOMEM;
+    else if (!(op->flags & ~known) && type != 3 && op->offset <= INT64_MAX &&
+             op->size64 <= INT64_MAX - op->offset) {
+        l->conn = req->conn, l->share = req->conn->share, l->file_id = file_id;
+        l->owner = op->owner, l->pid = op->pid, l->kind = type | (op->flags & FSB_LOCK_FLOCK);
+        l->first = op->flags & FSB_LOCK_FLOCK ? 0 : op->offset;
+        l->last =
+            op->flags & FSB_LOCK_FLOCK || !op->size64 ? UINT64_MAX : op->offset + op->size64 - 1;
+        pthread_mutex_lock(&req->conn->server->locks_lock);
+        waits = fsb_chunk_lock_set_(req, l, spare, &granted);
+        pthread_mutex_unlock(&req->conn->server->locks_lock);
+        l = spare = NULL;
+    }
+    fsb_chunk_free_(a, l, sizeof *l);
+    fsb_chunk_free_(a, spare, sizeof *spare);
+    if (!waits) fsb_chunk_finish_(req);
+    fsb_chunk_finish_list_(granted);
+}
+
+/* ---- [requests] ------------------------------------------------------------------------------ */
+
+enum {
+    FSB_CHUNK_SENDFILE_MIN_ = 64 << 10, /* bytes from which sendfile beats a copy (measured) */
+    FSB_CHUNK_LIST_MIN_ = 4 << 10,      /* room that any one entry fits in */
+    FSB_CHUNK_LIST_DEFAULT_ = 128 << 10
+};
+
+/* 0 if the path has the form that every path has, else why not. */
+static int fsb_chunk_path_check_(const char *path)
+{
+    if (!path || path[0] != '/') return -EINVAL;
+    const char *p = path;
+    while (p[1] || p == path) {
+        const size_t n = strcspn(p + 1, "/");
+        if (!n) return p == path && !p[1] ? 0 : -EINVAL;
+        if (n == 1 && p[1] == '.') return -EINVAL;
+        if (n == 2 && p[1] == '.' && p[2] == '.') return -EINVAL;
+        if (n > FSB_NAME_MAX) return -ENAMETOOLONG;
+        p += n + 1;
+        if (!*p) return p - path > FSB_PATH_MAX ? -ENAMETOOLONG : 0;
+    }
+    return -EINVAL; /* a '/' at the end */
+}
+
+/* One entry of a listing into the answer. */
+static int fsb_chunk_emit_(fsb_op *op, const fsb_dirent *entry)
+{
+    fsb_chunk_request_ *req = (fsb_chunk_request_ *)op; /* op is its first member */
+    unsigned char      *data = fsb_chunk_answer_data_(req);
+    fsb_chunk_cursor_   c = {data + req->listed, data + req->room, 0};
+    if (entry->name_size > FSB_NAME_MAX || !entry->name_size) return 0;
+    fsb_chunk_put64_(&c, entry->cookie);
+    fsb_chunk_put_stat_(&c, &entry->stat);
+    fsb_chunk_put16_(&c, (uint32_t)entry->name_size);
+    unsigned char *name = fsb_chunk_step_(&c, entry->name_size);
+    if (!name) return 1;
+    memcpy(name, entry->name, entry->name_size);
+    req->listed = (size_t)(c.at - data);
+    return 0;
+}
+
+/* Bytes of data that the answer may need. */
+static size_t fsb_chunk_room_(const fsb_chunk_request_ *req)
+{
+    const size_t size = req->op.size < (size_t)FSB_IO_MAX ? req->op.size : (size_t)FSB_IO_MAX;
+    if (!(req->shape->answer & FSB_CHUNK_DATA_)) return 0;
+    if (req->op.code != FSB_OP_LIST) return size;
+    return !size                     ? (size_t)FSB_CHUNK_LIST_DEFAULT_
+        : size < FSB_CHUNK_LIST_MIN_ ? (size_t)FSB_CHUNK_LIST_MIN_
+                                     : size;
+}
+
+/* May this client ask that? Pins the handles and puts the backend's in their place. */
+static int fsb_chunk_admit_(fsb_chunk_request_ *req, fsb_chunk_slot_ *slot)
+{
+    fsb_op                *op = &req->op;
+    const fsb_chunk_conn_ *conn = req->conn;
+    const fsb_backend     *b = conn->share->backend;
+    const uint32_t         fields = req->shape->request;
+    fsb_chunk_slot_        other;
+    int                    err;
+    const int              changes = op->code == FSB_OP_OPEN
+                     ? (op->flags & (FSB_O_WRITE | FSB_O_CREATE | FSB_O_TRUNC)) != 0
+                     : (req->shape->traits & FSB_CHUNK_CHANGES_) != 0;
+    if (op->code != FSB_OP_LOCK && !b->call[op->code]) return -ENOSYS;
+    if (changes && !(conn->share->rights & FSB_CHUNK_WRITE)) return -EACCES;
+    if ((fields & FSB_CHUNK_SIZE_) && op->size > (size_t)FSB_IO_MAX) return -EINVAL;
+    if (op->offset > INT64_MAX || op->offset2 > INT64_MAX || op->size64 > INT64_MAX) {
+        if (op->code != FSB_OP_LIST) return -EINVAL; /* there it is a cookie */
+    }
+    if (op->handle) {
+        req->slot = fsb_chunk_pin_(req->conn, op->handle, op->code == FSB_OP_CLOSE, slot);
+        if (req->slot < 0) return -EBADF;
+        op->handle = slot->handle;
+    } else if (!(fields & FSB_CHUNK_PATH_)) return -EBADF;
+    else if ((err = fsb_chunk_path_check_(op->path)) != 0) return err;
+    if (fields & FSB_CHUNK_HANDLE2_) {
+        req->slot2 = fsb_chunk_pin_(req->conn, op->handle2, 0, &other);
+        if (req->slot2 < 0) return -EBADF;
+        op->handle2 = other.handle;
+    }
+    if ((fields & FSB_CHUNK_PATH2_) && !op->path2) return -EINVAL;
+    if (op->code == FSB_OP_OPEN) req->slot = fsb_chunk_slot_new_(req->conn);
+    if (op->code == FSB_OP_OPEN && req->slot < 0) return req->slot;
+    const int renames = op->code == FSB_OP_RENAME || op->code == FSB_OP_LINK;
+    return renames ? fsb_chunk_path_check_(op->path2) : 0;
+}
+
+/* The id of what OPEN opened, instead of the backend's handle. */
+static void fsb_chunk_opened_(fsb_chunk_request_ *req)
+{
+    fsb_backend *b = req->conn->share->backend;
+    fsb_op       op;
+    int64_t      fd = -1;
+    memset(&op, 0, sizeof op);
+    op.code = FSB_OP_DESCRIPTOR, op.handle = req->op.handle;
+    if (b->call[FSB_OP_DESCRIPTOR]) fd = b->call[FSB_OP_DESCRIPTOR](b, &op);
+    req->op.handle = fsb_chunk_slot_fill_(req->conn, req->slot, &req->op, fd < 0 ? -1 : (int)fd);
+}
+
+static void fsb_chunk_release_(fsb_chunk_request_ *req);
+
+/* The operation is done: unpins, writes the answer, and if it was not run in line, sends it. */
+static void fsb_chunk_finish_(fsb_chunk_request_ *req)
+{
+    fsb_op *op = &req->op;
+    int64_t result = op->result;
+    size_t  size = 0;
+    if (result >= 0 && op->code == FSB_OP_OPEN) fsb_chunk_opened_(req);
+    if (result >= 0 && (req->shape->answer & FSB_CHUNK_DATA_)) {
+        size = op->code == FSB_OP_LIST ? req->listed : req->room ? (size_t)result : 0;
+        if (size > req->room) result = -EIO; /* the backend is at fault */
+    }
+    if (result > INT32_MAX) result = INT32_MAX;
+    fsb_slice_release(&op->slice);
+    fsb_chunk_unpin_(req->conn, req->slot);
+    fsb_chunk_unpin_(req->conn, req->slot2);
+    fsb_chunk_answer_(req, result, size, 0);
+    if (req->size) fsb_chunk_release_(req);
+}
+
+static void fsb_chunk_submitted_(fsb_op *op)
+{
+    fsb_chunk_finish_((fsb_chunk_request_ *)op);
+}
+
+/* Sends the answer of a request that was run elsewhere and forgets it. */
+static void fsb_chunk_release_(fsb_chunk_request_ *req)
+{
+    fsb_chunk_conn_  *conn = req->conn;
+    fsb_chunk_block_ *b = req->block;
+    const size_t      held = req->held;
+    const int         parks = req->op.code == FSB_OP_LOCK;
+    fsb_chunk_free_(&conn->server->desc.allocator, req, req->size);
+    fsb_chunk_push_(conn, b, 0);
+    pthread_mutex_lock(&conn->lock);
+    --conn->pending, conn->held -= held;
+    if (parks) --conn->parked;
+    if (!conn->pending) pthread_cond_broadcast(&conn->quiet);
+    fsb_chunk_kick_(conn->kick); /* under the lock: conn goes once pending is 0 */
+    pthread_mutex_unlock(&conn->lock);
+}
+
+/* Lets the backend write its answer where it will be sent from. */
+static fsb_op *fsb_chunk_aim_(fsb_chunk_request_ *req)
+{
+    fsb_op *op = &req->op;
+    if (op->code == FSB_OP_LIST) op->emit = fsb_chunk_emit_;
+    if (req->room && op->code != FSB_OP_LIST) op->buf = fsb_chunk_answer_data_(req);
+    if (req->room) op->size = req->room;
+    op->done = fsb_chunk_submitted_;
+    return op;
+}
+
+/* Runs a request on this thread. */
+static void fsb_chunk_run_(fsb_chunk_request_ *req)
+{
+    fsb_backend *b = req->conn->share->backend;
+    if (req->op.code == FSB_OP_CLOSE) {
+        req->op.result = fsb_chunk_unpin_close_(req->conn, req->slot);
+        req->slot = -1;
+    } else req->op.result = b->call[req->op.code](b, fsb_chunk_aim_(req));
+    fsb_chunk_finish_(req);
+}
+
+static void fsb_chunk_job_(void *arg)
+{
+    fsb_chunk_request_ *req = (fsb_chunk_request_ *)arg;
+    if (fsb_chunk_now_ms_() < req->deadline) {
+        fsb_chunk_run_(req);
+        return;
+    }
+    req->op.result = -ETIMEDOUT;
+    fsb_chunk_finish_(req);
+}
+
+static void *fsb_chunk_worker_(void *arg)
+{
+    fsb_chunk_server *s = (fsb_chunk_server *)arg;
+    pthread_mutex_lock(&s->lock);
+    for (;;) {
+        while (!s->jobs && !s->closing) {
+            ++s->idle;
+            pthread_cond_wait(&s->work, &s->lock);
+            --s->idle;
+        }
+        fsb_chunk_request_ *req = s->jobs;
+        if (!req) break;
+        s->jobs = req->next, --s->queued;
+        if (!s->jobs) s->jobs_tail = &s->jobs;
+        pthread_mutex_unlock(&s->lock);
+        fsb_chunk_job_(req);
+        pthread_mutex_lock(&s->lock);
+    }
+    --s->threads;
+    pthread_cond_broadcast(&s->changed);
+    pthread_mutex_unlock(&s->lock);
+    return NULL;
+}
+
+/* Has the request run on a thread that may wait, started if all that are idle have work waiting for
+   them; here if there can be none. */
+static void fsb_chunk_run_elsewhere_(fsb_chunk_request_ *req)
+{
+    fsb_chunk_server *s = req->conn->server;
+    pthread_t         thread;
+    if (s->desc.runner.run) {
+        if (s->desc.runner.run(s->desc.runner.user, fsb_chunk_job_, req) != 0) fsb_chunk_job_(req);
+        return;
+    }
+    pthread_mutex_lock(&s->lock);
+    if (s->queued >= s->idle && s->threads < s->desc.threads &&
+        fsb_chunk_thread_(&thread, fsb_chunk_worker_, s) == 0) {
+        pthread_detach(thread);
+        ++s->threads;
+    }
+    const int none = !s->threads;
+    if (!none) {
+        req->next = NULL;
+        *s->jobs_tail = req, s->jobs_tail = &req->next, ++s->queued;
+        pthread_cond_signal(&s->work);
+    }
+    pthread_mutex_unlock(&s->lock);
+    if (none) fsb_chunk_job_(req);
+}
+
+/* Moves a request off the stack, with a copy of its frame, so that it can outlive both. */
+static fsb_chunk_request_ *fsb_chunk_keep_(const fsb_chunk_request_ *req, const fsb_chunk_frame_ *f)
+{
+    fsb_chunk_conn_     *conn = req->conn;
+    const fsb_allocator *a = &conn->server->desc.allocator;
+    const size_t         body = (size_t)f->meta_size + f->data_size, size = sizeof *req + body;
+    fsb_chunk_request_  *kept = (fsb_chunk_request_ *)fsb_chunk_resize_(a, NULL, 0, size);
+    if (!kept) return NULL;
+    *kept = *req;
+    kept->size = size;
+    unsigned char *copy = (unsigned char *)(kept + 1);
+    memcpy(copy, f->meta, body);
+    if (req->op.path) kept->op.path = (const char *)copy + (req->op.path - (const char *)f->meta);
+    if (req->op.path2)
+        kept->op.path2 = (const char *)copy + (req->op.path2 - (const char *)f->meta);
+    kept->op.data = copy + f->meta_size;
+    if (fsb_chunk_reserve_(kept, 0) != 0) {
+        fsb_chunk_free_(a, kept, size);
+        return NULL;
+    }
+    const int parks = req->op.code == FSB_OP_LOCK;
+    kept->held = parks ? 0 : size + kept->block->capacity;
+    pthread_mutex_lock(&conn->lock);
+    ++conn->pending, conn->held += kept->held;
+    if (parks) ++conn->parked;
+    pthread_mutex_unlock(&conn->lock);
+    return kept;
+}
+
+/* Answers with an error, or without one where nothing but the result is to be said. */
+static int fsb_chunk_refuse_(fsb_chunk_request_ *req, int err)
+{
+    req->room = 0;
+    if (fsb_chunk_reserve_(req, 1) != 0) return -ENOMEM;
+    req->op.result = err;
+    fsb_chunk_finish_(req);
+    return 0;
+}
+
+/* Starts a request that is not run in line. */
+static int fsb_chunk_defer_(fsb_chunk_request_ *req, const fsb_chunk_frame_ *f, uint64_t file_id)
+{
+    fsb_backend        *b = req->conn->share->backend;
+    fsb_chunk_request_ *kept = fsb_chunk_keep_(req, f);
+    if (!kept) return fsb_chunk_refuse_(req, -ENOMEM);
+    if (kept->op.code == FSB_OP_LOCK) fsb_chunk_lock_run_(kept, file_id);
+    else if (b->submit && kept->op.code != FSB_OP_CLOSE) {
+        fsb_op *op = fsb_chunk_aim_(kept);
+        b->submit(b, &op, 1);
+    } else fsb_chunk_run_elsewhere_(kept);
+    return 0;
+}
+
+/* As preadv2(), which not every libc declares, with RWF_NOWAIT: only what is in memory. */
+static ssize_t fsb_chunk_pread_now_(int fd, void *to, size_t size, uint64_t offset)
+{
+#if defined(SYS_preadv2) && defined(RWF_NOWAIT)
+    struct iovec part;
+    part.iov_base = to, part.iov_len = size;
+    const ssize_t n = (ssize_t)syscall(SYS_preadv2, fd, &part, 1L, (long)offset,
+                                       (long)(offset >> 32), (long)RWF_NOWAIT);
+    if (n >= 0 || (errno != EOPNOTSUPP && errno != ENOSYS)) return n;
+#endif
+    return pread(fd, to, size, (off_t)offset);
+}
+
+/* Are that file's bytes in memory, as far as two looks can tell? */
+static int fsb_chunk_cached_(int fd, uint64_t offset, size_t size)
+{
+    char byte;
+    return fsb_chunk_pread_now_(fd, &byte, 1, offset) == 1 &&
+        fsb_chunk_pread_now_(fd, &byte, 1, offset + size - 1) == 1;
+}
+
+/* Answers a READ from the page cache: large ones by sendfile, without a copy, small ones into the
+   batch. Returns 1 if the disk is needed; else 0, or an error that ends the connection. */
+static int fsb_chunk_read_now_(fsb_chunk_request_ *req, int fd)
+{
+    fsb_op     *op = &req->op;
+    struct stat st;
+    size_t      size = req->room;
+    if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode)) return 1;
+    const uint64_t end = st.st_size > 0 ? (uint64_t)st.st_size : 0;
+    const uint64_t left = op->offset < end ? end - op->offset : 0;
+    if (size > left) size = (size_t)left;
+    if (size >= FSB_CHUNK_SENDFILE_MIN_) {
+        if (!fsb_chunk_cached_(fd, op->offset, size)) return 1;
+        req->room = 0;
+        if (fsb_chunk_reserve_(req, 1) != 0) return -ENOMEM;
+        fsb_chunk_block_ *b = req->block;
+        fsb_chunk_answer_(req, (int64_t)size, size + 8, FSB_CHUNK_TRAILER_);
+        b->file = fd, b->slot = req->slot, b->offset = op->offset, b->file_left = size;
+        fsb_chunk_push_batch_(req->conn);
+        return 0;
+    }
+    req->room = size ? size : 1; /* at the end: is it? files of /proc have size 0 */
+    if (fsb_chunk_reserve_(req, 1) != 0) return -ENOMEM;
+    const ssize_t n =
+        fsb_chunk_pread_now_(fd, fsb_chunk_answer_data_(req), req->room, op->offset);
+    if (n != (ssize_t)size) return 1; /* not in memory, or it was cut just now */
+    op->result = n;
+    fsb_chunk_finish_(req);
+    return 0;
+}
+
+/* One request. `more`: others stand behind it in the buffer. 0, or an error that ends the
+   connection. */
+static int fsb_chunk_request_run_(fsb_chunk_conn_ *conn, const fsb_chunk_frame_ *f, int more)
+{
+    fsb_chunk_request_ req;
+    fsb_chunk_slot_    slot;
+    const fsb_backend *b = conn->share->backend;
+    memset(&req, 0, sizeof req);
+    memset(&slot, 0, sizeof slot);
+    req.conn = conn, req.tag = f->tag, req.slot = req.slot2 = -1;
+    req.shape = fsb_chunk_shape_of_(f->op);
+    if (!req.shape || f->flags) return -EPROTO;
+    const uint32_t limit = conn->server->desc.request_ms, asked = (uint32_t)f->status;
+    req.op.code = f->op, req.op.timeout_ms = asked && asked < limit ? asked : limit;
+    req.deadline = fsb_chunk_now_ms_() + req.op.timeout_ms;
+    fsb_chunk_cursor_ c = {f->meta, f->meta + f->meta_size, 0};
+    fsb_chunk_decode_(&c, req.shape->request, &req.op);
+    if (c.bad || (f->data_size && !(req.shape->request & FSB_CHUNK_DATA_))) return -EPROTO;
+    if (req.shape->request & FSB_CHUNK_DATA_) {
+        if (f->data_size > (uint32_t)FSB_IO_MAX) return -EPROTO;
+        req.op.data = f->data, req.op.size = f->data_size;
+    }
+    const int err = fsb_chunk_admit_(&req, &slot);
+    if (err) return fsb_chunk_refuse_(&req, err);
+    req.room = fsb_chunk_room_(&req);
+    const int quick = (b->flags & FSB_BACKEND_QUICK) != 0;
+    const int later = !quick || f->op == FSB_OP_LOCK || (req.shape->traits & FSB_CHUNK_WAITS_) ||
+        (more && (req.shape->traits & FSB_CHUNK_SMALL_));
+    if (!later && f->op == FSB_OP_READ && slot.descriptor >= 0) {
+        const int missed = fsb_chunk_read_now_(&req, slot.descriptor);
+        if (missed <= 0) return missed;
+        req.room = fsb_chunk_room_(&req);
+    } else if (!later) {
+        if (fsb_chunk_reserve_(&req, 1) != 0) return fsb_chunk_refuse_(&req, -ENOMEM);
+        fsb_chunk_run_(&req);
+        return 0;
+    }
+    return fsb_chunk_defer_(&req, f, slot.file_id);
+}
+
+/* ---- [connection] ---------------------------------------------------------------------------- */
+
+enum { FSB_CHUNK_IN_ = 16 << 10 }; /* bytes of the buffer of a client at rest */
+
+static const fsb_chunk_share *fsb_chunk_share_find_(const fsb_chunk_server *s, const char *name)
+{
+    for (size_t i = 0; i < s->desc.share_count; ++i)
+        if (!name || strcmp(s->shares[i].name, name) == 0) return &s->shares[i];
+    return NULL;
+}
+
+static uint64_t fsb_chunk_served_(const fsb_chunk_share *share) /* bit n: FSB_OP n */
+{
+    uint64_t bits = UINT64_C(1) << FSB_OP_LOCK;
+    for (uint32_t i = 1; i < FSB_OP_COUNT; ++i)
+        if (share->backend->call[i] && fsb_chunk_shape_of_(i)) bits |= UINT64_C(1) << i;
+    return bits;
+}
+
+/* The first frame. An error ends the connection, once the client was told. */
+static int fsb_chunk_hello_(fsb_chunk_conn_ *conn, const fsb_chunk_frame_ *f)
+{
+    fsb_chunk_cursor_ c = {f->meta, f->meta + f->meta_size, 0};
+    const uint32_t    low = fsb_chunk_get16_(&c), high = fsb_chunk_get16_(&c);
+    (void)fsb_chunk_get32_(&c);
+    (void)fsb_chunk_step_(&c, 16);
+    const char *name = fsb_chunk_get_string_(&c);
+    if (f->op != FSB_CHUNK_HELLO_ || f->flags || f->data_size || c.bad || c.end - c.at >= 8)
+        return -EPROTO;
+    fsb_chunk_block_ *b = fsb_chunk_block_new_(&conn->server->desc.allocator, 64);
+    if (!b) return -ENOMEM;
+    const fsb_chunk_share *share = fsb_chunk_share_find_(conn->server, name);
+    unsigned char         *header = fsb_chunk_block_bytes_(b), *meta = header + FSB_CHUNK_HEADER_;
+    fsb_chunk_frame_       answer;
+    memset(&answer, 0, sizeof answer);
+    answer.op = f->op, answer.flags = FSB_CHUNK_ANSWER_, answer.tag = f->tag;
+    const int err = low > FSB_CHUNK_VERSION_ || high < FSB_CHUNK_VERSION_ ? -EPROTO
+        : share                                                           ? 0
+                                                                          : -ENOENT;
+    if (err) answer.status = -fsb_chunk_error_to_wire_(-err);
+    else {
+        fsb_chunk_cursor_ w = {meta, meta + 32, 0};
+        fsb_chunk_put16_(&w, FSB_CHUNK_VERSION_);
+        fsb_chunk_put16_(&w, share->rights);
+        fsb_chunk_put32_(&w, conn->server->desc.max_requests);
+        fsb_chunk_put64_(&w, conn->server->boot_id);
+        fsb_chunk_put64_(&w, fsb_chunk_served_(share));
+        fsb_chunk_put32_(&w, FSB_IO_MAX);
+        fsb_chunk_put32_(&w, 0);
+        answer.meta_size = 32;
+    }
+    fsb_chunk_seal_(header, &answer);
+    b->size = FSB_CHUNK_HEADER_ + answer.meta_size;
+    conn->share = share;
+    fsb_chunk_push_(conn, b, 1);
+    fsb_chunk_log_(&conn->server->desc.log, FSB_LOG_INFO, "chunk/client",
+                   "client %llu: share %.255s%s", (unsigned long long)conn->number,
+                   name ? name : "(first)", err ? ": refused" : "");
+    return err;
+}
+
+static int fsb_chunk_frame_run_(fsb_chunk_conn_ *conn, const fsb_chunk_frame_ *f, int more)
+{
+    if (!conn->share) return fsb_chunk_hello_(conn, f);
+    if (f->op != FSB_CHUNK_CANCEL_) return fsb_chunk_request_run_(conn, f, more);
+    fsb_chunk_cursor_ c = {f->meta, f->meta + f->meta_size, 0};
+    const uint64_t    tag = fsb_chunk_get64_(&c);
+    if (c.bad || f->flags || f->data_size) return -EPROTO;
+    fsb_chunk_lock_leave_(conn, &tag, 0);
+    return 0;
+}
+
+/* Past its limits a client is not read: what it asked for must be done, or taken, first. LOCKs do
+   not count: what they wait for may be an UNLOCK of this very client. */
+static int fsb_chunk_throttled_(fsb_chunk_conn_ *conn)
+{
+    const fsb_chunk_server_desc *d = &conn->server->desc;
+    pthread_mutex_lock(&conn->lock);
+    const int yes = conn->pending - conn->parked >= d->max_requests ||
+        conn->held + conn->queued > d->max_bytes - (2u << 20); /* room for one more */
+    pthread_mutex_unlock(&conn->lock);
+    return yes;
+}
+
+/* Runs the frames that are whole. Returns 1 if it stopped at a limit, 0 if it wants more bytes. */
+static int fsb_chunk_frames_(fsb_chunk_conn_ *conn)
+{
+    fsb_chunk_frame_ f, next;
+    for (;;) {
+        const size_t  have = conn->in_end - conn->in_start;
+        const int64_t whole = fsb_chunk_unseal_(conn->in + conn->in_start, have, &f);
+        if (whole < 0) return (int)whole;
+        if (!whole || (size_t)whole > have) return 0;
+        conn->in_deadline = 0;
+        if (fsb_chunk_throttled_(conn)) return 1;
+        const size_t  rest = have - (size_t)whole;
+        const int64_t after = fsb_chunk_unseal_(conn->in + conn->in_start + whole, rest, &next);
+        conn->in_start += (size_t)whole;
+        const int err = fsb_chunk_frame_run_(conn, &f, after > 0 && (size_t)after <= rest);
+        if (err) return err;
+    }
+}
+
+static int fsb_chunk_in_resize_(fsb_chunk_conn_ *conn, size_t size)
+{
+    unsigned char *in = (unsigned char *)fsb_chunk_resize_(&conn->server->desc.allocator, conn->in,
+                                                           conn->in_size, size);
+    if (!in) return -ENOMEM;
+    conn->in = in, conn->in_size = size;
+    return 0;
+}
+
+/* Makes room behind the bytes that are there: for the whole of the frame that they begin. */
+static int fsb_chunk_make_room_(fsb_chunk_conn_ *conn)
+{
+    fsb_chunk_frame_ f;
+    const size_t     have = conn->in_end - conn->in_start;
+    const int64_t    whole = fsb_chunk_unseal_(conn->in + conn->in_start, have, &f);
+    if (whole < 0) return (int)whole;
+    if (conn->in_start &&
+        (!have || conn->in_size - conn->in_start < FSB_CHUNK_IN_ / 2 ||
+         conn->in_size - conn->in_start < (size_t)whole)) {
+        memmove(conn->in, conn->in + conn->in_start, have);
+        conn->in_start = 0, conn->in_end = have;
+    }
+    if ((size_t)whole > conn->in_size)
+        return fsb_chunk_in_resize_(conn, ((size_t)whole + 0xffff) & ~(size_t)0xffff);
+    return 0;
+}
+
+/* Reads what is there, up to the end of a large frame. Returns 0, or an error: -EPIPE at the end.
+   */
+static int fsb_chunk_fill_(fsb_chunk_conn_ *conn)
+{
+    const int err = fsb_chunk_make_room_(conn);
+    if (err) return err;
+    const int64_t n =
+        fsb_chunk_recv_(&conn->stream, conn->in + conn->in_end, conn->in_size - conn->in_end);
+    if (n == -EAGAIN) return 0;
+    if (n <= 0) return n ? (int)n : -EPIPE;
+    conn->in_end += (size_t)n;
+    fsb_chunk_count_(&conn->server->stats.bytes_in, (uint64_t)n);
+    return 0;
+}
+
+/* A frame once begun must go on: each 64 KiB of it within frame_ms; so must answers that are taken,
+   and hello must come. Returns ms to wait, -1 for ever, or -ETIMEDOUT. */
+static int fsb_chunk_patience_(fsb_chunk_conn_ *conn, int reads, int64_t now, int64_t hello)
+{
+    const int64_t limit = conn->server->desc.frame_ms;
+    int64_t       until = conn->share ? INT64_MAX : hello;
+    const int64_t have = reads ? (int64_t)(conn->in_end - conn->in_start) : 0;
+    if (have && (!conn->in_deadline || have - conn->in_mark >= (64 << 10)))
+        conn->in_deadline = now + limit, conn->in_mark = have;
+    if (have && conn->in_deadline < until) until = conn->in_deadline;
+    pthread_mutex_lock(&conn->lock);
+    if (conn->head && conn->moved + limit < until) until = conn->moved + limit;
+    pthread_mutex_unlock(&conn->lock);
+    if (until == INT64_MAX) return conn->in_size > FSB_CHUNK_IN_ || conn->batch ? 1000 : -1;
+    return until <= now ? -ETIMEDOUT : until - now < INT_MAX ? (int)(until - now) : INT_MAX;
+}
+
+/* Nothing for a second: back to the memory of a client at rest. */
+static void fsb_chunk_rest_(fsb_chunk_conn_ *conn)
+{
+    fsb_chunk_block_free_(conn, conn->batch);
+    conn->batch = NULL;
+    if (conn->in_end == conn->in_start && conn->in_size > FSB_CHUNK_IN_) {
+        conn->in_start = conn->in_end = 0;
+        (void)fsb_chunk_in_resize_(conn, FSB_CHUNK_IN_);
+    }
+}
+
+/* Waits for bytes, for room to send, for a kick. Returns 1 when there are bytes to read. A client
+   that is not read is still watched: what it holds, locks above all, ends when it goes. */
+static int fsb_chunk_wait_(fsb_chunk_conn_ *conn, int reads, int64_t hello)
+{
+    struct pollfd p[4] = {{conn->stream.in, POLLIN, 0},
+                          {conn->kick, POLLIN, 0},
+                          {conn->server->wake, POLLIN, 0},
+                          {conn->stream.out, POLLOUT, 0}};
+    uint64_t      count;
+    const int     patience = fsb_chunk_patience_(conn, reads, fsb_chunk_now_ms_(), hello);
+    if (patience == -ETIMEDOUT) return -ETIMEDOUT;
+    pthread_mutex_lock(&conn->lock);
+    const int sends = conn->head != NULL && !conn->sending;
+    const int broken = conn->broken;
+    pthread_mutex_unlock(&conn->lock);
+    if (broken) return broken;
+    if (!reads) p[0].events = POLLRDHUP;
+    const int n = poll(p, sends ? 4 : 3, patience);
+    if (n < 0) return errno == EINTR ? 0 : -errno;
+    if (n == 0) {
+        fsb_chunk_rest_(conn);
+        return 0;
+    }
+    if (p[2].revents) return -ECANCELED;
+    if (p[1].revents && read(conn->kick, &count, sizeof count) < 0 && errno != EAGAIN)
+        return -errno;
+    fsb_chunk_flush_(conn, NULL);
+    if (!reads) return p[0].revents ? -EPIPE : 0;
+    return p[0].revents != 0;
+}
+
+/* Serves until the client leaves or breaks the rules; the return value says which. */
+static int fsb_chunk_loop_(fsb_chunk_conn_ *conn)
+{
+    const int64_t hello = fsb_chunk_now_ms_() + conn->server->desc.hello_ms;
+    for (;;) {
+        const int full = fsb_chunk_frames_(conn);
+        fsb_chunk_push_batch_(conn);
+        fsb_chunk_close_gone_(conn);
+        if (full < 0) return full;
+        const int ready = fsb_chunk_wait_(conn, !full, hello);
+        if (ready < 0) return ready;
+        if (ready) {
+            const int err = fsb_chunk_fill_(conn);
+            if (err) return err == -EPIPE && conn->in_end == conn->in_start ? 0 : err;
+        }
+    }
+}
+
+static void fsb_chunk_conn_free_(fsb_chunk_conn_ *conn)
+{
+    const fsb_allocator *a = &conn->server->desc.allocator;
+    fsb_chunk_block_free_(conn, conn->batch);
+    while (conn->head) {
+        fsb_chunk_block_ *b = conn->head;
+        conn->head = b->next;
+        fsb_chunk_block_free_(conn, b);
+    }
+    for (int i = 0; i < conn->slot_count; ++i)
+        if (conn->slots[i].handle) (void)fsb_chunk_close_handle_(conn, conn->slots[i].handle);
+    fsb_chunk_free_(a, conn->slots, (size_t)conn->slot_count * sizeof *conn->slots);
+    fsb_chunk_free_(a, conn->in, conn->in_size);
+    if (conn->kick >= 0) close(conn->kick);
+    if (conn->owns) {
+        close(conn->stream.in);
+        if (conn->stream.out != conn->stream.in) close(conn->stream.out);
+    }
+    pthread_cond_destroy(&conn->quiet);
+    pthread_mutex_destroy(&conn->lock);
+    fsb_chunk_free_(a, conn, sizeof *conn);
+}
+
+/* Makes a connection and counts it; the descriptors are its own from here on if owns is 1. */
+static int fsb_chunk_conn_new_(fsb_chunk_server *s, int in, int out, int owns,
+                               fsb_chunk_conn_ **made)
+{
+    fsb_chunk_conn_ *conn = (fsb_chunk_conn_ *)fsb_chunk_alloc_(&s->desc.allocator, sizeof *conn);
+    int              err = conn ? 0 : -ENOMEM;
+    if (conn) {
+        conn->server = s, conn->slot_free = conn->slot_gone = -1;
+        conn->kick = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+        if (conn->kick < 0) err = -errno;
+        if (pthread_mutex_init(&conn->lock, NULL) != 0 || fsb_chunk_cond_init_(&conn->quiet) != 0)
+            err = -ENOMEM;
+        if (!err) err = fsb_chunk_stream_init_(&conn->stream, in, out);
+        if (!err) err = fsb_chunk_in_resize_(conn, FSB_CHUNK_IN_);
+    }
+    pthread_mutex_lock(&s->lock);
+    if (!err && s->closing) err = -ECANCELED;
+    if (!err && s->connections >= s->desc.max_clients) err = -EAGAIN;
+    if (!err) {
+        ++s->connections;
+        conn->number = ++s->numbers, conn->owns = owns;
+        conn->next = s->conns, s->conns = conn;
+        if (conn->next) conn->next->prev = conn;
+        fsb_chunk_count_(&s->stats.accepted, 1);
+    }
+    pthread_mutex_unlock(&s->lock);
+    if (err && conn) fsb_chunk_conn_free_(conn);
+    *made = conn;
+    return err;
+}
+
+/* The whole life of a connection, on this thread. */
+static int fsb_chunk_conn_run_(fsb_chunk_conn_ *conn)
+{
+    fsb_chunk_server *s = conn->server;
+    const int         err = fsb_chunk_loop_(conn);
+    fsb_chunk_log_(&s->desc.log, err && err != -ECANCELED ? FSB_LOG_WARN : FSB_LOG_INFO,
+                   "chunk/client", "client %llu: %s", (unsigned long long)conn->number,
+                   err == 0                ? "left"
+                       : err == -EPROTO    ? "disconnected: it broke the protocol"
+                       : err == -ETIMEDOUT ? "disconnected: it was too slow"
+                       : err == -ECANCELED ? "disconnected: closing"
+                       : err == -ENOENT    ? "disconnected: no such share"
+                       : err == -EPIPE     ? "lost in the middle of a frame"
+                                           : "lost");
+    fsb_chunk_lock_leave_(conn, NULL, 1);
+    pthread_mutex_lock(&conn->lock);
+    conn->broken = err ? err : -ENOTCONN;
+    while (conn->pending) pthread_cond_wait(&conn->quiet, &conn->lock);
+    pthread_mutex_unlock(&conn->lock);
+    fsb_chunk_lock_leave_(conn, NULL, 1); /* what was granted meanwhile */
+    pthread_mutex_lock(&s->lock);
+    if (conn->prev) conn->prev->next = conn->next;
+    else s->conns = conn->next;
+    if (conn->next) conn->next->prev = conn->prev;
+    pthread_mutex_unlock(&s->lock);
+    fsb_chunk_conn_free_(conn);
+    pthread_mutex_lock(&s->lock);
+    --s->connections;
+    pthread_cond_broadcast(&s->changed);
+    pthread_mutex_unlock(&s->lock);
+    return err;
+}
+
+static void *fsb_chunk_conn_main_(void *arg)
+{
+    (void)fsb_chunk_conn_run_((fsb_chunk_conn_ *)arg);
+    return NULL;
+}
+
+/* ---- [server] -------------------------------------------------------------------------------- */
+
+static void fsb_chunk_accept_(fsb_chunk_server *s, int listener)
+{
+    fsb_chunk_conn_ *conn = NULL;
+    pthread_t        thread;
+    const int        fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    if (fd < 0) {
+        const struct timespec pause = {0, 50000000};
+        if (errno == EMFILE || errno == ENFILE || errno == ENOMEM) nanosleep(&pause, NULL);
+        return;
+    }
+    int err = fsb_chunk_conn_new_(s, fd, fd, 1, &conn);
+    if (err) close(fd); /* it owns nothing before it is counted */
+    else {
+        err = fsb_chunk_thread_(&thread, fsb_chunk_conn_main_, conn);
+        if (!err) pthread_detach(thread);
+        else {
+            conn->share = NULL;
+            fsb_chunk_stream_shut_(&conn->stream);
+            (void)fsb_chunk_conn_run_(conn);
+        }
+    }
+    if (err)
+        fsb_chunk_log_(&s->desc.log, FSB_LOG_WARN, "chunk/accept", "a client is turned away: %s",
+                       err == -EAGAIN ? "there are too many" : strerror(-err));
+}
+
+typedef struct fsb_chunk_acceptor_ {
+    fsb_chunk_server *server;
+    int               fd;
+} fsb_chunk_acceptor_;
+
+static void *fsb_chunk_acceptor_main_(void *arg)
+{
+    fsb_chunk_acceptor_ *acceptor = (fsb_chunk_acceptor_ *)arg;
+    fsb_chunk_server    *s = acceptor->server;
+    struct pollfd        p[2] = {{acceptor->fd, POLLIN, 0}, {s->wake, POLLIN, 0}};
+    fsb_chunk_free_(&s->desc.allocator, acceptor, sizeof *acceptor);
+    for (;;) {
+        if (poll(p, 2, -1) < 0 && errno != EINTR) break;
+        if (p[1].revents) break;
+        if (p[0].revents) fsb_chunk_accept_(s, p[0].fd);
+    }
+    pthread_mutex_lock(&s->lock);
+    --s->listening;
+    pthread_cond_broadcast(&s->changed);
+    pthread_mutex_unlock(&s->lock);
+    return NULL;
+}
+
+/* A dead server's socket is in the way of ours; a living one answers. */
+static int fsb_chunk_clear_stale_(const fsb_chunk_address_ *a, const char *path)
+{
+    struct stat st;
+    if (lstat(path, &st) != 0) return errno == ENOENT ? 0 : -errno;
+    if (!S_ISSOCK(st.st_mode)) return -EEXIST;
+    const int fd = fsb_chunk_connect_(a, fsb_chunk_now_ms_() + 1000);
+    if (fd >= 0) close(fd);
+    if (fd != -ECONNREFUSED) return fd >= 0 || fd == -EAGAIN || fd == -ETIMEDOUT ? -EADDRINUSE : fd;
+    return unlink(path) == 0 || errno == ENOENT ? 0 : -errno;
+}
+
+static int fsb_chunk_bind_(fsb_chunk_server *s, const fsb_chunk_address_ *a, const char *path)
+{
+    int one = 1, err = path ? fsb_chunk_clear_stale_(a, path) : 0;
+    if (err) return err;
+    const int fd = socket(a->family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0) return -errno;
+    if (path && fchmod(fd, s->desc.socket_mode) != 0) err = -errno; /* Linux: of the name to be */
+    if (!path) (void)setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+    if (!err && bind(fd, (const struct sockaddr *)&a->name, a->size) != 0) err = -errno;
+    if (err) {
+        close(fd);
+        return err;
+    }
+    if (path && chmod(path, s->desc.socket_mode) != 0) err = -errno; /* the umask had a say */
+    if (!err && listen(fd, SOMAXCONN) != 0) err = -errno;
+    if (!err) return fd;
+    if (path) (void)unlink(path);
+    close(fd);
+    return err;
+}
+
+/* Starts the thread that accepts; the listener is the server's from here on. */
+static int fsb_chunk_listen_start_(fsb_chunk_server *s, fsb_chunk_listener_ *l)
+{
+    pthread_t            thread;
+    fsb_chunk_acceptor_ *a = (fsb_chunk_acceptor_ *)fsb_chunk_alloc_(&s->desc.allocator, sizeof *a);
+    if (!a) return -ENOMEM;
+    a->server = s, a->fd = l->fd;
+    pthread_mutex_lock(&s->lock);
+    const int err =
+        s->closing ? -ECANCELED : fsb_chunk_thread_(&thread, fsb_chunk_acceptor_main_, a);
+    if (!err) {
+        pthread_detach(thread);
+        ++s->listening;
+        l->next = s->listeners, s->listeners = l;
+    }
+    pthread_mutex_unlock(&s->lock);
+    if (err) fsb_chunk_free_(&s->desc.allocator, a, sizeof *a);
+    return err;
+}
+
+static void fsb_chunk_listener_free_(fsb_chunk_server *s, fsb_chunk_listener_ *l)
+{
+    if (l->fd >= 0) close(l->fd);
+    if (l->path && l->fd >= 0) (void)unlink(l->path);
+    fsb_chunk_strfree_(&s->desc.allocator, l->path);
+    fsb_chunk_free_(&s->desc.allocator, l, sizeof *l);
+}
+
+FSB_API int fsb_chunk_server_listen(fsb_chunk_server *s, const char *address, char *bound,
+                                    size_t size)
+{
+    fsb_chunk_address_ at[8];
+    if (!s || !address) return -EINVAL;
+    const int count = fsb_chunk_resolve_(address, 1, at, 8);
+    if (count < 0) return count;
+    const char *path = at[0].family == AF_UNIX ? address + 5 : NULL;
+    for (int i = 0; i < count; ++i) {
+        if (fsb_chunk_is_local_(&at[i]) || s->desc.insecure_tcp) continue;
+        fsb_chunk_log_(&s->desc.log, FSB_LOG_ERROR, "chunk/listen",
+                       "%s is not loopback, and nothing would be protected", address);
+        return -EACCES;
+    }
+    fsb_chunk_listener_ *l = (fsb_chunk_listener_ *)fsb_chunk_alloc_(&s->desc.allocator, sizeof *l);
+    if (!l) return -ENOMEM;
+    l->fd = -1;
+    if (path && !(l->path = fsb_chunk_strdup_(&s->desc.allocator, path))) {
+        fsb_chunk_listener_free_(s, l);
+        return -ENOMEM;
+    }
+    for (int i = 0; i < count && l->fd < 0; ++i) /* "localhost" may be ::1 where there is no IPv6 */
+        l->fd = fsb_chunk_bind_(s, &at[i], path);
+    if (l->fd >= 0 && bound) fsb_chunk_address_text_(l->fd, address, bound, size);
+    const int err = l->fd < 0 ? l->fd : fsb_chunk_listen_start_(s, l);
+    if (err) fsb_chunk_listener_free_(s, l);
+    return err;
+}
+
+FSB_API int fsb_chunk_server_serve(fsb_chunk_server *s, int read_fd, int write_fd)
+{
+    fsb_chunk_conn_ *conn = NULL;
+    const int        in_flags = fcntl(read_fd, F_GETFL), out_flags = fcntl(write_fd, F_GETFL);
+    int              err = fsb_chunk_conn_new_(s, read_fd, write_fd, 0, &conn);
+    if (!err) err = fsb_chunk_conn_run_(conn);
+    if (in_flags >= 0) (void)fcntl(read_fd, F_SETFL, in_flags);
+    if (out_flags >= 0) (void)fcntl(write_fd, F_SETFL, out_flags);
+    return err;
+}
+
+FSB_API void fsb_chunk_server_get_stats(fsb_chunk_server *s, fsb_chunk_server_stats *out)
+{
+    const uint64_t *from = &s->stats.clients;
+    uint64_t       *to = &out->clients;
+    for (size_t i = 0; i < sizeof *out / sizeof *to; ++i)
+        to[i] = __atomic_load_n(&from[i], __ATOMIC_RELAXED);
+    pthread_mutex_lock(&s->lock);
+    out->clients = s->connections;
+    pthread_mutex_unlock(&s->lock);
+}
+
+static int fsb_chunk_server_check_(const fsb_chunk_server_desc *d)
+{
+    const char *wrong = NULL;
+    if (!d->shares || !d->share_count) wrong = "shares: there is none";
+    for (size_t i = 0; !wrong && i < d->share_count; ++i) {
+        const size_t n = d->shares[i].name ? strlen(d->shares[i].name) : 0;
+        if (!n || n > 255) wrong = "shares: a name is empty or over 255 bytes";
+        else if (!d->shares[i].backend) wrong = "shares: a backend is NULL";
+        else if (d->shares[i].backend->size < sizeof(fsb_backend))
+            wrong = "shares: an older backend";
+        else if (!(d->shares[i].rights & FSB_CHUNK_READ) ||
+                 d->shares[i].rights & ~(uint32_t)(FSB_CHUNK_READ | FSB_CHUNK_WRITE))
+            wrong = "shares: rights must be read, or read and write";
+    }
+    if (d->max_requests > 65536) wrong = "max_requests is over 65536";
+    if (d->max_handles > 1u << 24) wrong = "max_handles is over 2^24";
+    if (d->max_bytes && d->max_bytes < (2u << 20)) wrong = "max_bytes is under 2 MiB";
+    if (d->threads > 1024) wrong = "threads is over 1024";
+    if (d->socket_mode & ~0777u) wrong = "socket_mode has other bits than 0777";
+    if (!wrong) return 0;
+    fsb_chunk_log_(&d->log, FSB_LOG_ERROR, "chunk/desc", "fsb_chunk_server_desc.%s", wrong);
+    return -EINVAL;
+}
+
+static void fsb_chunk_server_defaults_(fsb_chunk_server_desc *d)
+{
+    if (!d->max_clients) d->max_clients = 1024;
+    if (!d->max_requests) d->max_requests = 256;
+    if (!d->max_handles) d->max_handles = 16384;
+    if (!d->max_bytes) d->max_bytes = 16u << 20;
+    if (!d->max_locks) d->max_locks = 65536;
+    if (!d->hello_ms) d->hello_ms = 10000;
+    if (!d->frame_ms) d->frame_ms = 30000;
+    if (!d->request_ms) d->request_ms = 30000;
+    if (!d->threads) d->threads = 8;
+    if (!d->socket_mode) d->socket_mode = 0600;
+}
+
+static void fsb_chunk_server_free_(fsb_chunk_server *s)
+{
+    const fsb_allocator a = s->desc.allocator;
+    while (s->listeners) {
+        fsb_chunk_listener_ *l = s->listeners;
+        s->listeners = l->next;
+        fsb_chunk_listener_free_(s, l);
+    }
+    for (size_t i = 0; s->shares && i < s->desc.share_count; ++i)
+        fsb_chunk_strfree_(&a, (char *)(uintptr_t)s->shares[i].name);
+    fsb_chunk_free_(&a, s->shares, s->desc.share_count * sizeof *s->shares);
+    if (s->wake >= 0) close(s->wake);
+    pthread_cond_destroy(&s->work);
+    pthread_cond_destroy(&s->changed);
+    pthread_mutex_destroy(&s->locks_lock);
+    pthread_mutex_destroy(&s->lock);
+    fsb_chunk_free_(&a, s, sizeof *s);
+}
+
+FSB_API int fsb_chunk_server_open(fsb_chunk_server **out, const fsb_chunk_server_desc *desc)
+{
+    int err = out && desc ? fsb_chunk_server_check_(desc) : -EINVAL;
+    if (err) return err;
+    const fsb_allocator a = desc->allocator;
+    if (desc->share_count > SIZE_MAX / sizeof(fsb_chunk_share)) return -EINVAL;
+    fsb_chunk_server *s = (fsb_chunk_server *)fsb_chunk_alloc_(&a, sizeof *s);
+    if (!s) return -ENOMEM;
+    s->desc = *desc, s->desc.shares = NULL, s->jobs_tail = &s->jobs;
+    fsb_chunk_server_defaults_(&s->desc);
+    s->boot_id = fsb_chunk_random_();
+    s->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (s->wake < 0) err = -errno;
+    if (pthread_mutex_init(&s->lock, NULL) != 0 || pthread_mutex_init(&s->locks_lock, NULL) != 0 ||
+        pthread_cond_init(&s->changed, NULL) != 0 || pthread_cond_init(&s->work, NULL) != 0)
+        err = -ENOMEM;
+    s->shares = (fsb_chunk_share *)fsb_chunk_alloc_(&a, desc->share_count * sizeof *s->shares);
+    if (!s->shares) err = -ENOMEM;
+    for (size_t i = 0; !err && i < desc->share_count; ++i) {
+        s->shares[i] = desc->shares[i];
+        s->shares[i].name = fsb_chunk_strdup_(&a, desc->shares[i].name);
+        if (!s->shares[i].name) err = -ENOMEM;
+    }
+    if (err) fsb_chunk_server_free_(s);
+    else *out = s;
+    return err;
+}
+
+FSB_API void fsb_chunk_server_close(fsb_chunk_server *s)
+{
+    if (!s) return;
+    pthread_mutex_lock(&s->lock);
+    s->closing = 1;
+    fsb_chunk_kick_(s->wake);
+    while (s->listening || s->connections) pthread_cond_wait(&s->changed, &s->lock);
+    pthread_cond_broadcast(&s->work);
+    while (s->threads) pthread_cond_wait(&s->changed, &s->lock);
+    pthread_mutex_unlock(&s->lock);
+    fsb_chunk_server_free_(s);
+}
+
+/* ---- [slots] --------------------------------------------------------------------------------- */
+
+/* A call is one request on its way, from submit() to its answer, even if its op gave up waiting: so
+   what comes late is known, and undone. Its tag is generation << 32 | index. */
+enum { FSB_CHUNK_FREE_, FSB_CHUNK_QUEUED_, FSB_CHUNK_SENDING_, FSB_CHUNK_SENT_ };
+enum { FSB_CHUNK_HEAD_ = 256, FSB_CHUNK_GATHER_ = 16, FSB_CHUNK_TICK_MS_ = 100,
+       FSB_CHUNK_LATE_MAX_ = 65536 /* calls given up; then the connection is */ };
+
+typedef struct fsb_chunk_call_ {
+    struct fsb_chunk_call_ *next; /* in the queue, or free */
+    fsb_op                 *op;   /* NULL: nobody waits for the answer */
+    uint32_t                index, generation;
+    uint32_t                code; /* FSB_OP_*, or FSB_CHUNK_CANCEL_, which has no answer */
+    int                     state;
+    int64_t                 deadline;
+    const void             *data; /* op->data at submit() */
+    size_t                  head_size, data_size, sent;
+    unsigned char          *head; /* inlined, or allocated where a path is long */
+    unsigned char           inlined[FSB_CHUNK_HEAD_];
+} fsb_chunk_call_;
+
+typedef struct fsb_chunk_client_ {
+    fsb_backend           base; /* first: it is what callers hold */
+    fsb_allocator         allocator;
+    fsb_logger            log;
+    fsb_chunk_client_info info;
+    uint32_t              timeout_ms;
+    fsb_chunk_stream_     stream;
+    int                   kick; /* eventfd: look at the queue, or end */
+    pthread_t             thread;
+    /* of the receiver alone */
+    unsigned char *in;
+    size_t         in_size, in_start, in_end;
+    int64_t        next_tick;
+    /* guarded by lock */
+    pthread_mutex_t   lock;
+    pthread_cond_t    unsent; /* a call is no longer SENDING */
+    fsb_chunk_call_ **calls;
+    uint32_t          call_count, call_room, in_flight, late;
+    fsb_chunk_call_  *spare, *head, **tail;
+    int               sending, blocked, closing;
+    int               asleep; /* the receiver: it does not watch the clock */
+    int               broken; /* why the connection is gone */
+} fsb_chunk_client_;
+
+/* A free call, counted as in flight. Lock held. */
+static fsb_chunk_call_ *fsb_chunk_call_new_(fsb_chunk_client_ *c)
+{
+    fsb_chunk_call_ *call = c->spare;
+    if (!call) {
+        const size_t bytes = (size_t)c->call_room * sizeof *c->calls;
+        if (c->call_count == c->call_room) { /* the table grows by 64 */
+            fsb_chunk_call_ **calls = (fsb_chunk_call_ **)fsb_chunk_resize_(
+                &c->allocator, c->calls, bytes, bytes + 64 * sizeof *calls);
+            if (!calls) return NULL;
+            c->calls = calls, c->call_room += 64;
+        }
+        call = (fsb_chunk_call_ *)fsb_chunk_alloc_(&c->allocator, sizeof *call);
+        if (!call) return NULL;
+        c->calls[c->call_count] = call;
+        call->index = c->call_count++;
+    } else c->spare = call->next;
+    ++c->in_flight;
+    call->next = NULL, call->op = NULL, call->sent = 0;
+    call->head = call->inlined, call->data = NULL, call->data_size = 0;
+    return call;
+}
+
+static void fsb_chunk_call_free_(fsb_chunk_client_ *c, fsb_chunk_call_ *call) /* lock held */
+{
+    if (call->head != call->inlined)
+        fsb_chunk_free_(&c->allocator, call->head, FSB_CHUNK_HEADER_ + FSB_CHUNK_META_MAX_);
+    call->state = FSB_CHUNK_FREE_, call->op = NULL;
+    ++call->generation;
+    call->next = c->spare, c->spare = call;
+    --c->in_flight;
+}
+
+static uint64_t fsb_chunk_tag_(const fsb_chunk_call_ *call)
+{
+    return ((uint64_t)call->generation << 32) | call->index;
+}
+
+/* Encodes op as the call's request. */
+static int fsb_chunk_call_encode_(fsb_chunk_client_ *c, fsb_chunk_call_ *call, fsb_op *op)
+{
+    const fsb_chunk_shape_ *shape = fsb_chunk_shape_of_(op->code);
+    const size_t            most = FSB_CHUNK_HEADER_ + FSB_CHUNK_META_MAX_;
+    fsb_chunk_frame_        f;
+    fsb_chunk_cursor_       w = {call->head + FSB_CHUNK_HEADER_, call->head + FSB_CHUNK_HEAD_, 0};
+    fsb_chunk_encode_(&w, shape->request, op);
+    if (w.bad) {
+        call->head = (unsigned char *)fsb_chunk_resize_(&c->allocator, NULL, 0, most);
+        if (!call->head) {
+            call->head = call->inlined;
+            return -ENOMEM;
+        }
+        w.at = call->head + FSB_CHUNK_HEADER_, w.end = call->head + most, w.bad = 0;
+        fsb_chunk_encode_(&w, shape->request, op);
+        if (w.bad) return -ENAMETOOLONG;
+    }
+    memset(&f, 0, sizeof f);
+    call->code = op->code;
+    if (shape->request & FSB_CHUNK_DATA_) call->data = op->data, call->data_size = op->size;
+    call->head_size = (size_t)(w.at - call->head);
+    const uint32_t limit = op->timeout_ms ? op->timeout_ms : c->timeout_ms;
+    const int      waits = op->code == FSB_OP_LOCK && (op->flags & FSB_LOCK_WAIT);
+    call->deadline = waits && !op->timeout_ms ? INT64_MAX : fsb_chunk_now_ms_() + limit;
+    f.meta_size = (uint32_t)(call->head_size - FSB_CHUNK_HEADER_);
+    f.data_size = (uint32_t)call->data_size;
+    f.op = op->code, f.tag = fsb_chunk_tag_(call);
+    f.status = limit > INT32_MAX ? INT32_MAX : (int32_t)limit;
+    fsb_chunk_seal_(call->head, &f);
+    return 0;
+}
+
+static void fsb_chunk_enqueue_(fsb_chunk_client_ *c, fsb_chunk_call_ *call) /* lock held */
+{
+    call->state = FSB_CHUNK_QUEUED_;
+    *c->tail = call, c->tail = &call->next;
+}
+
+/* Queues a CANCEL of the call of that tag. Lock held. */
+static void fsb_chunk_enqueue_cancel_(fsb_chunk_client_ *c, uint64_t tag)
+{
+    fsb_chunk_frame_ f;
+    fsb_chunk_call_ *call = c->broken ? NULL : fsb_chunk_call_new_(c);
+    if (!call) return;
+    fsb_chunk_cursor_ w = {call->head + FSB_CHUNK_HEADER_, call->head + FSB_CHUNK_HEAD_, 0};
+    memset(&f, 0, sizeof f);
+    f.op = call->code = FSB_CHUNK_CANCEL_, f.tag = fsb_chunk_tag_(call), f.meta_size = 8;
+    fsb_chunk_put64_(&w, tag);
+    fsb_chunk_seal_(call->head, &f);
+    call->head_size = FSB_CHUNK_HEADER_ + 8;
+    call->deadline = fsb_chunk_now_ms_() + c->timeout_ms;
+    fsb_chunk_enqueue_(c, call);
+}
+
+/* Takes calls off the queue, as many as one send carries. Lock held. Returns their number. */
+static int fsb_chunk_gather_(fsb_chunk_client_ *c, fsb_chunk_call_ **calls, struct iovec *parts,
+                             int *count)
+{
+    int n = 0;
+    *count = 0;
+    while (c->head && n < FSB_CHUNK_GATHER_) {
+        fsb_chunk_call_ *call = c->head;
+        c->head = call->next, call->next = NULL;
+        calls[n++] = call;
+        call->state = FSB_CHUNK_SENDING_;
+        if (call->sent < call->head_size) {
+            parts[*count].iov_base = call->head + call->sent;
+            parts[(*count)++].iov_len = call->head_size - call->sent;
+        }
+        const size_t skip = call->sent > call->head_size ? call->sent - call->head_size : 0;
+        if (skip == call->data_size) continue;
+        parts[*count].iov_base = (unsigned char *)(uintptr_t)call->data + skip;
+        parts[(*count)++].iov_len = call->data_size - skip;
+    }
+    if (!c->head) c->tail = &c->head;
+    return n;
+}
+
+/* After a send of `sent` bytes: what went out waits for its answer, the rest is first in the queue
+   again. Lock held. */
+static void fsb_chunk_scatter_(fsb_chunk_client_ *c, fsb_chunk_call_ **calls, int n, size_t sent)
+{
+    fsb_chunk_call_ *rest = NULL, **end = &rest;
+    for (int i = 0; i < n; ++i) {
+        fsb_chunk_call_ *call = calls[i];
+        const size_t     left = call->head_size + call->data_size - call->sent;
+        const size_t     part = sent < left ? sent : left;
+        call->sent += part, sent -= part;
+        if (part < left) {
+            call->state = FSB_CHUNK_QUEUED_;
+            *end = call, end = &call->next;
+        } else if (call->code != FSB_CHUNK_CANCEL_) call->state = FSB_CHUNK_SENT_;
+        else fsb_chunk_call_free_(c, call);
+    }
+    if (rest) {
+        *end = c->head;
+        if (!c->head) c->tail = end;
+        c->head = rest;
+    }
+    pthread_cond_broadcast(&c->unsent);
+}
+
+/* Sends what is queued: one thread at a time, for all. What the socket does not take at once is the
+   receiver's to send, who waits for room: nobody blocks here. */
+static void fsb_chunk_client_flush_(fsb_chunk_client_ *c)
+{
+    fsb_chunk_call_ *calls[FSB_CHUNK_GATHER_];
+    struct iovec     parts[2 * FSB_CHUNK_GATHER_];
+    int              count;
+    pthread_mutex_lock(&c->lock);
+    if (c->sending) {
+        pthread_mutex_unlock(&c->lock);
+        return;
+    }
+    c->sending = 1, c->blocked = 0;
+    while (c->head && !c->broken && !c->blocked) {
+        const int n = fsb_chunk_gather_(c, calls, parts, &count);
+        pthread_mutex_unlock(&c->lock);
+        const int64_t sent = fsb_chunk_send_(&c->stream, parts, count, 0);
+        pthread_mutex_lock(&c->lock);
+        fsb_chunk_scatter_(c, calls, n, sent > 0 ? (size_t)sent : 0);
+        if (sent == -EAGAIN) c->blocked = 1;
+        else if (sent < 0) c->broken = -ENOTCONN;
+    }
+    c->sending = 0;
+    const int kick = c->blocked || c->broken;
+    if (c->broken) pthread_cond_broadcast(&c->unsent);
+    pthread_mutex_unlock(&c->lock);
+    if (kick) fsb_chunk_kick_(c->kick);
+}
+
+/* ---- [receiver] ------------------------------------------------------------------------------ */
+
+static int fsb_chunk_name_ok_(const unsigned char *name, size_t size)
+{
+    if (!size || size > FSB_NAME_MAX || memchr(name, '/', size) || memchr(name, 0, size)) return 0;
+    return !(name[0] == '.' && (size == 1 || (size == 2 && name[1] == '.')));
+}
+
+/* The entries of a listing to op->emit(). Returns the result of the call, or -EPROTO. */
+static int64_t fsb_chunk_listing_(fsb_op *op, unsigned char *data, size_t size, int64_t result)
+{
+    fsb_chunk_cursor_ c = {data, data + size, 0};
+    char              name[FSB_NAME_MAX + 1];
+    while (c.at < c.end) {
+        fsb_dirent entry;
+        memset(&entry, 0, sizeof entry);
+        entry.cookie = fsb_chunk_get64_(&c);
+        fsb_chunk_get_stat_(&c, &entry.stat);
+        entry.name_size = fsb_chunk_get16_(&c);
+        const unsigned char *bytes = fsb_chunk_step_(&c, entry.name_size);
+        if (!bytes || !entry.cookie || !fsb_chunk_name_ok_(bytes, entry.name_size)) return -EPROTO;
+        memcpy(name, bytes, entry.name_size);
+        name[entry.name_size] = '\0';
+        entry.name = name;
+        if (op->emit(op, &entry)) return 0;
+    }
+    return result > 1 ? -EPROTO : result;
+}
+
+/* Bytes into op->buf, or lent in op->slice. A trailer tells how many of them count. */
+static int64_t fsb_chunk_bytes_(fsb_op *op, const fsb_chunk_frame_ *f)
+{
+    int64_t result = f->status;
+    size_t  size = f->data_size;
+    if (f->flags & FSB_CHUNK_TRAILER_) {
+        if (size < 8) return -EPROTO;
+        fsb_chunk_cursor_ c = {f->data + size - 8, f->data + size, 0};
+        result = (int64_t)fsb_chunk_get64_(&c);
+        size -= 8;
+        if (result < 0)
+            return result < -4095 ? -EIO : -fsb_chunk_error_from_wire_((int32_t)-result);
+        if ((uint64_t)result > size) return -EPROTO;
+        size = (size_t)result;
+    }
+    if (size > op->size || (size && size != (uint64_t)result)) return -EPROTO;
+    if (!size && result && op->size) return -EPROTO; /* a count, but not the bytes */
+    if (op->buf) memcpy(op->buf, f->data, size);
+    else op->slice.data = f->data, op->slice.size = size;
+    return result;
+}
+
+/* An answer into its op. Returns what op->result shall be; -EPROTO also ends the connection. */
+static int64_t fsb_chunk_accept_answer_(fsb_op *op, const fsb_chunk_frame_ *f)
+{
+    const fsb_chunk_shape_ *shape = fsb_chunk_shape_of_(op->code);
+    fsb_chunk_cursor_       c = {f->meta, f->meta + f->meta_size, 0};
+    if (!(f->flags & FSB_CHUNK_ANSWER_)) return -EPROTO;
+    if (f->status < 0) {
+        if (f->meta_size || f->data_size || f->status < -4095) return -EPROTO;
+        return -fsb_chunk_error_from_wire_(-f->status);
+    }
+    fsb_chunk_decode_(&c, shape->answer, op);
+    if (c.bad || (f->data_size && !(shape->answer & FSB_CHUNK_DATA_))) return -EPROTO;
+    if ((shape->answer & FSB_CHUNK_STAT_) && !op->stat.file_id && op->code != FSB_OP_WRITE)
+        return -EPROTO;
+    const int gives = op->code == FSB_OP_WRITE || op->code == FSB_OP_PUT;
+    if (gives && (size_t)f->status != op->size) return -EPROTO;
+    if (op->code == FSB_OP_COPY && (uint64_t)f->status > op->size64) return -EPROTO;
+    if (op->code == FSB_OP_LIST) return fsb_chunk_listing_(op, f->data, f->data_size, f->status);
+    if (shape->answer & FSB_CHUNK_DATA_) return fsb_chunk_bytes_(op, f);
+    return gives || op->code == FSB_OP_COPY ? f->status : 0;
+}
+
+/* Ends an op without its answer. No lock is held. */
+static void fsb_chunk_fail_(fsb_op *op, int err)
+{
+    op->result = err;
+    op->done(op);
+}
+
+/* What takes back a success that nobody waits for any more: a file opened is closed again, a lock
+   granted is free again. Lock held. */
+static void fsb_chunk_undo_(fsb_chunk_client_ *c, fsb_chunk_call_ *late, const fsb_chunk_frame_ *f)
+{
+    const int               opens = late->code == FSB_OP_OPEN;
+    const fsb_chunk_shape_ *shape = fsb_chunk_shape_of_(late->code);
+    unsigned char          *meta = opens ? f->meta : late->head + FSB_CHUNK_HEADER_;
+    const size_t      size = opens ? f->meta_size : late->head_size - FSB_CHUNK_HEADER_;
+    fsb_chunk_cursor_ r = {meta, meta + size, 0};
+    fsb_op            op;
+    if (f->status < 0 || (!opens && late->code != FSB_OP_LOCK)) return;
+    memset(&op, 0, sizeof op);
+    fsb_chunk_decode_(&r, opens ? shape->answer : shape->request, &op);
+    if (!opens && (op.flags & FSB_LOCK_TEST ||
+                   !(op.flags & (FSB_LOCK_SHARED | FSB_LOCK_EXCLUSIVE))))
+        return;
+    op.code = opens ? FSB_OP_CLOSE : FSB_OP_LOCK;
+    op.flags = opens ? 0 : op.flags & FSB_LOCK_FLOCK;
+    fsb_chunk_call_ *call = r.bad || c->broken ? NULL : fsb_chunk_call_new_(c);
+    if (call && fsb_chunk_call_encode_(c, call, &op) == 0) fsb_chunk_enqueue_(c, call), ++c->late;
+    else if (call) fsb_chunk_call_free_(c, call);
+}
+
+/* One frame of the server's. */
+static int fsb_chunk_answered_(fsb_chunk_client_ *c, const fsb_chunk_frame_ *f)
+{
+    const uint32_t index = (uint32_t)f->tag, generation = (uint32_t)(f->tag >> 32);
+    fsb_op        *op = NULL;
+    int            err = 0;
+    pthread_mutex_lock(&c->lock);
+    fsb_chunk_call_ *call = index < c->call_count ? c->calls[index] : NULL;
+    while (call && call->generation == generation && call->state == FSB_CHUNK_SENDING_)
+        pthread_cond_wait(&c->unsent, &c->lock); /* its sender has not yet come back */
+    if (!call || call->generation != generation || call->state != FSB_CHUNK_SENT_ ||
+        f->op != call->code)
+        err = -EPROTO;
+    else {
+        op = call->op;
+        if (!op) fsb_chunk_undo_(c, call, f), --c->late;
+        fsb_chunk_call_free_(c, call);
+    }
+    pthread_mutex_unlock(&c->lock);
+    if (err) return err;
+    if (!op) {
+        fsb_chunk_client_flush_(c);
+        return 0;
+    }
+    const int64_t result = fsb_chunk_accept_answer_(op, f);
+    op->result = result;
+    op->done(op);
+    return result == -EPROTO && f->status != -fsb_chunk_error_to_wire_(EPROTO) ? -EPROTO : 0;
+}
+
+/* Takes a call off the queue that no byte was sent of. Lock held. */
+static void fsb_chunk_unqueue_(fsb_chunk_client_ *c, fsb_chunk_call_ *call)
+{
+    fsb_chunk_call_ **p = &c->head;
+    while (*p != call) p = &(*p)->next;
+    *p = call->next;
+    if (!*p) c->tail = p;
+    fsb_chunk_call_free_(c, call);
+}
+
+/* Ends the ops whose time is up; the calls of those sent stay until their answers come, if ever.
+   One that is half sent takes the connection with it. */
+static int fsb_chunk_expire_(fsb_chunk_client_ *c, int64_t now)
+{
+    fsb_op *late = NULL;
+    int     err = 0;
+    pthread_mutex_lock(&c->lock);
+    for (uint32_t i = 0; i < c->call_count; ++i) {
+        fsb_chunk_call_ *call = c->calls[i];
+        if (call->state == FSB_CHUNK_FREE_ || now < call->deadline) continue;
+        if (call->state == FSB_CHUNK_QUEUED_ && call->sent) err = -ETIMEDOUT;
+        const int unsent = call->state == FSB_CHUNK_QUEUED_ && !call->sent;
+        if (!call->op || (!unsent && call->state != FSB_CHUNK_SENT_)) continue;
+        call->op->next = late, late = call->op;
+        call->op = NULL;
+        if (unsent) fsb_chunk_unqueue_(c, call);
+        else if (++c->late > FSB_CHUNK_LATE_MAX_) err = -ETIMEDOUT;
+        else if (call->code == FSB_OP_LOCK) fsb_chunk_enqueue_cancel_(c, fsb_chunk_tag_(call));
+    }
+    pthread_mutex_unlock(&c->lock);
+    if (late) fsb_chunk_client_flush_(c);
+    while (late) {
+        fsb_op *next = late->next;
+        fsb_chunk_fail_(late, -ETIMEDOUT);
+        late = next;
+    }
+    return err;
+}
+
+/* The connection is gone: so is everything in flight. */
+static void fsb_chunk_fail_all_(fsb_chunk_client_ *c, int err)
+{
+    fsb_op *lost = NULL;
+    pthread_mutex_lock(&c->lock);
+    c->broken = err;
+    while (c->sending) pthread_cond_wait(&c->unsent, &c->lock);
+    c->head = NULL, c->tail = &c->head;
+    for (uint32_t i = 0; i < c->call_count; ++i) {
+        fsb_chunk_call_ *call = c->calls[i];
+        if (call->state == FSB_CHUNK_FREE_) continue;
+        if (call->op) call->op->next = lost, lost = call->op;
+        fsb_chunk_call_free_(c, call);
+    }
+    pthread_mutex_unlock(&c->lock);
+    while (lost) {
+        fsb_op *next = lost->next;
+        fsb_chunk_fail_(lost, err);
+        lost = next;
+    }
+}
+
+static int fsb_chunk_client_resize_(fsb_chunk_client_ *c, size_t size)
+{
+    unsigned char *in = (unsigned char *)fsb_chunk_resize_(&c->allocator, c->in, c->in_size, size);
+    if (!in) return -ENOMEM;
+    c->in = in, c->in_size = size;
+    return 0;
+}
+
+enum { FSB_CHUNK_CLIENT_IN_ = 64 << 10 };
+
+/* Runs the answers that are whole, and makes room for the one that is not. */
+static int fsb_chunk_answers_(fsb_chunk_client_ *c)
+{
+    fsb_chunk_frame_ f;
+    for (;;) {
+        const size_t  have = c->in_end - c->in_start;
+        const int64_t whole = fsb_chunk_unseal_(c->in + c->in_start, have, &f);
+        if (whole < 0) return (int)whole;
+        if (whole && (size_t)whole <= have) {
+            c->in_start += (size_t)whole;
+            const int err = fsb_chunk_answered_(c, &f);
+            if (err) return err;
+            continue;
+        }
+        if (c->in_start) memmove(c->in, c->in + c->in_start, have);
+        c->in_start = 0, c->in_end = have;
+        return (size_t)whole > c->in_size ? fsb_chunk_client_resize_(c, FSB_CHUNK_FRAME_MAX_) : 0;
+    }
+}
+
+/* Reads what is there, but of a frame in progress not past its end: large ones then begin at the
+   start of the buffer and are never moved. */
+static int fsb_chunk_client_fill_(fsb_chunk_client_ *c)
+{
+    fsb_chunk_frame_ f;
+    const int64_t    whole = fsb_chunk_unseal_(c->in, c->in_end, &f);
+    size_t           most = FSB_CHUNK_CLIENT_IN_;
+    if (whole > 0 && (size_t)whole > most) most = (size_t)whole;
+    const int64_t n = fsb_chunk_recv_(&c->stream, c->in + c->in_end, most - c->in_end);
+    if (n == -EAGAIN) return 0;
+    if (n <= 0) return -ENOTCONN;
+    c->in_end += (size_t)n;
+    return 0;
+}
+
+/* Ends what is overdue, now and then. */
+static int fsb_chunk_tick_(fsb_chunk_client_ *c)
+{
+    const int64_t now = fsb_chunk_now_ms_();
+    if (now < c->next_tick) return 0;
+    c->next_tick = now + FSB_CHUNK_TICK_MS_;
+    return fsb_chunk_expire_(c, now);
+}
+
+/* Waits for answers, for room to send, for a kick. With nothing in flight for a second it gives
+   memory back and sleeps until it is kicked. */
+static int fsb_chunk_client_wait_(fsb_chunk_client_ *c)
+{
+    struct pollfd p[3] = {
+        {c->stream.in, POLLIN, 0}, {c->kick, POLLIN, 0}, {c->stream.out, POLLOUT, 0}};
+    uint64_t count;
+    pthread_mutex_lock(&c->lock);
+    const int over = c->closing || c->broken, blocked = c->blocked, busy = c->in_flight != 0;
+    if (busy) c->asleep = 0;
+    const int patience = busy ? FSB_CHUNK_TICK_MS_ : c->asleep ? -1 : 1000;
+    pthread_mutex_unlock(&c->lock);
+    if (over) return -ENOTCONN;
+    const int n = poll(p, blocked ? 3 : 2, patience);
+    if (n < 0) return errno == EINTR ? 0 : -ENOTCONN;
+    if (n == 0 && !busy) {
+        pthread_mutex_lock(&c->lock);
+        c->asleep = c->in_flight == 0;
+        pthread_mutex_unlock(&c->lock);
+        if (!c->in_end && c->in_size > FSB_CHUNK_CLIENT_IN_)
+            (void)fsb_chunk_client_resize_(c, FSB_CHUNK_CLIENT_IN_);
+    }
+    if (p[1].revents && read(c->kick, &count, sizeof count) < 0 && errno != EAGAIN)
+        return -ENOTCONN;
+    if (p[2].revents) fsb_chunk_client_flush_(c);
+    const int err = busy ? fsb_chunk_tick_(c) : 0;
+    return err || !p[0].revents ? err : fsb_chunk_client_fill_(c);
+}
+
+static void *fsb_chunk_receiver_(void *arg)
+{
+    fsb_chunk_client_ *c = (fsb_chunk_client_ *)arg;
+    int                err;
+    do {
+        err = fsb_chunk_answers_(c);
+        if (!err) err = fsb_chunk_client_wait_(c);
+    } while (!err);
+    pthread_mutex_lock(&c->lock);
+    const int closing = c->closing;
+    pthread_mutex_unlock(&c->lock);
+    if (!closing)
+        fsb_chunk_log_(&c->log, FSB_LOG_ERROR, "chunk/lost", "the host is gone: %s",
+                       err == -EPROTO          ? "it broke the protocol"
+                           : err == -ETIMEDOUT ? "it takes no more requests"
+                           : err == -ENOMEM    ? "out of memory"
+                                               : "the connection ended");
+    fsb_chunk_stream_shut_(&c->stream);
+    fsb_chunk_fail_all_(c, err == -EPROTO || err == -ETIMEDOUT ? err : -ENOTCONN);
+    return NULL;
+}
+
+/* ---- [client] -------------------------------------------------------------------------------- */
+
+static int fsb_chunk_start_(fsb_chunk_client_ *c, fsb_op *op)
+{
+    const fsb_chunk_shape_ *shape = fsb_chunk_shape_of_(op->code);
+    if (!shape || !c->base.call[op->code]) return -ENOSYS;
+    if (op->flags && !(shape->request & FSB_CHUNK_FLAGS_)) return -EINVAL;
+    const int gives = (shape->request & FSB_CHUNK_DATA_) != 0;
+    if ((gives || op->code == FSB_OP_READ) && op->size > (size_t)FSB_IO_MAX) return -EINVAL;
+    if (gives && op->size && !op->data) return -EINVAL;
+    if (op->code == FSB_OP_LIST && !op->emit) return -EINVAL;
+    op->slice.data = NULL, op->slice.size = 0, op->slice.release = NULL, op->slice.owner = NULL;
+    op->layer[0] = NULL;
+    pthread_mutex_lock(&c->lock);
+    int              err = c->broken ? c->broken : 0;
+    fsb_chunk_call_ *call = err ? NULL : fsb_chunk_call_new_(c);
+    if (!err && !call) err = -ENOMEM;
+    if (!err) err = fsb_chunk_call_encode_(c, call, op);
+    if (!err) {
+        call->op = op;
+        op->layer[0] = call;
+        fsb_chunk_enqueue_(c, call);
+        if (c->asleep) fsb_chunk_kick_(c->kick), c->asleep = 0;
+    } else if (call) fsb_chunk_call_free_(c, call);
+    pthread_mutex_unlock(&c->lock);
+    return err;
+}
+
+static void fsb_chunk_submit_(fsb_backend *b, fsb_op *const *ops, size_t n)
+{
+    fsb_chunk_client_ *c = (fsb_chunk_client_ *)b;
+    for (size_t i = 0; i < n; ++i) {
+        const int err = fsb_chunk_start_(c, ops[i]);
+        if (err) fsb_chunk_fail_(ops[i], err);
+    }
+    fsb_chunk_client_flush_(c);
+}
+
+/* Asks for an early end of the call that op is. There is no answer to this, only op's own. */
+static void fsb_chunk_cancel_(fsb_backend *b, fsb_op *op)
+{
+    fsb_chunk_client_     *c = (fsb_chunk_client_ *)b;
+    const fsb_chunk_call_ *call = (const fsb_chunk_call_ *)op->layer[0];
+    pthread_mutex_lock(&c->lock);
+    if (call && call->op == op) fsb_chunk_enqueue_cancel_(c, fsb_chunk_tag_(call));
+    pthread_mutex_unlock(&c->lock);
+    fsb_chunk_client_flush_(c);
+}
+
+/* One who waits for an answer. */
+typedef struct fsb_chunk_waiter_ {
+    pthread_mutex_t lock;
+    pthread_cond_t  cond;
+    int             done;
+} fsb_chunk_waiter_;
+
+static void fsb_chunk_wake_(fsb_op *op)
+{
+    fsb_chunk_waiter_ *w = (fsb_chunk_waiter_ *)op->layer[1];
+    pthread_mutex_lock(&w->lock);
+    w->done = 1;
+    pthread_cond_signal(&w->cond);
+    pthread_mutex_unlock(&w->lock);
+}
+
+/* Bytes that call[] hands out; they stand behind this. */
+typedef struct fsb_chunk_bytes_holder_ {
+    fsb_allocator allocator;
+    size_t        size;
+} fsb_chunk_bytes_holder_;
+
+static void fsb_chunk_bytes_free_(void *owner)
+{
+    fsb_chunk_bytes_holder_ *h = (fsb_chunk_bytes_holder_ *)owner;
+    const fsb_allocator      a = h->allocator;
+    fsb_chunk_free_(&a, h, sizeof *h + h->size);
+}
+
+static void fsb_chunk_wait_for_(fsb_backend *b, fsb_op *op)
+{
+    void (*const done)(fsb_op *) = op->done;
+    fsb_chunk_waiter_ w;
+    if (pthread_mutex_init(&w.lock, NULL) != 0 || pthread_cond_init(&w.cond, NULL) != 0) {
+        op->result = -ENOMEM;
+        return;
+    }
+    w.done = 0;
+    op->done = fsb_chunk_wake_, op->layer[1] = &w;
+    fsb_chunk_submit_(b, &op, 1);
+    pthread_mutex_lock(&w.lock);
+    while (!w.done) pthread_cond_wait(&w.cond, &w.lock);
+    pthread_mutex_unlock(&w.lock);
+    pthread_cond_destroy(&w.cond);
+    pthread_mutex_destroy(&w.lock);
+    op->done = done;
+}
+
+/* Every call[]: submits and waits. Without op->buf the bytes come in memory of their own. */
+static int64_t fsb_chunk_call_wait_(fsb_backend *b, fsb_op *op)
+{
+    const fsb_allocator     *a = &((fsb_chunk_client_ *)b)->allocator;
+    const fsb_chunk_shape_  *shape = fsb_chunk_shape_of_(op->code);
+    fsb_chunk_bytes_holder_ *h = NULL;
+    if (shape && (shape->answer & FSB_CHUNK_DATA_) && op->code != FSB_OP_LIST && !op->buf &&
+        op->size) {
+        const size_t room = op->size < (size_t)FSB_IO_MAX ? op->size : (size_t)FSB_IO_MAX;
+        h = (fsb_chunk_bytes_holder_ *)fsb_chunk_resize_(a, NULL, 0, sizeof *h + room);
+        if (!h) return op->result = -ENOMEM;
+        h->allocator = *a, h->size = room;
+        op->buf = h + 1;
+    }
+    fsb_chunk_wait_for_(b, op);
+    if (!h) return op->result;
+    op->buf = NULL;
+    if (op->result < 0) fsb_chunk_bytes_free_(h);
+    else {
+        op->slice.data = h + 1, op->slice.size = (size_t)op->result;
+        op->slice.release = fsb_chunk_bytes_free_, op->slice.owner = h;
+    }
+    return op->result;
+}
+
+/* Moves all of size bytes before the deadline; it is only for hello, before there is a receiver. */
+static int fsb_chunk_exchange_(fsb_chunk_stream_ *s, int sends, unsigned char *bytes, size_t size,
+                               int64_t deadline)
+{
+    while (size) {
+        struct iovec  part;
+        struct pollfd p = {sends ? s->out : s->in, (short)(sends ? POLLOUT : POLLIN), 0};
+        const int64_t left = deadline - fsb_chunk_now_ms_();
+        part.iov_base = bytes, part.iov_len = size;
+        if (left <= 0) return -ETIMEDOUT;
+        if (poll(&p, 1, left < INT_MAX ? (int)left : INT_MAX) < 0 && errno != EINTR) return -errno;
+        const int64_t n = sends ? fsb_chunk_send_(s, &part, 1, 0) : fsb_chunk_recv_(s, bytes, size);
+        if (n == -EAGAIN) continue;
+        if (!n || n == -EPIPE || n == -ECONNRESET) return -ENOTCONN;
+        if (n < 0) return (int)n;
+        bytes += n, size -= (size_t)n;
+    }
+    return 0;
+}
+
+static int fsb_chunk_say_hello_(fsb_chunk_client_ *c, const fsb_chunk_client_desc *d,
+                                int64_t deadline)
+{
+    unsigned char     bytes[FSB_CHUNK_HEADER_ + 296] = {0}, id[16];
+    fsb_chunk_cursor_ w = {bytes + FSB_CHUNK_HEADER_, bytes + sizeof bytes, 0};
+    fsb_chunk_frame_  f;
+    const uint64_t    random[2] = {fsb_chunk_random_(), fsb_chunk_random_()};
+    int               given = 0;
+    for (size_t i = 0; i < sizeof id; ++i) given |= d->id[i];
+    memcpy(id, given ? (const void *)d->id : (const void *)random, sizeof id);
+    fsb_chunk_put16_(&w, FSB_CHUNK_VERSION_), fsb_chunk_put16_(&w, FSB_CHUNK_VERSION_);
+    fsb_chunk_put32_(&w, 0);
+    memcpy(fsb_chunk_step_(&w, sizeof id), id, sizeof id);
+    fsb_chunk_put_string_(&w, d->share);
+    while (!w.bad && (w.at - bytes) % 8) fsb_chunk_put_(&w, 0, 1);
+    if (w.bad) return -ENAMETOOLONG;
+    memset(&f, 0, sizeof f);
+    f.op = FSB_CHUNK_HELLO_, f.meta_size = (uint32_t)(w.at - bytes) - FSB_CHUNK_HEADER_;
+    fsb_chunk_seal_(bytes, &f);
+    int err = fsb_chunk_exchange_(&c->stream, 1, bytes, (size_t)(w.at - bytes), deadline);
+    if (!err) err = fsb_chunk_exchange_(&c->stream, 0, bytes, FSB_CHUNK_HEADER_, deadline);
+    if (err) return err;
+    if (fsb_chunk_unseal_(bytes, FSB_CHUNK_HEADER_, &f) < 0 || f.op != FSB_CHUNK_HELLO_ ||
+        f.data_size || f.meta_size > sizeof bytes - FSB_CHUNK_HEADER_)
+        return -EPROTO;
+    const size_t whole = FSB_CHUNK_HEADER_ + f.meta_size;
+    err = fsb_chunk_exchange_(&c->stream, 0, bytes + FSB_CHUNK_HEADER_, f.meta_size, deadline);
+    if (err) return err;
+    if (fsb_chunk_unseal_(bytes, whole, &f) < 0 || f.flags != FSB_CHUNK_ANSWER_ || f.tag)
+        return -EPROTO;
+    if (f.status < 0) return f.status < -4095 ? -EPROTO : -fsb_chunk_error_from_wire_(-f.status);
+    fsb_chunk_cursor_ r = {f.meta, f.meta + f.meta_size, 0};
+    const uint32_t    version = fsb_chunk_get16_(&r);
+    c->info.rights = fsb_chunk_get16_(&r);
+    c->info.max_requests = fsb_chunk_get32_(&r);
+    c->info.boot_id = fsb_chunk_get64_(&r);
+    const uint64_t served = fsb_chunk_get64_(&r), most = fsb_chunk_get32_(&r);
+    if (r.bad || version != FSB_CHUNK_VERSION_ || most < (uint64_t)FSB_IO_MAX) return -EPROTO;
+    for (uint32_t i = 1; i < FSB_OP_COUNT; ++i)
+        if ((served >> i & 1) && fsb_chunk_shape_of_(i)) c->base.call[i] = fsb_chunk_call_wait_;
+    return 0;
+}
+
+static void fsb_chunk_client_free_(fsb_chunk_client_ *c)
+{
+    const fsb_allocator a = c->allocator;
+    for (uint32_t i = 0; i < c->call_count; ++i)
+        fsb_chunk_free_(&a, c->calls[i], sizeof **c->calls);
+    fsb_chunk_free_(&a, c->calls, (size_t)c->call_room * sizeof *c->calls);
+    fsb_chunk_free_(&a, c->in, c->in_size);
+    if (c->kick >= 0) close(c->kick);
+    if (c->stream.in >= 0) close(c->stream.in);
+    if (c->stream.out >= 0 && c->stream.out != c->stream.in) close(c->stream.out);
+    pthread_cond_destroy(&c->unsent);
+    pthread_mutex_destroy(&c->lock);
+    fsb_chunk_free_(&a, c, sizeof *c);
+}
+
+static void fsb_chunk_client_close_(fsb_backend *b)
+{
+    fsb_chunk_client_ *c = (fsb_chunk_client_ *)b;
+    pthread_mutex_lock(&c->lock);
+    c->closing = 1;
+    pthread_mutex_unlock(&c->lock);
+    fsb_chunk_kick_(c->kick);
+    pthread_join(c->thread, NULL);
+    fsb_chunk_client_free_(c);
+}
+
+/* Connects, says hello, starts the receiver. */
+static int fsb_chunk_client_start_(fsb_chunk_client_ *c, const fsb_chunk_client_desc *d)
+{
+    const int64_t deadline = fsb_chunk_now_ms_() + c->timeout_ms;
+    int           fds[2] = {-1, -1};
+    int           err =
+        d->connect ? d->connect(d->user, fds) : fsb_chunk_dial(d->address, c->timeout_ms, fds);
+    if (err) return err;
+    c->stream.in = fds[0], c->stream.out = fds[1];
+    err = fsb_chunk_stream_init_(&c->stream, fds[0], fds[1]);
+    if (!err) err = fsb_chunk_say_hello_(c, d, deadline);
+    if (!err) err = fsb_chunk_client_resize_(c, FSB_CHUNK_CLIENT_IN_);
+    return err ? err : fsb_chunk_thread_(&c->thread, fsb_chunk_receiver_, c);
+}
+
+FSB_API int fsb_chunk_client_open(fsb_backend **out, const fsb_chunk_client_desc *desc)
+{
+    if (!out || !desc || (!desc->address && !desc->connect)) return -EINVAL;
+    fsb_chunk_client_ *c = (fsb_chunk_client_ *)fsb_chunk_alloc_(&desc->allocator, sizeof *c);
+    if (!c) return -ENOMEM;
+    c->allocator = desc->allocator, c->log = desc->log;
+    c->timeout_ms = desc->timeout_ms ? desc->timeout_ms : 30000;
+    c->tail = &c->head, c->stream.in = c->stream.out = -1;
+    c->base.size = sizeof c->base, c->base.name = "chunk";
+    c->base.close = fsb_chunk_client_close_, c->base.submit = fsb_chunk_submit_;
+    c->base.cancel = fsb_chunk_cancel_;
+    c->kick = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    int err = c->kick < 0 ? -errno : 0;
+    if (pthread_mutex_init(&c->lock, NULL) != 0 || pthread_cond_init(&c->unsent, NULL) != 0)
+        err = -ENOMEM;
+    if (!err) err = fsb_chunk_client_start_(c, desc);
+    if (err) {
+        fsb_chunk_log_(&c->log, FSB_LOG_ERROR, "chunk/connect", "%s: %s",
+                       desc->address ? desc->address : "connect",
+                       err == -EPROTO         ? "no fsb host of this version answers there"
+                           : err == -ENOTCONN ? "it turned us away; its log says why"
+                           : err == -ENOENT ? "no such share, or no such socket"
+                                            : strerror(-err));
+        fsb_chunk_client_free_(c);
+        return err;
+    }
+    *out = &c->base;
+    return 0;
+}
+
+FSB_API void fsb_chunk_client_get_info(fsb_backend *backend, fsb_chunk_client_info *out)
+{
+    *out = ((fsb_chunk_client_ *)backend)->info;
+}
+
+#ifdef __cplusplus
+}
+#endif
+#endif /* POSIX */
+#endif /* implementation */
+
+/* MIT License
+
+Copyright (c) 2026 the fsb authors
+
+Permission is hereby granted, free of charge, to any person obtaining a copy
+of this software and associated documentation files (the "Software"), to deal
+in the Software without restriction, including without limitation the rights
+to use, copy, modify, merge, publish, distribute, sublicense, and/or sell
+copies of the Software, and to permit persons to whom the Software is
+furnished to do so, subject to the following conditions:
+
+The above copyright notice and this permission notice shall be included in all
+copies or substantial portions of the Software.
+
+THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR
+IMPLIED, INCLUDING BUT NOT LIMITED TO THE WARRANTIES OF MERCHANTABILITY,
+FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE
+AUTHORS OR COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER
+LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM,
+OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE
+SOFTWARE. */

@@ -1,0 +1,3944 @@
+/* fsb_mount.h - v0.1.0 - mounts any fsb backend through FUSE - single-header C library (C99, C++11)
+
+   A mount shows the files of one backend (see "vtable" below) as a folder of this machine. It talks
+   to the kernel through libfuse3's low-level interface, and passes each request on without waiting:
+   the thread that has the backend's answer gives it to the kernel.
+
+   QUICK START   (extracted, compiled and run by the tests)
+       #define FSB_MOUNT_IMPLEMENTATION     // in ONE source file, before its other includes
+       #include "fsb_mount.h"               // (FSB_IMPLEMENTATION enables every fsb header)
+       #include <string.h>
+
+       // Serves `files` at `folder` until somebody unmounts it: fusermount3 -u FOLDER.
+       static int serve(fsb_backend *files, const char *folder)
+       {
+           fsb_mount_desc desc;
+           memset(&desc, 0, sizeof desc);   // a zero field means "use the default"
+           desc.backend = files;
+           desc.mountpoint = folder;
+           fsb_mount *mount = NULL;
+           int err = fsb_mount_open(&mount, &desc);
+           if (err) return err;             // -ENOSYS: built without FSB_WITH_FUSE
+           err = fsb_mount_serve(mount);    // a signal handler may call fsb_mount_stop(mount)
+           fsb_mount_close(mount);
+           return err;
+       }
+       int main(void) { return serve(NULL, "/mnt") == 0; }
+
+   NEEDS     Linux, POSIX threads (-pthread). With FSB_WITH_FUSE libfuse 3.14 or newer (-lfuse3),
+             /dev/fuse and the right to mount: root, or fusermount3. With a strict -std=, include
+             this header before those of libc.
+   OPTIONS   FSB_WITH_FUSE: without it fsb_mount_open() answers -ENOSYS. FSB_STATIC, FSB_API: once,
+             before the first fsb header. They change the linkage only.
+   THREADS   fsb_mount_serve() starts desc.threads threads and has ended them when it returns; they
+             block all signals. Requests are answered on these and on the backend's threads. A
+             backend without submit() is called on desc.runner's threads, or on those of the mount
+             when it is FSB_BACKEND_QUICK or there is no runner: then a slow call delays others.
+   MEMORY    The desc's allocator; libfuse has its own. A known file takes about 500 bytes and its
+             names, a thread 1 MiB to receive (of which it touches what requests fill), writes on
+             their way up to desc.write_behind bytes; what a second of quiet finds unused is freed.
+   ERRORS    Negative errno values; whatever the backend answers reaches the application. What
+             was refused and why is told through desc.log, the last text by fsb_mount_errmsg().
+             A delayed write that fails is reported once: by the next write, fsync or close.
+   DOES NOT  use the kernel's write-back cache: a store through mmap reaches the host when the
+             kernel writes it (msync, munmap, close). Open asks the host for the version of a
+             file, so that a reader sees what was there when it opened (close-to-open); two mounts
+             that write one file at once, without locks, may keep old parts of it cached until it
+             changes again.
+             Locks act within the mount, unless the option remote_locks is given. What a mapping
+             has dirty is lost when the mount is stopped while in use. libfuse's own messages are
+             silenced, for the whole process.
+   LICENCE   MIT, at the end of this file.
+   CHANGES   0.1.0 first version. */
+#if (defined(FSB_IMPLEMENTATION) || defined(FSB_MOUNT_IMPLEMENTATION)) && !defined(_GNU_SOURCE)
+#define _GNU_SOURCE 1 /* helps only if no libc header came first: verified below */
+#endif
+#ifndef FSB_MOUNT_H
+#define FSB_MOUNT_H
+#include <stddef.h>
+#include <stdint.h>
+
+/* ==== fsb common 1: the same text in every fsb_*.h (master: tests/blocks/common.h) ============ */
+#ifndef FSB_COMMON
+#define FSB_COMMON 1
+#define FSB_VERSION "0.1.0"
+#if !defined(FSB_API) && defined(FSB_STATIC)
+#define FSB_API static __attribute__((unused)) /* private to this source file, silent if unused */
+#elif !defined(FSB_API)
+#define FSB_API extern
+#endif
+
+/* Memory. One hook, so that it cannot be half overridden: new_size 0 frees, ptr NULL allocates,
+   else it resizes. Returns memory aligned as malloc's, NULL when there is none.
+   fn NULL: realloc and free of libc. Threads: any. */
+typedef struct fsb_allocator {
+    void *(*fn)(void *user, void *ptr, size_t old_size, size_t new_size);
+    void *user;
+} fsb_allocator;
+
+/* Log. `item` is a stable name to filter by ("chunk/frame"), `text` one line without newline; both
+   are valid during the call only. fn NULL: silence. Threads: any; it must not call the object. */
+typedef enum fsb_log_level {
+    FSB_LOG_ERROR, FSB_LOG_WARN, FSB_LOG_INFO, FSB_LOG_DEBUG
+} fsb_log_level;
+typedef struct fsb_logger {
+    void (*fn)(void *user, fsb_log_level level, const char *item, const char *text);
+    void *user;
+} fsb_logger;
+
+/* Threads. run() has job(arg) called once, soon, on another thread, and returns 0 without waiting,
+   or -EAGAIN if it cannot. A job system fits it. run NULL: what the object's docs say. */
+typedef struct fsb_runner {
+    int (*run)(void *user, void (*job)(void *arg), void *arg);
+    void *user;
+} fsb_runner;
+
+#define FSB_UNLIMITED UINT64_MAX /* in a desc: no bound at all, where 0 would mean the default */
+#elif FSB_COMMON != 1
+#error "fsb headers of different releases are mixed: copy them together"
+#endif
+/* ==== end of fsb common ======================================================================= */
+/* ==== fsb vtable 1: the vocabulary of files (master: tests/blocks/vtable.h) =================== */
+#ifndef FSB_VTABLE
+#define FSB_VTABLE 1
+/* A backend is a table of calls on paths, files and bytes; what transforms files is a backend that
+   wraps another. Every call takes one fsb_op: the caller fills in what is asked, the backend what
+   is answered. The constants are frozen: the same on every platform, in every release, on the wire.
+
+   Paths    absolute inside the backend and normalised ("/", "/a/b": no "//", ".", "..", final "/"),
+            at most FSB_PATH_MAX bytes; names are any bytes but '/' and NUL, at most FSB_NAME_MAX.
+            A symbolic link is never followed as the last component; before it, it is, inside the
+            backend only: what would lead outside answers -EACCES.
+   Results  op->result is 0, a count, or a negative errno. Answers are written on success only.
+   Memory   what an op points to is the caller's and stays until the op is done. */
+enum { FSB_PATH_MAX = 4095, FSB_NAME_MAX = 255, FSB_IO_MAX = 1 << 20 /* bytes a READ or WRITE */ };
+
+typedef struct fsb_backend fsb_backend;
+typedef struct fsb_op fsb_op;
+typedef uint64_t fsb_handle; /* an open file of one backend; 0: none; closed ones answer -EBADF */
+
+/* What is known of a file. Times in ns since the epoch, sizes in bytes. */
+typedef struct fsb_stat {
+    uint64_t file_id; /* which file: kept over renames, not reused as inode numbers are; never 0 */
+    uint64_t version; /* differs whenever the content may have changed */
+    uint64_t ino;     /* the number to show people */
+    uint64_t size;
+    uint64_t blocks; /* allocated, in units of 512 bytes */
+    int64_t  atime_ns, mtime_ns, ctime_ns;
+    int64_t  btime_ns; /* creation; 0 if not known */
+    uint32_t mode;     /* type and permissions as in POSIX: 0100644 */
+    uint32_t nlink, uid, gid;
+    uint32_t rdev_major, rdev_minor; /* of a device node */
+    uint32_t blksize;                /* preferred for i/o */
+    uint32_t reserved;
+} fsb_stat;
+
+/* What to set (SETATTR), or what a new file starts with (OPEN with CREATE, PUT, MKDIR, MKNOD,
+   SYMLINK). A new file gets mode as it stands (no umask), and the owner asked for where the backend
+   may set owners; in a set-group-id directory the directory's group rules. */
+enum {
+    FSB_ATTR_MODE = 1, FSB_ATTR_UID = 2, FSB_ATTR_GID = 4, FSB_ATTR_SIZE = 8,
+    FSB_ATTR_ATIME = 16, FSB_ATTR_MTIME = 32, FSB_ATTR_ATIME_NOW = 64, FSB_ATTR_MTIME_NOW = 128,
+    FSB_ATTR_KILL_PRIV = 256 /* besides, drop set-user-id, and set-group-id if group-executable */
+};
+typedef struct fsb_attr {
+    uint32_t mask; /* FSB_ATTR_*: which fields count */
+    uint32_t mode, uid, gid;
+    uint32_t rdev_major, rdev_minor; /* MKNOD */
+    uint64_t size;
+    int64_t  atime_ns, mtime_ns;
+} fsb_attr;
+
+typedef struct fsb_statfs {
+    uint64_t blocks, bfree, bavail; /* in units of frsize */
+    uint64_t files, ffree;
+    uint32_t bsize, frsize, namelen, reserved;
+} fsb_statfs;
+
+/* One name of a listing; its pointers are valid during emit() only. */
+typedef struct fsb_dirent {
+    const char *name; /* '\0' stands behind it; "." and ".." are never listed */
+    size_t      name_size;
+    uint64_t    cookie; /* the op->offset that goes on behind it; keeps while names change; not 0 */
+    fsb_stat    stat;   /* whole with FSB_LIST_STAT; else ino, and type in mode (0: not known) */
+} fsb_dirent;
+
+/* Bytes handed out without a copy. release NULL: borrowed, valid until done() returns (what call[]
+   hands out can be kept). Else they are the receiver's, who calls fsb_slice_release(). */
+typedef struct fsb_slice {
+    const void *data;
+    size_t      size;
+    void (*release)(void *owner);
+    void *owner;
+} fsb_slice;
+/* Gives the bytes back, whichever kind; *s is empty then. Errors: none. Threads: any. */
+static inline void fsb_slice_release(fsb_slice *s)
+{
+    if (s->release) s->release(s->owner);
+    s->data = NULL, s->size = 0, s->release = NULL, s->owner = NULL;
+}
+
+/* Something changed (WATCH); paths are valid during the call only. */
+enum {
+    FSB_EVENT_CREATED = 1, FSB_EVENT_REMOVED, FSB_EVENT_CONTENT, FSB_EVENT_ATTR,
+    FSB_EVENT_RENAMED, /* path is now path2; if one side is not watched: REMOVED or CREATED */
+    FSB_EVENT_LOST     /* events were lost: anything at or below path may have changed */
+};
+typedef struct fsb_event {
+    uint32_t    kind; /* FSB_EVENT_* */
+    const char *path, *path2;
+} fsb_event;
+
+/* The calls. "at": op->handle unless it is 0, else op->path; a path that leads to another file than
+   op->file_id (unless that is 0) answers -ESTALE. "bytes": into op->buf, or if that is NULL handed
+   out in op->slice. "->": what is answered. Flags that a call does not name answer -EINVAL. */
+enum {
+    FSB_OP_STAT = 1, /* at -> stat */
+    FSB_OP_READLINK, /* at, size -> bytes of the text; result their number */
+    FSB_OP_LIST,     /* at, offset (0 or a cookie), flags FSB_LIST_*; emit() for each name
+                        -> result 1 at the end, 0 if there is more behind the last cookie:
+                        emit() stopped it, or it was enough for one call */
+    FSB_OP_OPEN,     /* path, file_id, flags FSB_O_*, attr -> handle, stat; with FSB_O_READ and
+                        size > 0 also bytes from 0 on; result their number */
+    FSB_OP_READ,     /* handle, offset, size -> bytes; result below size only at the end of file */
+    FSB_OP_WRITE,    /* handle, offset, data, size, flags FSB_WRITE_* -> result size (never less),
+                        stat as it is afterwards; APPEND: out_offset is where the bytes went */
+    FSB_OP_SYNC,     /* at, flags FSB_SYNC_*: on the disk when it returns */
+    FSB_OP_CLOSE,    /* handle: gone even if an error comes back, which tells of earlier writes */
+    FSB_OP_MKDIR,    /* path, attr -> stat */
+    FSB_OP_UNLINK,   /* path: no directory */
+    FSB_OP_RMDIR,    /* path */
+    FSB_OP_RENAME,   /* path, path2, flags FSB_RENAME_* */
+    FSB_OP_LINK,     /* at, path2: the new name -> stat */
+    FSB_OP_SYMLINK,  /* path, path2: the text, kept as it is; attr -> stat */
+    FSB_OP_MKNOD,    /* path, attr: mode with the type, rdev -> stat */
+    FSB_OP_SETATTR,  /* at, attr -> stat */
+    FSB_OP_ALLOCATE, /* handle, offset, size64, flags FSB_ALLOC_* -> stat */
+    FSB_OP_SEEK,     /* handle, offset, flags FSB_SEEK_* -> out_offset; -ENXIO behind the last */
+    FSB_OP_COPY,     /* handle, offset -> handle2, offset2, size64; result bytes, may be fewer */
+    FSB_OP_STATFS,   /* at -> statfs */
+    FSB_OP_GETXATTR, /* at, path2: name, buf, size -> result; size 0 asks for it; -ERANGE: more */
+    FSB_OP_SETXATTR, /* at, path2: name, data, size, flags FSB_XATTR_* */
+    FSB_OP_LISTXATTR,   /* at, buf, size -> names, each with its '\0'; result as GETXATTR */
+    FSB_OP_REMOVEXATTR, /* at, path2: name */
+    FSB_OP_GET,         /* path, file_id, size: OPEN, READ at 0, CLOSE in one -> stat, bytes */
+    FSB_OP_PUT,         /* path, flags FSB_O_*, attr, data, size: OPEN, WRITE at 0, CLOSE in one
+                           -> stat, result size */
+    FSB_OP_LOCK,        /* handle, offset, size64 (0: to the end), owner, pid, flags FSB_LOCK_*;
+                           -EAGAIN if taken; TEST -> flags (UNLOCK: free), offset, size64, pid */
+    FSB_OP_WATCH,       /* path, flags FSB_WATCH_*; event(user, ...) on the backend's own thread,
+                           until the handle is closed -> handle */
+    FSB_OP_DESCRIPTOR,  /* handle -> result: the kernel's descriptor behind it, borrowed while the
+                           handle is open; never on the wire */
+    FSB_OP_COUNT
+};
+enum { /* OPEN, PUT: READ or WRITE or both. A symbolic link answers -ELOOP */
+    FSB_O_READ = 1, FSB_O_WRITE = 2, FSB_O_CREATE = 4, FSB_O_EXCL = 8, FSB_O_TRUNC = 16
+};
+enum { FSB_LIST_STAT = 1 };
+enum { FSB_WRITE_APPEND = 1, FSB_WRITE_KILL_PRIV = 2 /* as FSB_ATTR_KILL_PRIV */ };
+enum { FSB_SYNC_DATA = 1 /* as fdatasync(2) */ };
+enum { FSB_RENAME_NOREPLACE = 1, FSB_RENAME_EXCHANGE = 2 };
+enum { FSB_ALLOC_KEEP_SIZE = 1, FSB_ALLOC_PUNCH_HOLE = 2, FSB_ALLOC_ZERO_RANGE = 4 };
+enum { FSB_SEEK_DATA = 1, FSB_SEEK_HOLE = 2 };
+enum { FSB_XATTR_CREATE = 1, FSB_XATTR_REPLACE = 2 };
+enum { FSB_LOCK_UNLOCK = 0, FSB_LOCK_SHARED = 1, FSB_LOCK_EXCLUSIVE = 2, FSB_LOCK_TEST = 4,
+       FSB_LOCK_WAIT = 8, FSB_LOCK_FLOCK = 16 /* as flock(2): the file, apart from fcntl(2)'s */ };
+enum { FSB_WATCH_DEEP = 1 /* folders below too */ };
+
+struct fsb_op {
+    /* asked */
+    uint32_t    code; /* FSB_OP_* */
+    uint32_t    flags;
+    const char *path, *path2;
+    fsb_handle  handle, handle2; /* OPEN and WATCH answer in handle */
+    uint64_t    file_id;
+    uint64_t    offset, offset2;
+    uint64_t    size64;     /* of a range */
+    size_t      size;       /* of data or buf; without buf the most that slice may hold */
+    const void *data;       /* bytes in */
+    void       *buf;        /* room for bytes out */
+    uint64_t    owner;      /* LOCK: whose */
+    uint32_t    pid;        /* LOCK: to tell others */
+    uint32_t    timeout_ms; /* 0: the backend's own; passed, the op ends with -ETIMEDOUT */
+    fsb_attr    attr;
+    int (*emit)(fsb_op *op, const fsb_dirent *entry);  /* LIST: 0 goes on, 1 stops before entry */
+    void (*event)(void *user, const fsb_event *event); /* WATCH */
+    /* answered */
+    int64_t    result;
+    uint64_t   out_offset;
+    fsb_stat   stat;
+    fsb_statfs statfs;
+    fsb_slice  slice;
+    /* submit() only. done() is called once, on any thread, perhaps before submit() returns, never
+       under a lock; it may submit more, but not wait for it. */
+    void (*done)(fsb_op *op);
+    void   *user;     /* the caller's */
+    void   *layer[2]; /* the backend's until done() */
+    fsb_op *next;     /* the holder's, for a list */
+};
+
+enum { FSB_BACKEND_QUICK = 1 /* answers from memory or a local disk: not worth another thread */ };
+struct fsb_backend {
+    uint32_t    size;  /* sizeof(fsb_backend) where the backend was compiled */
+    uint32_t    flags; /* FSB_BACKEND_* */
+    const char *name;  /* of the kind: "local" */
+    /* Ends it, its handles too, not what it wraps. Threads: no other user left. */
+    void (*close)(fsb_backend *backend);
+    /* Starts n operations; the array is the caller's again on return. NULL: none, then call[] on a
+       thread that may block does (fsb_backend_submit() of fsb_backend.h). Threads: any. */
+    void (*submit)(fsb_backend *backend, fsb_op *const *ops, size_t n);
+    /* Asks a submitted op to end soon with -EINTR; done() is called as ever. NULL: it cannot be
+       hurried. Threads: any; the caller sees to it that op is not done meanwhile. */
+    void (*cancel)(fsb_backend *backend, fsb_op *op);
+    /* The synchronous calls, by FSB_OP_*; NULL stands for -ENOSYS. Each sets op->result and returns
+       it. Threads: any, several at once; may block. */
+    int64_t (*call[FSB_OP_COUNT])(fsb_backend *backend, fsb_op *op);
+};
+#elif FSB_VTABLE != 1
+#error "fsb headers of different releases are mixed: copy them together"
+#endif
+/* ==== end of fsb vtable ======================================================================= */
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct fsb_mount fsb_mount;
+typedef struct fsb_mount_desc {
+    fsb_backend *backend;    /* required; not closed with the mount, and must outlive it */
+    const char  *mountpoint; /* required: a folder, empty unless the option nonempty is given */
+    const char  *options;    /* as behind mount's -o: "ro,allow_other" (default none). Ours are
+                                remote_locks (flock and fcntl locks are the backend's),
+                                nonempty, attr_timeout=SECONDS, entry_timeout=SECONDS;
+                                the others are FUSE's: man 8 mount.fuse3 */
+    const char   *fsname;            /* shown as what is mounted (default "fsb") */
+    uint32_t      threads;           /* that take requests (default 2, at most 64) */
+    int32_t       attr_timeout_ms;   /* believe attributes so long (default 1000); -1: never */
+    int32_t       entry_timeout_ms;  /* the same for names (default 1000); -1: never */
+    int64_t       write_behind;      /* bytes of writes that may be on their way when write() has
+                                        returned (default 16 MiB, at most 1 GiB); -1: none. Only
+                                        where the backend has submit(), or a runner calls it */
+    uint32_t      timeout_ms;        /* fsb_op.timeout_ms of each call (default the backend's) */
+    uint32_t      read_only;         /* not 0: nothing can be changed, as with the option ro */
+    fsb_runner    runner;            /* for a backend without submit() */
+    fsb_allocator allocator;
+    fsb_logger    log;
+} fsb_mount_desc;
+
+/* Mounts the backend; requests wait until fsb_mount_serve() runs, which may be after a fork(). The
+   desc's strings are copied. The file system's type is "fuse.fsb"; rights are checked by the
+   kernel (default_permissions); who mounted sees it, others with the option allow_other.
+   Errors: -EINVAL desc or an option; -ENOENT, -ENOTDIR the mount point; -ENOTEMPTY it holds files;
+   -EBUSY a FUSE file system is mounted there; -ENOTCONN one that has died is; -ENODEV no /dev/fuse;
+   -EPERM the right to mount is missing; -ENOSYS built without FSB_WITH_FUSE; -EOPNOTSUPP
+   remote_locks, but the backend has none; -ENOMEM, -EMFILE; STAT's of the backend's root. The log
+   has the text. Threads: any; may block. */
+FSB_API int fsb_mount_open(fsb_mount **out, const fsb_mount_desc *desc);
+/* Answers requests until the mount is unmounted or fsb_mount_stop() is called, then waits for the
+   answers still due. A stopped mount is unmounted first; if files on it are in use they answer
+   errors from fsb_mount_close() on. Once a mount.
+   Errors: -EINVAL called before; -ENOMEM, -EAGAIN no threads. Threads: one; blocks. */
+FSB_API int fsb_mount_serve(fsb_mount *mount);
+/* Has fsb_mount_serve() unmount and return, now or when it is called. NULL is fine.
+   Errors: none. Threads: any, and signal handlers. */
+FSB_API void fsb_mount_stop(fsb_mount *mount);
+/* Unmounts if that has not happened, closes what is open on the backend, ends the mount. NULL is
+   fine. Errors: none. Threads: no other user left; may block. */
+FSB_API void fsb_mount_close(fsb_mount *mount);
+/* Copies the text of the last failure into buf, cut to size; "" if there was none. Returns buf.
+   Errors: none. Threads: any. */
+FSB_API const char *fsb_mount_errmsg(fsb_mount *mount, char *buf, size_t size);
+
+#ifdef __cplusplus
+} /* extern "C" */
+#endif
+#endif /* FSB_MOUNT_H */
+
+/* ==== IMPLEMENTATION: [log] [table] [nodes] [names] [requests] [handles] [gate] [start] [attr]
+   [lookup] [change] [open] [read] [write] [list] [xattr] [locks] [session] [threads] [public] == */
+#if (defined(FSB_IMPLEMENTATION) || defined(FSB_MOUNT_IMPLEMENTATION)) && !defined(FSB_MOUNT_DONE_)
+#define FSB_MOUNT_DONE_
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#ifndef FSB_WITH_FUSE
+
+FSB_API int fsb_mount_open(fsb_mount **out, const fsb_mount_desc *desc)
+{
+    (void)out;
+    if (desc && desc->log.fn)
+        desc->log.fn(desc->log.user, FSB_LOG_ERROR, "mount/open", "built without FSB_WITH_FUSE");
+    return -ENOSYS;
+}
+
+FSB_API int fsb_mount_serve(fsb_mount *m)
+{
+    (void)m;
+    return -ENOSYS;
+}
+
+FSB_API void fsb_mount_stop(fsb_mount *m) { (void)m; }
+FSB_API void fsb_mount_close(fsb_mount *m) { (void)m; }
+
+FSB_API const char *fsb_mount_errmsg(fsb_mount *m, char *buf, size_t size)
+{
+    (void)m;
+    if (size) buf[0] = '\0';
+    return buf;
+}
+
+#else /* FSB_WITH_FUSE */
+
+#define FUSE_USE_VERSION 314
+#include <dirent.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/file.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/statfs.h>
+#include <sys/statvfs.h>
+#include <sys/sysmacros.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+#include <sys/xattr.h>
+#include <time.h>
+#include <unistd.h>
+#include <linux/falloc.h>
+#include <linux/fuse.h>
+#include <fuse3/fuse_lowlevel.h>
+#undef FUSE_USE_VERSION /* ours alone */
+#ifndef SEEK_HOLE
+#error "fsb_mount.h: GNU extensions are hidden; include it first, or compile with -D_GNU_SOURCE"
+#endif
+
+enum {
+    FSB_MOUNT_RECEIVE_ = FSB_IO_MAX + 8192, /* the largest request: a WRITE and its header */
+    FSB_MOUNT_HEAD_ = 16 << 10,  /* bytes asked for with OPEN: what the kernel reads first */
+    FSB_MOUNT_WHOLE_ = 32 << 10, /* a file of up to so many bytes is asked for whole */
+    FSB_MOUNT_HEADS_ = 4 << 20,             /* such bytes kept in all */
+    FSB_MOUNT_HANDOVER_ = 256 << 10,        /* smaller writes are copied: a buffer is 1 MiB */
+    FSB_MOUNT_FLIGHT_ = 1024,               /* delayed writes on their way, at most */
+    FSB_MOUNT_SPARE_REQS_ = 64,
+    FSB_MOUNT_BATCH_MIN_ = 32 << 10, /* of a listing, fetched at once; doubles while it is used */
+    FSB_MOUNT_BATCH_MAX_ = 256 << 10,
+    FSB_MOUNT_REPLY_MAX_ = 128 << 10, /* of a listing, handed to the kernel at once */
+    FSB_MOUNT_QUIET_MS_ = 1000,       /* then unused memory is given back */
+    FSB_MOUNT_TRIES_ = 4              /* of an operation whose path changed meanwhile */
+};
+#define FSB_MOUNT_COPY_MAX_ ((uint64_t)64 << 20) /* of one COPY, so that it ends in good time */
+#define FSB_MOUNT_KILL_WRITE_ (1u << 2)          /* FUSE_WRITE_KILL_SUIDGID */
+#define FSB_MOUNT_KILL_SETATTR_ (1 << 11)        /* FATTR_KILL_SUIDGID */
+#define FSB_MOUNT_INIT_FLAGS_ (1u << 18 | 1u << 28) /* PARALLEL_DIROPS, HANDLE_KILLPRIV_V2 */
+
+/* Where an operation acts, and what it waits for. */
+enum {
+    FSB_MOUNT_AT_ = 1,      /* op.path is a name of node, checked by file_id */
+    FSB_MOUNT_CHILD_ = 2,   /* op.path is `name` in node */
+    FSB_MOUNT_TO_ = 4,      /* op.path2 is `name2` in node2 */
+    FSB_MOUNT_PATHS_ = 7,   /* any of these: it and the move of a folder wait for each other */
+    FSB_MOUNT_MOVE_ = 8,    /* moves a folder */
+    FSB_MOUNT_DRAINED_ = 16, /* waits for the delayed writes of node */
+    FSB_MOUNT_DRAINED2_ = 32 /* and of node2 */
+};
+enum { FSB_MOUNT_INVAL_ATTR_ = 1, FSB_MOUNT_INVAL_PAGES_ = 2 };
+
+typedef struct fsb_mount_link_ fsb_mount_link_;
+struct fsb_mount_link_ { /* first in what a table holds */
+    fsb_mount_link_ *next;
+    uint64_t         hash;
+};
+typedef struct fsb_mount_table_ {
+    fsb_mount_link_ **bucket;
+    size_t            size, count; /* size: a power of two */
+} fsb_mount_table_;
+
+typedef struct fsb_mount_slot_ {
+    void    *object;
+    uint32_t generation, next_free; /* index + 1 */
+} fsb_mount_slot_;
+typedef struct fsb_mount_slots_ { /* ids: generation << 32 | index + 1, so none comes twice */
+    fsb_mount_slot_ *slot;
+    uint32_t         size, used, first_free;
+} fsb_mount_slots_;
+
+typedef struct fsb_mount_node_ fsb_mount_node_;
+typedef struct fsb_mount_file_ fsb_mount_file_;
+typedef struct fsb_mount_dir_ fsb_mount_dir_;
+typedef struct fsb_mount_req_ fsb_mount_req_;
+typedef struct fsb_mount_queue_ {
+    fsb_mount_req_ *head, *tail;
+} fsb_mount_queue_;
+
+/* One name: an entry of a folder. It belongs to its node and pins the folder. */
+typedef struct fsb_mount_name_ fsb_mount_name_;
+struct fsb_mount_name_ {
+    fsb_mount_link_  link; /* in mount->names */
+    fsb_mount_name_ *next; /* of the same node */
+    fsb_mount_node_ *node, *parent;
+    size_t           size;
+    char             text[1];
+};
+
+/* One file, whatever its names. All fields are guarded by mount->lock. */
+struct fsb_mount_node_ {
+    fsb_mount_link_  link; /* in mount->nodes, by file_id */
+    uint64_t         id, file_id;
+    uint64_t         lookups; /* how often the kernel was told id, less what it forgot */
+    uint32_t         pins;    /* names in this folder, requests, open files */
+    uint32_t         dead;    /* on its way out */
+    fsb_mount_name_ *names;
+    fsb_mount_node_ *next_dead;
+
+    fsb_stat attr;
+    int64_t  attr_until; /* monotonic ns: attr is believed so long */
+    int64_t  bare_until; /* monotonic ns: made here a moment ago, it has no security.capability */
+    uint64_t version;    /* the content that the kernel's pages show; 0: not known */
+    uint64_t change;     /* mount->changes when this mount changed it last */
+    int      removed;    /* by this mount, the last name */
+
+    fsb_mount_file_ *reader, *writer; /* on the backend; writer may serve readers too */
+    uint32_t         readers, writers; /* files that applications have open */
+    int              locked;           /* remote locks were taken */
+
+    fsb_mount_req_  *flight; /* delayed writes on their way */
+    uint32_t         writes; /* their number */
+    int              burst;  /* attr is the answer of one of them */
+    int              error;    /* the first failure not yet reported */
+    uint64_t         reported; /* mount->changes when one was: what was sent before is not news */
+    uint64_t         flight_begin, flight_end; /* no write of the burst is outside */
+    fsb_mount_queue_ waiting;                  /* for them, or for room to be one */
+    int              pumping, wants_room;
+    fsb_mount_node_ *next_room;
+
+    uint32_t         inval; /* FSB_MOUNT_INVAL_* that the kernel is to be told */
+    fsb_mount_node_ *next_inval;
+};
+
+/* What every operation of ours begins with; op.done knows what it is part of. */
+typedef struct fsb_mount_task_ {
+    fsb_op     op;
+    fsb_mount *mount;
+} fsb_mount_task_;
+
+/* An open file of the backend. */
+struct fsb_mount_file_ {
+    fsb_mount_task_  task; /* for CLOSE: it must not fail for want of memory */
+    fsb_mount_node_ *node; /* pinned */
+    fsb_handle       handle;
+    uint32_t         rights; /* FSB_O_READ, FSB_O_WRITE */
+    uint32_t         pins;   /* the node's, and of operations on their way */
+    fsb_slice        head;   /* the first bytes, for the reads that follow OPEN */
+    int              head_whole; /* the file ends there */
+    fsb_mount_file_ *next;       /* to be closed */
+};
+
+/* A receive buffer; the request stands right behind it. */
+typedef struct fsb_mount_buf_ fsb_mount_buf_;
+struct fsb_mount_buf_ {
+    fsb_mount_buf_ *next;
+    uint32_t        pins; /* its thread, and writes whose bytes are in it */
+    uint32_t        used; /* it was filled beyond what a small request fills */
+};
+
+struct fsb_mount_req_ {
+    fsb_mount_task_  task;
+    fuse_req_t       fuse; /* NULL: nobody waits, or was answered already */
+    void           (*apply)(fsb_mount *m, fsb_mount_req_ *r); /* lock held: names that changed,
+                                                 before another operation's path is written */
+    void           (*then)(fsb_mount_req_ *r);
+    uint32_t         how; /* FSB_MOUNT_AT_ ... */
+    uint32_t         tries;
+    uint64_t         started; /* mount->changes when it was sent */
+    fsb_mount_node_ *node, *node2; /* pinned */
+    fsb_mount_file_ *file, *file2; /* pinned */
+    fsb_mount_dir_  *dir;
+    fsb_mount_buf_  *buf;
+    void            *extra; /* owned: bytes of the operation */
+    size_t           extra_size;
+    fsb_mount_req_  *next, *prev; /* in a queue, in flight, spare */
+    struct fuse_file_info fi;
+    uint64_t         list_offset;
+    size_t           reply_size; /* of a listing, most; of a write */
+    int64_t          error; /* to answer when the operation that cleans up is done */
+    int              in_gate, plus, delayed, elsewhere;
+    int              locks, waits, sent, holds, cancelled; /* of LOCK: see [locks] */
+    char             name[FSB_NAME_MAX + 1], name2[FSB_NAME_MAX + 1]; /* from here not zeroed */
+    char             path[FSB_PATH_MAX + 1], path2[FSB_PATH_MAX + 1];
+};
+
+/* An open folder: names fetched and not yet asked for. The kernel asks one request at a time. */
+struct fsb_mount_dir_ {
+    fsb_mount_node_ *node; /* pinned */
+    uint64_t         id;
+    uint32_t         pins; /* until releasedir, and of a request */
+    int              busy;
+    char            *batch; /* entries, each an fsb_mount_entry_ and its name */
+    size_t           size, room;
+    size_t           want; /* bytes to fetch at once */
+    size_t           at;   /* where the entry behind `cookie` begins */
+    uint64_t         first, last, cookie; /* the batch follows `first`; `last` is its end */
+    int              end, plus, bad;
+    uint64_t         started; /* mount->changes when it was fetched */
+    int64_t          fetched; /* monotonic ns; 0: no batch */
+};
+typedef struct fsb_mount_entry_ {
+    fsb_stat stat;
+    uint64_t cookie;
+    uint32_t size, name_size; /* size: of it all, a multiple of 8 */
+} fsb_mount_entry_;
+
+struct fsb_mount {
+    fsb_backend    *backend;
+    fsb_runner      runner;
+    fsb_allocator   allocator;
+    fsb_logger      log;
+    uint32_t        threads, timeout_ms;
+    int64_t         attr_ns, entry_ns; /* 0: not at all */
+    uint64_t        behind_max;        /* 0: no delayed writes */
+    int             inlined; /* calls end before the handler does */
+    int             remote_locks, nonempty, read_only;
+    char           *mountpoint; /* absolute */
+
+    struct fuse_session *session;
+    int             fd, epoll, wake, quit; /* wake: for serve(); quit: for its threads */
+    int             greeted, tuned;        /* atomic: INIT was answered; read-ahead was raised */
+    int             stopping, ended;       /* atomic */
+    int             served, unmounted;
+
+    pthread_mutex_t lock; /* leaf: nothing is called with it but the allocator */
+    pthread_cond_t  quiet; /* live became 0 */
+    fsb_mount_table_ nodes, names;
+    fsb_mount_slots_ ids, dirs;
+    fsb_mount_node_ *root, *dead;
+    uint64_t        changes; /* counts what this mount changes */
+    fsb_mount_file_ *closing;
+    uint32_t        live; /* requests and CLOSEs not ended */
+    fsb_mount_req_ *spare_reqs;
+    uint32_t        spare_req_count;
+    fsb_mount_buf_ *spare_bufs;
+    size_t          head_bytes;
+
+    uint32_t        path_ops; /* in the gate */
+    int             moving, gate_pumping;
+    fsb_mount_queue_ gate;
+
+    uint64_t        behind; /* bytes of delayed writes on their way */
+    uint32_t        behind_count;
+    fsb_mount_node_ *room_head, *room_tail;
+    fsb_mount_node_ *inval_head, *inval_tail;
+    fsb_mount_queue_ granted; /* locks to answer when the kernel has forgotten old pages */
+    fsb_statfs      statfs;
+    int64_t         statfs_until;
+    char            error[256];
+};
+
+/* ---- [log] ----------------------------------------------------------------------------------- */
+
+__attribute__((format(printf, 4, 5))) static void
+fsb_mount_log_(fsb_mount *m, fsb_log_level level, const char *item, const char *format, ...)
+{
+    char    text[sizeof m->error];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    if (level == FSB_LOG_ERROR) {
+        pthread_mutex_lock(&m->lock);
+        memcpy(m->error, text, sizeof text);
+        pthread_mutex_unlock(&m->lock);
+    }
+    if (m->log.fn) m->log.fn(m->log.user, level, item, text);
+}
+
+static void *fsb_mount_libc_(void *user, void *ptr, size_t old_size, size_t new_size)
+{
+    (void)user, (void)old_size;
+    if (new_size) return realloc(ptr, new_size);
+    free(ptr);
+    return NULL;
+}
+
+static void *fsb_mount_alloc_(fsb_mount *m, size_t size)
+{
+    return m->allocator.fn(m->allocator.user, NULL, 0, size);
+}
+
+static void fsb_mount_free_(fsb_mount *m, void *ptr, size_t size)
+{
+    if (ptr) m->allocator.fn(m->allocator.user, ptr, size, 0);
+}
+
+static void *fsb_mount_zeroed_(fsb_mount *m, size_t size)
+{
+    void *p = fsb_mount_alloc_(m, size);
+    if (p) memset(p, 0, size);
+    return p;
+}
+
+static int64_t fsb_mount_now_(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+static void fsb_mount_signal_(int fd)
+{
+    const uint64_t one = 1;
+    if (write(fd, &one, sizeof one) < 0) return; /* the counter is full: it is signalled */
+}
+
+/* ---- [table] --------------------------------------------------------------------------------- */
+
+static int fsb_mount_table_grow_(fsb_mount *m, fsb_mount_table_ *t, size_t size)
+{
+    fsb_mount_link_ **bucket = (fsb_mount_link_ **)fsb_mount_zeroed_(m, size * sizeof *bucket);
+    if (!bucket) return -ENOMEM;
+    for (size_t i = 0; i < t->size; ++i) {
+        while (t->bucket[i]) {
+            fsb_mount_link_ *l = t->bucket[i];
+            t->bucket[i] = l->next;
+            l->next = bucket[l->hash & (size - 1)];
+            bucket[l->hash & (size - 1)] = l;
+        }
+    }
+    fsb_mount_free_(m, t->bucket, t->size * sizeof *bucket);
+    t->bucket = bucket, t->size = size;
+    return 0;
+}
+
+static void fsb_mount_table_add_(fsb_mount *m, fsb_mount_table_ *t, fsb_mount_link_ *l)
+{
+    if (t->count >= t->size) fsb_mount_table_grow_(m, t, t->size * 2); /* if not: long chains */
+    l->next = t->bucket[l->hash & (t->size - 1)];
+    t->bucket[l->hash & (t->size - 1)] = l;
+    ++t->count;
+}
+
+static void fsb_mount_table_remove_(fsb_mount_table_ *t, fsb_mount_link_ *l)
+{
+    fsb_mount_link_ **at = &t->bucket[l->hash & (t->size - 1)];
+    while (*at != l) at = &(*at)->next;
+    *at = l->next;
+    --t->count;
+}
+
+static fsb_mount_link_ *fsb_mount_table_first_(const fsb_mount_table_ *t, uint64_t hash)
+{
+    return t->bucket[hash & (t->size - 1)];
+}
+
+static uint64_t fsb_mount_mix_(uint64_t x)
+{
+    x ^= x >> 32, x *= 0x9e3779b97f4a7c15u;
+    return x ^ x >> 29;
+}
+
+/* Returns the id, 0 if there is no memory. */
+static uint64_t fsb_mount_slot_add_(fsb_mount *m, fsb_mount_slots_ *s, void *object)
+{
+    if (!s->first_free && s->used == s->size) {
+        if (s->size > UINT32_MAX / 4) return 0;
+        const uint32_t   size = s->size ? s->size * 2 : 64;
+        fsb_mount_slot_ *slot = (fsb_mount_slot_ *)m->allocator.fn(
+            m->allocator.user, s->slot, s->size * sizeof *slot, size * sizeof *slot);
+        if (!slot) return 0;
+        s->slot = slot, s->size = size;
+    }
+    uint32_t i = s->first_free;
+    if (i) s->first_free = s->slot[--i].next_free;
+    else i = s->used++, s->slot[i].generation = 0;
+    s->slot[i].object = object;
+    return (uint64_t)s->slot[i].generation << 32 | (i + 1);
+}
+
+static void *fsb_mount_slot_get_(const fsb_mount_slots_ *s, uint64_t id)
+{
+    const uint32_t i = (uint32_t)id - 1;
+    return i < s->used && s->slot[i].generation == id >> 32 ? s->slot[i].object : NULL;
+}
+
+static void fsb_mount_slot_remove_(fsb_mount_slots_ *s, uint64_t id)
+{
+    const uint32_t i = (uint32_t)id - 1;
+    s->slot[i].object = NULL;
+    ++s->slot[i].generation;
+    s->slot[i].next_free = s->first_free, s->first_free = i + 1;
+}
+
+/* ---- [nodes] --------------------------------------------------------------------------------- */
+
+static fsb_mount_node_ *fsb_mount_node_find_(const fsb_mount *m, uint64_t file_id)
+{
+    const uint64_t hash = fsb_mount_mix_(file_id);
+    for (fsb_mount_link_ *l = fsb_mount_table_first_(&m->nodes, hash); l; l = l->next)
+        if (((fsb_mount_node_ *)(void *)l)->file_id == file_id) return (fsb_mount_node_ *)(void *)l;
+    return NULL;
+}
+
+static fsb_mount_node_ *fsb_mount_node_new_(fsb_mount *m, const fsb_stat *stat)
+{
+    fsb_mount_node_ *n = (fsb_mount_node_ *)fsb_mount_zeroed_(m, sizeof *n);
+    if (!n) return NULL;
+    n->id = fsb_mount_slot_add_(m, &m->ids, n);
+    if (!n->id) {
+        fsb_mount_free_(m, n, sizeof *n);
+        return NULL;
+    }
+    n->file_id = stat->file_id, n->attr = *stat;
+    n->link.hash = fsb_mount_mix_(n->file_id);
+    fsb_mount_table_add_(m, &m->nodes, &n->link);
+    return n;
+}
+
+static void fsb_mount_name_remove_(fsb_mount *m, fsb_mount_name_ *name);
+
+/* Lock held. Frees the node if nobody has use for it, and the folders that only it kept. */
+static void fsb_mount_node_check_(fsb_mount *m, fsb_mount_node_ *n)
+{
+    if (n->lookups || n->pins || n->dead || n == m->root) return;
+    const int nested = m->dead != NULL;
+    n->dead = 1, n->next_dead = m->dead, m->dead = n;
+    if (nested) return; /* the loop below, further up the stack, gets to it */
+    while (m->dead) {
+        fsb_mount_node_ *d = m->dead;
+        if (d->names) {
+            fsb_mount_name_remove_(m, d->names); /* may put its folder in front of d */
+            continue;
+        }
+        m->dead = d->next_dead;
+        fsb_mount_table_remove_(&m->nodes, &d->link);
+        fsb_mount_slot_remove_(&m->ids, d->id);
+        fsb_mount_free_(m, d, sizeof *d);
+    }
+}
+
+static void fsb_mount_unpin_(fsb_mount *m, fsb_mount_node_ *n)
+{
+    if (!n) return;
+    --n->pins;
+    fsb_mount_node_check_(m, n);
+}
+
+/* Lock held. Marks the node as changed by this mount, just now. */
+static void fsb_mount_changed_(fsb_mount *m, fsb_mount_node_ *n)
+{
+    n->change = ++m->changes, n->attr_until = 0;
+}
+
+/* Lock held. The node is of another file than its file_id says: it is found by that no more. */
+static void fsb_mount_node_disown_(fsb_mount *m, fsb_mount_node_ *n)
+{
+    fsb_mount_table_remove_(&m->nodes, &n->link);
+    n->file_id = 0, n->link.hash = 0;
+    fsb_mount_table_add_(m, &m->nodes, &n->link);
+    while (n->names) fsb_mount_name_remove_(m, n->names);
+}
+
+/* ---- [names] --------------------------------------------------------------------------------- */
+
+static uint64_t fsb_mount_name_hash_(const fsb_mount *m, const fsb_mount_node_ *parent,
+                                     const char *text, size_t size)
+{
+    uint64_t h = fsb_mount_mix_((uint64_t)(uintptr_t)m ^ parent->id);
+    for (size_t i = 0; i < size; ++i) h = (h ^ (unsigned char)text[i]) * 0x100000001b3u;
+    return fsb_mount_mix_(h);
+}
+
+static fsb_mount_name_ *fsb_mount_name_find_(const fsb_mount *m, const fsb_mount_node_ *parent,
+                                             const char *text, size_t size)
+{
+    const uint64_t hash = fsb_mount_name_hash_(m, parent, text, size);
+    for (fsb_mount_link_ *l = fsb_mount_table_first_(&m->names, hash); l; l = l->next) {
+        fsb_mount_name_ *name = (fsb_mount_name_ *)(void *)l;
+        if (l->hash == hash && name->parent == parent && name->size == size &&
+            memcmp(name->text, text, size) == 0)
+            return name;
+    }
+    return NULL;
+}
+
+static void fsb_mount_name_remove_(fsb_mount *m, fsb_mount_name_ *name)
+{
+    fsb_mount_name_ **at = &name->node->names;
+    while (*at != name) at = &(*at)->next;
+    *at = name->next;
+    fsb_mount_table_remove_(&m->names, &name->link);
+    fsb_mount_node_ *parent = name->parent;
+    fsb_mount_free_(m, name, offsetof(fsb_mount_name_, text) + name->size + 1);
+    fsb_mount_unpin_(m, parent);
+}
+
+/* Lock held. Is `node` on the way from `from` up to the root? */
+static int fsb_mount_above_(const fsb_mount *m, const fsb_mount_node_ *node,
+                            const fsb_mount_node_ *from)
+{
+    while (from != node && from != m->root && from->names) from = from->names->parent;
+    return from == node;
+}
+
+/* Lock held. Says that `text` in `parent` is `node`, and nothing else. */
+static int fsb_mount_name_set_(fsb_mount *m, fsb_mount_node_ *parent, const char *text,
+                               fsb_mount_node_ *node)
+{
+    const size_t     size = strlen(text);
+    fsb_mount_name_ *old = fsb_mount_name_find_(m, parent, text, size);
+    if (old && old->node == node) return 0;
+    const int folder = S_ISDIR(node->attr.mode);
+    if (node == m->root || (folder && fsb_mount_above_(m, node, parent))) return -ELOOP;
+    fsb_mount_name_ *name =
+        (fsb_mount_name_ *)fsb_mount_alloc_(m, offsetof(fsb_mount_name_, text) + size + 1);
+    if (!name) return -ENOMEM;
+    if (old) fsb_mount_name_remove_(m, old); /* parent is pinned: by the request */
+    while (folder && node->names) fsb_mount_name_remove_(m, node->names); /* it has moved */
+    name->node = node, name->parent = parent, name->size = size;
+    memcpy(name->text, text, size + 1);
+    name->next = node->names, node->names = name;
+    name->link.hash = fsb_mount_name_hash_(m, parent, text, size);
+    fsb_mount_table_add_(m, &m->names, &name->link);
+    ++parent->pins;
+    return 0;
+}
+
+static void fsb_mount_name_drop_(fsb_mount *m, fsb_mount_node_ *parent, const char *text)
+{
+    fsb_mount_name_ *name = fsb_mount_name_find_(m, parent, text, strlen(text));
+    if (name) fsb_mount_name_remove_(m, name);
+}
+
+/* Lock held. Writes the path of the node, or of `name` in it. */
+static int fsb_mount_path_(const fsb_mount *m, const fsb_mount_node_ *node, const char *name,
+                           char *path)
+{
+    const size_t tail = name ? strlen(name) : 0;
+    size_t       size = name ? tail + 1 : 0;
+    for (const fsb_mount_node_ *n = node; n != m->root; n = n->names->parent) {
+        if (!n->names) return -ESTALE;
+        size += n->names->size + 1;
+        if (size > FSB_PATH_MAX) return -ENAMETOOLONG;
+    }
+    if (size > FSB_PATH_MAX) return -ENAMETOOLONG;
+    if (!size) path[size++] = '/';
+    path[size] = '\0';
+    if (name) size -= tail + 1, path[size] = '/', memcpy(path + size + 1, name, tail);
+    for (const fsb_mount_node_ *n = node; n != m->root; n = n->names->parent) {
+        size -= n->names->size + 1;
+        path[size] = '/', memcpy(path + size + 1, n->names->text, n->names->size);
+    }
+    return 0;
+}
+
+/* ---- [requests] ------------------------------------------------------------------------------ */
+
+static void fsb_mount_task_start_(fsb_mount *m, fsb_op *op);
+
+/* Takes the lock's deferred work along: CLOSE must not be called with it. */
+static void fsb_mount_unlock_(fsb_mount *m)
+{
+    fsb_mount_file_ *f = m->closing;
+    m->closing = NULL;
+    pthread_mutex_unlock(&m->lock);
+    while (f) {
+        fsb_mount_file_ *next = f->next;
+        fsb_slice_release(&f->head);
+        fsb_mount_task_start_(m, &f->task.op);
+        f = next;
+    }
+}
+
+static void fsb_mount_live_end_(fsb_mount *m)
+{
+    if (!--m->live) pthread_cond_signal(&m->quiet);
+}
+
+static void fsb_mount_push_(fsb_mount_queue_ *q, fsb_mount_req_ *r)
+{
+    r->next = NULL;
+    if (q->tail) q->tail->next = r;
+    else q->head = r;
+    q->tail = r;
+}
+
+static fsb_mount_req_ *fsb_mount_pop_(fsb_mount_queue_ *q)
+{
+    fsb_mount_req_ *r = q->head;
+    q->head = r->next;
+    if (!q->head) q->tail = NULL;
+    return r;
+}
+
+/* A request object with its operation all zero; NULL: no memory. */
+static fsb_mount_req_ *fsb_mount_req_new_(fsb_mount *m, fuse_req_t fuse, uint32_t code)
+{
+    pthread_mutex_lock(&m->lock);
+    fsb_mount_req_ *r = m->spare_reqs;
+    if (r) m->spare_reqs = r->next, --m->spare_req_count;
+    else r = (fsb_mount_req_ *)fsb_mount_alloc_(m, sizeof *r);
+    if (r) ++m->live;
+    pthread_mutex_unlock(&m->lock);
+    if (!r) return NULL;
+    memset(r, 0, offsetof(fsb_mount_req_, name));
+    r->fuse = fuse, r->task.mount = m;
+    r->task.op.code = code, r->task.op.timeout_ms = m->timeout_ms;
+    return r;
+}
+
+static void fsb_mount_file_unpin_(fsb_mount *m, fsb_mount_file_ *f);
+static void fsb_mount_buf_unpin_(fsb_mount *m, fsb_mount_buf_ *b);
+
+/* Gives everything back that the request holds; it must have been answered. */
+static void fsb_mount_end_(fsb_mount_req_ *r)
+{
+    fsb_mount *m = r->task.mount;
+    fsb_slice_release(&r->task.op.slice);
+    fsb_mount_free_(m, r->extra, r->extra_size);
+    pthread_mutex_lock(&m->lock);
+    if (r->buf) fsb_mount_buf_unpin_(m, r->buf);
+    if (r->file) fsb_mount_file_unpin_(m, r->file);
+    if (r->file2) fsb_mount_file_unpin_(m, r->file2);
+    fsb_mount_unpin_(m, r->node);
+    fsb_mount_unpin_(m, r->node2);
+    if (m->spare_req_count < FSB_MOUNT_SPARE_REQS_) {
+        r->next = m->spare_reqs, m->spare_reqs = r, ++m->spare_req_count;
+    } else {
+        fsb_mount_free_(m, r, sizeof *r);
+    }
+    fsb_mount_live_end_(m);
+    fsb_mount_unlock_(m);
+}
+
+/* What the kernel may be told; a backend's own numbers mean nothing to it. */
+static int fsb_mount_errno_(int64_t result) { return result < -999 ? EIO : (int)-result; }
+
+static void fsb_mount_fail_(fsb_mount_req_ *r, int64_t error)
+{
+    if (r->fuse) fuse_reply_err(r->fuse, fsb_mount_errno_(error));
+    fsb_mount_end_(r);
+}
+
+/* The answer to what answers nothing but an error: then(). */
+static void fsb_mount_reply_err_(fsb_mount_req_ *r)
+{
+    const int64_t result = r->task.op.result;
+    fsb_mount_fail_(r, result < 0 ? result : 0);
+}
+
+static fsb_mount *fsb_mount_of_(fuse_req_t q) { return (fsb_mount *)fuse_req_userdata(q); }
+
+/* Begins the request about node `ino` (and `name` in it), or refuses it: NULL. */
+static fsb_mount_req_ *fsb_mount_begin_(fuse_req_t q, uint32_t code, fuse_ino_t ino,
+                                        const char *name)
+{
+    fsb_mount      *m = fsb_mount_of_(q);
+    const size_t    size = name ? strlen(name) : 0;
+    fsb_mount_req_ *r = size > FSB_NAME_MAX ? NULL : fsb_mount_req_new_(m, q, code);
+    if (!r) {
+        fuse_reply_err(q, size > FSB_NAME_MAX ? ENAMETOOLONG : ENOMEM);
+        return NULL;
+    }
+    if (name) memcpy(r->name, name, size + 1), r->how = FSB_MOUNT_CHILD_;
+    pthread_mutex_lock(&m->lock);
+    r->node = (fsb_mount_node_ *)fsb_mount_slot_get_(&m->ids, ino);
+    if (r->node) ++r->node->pins;
+    pthread_mutex_unlock(&m->lock);
+    if (r->node) return r;
+    fsb_mount_fail_(r, -ESTALE);
+    return NULL;
+}
+
+/* The same for a second node and name; 0: it was refused. */
+static int fsb_mount_begin2_(fsb_mount_req_ *r, fuse_ino_t ino, const char *name)
+{
+    fsb_mount   *m = r->task.mount;
+    const size_t size = name ? strlen(name) : 0;
+    if (size > FSB_NAME_MAX) {
+        fsb_mount_fail_(r, -ENAMETOOLONG);
+        return 0;
+    }
+    if (name) memcpy(r->name2, name, size + 1), r->how |= FSB_MOUNT_TO_;
+    pthread_mutex_lock(&m->lock);
+    r->node2 = (fsb_mount_node_ *)fsb_mount_slot_get_(&m->ids, ino);
+    if (r->node2) ++r->node2->pins;
+    pthread_mutex_unlock(&m->lock);
+    if (!r->node2) fsb_mount_fail_(r, -ESTALE);
+    return r->node2 != NULL;
+}
+
+/* Room that ends with the request; NULL: the request was refused. */
+static void *fsb_mount_extra_(fsb_mount_req_ *r, size_t size)
+{
+    r->extra = fsb_mount_alloc_(r->task.mount, size ? size : 1);
+    r->extra_size = size ? size : 1;
+    if (!r->extra) fsb_mount_fail_(r, -ENOMEM);
+    return r->extra;
+}
+
+/* ---- [handles] ------------------------------------------------------------------------------- */
+
+/* Lock held. Takes the first bytes away; the caller gives them back without the lock. */
+static fsb_slice fsb_mount_head_take_(fsb_mount *m, fsb_mount_file_ *f)
+{
+    fsb_slice head;
+    memset(&head, 0, sizeof head);
+    if (!f || !f->head.data) return head;
+    head = f->head;
+    memset(&f->head, 0, sizeof f->head);
+    m->head_bytes -= head.size;
+    return head;
+}
+
+/* This mount is about to change the node: what is known of it is not to be relied on. Returns the
+   mode that it was known with. */
+static uint32_t fsb_mount_changing_(fsb_mount_req_ *r, fsb_mount_node_ *n)
+{
+    fsb_mount *m = r->task.mount;
+    pthread_mutex_lock(&m->lock);
+    fsb_mount_changed_(m, n);
+    fsb_slice      head = fsb_mount_head_take_(m, n->reader);
+    const uint32_t mode = n->attr.mode;
+    pthread_mutex_unlock(&m->lock);
+    fsb_slice_release(&head);
+    return mode;
+}
+
+static void fsb_mount_closed_(fsb_op *op)
+{
+    fsb_mount_file_ *f = (fsb_mount_file_ *)(void *)op;
+    fsb_mount       *m = f->task.mount;
+    if (op->result < 0 && op->result != -ENOTCONN)
+        fsb_mount_log_(m, FSB_LOG_WARN, "mount/close", "closing a file: %s",
+                       strerror(fsb_mount_errno_(op->result)));
+    pthread_mutex_lock(&m->lock);
+    fsb_mount_unpin_(m, f->node);
+    fsb_mount_free_(m, f, sizeof *f);
+    fsb_mount_live_end_(m);
+    fsb_mount_unlock_(m);
+}
+
+/* Lock held; the last pin has it closed when the lock is released. */
+static void fsb_mount_file_unpin_(fsb_mount *m, fsb_mount_file_ *f)
+{
+    if (--f->pins) return;
+    if (f->head.data) m->head_bytes -= f->head.size; /* given back without the lock, too */
+    memset(&f->task.op, 0, sizeof f->task.op);
+    f->task.op.code = FSB_OP_CLOSE, f->task.op.handle = f->handle;
+    f->task.op.timeout_ms = m->timeout_ms, f->task.op.done = fsb_mount_closed_;
+    f->next = m->closing, m->closing = f;
+    ++m->live;
+}
+
+/* Lock held. The node's open file that has the rights, if there is one. */
+static fsb_mount_file_ *fsb_mount_file_for_(const fsb_mount_node_ *n, uint32_t rights)
+{
+    if (n->reader && (n->reader->rights & rights) == rights) return n->reader;
+    if (n->writer && (n->writer->rights & rights) == rights) return n->writer;
+    return NULL;
+}
+
+/* Lock held. Makes an open file the node's, unless the one there can do as much. */
+static void fsb_mount_file_keep_(fsb_mount *m, fsb_mount_node_ *n, fsb_mount_file_ *f)
+{
+    fsb_mount_file_ **slot = f->rights & FSB_O_WRITE ? &n->writer : &n->reader, *old = *slot;
+    if (old && (old->rights & f->rights) == f->rights) return;
+    *slot = f, ++f->pins;
+    if (old) fsb_mount_file_unpin_(m, old);
+}
+
+/* Lock held. Takes an opened handle for the request and, if it is needed, for the node. */
+static int fsb_mount_file_add_(fsb_mount *m, fsb_mount_req_ *r, fsb_mount_node_ *n,
+                               fsb_handle handle, uint32_t rights)
+{
+    fsb_mount_file_ *f = (fsb_mount_file_ *)fsb_mount_zeroed_(m, sizeof *f);
+    if (!f) return -ENOMEM;
+    f->task.mount = m, f->node = n, f->handle = handle, f->rights = rights, f->pins = 1;
+    ++n->pins;
+    r->file = f;
+    fsb_mount_file_keep_(m, n, f);
+    return 0;
+}
+
+/* Lock held. An application closed the file; the backend's files that nobody needs go too. */
+static void fsb_mount_file_leave_(fsb_mount *m, fsb_mount_node_ *n, int writer)
+{
+    if (writer && n->writers) --n->writers;
+    if (!writer && n->readers) --n->readers;
+    fsb_mount_file_ *reader = n->reader, *w = n->writer;
+    if (reader && !n->readers) {
+        n->reader = NULL;
+        fsb_mount_file_unpin_(m, reader);
+    }
+    if (w && !n->writers && (!n->readers || n->reader)) {
+        n->writer = NULL;
+        fsb_mount_file_unpin_(m, w);
+    }
+}
+
+/* Points the operation at the node: an open file of it if there is one, else its path. */
+static void fsb_mount_by_node_(fsb_mount_req_ *r, uint32_t rights)
+{
+    fsb_mount *m = r->task.mount;
+    pthread_mutex_lock(&m->lock);
+    r->file = fsb_mount_file_for_(r->node, rights);
+    if (r->file) ++r->file->pins;
+    else r->how |= FSB_MOUNT_AT_;
+    pthread_mutex_unlock(&m->lock);
+}
+
+/* Points it at an open file; 0: there is none, the request was refused. */
+static int fsb_mount_by_handle_(fsb_mount_req_ *r, uint32_t rights)
+{
+    fsb_mount_by_node_(r, rights);
+    if (!r->file) fsb_mount_fail_(r, -EBADF);
+    return r->file != NULL;
+}
+
+/* ---- [gate] ---------------------------------------------------------------------------------- */
+/* The path of what an operation acts on must not change while it is on its way to the host: the
+   move of a folder waits until no other operation with a path is, and they wait for it. What moves
+   files only is not worth that: see fsb_mount_again_. */
+
+static int fsb_mount_gate_open_(const fsb_mount *m, const fsb_mount_req_ *r)
+{
+    return !m->moving && !(r->how & FSB_MOUNT_MOVE_ && m->path_ops);
+}
+
+static void fsb_mount_gate_take_(fsb_mount *m, fsb_mount_req_ *r)
+{
+    r->in_gate = 1;
+    if (r->how & FSB_MOUNT_MOVE_) m->moving = 1;
+    else ++m->path_ops;
+}
+
+static void fsb_mount_admitted_(fsb_mount_req_ *r);
+
+/* Lock held, but not while a request runs. */
+static void fsb_mount_gate_leave_(fsb_mount *m, fsb_mount_req_ *r)
+{
+    if (!r->in_gate) return;
+    r->in_gate = 0;
+    if (r->how & FSB_MOUNT_MOVE_) m->moving = 0;
+    else --m->path_ops;
+    if (m->gate_pumping) return; /* whoever does sees to it, so the stack cannot pile up */
+    m->gate_pumping = 1;
+    while (m->gate.head && fsb_mount_gate_open_(m, m->gate.head)) {
+        fsb_mount_req_ *next = fsb_mount_pop_(&m->gate);
+        fsb_mount_gate_take_(m, next);
+        fsb_mount_unlock_(m);
+        fsb_mount_admitted_(next);
+        pthread_mutex_lock(&m->lock);
+    }
+    m->gate_pumping = 0;
+}
+
+/* ---- [start] --------------------------------------------------------------------------------- */
+
+static void fsb_mount_job_(void *arg)
+{
+    fsb_mount_task_ *task = (fsb_mount_task_ *)arg;
+    fsb_backend     *b = task->mount->backend;
+    int64_t (*call)(fsb_backend *, fsb_op *) = b->call[task->op.code];
+    if (call) call(b, &task->op);
+    else task->op.result = -ENOSYS;
+    task->op.done(&task->op);
+}
+
+static void fsb_mount_task_start_(fsb_mount *m, fsb_op *op)
+{
+    if (m->backend->submit) m->backend->submit(m->backend, &op, 1);
+    else if (!m->runner.run || m->runner.run(m->runner.user, fsb_mount_job_, op) < 0)
+        fsb_mount_job_(op);
+}
+
+/* The operation failed because a name of its node leads elsewhere by now. Is there another path
+   to it? Names that are wrong are forgotten, so that in the end the kernel looks them up again. */
+static int fsb_mount_again_(fsb_mount_req_ *r)
+{
+    fsb_mount    *m = r->task.mount;
+    const int64_t result = r->task.op.result;
+    if (!(r->how & FSB_MOUNT_AT_) || r->node == m->root || ++r->tries >= FSB_MOUNT_TRIES_) return 0;
+    if (result != -ESTALE && (result != -ENOENT || r->how & FSB_MOUNT_TO_)) return 0;
+    char *now = r->path2; /* not in use: TO was excluded, or is written again */
+    pthread_mutex_lock(&m->lock);
+    int err = fsb_mount_path_(m, r->node, NULL, now);
+    if (!err && strcmp(now, r->path) == 0) fsb_mount_name_remove_(m, r->node->names);
+    err = fsb_mount_path_(m, r->node, NULL, now);
+    fsb_mount_unlock_(m);
+    if (err) r->task.op.result = -ESTALE;
+    return !err;
+}
+
+static void fsb_mount_run_(fsb_mount_req_ *r);
+
+static void fsb_mount_done_(fsb_op *op)
+{
+    fsb_mount_req_ *r = (fsb_mount_req_ *)(void *)op;
+    fsb_mount      *m = r->task.mount;
+    if (op->result < 0 && fsb_mount_again_(r)) {
+        fsb_mount_run_(r);
+        return;
+    }
+    if (r->in_gate) {
+        pthread_mutex_lock(&m->lock);
+        if (r->apply && op->result >= 0) r->apply(m, r);
+        fsb_mount_gate_leave_(m, r);
+        fsb_mount_unlock_(m);
+    }
+    r->then(r);
+}
+
+/* Lock held. The last moment before the operation is sent: where it acts is written down. */
+static int fsb_mount_aim_(fsb_mount *m, fsb_mount_req_ *r)
+{
+    fsb_op *op = &r->task.op;
+    r->started = m->changes;
+    if (r->file) op->handle = r->file->handle;
+    if (r->file2) op->handle2 = r->file2->handle;
+    int err = 0;
+    if (r->how & (FSB_MOUNT_AT_ | FSB_MOUNT_CHILD_)) {
+        err = fsb_mount_path_(m, r->node, r->how & FSB_MOUNT_CHILD_ ? r->name : NULL, r->path);
+        op->path = r->path;
+    }
+    if (r->how & FSB_MOUNT_AT_) op->file_id = r->node->file_id;
+    if (!err && r->how & FSB_MOUNT_TO_) {
+        err = fsb_mount_path_(m, r->node2, r->name2, r->path2);
+        op->path2 = r->path2;
+    }
+    return err;
+}
+
+static void fsb_mount_run_(fsb_mount_req_ *r)
+{
+    fsb_mount *m = r->task.mount;
+    fsb_op    *op = &r->task.op;
+    pthread_mutex_lock(&m->lock);
+    op->result = fsb_mount_aim_(m, r);
+    pthread_mutex_unlock(&m->lock);
+    op->done = fsb_mount_done_;
+    if (op->result || !op->code) fsb_mount_done_(op);
+    else fsb_mount_task_start_(m, op);
+}
+
+static int fsb_mount_busy_(const fsb_mount_node_ *n) { return n->writes || n->waiting.head; }
+
+/* The delayed writes of node are done; perhaps those of node2 are not. */
+static void fsb_mount_drained_(fsb_mount_req_ *r)
+{
+    fsb_mount *m = r->task.mount;
+    if (r->how & FSB_MOUNT_DRAINED2_) {
+        r->how &= ~(uint32_t)FSB_MOUNT_DRAINED2_;
+        pthread_mutex_lock(&m->lock);
+        const int wait = r->node2 != r->node && fsb_mount_busy_(r->node2);
+        if (wait) fsb_mount_push_(&r->node2->waiting, r);
+        pthread_mutex_unlock(&m->lock);
+        if (wait) return;
+    }
+    fsb_mount_run_(r);
+}
+
+/* It is through the gate. */
+static void fsb_mount_admitted_(fsb_mount_req_ *r)
+{
+    fsb_mount *m = r->task.mount;
+    if (r->how & FSB_MOUNT_DRAINED_) {
+        pthread_mutex_lock(&m->lock);
+        const int wait = fsb_mount_busy_(r->node);
+        if (wait) fsb_mount_push_(&r->node->waiting, r);
+        pthread_mutex_unlock(&m->lock);
+        if (wait) return;
+    }
+    fsb_mount_drained_(r);
+}
+
+/* Sends the operation when it may be sent, and calls then() when it is done; op.code 0: only waits.
+   No thread waits: the request does. */
+static void fsb_mount_go_(fsb_mount_req_ *r, void (*then)(fsb_mount_req_ *))
+{
+    fsb_mount *m = r->task.mount;
+    r->then = then;
+    if (r->how & FSB_MOUNT_PATHS_) {
+        pthread_mutex_lock(&m->lock);
+        const int wait = m->gate.head || !fsb_mount_gate_open_(m, r);
+        if (wait) fsb_mount_push_(&m->gate, r);
+        else fsb_mount_gate_take_(m, r);
+        pthread_mutex_unlock(&m->lock);
+        if (wait) return;
+    }
+    fsb_mount_admitted_(r);
+}
+
+/* ---- [attr] ---------------------------------------------------------------------------------- */
+
+/* Is it the answer of a sane backend? */
+static int fsb_mount_stat_ok_(fsb_mount *m, const fsb_stat *s)
+{
+    const uint32_t type = s->mode & S_IFMT;
+    const int      known = type == S_IFREG || type == S_IFDIR || type == S_IFLNK ||
+                      type == S_IFIFO || type == S_IFSOCK || type == S_IFCHR || type == S_IFBLK;
+    if (s->file_id && known && s->size <= INT64_MAX) return 1;
+    fsb_mount_log_(m, FSB_LOG_ERROR, "mount/stat",
+                   "the backend described a file in a way that makes no sense: "
+                   "file_id %llu, mode %o, size %llu",
+                   (unsigned long long)s->file_id, (unsigned)s->mode, (unsigned long long)s->size);
+    return 0;
+}
+
+static struct timespec fsb_mount_time_(int64_t ns)
+{
+    struct timespec t;
+    int64_t         s = ns / 1000000000, rest = ns % 1000000000;
+    if (rest < 0) rest += 1000000000, --s;
+    t.tv_sec = (time_t)s, t.tv_nsec = (long)rest;
+    return t;
+}
+
+static struct stat fsb_mount_stat_(const fsb_stat *s)
+{
+    struct stat    st;
+    const uint32_t size = s->blksize;
+    memset(&st, 0, sizeof st);
+    st.st_ino = (ino_t)s->ino, st.st_mode = (mode_t)(s->mode & (S_IFMT | 07777));
+    st.st_nlink = (nlink_t)s->nlink, st.st_uid = (uid_t)s->uid, st.st_gid = (gid_t)s->gid;
+    st.st_rdev = makedev(s->rdev_major, s->rdev_minor);
+    st.st_size = (off_t)s->size, st.st_blocks = (blkcnt_t)s->blocks;
+    st.st_blksize = size >= 512 && size <= FSB_IO_MAX && !(size & (size - 1)) ? (int)size : 4096;
+    st.st_atim = fsb_mount_time_(s->atime_ns);
+    st.st_mtim = fsb_mount_time_(s->mtime_ns);
+    st.st_ctim = fsb_mount_time_(s->ctime_ns);
+    return st;
+}
+
+/* Lock held. Is this mount in the middle of changing the node, or has it since `started`? Then an
+   answer on its way since then may be older than what the application has already seen. */
+static int fsb_mount_outdated_(const fsb_mount_node_ *n, uint64_t started)
+{
+    return n->change > started || fsb_mount_busy_(n);
+}
+
+/* Lock held. The backend said so; sent at `started`. */
+static void fsb_mount_attr_set_(fsb_mount *m, fsb_mount_node_ *n, const fsb_stat *s,
+                                uint64_t started)
+{
+    if (s->file_id != n->file_id || fsb_mount_outdated_(n, started)) return;
+    n->attr = *s;
+    n->attr_until = m->attr_ns ? fsb_mount_now_() + m->attr_ns : 0;
+}
+
+/* Lock held. A change by this mount itself ended in `s`: the kernel's pages, which have the change
+   too, stay good for the new version. */
+static void fsb_mount_own_version_(fsb_mount_node_ *n, const fsb_stat *s)
+{
+    if (n->version && s->file_id == n->file_id) n->version = s->version;
+}
+
+static double fsb_mount_seconds_(int64_t ns) { return ns > 0 ? (double)ns / 1e9 : 0; }
+
+/* Lock held. Has serve() tell the kernel to forget what it has of the node: telling it may have to
+   wait for a request that this very thread would answer. */
+static void fsb_mount_inval_(fsb_mount *m, fsb_mount_node_ *n, uint32_t what)
+{
+    const int queued = n->inval != 0;
+    n->inval |= what;
+    if (queued) return;
+    ++n->pins;
+    n->next_inval = NULL;
+    if (m->inval_tail) m->inval_tail->next_inval = n;
+    else m->inval_head = n;
+    m->inval_tail = n;
+    fsb_mount_signal_(m->wake);
+}
+
+/* Has the kernel forget the attributes, at once: that never waits. */
+static void fsb_mount_inval_attr_(fsb_mount *m, uint64_t id)
+{
+    fuse_lowlevel_notify_inval_inode(m->session, id, -1, 0);
+}
+
+static void fsb_mount_got_attr_(fsb_mount_req_ *r)
+{
+    fsb_mount    *m = r->task.mount;
+    const int64_t result = r->task.op.result;
+    if (result < 0 || !fsb_mount_stat_ok_(m, &r->task.op.stat)) {
+        fsb_mount_fail_(r, result < 0 ? result : -EIO);
+        return;
+    }
+    pthread_mutex_lock(&m->lock);
+    const int same = r->task.op.stat.file_id == r->node->file_id;
+    fsb_mount_attr_set_(m, r->node, &r->task.op.stat, r->started);
+    pthread_mutex_unlock(&m->lock);
+    const struct stat st = fsb_mount_stat_(&r->task.op.stat);
+    if (!same) {
+        fsb_mount_fail_(r, -ESTALE);
+        return;
+    }
+    fuse_reply_attr(r->fuse, &st, fsb_mount_seconds_(m->attr_ns));
+    fsb_mount_end_(r);
+}
+
+/* Lock held. Answers from memory: 1 if that is known well enough. A removed folder that somebody
+   still works in is described as it was, without a name. */
+static int fsb_mount_attr_known_(const fsb_mount_node_ *n, fsb_stat *s, int64_t *left)
+{
+    if (fsb_mount_busy_(n)) return 0;
+    *s = n->attr, *left = n->attr_until - fsb_mount_now_();
+    if (n->removed && !n->names && !n->reader && !n->writer) {
+        s->nlink = 0, *left = 0;
+        return 1;
+    }
+    return n->attr_until && *left > 0;
+}
+
+static void fsb_mount_on_getattr_(fuse_req_t q, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+    (void)fi;
+    fsb_mount_req_ *r = fsb_mount_begin_(q, FSB_OP_STAT, ino, NULL);
+    if (!r) return;
+    fsb_mount *m = r->task.mount;
+    fsb_stat   s;
+    int64_t    left = 0;
+    pthread_mutex_lock(&m->lock);
+    const int known = fsb_mount_attr_known_(r->node, &s, &left);
+    pthread_mutex_unlock(&m->lock);
+    if (known) {
+        const struct stat st = fsb_mount_stat_(&s);
+        fuse_reply_attr(q, &st, fsb_mount_seconds_(left));
+        fsb_mount_end_(r);
+        return;
+    }
+    fsb_mount_by_node_(r, 0);
+    r->how |= FSB_MOUNT_DRAINED_;
+    fsb_mount_go_(r, fsb_mount_got_attr_);
+}
+
+static void fsb_mount_set_done_(fsb_mount_req_ *r)
+{
+    fsb_mount *m = r->task.mount;
+    if (r->task.op.result >= 0) {
+        pthread_mutex_lock(&m->lock);
+        fsb_mount_changed_(m, r->node);
+        r->started = m->changes;
+        fsb_mount_own_version_(r->node, &r->task.op.stat);
+        pthread_mutex_unlock(&m->lock);
+    }
+    fsb_mount_got_attr_(r);
+}
+
+static int64_t fsb_mount_ns_(struct timespec t)
+{
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+static void fsb_mount_attr_from_(fsb_attr *a, const struct stat *st, int set)
+{
+    if (set & FUSE_SET_ATTR_MODE) a->mask |= FSB_ATTR_MODE, a->mode = st->st_mode & 07777;
+    if (set & FUSE_SET_ATTR_UID) a->mask |= FSB_ATTR_UID, a->uid = st->st_uid;
+    if (set & FUSE_SET_ATTR_GID) a->mask |= FSB_ATTR_GID, a->gid = st->st_gid;
+    if (set & FUSE_SET_ATTR_SIZE) a->mask |= FSB_ATTR_SIZE, a->size = (uint64_t)st->st_size;
+    if (set & FUSE_SET_ATTR_ATIME_NOW) a->mask |= FSB_ATTR_ATIME_NOW;
+    else if (set & FUSE_SET_ATTR_ATIME)
+        a->mask |= FSB_ATTR_ATIME, a->atime_ns = fsb_mount_ns_(st->st_atim);
+    if (set & FUSE_SET_ATTR_MTIME_NOW) a->mask |= FSB_ATTR_MTIME_NOW;
+    else if (set & FUSE_SET_ATTR_MTIME)
+        a->mask |= FSB_ATTR_MTIME, a->mtime_ns = fsb_mount_ns_(st->st_mtim);
+    if (set & FSB_MOUNT_KILL_SETATTR_) a->mask |= FSB_ATTR_KILL_PRIV;
+}
+
+static void fsb_mount_on_setattr_(fuse_req_t q, fuse_ino_t ino, struct stat *st, int set,
+                               struct fuse_file_info *fi)
+{
+    (void)fi;
+    fsb_mount_req_ *r = fsb_mount_begin_(q, FSB_OP_SETATTR, ino, NULL);
+    if (!r) return;
+    fsb_attr *a = &r->task.op.attr;
+    fsb_mount_attr_from_(a, st, set);
+    fsb_mount_by_node_(r, set & FUSE_SET_ATTR_SIZE ? FSB_O_WRITE : 0);
+    r->how |= FSB_MOUNT_DRAINED_;
+    /* Who owns it changes: with HANDLE_KILLPRIV_V2 the rest is up to the file system. */
+    const uint32_t mode = fsb_mount_changing_(r, r->node);
+    if (set & (FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID) && S_ISREG(mode))
+        a->mask |= FSB_ATTR_KILL_PRIV;
+    fsb_mount_go_(r, fsb_mount_set_done_);
+}
+
+/* ---- [lookup] -------------------------------------------------------------------------------- */
+
+/* Lock held. The node of the file that `s` describes, `name` in `parent`; one more that the kernel
+   knows of. */
+static int fsb_mount_learn_(fsb_mount *m, fsb_mount_node_ *parent, const char *name,
+                            const fsb_stat *s, uint64_t started, fsb_mount_node_ **out)
+{
+    fsb_mount_node_ *n = fsb_mount_node_find_(m, s->file_id);
+    if (n && (n->attr.mode & S_IFMT) != (s->mode & S_IFMT)) { /* the kernel would call it bad */
+        fsb_mount_node_disown_(m, n);
+        n = NULL;
+    }
+    if (!n) n = fsb_mount_node_new_(m, s);
+    if (!n) return -ENOMEM;
+    ++n->lookups;
+    const int err = fsb_mount_name_set_(m, parent, name, n);
+    if (err) {
+        --n->lookups;
+        fsb_mount_node_check_(m, n);
+        return err;
+    }
+    n->removed = 0;
+    fsb_mount_attr_set_(m, n, s, started);
+    *out = n;
+    return 0;
+}
+
+static void fsb_mount_forget_one_(fsb_mount *m, fuse_ino_t ino, uint64_t count)
+{
+    fsb_mount_node_ *n = (fsb_mount_node_ *)fsb_mount_slot_get_(&m->ids, ino);
+    if (!n) return;
+    n->lookups -= count < n->lookups ? count : n->lookups;
+    fsb_mount_node_check_(m, n);
+}
+
+static void fsb_mount_on_forget_(fuse_req_t q, fuse_ino_t ino, uint64_t count)
+{
+    fsb_mount *m = fsb_mount_of_(q);
+    pthread_mutex_lock(&m->lock);
+    fsb_mount_forget_one_(m, ino, count);
+    fsb_mount_unlock_(m);
+    fuse_reply_none(q);
+}
+
+static void fsb_mount_on_forget_multi_(fuse_req_t q, size_t count, struct fuse_forget_data *forgets)
+{
+    fsb_mount *m = fsb_mount_of_(q);
+    pthread_mutex_lock(&m->lock);
+    for (size_t i = 0; i < count; ++i)
+        fsb_mount_forget_one_(m, forgets[i].ino, forgets[i].nlookup);
+    fsb_mount_unlock_(m);
+    fuse_reply_none(q);
+}
+
+static struct fuse_entry_param fsb_mount_entry_param_(const fsb_mount *m, uint64_t id,
+                                                      const fsb_stat *s, int64_t attr_ns)
+{
+    struct fuse_entry_param e;
+    memset(&e, 0, sizeof e);
+    e.ino = id, e.generation = 1;
+    e.attr = fsb_mount_stat_(s);
+    e.attr_timeout = fsb_mount_seconds_(attr_ns);
+    e.entry_timeout = fsb_mount_seconds_(m->entry_ns);
+    return e;
+}
+
+/* Answers with r->node2, which was learnt; the kernel may have given up meanwhile. */
+static void fsb_mount_reply_entry_(fsb_mount_req_ *r)
+{
+    fsb_mount                    *m = r->task.mount;
+    const uint64_t                id = r->node2->id;
+    const struct fuse_entry_param e =
+        fsb_mount_entry_param_(m, id, &r->task.op.stat, m->attr_ns);
+    if (fuse_reply_entry(r->fuse, &e) == -ENOENT) {
+        pthread_mutex_lock(&m->lock);
+        fsb_mount_forget_one_(m, id, 1);
+        fsb_mount_unlock_(m);
+    }
+    fsb_mount_end_(r);
+}
+
+/* The answer that was looked up is outdated by a change of this mount, so the node was asked. */
+static void fsb_mount_looked_again_(fsb_mount_req_ *r)
+{
+    fsb_mount *m = r->task.mount;
+    fsb_mount_node_ *n = r->node;
+    r->node = r->node2, r->node2 = n; /* as they were: see below */
+    if (r->task.op.result >= 0 && r->task.op.stat.file_id == n->file_id &&
+        fsb_mount_stat_ok_(m, &r->task.op.stat)) {
+        pthread_mutex_lock(&m->lock);
+        fsb_mount_attr_set_(m, n, &r->task.op.stat, r->started);
+        pthread_mutex_unlock(&m->lock);
+        fsb_mount_reply_entry_(r);
+        return;
+    }
+    pthread_mutex_lock(&m->lock);
+    fsb_mount_forget_one_(m, n->id, 1);
+    fsb_mount_unlock_(m);
+    fsb_mount_fail_(r, r->task.op.result < 0 ? r->task.op.result : -ESTALE);
+}
+
+/* Learns what LOOKUP, MKDIR, ... found or made at name in parent; it becomes r->node2. */
+static int fsb_mount_found_(fsb_mount_req_ *r, fsb_mount_node_ *parent, const char *name,
+                            int *outdated)
+{
+    fsb_mount       *m = r->task.mount;
+    fsb_mount_node_ *n = NULL;
+    if (!fsb_mount_stat_ok_(m, &r->task.op.stat)) return -EIO;
+    pthread_mutex_lock(&m->lock);
+    const int err = fsb_mount_learn_(m, parent, name, &r->task.op.stat, r->started, &n);
+    if (!err) {
+        *outdated = fsb_mount_outdated_(n, r->started);
+        ++n->pins;
+        fsb_mount_unpin_(m, r->node2);
+        r->node2 = n;
+    }
+    fsb_mount_unlock_(m);
+    if (err == -ELOOP)
+        fsb_mount_log_(m, FSB_LOG_ERROR, "mount/lookup",
+                       "the backend shows a folder within itself: %s", name);
+    return err == -ELOOP ? -EIO : err;
+}
+
+/* There is no such file: that is an answer to remember, too. */
+static void fsb_mount_missing_(fsb_mount_req_ *r)
+{
+    fsb_mount *m = r->task.mount;
+    pthread_mutex_lock(&m->lock);
+    fsb_mount_name_drop_(m, r->node, r->name);
+    fsb_mount_unlock_(m);
+    if (!m->entry_ns) {
+        fsb_mount_fail_(r, -ENOENT);
+        return;
+    }
+    struct fuse_entry_param e;
+    memset(&e, 0, sizeof e);
+    e.entry_timeout = fsb_mount_seconds_(m->entry_ns);
+    fuse_reply_entry(r->fuse, &e);
+    fsb_mount_end_(r);
+}
+
+static void fsb_mount_looked_(fsb_mount_req_ *r)
+{
+    const int64_t result = r->task.op.result;
+    int           outdated = 0;
+    if (result == -ENOENT) {
+        fsb_mount_missing_(r);
+        return;
+    }
+    const int64_t err = result < 0 ? result : fsb_mount_found_(r, r->node, r->name, &outdated);
+    if (err) {
+        fsb_mount_fail_(r, err);
+    } else if (!outdated) {
+        fsb_mount_reply_entry_(r);
+    } else {
+        fsb_mount_node_ *n = r->node2;
+        r->node2 = r->node, r->node = n; /* the request now is about the node that was found */
+        r->how = FSB_MOUNT_DRAINED_, r->tries = 0;
+        memset(&r->task.op, 0, sizeof r->task.op);
+        r->task.op.code = FSB_OP_STAT, r->task.op.timeout_ms = r->task.mount->timeout_ms;
+        fsb_mount_by_node_(r, 0);
+        fsb_mount_go_(r, fsb_mount_looked_again_);
+    }
+}
+
+static void fsb_mount_on_lookup_(fuse_req_t q, fuse_ino_t parent, const char *name)
+{
+    fsb_mount_req_ *r = fsb_mount_begin_(q, FSB_OP_STAT, parent, name);
+    if (r) fsb_mount_go_(r, fsb_mount_looked_);
+}
+
+static void fsb_mount_link_read_(fsb_mount_req_ *r)
+{
+    fsb_op       *op = &r->task.op;
+    const int64_t n = op->result;
+    if (n < 0 || n > FSB_PATH_MAX || !op->slice.data || (size_t)n > op->slice.size)
+        fsb_mount_fail_(r, n < 0 ? n : -EIO);
+    else
+        fuse_reply_buf(r->fuse, (const char *)op->slice.data, (size_t)n), fsb_mount_end_(r);
+}
+
+static void fsb_mount_on_readlink_(fuse_req_t q, fuse_ino_t ino)
+{
+    fsb_mount_req_ *r = fsb_mount_begin_(q, FSB_OP_READLINK, ino, NULL);
+    if (!r) return;
+    r->task.op.size = FSB_PATH_MAX;
+    r->how |= FSB_MOUNT_AT_;
+    fsb_mount_go_(r, fsb_mount_link_read_);
+}
+
+static void fsb_mount_statfs_done_(fsb_mount_req_ *r)
+{
+    fsb_mount *m = r->task.mount;
+    if (r->task.op.result < 0) {
+        fsb_mount_fail_(r, r->task.op.result);
+        return;
+    }
+    const fsb_statfs *s = &r->task.op.statfs;
+    struct statvfs    v;
+    pthread_mutex_lock(&m->lock);
+    m->statfs = *s, m->statfs_until = fsb_mount_now_() + 1000000000;
+    pthread_mutex_unlock(&m->lock);
+    memset(&v, 0, sizeof v);
+    v.f_bsize = s->bsize, v.f_frsize = s->frsize ? s->frsize : s->bsize;
+    v.f_blocks = s->blocks, v.f_bfree = s->bfree, v.f_bavail = s->bavail;
+    v.f_files = s->files, v.f_ffree = s->ffree;
+    v.f_namemax = s->namelen ? s->namelen : (uint32_t)FSB_NAME_MAX;
+    fuse_reply_statfs(r->fuse, &v);
+    fsb_mount_end_(r);
+}
+
+static void fsb_mount_on_statfs_(fuse_req_t q, fuse_ino_t ino)
+{
+    (void)ino;
+    fsb_mount_req_ *r = fsb_mount_begin_(q, FSB_OP_STATFS, FUSE_ROOT_ID, NULL);
+    if (!r) return;
+    fsb_mount *m = r->task.mount;
+    pthread_mutex_lock(&m->lock);
+    const int known = m->statfs_until > fsb_mount_now_();
+    if (known) r->task.op.statfs = m->statfs;
+    pthread_mutex_unlock(&m->lock);
+    r->how |= FSB_MOUNT_AT_;
+    if (known) r->how = 0, r->task.op.code = 0;
+    fsb_mount_go_(r, fsb_mount_statfs_done_);
+}
+
+/* ---- [change] -------------------------------------------------------------------------------- */
+
+/* What a new file starts with: the caller's ids, and the mode as the kernel has masked it. */
+static void fsb_mount_new_attr_(fsb_mount_req_ *r, uint32_t mode)
+{
+    const struct fuse_ctx *ctx = fuse_req_ctx(r->fuse);
+    fsb_attr              *a = &r->task.op.attr;
+    a->mask = FSB_ATTR_MODE | FSB_ATTR_UID | FSB_ATTR_GID;
+    a->mode = mode, a->uid = ctx->uid, a->gid = ctx->gid;
+}
+
+static void fsb_mount_folder_changed_(fsb_mount *m, fsb_mount_node_ *folder)
+{
+    pthread_mutex_lock(&m->lock);
+    fsb_mount_changed_(m, folder);
+    pthread_mutex_unlock(&m->lock);
+}
+
+/* After MKDIR, MKNOD, SYMLINK: name in node is new. */
+static void fsb_mount_made_(fsb_mount_req_ *r)
+{
+    int     outdated = 0;
+    int64_t err = r->task.op.result;
+    if (err >= 0) {
+        fsb_mount_folder_changed_(r->task.mount, r->node);
+        err = fsb_mount_found_(r, r->node, r->name, &outdated);
+    }
+    if (err < 0) fsb_mount_fail_(r, err);
+    else fsb_mount_reply_entry_(r);
+}
+
+static void fsb_mount_on_mkdir_(fuse_req_t q, fuse_ino_t parent, const char *name, mode_t mode)
+{
+    fsb_mount_req_ *r = fsb_mount_begin_(q, FSB_OP_MKDIR, parent, name);
+    if (!r) return;
+    fsb_mount_new_attr_(r, mode & 07777);
+    fsb_mount_go_(r, fsb_mount_made_);
+}
+
+static void fsb_mount_on_mknod_(fuse_req_t q, fuse_ino_t parent, const char *name, mode_t mode,
+                             dev_t rdev)
+{
+    fsb_mount_req_ *r = fsb_mount_begin_(q, FSB_OP_MKNOD, parent, name);
+    if (!r) return;
+    fsb_mount_new_attr_(r, mode);
+    r->task.op.attr.rdev_major = major(rdev), r->task.op.attr.rdev_minor = minor(rdev);
+    fsb_mount_go_(r, fsb_mount_made_);
+}
+
+static void fsb_mount_on_symlink_(fuse_req_t q, const char *text, fuse_ino_t parent,
+                                  const char *name)
+{
+    fsb_mount_req_ *r = fsb_mount_begin_(q, FSB_OP_SYMLINK, parent, name);
+    const size_t    size = strlen(text) + 1;
+    if (!r || !fsb_mount_extra_(r, size)) return;
+    memcpy(r->extra, text, size);
+    r->task.op.path2 = (const char *)r->extra;
+    fsb_mount_new_attr_(r, 0777);
+    fsb_mount_go_(r, fsb_mount_made_);
+}
+
+static void fsb_mount_linked_(fsb_mount_req_ *r)
+{
+    fsb_mount *m = r->task.mount;
+    int        outdated = 0;
+    int64_t    err = r->task.op.result;
+    if (err >= 0) {
+        pthread_mutex_lock(&m->lock);
+        fsb_mount_changed_(m, r->node2);
+        fsb_mount_changed_(m, r->node);
+        r->started = m->changes;
+        pthread_mutex_unlock(&m->lock);
+        err = fsb_mount_found_(r, r->node2, r->name2, &outdated);
+    }
+    if (err < 0) fsb_mount_fail_(r, err);
+    else fsb_mount_reply_entry_(r);
+}
+
+static void fsb_mount_on_link_(fuse_req_t q, fuse_ino_t ino, fuse_ino_t parent, const char *name)
+{
+    fsb_mount_req_ *r = fsb_mount_begin_(q, FSB_OP_LINK, ino, NULL);
+    if (!r || !fsb_mount_begin2_(r, parent, name)) return;
+    r->how |= FSB_MOUNT_AT_ | FSB_MOUNT_DRAINED_;
+    fsb_mount_go_(r, fsb_mount_linked_);
+}
+
+/* Lock held. This mount took the name away from whatever it led to. */
+static void fsb_mount_name_gone_(fsb_mount *m, fsb_mount_node_ *parent, const char *text)
+{
+    fsb_mount_name_ *name = fsb_mount_name_find_(m, parent, text, strlen(text));
+    if (!name) return;
+    fsb_mount_node_ *n = name->node;
+    ++n->pins;
+    fsb_mount_changed_(m, n);
+    fsb_mount_name_remove_(m, name);
+    n->removed = !n->names;
+    fsb_mount_unpin_(m, n);
+}
+
+/* Lock held. */
+static void fsb_mount_unlinked_(fsb_mount *m, fsb_mount_req_ *r)
+{
+    fsb_mount_changed_(m, r->node);
+    fsb_mount_name_gone_(m, r->node, r->name);
+}
+
+static void fsb_mount_remove_(fuse_req_t q, uint32_t code, fuse_ino_t parent, const char *name)
+{
+    fsb_mount_req_ *r = fsb_mount_begin_(q, code, parent, name);
+    if (!r) return;
+    r->apply = fsb_mount_unlinked_;
+    fsb_mount_go_(r, fsb_mount_reply_err_);
+}
+
+static void fsb_mount_on_unlink_(fuse_req_t q, fuse_ino_t parent, const char *name)
+{
+    fsb_mount_remove_(q, FSB_OP_UNLINK, parent, name);
+}
+
+static void fsb_mount_on_rmdir_(fuse_req_t q, fuse_ino_t parent, const char *name)
+{
+    fsb_mount_remove_(q, FSB_OP_RMDIR, parent, name);
+}
+
+/* Lock held. The names lead to what they lead to now. */
+static void fsb_mount_moved_(fsb_mount *m, fsb_mount_req_ *r)
+{
+    fsb_mount_changed_(m, r->node);
+    fsb_mount_changed_(m, r->node2);
+    fsb_mount_name_ *from = fsb_mount_name_find_(m, r->node, r->name, strlen(r->name));
+    fsb_mount_name_ *to = fsb_mount_name_find_(m, r->node2, r->name2, strlen(r->name2));
+    fsb_mount_node_ *n = from ? from->node : NULL, *n2 = to ? to->node : NULL;
+    if (n && n == n2) return; /* two names of one file: rename(2) does nothing */
+    if (n) ++n->pins, fsb_mount_changed_(m, n);
+    if (n2) ++n2->pins;
+    if (from) fsb_mount_name_remove_(m, from);
+    if (r->task.op.flags & FSB_RENAME_EXCHANGE) {
+        if (to) fsb_mount_name_remove_(m, to);
+        if (n2) fsb_mount_changed_(m, n2);
+        if (n2) fsb_mount_name_set_(m, r->node, r->name, n2);
+    } else {
+        fsb_mount_name_gone_(m, r->node2, r->name2);
+    }
+    if (n) fsb_mount_name_set_(m, r->node2, r->name2, n); /* if not, it is looked up again */
+    fsb_mount_unpin_(m, n);
+    fsb_mount_unpin_(m, n2);
+}
+
+/* Lock held. Does the name lead to a folder, or to something not known? */
+static int fsb_mount_maybe_folder_(const fsb_mount *m, const fsb_mount_node_ *parent,
+                                   const char *text)
+{
+    const fsb_mount_name_ *name = fsb_mount_name_find_(m, parent, text, strlen(text));
+    return !name || S_ISDIR(name->node->attr.mode);
+}
+
+static void fsb_mount_on_rename_(fuse_req_t q, fuse_ino_t parent, const char *name,
+                                 fuse_ino_t parent2, const char *name2, unsigned flags)
+{
+    fsb_mount_req_ *r = fsb_mount_begin_(q, FSB_OP_RENAME, parent, name);
+    if (!r || !fsb_mount_begin2_(r, parent2, name2)) return;
+    fsb_mount *m = r->task.mount;
+    if (flags & ~(unsigned)(RENAME_NOREPLACE | RENAME_EXCHANGE)) {
+        fsb_mount_fail_(r, -EINVAL);
+        return;
+    }
+    if (flags & RENAME_NOREPLACE) r->task.op.flags |= FSB_RENAME_NOREPLACE;
+    if (flags & RENAME_EXCHANGE) r->task.op.flags |= FSB_RENAME_EXCHANGE;
+    pthread_mutex_lock(&m->lock);
+    if (fsb_mount_maybe_folder_(m, r->node, r->name) ||
+        (flags & RENAME_EXCHANGE && fsb_mount_maybe_folder_(m, r->node2, r->name2)))
+        r->how |= FSB_MOUNT_MOVE_;
+    pthread_mutex_unlock(&m->lock);
+    r->apply = fsb_mount_moved_;
+    fsb_mount_go_(r, fsb_mount_reply_err_);
+}
+
+/* ---- [open] ---------------------------------------------------------------------------------- */
+/* OPEN asks the host, so that the application sees the file as it is now: with the first bytes if
+   there is no handle yet, else by STAT on that handle. The kernel keeps its pages if they are of
+   this version. */
+
+/* Lock held. How the file is opened: what there is that serves is shared. */
+static void fsb_mount_open_how_(fsb_mount *m, fsb_mount_req_ *r, uint32_t rights)
+{
+    fsb_op *op = &r->task.op;
+    r->file = fsb_mount_file_for_(r->node, rights);
+    if (r->file) {
+        ++r->file->pins;
+        op->code = FSB_OP_STAT;
+        return;
+    }
+    r->how |= FSB_MOUNT_AT_;
+    op->code = FSB_OP_OPEN;
+    op->flags = rights & FSB_O_WRITE ? FSB_O_READ | FSB_O_WRITE : FSB_O_READ;
+    if (rights == FSB_O_READ && !r->node->version && !(r->fi.flags & O_DIRECT) &&
+        m->head_bytes < FSB_MOUNT_HEADS_)
+        op->size = r->node->attr.size > FSB_MOUNT_WHOLE_ ? (size_t)FSB_MOUNT_HEAD_
+                                                         : (size_t)FSB_MOUNT_WHOLE_;
+}
+
+typedef struct fsb_mount_copy_ { /* bytes of ours behind a slice follow */
+    fsb_mount *mount;
+    size_t     size;
+} fsb_mount_copy_;
+
+static void fsb_mount_copy_free_(void *owner)
+{
+    fsb_mount_copy_ *copy = (fsb_mount_copy_ *)owner;
+    fsb_mount_free_(copy->mount, copy, sizeof *copy + copy->size);
+}
+
+/* The first bytes that came with OPEN, as a slice that can be kept; data NULL: none. */
+static fsb_slice fsb_mount_head_(fsb_mount_req_ *r)
+{
+    fsb_mount *m = r->task.mount;
+    fsb_op    *op = &r->task.op;
+    fsb_slice  head;
+    memset(&head, 0, sizeof head);
+    if (op->code != FSB_OP_OPEN || op->result <= 0 || !op->slice.data ||
+        (size_t)op->result > op->slice.size || op->slice.size > op->size)
+        return head;
+    const size_t size = (size_t)op->result;
+    if (op->slice.release || !m->backend->submit) {
+        head = op->slice;
+        memset(&op->slice, 0, sizeof op->slice);
+    } else {
+        fsb_mount_copy_ *copy = (fsb_mount_copy_ *)fsb_mount_alloc_(m, sizeof *copy + size);
+        if (!copy) return head;
+        copy->mount = m, copy->size = size;
+        memcpy(copy + 1, op->slice.data, size);
+        head.data = copy + 1, head.release = fsb_mount_copy_free_, head.owner = copy;
+    }
+    head.size = size;
+    return head;
+}
+
+/* Answers `error` when the handle that nobody will use is closed. */
+static void fsb_mount_refused_(fsb_mount_req_ *r) { fsb_mount_fail_(r, r->error); }
+
+static void fsb_mount_refuse_(fsb_mount_req_ *r, fsb_handle handle, int64_t error)
+{
+    fsb_slice_release(&r->task.op.slice);
+    memset(&r->task.op, 0, sizeof r->task.op);
+    r->task.op.code = FSB_OP_CLOSE, r->task.op.handle = handle;
+    r->how = 0, r->error = error;
+    fsb_mount_go_(r, fsb_mount_refused_);
+}
+
+/* Lock held. Compares the file with what the kernel has of it: 1 if its pages are good. */
+static int fsb_mount_revalidate_(fsb_mount *m, fsb_mount_node_ *n, const fsb_stat *s,
+                                 uint64_t started, int *changed)
+{
+    const int outdated = fsb_mount_outdated_(n, started);
+    const int keep = !outdated && n->version && n->version == s->version;
+    *changed = !keep && (n->attr.version != s->version || n->attr.size != s->size);
+    n->version = outdated ? 0 : s->version;
+    fsb_mount_attr_set_(m, n, s, started);
+    return keep;
+}
+
+/* Nobody may read it: opens it for writing only. 1 if that is worth trying. */
+static int fsb_mount_open_blind_(fsb_mount_req_ *r, void (*then)(fsb_mount_req_ *))
+{
+    fsb_op *op = &r->task.op;
+    if (op->code != FSB_OP_OPEN || (op->result != -EACCES && op->result != -EPERM) ||
+        op->flags != (FSB_O_READ | FSB_O_WRITE) || (r->fi.flags & O_ACCMODE) != O_WRONLY)
+        return 0;
+    op->flags = FSB_O_WRITE;
+    fsb_mount_go_(r, then);
+    return 1;
+}
+
+/* The application has the file open from now on. */
+static void fsb_mount_reply_open_(fsb_mount_req_ *r, int changed)
+{
+    fsb_mount *m = r->task.mount;
+    if (changed) fsb_mount_inval_attr_(m, r->node->id);
+    if (fuse_reply_open(r->fuse, &r->fi) == -ENOENT) { /* nobody wants it any more */
+        pthread_mutex_lock(&m->lock);
+        fsb_mount_file_leave_(m, r->node, (r->fi.flags & O_ACCMODE) != O_RDONLY);
+        fsb_mount_unlock_(m);
+    }
+    fsb_mount_end_(r);
+}
+
+/* The host has opened it, or described it: then() of both. */
+static void fsb_mount_opened_(fsb_mount_req_ *r)
+{
+    fsb_mount *m = r->task.mount;
+    fsb_op    *op = &r->task.op;
+    int        changed = 0, err = 0;
+    if (fsb_mount_open_blind_(r, fsb_mount_opened_)) return;
+    if (op->result < 0) {
+        fsb_mount_fail_(r, op->result);
+        return;
+    }
+    if (!fsb_mount_stat_ok_(m, &op->stat)) err = -EIO;
+    else if (op->stat.file_id != r->node->file_id) err = -ESTALE;
+    fsb_slice head = fsb_mount_head_(r);
+    pthread_mutex_lock(&m->lock);
+    if (!err && op->code == FSB_OP_OPEN)
+        err = fsb_mount_file_add_(m, r, r->node, op->handle, op->flags);
+    else if (!err)
+        fsb_mount_file_keep_(m, r->node, r->file); /* the last who had it open may have left */
+    if (!err) {
+        if (head.data && !r->file->head.data) {
+            r->file->head = head, r->file->head_whole = head.size < op->size;
+            m->head_bytes += head.size;
+            memset(&head, 0, sizeof head);
+        }
+        r->fi.keep_cache =
+            fsb_mount_revalidate_(m, r->node, &op->stat, r->started, &changed) ? 1 : 0;
+        if ((r->fi.flags & O_ACCMODE) != O_RDONLY) ++r->node->writers;
+        else ++r->node->readers;
+    }
+    pthread_mutex_unlock(&m->lock);
+    fsb_slice_release(&head);
+    if (!err) fsb_mount_reply_open_(r, changed);
+    else if (op->code == FSB_OP_OPEN) fsb_mount_refuse_(r, op->handle, err);
+    else fsb_mount_fail_(r, err);
+}
+
+/* What FUSE is told of an open file. Appends go past the page cache, which would put them where the
+   kernel believes the end to be, and send one that crosses a page in two: lines of two clients
+   would mix. Who can also read keeps the cache, and mmap. */
+static struct fuse_file_info fsb_mount_file_info_(const struct fuse_file_info *asked)
+{
+    struct fuse_file_info fi = *asked;
+    fi.fh = 0; /* the node has the handles */
+    fi.direct_io = (fi.flags & (O_ACCMODE | O_APPEND)) == (O_WRONLY | O_APPEND);
+    return fi;
+}
+
+static void fsb_mount_on_open_(fuse_req_t q, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+    fsb_mount_req_ *r = fsb_mount_begin_(q, 0, ino, NULL);
+    if (!r) return;
+    fsb_mount *m = r->task.mount;
+    const int  mode = fi->flags & O_ACCMODE;
+    r->fi = fsb_mount_file_info_(fi);
+    pthread_mutex_lock(&m->lock);
+    fsb_mount_open_how_(m, r, mode == O_RDONLY   ? FSB_O_READ
+                              : mode == O_WRONLY ? FSB_O_WRITE
+                                                 : FSB_O_READ | FSB_O_WRITE);
+    pthread_mutex_unlock(&m->lock);
+    r->how |= FSB_MOUNT_DRAINED_;
+    fsb_mount_go_(r, fsb_mount_opened_);
+}
+
+/* Answers CREATE with r->node2 and r->file. */
+static void fsb_mount_reply_create_(fsb_mount_req_ *r)
+{
+    fsb_mount      *m = r->task.mount;
+    const int       writer = (r->fi.flags & O_ACCMODE) != O_RDONLY;
+    const uint64_t  id = r->node2->id;
+    const struct fuse_entry_param e =
+        fsb_mount_entry_param_(m, id, &r->task.op.stat, m->attr_ns);
+    if (fuse_reply_create(r->fuse, &e, &r->fi) == -ENOENT) {
+        pthread_mutex_lock(&m->lock);
+        fsb_mount_file_leave_(m, r->node2, writer);
+        fsb_mount_forget_one_(m, id, 1);
+        fsb_mount_unlock_(m);
+    }
+    fsb_mount_end_(r);
+}
+
+/* The file was there already, made by another client, and now is cut to nothing. */
+static void fsb_mount_create_cut_(fsb_mount_req_ *r)
+{
+    fsb_mount *m = r->task.mount;
+    if (r->task.op.result >= 0 && fsb_mount_stat_ok_(m, &r->task.op.stat)) {
+        fsb_mount_reply_create_(r);
+        return;
+    }
+    pthread_mutex_lock(&m->lock);
+    fsb_mount_file_leave_(m, r->node2, (r->fi.flags & O_ACCMODE) != O_RDONLY);
+    fsb_mount_forget_one_(m, r->node2->id, 1);
+    fsb_mount_unlock_(m);
+    fsb_mount_fail_(r, r->task.op.result < 0 ? r->task.op.result : -EIO);
+}
+
+static void fsb_mount_created_(fsb_mount_req_ *r)
+{
+    fsb_mount *m = r->task.mount;
+    fsb_op    *op = &r->task.op;
+    int        outdated = 0;
+    if (op->result < 0) {
+        fsb_mount_fail_(r, op->result);
+        return;
+    }
+    fsb_mount_folder_changed_(m, r->node);
+    int err = fsb_mount_found_(r, r->node, r->name, &outdated);
+    if (!err) {
+        pthread_mutex_lock(&m->lock);
+        fsb_mount_node_ *n = r->node2;
+        err = fsb_mount_file_add_(m, r, n, op->handle, FSB_O_READ | FSB_O_WRITE);
+        n->version = outdated ? 0 : op->stat.version;
+        n->bare_until = fsb_mount_now_() + m->attr_ns;
+        if (err) fsb_mount_forget_one_(m, n->id, 1);
+        else if ((r->fi.flags & O_ACCMODE) != O_RDONLY) ++n->writers;
+        else ++n->readers;
+        fsb_mount_unlock_(m);
+    }
+    if (err) {
+        fsb_mount_refuse_(r, op->handle, err);
+    } else if (r->fi.flags & O_TRUNC && op->stat.size) {
+        op->code = FSB_OP_SETATTR, op->flags = 0, r->how = 0;
+        op->attr.mask = FSB_ATTR_SIZE | FSB_ATTR_KILL_PRIV, op->attr.size = 0;
+        fsb_mount_go_(r, fsb_mount_create_cut_);
+    } else {
+        fsb_mount_reply_create_(r);
+    }
+}
+
+static void fsb_mount_on_create_(fuse_req_t q, fuse_ino_t parent, const char *name, mode_t mode,
+                              struct fuse_file_info *fi)
+{
+    fsb_mount_req_ *r = fsb_mount_begin_(q, FSB_OP_OPEN, parent, name);
+    if (!r) return;
+    r->fi = fsb_mount_file_info_(fi);
+    r->task.op.flags = FSB_O_READ | FSB_O_WRITE | FSB_O_CREATE;
+    if (fi->flags & O_EXCL) r->task.op.flags |= FSB_O_EXCL;
+    fsb_mount_new_attr_(r, mode & 07777);
+    fsb_mount_go_(r, fsb_mount_created_);
+}
+
+/* ---- [read] ---------------------------------------------------------------------------------- */
+
+static void fsb_mount_read_done_(fsb_mount_req_ *r)
+{
+    const fsb_op *op = &r->task.op;
+    const int64_t n = op->result;
+    if (n < 0 || (n > 0 && !op->slice.data) || (size_t)n > op->slice.size ||
+        (size_t)n > op->size) {
+        fsb_mount_fail_(r, n < 0 ? n : -EIO);
+        return;
+    }
+    fuse_reply_buf(r->fuse, (const char *)op->slice.data, (size_t)n);
+    fsb_mount_end_(r);
+}
+
+/* Lock held. Does the read lie within the first bytes that came with OPEN? They serve until read to
+   their end, or passed over. */
+static int fsb_mount_head_serves_(const fsb_mount_file_ *f, size_t size, uint64_t offset)
+{
+    if (!f->head.data) return 0;
+    return f->head_whole || (offset < f->head.size && size <= f->head.size - offset);
+}
+
+/* Answers from the first bytes: 1 if it could. */
+static int fsb_mount_read_head_(fsb_mount *m, fuse_req_t q, fuse_ino_t ino, size_t size,
+                                uint64_t offset)
+{
+    pthread_mutex_lock(&m->lock);
+    fsb_mount_node_ *n = (fsb_mount_node_ *)fsb_mount_slot_get_(&m->ids, ino);
+    fsb_mount_file_ *f = n ? n->reader : NULL;
+    if (!f || !f->head.data) {
+        pthread_mutex_unlock(&m->lock);
+        return 0;
+    }
+    const int      serves = fsb_mount_head_serves_(f, size, offset) && !fsb_mount_busy_(n);
+    const uint64_t change = n->change;
+    fsb_slice head = fsb_mount_head_take_(m, f);
+    ++f->pins;
+    pthread_mutex_unlock(&m->lock);
+    const size_t from = offset < head.size ? (size_t)offset : head.size;
+    const size_t count = size < head.size - from ? size : head.size - from;
+    if (serves) fuse_reply_buf(q, (const char *)head.data + from, count);
+    pthread_mutex_lock(&m->lock);
+    if (serves && from + count < head.size && !f->head.data && f->node->change == change) {
+        f->head = head, m->head_bytes += head.size;
+        memset(&head, 0, sizeof head);
+    }
+    fsb_mount_file_unpin_(m, f);
+    fsb_mount_unlock_(m);
+    fsb_slice_release(&head);
+    return serves;
+}
+
+static void fsb_mount_on_read_(fuse_req_t q, fuse_ino_t ino, size_t size, off_t offset,
+                            struct fuse_file_info *fi)
+{
+    (void)fi;
+    fsb_mount *m = fsb_mount_of_(q);
+    if (fsb_mount_read_head_(m, q, ino, size, (uint64_t)offset)) return;
+    fsb_mount_req_ *r = fsb_mount_begin_(q, FSB_OP_READ, ino, NULL);
+    if (!r || !fsb_mount_by_handle_(r, FSB_O_READ)) return;
+    r->task.op.offset = (uint64_t)offset;
+    r->task.op.size = size < FSB_IO_MAX ? size : (size_t)FSB_IO_MAX;
+    r->how |= FSB_MOUNT_DRAINED_;
+    fsb_mount_go_(r, fsb_mount_read_done_);
+}
+
+/* ---- [write] --------------------------------------------------------------------------------- */
+/* A delayed write is acknowledged before the host has it. Until it does, nobody is shown the file
+   without it: what asks about the node waits in node->waiting, in order, and so does a write that
+   overlaps one on its way, or that finds no room (then its answer, and so the application, waits).
+   The first failure is kept until one write, fsync or close has reported it. */
+
+static void fsb_mount_buf_unpin_(fsb_mount *m, fsb_mount_buf_ *b)
+{
+    if (__atomic_sub_fetch(&b->pins, 1, __ATOMIC_ACQ_REL)) return;
+    b->next = m->spare_bufs, m->spare_bufs = b;
+}
+
+/* The request that the bytes of a WRITE came in: the buffer begins with it. */
+static const char *fsb_mount_raw_(const char *data)
+{
+    return data - sizeof(struct fuse_write_in) - sizeof(struct fuse_in_header);
+}
+
+/* Sees to it that the bytes outlive the handler: big ones keep their buffer, small ones are copied.
+   0: the request was refused. */
+static int fsb_mount_keep_(fsb_mount_req_ *r, const char *data, size_t size)
+{
+    r->task.op.data = data, r->task.op.size = size;
+    if (r->task.mount->inlined) return 1;
+    if (size >= FSB_MOUNT_HANDOVER_) {
+        r->buf = (fsb_mount_buf_ *)(void *)(uintptr_t)fsb_mount_raw_(data) - 1;
+        __atomic_add_fetch(&r->buf->pins, 1, __ATOMIC_ACQ_REL);
+        return 1;
+    }
+    if (!fsb_mount_extra_(r, size)) return 0;
+    memcpy(r->extra, data, size);
+    r->task.op.data = r->extra;
+    return 1;
+}
+
+static int fsb_mount_overlaps_(const fsb_mount_node_ *n, uint64_t begin, uint64_t end)
+{
+    if (begin >= n->flight_end || end <= n->flight_begin) return 0; /* streams never do */
+    for (const fsb_mount_req_ *r = n->flight; r; r = r->next) {
+        const fsb_op *op = &r->task.op;
+        if (begin < op->offset + op->size && op->offset < end) return 1;
+    }
+    return 0;
+}
+
+/* Lock held. May the delayed write be sent, as the first that waits? */
+static int fsb_mount_may_fly_(fsb_mount *m, const fsb_mount_req_ *r)
+{
+    fsb_mount_node_ *n = r->node;
+    const fsb_op    *op = &r->task.op;
+    if (n->writes && fsb_mount_overlaps_(n, op->offset, op->offset + op->size)) return 0;
+    if (!m->behind_count || (m->behind_count < FSB_MOUNT_FLIGHT_ && m->behind < m->behind_max &&
+                             op->size <= m->behind_max - m->behind))
+        return 1;
+    if (!n->wants_room) {
+        n->wants_room = 1, n->next_room = NULL;
+        ++n->pins;
+        if (m->room_tail) m->room_tail->next_room = n;
+        else m->room_head = n;
+        m->room_tail = n;
+    }
+    return 0;
+}
+
+/* Lock held. */
+static void fsb_mount_take_off_(fsb_mount *m, fsb_mount_req_ *r)
+{
+    fsb_mount_node_ *n = r->node;
+    const uint64_t   begin = r->task.op.offset, end = begin + r->task.op.size;
+    if (!n->writes) n->burst = 0, n->flight_begin = begin, n->flight_end = end;
+    if (begin < n->flight_begin) n->flight_begin = begin;
+    if (end > n->flight_end) n->flight_end = end;
+    r->prev = NULL, r->next = n->flight;
+    if (r->next) r->next->prev = r;
+    n->flight = r;
+    ++n->writes, ++m->behind_count, m->behind += r->task.op.size;
+    fsb_mount_changed_(m, n);
+}
+
+static void fsb_mount_landed_(fsb_mount_req_ *r);
+
+/* Tells the application that it is written, and sends it. */
+static void fsb_mount_fly_(fsb_mount_req_ *r)
+{
+    fuse_req_t q = r->fuse;
+    r->fuse = NULL;
+    fuse_reply_write(q, r->task.op.size);
+    r->then = fsb_mount_landed_;
+    fsb_mount_run_(r);
+}
+
+/* Lock held. The failure to report, which then is. */
+static int fsb_mount_error_take_(fsb_mount *m, fsb_mount_node_ *n)
+{
+    const int error = n->error;
+    if (error) n->error = 0, n->reported = m->changes;
+    return error;
+}
+
+/* Lock held, but not while a request runs. Runs what waits at the node and may go. */
+static void fsb_mount_pump_(fsb_mount *m, fsb_mount_node_ *n)
+{
+    if (n->pumping) return; /* whoever does sees to it, so the stack cannot pile up */
+    n->pumping = 1;
+    ++n->pins;
+    while (n->waiting.head) {
+        fsb_mount_req_ *r = n->waiting.head;
+        if (r->delayed ? !n->error && !fsb_mount_may_fly_(m, r) : n->writes != 0) break;
+        fsb_mount_pop_(&n->waiting);
+        const int error = r->delayed ? fsb_mount_error_take_(m, n) : 0;
+        if (r->delayed && !error) fsb_mount_take_off_(m, r);
+        fsb_mount_unlock_(m);
+        if (error) fsb_mount_fail_(r, error);
+        else if (r->delayed) fsb_mount_fly_(r);
+        else fsb_mount_drained_(r);
+        pthread_mutex_lock(&m->lock);
+    }
+    n->pumping = 0;
+    fsb_mount_unpin_(m, n);
+}
+
+/* Lock held, but not while a request runs. There is room again: first come, first served. */
+static void fsb_mount_pump_room_(fsb_mount *m)
+{
+    fsb_mount_node_ *n = m->room_head;
+    m->room_head = m->room_tail = NULL;
+    while (n) {
+        fsb_mount_node_ *next = n->next_room;
+        n->wants_room = 0;
+        fsb_mount_pump_(m, n);
+        fsb_mount_unpin_(m, n);
+        n = next;
+    }
+}
+
+/* Lock held. The write failed: the kernel's pages show what the file does not have. */
+static void fsb_mount_lost_(fsb_mount *m, const fsb_mount_req_ *r)
+{
+    fsb_mount_node_ *n = r->node;
+    const int64_t    result = r->task.op.result;
+    if (!n->error && r->started > n->reported)
+        n->error = result < 0 ? -fsb_mount_errno_(result) : -EIO;
+    n->version = 0;
+    fsb_mount_inval_(m, n, FSB_MOUNT_INVAL_PAGES_);
+}
+
+/* Lock held. What a write of a burst answered; the latest of them describes the file at the end. */
+static void fsb_mount_burst_(fsb_mount *m, fsb_mount_node_ *n, const fsb_stat *s)
+{
+    const int later = !n->burst || s->ctime_ns > n->attr.ctime_ns ||
+                      (s->ctime_ns == n->attr.ctime_ns && s->size >= n->attr.size);
+    if (s->file_id == n->file_id && later) {
+        n->burst = 1, n->attr = *s;
+        fsb_mount_own_version_(n, s);
+    }
+    n->attr_until = !n->writes && n->burst && m->attr_ns ? fsb_mount_now_() + m->attr_ns : 0;
+}
+
+/* The host has a delayed write, or will not have it: then(). */
+static void fsb_mount_landed_(fsb_mount_req_ *r)
+{
+    fsb_mount       *m = r->task.mount;
+    fsb_mount_node_ *n = r->node;
+    const fsb_op    *op = &r->task.op;
+    const int        ok = op->result == (int64_t)op->size;
+    if (!ok)
+        fsb_mount_log_(m, FSB_LOG_WARN, "mount/write", "a delayed write failed: %s",
+                       strerror(op->result < 0 ? fsb_mount_errno_(op->result) : EIO));
+    pthread_mutex_lock(&m->lock);
+    if (r->prev) r->prev->next = r->next;
+    else n->flight = r->next;
+    if (r->next) r->next->prev = r->prev;
+    --n->writes, --m->behind_count, m->behind -= op->size;
+    n->change = ++m->changes;
+    if (ok) fsb_mount_burst_(m, n, &op->stat);
+    else fsb_mount_lost_(m, r);
+    fsb_mount_pump_(m, n);
+    fsb_mount_pump_room_(m);
+    fsb_mount_unlock_(m);
+    fsb_mount_end_(r);
+}
+
+static void fsb_mount_delay_(fsb_mount_req_ *r)
+{
+    fsb_mount       *m = r->task.mount;
+    fsb_mount_node_ *n = r->node;
+    r->delayed = 1;
+    pthread_mutex_lock(&m->lock);
+    const int error = fsb_mount_error_take_(m, n);
+    const int go = !error && !n->waiting.head && fsb_mount_may_fly_(m, r);
+    if (go) fsb_mount_take_off_(m, r);
+    else if (!error) fsb_mount_push_(&n->waiting, r);
+    pthread_mutex_unlock(&m->lock);
+    if (error) fsb_mount_fail_(r, error);
+    else if (go) fsb_mount_fly_(r);
+}
+
+/* Answers a write that was not delayed, once it is on the host's disk if that was asked for. */
+static void fsb_mount_write_reply_(fsb_mount_req_ *r)
+{
+    fsb_mount    *m = r->task.mount;
+    const int64_t result = r->task.op.result;
+    if (result < 0) {
+        fsb_mount_fail_(r, result);
+        return;
+    }
+    fuse_reply_write(r->fuse, r->reply_size);
+    if (r->elsewhere) { /* the kernel believes the bytes to be elsewhere in the file */
+        pthread_mutex_lock(&m->lock);
+        fsb_mount_inval_(m, r->node, FSB_MOUNT_INVAL_PAGES_);
+        pthread_mutex_unlock(&m->lock);
+    }
+    fsb_mount_end_(r);
+}
+
+static void fsb_mount_written_(fsb_mount_req_ *r)
+{
+    fsb_mount       *m = r->task.mount;
+    fsb_mount_node_ *n = r->node;
+    fsb_op          *op = &r->task.op;
+    if (op->result != (int64_t)op->size) {
+        fsb_mount_fail_(r, op->result < 0 ? op->result : -EIO);
+        return;
+    }
+    const int append = (op->flags & FSB_WRITE_APPEND) != 0;
+    r->elsewhere = append && op->out_offset != op->offset;
+    r->reply_size = op->size;
+    pthread_mutex_lock(&m->lock);
+    fsb_mount_changed_(m, n);
+    if (r->elsewhere) n->version = 0; /* a change of somebody else is in it */
+    else fsb_mount_own_version_(n, &op->stat);
+    fsb_mount_attr_set_(m, n, &op->stat, m->changes);
+    pthread_mutex_unlock(&m->lock);
+    if (r->elsewhere || op->flags & FSB_WRITE_KILL_PRIV) fsb_mount_inval_attr_(m, n->id);
+    if (r->fi.flags & (O_SYNC | O_DSYNC)) {
+        op->code = FSB_OP_SYNC, op->flags = (r->fi.flags & O_SYNC) == O_SYNC ? 0 : FSB_SYNC_DATA;
+        fsb_mount_go_(r, fsb_mount_write_reply_);
+    } else {
+        fsb_mount_write_reply_(r);
+    }
+}
+
+static void fsb_mount_on_write_(fuse_req_t q, fuse_ino_t ino, const char *data, size_t size,
+                             off_t offset, struct fuse_file_info *fi)
+{
+    fsb_mount_req_ *r = fsb_mount_begin_(q, FSB_OP_WRITE, ino, NULL);
+    if (!r || !fsb_mount_by_handle_(r, FSB_O_WRITE) || !fsb_mount_keep_(r, data, size)) return;
+    fsb_mount *m = r->task.mount;
+    fsb_op    *op = &r->task.op;
+    struct fuse_write_in in;
+    memcpy(&in, fsb_mount_raw_(data) + sizeof(struct fuse_in_header), sizeof in);
+    r->fi = *fi;
+    op->offset = (uint64_t)offset;
+    if (fi->flags & O_APPEND && !fi->writepage) op->flags |= FSB_WRITE_APPEND;
+    if (in.write_flags & FSB_MOUNT_KILL_WRITE_) op->flags |= FSB_WRITE_KILL_PRIV;
+    const uint32_t mode = fsb_mount_changing_(r, r->node);
+    const int      loses = op->flags & FSB_WRITE_KILL_PRIV && mode & (S_ISUID | S_ISGID);
+    if (m->behind_max && !loses && !(op->flags & FSB_WRITE_APPEND) &&
+        !(fi->flags & (O_DIRECT | O_SYNC | O_DSYNC))) {
+        fsb_mount_delay_(r);
+        return;
+    }
+    r->how |= FSB_MOUNT_DRAINED_;
+    fsb_mount_go_(r, fsb_mount_written_);
+}
+
+/* The failed delayed write of the node, if nobody has heard of it, else `result`. */
+static int64_t fsb_mount_report_(fsb_mount_req_ *r, int64_t result)
+{
+    fsb_mount *m = r->task.mount;
+    pthread_mutex_lock(&m->lock);
+    const int error = fsb_mount_error_take_(m, r->node);
+    pthread_mutex_unlock(&m->lock);
+    return error ? error : result < 0 ? result : 0;
+}
+
+static void fsb_mount_synced_(fsb_mount_req_ *r)
+{
+    fsb_mount_fail_(r, fsb_mount_report_(r, r->task.op.result));
+}
+
+static void fsb_mount_on_fsync_(fuse_req_t q, fuse_ino_t ino, int data_only,
+                                struct fuse_file_info *fi)
+{
+    (void)fi;
+    fsb_mount_req_ *r = fsb_mount_begin_(q, FSB_OP_SYNC, ino, NULL);
+    if (!r) return;
+    fsb_mount *m = r->task.mount;
+    pthread_mutex_lock(&m->lock);
+    r->file = r->node->writer ? r->node->writer : r->node->reader;
+    if (r->file) ++r->file->pins;
+    else r->how |= FSB_MOUNT_AT_;
+    pthread_mutex_unlock(&m->lock);
+    r->task.op.flags = data_only ? FSB_SYNC_DATA : 0;
+    r->how |= FSB_MOUNT_DRAINED_;
+    fsb_mount_go_(r, fsb_mount_synced_);
+}
+
+static void fsb_mount_fallocated_(fsb_mount_req_ *r)
+{
+    fsb_mount *m = r->task.mount;
+    fsb_op    *op = &r->task.op;
+    if (op->result >= 0 && op->code == FSB_OP_ALLOCATE && op->stat.mode & (S_ISUID | S_ISGID) &&
+        fuse_req_ctx(r->fuse)->uid != 0) { /* no flag of the kernel's says so, as with WRITE */
+        op->code = FSB_OP_SETATTR, op->flags = 0, op->attr.mask = FSB_ATTR_KILL_PRIV;
+        fsb_mount_go_(r, fsb_mount_fallocated_);
+        return;
+    }
+    pthread_mutex_lock(&m->lock);
+    fsb_mount_changed_(m, r->node);
+    if (r->task.op.result >= 0) {
+        fsb_mount_own_version_(r->node, &r->task.op.stat);
+        fsb_mount_attr_set_(m, r->node, &r->task.op.stat, m->changes);
+    }
+    pthread_mutex_unlock(&m->lock);
+    fsb_mount_reply_err_(r);
+}
+
+static void fsb_mount_on_fallocate_(fuse_req_t q, fuse_ino_t ino, int mode, off_t offset,
+                                    off_t length, struct fuse_file_info *fi)
+{
+    (void)fi;
+    const int known = FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE;
+    fsb_mount_req_ *r = fsb_mount_begin_(q, FSB_OP_ALLOCATE, ino, NULL);
+    if (!r || !fsb_mount_by_handle_(r, FSB_O_WRITE)) return;
+    if (mode & ~known) {
+        fsb_mount_fail_(r, -EOPNOTSUPP);
+        return;
+    }
+    fsb_op *op = &r->task.op;
+    if (mode & FALLOC_FL_KEEP_SIZE) op->flags |= FSB_ALLOC_KEEP_SIZE;
+    if (mode & FALLOC_FL_PUNCH_HOLE) op->flags |= FSB_ALLOC_PUNCH_HOLE;
+    if (mode & FALLOC_FL_ZERO_RANGE) op->flags |= FSB_ALLOC_ZERO_RANGE;
+    op->offset = (uint64_t)offset, op->size64 = (uint64_t)length;
+    fsb_mount_changing_(r, r->node);
+    r->how |= FSB_MOUNT_DRAINED_;
+    fsb_mount_go_(r, fsb_mount_fallocated_);
+}
+
+static void fsb_mount_copied_(fsb_mount_req_ *r)
+{
+    fsb_mount    *m = r->task.mount;
+    const int64_t n = r->task.op.result;
+    pthread_mutex_lock(&m->lock);
+    fsb_mount_changed_(m, r->node2);
+    r->node2->version = 0;
+    pthread_mutex_unlock(&m->lock);
+    if (n < 0 || (uint64_t)n > r->task.op.size64) {
+        fsb_mount_fail_(r, n < 0 ? n : -EIO);
+        return;
+    }
+    fuse_reply_write(r->fuse, (size_t)n);
+    fsb_mount_end_(r);
+}
+
+static void fsb_mount_on_copy_(fuse_req_t q, fuse_ino_t ino, off_t offset,
+                                  struct fuse_file_info *fi, fuse_ino_t ino2, off_t offset2,
+                                  struct fuse_file_info *fi2, size_t size, int flags)
+{
+    (void)fi, (void)fi2, (void)flags;
+    fsb_mount_req_ *r = fsb_mount_begin_(q, FSB_OP_COPY, ino, NULL);
+    if (!r || !fsb_mount_begin2_(r, ino2, NULL) || !fsb_mount_by_handle_(r, FSB_O_READ)) return;
+    fsb_mount *m = r->task.mount;
+    pthread_mutex_lock(&m->lock);
+    r->file2 = fsb_mount_file_for_(r->node2, FSB_O_WRITE);
+    if (r->file2) ++r->file2->pins;
+    pthread_mutex_unlock(&m->lock);
+    if (!r->file2) {
+        fsb_mount_fail_(r, -EBADF);
+        return;
+    }
+    r->task.op.offset = (uint64_t)offset, r->task.op.offset2 = (uint64_t)offset2;
+    r->task.op.size64 = size < FSB_MOUNT_COPY_MAX_ ? size : FSB_MOUNT_COPY_MAX_;
+    fsb_mount_changing_(r, r->node2);
+    r->how |= FSB_MOUNT_DRAINED_ | FSB_MOUNT_DRAINED2_;
+    fsb_mount_go_(r, fsb_mount_copied_);
+}
+
+static void fsb_mount_sought_(fsb_mount_req_ *r)
+{
+    const int64_t result = r->task.op.result;
+    if (result < 0 || r->task.op.out_offset > INT64_MAX) {
+        fsb_mount_fail_(r, result < 0 ? result : -EIO);
+        return;
+    }
+    fuse_reply_lseek(r->fuse, (off_t)r->task.op.out_offset);
+    fsb_mount_end_(r);
+}
+
+static void fsb_mount_on_lseek_(fuse_req_t q, fuse_ino_t ino, off_t offset, int whence,
+                             struct fuse_file_info *fi)
+{
+    (void)fi;
+    fsb_mount_req_ *r = fsb_mount_begin_(q, FSB_OP_SEEK, ino, NULL);
+    if (!r) return;
+    if (whence != SEEK_DATA && whence != SEEK_HOLE) {
+        fsb_mount_fail_(r, -EINVAL);
+        return;
+    }
+    if (!fsb_mount_by_handle_(r, 0)) return;
+    r->task.op.flags = whence == SEEK_DATA ? FSB_SEEK_DATA : FSB_SEEK_HOLE;
+    r->task.op.offset = (uint64_t)offset;
+    r->how |= FSB_MOUNT_DRAINED_;
+    fsb_mount_go_(r, fsb_mount_sought_);
+}
+
+/* ---- [list] ---------------------------------------------------------------------------------- */
+/* A listing is fetched in batches larger than what the kernel asks for at once. Its offsets are the
+   backend's cookies, shifted to make room for "." and "..": offset 1 stands behind ".", 2 behind
+   "..". INT64_MAX stays, as many file systems end a folder with it; it trades places with what
+   would be shifted there. So every cookie of 63 bits has an offset of its own. */
+
+static uint64_t fsb_mount_offset_(uint64_t cookie)
+{
+    if (cookie == (uint64_t)INT64_MAX) return cookie;
+    return cookie == (uint64_t)INT64_MAX - 2 ? (uint64_t)INT64_MAX + 2 : cookie + 2;
+}
+
+static uint64_t fsb_mount_cookie_(uint64_t offset)
+{
+    if (offset == (uint64_t)INT64_MAX) return offset;
+    return offset == (uint64_t)INT64_MAX + 2 ? (uint64_t)INT64_MAX - 2 : offset - 2;
+}
+
+static void fsb_mount_on_opendir_(fuse_req_t q, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+    fsb_mount       *m = fsb_mount_of_(q);
+    fsb_mount_dir_  *d = (fsb_mount_dir_ *)fsb_mount_zeroed_(m, sizeof *d);
+    struct fuse_file_info answer = *fi;
+    pthread_mutex_lock(&m->lock);
+    fsb_mount_node_ *n = (fsb_mount_node_ *)fsb_mount_slot_get_(&m->ids, ino);
+    if (d && n) d->id = fsb_mount_slot_add_(m, &m->dirs, d);
+    const int ok = d && d->id;
+    if (ok) d->node = n, ++n->pins, d->pins = 1, d->want = FSB_MOUNT_BATCH_MIN_;
+    pthread_mutex_unlock(&m->lock);
+    if (!ok) {
+        fsb_mount_free_(m, d, sizeof *d);
+        fuse_reply_err(q, n ? ENOMEM : ESTALE);
+        return;
+    }
+    answer.fh = d->id;
+    fuse_reply_open(q, &answer);
+}
+
+/* Lock held; frees it with the last pin. */
+static void fsb_mount_dir_unpin_(fsb_mount *m, fsb_mount_dir_ *d)
+{
+    if (--d->pins) return;
+    fsb_mount_unpin_(m, d->node);
+    fsb_mount_free_(m, d->batch, d->room);
+    fsb_mount_free_(m, d, sizeof *d);
+}
+
+static void fsb_mount_on_releasedir_(fuse_req_t q, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+    (void)ino;
+    fsb_mount *m = fsb_mount_of_(q);
+    pthread_mutex_lock(&m->lock);
+    fsb_mount_dir_ *d = (fsb_mount_dir_ *)fsb_mount_slot_get_(&m->dirs, fi->fh);
+    if (d) {
+        fsb_mount_slot_remove_(&m->dirs, d->id);
+        fsb_mount_dir_unpin_(m, d);
+    }
+    fsb_mount_unlock_(m);
+    fuse_reply_err(q, d ? 0 : EBADF);
+}
+
+static int fsb_mount_name_ok_(const char *name, size_t size)
+{
+    if (!size || size > FSB_NAME_MAX || memchr(name, '/', size) || memchr(name, '\0', size))
+        return 0;
+    return name[0] != '.' || (size > 1 && (name[1] != '.' || size > 2));
+}
+
+/* Packs a name into the batch: LIST's emit(). */
+static int fsb_mount_emit_(fsb_op *op, const fsb_dirent *entry)
+{
+    fsb_mount_dir_  *d = ((fsb_mount_req_ *)(void *)op)->dir;
+    fsb_mount_entry_ e;
+    const uint64_t   offset = fsb_mount_offset_(entry->cookie);
+    if (d->bad || !fsb_mount_name_ok_(entry->name, entry->name_size) || !entry->cookie ||
+        offset < 2) {
+        d->bad = 1;
+        return 1;
+    }
+    const size_t size = (sizeof e + entry->name_size + 1 + 7) & ~(size_t)7;
+    if (size > d->room - d->size) return 1;
+    memset(&e, 0, sizeof e);
+    e.stat = entry->stat, e.cookie = entry->cookie;
+    e.size = (uint32_t)size, e.name_size = (uint32_t)entry->name_size;
+    memcpy(d->batch + d->size, &e, sizeof e);
+    memcpy(d->batch + d->size + sizeof e, entry->name, entry->name_size);
+    d->batch[d->size + sizeof e + entry->name_size] = '\0';
+    d->size += size, d->last = entry->cookie;
+    return 0;
+}
+
+static fsb_mount_entry_ fsb_mount_entry_at_(const fsb_mount_dir_ *d, size_t at)
+{
+    fsb_mount_entry_ e;
+    memcpy(&e, d->batch + at, sizeof e);
+    return e;
+}
+
+/* Sets d->at behind the cookie: 1, or 0 if the batch is of no use for that. */
+static int fsb_mount_seek_batch_(fsb_mount *m, fsb_mount_dir_ *d, uint64_t cookie, int plus)
+{
+    pthread_mutex_lock(&m->lock);
+    const int changed = d->node->change > d->started;
+    pthread_mutex_unlock(&m->lock);
+    if (!d->fetched || (plus && !d->plus)) return 0;
+    if (changed || fsb_mount_now_() - d->fetched > (int64_t)FSB_MOUNT_QUIET_MS_ * 1000000) {
+        d->want = FSB_MOUNT_BATCH_MIN_; /* what changes meanwhile is not worth large batches */
+        return 0;
+    }
+    if (cookie != d->cookie) d->at = 0, d->cookie = d->first;
+    while (d->cookie != cookie && d->at < d->size) {
+        const fsb_mount_entry_ e = fsb_mount_entry_at_(d, d->at);
+        d->at += e.size, d->cookie = e.cookie;
+    }
+    return d->cookie == cookie && (d->at < d->size || d->end);
+}
+
+/* One more entry into the reply; 0: it does not fit. */
+static size_t fsb_mount_add_(fsb_mount_req_ *r, size_t used, const char *name, uint64_t offset,
+                             const struct fuse_entry_param *e)
+{
+    char        *to = (char *)r->extra + used;
+    const size_t left = r->reply_size - used;
+    const size_t size =
+        r->plus ? fuse_add_direntry_plus(r->fuse, to, left, name, e, (off_t)offset)
+                : fuse_add_direntry(r->fuse, to, left, name, &e->attr, (off_t)offset);
+    return size <= left ? size : 0;
+}
+
+static size_t fsb_mount_add_dots_(fsb_mount_req_ *r)
+{
+    fsb_mount              *m = r->task.mount;
+    struct fuse_entry_param e;
+    size_t                  used = 0, size = 0;
+    memset(&e, 0, sizeof e); /* no node: the kernel knows these two */
+    e.attr.st_mode = S_IFDIR;
+    pthread_mutex_lock(&m->lock);
+    const fsb_mount_node_ *n = r->node, *up = n->names ? n->names->parent : n;
+    const ino_t            self = (ino_t)n->attr.ino, parent = (ino_t)up->attr.ino;
+    pthread_mutex_unlock(&m->lock);
+    e.attr.st_ino = self;
+    if (r->list_offset == 0 && (size = fsb_mount_add_(r, used, ".", 1, &e)) != 0)
+        used += size, r->list_offset = 1;
+    e.attr.st_ino = parent;
+    if (r->list_offset == 1 && (size = fsb_mount_add_(r, used, "..", 2, &e)) != 0)
+        used += size, r->list_offset = 2;
+    return used;
+}
+
+/* With readdirplus: the node of an entry, as for a lookup. What this mount is changing, or has
+   changed since the batch was fetched, is left for the kernel to look up. */
+static int fsb_mount_entry_node_(fsb_mount_req_ *r, const fsb_mount_entry_ *at, const char *name,
+                                 int64_t age, struct fuse_entry_param *e)
+{
+    fsb_mount       *m = r->task.mount;
+    fsb_mount_dir_  *d = r->dir;
+    fsb_mount_node_ *n = NULL;
+    memset(e, 0, sizeof *e);
+    e->attr.st_ino = (ino_t)at->stat.ino, e->attr.st_mode = (mode_t)at->stat.mode;
+    if (!r->plus) return 0;
+    if (!fsb_mount_stat_ok_(m, &at->stat)) return -EIO;
+    pthread_mutex_lock(&m->lock);
+    const fsb_mount_node_ *known = fsb_mount_node_find_(m, at->stat.file_id);
+    int err = known && fsb_mount_outdated_(known, d->started) ? -EAGAIN : 0;
+    if (!err) err = fsb_mount_learn_(m, d->node, name, &at->stat, d->started, &n);
+    const uint64_t id = n ? n->id : 0;
+    fsb_mount_unlock_(m);
+    if (err == -ENOMEM) return err;
+    if (!err) *e = fsb_mount_entry_param_(m, id, &at->stat, m->attr_ns - age);
+    return 0;
+}
+
+/* Fills the reply from the batch. */
+static int64_t fsb_mount_fill_(fsb_mount_req_ *r)
+{
+    fsb_mount_dir_ *d = r->dir;
+    size_t          used = fsb_mount_add_dots_(r);
+    const int64_t   age = fsb_mount_now_() - d->fetched;
+    while (r->list_offset >= 2 && d->at < d->size) {
+        const fsb_mount_entry_  at = fsb_mount_entry_at_(d, d->at);
+        const char             *name = d->batch + d->at + sizeof at;
+        struct fuse_entry_param e;
+        const size_t need = r->plus ? fuse_add_direntry_plus(r->fuse, NULL, 0, name, NULL, 0)
+                                    : fuse_add_direntry(r->fuse, NULL, 0, name, NULL, 0);
+        if (need > r->reply_size - used) break;
+        const int err = fsb_mount_entry_node_(r, &at, name, age, &e);
+        if (err && !used) return err;
+        if (err) break;
+        used += fsb_mount_add_(r, used, name, fsb_mount_offset_(at.cookie), &e);
+        d->at += at.size, d->cookie = at.cookie;
+    }
+    if (!used && !(d->at == d->size && d->end)) return -EINVAL; /* room for no entry at all */
+    return (int64_t)used;
+}
+
+static void fsb_mount_list_end_(fsb_mount_req_ *r, int64_t result)
+{
+    fsb_mount *m = r->task.mount;
+    pthread_mutex_lock(&m->lock);
+    r->dir->busy = 0; /* before the answer: the next request can be here before that call ends */
+    fsb_mount_dir_unpin_(m, r->dir);
+    fsb_mount_unlock_(m);
+    if (result < 0) fuse_reply_err(r->fuse, fsb_mount_errno_(result));
+    else fuse_reply_buf(r->fuse, (const char *)r->extra, (size_t)result);
+    fsb_mount_end_(r);
+}
+
+static void fsb_mount_listed_(fsb_mount_req_ *r)
+{
+    fsb_mount_dir_ *d = r->dir;
+    int64_t         result = r->task.op.result;
+    d->end = result == 1, d->started = r->started, d->fetched = fsb_mount_now_();
+    if (result >= 0 && (d->bad || (!d->end && !d->size))) {
+        fsb_mount_log_(r->task.mount, FSB_LOG_ERROR, "mount/list",
+                       "the backend lists what cannot be a name, or does not get on: %s", r->path);
+        result = -EIO;
+    }
+    if (result < 0) d->fetched = 0;
+    fsb_mount_list_end_(r, result < 0 ? result : fsb_mount_fill_(r));
+}
+
+/* Fetches the batch behind the cookie; larger than the last one if that was used up. */
+static void fsb_mount_fetch_(fsb_mount_req_ *r, uint64_t cookie)
+{
+    fsb_mount      *m = r->task.mount;
+    fsb_mount_dir_ *d = r->dir;
+    fsb_op         *op = &r->task.op;
+    if (d->fetched && d->want < FSB_MOUNT_BATCH_MAX_) d->want *= 2;
+    if (d->room < d->want) {
+        char *batch = (char *)fsb_mount_alloc_(m, d->want);
+        if (!batch) {
+            fsb_mount_list_end_(r, -ENOMEM);
+            return;
+        }
+        fsb_mount_free_(m, d->batch, d->room);
+        d->batch = batch, d->room = d->want;
+    }
+    d->size = d->at = 0, d->bad = 0, d->fetched = 0;
+    d->first = d->last = d->cookie = cookie, d->plus = r->plus;
+    op->offset = cookie, op->flags = r->plus ? FSB_LIST_STAT : 0, op->emit = fsb_mount_emit_;
+    r->how = FSB_MOUNT_AT_;
+    fsb_mount_go_(r, fsb_mount_listed_);
+}
+
+static void fsb_mount_list_(fuse_req_t q, fuse_ino_t ino, size_t size, off_t offset,
+                            struct fuse_file_info *fi, int plus)
+{
+    const size_t    room = size < FSB_MOUNT_REPLY_MAX_ ? size : (size_t)FSB_MOUNT_REPLY_MAX_;
+    fsb_mount_req_ *r = fsb_mount_begin_(q, FSB_OP_LIST, ino, NULL);
+    if (!r || !fsb_mount_extra_(r, room)) return;
+    fsb_mount *m = r->task.mount;
+    pthread_mutex_lock(&m->lock);
+    fsb_mount_dir_ *d = (fsb_mount_dir_ *)fsb_mount_slot_get_(&m->dirs, fi->fh);
+    const int       ok = d && !d->busy && d->node == r->node;
+    const int       removed = r->node->removed && !r->node->names;
+    if (ok) d->busy = 1, ++d->pins;
+    pthread_mutex_unlock(&m->lock);
+    if (!ok) {
+        fsb_mount_fail_(r, -EBADF);
+        return;
+    }
+    r->dir = d, r->plus = plus, r->list_offset = (uint64_t)offset;
+    r->reply_size = room;
+    const uint64_t cookie = offset > 2 || offset < 0 ? fsb_mount_cookie_((uint64_t)offset) : 0;
+    if (removed) fsb_mount_list_end_(r, 0);
+    else if (offset && fsb_mount_seek_batch_(m, d, cookie, plus))
+        fsb_mount_list_end_(r, fsb_mount_fill_(r));
+    else fsb_mount_fetch_(r, cookie);
+}
+
+static void fsb_mount_on_readdir_(fuse_req_t q, fuse_ino_t ino, size_t size, off_t offset,
+                               struct fuse_file_info *fi)
+{
+    fsb_mount_list_(q, ino, size, offset, fi, 0);
+}
+
+static void fsb_mount_on_readdirplus_(fuse_req_t q, fuse_ino_t ino, size_t size, off_t offset,
+                                   struct fuse_file_info *fi)
+{
+    fsb_mount_list_(q, ino, size, offset, fi, 1);
+}
+
+/* A folder that is open but gone has nothing left to write. */
+static void fsb_mount_dir_synced_(fsb_mount_req_ *r)
+{
+    fsb_mount *m = r->task.mount;
+    pthread_mutex_lock(&m->lock);
+    const int gone = r->node->removed && !r->node->names;
+    pthread_mutex_unlock(&m->lock);
+    if (gone) r->task.op.result = 0;
+    fsb_mount_reply_err_(r);
+}
+
+static void fsb_mount_on_fsyncdir_(fuse_req_t q, fuse_ino_t ino, int data_only,
+                                struct fuse_file_info *fi)
+{
+    (void)fi;
+    fsb_mount_req_ *r = fsb_mount_begin_(q, FSB_OP_SYNC, ino, NULL);
+    if (!r) return;
+    r->task.op.flags = data_only ? FSB_SYNC_DATA : 0;
+    r->how |= FSB_MOUNT_AT_;
+    fsb_mount_go_(r, fsb_mount_dir_synced_);
+}
+
+/* ---- [xattr] --------------------------------------------------------------------------------- */
+
+/* The answer to GETXATTR and LISTXATTR: the bytes, or how many there are. */
+static void fsb_mount_xattr_got_(fsb_mount_req_ *r)
+{
+    const int64_t n = r->task.op.result;
+    const size_t  size = r->task.op.size;
+    if (n < 0 || n > INT32_MAX || (size && (size_t)n > size))
+        fsb_mount_fail_(r, n < 0 ? n : -EIO);
+    else if (!size)
+        fuse_reply_xattr(r->fuse, (size_t)n), fsb_mount_end_(r);
+    else
+        fuse_reply_buf(r->fuse, (const char *)r->task.op.buf, (size_t)n), fsb_mount_end_(r);
+}
+
+/* Sets op.path2 to the attribute's name, and returns the room behind it; NULL: was refused. */
+static char *fsb_mount_xattr_(fsb_mount_req_ *r, const char *name, size_t size)
+{
+    const size_t length = strlen(name) + 1;
+    if (length > 256 || size > 65536) { /* XATTR_NAME_MAX, XATTR_SIZE_MAX */
+        fsb_mount_fail_(r, length > 256 ? -ERANGE : -E2BIG);
+        return NULL;
+    }
+    char *extra = (char *)fsb_mount_extra_(r, length + size);
+    if (!extra) return NULL;
+    memcpy(extra, name, length);
+    r->task.op.path2 = extra, r->task.op.size = size;
+    fsb_mount_by_node_(r, 0);
+    return extra + length;
+}
+
+/* The kernel asks before the first write to a file whether that must drop capabilities: a message
+   for each file that is made, saved where the answer is known. A host drops them itself. */
+static int fsb_mount_is_bare_(fsb_mount *m, fuse_ino_t ino, const char *name)
+{
+    if (strcmp(name, "security.capability") != 0) return 0;
+    pthread_mutex_lock(&m->lock);
+    const fsb_mount_node_ *n = (const fsb_mount_node_ *)fsb_mount_slot_get_(&m->ids, ino);
+    const int64_t          until = n ? n->bare_until : 0;
+    pthread_mutex_unlock(&m->lock);
+    return until && fsb_mount_now_() < until;
+}
+
+static void fsb_mount_on_getxattr_(fuse_req_t q, fuse_ino_t ino, const char *name, size_t size)
+{
+    if (fsb_mount_is_bare_(fsb_mount_of_(q), ino, name)) {
+        fuse_reply_err(q, ENODATA);
+        return;
+    }
+    fsb_mount_req_ *r = fsb_mount_begin_(q, FSB_OP_GETXATTR, ino, NULL);
+    char *room = r ? fsb_mount_xattr_(r, name, size < 65536 ? size : 65536) : NULL;
+    if (!room) return;
+    r->task.op.buf = room;
+    fsb_mount_go_(r, fsb_mount_xattr_got_);
+}
+
+static void fsb_mount_on_listxattr_(fuse_req_t q, fuse_ino_t ino, size_t size)
+{
+    fsb_mount_req_ *r = fsb_mount_begin_(q, FSB_OP_LISTXATTR, ino, NULL);
+    char *room = r ? fsb_mount_xattr_(r, "", size < 65536 ? size : 65536) : NULL;
+    if (!room) return;
+    r->task.op.path2 = NULL, r->task.op.buf = room;
+    fsb_mount_go_(r, fsb_mount_xattr_got_);
+}
+
+static void fsb_mount_xattr_set_(fsb_mount_req_ *r)
+{
+    fsb_mount *m = r->task.mount;
+    pthread_mutex_lock(&m->lock);
+    fsb_mount_changed_(m, r->node); /* its ctime, perhaps its mode */
+    r->node->bare_until = 0;
+    pthread_mutex_unlock(&m->lock);
+    fsb_mount_reply_err_(r);
+}
+
+static void fsb_mount_on_setxattr_(fuse_req_t q, fuse_ino_t ino, const char *name,
+                                   const char *value, size_t size, int flags)
+{
+    fsb_mount_req_ *r = fsb_mount_begin_(q, FSB_OP_SETXATTR, ino, NULL);
+    char *room = r ? fsb_mount_xattr_(r, name, size) : NULL;
+    if (!room) return;
+    if (size) memcpy(room, value, size);
+    r->task.op.data = room;
+    if (flags & XATTR_CREATE) r->task.op.flags |= FSB_XATTR_CREATE;
+    if (flags & XATTR_REPLACE) r->task.op.flags |= FSB_XATTR_REPLACE;
+    fsb_mount_go_(r, fsb_mount_xattr_set_);
+}
+
+static void fsb_mount_on_removexattr_(fuse_req_t q, fuse_ino_t ino, const char *name)
+{
+    fsb_mount_req_ *r = fsb_mount_begin_(q, FSB_OP_REMOVEXATTR, ino, NULL);
+    char *room = r ? fsb_mount_xattr_(r, name, 0) : NULL;
+    if (room) fsb_mount_go_(r, fsb_mount_xattr_set_);
+}
+
+/* ---- [locks] --------------------------------------------------------------------------------- */
+/* Without the option remote_locks the kernel keeps locks, and only flush and release come here.
+   With it a lock may be waited for, and the wait be interrupted: r->holds counts who still needs
+   the request - the operation, the handler that sends it, an interrupt - and the last one
+   answers. */
+
+/* Answers a lock; what is cached may be older than the lock, so serve() has it dropped first. */
+static void fsb_mount_lock_answer_(fsb_mount_req_ *r)
+{
+    fsb_mount *m = r->task.mount;
+    if (r->task.op.result < 0 || !r->locks) {
+        fsb_mount_reply_err_(r);
+        return;
+    }
+    pthread_mutex_lock(&m->lock);
+    r->node->locked = 1;
+    r->node->version = 0, r->node->attr_until = 0;
+    fsb_mount_push_(&m->granted, r);
+    pthread_mutex_unlock(&m->lock);
+    fsb_mount_signal_(m->wake);
+}
+
+/* Lock held. 1 if this was the last hold. */
+static int fsb_mount_hold_end_(fsb_mount_req_ *r) { return --r->holds == 0; }
+
+static void fsb_mount_lock_done_(fsb_mount_req_ *r)
+{
+    fsb_mount *m = r->task.mount;
+    pthread_mutex_lock(&m->lock);
+    const int last = fsb_mount_hold_end_(r);
+    pthread_mutex_unlock(&m->lock);
+    if (!last) return;
+    if (r->waits) fuse_req_interrupt_func(r->fuse, NULL, NULL); /* waits for one that runs */
+    fsb_mount_lock_answer_(r);
+}
+
+/* libfuse calls it, with its own lock of the request held, which lock_done_ would wait for. */
+static void fsb_mount_lock_interrupt_(fuse_req_t q, void *data)
+{
+    fsb_mount_req_ *r = (fsb_mount_req_ *)data;
+    fsb_mount      *m = fsb_mount_of_(q);
+    pthread_mutex_lock(&m->lock);
+    const int act = r->holds && !r->cancelled && r->sent;
+    r->cancelled = 1;
+    if (act) ++r->holds;
+    pthread_mutex_unlock(&m->lock);
+    if (!act) return;
+    m->backend->cancel(m->backend, &r->task.op);
+    pthread_mutex_lock(&m->lock);
+    const int last = fsb_mount_hold_end_(r);
+    pthread_mutex_unlock(&m->lock);
+    if (last) fsb_mount_lock_answer_(r);
+}
+
+static void fsb_mount_lock_send_(fsb_mount_req_ *r)
+{
+    fsb_mount *m = r->task.mount;
+    r->locks = (r->task.op.flags & (FSB_LOCK_SHARED | FSB_LOCK_EXCLUSIVE)) != 0;
+    r->waits = r->task.op.flags & FSB_LOCK_WAIT && m->backend->submit && m->backend->cancel;
+    if (!r->locks) r->how |= FSB_MOUNT_DRAINED_; /* who locks next must see what was written */
+    r->holds = 1 + r->waits;
+    if (r->waits) fuse_req_interrupt_func(r->fuse, fsb_mount_lock_interrupt_, r);
+    const int waits = r->waits;
+    fsb_mount_go_(r, fsb_mount_lock_done_);
+    if (!waits) return;
+    pthread_mutex_lock(&m->lock);
+    r->sent = 1;
+    const int cancel = r->cancelled && r->holds > 1;
+    pthread_mutex_unlock(&m->lock);
+    if (cancel) m->backend->cancel(m->backend, &r->task.op);
+    fsb_mount_lock_done_(r);
+}
+
+/* A LOCK on the node; NULL: refused. */
+static fsb_mount_req_ *fsb_mount_lock_begin_(fuse_req_t q, fuse_ino_t ino, uint64_t owner)
+{
+    fsb_mount_req_ *r = fsb_mount_begin_(q, FSB_OP_LOCK, ino, NULL);
+    if (!r) return NULL;
+    fsb_mount *m = r->task.mount;
+    pthread_mutex_lock(&m->lock);
+    r->file = r->node->writer ? r->node->writer : r->node->reader;
+    if (r->file) ++r->file->pins;
+    pthread_mutex_unlock(&m->lock);
+    r->task.op.owner = owner;
+    if (!r->file) fsb_mount_fail_(r, -EBADF);
+    return r->file ? r : NULL;
+}
+
+static void fsb_mount_on_flock_(fuse_req_t q, fuse_ino_t ino, struct fuse_file_info *fi, int how)
+{
+    fsb_mount_req_ *r = fsb_mount_lock_begin_(q, ino, fi->lock_owner);
+    if (!r) return;
+    uint32_t *flags = &r->task.op.flags;
+    *flags = FSB_LOCK_FLOCK;
+    if (how & LOCK_SH) *flags |= FSB_LOCK_SHARED;
+    if (how & LOCK_EX) *flags |= FSB_LOCK_EXCLUSIVE;
+    if (!(how & (LOCK_NB | LOCK_UN))) *flags |= FSB_LOCK_WAIT;
+    r->task.op.pid = (uint32_t)fuse_req_ctx(q)->pid;
+    fsb_mount_lock_send_(r);
+}
+
+static void fsb_mount_lock_range_(fsb_op *op, const struct flock *lock)
+{
+    op->offset = (uint64_t)lock->l_start, op->size64 = (uint64_t)lock->l_len;
+    op->pid = (uint32_t)lock->l_pid;
+    if (lock->l_type == F_RDLCK) op->flags |= FSB_LOCK_SHARED;
+    if (lock->l_type == F_WRLCK) op->flags |= FSB_LOCK_EXCLUSIVE;
+}
+
+static void fsb_mount_on_setlk_(fuse_req_t q, fuse_ino_t ino, struct fuse_file_info *fi,
+                             struct flock *lock, int wait)
+{
+    fsb_mount_req_ *r = fsb_mount_lock_begin_(q, ino, fi->lock_owner);
+    if (!r) return;
+    fsb_mount_lock_range_(&r->task.op, lock);
+    if (wait && lock->l_type != F_UNLCK) r->task.op.flags |= FSB_LOCK_WAIT;
+    fsb_mount_lock_send_(r);
+}
+
+static void fsb_mount_lock_tested_(fsb_mount_req_ *r)
+{
+    const fsb_op *op = &r->task.op;
+    if (op->result < 0) {
+        fsb_mount_fail_(r, op->result);
+        return;
+    }
+    struct flock lock;
+    memset(&lock, 0, sizeof lock);
+    lock.l_type = op->flags & FSB_LOCK_EXCLUSIVE ? F_WRLCK
+                  : op->flags & FSB_LOCK_SHARED  ? F_RDLCK
+                                                 : F_UNLCK;
+    lock.l_whence = SEEK_SET, lock.l_pid = (pid_t)op->pid;
+    lock.l_start = (off_t)op->offset, lock.l_len = (off_t)op->size64;
+    fuse_reply_lock(r->fuse, &lock);
+    fsb_mount_end_(r);
+}
+
+static void fsb_mount_on_getlk_(fuse_req_t q, fuse_ino_t ino, struct fuse_file_info *fi,
+                             struct flock *lock)
+{
+    fsb_mount_req_ *r = fsb_mount_lock_begin_(q, ino, fi->lock_owner);
+    if (!r) return;
+    fsb_mount_lock_range_(&r->task.op, lock);
+    r->task.op.flags |= FSB_LOCK_TEST;
+    fsb_mount_go_(r, fsb_mount_lock_tested_);
+}
+
+/* Lock held. Makes the request give up all locks of the owner, if this mount took any. */
+static void fsb_mount_unlock_all_(fsb_mount_req_ *r, uint64_t owner, uint32_t flags)
+{
+    r->file = r->node->writer ? r->node->writer : r->node->reader;
+    if (!r->node->locked || !r->file) {
+        r->file = NULL;
+        return;
+    }
+    ++r->file->pins;
+    r->task.op.code = FSB_OP_LOCK, r->task.op.flags = flags | FSB_LOCK_UNLOCK;
+    r->task.op.owner = owner;
+}
+
+/* Somebody closed a descriptor: what was written is on the host before that returns. */
+static void fsb_mount_on_flush_(fuse_req_t q, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+    fsb_mount_req_ *r = fsb_mount_begin_(q, 0, ino, NULL);
+    if (!r) return;
+    fsb_mount *m = r->task.mount;
+    pthread_mutex_lock(&m->lock);
+    fsb_mount_unlock_all_(r, fi->lock_owner, 0);
+    pthread_mutex_unlock(&m->lock);
+    r->how = FSB_MOUNT_DRAINED_;
+    fsb_mount_go_(r, fsb_mount_synced_);
+}
+
+/* The last descriptor of an open file is gone; nobody waits for that. */
+static void fsb_mount_released_(fsb_mount_req_ *r)
+{
+    fsb_mount *m = r->task.mount;
+    pthread_mutex_lock(&m->lock);
+    fsb_mount_node_ *n = r->node;
+    fsb_mount_file_leave_(m, n, (r->fi.flags & O_ACCMODE) != O_RDONLY);
+    const int error = n->writers ? 0 : fsb_mount_error_take_(m, n);
+    if (!n->readers && !n->writers) n->locked = 0;
+    fsb_mount_unlock_(m);
+    if (error)
+        fsb_mount_log_(m, FSB_LOG_ERROR, "mount/write",
+                       "a delayed write failed after the file was closed: %s", strerror(-error));
+    fsb_mount_fail_(r, 0);
+}
+
+static void fsb_mount_on_release_(fuse_req_t q, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+    fsb_mount_req_ *r = fsb_mount_begin_(q, 0, ino, NULL);
+    if (!r) return;
+    fsb_mount *m = r->task.mount;
+    r->fi = *fi;
+    pthread_mutex_lock(&m->lock);
+    if (fi->flock_release) fsb_mount_unlock_all_(r, fi->lock_owner, FSB_LOCK_FLOCK);
+    pthread_mutex_unlock(&m->lock);
+    r->how = FSB_MOUNT_DRAINED_;
+    fsb_mount_go_(r, fsb_mount_released_);
+}
+
+/* ---- [session] ------------------------------------------------------------------------------- */
+
+/* Capabilities: no write-back cache, which shows old data as new; no AUTO_INVAL_DATA, which drops
+   what is still good; no ATOMIC_O_TRUNC; no splice, which is slower. */
+static void fsb_mount_on_init_(void *user, struct fuse_conn_info *conn)
+{
+    fsb_mount *m = (fsb_mount *)user;
+    uint64_t   want = FUSE_CAP_ASYNC_READ | FUSE_CAP_ASYNC_DIO | FUSE_CAP_READDIRPLUS |
+                    FUSE_CAP_READDIRPLUS_AUTO | FUSE_CAP_CACHE_SYMLINKS | FUSE_CAP_PARALLEL_DIROPS;
+    if (m->remote_locks) want |= FUSE_CAP_POSIX_LOCKS | FUSE_CAP_FLOCK_LOCKS;
+    conn->want = (unsigned)want & conn->capable;
+    conn->max_write = FSB_IO_MAX, conn->max_read = FSB_IO_MAX, conn->max_readahead = FSB_IO_MAX;
+    conn->max_background = 64, conn->congestion_threshold = 48;
+    conn->time_gran = 1;
+}
+
+/* Sends an answer. The first one is that to INIT, where libfuse 3.14 leaves out two capabilities
+   that matter: without them the kernel sends one lookup a folder at a time, and asks for
+   security.capability before every write. */
+static ssize_t fsb_mount_send_(int fd, struct iovec *iov, int count, void *user)
+{
+    fsb_mount *m = (fsb_mount *)user;
+    if (!__atomic_load_n(&m->greeted, __ATOMIC_ACQUIRE)) {
+        if (count > 1 && iov[1].iov_len >= offsetof(struct fuse_init_out, flags) + 4) {
+            char    *at = (char *)iov[1].iov_base + offsetof(struct fuse_init_out, flags);
+            uint32_t flags;
+            memcpy(&flags, at, sizeof flags);
+            flags |= FSB_MOUNT_INIT_FLAGS_;
+            memcpy(at, &flags, sizeof flags);
+        }
+        __atomic_store_n(&m->greeted, 1, __ATOMIC_RELEASE);
+    }
+    return writev(fd, iov, count);
+}
+
+/* libfuse wants it, and never calls it: requests are read by fsb_mount_receive_. */
+static ssize_t fsb_mount_no_read_(int fd, void *buf, size_t size, void *user)
+{
+    (void)user;
+    return read(fd, buf, size);
+}
+
+static struct fuse_lowlevel_ops fsb_mount_ops_(const fsb_mount *m)
+{
+    struct fuse_lowlevel_ops o;
+    memset(&o, 0, sizeof o);
+    o.init = fsb_mount_on_init_;
+    o.lookup = fsb_mount_on_lookup_, o.forget = fsb_mount_on_forget_;
+    o.forget_multi = fsb_mount_on_forget_multi_;
+    o.getattr = fsb_mount_on_getattr_, o.setattr = fsb_mount_on_setattr_;
+    o.readlink = fsb_mount_on_readlink_, o.statfs = fsb_mount_on_statfs_;
+    o.mknod = fsb_mount_on_mknod_, o.mkdir = fsb_mount_on_mkdir_, o.symlink = fsb_mount_on_symlink_;
+    o.link = fsb_mount_on_link_, o.unlink = fsb_mount_on_unlink_, o.rmdir = fsb_mount_on_rmdir_;
+    o.rename = fsb_mount_on_rename_;
+    o.create = fsb_mount_on_create_, o.open = fsb_mount_on_open_, o.release = fsb_mount_on_release_;
+    o.flush = fsb_mount_on_flush_, o.fsync = fsb_mount_on_fsync_;
+    o.read = fsb_mount_on_read_, o.write = fsb_mount_on_write_;
+    o.fallocate = fsb_mount_on_fallocate_, o.copy_file_range = fsb_mount_on_copy_;
+    o.lseek = fsb_mount_on_lseek_;
+    o.opendir = fsb_mount_on_opendir_, o.releasedir = fsb_mount_on_releasedir_;
+    o.readdir = fsb_mount_on_readdir_, o.readdirplus = fsb_mount_on_readdirplus_;
+    o.fsyncdir = fsb_mount_on_fsyncdir_;
+    o.setxattr = fsb_mount_on_setxattr_, o.getxattr = fsb_mount_on_getxattr_;
+    o.listxattr = fsb_mount_on_listxattr_, o.removexattr = fsb_mount_on_removexattr_;
+    if (m->remote_locks)
+        o.getlk = fsb_mount_on_getlk_, o.setlk = fsb_mount_on_setlk_, o.flock = fsb_mount_on_flock_;
+    return o;
+}
+
+static void fsb_mount_silence_(enum fuse_log_level level, const char *format, va_list args)
+{
+    (void)level, (void)format, (void)args;
+}
+
+/* One option of ours: 1 if it was. */
+static int fsb_mount_option_(fsb_mount *m, const char *text, size_t size)
+{
+    const char *value = (const char *)memchr(text, '=', size);
+    const size_t key = value ? (size_t)(value - text) : size;
+    if (size == 12 && memcmp(text, "remote_locks", 12) == 0) return m->remote_locks = 1;
+    if (size == 8 && memcmp(text, "nonempty", 8) == 0) return m->nonempty = 1;
+    if (size == 2 && memcmp(text, "ro", 2) == 0) return !(m->read_only = 1); /* FUSE's, too */
+    int64_t *timeout = NULL;
+    if (key == 12 && memcmp(text, "attr_timeout", 12) == 0) timeout = &m->attr_ns;
+    if (key == 13 && memcmp(text, "entry_timeout", 13) == 0) timeout = &m->entry_ns;
+    if (!timeout || !value) return 0;
+    char        *end = NULL;
+    const double seconds = strtod(value + 1, &end);
+    if (end != text + size || !(seconds >= 0 && seconds <= 1e9)) return -EINVAL;
+    *timeout = (int64_t)(seconds * 1e9);
+    return 1;
+}
+
+/* Appends an option to those for FUSE. With a key the text is a value: its commas are its own. */
+static int fsb_mount_add_option_(fsb_mount *m, char **out, const char *key, const char *text,
+                                 size_t size)
+{
+    const size_t length = strlen(key), room = length + size + 1;
+    char        *one = (char *)fsb_mount_alloc_(m, room);
+    if (!one) return -ENOMEM;
+    memcpy(one, key, length), memcpy(one + length, text, size), one[length + size] = '\0';
+    const int bad = length ? fuse_opt_add_opt_escaped(out, one) : fuse_opt_add_opt(out, one);
+    fsb_mount_free_(m, one, room);
+    return bad ? -ENOMEM : 0;
+}
+
+/* Takes our options out and hands the others to FUSE, with those that a mount always has. */
+static int fsb_mount_options_(fsb_mount *m, const fsb_mount_desc *desc, char **out)
+{
+    char        max_read[32];
+    const char *at = desc->options ? desc->options : "";
+    const char *fsname = desc->fsname ? desc->fsname : "fsb";
+    int         err = 0;
+    snprintf(max_read, sizeof max_read, "max_read=%d", (int)FSB_IO_MAX);
+    if (fuse_opt_add_opt(out, "default_permissions,subtype=fsb") || fuse_opt_add_opt(out, max_read))
+        err = -ENOMEM;
+    if (!err) err = fsb_mount_add_option_(m, out, "fsname=", fsname, strlen(fsname));
+    while (*at && !err) {
+        size_t size = 0;
+        while (at[size] && at[size] != ',') size += at[size] == '\\' && at[size + 1] ? 2 : 1;
+        const int ours = fsb_mount_option_(m, at, size);
+        if (ours < 0) {
+            err = ours;
+        } else if (!ours && size) {
+            err = fsb_mount_add_option_(m, out, "", at, size);
+        }
+        at += size + (at[size] == ',');
+    }
+    if (!err && m->read_only && fuse_opt_add_opt(out, "ro")) err = -ENOMEM;
+    return err;
+}
+
+static int fsb_mount_session_new_(fsb_mount *m, const fsb_mount_desc *desc)
+{
+    struct fuse_args args = FUSE_ARGS_INIT(0, NULL);
+    char            *options = NULL;
+    int              err = fsb_mount_options_(m, desc, &options);
+    const struct fuse_lowlevel_ops ops = fsb_mount_ops_(m); /* they depend on the options */
+    if (err == -EINVAL)
+        fsb_mount_log_(m, FSB_LOG_ERROR, "mount/open", "options \"%s\": a timeout is no number",
+                       desc->options);
+    if (!err && (fuse_opt_add_arg(&args, "fsb") || fuse_opt_add_arg(&args, "-o") ||
+                 fuse_opt_add_arg(&args, options)))
+        err = -ENOMEM;
+    fuse_set_log_func(fsb_mount_silence_);
+    if (!err) {
+        m->session = fuse_session_new(&args, &ops, sizeof ops, m);
+        if (!m->session) err = -EINVAL;
+        if (err)
+            fsb_mount_log_(m, FSB_LOG_ERROR, "mount/open", "FUSE does not take the options \"%s\"",
+                           desc->options ? desc->options : "");
+    }
+    fuse_opt_free_args(&args);
+    free(options);
+    return err;
+}
+
+/* Is the folder a good place to mount on? Says what is wrong with it. */
+static int fsb_mount_place_(fsb_mount *m, const char *path)
+{
+    struct stat   st;
+    struct statfs fs;
+    const char   *why = NULL;
+    int           err = stat(path, &st) ? -errno : !S_ISDIR(st.st_mode) ? -ENOTDIR : 0;
+    if (err == -ENOTCONN)
+        why = "a dead mount is there; fusermount3 -u removes it";
+    else if (err)
+        why = strerror(-err);
+    else if (!m->nonempty && statfs(path, &fs) == 0 && fs.f_type == 0x65735546)
+        err = -EBUSY, why = "a FUSE file system is mounted there; fusermount3 -u removes it";
+    if (!err && !m->nonempty) {
+        DIR *d = opendir(path);
+        if (!d) err = -errno, why = strerror(-err);
+        for (struct dirent *e = d ? readdir(d) : NULL; e && !err; e = readdir(d))
+            if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0) err = -ENOTEMPTY;
+        if (d) closedir(d);
+        if (err == -ENOTEMPTY) why = "the folder is not empty; the option nonempty hides its files";
+    }
+    if (err) fsb_mount_log_(m, FSB_LOG_ERROR, "mount/open", "%s: %s", path, why);
+    return err;
+}
+
+/* The root is the one node that is known without a lookup. */
+static int fsb_mount_root_(fsb_mount *m)
+{
+    fsb_op op;
+    memset(&op, 0, sizeof op);
+    op.code = FSB_OP_STAT, op.path = "/", op.timeout_ms = m->timeout_ms;
+    op.result = -ENOSYS;
+    if (m->backend->call[FSB_OP_STAT]) m->backend->call[FSB_OP_STAT](m->backend, &op);
+    int err = op.result < 0 ? (int)op.result : 0;
+    if (!err && !fsb_mount_stat_ok_(m, &op.stat)) return -EIO;
+    if (!err && !S_ISDIR(op.stat.mode)) err = -ENOTDIR;
+    if (err) {
+        fsb_mount_log_(m, FSB_LOG_ERROR, "mount/open", "the root of what is mounted: %s",
+                       strerror(fsb_mount_errno_(err)));
+        return err;
+    }
+    m->root = fsb_mount_node_new_(m, &op.stat);
+    return m->root ? 0 : -ENOMEM;
+}
+
+static int fsb_mount_attach_(fsb_mount *m)
+{
+    if (access("/dev/fuse", F_OK) != 0) {
+        fsb_mount_log_(m, FSB_LOG_ERROR, "mount/open",
+                       "there is no /dev/fuse: the kernel module fuse is not loaded");
+        return -ENODEV;
+    }
+    errno = 0;
+    if (fuse_session_mount(m->session, m->mountpoint) != 0) {
+        const int err = geteuid() == 0 && errno ? -errno : -EPERM;
+        fsb_mount_log_(m, FSB_LOG_ERROR, "mount/open", "mounting on %s: %s%s", m->mountpoint,
+                       strerror(-err),
+                       err == -EPERM ? "; root may, others with fusermount3 installed" : "");
+        return err;
+    }
+    struct fuse_custom_io io;
+    memset(&io, 0, sizeof io);
+    io.writev = fsb_mount_send_, io.read = fsb_mount_no_read_;
+    m->fd = fuse_session_fd(m->session);
+    int err = fuse_session_custom_io(m->session, &io, m->fd);
+    if (!err && fcntl(m->fd, F_SETFL, fcntl(m->fd, F_GETFL) | O_NONBLOCK) != 0) err = -errno;
+    struct epoll_event event;
+    memset(&event, 0, sizeof event);
+    event.events = EPOLLIN | EPOLLET; /* each request wakes one thread, which reads until EAGAIN */
+    if (!err && epoll_ctl(m->epoll, EPOLL_CTL_ADD, m->fd, &event) != 0) err = -errno;
+    event.events = EPOLLIN; /* stays set: it ends all threads */
+    if (!err && epoll_ctl(m->epoll, EPOLL_CTL_ADD, m->quit, &event) != 0) err = -errno;
+    if (err) fuse_session_unmount(m->session);
+    return err < 0 ? err : err ? -EIO : 0;
+}
+
+/* The kernel reads ahead 128 KiB only, unless told by another way than FUSE's; root may. */
+static void fsb_mount_read_ahead_(fsb_mount *m)
+{
+    struct statx sx;
+    char         path[64];
+    memset(&sx, 0, sizeof sx);
+    if (statx(AT_FDCWD, m->mountpoint, AT_STATX_DONT_SYNC | AT_NO_AUTOMOUNT, 0, &sx) != 0) return;
+    snprintf(path, sizeof path, "/sys/class/bdi/%u:%u/read_ahead_kb", sx.stx_dev_major,
+             sx.stx_dev_minor);
+    const int fd = open(path, O_WRONLY | O_CLOEXEC);
+    const int ok = fd >= 0 && write(fd, "1024", 4) == 4;
+    if (fd >= 0) close(fd);
+    if (!ok) fsb_mount_log_(m, FSB_LOG_DEBUG, "mount/read-ahead", "stays at 128 KiB: %s", path);
+}
+
+/* ---- [threads] ------------------------------------------------------------------------------- */
+
+/* A buffer to receive in, with one pin. */
+static fsb_mount_buf_ *fsb_mount_buf_new_(fsb_mount *m)
+{
+    pthread_mutex_lock(&m->lock);
+    fsb_mount_buf_ *b = m->spare_bufs;
+    if (b) m->spare_bufs = b->next;
+    pthread_mutex_unlock(&m->lock);
+    if (!b) b = (fsb_mount_buf_ *)fsb_mount_alloc_(m, sizeof *b + FSB_MOUNT_RECEIVE_);
+    if (b) b->next = NULL, b->pins = 1, b->used = 0;
+    return b;
+}
+
+static void fsb_mount_bufs_free_(fsb_mount *m)
+{
+    pthread_mutex_lock(&m->lock);
+    fsb_mount_buf_ *b = m->spare_bufs;
+    m->spare_bufs = NULL;
+    pthread_mutex_unlock(&m->lock);
+    while (b) {
+        fsb_mount_buf_ *next = b->next;
+        fsb_mount_free_(m, b, sizeof *b + FSB_MOUNT_RECEIVE_);
+        b = next;
+    }
+}
+
+/* Nothing has happened for a while: what big writes have touched goes back. */
+static fsb_mount_buf_ *fsb_mount_trim_(fsb_mount *m, fsb_mount_buf_ *b)
+{
+    fsb_mount_bufs_free_(m);
+    if (!b->used) return b;
+    fsb_mount_buf_ *fresh =
+        (fsb_mount_buf_ *)fsb_mount_alloc_(m, sizeof *b + FSB_MOUNT_RECEIVE_);
+    if (!fresh) return b;
+    fresh->next = NULL, fresh->pins = 1, fresh->used = 0;
+    fsb_mount_free_(m, b, sizeof *b + FSB_MOUNT_RECEIVE_);
+    return fresh;
+}
+
+/* Waits for a request; 0: it is time to end. */
+static int fsb_mount_wait_(fsb_mount *m, fsb_mount_buf_ **b)
+{
+    pthread_mutex_lock(&m->lock);
+    int tidy = !(*b)->used && !m->spare_bufs;
+    pthread_mutex_unlock(&m->lock);
+    for (;;) {
+        struct epoll_event event;
+        const int n = epoll_wait(m->epoll, &event, 1, tidy ? -1 : FSB_MOUNT_QUIET_MS_);
+        if (__atomic_load_n(&m->ended, __ATOMIC_ACQUIRE)) return 0;
+        if (n > 0) return 1;
+        if (n < 0 && errno != EINTR) return 0;
+        if (n == 0) *b = fsb_mount_trim_(m, *b), tidy = 1;
+    }
+}
+
+/* The connection is over, or the threads are asked to end. */
+static void fsb_mount_ended_(fsb_mount *m)
+{
+    __atomic_store_n(&m->ended, 1, __ATOMIC_RELEASE);
+    fsb_mount_signal_(m->quit);
+    fsb_mount_signal_(m->wake);
+}
+
+static void fsb_mount_handle_(fsb_mount *m, fsb_mount_buf_ *b, size_t size)
+{
+    struct fuse_buf in;
+    memset(&in, 0, sizeof in);
+    in.size = size, in.mem = b + 1;
+    if (size > 64 << 10) b->used = 1;
+    fuse_session_process_buf(m->session, &in);
+    if (!__atomic_load_n(&m->tuned, __ATOMIC_ACQUIRE) &&
+        __atomic_load_n(&m->greeted, __ATOMIC_ACQUIRE) &&
+        !__atomic_exchange_n(&m->tuned, 1, __ATOMIC_ACQ_REL))
+        fsb_mount_read_ahead_(m);
+}
+
+static void *fsb_mount_receive_(void *arg)
+{
+    fsb_mount      *m = (fsb_mount *)arg;
+    fsb_mount_buf_ *b = fsb_mount_buf_new_(m);
+    while (b && !__atomic_load_n(&m->ended, __ATOMIC_ACQUIRE)) {
+        const ssize_t n = read(m->fd, b + 1, FSB_MOUNT_RECEIVE_);
+        if (n > 0) {
+            fsb_mount_handle_(m, b, (size_t)n);
+            if (__atomic_load_n(&b->pins, __ATOMIC_ACQUIRE) == 1) continue;
+            pthread_mutex_lock(&m->lock);
+            fsb_mount_buf_unpin_(m, b); /* a write keeps it */
+            pthread_mutex_unlock(&m->lock);
+            while (!(b = fsb_mount_buf_new_(m))) poll(NULL, 0, 10); /* memory will come back */
+        } else if (n < 0 && errno == EAGAIN) {
+            if (!fsb_mount_wait_(m, &b)) break;
+        } else if (n == 0 || (errno != EINTR && errno != ENOENT)) {
+            break; /* ENODEV: unmounted; ENOENT: the request was interrupted */
+        }
+    }
+    fsb_mount_ended_(m);
+    pthread_mutex_lock(&m->lock);
+    if (b) fsb_mount_buf_unpin_(m, b);
+    pthread_mutex_unlock(&m->lock);
+    return NULL;
+}
+
+static int fsb_mount_thread_(pthread_t *thread, fsb_mount *m)
+{
+    sigset_t all, old;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    const int err = pthread_create(thread, NULL, fsb_mount_receive_, m);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    return -err;
+}
+
+/* Tells the kernel what to forget, and answers the locks that wait for that. Here only: telling it
+   waits for requests that are on their way. */
+static void fsb_mount_notify_(fsb_mount *m)
+{
+    for (;;) {
+        pthread_mutex_lock(&m->lock);
+        fsb_mount_node_ *n = m->inval_head;
+        fsb_mount_req_  *r = n ? NULL : m->granted.head;
+        uint64_t         id = n ? n->id : r ? r->node->id : 0;
+        if (n) {
+            m->inval_head = n->next_inval;
+            if (!m->inval_head) m->inval_tail = NULL;
+            n->inval = 0;
+            fsb_mount_unpin_(m, n);
+        } else if (r) {
+            fsb_mount_pop_(&m->granted);
+        }
+        fsb_mount_unlock_(m);
+        if (!id) return;
+        fuse_lowlevel_notify_inval_inode(m->session, id, 0, 0);
+        if (r && r->waits) fuse_req_interrupt_func(r->fuse, NULL, NULL);
+        if (r) fsb_mount_fail_(r, 0);
+    }
+}
+
+/* Unmounts while requests are still answered, so that dirty pages are written: 0 if it could. */
+static int fsb_mount_detach_(fsb_mount *m)
+{
+    if (umount2(m->mountpoint, UMOUNT_NOFOLLOW) == 0) return 0;
+    if (errno != EPERM) return -errno;
+    char  program[] = "fusermount3", u[] = "-u", q[] = "-q", dashes[] = "--";
+    char *const argv[] = {program, u, q, dashes, m->mountpoint, NULL};
+    char *const none[] = {NULL};
+    pid_t pid = 0;
+    int   status = 0;
+    if (posix_spawnp(&pid, program, NULL, NULL, argv, none) != 0) return -EPERM;
+    while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {}
+    return WIFEXITED(status) && WEXITSTATUS(status) == 0 ? 0 : -EBUSY;
+}
+
+static void fsb_mount_drain_(fsb_mount *m)
+{
+    pthread_mutex_lock(&m->lock);
+    while (m->live) {
+        if (m->granted.head || m->inval_head) {
+            pthread_mutex_unlock(&m->lock);
+            fsb_mount_notify_(m);
+            pthread_mutex_lock(&m->lock);
+            continue;
+        }
+        struct timespec soon;
+        clock_gettime(CLOCK_REALTIME, &soon);
+        soon.tv_nsec += 100000000;
+        if (soon.tv_nsec >= 1000000000) soon.tv_nsec -= 1000000000, ++soon.tv_sec;
+        pthread_cond_timedwait(&m->quiet, &m->lock, &soon);
+    }
+    pthread_mutex_unlock(&m->lock);
+}
+
+/* ---- [public] -------------------------------------------------------------------------------- */
+
+static void fsb_mount_free_nodes_(fsb_mount *m)
+{
+    for (size_t i = 0; i < m->names.size; ++i)
+        for (fsb_mount_link_ *l = m->names.bucket[i], *next; l; l = next) {
+            fsb_mount_name_ *name = (fsb_mount_name_ *)(void *)l;
+            next = l->next;
+            fsb_mount_free_(m, name, offsetof(fsb_mount_name_, text) + name->size + 1);
+        }
+    for (size_t i = 0; i < m->nodes.size; ++i)
+        for (fsb_mount_link_ *l = m->nodes.bucket[i], *next; l; l = next) {
+            next = l->next;
+            fsb_mount_free_(m, l, sizeof(fsb_mount_node_));
+        }
+    for (uint32_t i = 0; i < m->dirs.used; ++i) {
+        fsb_mount_dir_ *d = (fsb_mount_dir_ *)m->dirs.slot[i].object;
+        if (!d) continue;
+        fsb_mount_free_(m, d->batch, d->room);
+        fsb_mount_free_(m, d, sizeof *d);
+    }
+    fsb_mount_free_(m, m->names.bucket, m->names.size * sizeof *m->names.bucket);
+    fsb_mount_free_(m, m->nodes.bucket, m->nodes.size * sizeof *m->nodes.bucket);
+    fsb_mount_free_(m, m->ids.slot, m->ids.size * sizeof *m->ids.slot);
+    fsb_mount_free_(m, m->dirs.slot, m->dirs.size * sizeof *m->dirs.slot);
+}
+
+static void fsb_mount_free_all_(fsb_mount *m)
+{
+    if (m->session) fuse_session_destroy(m->session);
+    fsb_mount_free_nodes_(m);
+    fsb_mount_bufs_free_(m);
+    while (m->spare_reqs) {
+        fsb_mount_req_ *r = m->spare_reqs;
+        m->spare_reqs = r->next;
+        fsb_mount_free_(m, r, sizeof *r);
+    }
+    if (m->epoll >= 0) close(m->epoll);
+    if (m->wake >= 0) close(m->wake);
+    if (m->quit >= 0) close(m->quit);
+    if (m->mountpoint) fsb_mount_free_(m, m->mountpoint, strlen(m->mountpoint) + 1);
+    pthread_cond_destroy(&m->quiet);
+    pthread_mutex_destroy(&m->lock);
+    const fsb_allocator a = m->allocator;
+    a.fn(a.user, m, sizeof *m, 0);
+}
+
+static int64_t fsb_mount_ns_of_(int32_t ms)
+{
+    return ms < 0 ? 0 : (int64_t)(ms ? ms : 1000) * 1000000;
+}
+
+static void fsb_mount_settings_(fsb_mount *m, const fsb_mount_desc *d)
+{
+    const int64_t behind = d->write_behind ? d->write_behind : 16 << 20;
+    m->backend = d->backend, m->runner = d->runner, m->log = d->log;
+    m->threads = d->threads ? d->threads : 2, m->timeout_ms = d->timeout_ms;
+    m->attr_ns = fsb_mount_ns_of_(d->attr_timeout_ms);
+    m->entry_ns = fsb_mount_ns_of_(d->entry_timeout_ms);
+    m->inlined = !d->backend->submit && (!d->runner.run || d->backend->flags & FSB_BACKEND_QUICK);
+    if (m->inlined) m->runner.run = NULL;
+    m->behind_max = !m->inlined && behind > 0 ? (uint64_t)behind : 0;
+    m->read_only = d->read_only != 0;
+    m->fd = m->epoll = m->wake = m->quit = -1;
+}
+
+static int fsb_mount_prepare_(fsb_mount *m, const fsb_mount_desc *desc)
+{
+    char path[PATH_MAX];
+    int  err = fsb_mount_table_grow_(m, &m->nodes, 64);
+    if (!err) err = fsb_mount_table_grow_(m, &m->names, 64);
+    if (err) return err;
+    m->epoll = epoll_create1(EPOLL_CLOEXEC);
+    m->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), m->quit = eventfd(0, EFD_CLOEXEC);
+    if (m->epoll < 0 || m->wake < 0 || m->quit < 0) return -errno;
+    err = fsb_mount_session_new_(m, desc);
+    if (err) return err;
+    if (m->remote_locks && !m->backend->submit && !m->backend->call[FSB_OP_LOCK]) {
+        fsb_mount_log_(m, FSB_LOG_ERROR, "mount/open",
+                       "remote_locks: what is mounted has no locks");
+        return -EOPNOTSUPP;
+    }
+    err = fsb_mount_place_(m, desc->mountpoint);
+    if (err) return err;
+    if (!realpath(desc->mountpoint, path)) return -errno;
+    m->mountpoint = (char *)fsb_mount_alloc_(m, strlen(path) + 1);
+    if (!m->mountpoint) return -ENOMEM;
+    memcpy(m->mountpoint, path, strlen(path) + 1);
+    err = fsb_mount_root_(m);
+    return err ? err : fsb_mount_attach_(m);
+}
+
+FSB_API int fsb_mount_open(fsb_mount **out, const fsb_mount_desc *desc)
+{
+    if (!out || !desc || !desc->backend || !desc->mountpoint || desc->threads > 64 ||
+        desc->write_behind > (int64_t)1 << 30)
+        return -EINVAL;
+    const fsb_allocator libc = {fsb_mount_libc_, NULL};
+    const fsb_allocator a = desc->allocator.fn ? desc->allocator : libc;
+    fsb_mount          *m = (fsb_mount *)a.fn(a.user, NULL, 0, sizeof *m);
+    if (!m) return -ENOMEM;
+    memset(m, 0, sizeof *m);
+    m->allocator = a;
+    fsb_mount_settings_(m, desc);
+    pthread_mutex_init(&m->lock, NULL);
+    pthread_cond_init(&m->quiet, NULL);
+    const int err = fsb_mount_prepare_(m, desc);
+    if (err) fsb_mount_free_all_(m);
+    else *out = m;
+    return err;
+}
+
+/* Waits until it is over: 1 if somebody else unmounted it. */
+static int fsb_mount_attend_(fsb_mount *m)
+{
+    struct pollfd p;
+    p.fd = m->wake, p.events = POLLIN;
+    for (;;) {
+        uint64_t count;
+        if (poll(&p, 1, -1) > 0 && read(m->wake, &count, sizeof count) < 0) continue;
+        if (__atomic_load_n(&m->ended, __ATOMIC_ACQUIRE)) return 1;
+        if (__atomic_load_n(&m->stopping, __ATOMIC_ACQUIRE)) return 0;
+        fsb_mount_notify_(m);
+    }
+}
+
+FSB_API int fsb_mount_serve(fsb_mount *m)
+{
+    pthread_t threads[64];
+    uint32_t  count = 0;
+    int       err = 0;
+    if (m->served) return -EINVAL;
+    m->served = 1;
+    while (count < m->threads && !err) {
+        err = fsb_mount_thread_(&threads[count], m);
+        if (!err) ++count;
+    }
+    if (count && !fsb_mount_attend_(m)) {
+        const int busy = fsb_mount_detach_(m);
+        m->unmounted = !busy;
+        if (busy)
+            fsb_mount_log_(m, FSB_LOG_WARN, "mount/stop", "%s is in use: it goes nevertheless",
+                           m->mountpoint);
+    }
+    fsb_mount_ended_(m);
+    for (uint32_t i = 0; i < count; ++i) pthread_join(threads[i], NULL);
+    fsb_mount_drain_(m);
+    return count ? 0 : err;
+}
+
+FSB_API void fsb_mount_stop(fsb_mount *m)
+{
+    if (!m) return;
+    const int saved = errno;
+    __atomic_store_n(&m->stopping, 1, __ATOMIC_RELEASE);
+    fsb_mount_signal_(m->wake);
+    errno = saved;
+}
+
+/* What the kernel had open when the connection ended is closed here. */
+static void fsb_mount_close_files_(fsb_mount *m)
+{
+    pthread_mutex_lock(&m->lock);
+    for (uint32_t i = 0; i < m->ids.used; ++i) {
+        fsb_mount_node_ *n = (fsb_mount_node_ *)m->ids.slot[i].object;
+        if (!n) continue;
+        if (n->error) /* nobody is left to be told */
+            n->error = 0;
+        fsb_mount_file_ *reader = n->reader, *writer = n->writer;
+        n->reader = n->writer = NULL;
+        n->lookups = 1; /* so that it does not go while it is looked at */
+        if (reader) fsb_mount_file_unpin_(m, reader);
+        if (writer) fsb_mount_file_unpin_(m, writer);
+    }
+    fsb_mount_unlock_(m);
+    fsb_mount_drain_(m);
+}
+
+FSB_API void fsb_mount_close(fsb_mount *m)
+{
+    if (!m) return;
+    struct pollfd p;
+    p.fd = m->fd, p.events = 0;
+    const int gone = poll(&p, 1, 0) == 1 && p.revents & POLLERR;
+    /* Unmounted here, but alive in another mount namespace: to unmount it once more would hit what
+       lies below. */
+    if (gone || !m->unmounted) fuse_session_unmount(m->session);
+    fsb_mount_close_files_(m);
+    fsb_mount_free_all_(m);
+}
+
+FSB_API const char *fsb_mount_errmsg(fsb_mount *m, char *buf, size_t size)
+{
+    if (!size) return buf;
+    pthread_mutex_lock(&m->lock);
+    snprintf(buf, size, "%s", m->error);
+    pthread_mutex_unlock(&m->lock);
+    return buf;
+}
+
+#endif /* FSB_WITH_FUSE */
+#endif /* implementation */
+/*
+MIT License
+
+Copyright (c) 2026 the fsb authors
+
+Permission is hereby granted, free of charge, to any person obtaining a copy
+of this software and associated documentation files (the "Software"), to deal
+in the Software without restriction, including without limitation the rights
+to use, copy, modify, merge, publish, distribute, sublicense, and/or sell
+copies of the Software, and to permit persons to whom the Software is
+furnished to do so, subject to the following conditions:
+
+The above copyright notice and this permission notice shall be included in all
+copies or substantial portions of the Software.
+
+THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR
+IMPLIED, INCLUDING BUT NOT LIMITED TO THE WARRANTIES OF MERCHANTABILITY,
+FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE
+AUTHORS OR COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER
+LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM,
+OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE
+SOFTWARE.
+*/

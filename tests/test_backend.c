@@ -1,0 +1,781 @@
+/* test_backend.c - the local, memory and scoped backends, and what runs them. */
+#define FSB_BACKEND_IMPLEMENTATION
+#include "../fsb_backend.h"
+#include "conformance.h"
+#include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <sched.h>
+#include <sys/prctl.h>
+
+static const char *fresh_dir(const char *name)
+{
+    static char path[300];
+    snprintf(path, sizeof path, "%s/%s", test_dir(), name);
+    if (mkdir(path, 0755)) perror(path);
+    return path;
+}
+
+static fsb_backend *open_local(const char *name, uint32_t flags)
+{
+    fsb_local_desc desc = {.root = fresh_dir(name), .flags = flags};
+    fsb_backend   *b = NULL;
+    CHECK_EQ(fsb_local_open(&b, &desc), 0);
+    return b;
+}
+
+static fsb_backend *open_memory(void)
+{
+    fsb_backend *b = NULL;
+    CHECK_EQ(fsb_memory_open(&b, NULL), 0);
+    return b;
+}
+
+static conformance_traits traits(const char *name, int local)
+{
+    const int root = geteuid() == 0;
+    return (conformance_traits){.name = name, .can_chown = !local || root, .has_xattr = 1,
+                                .has_mknod = !local || root, .has_sparse = 1, .has_punch = 1,
+                                .has_watch = 1, .has_descriptor = local};
+}
+
+static void test_normalize(void)
+{
+    const struct { const char *in, *out; } good[] = {
+        {"", "/"}, {"/", "/"}, {"a", "/a"}, {"//a///b/", "/a/b"}, {"/./a/./b/.", "/a/b"},
+        {"/a/b/..", "/a"}, {"/a/../b", "/b"}, {"/a/..", "/"}, {"...", "/..."}, {"/..a", "/..a"},
+    };
+    char out[FSB_PATH_MAX + 1], in[6000];
+    for (size_t i = 0; i < sizeof good / sizeof *good; ++i) {
+        CHECK_EQ(fsb_path_normalize(good[i].in, out, sizeof out), 0);
+        CHECK_STR(out, good[i].out);
+    }
+    CHECK_EQ(fsb_path_normalize("..", out, sizeof out), -EACCES);
+    CHECK_EQ(fsb_path_normalize("/a/../../b", out, sizeof out), -EACCES);
+    CHECK_EQ(fsb_path_normalize(NULL, out, sizeof out), -EINVAL);
+    CHECK_EQ(fsb_path_normalize("/abc", out, 4), -ENAMETOOLONG);
+    CHECK_EQ(fsb_path_normalize("/abc", out, 5), 0);
+    CHECK_EQ(fsb_path_normalize("/", out, 1), -ENAMETOOLONG);
+    CHECK_EQ(fsb_path_normalize("/", out, 2), 0);
+    memset(in, 'x', sizeof in);
+    in[256] = '\0';
+    CHECK_EQ(fsb_path_normalize(in, out, sizeof out), -ENAMETOOLONG);
+    in[255] = '\0';
+    CHECK_EQ(fsb_path_normalize(in, out, sizeof out), 0);
+    for (size_t i = 0; i < sizeof in; ++i) in[i] = i % 2 ? 'x' : '/';
+    in[4097] = '\0';
+    CHECK_EQ(fsb_path_normalize(in, out, sizeof out), -ENAMETOOLONG);
+    in[4094] = '\0';
+    CHECK_EQ(fsb_path_normalize(in, out, sizeof out), 0);
+}
+
+static void test_local(void)
+{
+    fsb_backend       *b = open_local("local", 0);
+    conformance_traits t = traits("local", 1);
+    REQUIRE(b);
+    conformance_run(b, &t);
+    b->close(b);
+}
+
+static void test_local_umask(void)
+{
+    const mode_t       old = umask(077); /* modes are exact whatever it is */
+    fsb_backend       *b = open_local("umask", 0);
+    conformance_traits t = traits("local with umask 077", 1);
+    REQUIRE(b);
+    t.many = 10;
+    conformance_run(b, &t);
+    b->close(b);
+    umask(old);
+}
+
+static void test_memory_backend(void)
+{
+    fsb_backend       *b = open_memory();
+    conformance_traits t = traits("memory", 0);
+    REQUIRE(b);
+    conformance_run(b, &t);
+    b->close(b);
+}
+
+static void scoped_over(fsb_backend *b, const char *name, int local)
+{
+    conformance_traits t = traits(name, local);
+    t.scoped = 1;
+    CHECK_EQ(C(MKDIR, .path = "/sub", MODE(0755)), 0);
+    CHECK_EQ(C(MKDIR, .path = "/sub/scope", MODE(0755)), 0);
+    conf_put(b, "/canary", "outside");
+    fsb_scoped_desc desc = {.inner = b, .prefix = "/sub"};
+    fsb_backend    *outer = NULL, *inner = NULL, *all = NULL;
+    CHECK_EQ(fsb_scoped_open(&outer, &desc), 0);
+    desc = (fsb_scoped_desc){.inner = outer, .prefix = "/scope"};
+    CHECK_EQ(fsb_scoped_open(&inner, &desc), 0);
+    REQUIRE(outer && inner);
+    conformance_run(inner, &t);
+    desc = (fsb_scoped_desc){.inner = inner, .prefix = "/"};
+    CHECK_EQ(fsb_scoped_open(&all, &desc), 0);
+    t.many = 10;
+    conformance_run(all, &t);
+    all->close(all);
+    desc.prefix = "/none";
+    CHECK_EQ(fsb_scoped_open(&all, &desc), -ENOENT);
+    desc.prefix = "/a/../..";
+    CHECK_EQ(fsb_scoped_open(&all, &desc), -EINVAL);
+    /* A link made by another way does not lead out. */
+    CHECK_EQ(C(SYMLINK, .path = "/sub/scope/out", .path2 = "../.."), 0);
+    CHECK_EQ(conf_call(inner, (fsb_op){.code = FSB_OP_STAT, .path = "/out/canary"}), -EACCES);
+    CHECK_EQ(conf_call(inner, (fsb_op){.code = FSB_OP_LIST, .path = "/out", .emit = conf_emit}),
+             -ENOTDIR);
+    CHECK_EQ(C(UNLINK, .path = "/sub/scope/out"), 0);
+    inner->close(inner);
+    outer->close(outer);
+    conf_is(b, "/canary", "outside");
+    b->close(b);
+}
+
+static void test_scoped_local(void) { scoped_over(open_local("scoped", 0), "scoped(local)", 1); }
+static void test_scoped_memory(void) { scoped_over(open_memory(), "scoped(memory)", 0); }
+
+static void test_read_only(void)
+{
+    fsb_backend *rw = open_local("read-only", 0);
+    conf_put(rw, "/f", "text");
+    fsb_local_desc desc = {.root = "", .flags = FSB_LOCAL_READ_ONLY};
+    char           root[300];
+    snprintf(root, sizeof root, "%s/read-only", test_dir());
+    desc.root = root;
+    fsb_backend *b = NULL;
+    CHECK_EQ(fsb_local_open(&b, &desc), 0);
+    REQUIRE(b);
+    conf_is(b, "/f", "text");
+    CHECK_EQ(C(UNLINK, .path = "/f"), -EROFS);
+    CHECK_EQ(C(OPEN, .path = "/f", .flags = FSB_O_WRITE), -EROFS);
+    CHECK_EQ(C(OPEN, .path = "/f", .flags = FSB_O_READ | FSB_O_CREATE), -EROFS);
+    CHECK_EQ(C(PUT, .path = "/g", .flags = FSB_O_WRITE | FSB_O_CREATE), -EROFS);
+    CHECK_EQ(C(MKDIR, .path = "/d"), -EROFS);
+    CHECK_EQ(C(SETATTR, .path = "/f", MODE(0)), -EROFS);
+    CHECK_EQ(C(SETXATTR, .path = "/f", .path2 = "user.a"), -EROFS);
+    conf_is(rw, "/f", "text");
+    b->close(b);
+    rw->close(rw);
+}
+
+static void test_open_errors(void)
+{
+    fsb_backend   *b = NULL;
+    fsb_local_desc desc = {0};
+    CHECK_EQ(fsb_local_open(&b, &desc), -EINVAL);
+    desc.root = "/nonexistent/folder";
+    CHECK_EQ(fsb_local_open(&b, &desc), -ENOENT);
+    desc.root = "/dev/null";
+    CHECK_EQ(fsb_local_open(&b, &desc), -ENOTDIR);
+    desc.root = "/", desc.flags = 64;
+    CHECK_EQ(fsb_local_open(&b, &desc), -EINVAL);
+    CHECK(!b);
+}
+
+/* ---- the jail ---- */
+
+static char outside[300];
+
+static int leaked(fsb_backend *b) /* 1 if anything got out */
+{
+    (void)b;
+    struct stat st;
+    char        path[400], text[32] = "";
+    snprintf(path, sizeof path, "%s/canary", outside);
+    const int fd = open(path, O_RDONLY);
+    const int ok = fd >= 0 && read(fd, text, sizeof text) == 6 && !strcmp(text, "secret");
+    if (fd >= 0) close(fd);
+    snprintf(path, sizeof path, "%s/new", outside);
+    return !ok || !lstat(path, &st);
+}
+
+static int     swap_stop;
+static char    swap_root[300];
+static uint64_t swaps;
+
+static void *swapper(void *arg) /* "dir" is now a folder, now a link to the outside */
+{
+    char dir[400], away[400], link_[400];
+    (void)arg;
+    snprintf(dir, sizeof dir, "%s/dir", swap_root);
+    snprintf(away, sizeof away, "%s/away", swap_root);
+    snprintf(link_, sizeof link_, "%s/link", swap_root);
+    while (!__atomic_load_n(&swap_stop, __ATOMIC_RELAXED)) {
+        rename(dir, away);
+        rename(link_, dir);
+        rename(dir, link_);
+        rename(away, dir);
+        __atomic_add_fetch(&swaps, 1, __ATOMIC_RELAXED);
+    }
+    return NULL;
+}
+
+static void attack(fsb_backend *b)
+{
+    char      buf[16] = "";
+    uint64_t  inside = 0, refused = 0;
+    pthread_t thread;
+    swap_stop = 0;
+    REQUIRE(!pthread_create(&thread, NULL, swapper, NULL));
+    for (int i = 0; i < 20000; ++i) {
+        const char *name = i % 2 ? "/dir/canary" : "/dir/new";
+        int64_t     n = 0;
+        switch (i % 10) {
+        case 0:
+            n = C(PUT, .path = name, .flags = FSB_O_WRITE | FSB_O_CREATE, .data = "x", .size = 1);
+            break;
+        case 1: n = C(GET, .path = name, .buf = buf, .size = sizeof buf);
+            if (n > 0) CHECK(memcmp(buf, "secret", 6) != 0);
+            break;
+        case 2: n = C(UNLINK, .path = name); break;
+        case 3: n = C(SETATTR, .path = name, MODE(0600)); break;
+        case 4: n = C(MKDIR, .path = name, MODE(0700)); break;
+        case 5: n = C(PUT, .path = name, .flags = FSB_O_WRITE, .data = "y", .size = 1); break;
+        case 6: n = C(RMDIR, .path = name); break;
+        case 7: n = C(RENAME, .path = "/dir/canary", .path2 = "/stolen"); break;
+        case 8: n = C(LINK, .path = "/dir/canary", .path2 = "/linked"); break;
+        default: n = C(SETXATTR, .path = name, .path2 = "user.a", .data = "x", .size = 1); break;
+        }
+        inside += n >= 0, refused += n == -EACCES;
+    }
+    __atomic_store_n(&swap_stop, 1, __ATOMIC_RELAXED);
+    pthread_join(thread, NULL);
+    CHECK(!leaked(b));
+    CHECK(inside > 0); /* the attack was one: some calls went in, some met the link */
+    CHECK(refused > 0);
+    CHECK(swaps > 100);
+    CHECK_EQ(C(STAT, .path = "/stolen"), -ENOENT);
+    CHECK_EQ(C(STAT, .path = "/linked"), -ENOENT);
+}
+
+static void jail_setup(const char *name)
+{
+    char path[400];
+    snprintf(outside, sizeof outside, "%s", fresh_dir(name));
+    snprintf(path, sizeof path, "%s/canary", outside);
+    const int fd = open(path, O_WRONLY | O_CREAT, 0644);
+    CHECK(fd >= 0 && write(fd, "secret", 6) == 6);
+    if (fd >= 0) close(fd);
+}
+
+static void test_jail(void)
+{
+    char path[400];
+    jail_setup("outside");
+    fsb_backend *b = open_local("jail", 0);
+    REQUIRE(b);
+    snprintf(swap_root, sizeof swap_root, "%s/jail", test_dir());
+    const char *targets[] = {outside, "..", "../outside", "../../../../../..", "/proc/self/root",
+                             "/proc/self/cwd", "/"};
+    for (size_t i = 0; i < sizeof targets / sizeof *targets; ++i) {
+        CHECK_EQ(C(SYMLINK, .path = "/l", .path2 = targets[i]), 0);
+        CHECK_EQ(C(STAT, .path = "/l/canary"), -EACCES);
+        CHECK_EQ(C(GET, .path = "/l/canary", .size = 10), -EACCES);
+        CHECK_EQ(C(PUT, .path = "/l/new", .flags = FSB_O_WRITE | FSB_O_CREATE), -EACCES);
+        CHECK_EQ(C(OPEN, .path = "/l", .flags = FSB_O_READ | FSB_O_CREATE), -ELOOP);
+        CHECK(C(LIST, .path = "/l", .emit = conf_emit) < 0);
+        CHECK_EQ(C(UNLINK, .path = "/l"), 0);
+    }
+    CHECK_EQ(C(STAT, .path = "/../outside/canary"), -EINVAL);
+    snprintf(path, sizeof path, "%s/canary", outside); /* a dangling name is not made outside */
+    CHECK_EQ(C(SYMLINK, .path = "/dangling", .path2 = "../outside/new"), 0);
+    CHECK_EQ(C(PUT, .path = "/dangling", .flags = FSB_O_WRITE | FSB_O_CREATE), -ELOOP);
+    CHECK_EQ(C(SETATTR, .path = "/dangling", .attr = {.mask = FSB_ATTR_SIZE}), -EINVAL);
+    CHECK_EQ(C(UNLINK, .path = "/dangling"), 0);
+    CHECK(!leaked(b));
+    CHECK_EQ(C(MKDIR, .path = "/dir", MODE(0755)), 0);
+    CHECK_EQ(C(SYMLINK, .path = "/link", .path2 = "../outside"), 0);
+    attack(b);
+    b->close(b);
+}
+
+/* In a child whose kernel has no openat2, or a filter that says EPERM, the jail holds as well. */
+static int without_openat2(uint32_t error)
+{
+    struct sock_filter code[] = {
+        {BPF_LD | BPF_W | BPF_ABS, 0, 0, offsetof(struct seccomp_data, nr)},
+        {BPF_JMP | BPF_JEQ | BPF_K, 0, 1, FSB_LOCAL_OPENAT2_},
+        {BPF_RET | BPF_K, 0, 0, SECCOMP_RET_ERRNO | error},
+        {BPF_RET | BPF_K, 0, 0, SECCOMP_RET_ALLOW},
+    };
+    struct sock_fprog filter = {sizeof code / sizeof *code, code};
+    fsb_backend      *b = open_local(error == ENOSYS ? "walk-1" : "walk-2", 0);
+    if (!b || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)) return 77;
+    if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter)) return 77;
+    conformance_traits t = traits("local without openat2", 1);
+    t.scoped = 1; /* symbolic links before the last component are refused */
+    t.many = 100;
+    conformance_run(b, &t);
+    CHECK_EQ(C(MKDIR, .path = "/dir", MODE(0755)), 0);
+    CHECK_EQ(C(SYMLINK, .path = "/link", .path2 = outside), 0);
+    snprintf(swap_root, sizeof swap_root, "%s/%s", test_dir(),
+             error == ENOSYS ? "walk-1" : "walk-2");
+    attack(b);
+    b->close(b);
+    return test_.bad != 0;
+}
+
+static void test_without_openat2(void)
+{
+    jail_setup("outside-walk");
+    for (int i = 0; i < 2; ++i) {
+        int         status = 0;
+        const pid_t pid = fork();
+        if (pid == 0) _exit(without_openat2(i ? EPERM : ENOSYS));
+        REQUIRE(pid > 0 && waitpid(pid, &status, 0) == pid);
+        if (WIFEXITED(status) && WEXITSTATUS(status) == 77) SKIP("no seccomp filters here");
+        CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    }
+}
+
+/* ---- handles, memory, threads ---- */
+
+static void test_handles(void)
+{
+    fsb_memory_desc desc = {.max_handles = 3};
+    fsb_backend    *b = NULL;
+    CHECK_EQ(fsb_memory_open(&b, &desc), 0);
+    REQUIRE(b);
+    conf_put(b, "/f", "x");
+    const fsb_handle one = conf_open(b, "/f", FSB_O_READ), two = conf_open(b, "/f", FSB_O_READ);
+    const fsb_handle three = conf_open(b, "/f", FSB_O_READ);
+    CHECK(one != two && two != three);
+    CHECK_EQ(C(OPEN, .path = "/f", .flags = FSB_O_READ, .size = 1), -ENFILE);
+    CHECK_EQ(C(CLOSE, .handle = two), 0);
+    const fsb_handle again = conf_open(b, "/f", FSB_O_READ); /* the slot is used again, */
+    CHECK(again != two);                                     /* the handle is not */
+    CHECK_EQ(C(STAT, .handle = two), -EBADF);
+    CHECK_EQ(C(STAT, .handle = again), 0);
+    for (uint64_t guess = 0; guess < 100000; ++guess) {
+        if (guess == one || guess == three || guess == again) continue;
+        if (C(STAT, .handle = guess << 7, .path = "") >= 0) CHECK(!"a guessed handle worked");
+    }
+    b->close(b); /* with handles open */
+}
+
+static void drop_slice(void)
+{
+    if (conf_op.result >= 0) fsb_slice_release(&conf_op.slice);
+}
+
+/* Everything that allocates, under an allocator that fails the k-th time. */
+static int oom_round(const fsb_allocator *a, int local, const char *root)
+{
+    fsb_backend    *b = NULL, *s = NULL;
+    fsb_memory_desc md = {.allocator = *a};
+    fsb_local_desc  ld = {.allocator = *a, .root = root};
+    int             err = local ? fsb_local_open(&b, &ld) : fsb_memory_open(&b, &md);
+    if (err) return err;
+    fsb_scoped_desc sd = {.inner = b, .prefix = "/", .allocator = *a};
+    conf_events     got = {.lock = PTHREAD_MUTEX_INITIALIZER};
+    int64_t         n = fsb_scoped_open(&s, &sd);
+    fsb_handle      h = 0, w = 0;
+    fsb_op          watch = {.code = FSB_OP_WATCH, .path = "/", .flags = FSB_WATCH_DEEP,
+                             .event = conf_event, .user = &got};
+    if (n >= 0) n = conf_call(s, watch), w = n < 0 ? 0 : conf_op.handle;
+    if (n >= 0) n = C(MKDIR, .path = "/d", MODE(0755));
+    if (n >= 0) n = C(SYMLINK, .path = "/d/l", .path2 = "x");
+    if (n >= 0) n = C(OPEN, .path = "/d/f", .flags = 7, MODE(0600)), h = n < 0 ? 0 : conf_op.handle;
+    if (n >= 0) n = C(WRITE, .handle = h, .data = "abc", .size = 3, .offset = 200000);
+    if (n >= 0) n = C(SETXATTR, .handle = h, .path2 = "user.a", .data = "x", .size = 1);
+    if (n >= 0) n = C(READ, .handle = h, .size = 100), drop_slice();
+    if (n >= 0) n = C(READLINK, .path = "/d/l", .size = 9), drop_slice();
+    if (n >= 0) n = C(RENAME, .path = "/d", .path2 = "/e");
+    void  *data = NULL;
+    size_t size = 0;
+    if (n >= 0) n = fsb_read_file(b, "/e/f", 1 << 20, a, &data, &size);
+    if (data) a->fn(a->user, data, size + 1, 0);
+    if (w) conf_call(s, (fsb_op){.code = FSB_OP_CLOSE, .handle = w});
+    if (s) s->close(s);
+    C(UNLINK, .path = "/d/f"), C(UNLINK, .path = "/e/f");
+    C(UNLINK, .path = "/d/l"), C(UNLINK, .path = "/e/l");
+    C(RMDIR, .path = "/d"), C(RMDIR, .path = "/e");
+    b->close(b);
+    return (int)n;
+}
+
+static void out_of_memory(int local)
+{
+    char root[300];
+    snprintf(root, sizeof root, "%s", fresh_dir(local ? "oom-local" : "oom-memory"));
+    int failed = 0, err = -1;
+    for (uint64_t k = 1; k < 500; ++k) {
+        test_memory   m = {.fail_at = k};
+        fsb_allocator a = {test_memory_fn, &m};
+        err = oom_round(&a, local, root);
+        failed += err == -ENOMEM || err == -ENFILE;
+        CHECK(err >= 0 || err == -ENOMEM || err == -ENFILE);
+        CHECK_EQ(m.live, 0);
+        CHECK_EQ(m.wrong_size, 0);
+        if (err >= 0 && m.calls < k) break;
+    }
+    CHECK(err >= 0);
+    CHECK(failed > 8);
+}
+
+static void test_oom_local(void) { out_of_memory(1); }
+static void test_oom_memory(void) { out_of_memory(0); }
+
+static void test_limit(void)
+{
+    fsb_memory_desc desc = {.max_bytes = 1 << 20};
+    fsb_backend    *b = NULL;
+    static char     data[FSB_IO_MAX];
+    CHECK_EQ(fsb_memory_open(&b, &desc), 0);
+    REQUIRE(b);
+    const uint32_t make = FSB_O_WRITE | FSB_O_CREATE;
+    CHECK_EQ(C(PUT, .path = "/a", .flags = make, .data = data, .size = 900000), 900000);
+    CHECK_EQ(C(PUT, .path = "/b", .flags = make, .data = data, .size = 900000), -ENOSPC);
+    CHECK_EQ(conf_stat(b, "/b").size, 0);
+    CHECK_EQ(conf_stat(b, "/b").blocks, 0); /* nothing was kept */
+    CHECK_EQ(C(UNLINK, .path = "/a"), 0);
+    CHECK_EQ(C(PUT, .path = "/b", .flags = make, .data = data, .size = 900000), 900000);
+    b->close(b);
+}
+
+typedef struct crowd {
+    fsb_backend *b;
+    int          number;
+    uint64_t     done;
+} crowd;
+
+static void *crowd_main(void *arg) /* everybody does everything in the same few names */
+{
+    crowd       *c = arg;
+    fsb_backend *b = c->b;
+    unsigned     seed = (unsigned)c->number * 7919 + 1;
+    char         buf[256], one[32], two[32];
+    memset(buf, 'x', sizeof buf);
+    for (int i = 0; i < 3000; ++i) {
+        snprintf(one, sizeof one, "/d%d/f%d", rand_r(&seed) % 2, rand_r(&seed) % 4);
+        snprintf(two, sizeof two, "/d%d/f%d", rand_r(&seed) % 2, rand_r(&seed) % 4);
+        conf_list l = {0};
+        switch (rand_r(&seed) % 8) {
+        case 0: C(RENAME, .path = one, .path2 = two); break;
+        case 1: C(UNLINK, .path = one); break;
+        case 2: C(LINK, .path = one, .path2 = two); break;
+        case 3:
+            C(LIST, .path = "/d0", .flags = FSB_LIST_STAT, .emit = conf_emit, .user = &l);
+            break;
+        case 4: C(GET, .path = one, .size = 100), drop_slice(); break;
+        default:
+            if (C(OPEN, .path = one, .flags = 7, MODE(0644)) < 0) break;
+            const fsb_handle h = conf_op.handle;
+            CHECK_EQ(C(WRITE, .handle = h, .data = buf, .size = 100, .flags = FSB_WRITE_APPEND),
+                     100);
+            CHECK_EQ(C(STAT, .handle = h), 0);
+            CHECK_EQ(conf_op.stat.size % 100, 0);
+            CHECK_EQ(C(CLOSE, .handle = h), 0);
+        }
+        ++c->done;
+    }
+    return NULL;
+}
+
+static void crowd_on(fsb_backend *b)
+{
+    crowd     c[4];
+    pthread_t threads[4];
+    CHECK_EQ(C(MKDIR, .path = "/d0", MODE(0755)), 0);
+    CHECK_EQ(C(MKDIR, .path = "/d1", MODE(0755)), 0);
+    for (int i = 0; i < 4; ++i) {
+        c[i] = (crowd){b, i, 0};
+        REQUIRE(!pthread_create(&threads[i], NULL, crowd_main, &c[i]));
+    }
+    for (int i = 0; i < 4; ++i) pthread_join(threads[i], NULL), CHECK_EQ(c[i].done, 3000);
+    b->close(b);
+}
+
+static void test_crowd_local(void) { crowd_on(open_local("crowd", 0)); }
+static void test_crowd_memory(void) { crowd_on(open_memory()); }
+
+typedef struct shared_handle {
+    fsb_backend *b;
+    fsb_handle   handle;
+    int          stop;
+} shared_handle;
+
+static void *reader_main(void *arg)
+{
+    shared_handle *s = arg;
+    fsb_backend   *b = s->b;
+    char           buf[8];
+    while (!__atomic_load_n(&s->stop, __ATOMIC_RELAXED)) {
+        const fsb_handle h = __atomic_load_n(&s->handle, __ATOMIC_RELAXED);
+        const int64_t    n = C(READ, .handle = h, .buf = buf, .size = 8);
+        CHECK(n == -EBADF || (n == 4 && !memcmp(buf, "mine", 4))); /* never another file's */
+    }
+    return NULL;
+}
+
+static void test_close_while_read(void)
+{
+    fsb_backend  *b = open_local("close", 0);
+    shared_handle s = {b, 0, 0};
+    pthread_t     thread;
+    conf_put(b, "/mine", "mine");
+    conf_put(b, "/other", "other");
+    REQUIRE(!pthread_create(&thread, NULL, reader_main, &s));
+    for (int i = 0; i < 5000; ++i) {
+        const fsb_handle h = conf_open(b, "/mine", FSB_O_READ);
+        __atomic_store_n(&s.handle, h, __ATOMIC_RELAXED);
+        CHECK_EQ(C(CLOSE, .handle = h), 0);
+        const fsb_handle o = conf_open(b, "/other", FSB_O_READ);
+        CHECK_EQ(C(CLOSE, .handle = o), 0);
+    }
+    __atomic_store_n(&s.stop, 1, __ATOMIC_RELAXED);
+    pthread_join(thread, NULL);
+    b->close(b);
+}
+
+/* ---- workers and submit ---- */
+
+static void count_up(void *arg)
+{
+    usleep(100);
+    __atomic_add_fetch((int *)arg, 1, __ATOMIC_RELAXED);
+}
+
+static void hold(void *arg)
+{
+    while (!__atomic_load_n((int *)arg, __ATOMIC_ACQUIRE)) usleep(100);
+}
+
+static void test_workers(void)
+{
+    fsb_workers     *w = NULL;
+    fsb_workers_desc desc = {.threads = 2, .queue = 8};
+    int              count = 0, go = 0, accepted = 0;
+    CHECK_EQ(fsb_workers_open(&w, &desc), 0);
+    REQUIRE(w);
+    CHECK_EQ(fsb_workers_run(w, hold, &go), 0);
+    CHECK_EQ(fsb_workers_run(w, hold, &go), 0);
+    for (int i = 0; i < 20; ++i) accepted += fsb_workers_run(w, count_up, &count) == 0;
+    CHECK(accepted >= 6 && accepted <= 8);
+    CHECK_EQ(fsb_workers_run(w, count_up, &count), -EAGAIN);
+    __atomic_store_n(&go, 1, __ATOMIC_RELEASE);
+    fsb_workers_close(w); /* runs what was accepted */
+    CHECK_EQ(count, accepted);
+    desc = (fsb_workers_desc){.threads = 5000};
+    CHECK_EQ(fsb_workers_open(&w, &desc), -EINVAL);
+    fsb_workers_close(NULL);
+    for (uint64_t k = 1; k < 5; ++k) {
+        test_memory m = {.fail_at = k};
+        desc = (fsb_workers_desc){.allocator = {test_memory_fn, &m}};
+        w = NULL;
+        const int err = fsb_workers_open(&w, &desc);
+        CHECK_EQ(err, k < 4 ? -ENOMEM : 0);
+        fsb_workers_close(w);
+        CHECK_EQ(m.live, 0);
+    }
+}
+
+static int  finished;
+static void op_done(fsb_op *op)
+{
+    CHECK_EQ(op->result, 0);
+    CHECK(S_ISDIR(op->stat.mode));
+    __atomic_add_fetch(&finished, 1, __ATOMIC_RELEASE);
+}
+
+static void test_submit(void)
+{
+    fsb_backend *b = open_memory();
+    fsb_workers *w = NULL;
+    CHECK_EQ(fsb_workers_open(&w, NULL), 0);
+    REQUIRE(b && w);
+    static fsb_op ops[100];
+    fsb_op       *list[100];
+    for (int round = 0; round < 3; ++round) {
+        const fsb_runner none = {0};
+        finished = 0;
+        b->flags = round == 2 ? 0 : FSB_BACKEND_QUICK; /* 2: as a slow one, on the workers */
+        for (int i = 0; i < 100; ++i) {
+            ops[i] = (fsb_op){.code = FSB_OP_STAT, .path = "/", .done = op_done};
+            list[i] = &ops[i];
+        }
+        fsb_backend_submit(b, list, 100, round ? fsb_workers_runner(w) : none);
+        if (round < 2) CHECK_EQ(finished, 100);
+        int seen = 0;
+        for (int i = 0; i < 500 && seen < 100; ++i) {
+            seen = __atomic_load_n(&finished, __ATOMIC_ACQUIRE);
+            if (seen < 100) usleep(10000);
+        }
+        CHECK_EQ(seen, 100);
+    }
+    fsb_workers_close(w);
+    b->close(b);
+}
+
+static void test_files(void)
+{
+    fsb_backend *b = open_memory();
+    static char  big[3 << 20];
+    void        *data = NULL;
+    size_t       size = 0;
+    for (size_t i = 0; i < sizeof big; ++i) big[i] = (char)(i * 31 >> 3);
+    CHECK_EQ(fsb_write_file(b, "/big", big, sizeof big, 0600), 0);
+    CHECK_EQ(fsb_read_file(b, "/big", sizeof big - 1, NULL, &data, &size), -EFBIG);
+    CHECK_EQ(fsb_read_file(b, "/big", sizeof big, NULL, &data, &size), 0);
+    CHECK(size == sizeof big && data && !memcmp(data, big, size) && !((char *)data)[size]);
+    free(data);
+    CHECK_EQ(fsb_write_file(b, "/big", "", 0, 0600), 0);
+    CHECK_EQ(fsb_read_file(b, "/big", 0, NULL, &data, &size), 0);
+    CHECK_EQ(size, 0);
+    free(data);
+    CHECK_EQ(fsb_read_file(b, "/none", 10, NULL, &data, &size), -ENOENT);
+    CHECK_EQ(fsb_write_file(b, "/none/x", "", 0, 0600), -ENOENT);
+    b->close(b);
+}
+
+/* A backend of an older release, with a shorter table. */
+static int64_t old_stat(fsb_backend *b, fsb_op *op)
+{
+    (void)b;
+    return op->result = 0;
+}
+
+static void test_short_table(void)
+{
+    fsb_backend old = {.size = offsetof(fsb_backend, call) + 2 * sizeof(old.call[0])};
+    old.call[FSB_OP_STAT] = old_stat;
+    old.call[FSB_OP_READLINK] = old_stat; /* behind its end: not part of it */
+    fsb_op op = {.code = FSB_OP_STAT};
+    CHECK_EQ(fsb_backend_call(&old, &op), 0);
+    op.code = FSB_OP_READLINK;
+    CHECK_EQ(fsb_backend_call(&old, &op), -ENOSYS);
+    op.code = FSB_OP_GET;
+    CHECK_EQ(fsb_backend_call(&old, &op), -ENOSYS);
+    op.code = 4000000000u;
+    CHECK_EQ(fsb_backend_call(&old, &op), -ENOSYS);
+}
+
+/* ---- watch ---- */
+
+typedef struct closer {
+    fsb_backend *b;
+    fsb_handle   handle;
+    int          events;
+} closer;
+
+static void close_self(void *user, const fsb_event *e)
+{
+    closer *c = user;
+    (void)e;
+    if (__atomic_add_fetch(&c->events, 1, __ATOMIC_RELAXED) > 1) return;
+    while (!__atomic_load_n(&c->handle, __ATOMIC_ACQUIRE)) usleep(100);
+    fsb_op op = {.code = FSB_OP_CLOSE, .handle = c->handle};
+    CHECK_EQ(fsb_backend_call(c->b, &op), 0);
+}
+
+static void watch_close_in_event(fsb_backend *b)
+{
+    closer c = {b, 0, 0};
+    CHECK_EQ(C(WATCH, .path = "/", .event = close_self, .user = &c), 0);
+    __atomic_store_n(&c.handle, conf_op.handle, __ATOMIC_RELEASE);
+    for (int i = 0; i < 50; ++i) {
+        conf_put(b, "/x", "x");
+        usleep(1000);
+    }
+    CHECK_EQ(__atomic_load_n(&c.events, __ATOMIC_RELAXED), 1);
+    b->close(b);
+}
+
+static void test_watch_close(void)
+{
+    watch_close_in_event(open_memory());
+    watch_close_in_event(open_local("watch-close", 0));
+}
+
+static int write_text(const char *path, const char *text)
+{
+    const int fd = open(path, O_WRONLY);
+    const int n = fd < 0 ? -1 : (int)write(fd, text, strlen(text));
+    if (fd >= 0) close(fd);
+    return n == (int)strlen(text);
+}
+
+/* In a user namespace of its own, which may have three watches. */
+static int past_the_limit(void)
+{
+    char map[32];
+    snprintf(map, sizeof map, "0 %u 1", (unsigned)geteuid());
+    if (unshare(CLONE_NEWUSER) || !write_text("/proc/self/uid_map", map)) return 77;
+    if (!write_text("/proc/sys/user/max_inotify_watches", "3")) return 77;
+    fsb_backend *b = open_local("limit", 0);
+    conf_events  got = {.lock = PTHREAD_MUTEX_INITIALIZER};
+    char         path[64];
+    for (unsigned i = 0; i < 10; ++i) {
+        snprintf(path, sizeof path, "/d%u", i);
+        CHECK_EQ(C(MKDIR, .path = path, MODE(0755)), 0);
+        snprintf(path, sizeof path, "/d%u/old", i);
+        conf_put(b, path, "x");
+    }
+    CHECK_EQ(C(WATCH, .path = "/", .flags = FSB_WATCH_DEEP, .event = conf_event, .user = &got), 0);
+    const fsb_handle h = conf_op.handle;
+    for (unsigned i = 0; i < 10; ++i) {
+        snprintf(path, sizeof path, "/d%u/new", i);
+        CHECK_EQ(C(MKNOD, .path = path, MODE(S_IFREG | 0600)), 0);
+        snprintf(path, sizeof path, "/d%u/old", i);
+        conf_put(b, path, "y");
+    }
+    CHECK(conf_wait_for(&got, FSB_EVENT_CREATED, 10));
+    CHECK(conf_wait_for(&got, FSB_EVENT_CONTENT, 10));
+    for (unsigned i = 0; i < 10; ++i) {
+        snprintf(path, sizeof path, "/d%u/old", i);
+        CHECK_EQ(C(UNLINK, .path = path), 0);
+    }
+    CHECK(conf_wait_for(&got, FSB_EVENT_REMOVED, 10));
+    CHECK_EQ(C(MKDIR, .path = "/d9/sub", MODE(0755)), 0); /* a new folder in a polled one */
+    CHECK_EQ(C(MKDIR, .path = "/d9/sub/deep", MODE(0755)), 0);
+    CHECK(conf_wait_for(&got, FSB_EVENT_CREATED, 12));
+    CHECK_EQ(C(MKDIR, .path = "/d9/sub/deep/er", MODE(0755)), 0);
+    CHECK(conf_wait_for(&got, FSB_EVENT_CREATED, 13));
+    CHECK_EQ(conf_seen(&got, FSB_EVENT_LOST), 0);
+    CHECK_EQ(C(CLOSE, .handle = h), 0);
+    b->close(b);
+    return test_.bad != 0;
+}
+
+static void test_watch_limit(void)
+{
+    int         status = 0;
+    const char *dir = test_dir();
+    const pid_t pid = fork();
+    if (pid == 0) _exit(dir ? past_the_limit() : 1);
+    REQUIRE(pid > 0 && waitpid(pid, &status, 0) == pid);
+    if (WIFEXITED(status) && WEXITSTATUS(status) == 77) SKIP("no user namespaces here");
+    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+
+int main(int argc, char **argv)
+{
+    test_begin(argc, argv);
+    TEST(test_normalize);
+    TEST(test_memory_backend);
+    TEST(test_local);
+    TEST(test_local_umask);
+    TEST(test_scoped_memory);
+    TEST(test_scoped_local);
+    TEST(test_read_only);
+    TEST(test_open_errors);
+    TEST(test_jail);
+    TEST(test_without_openat2);
+    TEST(test_handles);
+    TEST(test_oom_memory);
+    TEST(test_oom_local);
+    TEST(test_limit);
+    TEST(test_crowd_memory);
+    TEST(test_crowd_local);
+    TEST(test_close_while_read);
+    TEST(test_workers);
+    TEST(test_submit);
+    TEST(test_files);
+    TEST(test_short_table);
+    TEST(test_watch_close);
+    TEST(test_watch_limit);
+    return test_end("test_backend");
+}

@@ -1,0 +1,207 @@
+/* fsb-mount - mount a served folder as if it were local. `fsb-mount --help` is the manual. */
+#define FSB_BACKEND_IMPLEMENTATION
+#define FSB_CHUNK_IMPLEMENTATION
+#define FSB_MOUNT_IMPLEMENTATION
+#include "fsb_backend.h"
+#include "fsb_chunk.h"
+#include "fsb_mount.h"
+#include "tool.h"
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/wait.h>
+
+static const char help[] =
+    "Usage: fsb-mount [options] URL MOUNTPOINT\n"
+    "Mount what URL names on the empty folder MOUNTPOINT, and go to the background once it "
+    "answers.\n"
+    "Unmount with: fusermount3 -u MOUNTPOINT\n"
+    "\n"
+    "  -f, --foreground    stay in the foreground\n"
+    "  -o OPTIONS          FUSE's own (allow_other, ...), separated by commas; and of ours:\n"
+    "                      remote_locks: flock and fcntl locks hold between all clients of the\n"
+    "                      host, not just in this mount\n"
+    "  --read-only         change nothing\n"
+    "  --timeout SECONDS   a call waits so long for the host, then fails (default 30)\n"
+    "  --log FILE          write the log there, with times, instead of to stderr\n"
+    "  -v, --verbose       say more in the log; twice: everything\n"
+    "  --help, --version\n"
+    "\n"
+    "URLs\n"
+    "  fsb+unix:///PATH.sock?share=SHARE    a host on a unix socket (SHARE: its first, if left "
+    "out)\n"
+    "  fsb+tcp://127.0.0.1:PORT/SHARE       a host on the loopback\n"
+    "  file:///PATH                         a folder of this machine\n"
+    "  mem:NAME                             an empty folder in memory, gone at the end\n"
+    "\n"
+    "  fsb-mount 'fsb+unix:///run/user/1000/work.sock?share=work' ~/mnt\n";
+
+typedef struct options {
+    const char *url_text, *mountpoint, *fuse, *log_path;
+    char        fuse_text[4096];
+    uint32_t    timeout_ms;
+    int         foreground, read_only, verbose;
+} options;
+
+static void add_fuse_option(options *o, const char *text)
+{
+    const size_t n = strlen(o->fuse_text);
+    if (n + strlen(text) + 2 > sizeof o->fuse_text) tool_usage("-o: too long");
+    snprintf(o->fuse_text + n, sizeof o->fuse_text - n, "%s%s", n ? "," : "", text);
+    o->fuse = o->fuse_text;
+}
+
+static void parse_options(options *o, int argc, char **argv)
+{
+    enum { READ_ONLY = 256, TIMEOUT, LOG, HELP, VERSION };
+    static const struct option known[] = {
+        {"foreground", no_argument, NULL, 'f'},        {"read-only", no_argument, NULL, READ_ONLY},
+        {"timeout", required_argument, NULL, TIMEOUT}, {"log", required_argument, NULL, LOG},
+        {"verbose", no_argument, NULL, 'v'},           {"help", no_argument, NULL, HELP},
+        {"version", no_argument, NULL, VERSION},       {NULL, 0, NULL, 0}};
+    int c;
+    o->timeout_ms = 30000;
+    while ((c = getopt_long(argc, argv, "fo:v", known, NULL)) != -1) {
+        switch (c) {
+        case 'f': o->foreground = 1; break;
+        case 'o': add_fuse_option(o, optarg); break;
+        case READ_ONLY: o->read_only = 1; break;
+        case TIMEOUT:
+            o->timeout_ms = (uint32_t)tool_number("--timeout", optarg, 1, 86400) * 1000;
+            break;
+        case LOG: o->log_path = optarg; break;
+        case 'v': ++o->verbose; break;
+        case HELP: fputs(help, stdout); exit(0);
+        case VERSION: puts("fsb-mount " FSB_VERSION); exit(0);
+        default: fprintf(stderr, "Try 'fsb-mount --help'.\n"); exit(2);
+        }
+    }
+    if (argc - optind != 2) tool_usage("a URL and a folder to mount on are needed");
+    o->url_text = argv[optind], o->mountpoint = argv[optind + 1];
+}
+
+static tool_url parse_url(const char *text)
+{
+    tool_url  url;
+    const int err = tool_url_parse(text, &url);
+    if (err == -EPROTONOSUPPORT) tool_usage("'%s': this release has no such transport yet", text);
+    if (err) tool_usage("'%s' is no URL of a host; write fsb+unix:///PATH?share=NAME", text);
+    return url;
+}
+
+static fsb_backend *connect_to(const options *o, const tool_url *url, fsb_logger log)
+{
+    fsb_backend *backend = NULL;
+    int          err;
+    if (url->scheme == TOOL_FILE) {
+        fsb_local_desc desc = {0};
+        desc.root = url->path, desc.log = log;
+        err = fsb_local_open(&backend, &desc);
+        if (err) tool_fail("cannot open %s: %s", url->path, strerror(-err));
+    } else if (url->scheme == TOOL_MEM) {
+        fsb_memory_desc desc = {0};
+        desc.log = log;
+        err = fsb_memory_open(&backend, &desc);
+        if (err) tool_fail("cannot make a folder in memory: %s", strerror(-err));
+    } else {
+        fsb_chunk_client_desc desc = {0};
+        desc.address = url->address, desc.share = url->share[0] ? url->share : NULL;
+        desc.timeout_ms = o->timeout_ms;
+        err = fsb_chunk_client_open(&backend, &desc);
+        if (err == -ENOENT && url->share[0] && access(url->address + 5, F_OK) == 0)
+            tool_fail("the host has no share '%s'; its URLs are what fsb-host printed", url->share);
+        if (err == -ENOENT || err == -ECONNREFUSED)
+            tool_fail("no host answers at %s: %s; start fsb-host there first", url->address,
+                      strerror(-err));
+        if (err == -EPROTO) tool_fail("%s is no fsb host of this release", url->address);
+        if (err) tool_fail("cannot connect to %s: %s", url->address, strerror(-err));
+    }
+    return backend;
+}
+
+/* ---- the background -------------------------------------------------------------------------- */
+
+/* Forks; the parent waits for the child's word and passes on how it went. Returns, in the child, where
+   to say that all is well. Only the child gets threads. */
+static int go_to_background(void)
+{
+    int  word[2], status;
+    char well = 0;
+    if (pipe2(word, O_CLOEXEC) != 0) tool_fail("cannot go to the background: %s", strerror(errno));
+    const pid_t child = fork();
+    if (child < 0) tool_fail("cannot go to the background: %s", strerror(errno));
+    if (child == 0) {
+        close(word[0]);
+        (void)setsid();
+        return word[1];
+    }
+    close(word[1]);
+    const ssize_t n = read(word[0], &well, 1);
+    if (n == 1) _exit(0);
+    _exit(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status)
+              ? WEXITSTATUS(status)
+              : 1); /* it said why on stderr */
+}
+
+static void leave_terminal(int word, int keep_stderr)
+{
+    const int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+    if (chdir("/") != 0) {} /* so as not to keep the caller's file system busy */
+    if (null >= 0) {
+        (void)dup2(null, STDIN_FILENO), (void)dup2(null, STDOUT_FILENO);
+        if (!keep_stderr) (void)dup2(null, STDERR_FILENO);
+        close(null);
+    }
+    if (write(word, "", 1) != 1) {} /* the parent is gone: nobody waits for the word */
+    close(word);
+}
+
+/* ---- stopping -------------------------------------------------------------------------------- */
+
+static fsb_mount *mounted; /* for the signal handler alone */
+
+static void on_signal(int number)
+{
+    (void)number;
+    fsb_mount_stop(mounted);
+}
+
+static void stop_on_signals(void)
+{
+    struct sigaction act;
+    memset(&act, 0, sizeof act);
+    act.sa_handler = on_signal, act.sa_flags = SA_RESTART;
+    sigaction(SIGTERM, &act, NULL), sigaction(SIGINT, &act, NULL), sigaction(SIGHUP, &act, NULL);
+}
+
+int main(int argc, char **argv)
+{
+    static options  o;
+    static tool_log log;
+    tool_name = "fsb-mount";
+    parse_options(&o, argc, argv);
+    const tool_url   url = parse_url(o.url_text);
+    const fsb_logger logger = tool_log_open(&log, o.log_path, o.verbose);
+    tool_raise_descriptor_limit();
+    (void)signal(SIGPIPE, SIG_IGN);
+    const int    word = o.foreground ? -1 : go_to_background();
+    fsb_backend *backend = connect_to(&o, &url, logger);
+
+    fsb_mount_desc desc = {0};
+    desc.backend = backend, desc.mountpoint = o.mountpoint, desc.options = o.fuse;
+    desc.fsname = o.url_text, desc.read_only = (uint32_t)o.read_only, desc.log = logger;
+    log.hold = 1;
+    const int err = fsb_mount_open(&mounted, &desc);
+    log.hold = 0;
+    if (err) {
+        tool_say("cannot mount: %s", log.text[0] ? log.text : strerror(-err));
+        backend->close(backend);
+        return 1;
+    }
+    stop_on_signals();
+    if (word >= 0) leave_terminal(word, 0);
+    const int ended = fsb_mount_serve(mounted);
+    fsb_mount_close(mounted);
+    backend->close(backend);
+    if (ended) tool_say("the mount on %s ended: %s", o.mountpoint, strerror(-ended));
+    return ended != 0;
+}

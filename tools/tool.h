@@ -1,0 +1,195 @@
+/* tool.h - what every program of fsb does the same way: messages, logs, numbers, URLs.
+
+   Messages read "fsb-host: what happened: why; what to do". Exit status: 0 well, 1 failed, 2 the
+   command line is wrong. Machine output goes to stdout, words for people to stderr. */
+#ifndef FSB_TOOL_H
+#define FSB_TOOL_H
+#include <errno.h>
+#include <getopt.h>
+#include <limits.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <time.h>
+#include <unistd.h>
+
+static const char *tool_name = "fsb"; /* of the running program; main() sets it */
+
+/* ---- messages -------------------------------------------------------------------------------- */
+
+__attribute__((format(printf, 1, 2))) static inline void tool_say(const char *format, ...)
+{
+    char    line[1024];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(line, sizeof line, format, args);
+    va_end(args);
+    fprintf(stderr, "%s: %s\n", tool_name, line);
+}
+
+#define tool_fail(...) (tool_say(__VA_ARGS__), exit(1))
+#define tool_usage(...) \
+    (tool_say(__VA_ARGS__), fprintf(stderr, "Try '%s --help'.\n", tool_name), exit(2))
+
+/* Where an fsb_logger's lines go: stderr, or a file with the time before each. */
+typedef struct tool_log {
+    FILE         *file;  /* NULL: stderr */
+    fsb_log_level level; /* lines above it are dropped */
+    int           hold;  /* 1: an error is kept in text, for the program's own message */
+    char          text[512];
+} tool_log;
+
+static inline void tool_log_line(void *user, fsb_log_level level, const char *item,
+                                 const char *text)
+{
+    static const char *const names[] = {"error", "warning", "info", "debug"};
+    tool_log                *log = (tool_log *)user;
+    struct timespec          now;
+    struct tm                utc;
+    char                     stamp[32];
+    if (level > log->level) return;
+    if (log->hold && level == FSB_LOG_ERROR) {
+        snprintf(log->text, sizeof log->text, "%s", text);
+        return;
+    }
+    if (!log->file) {
+        fprintf(stderr, "%s: %s: %s\n", tool_name, names[level], text);
+        return;
+    }
+    clock_gettime(CLOCK_REALTIME, &now);
+    gmtime_r(&now.tv_sec, &utc);
+    strftime(stamp, sizeof stamp, "%Y-%m-%dT%H:%M:%S", &utc);
+    fprintf(log->file, "%s.%03ldZ %s %s %s\n", stamp, now.tv_nsec / 1000000, names[level], item,
+            text);
+    fflush(log->file);
+}
+
+/* A logger for objects of ours; path NULL: stderr. Fails the program if the file cannot be opened. */
+static inline fsb_logger tool_log_open(tool_log *log, const char *path, int verbose)
+{
+    const fsb_logger logger = {tool_log_line, log};
+    log->file = NULL;
+    log->level = verbose > 1 ? FSB_LOG_DEBUG : verbose ? FSB_LOG_INFO : FSB_LOG_WARN;
+    if (path && path[0] && !(log->file = fopen(path, "ae")))
+        tool_fail("cannot write the log %s: %s; name a file in a folder that you may write", path,
+                  strerror(errno));
+    if (path && !verbose) log->level = FSB_LOG_INFO;
+    return logger;
+}
+
+/* ---- numbers --------------------------------------------------------------------------------- */
+
+/* "15" in least..most, or the program ends with a usage message about `option`. */
+static inline uint64_t tool_number(const char *option, const char *text, uint64_t least,
+                                   uint64_t most)
+{
+    char *end = NULL;
+    errno = 0;
+    const unsigned long long value = strtoull(text, &end, 10);
+    if (text[0] < '0' || text[0] > '9' || *end || errno || value < least || value > most)
+        tool_usage("%s: '%s' is not a number from %llu to %llu", option, text,
+                   (unsigned long long)least, (unsigned long long)most);
+    return value;
+}
+
+static inline void tool_raise_descriptor_limit(void)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur == limit.rlim_max) return;
+    limit.rlim_cur = limit.rlim_max;
+    (void)setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+/* ---- URLs ------------------------------------------------------------------------------------ */
+
+/*  fsb+unix:///PATH?share=SHARE    fsb+tcp://HOST:PORT/SHARE    file:///PATH    mem:NAME  */
+typedef enum tool_scheme { TOOL_UNIX, TOOL_TCP, TOOL_FILE, TOOL_MEM } tool_scheme;
+typedef struct tool_url {
+    tool_scheme scheme;
+    char        address[PATH_MAX]; /* "unix:PATH" or "HOST:PORT", as fsb_chunk.h takes it */
+    char        share[256];        /* "": the host's first */
+    char        path[PATH_MAX];    /* TOOL_FILE: the folder; TOOL_MEM: the name */
+} tool_url;
+
+/* Writes text to out with everything but letters, digits and -._~/ as %XX. */
+static inline void tool_url_quote(const char *text, int keep_slash, char *out, size_t size)
+{
+    size_t n = 0;
+    for (; *text && n + 4 < size; ++text) {
+        const unsigned char c = (unsigned char)*text;
+        const int plain = (c >= '0' && c <= '9') || ((c | 32) >= 'a' && (c | 32) <= 'z') ||
+            strchr("-._~", c) || (c == '/' && keep_slash);
+        n += (size_t)snprintf(out + n, size - n, plain ? "%c" : "%%%02X", c);
+    }
+    out[n] = '\0';
+}
+
+/* The reverse, of size bytes of text; -EINVAL for a bad % or a NUL, -ENAMETOOLONG. */
+static inline int tool_url_unquote(const char *text, size_t size, char *out, size_t room)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < size; ++i) {
+        unsigned value = (unsigned char)text[i];
+        if (value == '%') {
+            char hex[3] = {0}, *end = hex;
+            if (i + 2 < size) memcpy(hex, text + i + 1, 2);
+            value = (unsigned)strtoul(hex, &end, 16);
+            if (end != hex + 2 || !value) return -EINVAL;
+            i += 2;
+        }
+        if (n + 1 >= room) return -ENAMETOOLONG;
+        out[n++] = (char)value;
+    }
+    out[n] = '\0';
+    return 0;
+}
+
+static inline int tool_url_unix(const char *rest, tool_url *url)
+{
+    const char *query = strchr(rest, '?');
+    int         err;
+    memcpy(url->address, "unix:", 6);
+    err = tool_url_unquote(rest, query ? (size_t)(query - rest) : strlen(rest), url->address + 5,
+                           sizeof url->address - 5);
+    if (err || url->address[5] != '/') return err ? err : -EINVAL;
+    if (!query) return 0;
+    if (strncmp(query, "?share=", 7) != 0) return -EINVAL;
+    return tool_url_unquote(query + 7, strlen(query + 7), url->share, sizeof url->share);
+}
+
+static inline int tool_url_tcp(const char *rest, tool_url *url)
+{
+    const char  *slash = strchr(rest, '/');
+    const size_t host = slash ? (size_t)(slash - rest) : strlen(rest);
+    if (!host || !memchr(rest, ':', host)) return -EINVAL;
+    const int err = tool_url_unquote(rest, host, url->address, sizeof url->address);
+    if (err || !slash) return err;
+    if (strchr(slash + 1, '/')) return -EINVAL;
+    return tool_url_unquote(slash + 1, strlen(slash + 1), url->share, sizeof url->share);
+}
+
+/* Parses; -EINVAL if it is no URL of ours, -EPROTONOSUPPORT if one that this release cannot do. */
+static inline int tool_url_parse(const char *text, tool_url *url)
+{
+    static const char *const later[] = {"fsb://", "ssh://", "sftp://"};
+    memset(url, 0, sizeof *url);
+    for (size_t i = 0; i < sizeof later / sizeof *later; ++i)
+        if (strncmp(text, later[i], strlen(later[i])) == 0) return -EPROTONOSUPPORT;
+    if (strncmp(text, "fsb+unix://", 11) == 0)
+        return url->scheme = TOOL_UNIX, tool_url_unix(text + 11, url);
+    if (strncmp(text, "fsb+tcp://", 10) == 0)
+        return url->scheme = TOOL_TCP, tool_url_tcp(text + 10, url);
+    if (strncmp(text, "file:///", 8) == 0) {
+        url->scheme = TOOL_FILE;
+        return tool_url_unquote(text + 7, strlen(text + 7), url->path, sizeof url->path);
+    }
+    if (strncmp(text, "mem:", 4) == 0) {
+        url->scheme = TOOL_MEM;
+        return tool_url_unquote(text + 4, strlen(text + 4), url->path, sizeof url->path);
+    }
+    return -EINVAL;
+}
+#endif
