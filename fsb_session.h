@@ -55,7 +55,8 @@
              it must fear (another process that rewrites or removes the file) marks the old file
              first, and the append finds the mark. So a file may be read at any time, but let no
              editor save it while a program appends to it. Beside: .words (the search index: delete
-             it and it is rebuilt), .blobs (attachments by SHA-256), ID.jsonl.zst (cold).
+             it and it is rebuilt), .blobs (attachments by SHA-256), ID.jsonl.zst (cold), and
+             path/.pulse (counters of the writes under way; leave it alone while in use).
    SEARCH    words, "phrases", begin*, AND (implied), OR, NOT or -word, parentheses. Case and
              accents do not count; each Chinese or Japanese character is a word. A message is
              indexed up to its first MiB. A title with its tags is found as message 0. Messages
@@ -476,6 +477,7 @@ FSB_API int fsb_session_copy(fsb_session_store *to, fsb_session_store *from, con
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -488,7 +490,7 @@ FSB_API int fsb_session_copy(fsb_session_store *to, fsb_session_store *from, con
 #endif
 #ifndef AT_EMPTY_PATH /* only there if _GNU_SOURCE came in time */
 #error "fsb_session.h: POSIX is hidden; include it first, or compile with -D_GNU_SOURCE"
-#endif
+#else
 
 enum {
     FSB_SESSION_FORMAT_ = 1,               /* of the files and of the database */
@@ -499,7 +501,8 @@ enum {
     FSB_SESSION_JSON_DEPTH_ = 512,         /* nesting that a line may have */
     FSB_SESSION_METADATA_DEPTH_ = 500,     /* nesting that metadata may have inside it */
     FSB_SESSION_LINE_KEEP_ = 64 << 10,     /* bytes of buffer that an idle session keeps */
-    FSB_SESSION_BATCH_ = 128               /* messages indexed in one go */
+    FSB_SESSION_BATCH_ = 128,              /* messages indexed in one go */
+    FSB_SESSION_PULSES_ = 4096             /* counters in .pulse, 8 bytes each */
 };
 
 /* ---- [memory] -------------------------------------------------------------------------------- */
@@ -789,6 +792,12 @@ static size_t fsb_session_plain_(const char *p, size_t size)
         uint64_t               half[2];
         memcpy(half, &odd, 16);
         if (half[0] | half[1]) break;
+    }
+    if (i + 16 <= size) {
+        const fsb_session_v16_ odd = fsb_session_odd_(p + i);
+        uint64_t               half[2];
+        memcpy(half, &odd, 16);
+        if (!(half[0] | half[1])) i += 16;
     }
     while (i < size && p[i] >= 0x20 && p[i] != '"' && p[i] != '\\' && p[i] < 0x7f) ++i;
     return i;
@@ -1665,6 +1674,8 @@ struct fsb_session {
     int                behind;   /* somebody else changed it since the notes were taken */
     fsb_session_buf_   line;     /* kept, so that an append allocates nothing */
     int                fd;       /* files: kept open for appending; -1: not yet */
+    uint64_t          *pulse;    /* files: this session's counter, or NULL */
+    uint64_t           beat;     /* files: the pulse after our last write */
     int                torn;     /* files: the last write was cut short, so begin a new line */
     uint64_t           size, ino;
     int64_t            mtime_ns, checked_ns; /* files: when the path was last compared */
@@ -1724,6 +1735,7 @@ struct fsb_session_store {
     struct fsb_session_sql_   *idle;    /* SQLite: connections that nobody uses now */
     uint64_t                   unindexed; /* SQLite: messages appended since the last batch */
     int                        fd;      /* files: the folder */
+    uint64_t *pulse; /* files: shared with other processes, FSB_SESSION_PULSES_ of them; or NULL */
 };
 
 /* Notes what failed, for fsb_session_store_errmsg(), and returns err. */
@@ -1811,6 +1823,9 @@ static int fsb_session_new_(fsb_session **out, fsb_session_store *store, const c
         fsb_session_drop_(mem, s, sizeof *s);
         return -ENOMEM;
     }
+    if (store->pulse)
+        s->pulse = store->pulse + (fsb_session_hash_(fsb_session_hash_(0, user, strlen(user)), id,
+                                                     strlen(id)) & (FSB_SESSION_PULSES_ - 1));
     *out = s;
     return 0;
 }
@@ -2095,7 +2110,7 @@ static int fsb_session_read_info_(fsb_session_block *block, fsb_session_span lin
         else if (fsb_session_key_is_(&j, "tags"))
             err = fsb_session_read_tags_(block, j.value, info);
         else if (fsb_session_key_is_(&j, "fork")) info->fork_id = fsb_session_uint_(j.value);
-        else if (fsb_session_key_is_(&j, "inherits")) 
+        else if (fsb_session_key_is_(&j, "inherits"))
             branch->inherits = fsb_session_uint_(j.value);
         else if (fsb_session_key_is_(&j, "rewrites"))
             branch->rewrites = fsb_session_uint_(j.value);
@@ -2792,8 +2807,18 @@ static int fsb_session_take_shelf_(fsb_session_store *store, const char *user,
    lock; its place, told by lseek, shows whether anything else was added meanwhile. Whoever replaces
    or removes a file holds its flock and adds a seal line first: an append that landed behind a seal
    waits for that lock, and if the file has been replaced is repeated in the new one. A seal whose
-   writer died means nothing. */
+   writer died means nothing.
+
+   path/.pulse spares the lseek: counters in shared memory, one for the sessions of a hash. Each
+   write adds one before and one after it; if nobody else did between our last write and the end of
+   this one, it stands where we expect it. A seal adds one after it, and then looks whether anything
+   stands behind it: a writer that saw no pulse wrote before, and is seen. */
 static const char fsb_session_seal_[] = "{\"replaced\":true}\n";
+
+static uint64_t fsb_session_beat_(const fsb_session *s) /* adds one; what it was before */
+{
+    return s->pulse ? __atomic_fetch_add(s->pulse, 1, __ATOMIC_SEQ_CST) : 0;
+}
 
 static void fsb_session_path_(char *path, size_t size, const char *user, const char *id,
                               const char *suffix)
@@ -2972,7 +2997,10 @@ static int fsb_session_walk_text_(fsb_session *s, const fsb_session_buf_ *text,
 static int fsb_session_end_torn_(fsb_session *s, fsb_session_buf_ *text)
 {
     if (!text->size || text->data[text->size - 1] == '\n') return 0;
-    if (s->store->desc.read_only || write(s->fd, "\n", 1) != 1) return 0;
+    fsb_session_beat_(s);
+    const int ended = !s->store->desc.read_only && write(s->fd, "\n", 1) == 1;
+    fsb_session_beat_(s);
+    if (!ended) return 0;
     fsb_session_log_(s->store, FSB_LOG_WARN, "session/torn",
                      "%s/%s.jsonl: the last line was cut short; ended it", s->info.user,
                      s->info.id);
@@ -3078,7 +3106,8 @@ static int fsb_session_replace_file_(fsb_session *s)
     if (!fsb_session_is_current_(s) || fstat(s->fd, &st) || (uint64_t)st.st_size != s->size)
         err = -ESTALE;
     if (!err) err = fsb_session_write_all_(s->fd, fsb_session_seal_, sizeof fsb_session_seal_ - 1);
-    if (!err && lseek(s->fd, 0, SEEK_CUR) != (off_t)(s->size + sizeof fsb_session_seal_ - 1))
+    fsb_session_beat_(s);
+    if (!err && (fstat(s->fd, &st) || (uint64_t)st.st_size != s->size + sizeof fsb_session_seal_ - 1))
         err = -ESTALE; /* an append came between; the seal means nothing now */
     const fsb_session_span text = {s->line.data, s->line.size};
     if (!err) err = fsb_session_place_file_(s->store, path, text, 0, &fd);
@@ -3252,9 +3281,10 @@ static int fsb_session_files_append_(fsb_session *s, const fsb_session_message *
                                      size_t count, void *batch)
 {
     const int64_t now = fsb_session_now_();
+    const int     look = now - s->checked_ns > 1000000000;
     int           err = 0, landed = 0;
     while (!landed) {
-        if (now - s->checked_ns > 1000000000) { /* somebody may have replaced it without a seal */
+        if (look) { /* somebody may have replaced it without a seal, or appended without a pulse */
             s->checked_ns = now;
             if (!fsb_session_is_current_(s) && (err = fsb_session_read_file_(s, NULL, NULL, NULL)))
                 return err;
@@ -3271,11 +3301,16 @@ static int fsb_session_files_append_(fsb_session *s, const fsb_session_message *
         }
         const size_t size = s->line.size;
         if (s->line.err) return fsb_session_unbuffer_(&s->line), -ENOMEM;
-        if ((err = fsb_session_write_all_(s->fd, s->line.data, size)) != 0) {
+        const uint64_t before = fsb_session_beat_(s);
+        err = fsb_session_write_all_(s->fd, s->line.data, size);
+        const uint64_t after = fsb_session_beat_(s);
+        const int      alone = s->pulse && !look && before == s->beat && after == before + 1;
+        s->beat = after + 1;
+        if (err) {
             s->torn = s->doubt = 1; /* how much of it is there, the next call finds out */
             return err == -EBADF ? -EROFS : err;
         }
-        const off_t end = lseek(s->fd, 0, SEEK_CUR);
+        const off_t end = alone ? (off_t)(s->size + size) : lseek(s->fd, 0, SEEK_CUR);
         if (end == (off_t)(s->size + size)) {
             s->size += size, s->info = info, s->torn = 0, landed = 1;
         } else if (end < (off_t)size) return -EIO;
@@ -3431,7 +3466,9 @@ static int fsb_session_files_describe_(fsb_session *s)
         if (s->torn) fsb_session_put_(&s->line, "\n", 1);
         fsb_session_put_head_(&s->line, s);
         const size_t size = s->line.size;
+        fsb_session_beat_(s);
         err = s->line.err ? -ENOMEM : fsb_session_write_all_(s->fd, s->line.data, size);
+        s->beat = fsb_session_beat_(s); /* so that the next append looks where it lands */
         if (err) break;
         const off_t end = lseek(s->fd, 0, SEEK_CUR);
         if (end == (off_t)(s->size + size)) s->size += size, s->torn = 0, landed = 1;
@@ -3470,8 +3507,9 @@ static int fsb_session_retire_(fsb_session *s, const fsb_session_buf_ *packed)
         (packed && (uint64_t)st.st_size != s->size))
         err = -ESTALE;
     if (!err) err = fsb_session_write_all_(s->fd, fsb_session_seal_, sizeof fsb_session_seal_ - 1);
+    fsb_session_beat_(s);
     if (!err && packed &&
-        lseek(s->fd, 0, SEEK_CUR) != (off_t)(s->size + sizeof fsb_session_seal_ - 1))
+        (fstat(s->fd, &st) || (uint64_t)st.st_size != s->size + sizeof fsb_session_seal_ - 1))
         err = -ESTALE;
     if (!err && packed) {
         const fsb_session_span span = {packed->data, packed->size};
@@ -3892,7 +3930,23 @@ static void fsb_session_files_close_(fsb_session_store *store)
         fsb_session_shelf_close_(store->shelves);
         store->shelves = next;
     }
+    if (store->pulse) munmap(store->pulse, FSB_SESSION_PULSES_ * sizeof *store->pulse);
     if (store->fd >= 0) close(store->fd);
+}
+
+/* Without the counters appends are a little slower, that is all. */
+static void fsb_session_open_pulse_(fsb_session_store *store)
+{
+    const size_t size = FSB_SESSION_PULSES_ * sizeof *store->pulse;
+    struct stat  st;
+    const int    fd = openat(store->fd, ".pulse", O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (fd < 0) return;
+    if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode) &&
+        (st.st_size == (off_t)size || (st.st_size == 0 && posix_fallocate(fd, 0, (off_t)size) == 0))) {
+        void *map = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+        if (map != MAP_FAILED) store->pulse = (uint64_t *)map;
+    }
+    close(fd);
 }
 
 static const fsb_session_kind_ fsb_session_files_ = {
@@ -3914,6 +3968,7 @@ static int fsb_session_files_start_(fsb_session_store *store)
     if (store->fd < 0)
         return fsb_session_fail_(store, -errno, "%s: the folder cannot be opened", path);
     store->kind = &fsb_session_files_;
+    if (!store->desc.read_only) fsb_session_open_pulse_(store);
     return 0;
 }
 
@@ -5548,7 +5603,9 @@ static int fsb_session_feed_all_(fsb_session_sql_ *c)
     int more = !c->store->desc.read_only && fsb_session_any_dirty_(c);
     if (!more) return 0;
     sqlite3_busy_handler(c->db, NULL, NULL);
-    while (more > 0) more = fsb_session_index_batch_(c);
+    int batches = 0;
+    for (; more > 0; ++batches) more = fsb_session_index_batch_(c);
+    if (more == 0 && batches > 64) fsb_session_sql_exec_(c, "INSERT INTO words(words) VALUES('optimize')");
     sqlite3_busy_handler(c->db, fsb_session_busy_, c);
     return more == -ENOMEM ? more : 0;
 }
@@ -6888,6 +6945,7 @@ FSB_API int fsb_session_copy(fsb_session_store *to, fsb_session_store *from, con
     return fsb_session_told_(to, err, "copy", user, id);
 }
 
+#endif /* AT_EMPTY_PATH */
 #endif /* implementation */
 /*
 MIT License
