@@ -1224,14 +1224,29 @@ static void fsb_session_words_begin_(fsb_session_words_ *w, const char *text, si
     w->size = size < FSB_SESSION_INDEXED_ ? size : (size_t)FSB_SESSION_INDEXED_;
 }
 
+static const char fsb_session_ascii_[129] = /* letters and digits in lower case, else ' ' */
+    "                                                0123456789      "
+    " abcdefghijklmnopqrstuvwxyz      abcdefghijklmnopqrstuvwxyz     ";
+
 static int fsb_session_next_word_(fsb_session_words_ *w)
 {
     uint32_t c;
     w->len = 0;
     while (w->at < w->size) {
+        const unsigned char byte = w->text[w->at];
+        if (byte < 0x80) { /* most text, so it is done at once */
+            const char letter = fsb_session_ascii_[byte];
+            if (letter == ' ' && w->len) return 1;
+            if (letter != ' ') {
+                if (!w->len) w->start = w->at;
+                if (w->len <= FSB_SESSION_WORD_ - 4) w->word[w->len++] = letter;
+                w->end = w->at + 1;
+            }
+            ++w->at;
+            continue;
+        }
         size_t n = 1;
-        if (w->text[w->at] < 0x80) c = w->text[w->at];
-        else if (!(n = fsb_session_utf8_(w->text + w->at, w->size - w->at, &c))) n = 1, c = 0;
+        if (!(n = fsb_session_utf8_(w->text + w->at, w->size - w->at, &c))) n = 1, c = 0;
         c = fsb_session_letter_(c);
         const int alone = c > 0xff && fsb_session_alone_(c);
         if (w->len && (!c || alone)) return 1;
@@ -1571,6 +1586,8 @@ static size_t fsb_session_places_(fsb_session_buf_ *places, fsb_session_buf_ *no
     fsb_session_words_ w;
     size_t             count = 0;
     fsb_session_words_begin_(&w, text.data, text.size);
+    fsb_session_reserve_(normal, w.size + 8);
+    fsb_session_reserve_(places, (w.size / 5 + 8) * sizeof(fsb_session_place_));
     fsb_session_put_(normal, " ", 1);
     for (; fsb_session_next_word_(&w); ++count) {
         const fsb_session_place_ place = {w.start, w.end, normal->size - 1, 0, 0};
