@@ -3124,7 +3124,8 @@ static int fsb_session_replace_file_(fsb_session *s)
         err = -ESTALE;
     if (!err) err = fsb_session_write_all_(s->fd, fsb_session_seal_, sizeof fsb_session_seal_ - 1);
     fsb_session_beat_(s);
-    if (!err && (fstat(s->fd, &st) || (uint64_t)st.st_size != s->size + sizeof fsb_session_seal_ - 1))
+    if (!err &&
+        (fstat(s->fd, &st) || (uint64_t)st.st_size != s->size + sizeof fsb_session_seal_ - 1))
         err = -ESTALE; /* an append came between; the seal means nothing now */
     const fsb_session_span text = {s->line.data, s->line.size};
     if (!err) err = fsb_session_place_file_(s->store, path, text, 0, &fd);
@@ -3959,7 +3960,8 @@ static void fsb_session_open_pulse_(fsb_session_store *store)
     const int    fd = openat(store->fd, ".pulse", O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (fd < 0) return;
     if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode) &&
-        (st.st_size == (off_t)size || (st.st_size == 0 && posix_fallocate(fd, 0, (off_t)size) == 0))) {
+        (st.st_size == (off_t)size ||
+         (st.st_size == 0 && posix_fallocate(fd, 0, (off_t)size) == 0))) {
         void *map = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
         if (map != MAP_FAILED) store->pulse = (uint64_t *)map;
     }
@@ -5622,7 +5624,8 @@ static int fsb_session_feed_all_(fsb_session_sql_ *c)
     sqlite3_busy_handler(c->db, NULL, NULL);
     int batches = 0;
     for (; more > 0; ++batches) more = fsb_session_index_batch_(c);
-    if (more == 0 && batches > 64) fsb_session_sql_exec_(c, "INSERT INTO words(words) VALUES('optimize')");
+    if (more == 0 && batches > 64) /* much at once: worth one segment */
+        fsb_session_sql_exec_(c, "INSERT INTO words(words) VALUES('optimize')");
     sqlite3_busy_handler(c->db, fsb_session_busy_, c);
     return more == -ENOMEM ? more : 0;
 }

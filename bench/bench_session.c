@@ -405,7 +405,7 @@ static void sqlite_append(int durability, const char *how, int no_search)
     fsb_session       *s = filled_session(store, "a", 100);
     uint64_t           count = 0, bare_count = 0;
     open_bare(&b, durability);
-    bare_append(&b, 100);
+    append(s, 500), bare_append(&b, 600); /* both logs past their first checkpoint */
     for (int r = 0; r < rounds; ++r) {
         uint64_t had = allocations;
         double   begin = durable ? now_ns() : cpu_ns();

@@ -728,7 +728,8 @@ static void imports(int kind)
 {
     static const char *const bad[] = {"", "{", "[]", "{\"fsb\":1}",
         "{\"fsb\":1,\"session\":\"../x\"}", "{\"fsb\":1,\"session\":\"a\\u0000b\"}",
-        "{\"fsb\":1,\"session\":\"x\"}\nnonsense\n", "{\"fsb\":1,\"session\":\"x\",\"messages\":[7]}",
+        "{\"fsb\":1,\"session\":\"x\"}\nnonsense\n",
+        "{\"fsb\":1,\"session\":\"x\",\"messages\":[7]}",
         "{\"fsb\":1,\"session\":\"x\",\"messages\":[{\"role\":\"\"}]}"};
     static const char good[] = "{\"fsb\":1,\"session\":\"x\",\"title\":\"\\u0041\\ud83d\\ude00\","
         "\"tags\":[\"t\"]}\n{\"role\":\"user\",\"content\":\"no id, no time, no line feed\"}";
@@ -922,7 +923,8 @@ static void test_bad_lines(void)
     FILE *f = fopen(name, "a");
     REQUIRE(f);
     fputs("{\"role\":\"user\", broken\n\n{\"role\":\"user\",\"content\":\"by hand\"}\n"
-          "{\"id\":2,\"role\":\"user\",\"content\":\"id used before\"}\n{\"id\":9,\"role\":\"us", f);
+          "{\"id\":2,\"role\":\"user\",\"content\":\"id used before\"}\n"
+          "{\"id\":9,\"role\":\"us", f);
     fclose(f);
     log_lines = 0;
     REQUIRE(fsb_session_open(&s, store, "ann", "b") == 0);

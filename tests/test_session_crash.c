@@ -79,7 +79,7 @@ static fsb_session_message numbered(char *text, size_t size, int n)
     return m;
 }
 
-/* Messages 0 to at least acknowledged - 1, each whole, in order, once. Returns how many there are. */
+/* Messages 0 to at least acknowledged - 1, each whole, in order, once. Returns how many. */
 static int check_session(fsb_session_store *store, const char *id, int acknowledged)
 {
     fsb_session         *s = NULL;
@@ -264,7 +264,7 @@ static void processes(int kind)
 static void test_processes_files(void) { processes(FSB_SESSION_FILES); }
 
 /* ---- [power, files] -------------------------------------------------------------------------- */
-/* What is durable: by inode its content as of the last flush, by folder its names as of the last. */
+/* What is durable: by inode its content as of the last flush, by folder its names likewise. */
 typedef struct durable_file {
     ino_t  ino;
     char  *data;

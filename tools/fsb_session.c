@@ -70,7 +70,7 @@ static int open_one(context *c, const char *id, fsb_session **s)
     return err ? fail(c, c->store, id, err) : 0;
 }
 
-/* ---- [commands] each gets its operands, checked for their number ------------------------------- */
+/* ---- [commands] each gets its operands, checked for their number --------------------------- */
 static int cmd_list(context *c, int n, char **args)
 {
     fsb_session_filter      f;
@@ -451,7 +451,8 @@ static int run(context *c, const struct command *command, int n, char **args)
         snprintf(home, sizeof home, "%s/.local/share/fsb/sessions", dir ? dir : ".");
         c->path = home;
     }
-    for (char *p = c->path == home ? home + 1 : NULL; p && command->writes && (p = strchr(p, '/')); ++p) {
+    char *p = c->path == home && command->writes ? home + 1 : NULL; /* makes ~/.local/share/fsb */
+    for (; p && (p = strchr(p, '/')) != NULL; ++p) {
         *p = '\0';
         mkdir(home, 0700);
         *p = '/';
