@@ -3271,6 +3271,27 @@ static int fsb_session_files_rebase_(fsb_session *s, const fsb_session_message *
     return err ? err : fsb_session_files_replace_(s, messages, count);
 }
 
+/* Takes in the lines that were added since, if that is all that happened: text is the file from the
+   byte before s->size on. Returns 1 if so, 0 if the whole file has to be read, or -ENOMEM. */
+static int fsb_session_take_tail_(fsb_session *s, const fsb_session_buf_ *text)
+{
+    fsb_session_block     *block = fsb_session_block_new_(&s->store->desc.allocator);
+    fsb_session_line_kind_ kind = FSB_SESSION_BAD_LINE_;
+    fsb_session_message    m;
+    fsb_session_walk_      w;
+    int                    err = block ? 0 : -ENOMEM;
+    fsb_session_walk_begin_(&w, s->info.user, s->info.id, text->size);
+    w.info = s->info, w.branch = s->branch, w.at = 1;
+    w.bad_lines = s->bad_lines, w.first_bad_line = s->first_bad_line;
+    while (!err && kind != FSB_SESSION_BLANK_LINE_)
+        err = fsb_session_step_(&w, block, text->data, &m, &kind);
+    const int simple = !err && !w.sealed && w.bad_lines == s->bad_lines;
+    if (simple) err = fsb_session_take_walk_(s, &w);
+    if (simple && !err) s->size += w.at - 1, s->torn = 0;
+    fsb_session_block_free_(block);
+    return err ? err : simple;
+}
+
 /* Our bytes landed at position `at` of s->fd, not where we expected. Learns what else is there.
    1: they count; 0: they must be written again; or an errno. */
 static int fsb_session_landed_(fsb_session *s, uint64_t at, size_t size)
@@ -3289,8 +3310,12 @@ static int fsb_session_landed_(fsb_session *s, uint64_t at, size_t size)
             counts = counts && memmem(text.data + mine + size, text.size - mine - size,
                                       fsb_session_seal_, seal) != NULL;
     }
+    int done = 0;
+    if (!err && current && counts && s->size && text.data[0] == '\n')
+        done = fsb_session_take_tail_(s, &text);
     fsb_session_unbuffer_(&text);
-    if (!err) err = fsb_session_read_file_(s, NULL, NULL, NULL);
+    if (done < 0) err = done;
+    if (!err && !done) err = fsb_session_read_file_(s, NULL, NULL, NULL);
     return err ? err : counts;
 }
 
@@ -3709,7 +3734,7 @@ static int fsb_session_hunt_log_(const fsb_session_hunt_ *h)
         at += done, b.size -= done;
     }
     fsb_session_unbuffer_(&b);
-    if (!err)
+    if (!err && h->shelf->fresh.size)
         fsb_session_hunt_in_(h, h->shelf->fresh.data, h->shelf->fresh.size, h->shelf->end, &err);
     return err;
 }

@@ -41,6 +41,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     fsb_session_record_    r;
     uint16_t               counts[FSB_SESSION_TERMS_];
     if (!block) return 0;
+    memset(&match, 0, sizeof match);
+    match.text = list;
     if (fsb_session_read_import_(block, text, &w, &list) == 0) {
         const fsb_session_message *m = (const fsb_session_message *)(const void *)list.data;
         for (size_t i = 0; i < list.size / sizeof *m;
