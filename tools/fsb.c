@@ -5,6 +5,7 @@
 #include "../fsb_registry.h"
 
 int fsb_cmd_registry(int argc, char **argv);
+int fsb_cmd_session(int argc, char **argv);
 
 /* argv[0] is the group's name; returns the exit status. */
 static const struct {
@@ -12,6 +13,7 @@ static const struct {
     int (*run)(int argc, char **argv);
 } groups[] = {
     {"registry", "versioned documents", fsb_cmd_registry},
+    {"session", "conversations, saved and searched", fsb_cmd_session},
 };
 
 static void usage(FILE *to)
