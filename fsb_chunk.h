@@ -491,6 +491,7 @@ FSB_API void fsb_blake3_hash(const void *data, size_t size, unsigned char out[32
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -581,6 +582,25 @@ static uint64_t fsb_chunk_random_(void)
         value = ((uint64_t)t.tv_sec << 32) ^ (uint64_t)t.tv_nsec ^ ((uint64_t)getpid() << 20);
     }
     return value;
+}
+
+/* As poll(), but looks for a moment before it sleeps: who asks one thing after another is answered
+   without waking an idle processor, which takes longer than most answers (measured: 35 us a wake,
+   four a request). Others run meanwhile; where nothing comes, it sleeps after that moment. */
+static int fsb_chunk_poll_(struct pollfd *p, nfds_t count, int patience, int lively)
+{
+    enum { LOOK_NS = 120000 };
+    struct timespec begin, now;
+    if (lively && patience) {
+        clock_gettime(CLOCK_MONOTONIC, &begin);
+        do {
+            const int n = poll(p, count, 0);
+            if (n) return n;
+            sched_yield();
+            clock_gettime(CLOCK_MONOTONIC, &now);
+        } while ((now.tv_sec - begin.tv_sec) * 1000000000 + (now.tv_nsec - begin.tv_nsec) < LOOK_NS);
+    }
+    return poll(p, count, patience);
 }
 
 static int fsb_chunk_cond_init_(pthread_cond_t *cond) /* waits by CLOCK_MONOTONIC */
@@ -3020,7 +3040,7 @@ static int fsb_chunk_wait_(fsb_chunk_conn_ *conn, int reads, int64_t hello)
     pthread_mutex_unlock(&conn->lock);
     if (broken) return broken;
     if (!reads) p[0].events = POLLRDHUP;
-    const int n = poll(p, sends ? 4 : 3, patience);
+    const int n = fsb_chunk_poll_(p, sends ? 4 : 3, patience, conn->share != NULL);
     if (n < 0) return errno == EINTR ? 0 : -errno;
     if (n == 0) {
         fsb_chunk_rest_(conn);
@@ -3898,7 +3918,7 @@ static int fsb_chunk_client_wait_(fsb_chunk_client_ *c)
     const int patience = busy ? FSB_CHUNK_TICK_MS_ : c->asleep ? -1 : 1000;
     pthread_mutex_unlock(&c->lock);
     if (over) return -ENOTCONN;
-    const int n = poll(p, blocked ? 3 : 2, patience);
+    const int n = fsb_chunk_poll_(p, blocked ? 3 : 2, patience, patience > 0);
     if (n < 0) return errno == EINTR ? 0 : -ENOTCONN;
     if (n == 0 && !busy) {
         pthread_mutex_lock(&c->lock);
