@@ -591,14 +591,14 @@ static int fsb_chunk_poll_(struct pollfd *p, nfds_t count, int patience, int liv
 {
     enum { LOOK_NS = 120000 };
     struct timespec begin, now;
-    if (lively && patience) {
-        clock_gettime(CLOCK_MONOTONIC, &begin);
-        do {
-            const int n = poll(p, count, 0);
-            if (n) return n;
-            sched_yield();
-            clock_gettime(CLOCK_MONOTONIC, &now);
-        } while ((now.tv_sec - begin.tv_sec) * 1000000000 + (now.tv_nsec - begin.tv_nsec) < LOOK_NS);
+    int64_t         ns = 0;
+    clock_gettime(CLOCK_MONOTONIC, &begin);
+    while (lively && patience && ns < LOOK_NS) {
+        const int n = poll(p, count, 0);
+        if (n) return n;
+        sched_yield();
+        clock_gettime(CLOCK_MONOTONIC, &now);
+        ns = (int64_t)(now.tv_sec - begin.tv_sec) * 1000000000 + (now.tv_nsec - begin.tv_nsec);
     }
     return poll(p, count, patience);
 }
