@@ -57,6 +57,7 @@
    THREADS   fsb_chunk_server_listen() starts a thread that accepts, then one per client, so that a
              client who stalls stalls itself; calls that may wait for a disk go to at most
              desc.threads more, or to desc.runner. fsb_chunk_client_open() starts one: the receiver.
+             While there is traffic both ends look for more for 120 us before they sleep.
    MEMORY    desc.allocator only. A server holds at most desc.max_bytes of a client's requests and
              answers, then reads no more from it. Idle clients cost a thread's stack and 16 KiB.
    ERRORS    0 or a negative errno. -EPROTO the peer broke the protocol, -ENOTCONN the connection is

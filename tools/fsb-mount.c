@@ -105,8 +105,10 @@ static fsb_backend *connect_to(const options *o, const tool_url *url, fsb_logger
     } else {
         fsb_chunk_client_desc desc = {0};
         desc.address = url->address, desc.share = url->share[0] ? url->share : NULL;
-        desc.timeout_ms = o->timeout_ms;
+        desc.timeout_ms = o->timeout_ms, desc.log = log;
+        ((tool_log *)log.user)->hold = 1; /* the messages below say it better */
         err = fsb_chunk_client_open(&backend, &desc);
+        ((tool_log *)log.user)->hold = 0;
         if (err == -ENOENT && url->share[0] && access(url->address + 5, F_OK) == 0)
             tool_fail("the host has no share '%s'; its URLs are what fsb-host printed", url->share);
         if (err == -ENOENT || err == -ECONNREFUSED)
