@@ -161,7 +161,24 @@ typedef struct fsb_dirent {
     size_t      name_size;
     uint64_t    cookie; /* the op->offset that goes on behind it; keeps while names change; not 0 */
     fsb_stat    stat;   /* whole with FSB_LIST_STAT; else ino, and type in mode (0: not known) */
+    const char *folder; /* DEEP: the path it is in; NULL: op->path. name_size 0: that was all of it
+                           (stat: its own, older than its names) */
+    const void *data;   /* DATA: all stat.size bytes of the file, or NULL: not included */
 } fsb_dirent;
+
+/* A command to run (EXEC). It leads a process group of its own, which is ended with SIGTERM, two
+   seconds later SIGKILL, at the op's timeout, on cancel, and when output() asks for it. */
+typedef struct fsb_exec {
+    const char *const *argv; /* NULL behind the last; with FSB_EXEC_SHELL one text for sh -c */
+    const char *const *env;  /* "NAME=value" over the host's own; NULL behind the last, or NULL */
+    const void        *input; /* what it reads from stdin, then end of file */
+    size_t             input_size;
+    uint64_t           max_output; /* bytes of each stream to hand out; 0: all */
+    /* Hands out what it writes: fd 1 stdout, 2 stderr, each in order; not 0 ends the command. */
+    int (*output)(fsb_op *op, int fd, const void *data, size_t size);
+    int32_t  exit_code, signal; /* -> of which one is 0 */
+    uint64_t cut[2];            /* -> bytes of stdout and stderr that were too many */
+} fsb_exec;
 
 /* Bytes handed out without a copy. release NULL: borrowed, valid until done() returns (what call[]
    hands out can be kept). Else they are the receiver's, who calls fsb_slice_release(). */
@@ -187,6 +204,7 @@ enum {
 typedef struct fsb_event {
     uint32_t    kind; /* FSB_EVENT_* */
     const char *path, *path2;
+    const fsb_stat *stat; /* of path (RENAMED: path2) as it is now, where known, else NULL */
 } fsb_event;
 
 /* The calls. "at": op->handle unless it is 0, else op->path; a path that leads to another file than
@@ -195,9 +213,10 @@ typedef struct fsb_event {
 enum {
     FSB_OP_STAT = 1, /* at -> stat */
     FSB_OP_READLINK, /* at, size -> bytes of the text; result their number */
-    FSB_OP_LIST,     /* at, offset (0 or a cookie), flags FSB_LIST_*; emit() for each name
-                        -> result 1 at the end, 0 if there is more behind the last cookie:
-                        emit() stopped it, or it was enough for one call */
+    FSB_OP_LIST,     /* at, offset (0 or a cookie), flags FSB_LIST_*, size64 (about how many bytes
+                        of names, stats, data; 0: any); emit() for each name -> stat (with
+                        LIST_STAT, older than the names), result 1 at the end, 0 if there is more
+                        behind the last cookie: emit() stopped it, or it was enough for one call */
     FSB_OP_OPEN,     /* path, file_id, flags FSB_O_*, attr -> handle, stat; with FSB_O_READ and
                         size > 0 also bytes from 0 on; result their number */
     FSB_OP_READ,     /* handle, offset, size -> bytes; result below size only at the end of file */
@@ -228,6 +247,8 @@ enum {
                            -EAGAIN if taken; TEST -> flags (UNLOCK: free), offset, size64, pid */
     FSB_OP_WATCH,       /* path, flags FSB_WATCH_*; event(user, ...) on the backend's own thread,
                            until the handle is closed -> handle */
+    FSB_OP_EXEC,        /* path: where it runs; exec, flags FSB_EXEC_*, timeout_ms -> exec; result 0
+                           however the command ended, -ETIMEDOUT, -EACCES not allowed here */
     FSB_OP_DESCRIPTOR,  /* handle -> result: the kernel's descriptor behind it, borrowed while the
                            handle is open; never on the wire */
     FSB_OP_COUNT
@@ -235,7 +256,10 @@ enum {
 enum { /* OPEN, PUT: READ or WRITE or both. A symbolic link answers -ELOOP */
     FSB_O_READ = 1, FSB_O_WRITE = 2, FSB_O_CREATE = 4, FSB_O_EXCL = 8, FSB_O_TRUNC = 16
 };
-enum { FSB_LIST_STAT = 1 };
+enum { /* LIST: DATA and DEEP go with STAT, as far as size64 allows; leaving out is no error */
+    FSB_LIST_STAT = 1, FSB_LIST_DATA = 2, /* the bytes of small files too */
+    FSB_LIST_DEEP = 4 /* behind the last name the folders below, breadth first */
+};
 enum { FSB_WRITE_APPEND = 1, FSB_WRITE_KILL_PRIV = 2 /* as FSB_ATTR_KILL_PRIV */ };
 enum { FSB_SYNC_DATA = 1 /* as fdatasync(2) */ };
 enum { FSB_RENAME_NOREPLACE = 1, FSB_RENAME_EXCHANGE = 2 };
@@ -244,7 +268,14 @@ enum { FSB_SEEK_DATA = 1, FSB_SEEK_HOLE = 2 };
 enum { FSB_XATTR_CREATE = 1, FSB_XATTR_REPLACE = 2 };
 enum { FSB_LOCK_UNLOCK = 0, FSB_LOCK_SHARED = 1, FSB_LOCK_EXCLUSIVE = 2, FSB_LOCK_TEST = 4,
        FSB_LOCK_WAIT = 8, FSB_LOCK_FLOCK = 16 /* as flock(2): the file, apart from fcntl(2)'s */ };
-enum { FSB_WATCH_DEEP = 1 /* folders below too */ };
+enum {
+    FSB_WATCH_DEEP = 1,    /* folders below too */
+    FSB_WATCH_FOREIGN = 2, /* where it can be told, not what this process did itself */
+    FSB_WATCH_HELD = 4     /* a lease on "/": what this backend answers may be kept until an event
+                              says otherwise; others' changes wait until event() has returned; own
+                              ones tell nothing. -ENOSYS: nothing may be kept */
+};
+enum { FSB_EXEC_SHELL = 1 };
 
 struct fsb_op {
     /* asked */
@@ -262,6 +293,7 @@ struct fsb_op {
     uint32_t    pid;        /* LOCK: to tell others */
     uint32_t    timeout_ms; /* 0: the backend's own; passed, the op ends with -ETIMEDOUT */
     fsb_attr    attr;
+    fsb_exec   *exec;       /* EXEC */
     int (*emit)(fsb_op *op, const fsb_dirent *entry);  /* LIST: 0 goes on, 1 stops before entry */
     void (*event)(void *user, const fsb_event *event); /* WATCH */
     /* answered */
