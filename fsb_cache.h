@@ -4184,6 +4184,7 @@ static int fsb_cached_odd_(const fsb_op *op)
     if (op->handle || !p) return op->flags != 0;
     if (op->code == FSB_OP_LIST) {
         if (op->flags > (FSB_LIST_STAT | FSB_LIST_DATA | FSB_LIST_DEEP)) return 1;
+        if (op->flags && !(op->flags & FSB_LIST_STAT)) return 1;
     } else if (op->code == FSB_OP_OPEN) {
         if (!p[1]) return 1;
     } else if (op->flags || ((op->code == FSB_OP_GET) && !p[1])) return 1;
