@@ -2553,7 +2553,7 @@ static void fsb_cached_no_slice_(fsb_op *op)
 static int fsb_cached_bytes_(fsb_cached_ *c, fsb_op *op, const fsb_stat *st, uint64_t offset,
                              uint64_t *missing)
 {
-    fsb_slice      part[FSB_IO_MAX / FSB_CACHED_CHUNK_ + 2];
+    fsb_slice      part[(size_t)FSB_IO_MAX / (size_t)FSB_CACHED_CHUNK_ + 2];
     const uint64_t left = offset < st->size ? st->size - offset : 0;
     const size_t   want = left < op->size ? (size_t)left : op->size;
     const uint64_t first = offset / FSB_CACHED_CHUNK_;
@@ -3547,7 +3547,7 @@ static void fsb_cached_open_late_(fsb_cached_ *c, fsb_cached_file_ *f, fsb_op *o
     if (wait) w->next = f->waiting, f->waiting = w;
     if (send) f->opening = 1;
     pthread_mutex_unlock(&f->lock);
-    k->op.path = k->path->text, k->op.flags = f->flags & FSB_O_READ ? FSB_O_READ : f->flags;
+    k->op.path = k->path->text, k->op.flags = f->flags; /* what opens late only reads */
     k->op.file_id = f->file_id, k->op.size = size;
     if (send) {
         fsb_cached_send_(k);
@@ -3697,8 +3697,8 @@ static void fsb_cached_read_miss_(fsb_cached_ *c, fsb_op *op, fsb_cached_file_ *
             if (!sent) fsb_cached_finish_(op, -ENOMEM);
             return;
         }
-        fsb_cached_open_late_(c, f, op, tries, op->offset < FSB_CACHED_CHUNK_ ? FSB_CACHED_CHUNK_
-                                                                              : 0);
+        const size_t first = op->offset < FSB_CACHED_CHUNK_ ? (size_t)FSB_CACHED_CHUNK_ : 0;
+        fsb_cached_open_late_(c, f, op, tries, first);
         return;
     }
     const uint64_t from = op->offset / FSB_CACHED_CHUNK_ * FSB_CACHED_CHUNK_, end = op->offset
