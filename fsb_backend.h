@@ -586,7 +586,7 @@ static fsb_backend_rule_ fsb_backend_rule_of_(uint32_t code)
         {0, 0},
         {AT, 0},                     /* STAT */
         {AT | BYTES, 0},             /* READLINK */
-        {AT, FSB_LIST_STAT},         /* LIST */
+        {AT, FSB_LIST_STAT | FSB_LIST_DATA | FSB_LIST_DEEP},
         {PATH | BYTES, 31},          /* OPEN: all of FSB_O_* */
         {HANDLE | BYTES, 0},         /* READ */
         {HANDLE | DATA | CHANGES, FSB_WRITE_APPEND | FSB_WRITE_KILL_PRIV},
@@ -646,7 +646,8 @@ static int fsb_backend_check_more_(const fsb_op *op)
         return op->flags & FSB_O_WRITE ? fsb_backend_check_open_(op) : -EINVAL;
     case FSB_OP_GET: return op->path[1] ? 0 : -EISDIR;
     case FSB_OP_SETATTR: return fsb_backend_check_attr_(op);
-    case FSB_OP_LIST: return op->emit ? 0 : -EINVAL;
+    case FSB_OP_LIST: /* DATA and DEEP go with STAT */
+        return op->emit && (op->flags < FSB_LIST_DATA || op->flags & FSB_LIST_STAT) ? 0 : -EINVAL;
     case FSB_OP_WATCH: return op->event ? 0 : -EINVAL;
     case FSB_OP_RENAME:
         if (op->flags == (FSB_RENAME_NOREPLACE | FSB_RENAME_EXCHANGE)) return -EINVAL;
@@ -1029,6 +1030,116 @@ FSB_API int fsb_write_file(fsb_backend *b, const char *path, const void *data, s
     op.code = FSB_OP_CLOSE, op.flags = 0;
     if (fsb_backend_call(b, &op) < 0 && !err) err = (int)op.result;
     return err;
+}
+
+/* ---- [listing] ------------------------------------------------------------------------------- */
+
+/* A LIST under way: what it has handed out, and the folders it goes into next, in the order they
+   were found. The queue is bounded, however broad the tree: a folder that does not fit is left out,
+   as one behind the budget is. */
+enum { FSB_BACKEND_SMALL_ = 64 << 10, FSB_BACKEND_QUEUE_ = 4 << 20 /* bytes */ };
+
+typedef struct fsb_backend_folder_ { /* the path with its '\0' follows */
+    struct fsb_backend_folder_ *next;
+    uint64_t                    file_id;
+    size_t                      size;
+} fsb_backend_folder_;
+
+typedef struct fsb_backend_listing_ {
+    fsb_op               *op;
+    const fsb_allocator  *allocator;
+    const char           *folder; /* the one being listed; NULL: op->path */
+    char                 *room;   /* DATA: for a small file and a byte; NULL: none is read */
+    uint64_t              spent;
+    size_t                queued; /* bytes */
+    fsb_backend_folder_  *first, **last;
+} fsb_backend_listing_;
+
+/* Lists one folder: 1 all of it, 0 stopped, or an error. *stat is its own, taken first. */
+typedef int64_t (*fsb_backend_list_one_)(void *owner, fsb_backend_listing_ *ls, const char *path,
+                                         uint64_t file_id, uint64_t offset, fsb_stat *stat);
+
+/* folder + "/" + name; 0 if that is too long. */
+static int fsb_backend_join_(char *out, const char *folder, const char *name)
+{
+    const size_t a = folder[1] ? strlen(folder) : 0, b = strlen(name);
+    if (a + 1 + b > FSB_PATH_MAX) return 0;
+    memcpy(out, folder, a);
+    out[a] = '/';
+    memcpy(out + a + 1, name, b + 1);
+    return 1;
+}
+
+static void fsb_backend_listing_push_(fsb_backend_listing_ *ls, const fsb_dirent *entry)
+{
+    char path[FSB_PATH_MAX + 1];
+    if (!fsb_backend_join_(path, ls->folder ? ls->folder : ls->op->path, entry->name)) return;
+    const size_t         size = strlen(path) + 1, bytes = sizeof(fsb_backend_folder_) + size;
+    fsb_backend_folder_ *f = NULL;
+    if (ls->queued + bytes <= FSB_BACKEND_QUEUE_)
+        f = (fsb_backend_folder_ *)fsb_backend_new_(ls->allocator, bytes);
+    if (!f) return;
+    memcpy(f + 1, path, size);
+    f->file_id = entry->stat.file_id, f->size = size;
+    *ls->last = f, ls->last = &f->next, ls->queued += bytes;
+}
+
+static fsb_backend_folder_ *fsb_backend_listing_pop_(fsb_backend_listing_ *ls)
+{
+    fsb_backend_folder_ *f = ls->first;
+    if (!f) return NULL;
+    ls->first = f->next, ls->queued -= sizeof *f + f->size;
+    if (!ls->first) ls->last = &ls->first;
+    return f;
+}
+
+/* Hands an entry out: 0 go on, 1 stop before it. */
+static int fsb_backend_listing_emit_(fsb_backend_listing_ *ls, fsb_dirent *entry)
+{
+    fsb_op *op = ls->op;
+    if (op->size64 && ls->spent >= op->size64) return 1;
+    entry->folder = ls->folder;
+    if (op->emit(op, entry)) return 1;
+    ls->spent += sizeof entry->stat + entry->name_size + (entry->data ? entry->stat.size : 0);
+    if (op->flags & FSB_LIST_DEEP && entry->name_size && S_ISDIR(entry->stat.mode))
+        fsb_backend_listing_push_(ls, entry);
+    return 0;
+}
+
+/* The folders below, as far as the budget goes; one that cannot be listed is left out. */
+static void fsb_backend_listing_below_(fsb_backend_listing_ *ls, fsb_backend_list_one_ one,
+                                       void *owner)
+{
+    fsb_backend_folder_ *f;
+    int                  more = 1;
+    while (more && (f = fsb_backend_listing_pop_(ls)) != NULL) {
+        fsb_dirent whole;
+        memset(&whole, 0, sizeof whole);
+        ls->folder = (const char *)(const void *)(f + 1), whole.name = "";
+        const int64_t n = one(owner, ls, ls->folder, f->file_id, 0, &whole.stat);
+        if (n == 1) more = !fsb_backend_listing_emit_(ls, &whole);
+        else more = n < 0;
+        fsb_backend_free_(ls->allocator, f, sizeof *f + f->size);
+    }
+}
+
+/* LIST, where `one` lists a folder. */
+static int64_t fsb_backend_list_(fsb_op *op, const fsb_allocator *a, fsb_backend_list_one_ one,
+                                 void *owner)
+{
+    fsb_backend_listing_ ls;
+    fsb_stat             stat;
+    memset(&ls, 0, sizeof ls);
+    ls.op = op, ls.allocator = a, ls.last = &ls.first;
+    if (op->flags & FSB_LIST_DATA)
+        ls.room = (char *)fsb_backend_resize_(a, NULL, 0, FSB_BACKEND_SMALL_ + 1);
+    const int64_t n = one(owner, &ls, op->path, op->file_id, op->offset, &stat);
+    if (n >= 0 && op->flags & FSB_LIST_STAT) op->stat = stat;
+    if (n == 1) fsb_backend_listing_below_(&ls, one, owner);
+    for (fsb_backend_folder_ *f; (f = fsb_backend_listing_pop_(&ls)) != NULL;)
+        fsb_backend_free_(a, f, sizeof *f + f->size);
+    fsb_backend_free_(a, ls.room, FSB_BACKEND_SMALL_ + 1);
+    return n;
 }
 
 /* ---- [workers] ------------------------------------------------------------------------------- */
@@ -2075,27 +2186,46 @@ typedef struct fsb_local_dirent_ { /* as getdents64(2) fills them in */
     char           name[1];
 } fsb_local_dirent_;
 
+/* All bytes of a small file, or NULL. Its stat was taken before; the same one after the reading says
+   that these are the bytes of that version. */
+static const void *fsb_local_small_(fsb_local_ *l, fsb_backend_listing_ *ls, int dir,
+                                    const char *name, const fsb_stat *st)
+{
+    if (!ls->room || !S_ISREG(st->mode) || st->size > FSB_BACKEND_SMALL_) return NULL;
+    const int fd = openat(dir, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+    if (fd < 0) return NULL;
+    fsb_stat      after;
+    const ssize_t n = pread(fd, ls->room, (size_t)st->size + 1, 0);
+    const int     whole = n >= 0 && (uint64_t)n == st->size && !fsb_local_look_(l, fd, "", &after)
+                          && after.version == st->version && after.file_id == st->file_id;
+    close(fd);
+    return whole ? ls->room : NULL;
+}
+
 /* Emits one entry: 0 go on, 1 stop. */
-static int fsb_local_emit_(fsb_local_ *l, fsb_op *op, int dir, const fsb_local_dirent_ *d)
+static int fsb_local_emit_(fsb_local_ *l, fsb_backend_listing_ *ls, int dir,
+                           const fsb_local_dirent_ *d)
 {
     fsb_dirent  entry;
     const char *name = d->name;
     if (name[0] == '.' && (!name[1] || (name[1] == '.' && !name[2]))) return 0;
     memset(&entry, 0, sizeof entry);
-    if (op->flags & FSB_LIST_STAT) {
+    if (ls->op->flags & FSB_LIST_STAT) {
         if (fsb_local_look_(l, dir, name, &entry.stat)) return 0; /* gone meanwhile */
     } else {
         entry.stat.ino = d->ino, entry.stat.mode = (uint32_t)d->type << 12;
     }
     entry.name = name, entry.name_size = strlen(name), entry.cookie = (uint64_t)d->offset;
-    return op->emit(op, &entry);
+    entry.data = fsb_local_small_(l, ls, dir, name, &entry.stat);
+    return fsb_backend_listing_emit_(ls, &entry);
 }
 
-static int64_t fsb_local_list_from_(fsb_local_ *l, fsb_op *op, int dir)
+static int64_t fsb_local_list_from_(fsb_local_ *l, fsb_backend_listing_ *ls, int dir,
+                                    uint64_t offset)
 {
     union { uint64_t align; char bytes[FSB_LOCAL_LIST_BYTES_]; } buf;
-    if (op->offset > INT64_MAX) return -EINVAL;
-    if (op->offset && lseek(dir, (off_t)op->offset, SEEK_SET) < 0) return -errno;
+    if (offset > INT64_MAX) return -EINVAL;
+    if (offset && lseek(dir, (off_t)offset, SEEK_SET) < 0) return -errno;
     for (;;) {
         const long n = syscall(SYS_getdents64, dir, buf.bytes, sizeof buf.bytes);
         if (n < 0) return -errno;
@@ -2103,9 +2233,26 @@ static int64_t fsb_local_list_from_(fsb_local_ *l, fsb_op *op, int dir)
         const fsb_local_dirent_ *d;
         for (long at = 0; at < n; at += d->size) {
             d = (const fsb_local_dirent_ *)(const void *)(buf.bytes + at);
-            if (fsb_local_emit_(l, op, dir, d)) return 0;
+            if (fsb_local_emit_(l, ls, dir, d)) return 0;
         }
     }
+}
+
+/* A folder found on the way is listed only if it is still the same one (file_id), so that a symbolic
+   link put in its place is not followed. */
+static int64_t fsb_local_list_one_(void *owner, fsb_backend_listing_ *ls, const char *path,
+                                   uint64_t file_id, uint64_t offset, fsb_stat *st)
+{
+    fsb_local_ *l = (fsb_local_ *)owner;
+    const int   how = O_RDONLY | O_DIRECTORY | O_NOFOLLOW;
+    const int   dir = fsb_local_open_path_(l, path, strlen(path), how);
+    if (dir < 0) return dir;
+    const int stat = file_id || ls->op->flags & FSB_LIST_STAT;
+    int64_t   n = stat ? fsb_local_look_(l, dir, "", st) : 0;
+    if (!n && file_id && file_id != st->file_id) n = -ESTALE;
+    if (!n) n = fsb_local_list_from_(l, ls, dir, offset);
+    close(dir);
+    return n;
 }
 
 static int64_t fsb_local_list_(fsb_local_ *l, fsb_op *op)
@@ -2115,15 +2262,7 @@ static int64_t fsb_local_list_(fsb_local_ *l, fsb_op *op)
         if (slot) fsb_backend_unpin_(&l->handles, slot);
         return slot ? -ENOTDIR : -EBADF;
     }
-    const int how = O_RDONLY | O_DIRECTORY | O_NOFOLLOW;
-    const int dir = fsb_local_open_path_(l, op->path, strlen(op->path), how);
-    if (dir < 0) return dir;
-    fsb_stat st;
-    int64_t  n = op->file_id ? fsb_local_look_(l, dir, "", &st) : 0;
-    if (!n && op->file_id && op->file_id != st.file_id) n = -ESTALE;
-    if (!n) n = fsb_local_list_from_(l, op, dir);
-    close(dir);
-    return n;
+    return fsb_backend_list_(op, &l->allocator, fsb_local_list_one_, l);
 }
 
 /* ---- [local: watch] -------------------------------------------------------------------------- */
@@ -2164,17 +2303,6 @@ static char *fsb_local_path_dup_(fsb_local_ *l, const char *path)
 static void fsb_local_path_free_(fsb_local_ *l, char *path)
 {
     if (path) fsb_backend_free_(&l->allocator, path, strlen(path) + 1);
-}
-
-/* folder + "/" + name; 0 if that is too long. */
-static int fsb_local_join_(char *out, const char *folder, const char *name)
-{
-    const size_t a = folder[1] ? strlen(folder) : 0, b = strlen(name);
-    if (a + 1 + b > FSB_PATH_MAX) return 0;
-    memcpy(out, folder, a);
-    out[a] = '/';
-    memcpy(out + a + 1, name, b + 1);
-    return 1;
 }
 
 /* The first folder whose wd is not below `wd`; folders locked. */
@@ -2377,7 +2505,7 @@ static int fsb_local_scan_emit_(fsb_op *op, const fsb_dirent *entry)
 {
     fsb_local_scan_ *s = (fsb_local_scan_ *)op->user;
     char             path[FSB_PATH_MAX + 1];
-    if (!fsb_local_join_(path, s->folder, entry->name)) return 0;
+    if (!fsb_backend_join_(path, s->folder, entry->name)) return 0;
     if (s->report) fsb_local_tell_(s->l, FSB_EVENT_CREATED, path, NULL);
     if (S_ISDIR(entry->stat.mode)) s->err = fsb_local_todo_push_(s, path);
     return s->err != 0;
@@ -2438,7 +2566,7 @@ static int fsb_local_wanted_(fsb_local_ *l, const char *path)
 {
     char child[FSB_PATH_MAX + 1];
     if (fsb_backend_watches_want_(&l->watches, path, 0)) return 1;
-    return fsb_local_join_(child, path, "x") && fsb_backend_watches_want_(&l->watches, child, 0);
+    return fsb_backend_join_(child, path, "x") && fsb_backend_watches_want_(&l->watches, child, 0);
 }
 
 /* Forgets the folders that no watch asks for any more. */
@@ -2459,7 +2587,7 @@ static void fsb_local_folders_prune_(fsb_local_ *l)
 static void fsb_local_came_(fsb_local_ *l, const char *path, uint32_t mask)
 {
     char child[FSB_PATH_MAX + 1];
-    if (!(mask & IN_ISDIR) || !fsb_local_join_(child, path, "x")) return;
+    if (!(mask & IN_ISDIR) || !fsb_backend_join_(child, path, "x")) return;
     if (!fsb_backend_watches_want_(&l->watches, child, 1)) return;
     const int err = fsb_local_scan_from_(l, path, 1);
     if (err == -ENOSPC || err == -ENOMEM) fsb_local_tell_(l, FSB_EVENT_LOST, path, NULL);
@@ -2522,7 +2650,7 @@ static void fsb_local_kernel_event_(fsb_local_ *l, const struct inotify_event *e
         fsb_local_folder_drop_(l, at);
         known = 0;
     }
-    if (known && e->len) known = fsb_local_join_(path, l->folders[at].path, e->name);
+    if (known && e->len) known = fsb_backend_join_(path, l->folders[at].path, e->name);
     else if (known) memcpy(path, l->folders[at].path, strlen(l->folders[at].path) + 1);
     pthread_mutex_unlock(&l->folders_lock);
     /* A folder below a watched one is told of by its parent; the watch's own is not. */
@@ -2541,7 +2669,7 @@ static void fsb_local_compare_(fsb_local_ *l, const char *folder, const fsb_loca
             const fsb_local_seen_ *was = fsb_local_snapshot_find_(other, e);
             if (was && (!changed || (was->version == e->version && was->file_id == e->file_id)))
                 continue;
-            if (!fsb_local_join_(path, folder, fsb_local_seen_name_(e))) continue;
+            if (!fsb_backend_join_(path, folder, fsb_local_seen_name_(e))) continue;
             fsb_local_tell_(l, was ? (uint32_t)FSB_EVENT_CONTENT : missing, path, NULL);
             if (!was && changed && e->folder) fsb_local_came_(l, path, IN_ISDIR);
         }
@@ -3908,42 +4036,88 @@ static size_t fsb_memory_batch_(fsb_memory_ *m, fsb_memory_node_ *folder, uint64
     return n;
 }
 
-static int fsb_memory_emit_(fsb_op *op, const fsb_memory_found_ *f)
+/* All bytes of a small file, and its stat of the same moment. */
+static const void *fsb_memory_small_(fsb_memory_ *m, fsb_backend_listing_ *ls,
+                                     const fsb_memory_node_ *folder, fsb_memory_found_ *f)
+{
+    const void *data = NULL;
+    if (!ls->room || !S_ISREG(f->stat.mode)) return NULL;
+    pthread_rwlock_rdlock(&m->lock);
+    const size_t             behind = fsb_memory_place_after_(folder, f->cookie);
+    const fsb_memory_place_ *place = behind ? &folder->places[behind - 1] : NULL;
+    if (place && place->cookie == f->cookie && place->entry
+        && place->entry->node->stat.size <= FSB_BACKEND_SMALL_) {
+        f->stat = place->entry->node->stat;
+        fsb_memory_load_(place->entry->node, ls->room, (size_t)f->stat.size, 0);
+        data = ls->room;
+    }
+    pthread_rwlock_unlock(&m->lock);
+    return data;
+}
+
+static int fsb_memory_emit_(fsb_memory_ *m, fsb_backend_listing_ *ls,
+                            const fsb_memory_node_ *folder, fsb_memory_found_ *f)
 {
     fsb_dirent entry;
     memset(&entry, 0, sizeof entry);
+    entry.data = fsb_memory_small_(m, ls, folder, f);
     entry.name = f->name, entry.name_size = f->name_size, entry.cookie = f->cookie;
-    if (op->flags & FSB_LIST_STAT) entry.stat = f->stat;
+    if (ls->op->flags & FSB_LIST_STAT) entry.stat = f->stat;
     else entry.stat.ino = f->stat.ino, entry.stat.mode = f->stat.mode & S_IFMT;
-    return op->emit(op, &entry);
+    return fsb_backend_listing_emit_(ls, &entry);
 }
 
-static int64_t fsb_memory_list_(fsb_memory_run_ *r)
+/* The folder at path, kept until fsb_memory_folder_put_(). */
+static int fsb_memory_folder_get_(fsb_memory_ *m, const char *path, uint64_t file_id,
+                                  fsb_memory_node_ **folder, fsb_stat *st)
 {
-    fsb_memory_      *m = r->m;
-    fsb_memory_node_ *folder;
-    fsb_memory_found_ found[FSB_MEMORY_BATCH_];
+    fsb_memory_where_ w;
     pthread_rwlock_rdlock(&m->lock);
-    int err = fsb_memory_at_(r, &folder);
-    if (!err && !fsb_memory_is_dir_(folder)) err = -ENOTDIR;
-    if (!err) __atomic_add_fetch(&folder->users, 1, __ATOMIC_RELAXED);
-    pthread_rwlock_unlock(&m->lock);
-    if (err) return err;
-    uint64_t cookie = r->op->offset;
-    int64_t  end = -1;
-    while (end < 0) {
-        const size_t n = fsb_memory_batch_(m, folder, cookie, found);
-        if (!n) end = 1;
-        for (size_t i = 0; i < n && end < 0; ++i) {
-            cookie = found[i].cookie;
-            if (fsb_memory_emit_(r->op, &found[i])) end = 0;
-        }
+    int err = fsb_memory_find_(m, path, &w);
+    if (!err && !w.node) err = -ENOENT;
+    if (!err && file_id && file_id != w.node->stat.file_id) err = -ESTALE;
+    if (!err && !fsb_memory_is_dir_(w.node)) err = -ENOTDIR;
+    if (!err) {
+        __atomic_add_fetch(&w.node->users, 1, __ATOMIC_RELAXED);
+        *folder = w.node, *st = w.node->stat;
     }
+    pthread_rwlock_unlock(&m->lock);
+    return err;
+}
+
+static void fsb_memory_folder_put_(fsb_memory_ *m, fsb_memory_node_ *folder)
+{
     pthread_rwlock_wrlock(&m->lock);
     __atomic_sub_fetch(&folder->users, 1, __ATOMIC_RELAXED);
     fsb_memory_node_put_(m, folder);
     pthread_rwlock_unlock(&m->lock);
+}
+
+static int64_t fsb_memory_list_one_(void *owner, fsb_backend_listing_ *ls, const char *path,
+                                    uint64_t file_id, uint64_t offset, fsb_stat *st)
+{
+    fsb_memory_      *m = (fsb_memory_ *)owner;
+    fsb_memory_node_ *folder;
+    fsb_memory_found_ found[FSB_MEMORY_BATCH_];
+    const int         err = fsb_memory_folder_get_(m, path, file_id, &folder, st);
+    if (err) return err;
+    int64_t end = -1;
+    while (end < 0) {
+        const size_t n = fsb_memory_batch_(m, folder, offset, found);
+        if (!n) end = 1;
+        for (size_t i = 0; i < n && end < 0; ++i) {
+            offset = found[i].cookie;
+            if (fsb_memory_emit_(m, ls, folder, &found[i])) end = 0;
+        }
+    }
+    fsb_memory_folder_put_(m, folder);
     return end;
+}
+
+static int64_t fsb_memory_list_(fsb_memory_run_ *r)
+{
+    if (r->slot) return -ENOTDIR; /* handles are of regular files */
+    return fsb_backend_list_(r->op, &r->m->allocator, fsb_memory_list_one_, r->m);
 }
 
 /* ---- [memory backend: open] ------------------------------------------------------------------ */
@@ -4193,8 +4367,13 @@ static void fsb_scoped_event_(void *user, const fsb_event *event)
 
 static int fsb_scoped_emit_(fsb_op *op, const fsb_dirent *entry)
 {
-    fsb_op *upper = ((fsb_scoped_lift_ *)op->user)->upper;
-    return upper->emit(upper, entry);
+    const fsb_scoped_lift_ *lift = (const fsb_scoped_lift_ *)op->user;
+    fsb_dirent              mine = *entry;
+    if (entry->folder) {
+        mine.folder = fsb_scoped_strip_(lift->scope, entry->folder);
+        if (!mine.folder) return 0; /* inner's mistake: not below op->path */
+    }
+    return lift->upper->emit(lift->upper, &mine);
 }
 
 /* Hands what inner answered up. */
