@@ -1409,7 +1409,7 @@ static void fsb_backend_watches_tell_(fsb_backend_watches_ *ws, uint32_t kind, c
                                       const char *path2)
 {
     fsb_event event, mine;
-    event.kind = kind, event.path = path, event.path2 = path2;
+    event.kind = kind, event.path = path, event.path2 = path2, event.stat = NULL;
     pthread_mutex_lock(&ws->lock);
     for (fsb_backend_watch_ *w = ws->list, *next; w; w = next) {
         if (fsb_backend_watch_view_(w, &event, &mine)) {
