@@ -382,8 +382,12 @@ typedef struct fsb_local_desc {
    kernel has no openat2, symbolic links before the last component answer -EACCES. file_id is made
    of device, inode and creation time; version of ctime, mtime and size, so that a file system with
    coarse clocks can miss a same-size change within one tick (Linux before 6.13: 4 ms).
-   WATCH starts a thread that reads inotify; where the watch limit is reached, folders are looked at
-   once a second instead. CLOSE of a watch waits for a running event() of it, unless called by it.
+   WATCH starts a thread. As root (CAP_SYS_ADMIN and CAP_DAC_READ_SEARCH), where nothing else is
+   mounted below the root, it reads fanotify: exact, at any depth, and FSB_WATCH_FOREIGN leaves out
+   what this process did itself; op->out_offset is 1 then. A folder that comes with what is in it is
+   one event. Else it reads inotify, folder by folder, tells of everything, and out_offset is 0;
+   past the limit of inotify watches folders are looked at once a second. No kernel tells of stores
+   through mmap(2) before the file is closed. Events are at most some 16,000 behind, then LOST. CLOSE of a watch waits for a running event() of it, unless called by it.
    EXEC blocks until the command has ended and its output with it; who keeps the pipes open behind
    it is waited for 100 ms. It needs SIGCHLD not to be ignored, and nobody else to wait for any
    child (-ECHILD).
@@ -399,8 +403,8 @@ typedef struct fsb_memory_desc {
 } fsb_memory_desc;
 
 /* An empty folder (mode 0755, owned by this process) that lives in memory. Files are sparse in
-   pieces of 64 KiB; reading leaves atime alone. WATCH starts a thread that calls event(); CLOSE of
-   a watch waits for a running event() of it, unless called by it.
+   pieces of 64 KiB; reading leaves atime alone. WATCH starts a thread that calls event(), for every
+   change, FSB_WATCH_FOREIGN or not (op->out_offset is 0); CLOSE of a watch waits for a running event() of it, unless called by it.
    Errors: -EINVAL, -ENOMEM. Threads: any. */
 FSB_API int fsb_memory_open(fsb_backend **out, const fsb_memory_desc *desc);
 
@@ -447,7 +451,7 @@ FSB_API void fsb_workers_close(fsb_workers *workers);
 
 /* ==== IMPLEMENTATION: [memory] [path] [check] [bytes] [handles] [call] [listing] [workers]
         [watch]
-        [local: resolve, stat, create, files, attributes, list, watch, exec] [memory backend]
+        [local: resolve, stat, create, files, attributes, list, watch, fanotify, exec] [memory backend]
         [scoped] */
 #if (defined(FSB_IMPLEMENTATION) || defined(FSB_BACKEND_IMPLEMENTATION)) && \
     !defined(FSB_BACKEND_DONE_)
@@ -463,6 +467,7 @@ FSB_API void fsb_workers_close(fsb_workers *workers);
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/fanotify.h>
 #include <sys/inotify.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
@@ -622,7 +627,7 @@ static fsb_backend_rule_ fsb_backend_rule_of_(uint32_t code)
         {PATH | BYTES, 0},           /* GET */
         {PATH | DATA | CREATES, 30}, /* PUT: all but FSB_O_READ */
         {HANDLE, 31},                /* LOCK: all of FSB_LOCK_* */
-        {PATH, FSB_WATCH_DEEP | FSB_WATCH_FOREIGN}, /* WATCH */
+        {PATH, FSB_WATCH_DEEP | FSB_WATCH_FOREIGN}, /* WATCH; HELD is for who keeps leases */
         {PATH | CHANGES, FSB_EXEC_SHELL}, /* EXEC */
         {HANDLE, 0},                 /* DESCRIPTOR */
     };
@@ -1298,7 +1303,7 @@ typedef struct fsb_backend_watch_ {
     struct fsb_backend_watch_ *next;
     void (*event)(void *user, const fsb_event *event);
     void    *user;
-    uint32_t deep;
+    uint32_t deep, foreign;
     int      dead;      /* closed while running: the thread frees it */
     size_t   path_size; /* the path with its '\0' follows */
 } fsb_backend_watch_;
@@ -1365,6 +1370,7 @@ static fsb_backend_watch_ *fsb_backend_watch_new_(fsb_backend_watches_ *ws, cons
     if (!w) return NULL;
     memcpy(w + 1, op->path, size);
     w->event = op->event, w->user = op->user, w->deep = op->flags & FSB_WATCH_DEEP;
+    w->foreign = op->flags & FSB_WATCH_FOREIGN;
     w->path_size = size;
     pthread_mutex_lock(&ws->lock);
     w->next = ws->list, ws->list = w;
@@ -1401,18 +1407,17 @@ static int fsb_backend_watch_view_(const fsb_backend_watch_ *w, const fsb_event 
     if (e->kind != FSB_EVENT_RENAMED || (one && two)) return one;
     mine->kind = one ? FSB_EVENT_REMOVED : FSB_EVENT_CREATED;
     mine->path = one ? e->path : e->path2, mine->path2 = NULL;
+    if (one) mine->stat = NULL;
     return one || two;
 }
 
-/* Tells everybody; on the backend's thread only. */
-static void fsb_backend_watches_tell_(fsb_backend_watches_ *ws, uint32_t kind, const char *path,
-                                      const char *path2)
+/* Tells everybody who wants to know; on the backend's thread only. own: this process did it. */
+static void fsb_backend_watches_tell_(fsb_backend_watches_ *ws, const fsb_event *event, int own)
 {
-    fsb_event event, mine;
-    event.kind = kind, event.path = path, event.path2 = path2, event.stat = NULL;
+    fsb_event mine;
     pthread_mutex_lock(&ws->lock);
     for (fsb_backend_watch_ *w = ws->list, *next; w; w = next) {
-        if (fsb_backend_watch_view_(w, &event, &mine)) {
+        if (!(own && w->foreign) && fsb_backend_watch_view_(w, event, &mine)) {
             ws->running = w;
             pthread_mutex_unlock(&ws->lock);
             w->event(w->user, &mine);
@@ -1433,6 +1438,16 @@ static int fsb_backend_watches_want_(fsb_backend_watches_ *ws, const char *path,
     pthread_mutex_lock(&ws->lock);
     for (const fsb_backend_watch_ *w = ws->list; w && !found; w = w->next)
         found = !w->dead && (!deep || w->deep) && fsb_backend_watch_wants_(w, path);
+    pthread_mutex_unlock(&ws->lock);
+    return found;
+}
+
+/* 1 if anybody wants to know what this process does itself. */
+static int fsb_backend_watches_own_(fsb_backend_watches_ *ws)
+{
+    int found = 0;
+    pthread_mutex_lock(&ws->lock);
+    for (const fsb_backend_watch_ *w = ws->list; w && !found; w = w->next) found = !w->foreign;
     pthread_mutex_unlock(&ws->lock);
     return found;
 }
@@ -1482,6 +1497,7 @@ typedef struct fsb_local_statx_ {
 typedef struct fsb_local_folder_ fsb_local_folder_;
 typedef struct fsb_local_polled_ fsb_local_polled_;
 typedef struct fsb_local_run_ fsb_local_run_;
+typedef struct fsb_local_fan_ fsb_local_fan_;
 
 typedef struct fsb_local_ {
     fsb_backend          base; /* first */
@@ -1498,6 +1514,7 @@ typedef struct fsb_local_ {
     fsb_local_run_      *runs;      /* commands under way */
     fsb_backend_watches_ watches;
     int                  inotify, wake[2];
+    fsb_local_fan_      *fan; /* instead of inotify; NULL: it cannot be */
     pthread_mutex_t      folders_lock; /* before watches.lock; guards the next four */
     fsb_local_folder_   *folders; /* by wd */
     size_t               folder_count, folder_room;
@@ -2323,9 +2340,22 @@ typedef struct fsb_local_scan_ {
     int              err;
 } fsb_local_scan_;
 
+static void fsb_local_tell_by_(fsb_local_ *l, uint32_t kind, const char *path, const char *path2,
+                               int own)
+{
+    fsb_event event;
+    fsb_op    op;
+    memset(&op, 0, sizeof op);
+    op.code = FSB_OP_STAT, op.path = path2 ? path2 : path;
+    event.kind = kind, event.path = path, event.path2 = path2, event.stat = NULL;
+    const int there = kind != FSB_EVENT_REMOVED && kind != FSB_EVENT_LOST;
+    if (there && !fsb_local_stat_(l, &op)) event.stat = &op.stat;
+    fsb_backend_watches_tell_(&l->watches, &event, own);
+}
+
 static void fsb_local_tell_(fsb_local_ *l, uint32_t kind, const char *path, const char *path2)
 {
-    fsb_backend_watches_tell_(&l->watches, kind, path, path2);
+    fsb_local_tell_by_(l, kind, path, path2, 0);
 }
 
 static char *fsb_local_path_dup_(fsb_local_ *l, const char *path)
@@ -2753,6 +2783,246 @@ static void fsb_local_poll_(fsb_local_ *l)
     l->polled_ms = fsb_local_clock_ms_() + FSB_LOCAL_POLL_MS_;
 }
 
+/* ---- [local: fanotify] ----------------------------------------------------------------------- */
+
+/* Where this process may (CAP_SYS_ADMIN, CAP_DAC_READ_SEARCH) and the file system can, one mark
+   reports all of it: no folder is missed, and who did it is known. An event names a folder by its
+   handle; its path is looked up when the event is read, so it is where the folder is now. A folder
+   that was renamed in between has been told of under its new path too early: that is found out when
+   the rename comes (`told`), and everything below it is said to be LOST. */
+enum { FSB_LOCAL_FAN_INIT_ = 1 | 2 | 0x400 | 0x800, /* CLOEXEC, NONBLOCK, REPORT_DFID_NAME */
+       FSB_LOCAL_FAN_ADD_ = 1 | 0x100,              /* to the file system */
+       FSB_LOCAL_FAN_MODIFY_ = 2, FSB_LOCAL_FAN_ATTRIB_ = 4, FSB_LOCAL_FAN_CLOSE_WRITE_ = 8,
+       FSB_LOCAL_FAN_CREATE_ = 0x100, FSB_LOCAL_FAN_DELETE_ = 0x200,
+       FSB_LOCAL_FAN_OVERFLOW_ = 0x4000, FSB_LOCAL_FAN_RENAME_ = 0x10000000,
+       FSB_LOCAL_FAN_ONDIR_ = 0x40000000 };
+enum { FSB_LOCAL_FAN_NAME_ = 2, FSB_LOCAL_FAN_OLD_ = 10, FSB_LOCAL_FAN_NEW_ = 12 }; /* records */
+enum { FSB_LOCAL_TOLD_ = 32 << 10 };
+
+typedef struct fsb_local_record_ { /* as read(2) fills it in; the handle and the name follow */
+    uint8_t  type, pad;
+    uint16_t size;
+    int32_t  fsid[2];
+    uint32_t handle_bytes;
+    int32_t  handle_type;
+} fsb_local_record_;
+
+struct fsb_local_fan_ {
+    int    fd, mount; /* mount: the root, open for reading */
+    int    own;       /* somebody wants this process's own events */
+    size_t root_size;
+    char   root[FSB_PATH_MAX + 1]; /* where the root is now */
+    /* The last folder looked up, of this batch. */
+    size_t known_size; /* of the handle, 0: none */
+    char   known[160], folder[FSB_PATH_MAX + 1];
+    int    inside;     /* it is in the root */
+    /* Folders told of in this batch and the one before, each with its '\0'. */
+    size_t told_size, told_old;
+    int    told_full, told_full_old;
+    char   told[FSB_LOCAL_TOLD_];
+};
+
+/* The path behind a descriptor; 0: there is none. */
+static size_t fsb_local_path_of_(int fd, char *out)
+{
+    const fsb_local_proc_ name = fsb_local_proc_of_(fd);
+    const ssize_t         n = readlink(name.text, out, FSB_PATH_MAX + 1);
+    if (n <= 0 || n > FSB_PATH_MAX) return 0;
+    out[n] = '\0';
+    return (size_t)n;
+}
+
+/* 1 if something is mounted below the root: another file system, which the mark does not cover.
+   mountinfo's fifth field is the place, with odd bytes as \ooo. */
+static int fsb_local_mounts_below_(const char *root)
+{
+    char      text[4096], place[FSB_PATH_MAX + 1];
+    size_t    n = 0, from = 0, field = 0;
+    int       found = 0;
+    const int fd = open("/proc/self/mountinfo", O_RDONLY | O_CLOEXEC);
+    ssize_t   got = fd < 0 ? -1 : 0;
+    while (!found && fd >= 0 && (got = read(fd, text, sizeof text)) > 0) {
+        for (ssize_t i = 0; i < got; ++i) {
+            const char c = text[i];
+            if (c == ' ' && ++field == 5) {
+                place[n] = '\0';
+                found |= strcmp(place, root) != 0 && fsb_backend_below_(root, place);
+            }
+            if (c == ' ' || c == '\n') n = from = 0;
+            if (c == '\n') field = 0;
+            if (c == ' ' || c == '\n' || field != 4 || n == FSB_PATH_MAX) continue;
+            place[n++] = c;
+            if (n < from + 4 || place[n - 4] != '\\') continue;
+            place[n - 4] = (char)((place[n - 3] - '0') * 64 + (place[n - 2] - '0') * 8 + c - '0');
+            from = n -= 3;
+        }
+    }
+    if (fd >= 0) close(fd);
+    return found || got < 0;
+}
+
+/* 0 if folders can be found by their handles. */
+static int fsb_local_fan_probe_(int mount)
+{
+    union { struct file_handle align; char bytes[sizeof(struct file_handle) + 128]; } room;
+    struct file_handle *handle = &room.align;
+    int                 id;
+    handle->handle_bytes = 128;
+    if (name_to_handle_at(mount, "", handle, &id, AT_EMPTY_PATH)) return -errno;
+    const int fd = open_by_handle_at(mount, handle, O_PATH | O_CLOEXEC);
+    if (fd < 0) return -errno;
+    close(fd);
+    return 0;
+}
+
+static void fsb_local_fan_close_(fsb_local_ *l)
+{
+    if (!l->fan) return;
+    if (l->fan->fd >= 0) close(l->fan->fd);
+    if (l->fan->mount >= 0) close(l->fan->mount);
+    fsb_backend_free_(&l->allocator, l->fan, sizeof *l->fan);
+    l->fan = NULL;
+}
+
+/* Tries to; without, inotify does. Errors: -ENOMEM only. */
+static int fsb_local_fan_open_(fsb_local_ *l)
+{
+    enum { MASK = FSB_LOCAL_FAN_MODIFY_ | FSB_LOCAL_FAN_ATTRIB_ | FSB_LOCAL_FAN_CLOSE_WRITE_
+                  | FSB_LOCAL_FAN_CREATE_ | FSB_LOCAL_FAN_DELETE_ | FSB_LOCAL_FAN_RENAME_
+                  | FSB_LOCAL_FAN_ONDIR_ };
+    fsb_local_fan_ *f = (fsb_local_fan_ *)fsb_backend_new_(&l->allocator, sizeof *f);
+    if (!f) return -ENOMEM;
+    l->fan = f;
+    f->mount = openat(l->root, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    f->fd = f->mount < 0 ? -1 : fanotify_init(FSB_LOCAL_FAN_INIT_, O_RDONLY | O_CLOEXEC);
+    f->root_size = f->fd < 0 ? 0 : fsb_local_path_of_(l->root, f->root);
+    if (!f->root_size || fsb_local_mounts_below_(f->root) || fsb_local_fan_probe_(f->mount)
+        || fanotify_mark(f->fd, FSB_LOCAL_FAN_ADD_, MASK, f->mount, NULL)) fsb_local_fan_close_(l);
+    return 0;
+}
+
+/* The folder a record names, as a path; NULL: it is not in the root, or gone. */
+static const char *fsb_local_fan_folder_(fsb_local_ *l, const fsb_local_record_ *record)
+{
+    fsb_local_fan_    *f = l->fan;
+    const char        *handle = (const char *)record + offsetof(fsb_local_record_, handle_bytes);
+    const size_t       size = 8 + record->handle_bytes;
+    char               path[FSB_PATH_MAX + 1];
+    fsb_stat           st;
+    if (f->known_size == size && !memcmp(f->known, handle, size))
+        return f->inside ? f->folder : NULL;
+    f->inside = 0, f->known_size = size <= sizeof f->known ? size : 0;
+    memcpy(f->known, handle, f->known_size);
+    const int fd = open_by_handle_at(f->mount, (struct file_handle *)(uintptr_t)handle,
+                                     O_PATH | O_CLOEXEC);
+    if (fd < 0) return NULL;
+    const size_t n = fsb_local_look_(l, fd, "", &st) || !st.nlink ? 0 : fsb_local_path_of_(fd, path);
+    close(fd);
+    if (!n || !fsb_backend_below_(f->root, path)) return NULL;
+    const size_t skip = f->root_size > 1 ? f->root_size : 0;
+    if (path[skip]) memcpy(f->folder, path + skip, n - skip + 1);
+    else memcpy(f->folder, "/", 2);
+    f->inside = 1;
+    const size_t text = strlen(f->folder) + 1;
+    if (f->told_size + text > sizeof f->told) f->told_full = 1;
+    else memcpy(f->told + f->told_size, f->folder, text), f->told_size += text;
+    return f->folder;
+}
+
+/* What a record is about, into `out`; 0: nothing in the root. */
+static int fsb_local_fan_path_(fsb_local_ *l, const fsb_local_record_ *record, char *out)
+{
+    const char *folder = record ? fsb_local_fan_folder_(l, record) : NULL;
+    if (!folder) return 0;
+    const char *name = (const char *)(record + 1) + record->handle_bytes;
+    if (strcmp(name, ".")) return fsb_backend_join_(out, folder, name);
+    memcpy(out, folder, strlen(folder) + 1);
+    return 1;
+}
+
+/* A folder is at `path` now. What was told of it before, under that name, came too early. */
+static void fsb_local_fan_moved_(fsb_local_ *l, const char *path)
+{
+    fsb_local_fan_ *f = l->fan;
+    int             early = f->told_full || f->told_full_old;
+    for (size_t at = 0; at < f->told_size && !early; at += strlen(f->told + at) + 1)
+        early = fsb_backend_below_(path, f->told + at);
+    f->known_size = 0;
+    if (early) fsb_local_tell_(l, FSB_EVENT_LOST, path, NULL);
+}
+
+static void fsb_local_fan_renamed_(fsb_local_ *l, const fsb_local_record_ *old,
+                                   const fsb_local_record_ *fresh, int folder, int own)
+{
+    char      from[FSB_PATH_MAX + 1], to[FSB_PATH_MAX + 1];
+    const int one = fsb_local_fan_path_(l, old, from), two = fsb_local_fan_path_(l, fresh, to);
+    if (one && two) fsb_local_tell_by_(l, FSB_EVENT_RENAMED, from, to, own);
+    else if (one) fsb_local_tell_by_(l, FSB_EVENT_REMOVED, from, NULL, own);
+    else if (two) fsb_local_tell_by_(l, FSB_EVENT_CREATED, to, NULL, own);
+    if (two && folder) fsb_local_fan_moved_(l, to);
+}
+
+/* The kernel merges what happened to one name; the order is what leads to what is there now. */
+static void fsb_local_fan_changed_(fsb_local_ *l, uint64_t mask, const char *path, int own)
+{
+    const int created = (mask & FSB_LOCAL_FAN_CREATE_) != 0;
+    int       deleted = (mask & FSB_LOCAL_FAN_DELETE_) != 0;
+    fsb_op    op;
+    memset(&op, 0, sizeof op);
+    op.code = FSB_OP_STAT, op.path = path;
+    if (created && deleted && !fsb_local_stat_(l, &op)) {
+        fsb_local_tell_by_(l, FSB_EVENT_REMOVED, path, NULL, own);
+        deleted = 0;
+    }
+    if (created) fsb_local_tell_by_(l, FSB_EVENT_CREATED, path, NULL, own);
+    if (mask & (FSB_LOCAL_FAN_MODIFY_ | FSB_LOCAL_FAN_CLOSE_WRITE_))
+        fsb_local_tell_by_(l, FSB_EVENT_CONTENT, path, NULL, own);
+    if (mask & FSB_LOCAL_FAN_ATTRIB_) fsb_local_tell_by_(l, FSB_EVENT_ATTR, path, NULL, own);
+    if (deleted) fsb_local_tell_by_(l, FSB_EVENT_REMOVED, path, NULL, own);
+}
+
+static void fsb_local_fan_event_(fsb_local_ *l, const struct fanotify_event_metadata *e, pid_t self)
+{
+    const fsb_local_record_ *name = NULL, *old = NULL, *fresh = NULL, *record;
+    char                     path[FSB_PATH_MAX + 1];
+    const int                own = e->pid == self;
+    if (e->mask & FSB_LOCAL_FAN_OVERFLOW_) fsb_local_tell_(l, FSB_EVENT_LOST, "/", NULL);
+    if (e->mask & FSB_LOCAL_FAN_OVERFLOW_ || (own && !l->fan->own)) return;
+    for (size_t at = e->metadata_len; at + sizeof *record < e->event_len; at += record->size) {
+        record = (const fsb_local_record_ *)(const void *)((const char *)e + at);
+        if (record->size < sizeof *record) return;
+        if (record->type == FSB_LOCAL_FAN_NAME_) name = record;
+        if (record->type == FSB_LOCAL_FAN_OLD_) old = record;
+        if (record->type == FSB_LOCAL_FAN_NEW_) fresh = record;
+    }
+    if (e->mask & FSB_LOCAL_FAN_RENAME_)
+        fsb_local_fan_renamed_(l, old, fresh, (e->mask & FSB_LOCAL_FAN_ONDIR_) != 0, own);
+    if (fsb_local_fan_path_(l, name, path)) fsb_local_fan_changed_(l, e->mask, path, own);
+}
+
+/* A batch of events. */
+static void fsb_local_fan_read_(fsb_local_ *l, const char *bytes, ssize_t size)
+{
+    fsb_local_fan_ *f = l->fan;
+    char            root[FSB_PATH_MAX + 1];
+    struct stat     st;
+    const pid_t     self = getpid();
+    const size_t    n = !fstat(l->root, &st) && st.st_nlink ? fsb_local_path_of_(l->root, root) : 0;
+    if (n) memcpy(f->root, root, n + 1), f->root_size = n;
+    memmove(f->told, f->told + f->told_old, f->told_size - f->told_old);
+    f->told_old = f->told_size -= f->told_old;
+    f->told_full_old = f->told_full, f->told_full = 0;
+    f->known_size = 0, f->own = fsb_backend_watches_own_(&l->watches);
+    for (ssize_t at = 0; at < size;) {
+        const struct fanotify_event_metadata *e =
+            (const struct fanotify_event_metadata *)(const void *)(bytes + at);
+        at += (ssize_t)e->event_len;
+        fsb_local_fan_event_(l, e, self);
+    }
+}
+
+/* ---- [local: watch thread] ------------------------------------------------------------------- */
+
 /* How long the thread may sleep, ms. */
 static int fsb_local_patience_(fsb_local_ *l)
 {
@@ -2765,12 +3035,32 @@ static int fsb_local_patience_(fsb_local_ *l)
     return left > 0 ? (int)left : 0;
 }
 
+/* 1 if the next event of a batch says the same: a file is written to, and written to again. */
+static int fsb_local_said_again_(const struct inotify_event *e, const char *end)
+{
+    const struct inotify_event *next =
+        (const struct inotify_event *)(const void *)((const char *)(e + 1) + e->len);
+    const uint32_t content = IN_MODIFY | IN_CLOSE_WRITE;
+    if ((const char *)next == end || !(e->mask & content) || !(next->mask & content)) return 0;
+    return next->wd == e->wd && next->len == e->len && !memcmp(next->name, e->name, e->len);
+}
+
+static void fsb_local_inotify_read_(fsb_local_ *l, const char *bytes, ssize_t size)
+{
+    for (ssize_t at = 0; at < size;) {
+        const struct inotify_event *e = (const struct inotify_event *)(const void *)(bytes + at);
+        at += (ssize_t)sizeof *e + e->len;
+        if (!fsb_local_said_again_(e, bytes + size)) fsb_local_kernel_event_(l, e);
+    }
+}
+
 static void *fsb_local_watch_main_(void *arg)
 {
     fsb_local_   *l = (fsb_local_ *)arg;
     struct pollfd p[2];
-    union { struct inotify_event align; char bytes[16 << 10]; } buf;
-    p[0].fd = l->inotify, p[0].events = POLLIN, p[1].fd = l->wake[0], p[1].events = POLLIN;
+    union { uint64_t align; char bytes[16 << 10]; } buf;
+    p[0].fd = l->fan ? l->fan->fd : l->inotify, p[0].events = POLLIN;
+    p[1].fd = l->wake[0], p[1].events = POLLIN;
     for (;;) {
         const int ready = poll(p, 2, fsb_local_patience_(l));
         if (ready < 0 && errno != EINTR) break;
@@ -2778,15 +3068,21 @@ static void *fsb_local_watch_main_(void *arg)
         if (ready > 0 && p[1].revents && read(l->wake[0], buf.bytes, sizeof buf.bytes) <= 0) break;
         fsb_local_poll_(l);
         if (ready <= 0 || !p[0].revents) continue;
-        const ssize_t n = read(l->inotify, buf.bytes, sizeof buf.bytes);
-        for (ssize_t at = 0; at < n;) {
-            const struct inotify_event *e =
-                (const struct inotify_event *)(const void *)(buf.bytes + at);
-            at += (ssize_t)sizeof *e + e->len;
-            fsb_local_kernel_event_(l, e);
-        }
+        const ssize_t n = read(p[0].fd, buf.bytes, sizeof buf.bytes);
+        if (n > 0 && l->fan) fsb_local_fan_read_(l, buf.bytes, n);
+        else if (n > 0) fsb_local_inotify_read_(l, buf.bytes, n);
     }
     return NULL;
+}
+
+/* Where the kernel's events come from. */
+static int fsb_local_watch_source_(fsb_local_ *l)
+{
+    l->inotify = -1;
+    const int err = fsb_local_fan_open_(l);
+    if (err || l->fan) return err;
+    l->inotify = fsb_local_errno_(inotify_init1(IN_CLOEXEC | IN_NONBLOCK));
+    return l->inotify < 0 ? l->inotify : 0;
 }
 
 static int fsb_local_watch_start_(fsb_local_ *l)
@@ -2794,17 +3090,29 @@ static int fsb_local_watch_start_(fsb_local_ *l)
     int err = 0;
     pthread_mutex_lock(&l->folders_lock);
     if (!l->watches.started) {
-        l->inotify = fsb_local_errno_(inotify_init1(IN_CLOEXEC | IN_NONBLOCK));
-        err = l->inotify < 0 ? l->inotify : fsb_local_errno_(pipe2(l->wake, O_CLOEXEC));
+        err = fsb_local_watch_source_(l);
+        if (!err) err = fsb_local_errno_(pipe2(l->wake, O_CLOEXEC));
         if (!err) {
             err = fsb_backend_thread_(&l->watches.thread, 256 << 10, fsb_local_watch_main_, l);
             if (err) close(l->wake[0]), close(l->wake[1]);
         }
         if (err && l->inotify >= 0) close(l->inotify);
+        if (err) fsb_local_fan_close_(l);
         l->watches.started = !err;
     }
     pthread_mutex_unlock(&l->folders_lock);
     return err;
+}
+
+/* Has what happens at and below op->path reported. */
+static int fsb_local_watch_path_(fsb_local_ *l, const fsb_op *op)
+{
+    if (!l->fan && op->flags & FSB_WATCH_DEEP) return fsb_local_scan_from_(l, op->path, 0);
+    if (!l->fan) return fsb_local_folder_add_(l, op->path);
+    fsb_op there;
+    memset(&there, 0, sizeof there);
+    there.code = FSB_OP_STAT, there.path = op->path;
+    return (int)fsb_local_stat_(l, &there);
 }
 
 static int64_t fsb_local_watch_(fsb_local_ *l, fsb_op *op)
@@ -2813,15 +3121,14 @@ static int64_t fsb_local_watch_(fsb_local_ *l, fsb_op *op)
     if (err) return err;
     fsb_backend_watch_ *w = fsb_backend_watch_new_(&l->watches, op);
     if (!w) return -ENOMEM;
-    err = op->flags & FSB_WATCH_DEEP ? fsb_local_scan_from_(l, op->path, 0)
-                                     : fsb_local_folder_add_(l, op->path);
+    err = fsb_local_watch_path_(l, op);
     const fsb_handle handle = err ? 0 : fsb_backend_handle_new_(&l->handles, -1, 0, w);
     if (!err && !handle) err = -ENFILE;
     if (err) {
         fsb_backend_watch_close_(&l->watches, w);
         fsb_local_folders_prune_(l);
     } else {
-        op->handle = handle;
+        op->handle = handle, op->out_offset = l->fan && op->flags & FSB_WATCH_FOREIGN;
     }
     return err;
 }
@@ -2832,7 +3139,8 @@ static void fsb_local_watch_stop_(fsb_local_ *l)
         close(l->wake[1]);
         pthread_join(l->watches.thread, NULL);
         close(l->wake[0]);
-        close(l->inotify);
+        if (l->inotify >= 0) close(l->inotify);
+        fsb_local_fan_close_(l);
     }
     while (l->folder_count) fsb_local_folder_drop_(l, l->folder_count - 1);
     for (fsb_local_polled_ *f = l->polled, *next; f; f = next) {
@@ -3839,6 +4147,22 @@ static void fsb_memory_tell_moved_(fsb_memory_ *m, const fsb_memory_entry_ *from
     fsb_memory_queue_(m, FSB_EVENT_RENAMED, a && b ? a : NULL, b);
 }
 
+static void fsb_memory_tell_now_(fsb_memory_ *m, uint32_t kind, const char *path,
+                                 const char *path2)
+{
+    fsb_event         event;
+    fsb_memory_where_ w;
+    fsb_stat          st;
+    event.kind = kind, event.path = path, event.path2 = path2, event.stat = NULL;
+    if (kind != FSB_EVENT_REMOVED && kind != FSB_EVENT_LOST) {
+        pthread_rwlock_rdlock(&m->lock);
+        if (!fsb_memory_find_(m, path2 ? path2 : path, &w) && w.node)
+            st = w.node->stat, event.stat = &st;
+        pthread_rwlock_unlock(&m->lock);
+    }
+    fsb_backend_watches_tell_(&m->watches, &event, 0);
+}
+
 static void *fsb_memory_watch_main_(void *arg)
 {
     fsb_memory_ *m = (fsb_memory_ *)arg;
@@ -3856,10 +4180,10 @@ static void *fsb_memory_watch_main_(void *arg)
             m->lost = 0;
         }
         pthread_mutex_unlock(&m->queue_lock);
-        if (lost) fsb_backend_watches_tell_(&m->watches, FSB_EVENT_LOST, "/", NULL);
+        if (lost) fsb_memory_tell_now_(m, FSB_EVENT_LOST, "/", NULL);
         if (e) {
             const char *path = (const char *)(const void *)(e + 1);
-            fsb_backend_watches_tell_(&m->watches, e->kind, path, e->size2 ? path + e->size : NULL);
+            fsb_memory_tell_now_(m, e->kind, path, e->size2 ? path + e->size : NULL);
             fsb_backend_free_(&m->allocator, e, sizeof *e + e->size + e->size2);
         }
         pthread_mutex_lock(&m->queue_lock);
@@ -3887,7 +4211,7 @@ static int64_t fsb_memory_watch_(fsb_memory_run_ *r)
         fsb_backend_watch_close_(&m->watches, w);
         return -ENFILE;
     }
-    r->op->handle = handle;
+    r->op->handle = handle, r->op->out_offset = 0;
     return 0;
 }
 
@@ -4733,9 +5057,10 @@ static void fsb_scoped_event_(void *user, const fsb_event *event)
     const char              *one = fsb_scoped_strip_(w->scope, event->path);
     const char              *two = fsb_scoped_strip_(w->scope, event->path2);
     fsb_event                mine;
-    mine.kind = event->kind, mine.path = one, mine.path2 = two;
+    mine.kind = event->kind, mine.path = one, mine.path2 = two, mine.stat = event->stat;
     if (event->kind == FSB_EVENT_LOST && !one) mine.path = "/";
-    if (event->kind == FSB_EVENT_RENAMED && !two) mine.kind = FSB_EVENT_REMOVED;
+    if (event->kind == FSB_EVENT_RENAMED && !two)
+        mine.kind = FSB_EVENT_REMOVED, mine.stat = NULL;
     if (event->kind == FSB_EVENT_RENAMED && !one) {
         mine.kind = FSB_EVENT_CREATED, mine.path = two, mine.path2 = NULL;
     }

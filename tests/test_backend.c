@@ -7,6 +7,7 @@
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <sched.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
 
 static const char *fresh_dir(const char *name)
@@ -1028,6 +1029,196 @@ static void test_watch_close(void)
     watch_close_in_event(open_local("watch-close", 0));
 }
 
+/* What another process does is told of, every single change. */
+enum { CHANGES = 1000, STEPS = 8 };
+
+typedef struct changes {
+    unsigned char seen[FSB_EVENT_LOST + 1][CHANGES];
+    unsigned      lost, own, no_stat;
+} changes;
+
+static void changed(void *user, const fsb_event *e)
+{
+    changes    *c = user;
+    const char *path = e->kind == FSB_EVENT_RENAMED ? e->path2 : e->path;
+    const char *name = strrchr(path, '/') + 1;
+    unsigned    i;
+    c->lost += e->kind == FSB_EVENT_LOST;
+    c->own += !strncmp(name, "own", 3);
+    if (e->kind == FSB_EVENT_REMOVED) CHECK(!e->stat);
+    else if (e->stat) CHECK(e->stat->file_id != 0);
+    if (sscanf(name, "%*[nf]%u", &i) == 1 && i < CHANGES)
+        __atomic_store_n(&c->seen[e->kind][i], 1, __ATOMIC_RELEASE);
+}
+
+static int changed_all(changes *c, uint32_t kind)
+{
+    unsigned missing = CHANGES;
+    for (int patience = 0; patience < 500 && missing; ++patience) {
+        missing = 0;
+        for (unsigned i = 0; i < CHANGES; ++i)
+            missing += !__atomic_load_n(&c->seen[kind][i], __ATOMIC_ACQUIRE);
+        if (missing) usleep(10000);
+    }
+    if (missing) fprintf(stderr, "kind %u: %u of %d changes were not told\n", kind, missing, CHANGES);
+    return !missing;
+}
+
+/* One step of the other process: the same change to every file. */
+static int change_one(int step, unsigned i)
+{
+    char            path[32], other[64] = "aside";
+    struct timespec old[2] = {{1000, 0}, {1000, 0}};
+    int             fd = -1, err = 0;
+    snprintf(path, sizeof path, "%c%u", step == 7 ? 'f' : 'n', i);
+    switch (step) {
+    case 0: fd = open(path, O_WRONLY | O_CREAT | O_EXCL, 0644); break;
+    case 1:
+        fd = open(path, O_WRONLY);
+        err |= write(fd, "same", 4) != 4 || futimens(fd, old);
+        break;
+    case 2: err = chmod(path, 0600); break;
+    case 3: /* replaced */
+        fd = open(other, O_WRONLY | O_CREAT | O_EXCL, 0644);
+        err = rename(other, path);
+        break;
+    case 4: /* there and back */
+        err = rename(path, other) || rename(other, path);
+        break;
+    case 5: err = unlink(path); break;
+    case 6: /* a folder, and a file in it at once */
+        err = mkdir(path, 0755);
+        snprintf(other, sizeof other, "n%u/n%u", i, i);
+        fd = open(other, O_WRONLY | O_CREAT | O_EXCL, 0644);
+        break;
+    default: /* through another name of the file */
+        snprintf(other, sizeof other, "n%u/n%u", i, i);
+        err = link(other, path);
+        fd = open(path, O_WRONLY);
+        err |= write(fd, "link", 4) != 4;
+        break;
+    }
+    if (fd >= 0) close(fd);
+    return err;
+}
+
+static void change_all(const char *dir, int step)
+{
+    int         status = 0;
+    const pid_t pid = fork();
+    if (pid == 0) {
+        int err = chdir(dir);
+        for (unsigned i = 0; i < CHANGES; ++i) err |= change_one(step, i);
+        _exit(err != 0);
+    }
+    REQUIRE(pid > 0 && waitpid(pid, &status, 0) == pid);
+    CHECK_EQ(status, 0);
+}
+
+/* Everything is told of, and of this process's own, nothing, where that can be known. */
+static int watch_foreign(const char *name, int want_exact)
+{
+    fsb_backend *b = open_local(name, 0);
+    changes     *c = calloc(1, sizeof *c);
+    char         dir[400], path[32];
+    const uint32_t kinds[STEPS] = {FSB_EVENT_CREATED, FSB_EVENT_CONTENT, FSB_EVENT_ATTR,
+                                   FSB_EVENT_RENAMED, FSB_EVENT_RENAMED, FSB_EVENT_REMOVED,
+                                   FSB_EVENT_CREATED, FSB_EVENT_CREATED};
+    if (!b || !c) return 1;
+    snprintf(dir, sizeof dir, "%s/%s/d", test_dir(), name);
+    CHECK_EQ(C(MKDIR, .path = "/d", MODE(0755)), 0);
+    CHECK_EQ(C(WATCH, .path = "/", .flags = FSB_WATCH_DEEP | FSB_WATCH_FOREIGN, .event = changed,
+               .user = c), 0);
+    const fsb_handle h = conf_op.handle;
+    const int        exact = conf_op.out_offset == 1;
+    if (want_exact >= 0) CHECK_EQ(exact, want_exact);
+    for (unsigned i = 0; i < 100; ++i) {
+        snprintf(path, sizeof path, "/own%u", i);
+        conf_put(b, path, "x");
+        CHECK_EQ(C(UNLINK, .path = path), 0);
+    }
+    for (int step = 0; step < STEPS; ++step) {
+        memset(c->seen, 0, sizeof c->seen);
+        change_all(dir, step);
+        CHECK(changed_all(c, kinds[step]));
+        if (step == 7) CHECK(changed_all(c, FSB_EVENT_CONTENT));
+    }
+    CHECK_EQ(__atomic_load_n(&c->lost, __ATOMIC_RELAXED), 0);
+    if (exact) CHECK_EQ(__atomic_load_n(&c->own, __ATOMIC_RELAXED), 0);
+    else CHECK(__atomic_load_n(&c->own, __ATOMIC_RELAXED) > 0);
+    CHECK_EQ(C(CLOSE, .handle = h), 0);
+    b->close(b);
+    free(c);
+    return test_.bad != 0;
+}
+
+static void test_watch_foreign(void) { watch_foreign("foreign", -1); }
+
+/* In a child that may not use fanotify. */
+static int watch_inotify(void)
+{
+    struct sock_filter code[] = {
+        {BPF_LD | BPF_W | BPF_ABS, 0, 0, offsetof(struct seccomp_data, nr)},
+        {BPF_JMP | BPF_JEQ | BPF_K, 0, 1, SYS_fanotify_init},
+        {BPF_RET | BPF_K, 0, 0, SECCOMP_RET_ERRNO | EPERM},
+        {BPF_RET | BPF_K, 0, 0, SECCOMP_RET_ALLOW},
+    };
+    struct sock_fprog filter = {sizeof code / sizeof *code, code};
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)) return 77;
+    if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter)) return 77;
+    conformance_traits t = traits("local without fanotify", 1);
+    fsb_backend       *b = open_local("inotify-conformance", 0);
+    if (!b) return 1;
+    t.many = 10;
+    conformance_run(b, &t);
+    b->close(b);
+    return watch_foreign("inotify", 0);
+}
+
+/* In a child with a file system mounted below the root. */
+static int watch_mounted(void)
+{
+    char place[400];
+    snprintf(place, sizeof place, "%s/a b\\c", fresh_dir("mounted"));
+    if (mkdir(place, 0755) || unshare(CLONE_NEWNS)) return 77;
+    if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL)) return 77;
+    if (mount("none", place, "tmpfs", 0, NULL)) return 77;
+    fsb_local_desc desc = {.root = place};
+    fsb_backend   *b = NULL;
+    changes       *c = calloc(1, sizeof *c);
+    CHECK_EQ(fsb_local_open(&b, &desc), 0);
+    if (!b || !c) return 1;
+    CHECK_EQ(C(WATCH, .path = "/", .flags = FSB_WATCH_FOREIGN, .event = changed, .user = c), 0);
+    CHECK_EQ(conf_op.out_offset, 1); /* the mounted one itself */
+    b->close(b);
+    snprintf(place, sizeof place, "%s/mounted", test_dir());
+    CHECK_EQ(fsb_local_open(&b, &desc), 0);
+    CHECK_EQ(C(WATCH, .path = "/", .flags = FSB_WATCH_FOREIGN | FSB_WATCH_DEEP, .event = changed,
+               .user = c), 0);
+    CHECK_EQ(conf_op.out_offset, 0); /* it is below: no one mark covers both */
+    b->close(b);
+    free(c);
+    return test_.bad != 0;
+}
+
+static void in_child(int (*fn)(void), const char *why)
+{
+    int         status = 0;
+    const char *dir = test_dir();
+    const pid_t pid = fork();
+    if (pid == 0) _exit(dir ? fn() : 1);
+    REQUIRE(pid > 0 && waitpid(pid, &status, 0) == pid);
+    if (WIFEXITED(status) && WEXITSTATUS(status) == 77) SKIP(why);
+    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+
+static void test_watch_inotify(void) { in_child(watch_inotify, "no seccomp filters here"); }
+static void test_watch_mounted(void)
+{
+    if (geteuid() != 0) SKIP("not root");
+    in_child(watch_mounted, "nothing may be mounted here");
+}
+
 static int write_text(const char *path, const char *text)
 {
     const int fd = open(path, O_WRONLY);
@@ -1117,5 +1308,8 @@ int main(int argc, char **argv)
     TEST(test_exec_crowd);
     TEST(test_watch_close);
     TEST(test_watch_limit);
+    TEST(test_watch_foreign);
+    TEST(test_watch_inotify);
+    TEST(test_watch_mounted);
     return test_end("test_backend");
 }
