@@ -346,7 +346,7 @@ FSB_API int64_t fsb_backend_call(fsb_backend *backend, fsb_op *op);
 
 /* Starts n ops; done() of each is called once. A backend with submit() gets them whole; else each
    is run by `runner`, and on this thread before the call returns if there is no runner, if it has
-   no room, or if the backend is FSB_BACKEND_QUICK and op is not a SYNC.
+   no room, or if the backend is FSB_BACKEND_QUICK and op is neither a SYNC nor an EXEC.
    Errors: none but in op->result. Threads: any. */
 FSB_API void fsb_backend_submit(fsb_backend *backend, fsb_op *const *ops, size_t n,
                                 fsb_runner runner);
@@ -371,6 +371,8 @@ typedef struct fsb_local_desc {
     uint32_t      flags;       /* FSB_LOCAL_* */
     uint32_t      max_handles; /* open files and watches (default 65536, at most 1 << 24); the
                                   process's descriptor limit is usually met first: -EMFILE */
+    uint32_t      allow_exec;  /* 1: EXEC runs commands, as this user and not jailed (default 0:
+                                  -EACCES) */
     fsb_allocator allocator;
     fsb_logger    log;
 } fsb_local_desc;
@@ -382,6 +384,9 @@ typedef struct fsb_local_desc {
    coarse clocks can miss a same-size change within one tick (Linux before 6.13: 4 ms).
    WATCH starts a thread that reads inotify; where the watch limit is reached, folders are looked at
    once a second instead. CLOSE of a watch waits for a running event() of it, unless called by it.
+   EXEC blocks until the command has ended and its output with it; who keeps the pipes open behind
+   it is waited for 100 ms. It needs SIGCHLD not to be ignored, and nobody else to wait for any
+   child (-ECHILD).
    Errors: -EINVAL no root; -ENOENT, -ENOTDIR, -EACCES of the root; -EMFILE, -ENOMEM.
    Threads: any. */
 FSB_API int fsb_local_open(fsb_backend **out, const fsb_local_desc *desc);
@@ -440,8 +445,10 @@ FSB_API void fsb_workers_close(fsb_workers *workers);
 #endif
 #endif /* FSB_BACKEND_H */
 
-/* ==== IMPLEMENTATION: [memory] [path] [check] [bytes] [handles] [call] [workers] [watch]
-        [local: resolve, stat, create, files, attributes, list, watch] [memory backend] [scoped] */
+/* ==== IMPLEMENTATION: [memory] [path] [check] [bytes] [handles] [call] [listing] [workers]
+        [watch]
+        [local: resolve, stat, create, files, attributes, list, watch, exec] [memory backend]
+        [scoped] */
 #if (defined(FSB_IMPLEMENTATION) || defined(FSB_BACKEND_IMPLEMENTATION)) && \
     !defined(FSB_BACKEND_DONE_)
 #define FSB_BACKEND_DONE_
@@ -451,15 +458,19 @@ FSB_API void fsb_workers_close(fsb_workers *workers);
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
+#include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/inotify.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <sys/uio.h>
+#include <sys/wait.h>
 #include <sys/xattr.h>
 #include <time.h>
 #include <unistd.h>
@@ -586,7 +597,7 @@ static fsb_backend_rule_ fsb_backend_rule_of_(uint32_t code)
         {0, 0},
         {AT, 0},                     /* STAT */
         {AT | BYTES, 0},             /* READLINK */
-        {AT, FSB_LIST_STAT},         /* LIST */
+        {AT, FSB_LIST_STAT | FSB_LIST_DATA | FSB_LIST_DEEP},
         {PATH | BYTES, 31},          /* OPEN: all of FSB_O_* */
         {HANDLE | BYTES, 0},         /* READ */
         {HANDLE | DATA | CHANGES, FSB_WRITE_APPEND | FSB_WRITE_KILL_PRIV},
@@ -611,7 +622,7 @@ static fsb_backend_rule_ fsb_backend_rule_of_(uint32_t code)
         {PATH | BYTES, 0},           /* GET */
         {PATH | DATA | CREATES, 30}, /* PUT: all but FSB_O_READ */
         {HANDLE, 31},                /* LOCK: all of FSB_LOCK_* */
-        {PATH, FSB_WATCH_DEEP},      /* WATCH */
+        {PATH, FSB_WATCH_DEEP | FSB_WATCH_FOREIGN}, /* WATCH */
         {PATH | CHANGES, FSB_EXEC_SHELL}, /* EXEC */
         {HANDLE, 0},                 /* DESCRIPTOR */
     };
@@ -637,6 +648,25 @@ static int fsb_backend_check_attr_(const fsb_op *op)
     return 0;
 }
 
+/* A command comes from outside: what execve(2) could not be told as it is meant is refused. */
+static int fsb_backend_check_exec_(const fsb_op *op)
+{
+    const fsb_exec *e = op->exec;
+    enum { MOST = 4096 }; /* arguments, and variables */
+    size_t n = 0;
+    if (!e || !e->argv || !e->argv[0] || !e->argv[0][0]) return -EINVAL;
+    if (op->flags & FSB_EXEC_SHELL && e->argv[1]) return -EINVAL;
+    if (e->input_size && !e->input) return -EINVAL;
+    while (e->argv[n])
+        if (++n > MOST) return -E2BIG;
+    n = 0;
+    for (const char *const *v = e->env; v && *v; ++v) {
+        if ((*v)[0] == '=' || !strchr(*v, '=')) return -EINVAL;
+        if (++n > MOST) return -E2BIG;
+    }
+    return 0;
+}
+
 /* The checks of one call that are more than a table's row. */
 static int fsb_backend_check_more_(const fsb_op *op)
 {
@@ -646,8 +676,10 @@ static int fsb_backend_check_more_(const fsb_op *op)
         return op->flags & FSB_O_WRITE ? fsb_backend_check_open_(op) : -EINVAL;
     case FSB_OP_GET: return op->path[1] ? 0 : -EISDIR;
     case FSB_OP_SETATTR: return fsb_backend_check_attr_(op);
-    case FSB_OP_LIST: return op->emit ? 0 : -EINVAL;
+    case FSB_OP_LIST: /* DATA and DEEP go with STAT */
+        return op->emit && (op->flags < FSB_LIST_DATA || op->flags & FSB_LIST_STAT) ? 0 : -EINVAL;
     case FSB_OP_WATCH: return op->event ? 0 : -EINVAL;
+    case FSB_OP_EXEC: return fsb_backend_check_exec_(op);
     case FSB_OP_RENAME:
         if (op->flags == (FSB_RENAME_NOREPLACE | FSB_RENAME_EXCHANGE)) return -EINVAL;
         return op->path[1] && op->path2[1] ? 0 : -EBUSY;
@@ -954,8 +986,9 @@ FSB_API void fsb_backend_submit(fsb_backend *b, fsb_op *const *ops, size_t n, fs
     }
     for (size_t i = 0; i < n; ++i) {
         fsb_op   *op = ops[i];
-        const int here = !runner.run || (b->flags & FSB_BACKEND_QUICK && op->code != FSB_OP_SYNC);
-        op->layer[0] = b;
+        const int slow = op->code == FSB_OP_SYNC || op->code == FSB_OP_EXEC;
+        const int here = !runner.run || (b->flags & FSB_BACKEND_QUICK && !slow);
+        op->layer[0] = b, op->layer[1] = NULL;
         if (here || runner.run(runner.user, fsb_backend_job_, op)) fsb_backend_job_(op);
     }
 }
@@ -1029,6 +1062,116 @@ FSB_API int fsb_write_file(fsb_backend *b, const char *path, const void *data, s
     op.code = FSB_OP_CLOSE, op.flags = 0;
     if (fsb_backend_call(b, &op) < 0 && !err) err = (int)op.result;
     return err;
+}
+
+/* ---- [listing] ------------------------------------------------------------------------------- */
+
+/* A LIST under way: what it has handed out, and the folders it goes into next, in the order they
+   were found. The queue is bounded, however broad the tree: a folder that does not fit is left out,
+   as one behind the budget is. */
+enum { FSB_BACKEND_SMALL_ = 64 << 10, FSB_BACKEND_QUEUE_ = 4 << 20 /* bytes */ };
+
+typedef struct fsb_backend_folder_ { /* the path with its '\0' follows */
+    struct fsb_backend_folder_ *next;
+    uint64_t                    file_id;
+    size_t                      size;
+} fsb_backend_folder_;
+
+typedef struct fsb_backend_listing_ {
+    fsb_op               *op;
+    const fsb_allocator  *allocator;
+    const char           *folder; /* the one being listed; NULL: op->path */
+    char                 *room;   /* DATA: for a small file and a byte; NULL: none is read */
+    uint64_t              spent;
+    size_t                queued; /* bytes */
+    fsb_backend_folder_  *first, **last;
+} fsb_backend_listing_;
+
+/* Lists one folder: 1 all of it, 0 stopped, or an error. *stat is its own, taken first. */
+typedef int64_t (*fsb_backend_list_one_)(void *owner, fsb_backend_listing_ *ls, const char *path,
+                                         uint64_t file_id, uint64_t offset, fsb_stat *stat);
+
+/* folder + "/" + name; 0 if that is too long. */
+static int fsb_backend_join_(char *out, const char *folder, const char *name)
+{
+    const size_t a = folder[1] ? strlen(folder) : 0, b = strlen(name);
+    if (a + 1 + b > FSB_PATH_MAX) return 0;
+    memcpy(out, folder, a);
+    out[a] = '/';
+    memcpy(out + a + 1, name, b + 1);
+    return 1;
+}
+
+static void fsb_backend_listing_push_(fsb_backend_listing_ *ls, const fsb_dirent *entry)
+{
+    char path[FSB_PATH_MAX + 1];
+    if (!fsb_backend_join_(path, ls->folder ? ls->folder : ls->op->path, entry->name)) return;
+    const size_t         size = strlen(path) + 1, bytes = sizeof(fsb_backend_folder_) + size;
+    fsb_backend_folder_ *f = NULL;
+    if (ls->queued + bytes <= FSB_BACKEND_QUEUE_)
+        f = (fsb_backend_folder_ *)fsb_backend_new_(ls->allocator, bytes);
+    if (!f) return;
+    memcpy(f + 1, path, size);
+    f->file_id = entry->stat.file_id, f->size = size;
+    *ls->last = f, ls->last = &f->next, ls->queued += bytes;
+}
+
+static fsb_backend_folder_ *fsb_backend_listing_pop_(fsb_backend_listing_ *ls)
+{
+    fsb_backend_folder_ *f = ls->first;
+    if (!f) return NULL;
+    ls->first = f->next, ls->queued -= sizeof *f + f->size;
+    if (!ls->first) ls->last = &ls->first;
+    return f;
+}
+
+/* Hands an entry out: 0 go on, 1 stop before it. */
+static int fsb_backend_listing_emit_(fsb_backend_listing_ *ls, fsb_dirent *entry)
+{
+    fsb_op *op = ls->op;
+    if (op->size64 && ls->spent >= op->size64) return 1;
+    entry->folder = ls->folder;
+    if (op->emit(op, entry)) return 1;
+    ls->spent += sizeof entry->stat + entry->name_size + (entry->data ? entry->stat.size : 0);
+    if (op->flags & FSB_LIST_DEEP && entry->name_size && S_ISDIR(entry->stat.mode))
+        fsb_backend_listing_push_(ls, entry);
+    return 0;
+}
+
+/* The folders below, as far as the budget goes; one that cannot be listed is left out. */
+static void fsb_backend_listing_below_(fsb_backend_listing_ *ls, fsb_backend_list_one_ one,
+                                       void *owner)
+{
+    fsb_backend_folder_ *f;
+    int                  more = 1;
+    while (more && (f = fsb_backend_listing_pop_(ls)) != NULL) {
+        fsb_dirent whole;
+        memset(&whole, 0, sizeof whole);
+        ls->folder = (const char *)(const void *)(f + 1), whole.name = "";
+        const int64_t n = one(owner, ls, ls->folder, f->file_id, 0, &whole.stat);
+        if (n == 1) more = !fsb_backend_listing_emit_(ls, &whole);
+        else more = n < 0;
+        fsb_backend_free_(ls->allocator, f, sizeof *f + f->size);
+    }
+}
+
+/* LIST, where `one` lists a folder. */
+static int64_t fsb_backend_list_(fsb_op *op, const fsb_allocator *a, fsb_backend_list_one_ one,
+                                 void *owner)
+{
+    fsb_backend_listing_ ls;
+    fsb_stat             stat;
+    memset(&ls, 0, sizeof ls);
+    ls.op = op, ls.allocator = a, ls.last = &ls.first;
+    if (op->flags & FSB_LIST_DATA)
+        ls.room = (char *)fsb_backend_resize_(a, NULL, 0, FSB_BACKEND_SMALL_ + 1);
+    const int64_t n = one(owner, &ls, op->path, op->file_id, op->offset, &stat);
+    if (n >= 0 && op->flags & FSB_LIST_STAT) op->stat = stat;
+    if (n == 1) fsb_backend_listing_below_(&ls, one, owner);
+    for (fsb_backend_folder_ *f; (f = fsb_backend_listing_pop_(&ls)) != NULL;)
+        fsb_backend_free_(a, f, sizeof *f + f->size);
+    fsb_backend_free_(a, ls.room, FSB_BACKEND_SMALL_ + 1);
+    return n;
 }
 
 /* ---- [workers] ------------------------------------------------------------------------------- */
@@ -1338,6 +1481,7 @@ typedef struct fsb_local_statx_ {
 
 typedef struct fsb_local_folder_ fsb_local_folder_;
 typedef struct fsb_local_polled_ fsb_local_polled_;
+typedef struct fsb_local_run_ fsb_local_run_;
 
 typedef struct fsb_local_ {
     fsb_backend          base; /* first */
@@ -1348,7 +1492,10 @@ typedef struct fsb_local_ {
     int                  no_openat2; /* atomic: the kernel has none, or a filter forbids it */
     uint64_t             root_dev;
     fsb_backend_handles_ handles;
+    uint32_t             allow_exec;
     pthread_mutex_t      position[FSB_LOCAL_STRIPES_]; /* of descriptors: APPEND and SEEK use it */
+    pthread_mutex_t      runs_lock; /* leaf; guards the next */
+    fsb_local_run_      *runs;      /* commands under way */
     fsb_backend_watches_ watches;
     int                  inotify, wake[2];
     pthread_mutex_t      folders_lock; /* before watches.lock; guards the next four */
@@ -2075,27 +2222,46 @@ typedef struct fsb_local_dirent_ { /* as getdents64(2) fills them in */
     char           name[1];
 } fsb_local_dirent_;
 
+/* All bytes of a small file, or NULL. Its stat was taken before; the same one after the reading
+   says that these are the bytes of that version. */
+static const void *fsb_local_small_(fsb_local_ *l, fsb_backend_listing_ *ls, int dir,
+                                    const char *name, const fsb_stat *st)
+{
+    if (!ls->room || !S_ISREG(st->mode) || st->size > FSB_BACKEND_SMALL_) return NULL;
+    const int fd = openat(dir, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+    if (fd < 0) return NULL;
+    fsb_stat      after;
+    const ssize_t n = pread(fd, ls->room, (size_t)st->size + 1, 0);
+    const int     whole = n >= 0 && (uint64_t)n == st->size && !fsb_local_look_(l, fd, "", &after)
+                          && after.version == st->version && after.file_id == st->file_id;
+    close(fd);
+    return whole ? ls->room : NULL;
+}
+
 /* Emits one entry: 0 go on, 1 stop. */
-static int fsb_local_emit_(fsb_local_ *l, fsb_op *op, int dir, const fsb_local_dirent_ *d)
+static int fsb_local_emit_(fsb_local_ *l, fsb_backend_listing_ *ls, int dir,
+                           const fsb_local_dirent_ *d)
 {
     fsb_dirent  entry;
     const char *name = d->name;
     if (name[0] == '.' && (!name[1] || (name[1] == '.' && !name[2]))) return 0;
     memset(&entry, 0, sizeof entry);
-    if (op->flags & FSB_LIST_STAT) {
+    if (ls->op->flags & FSB_LIST_STAT) {
         if (fsb_local_look_(l, dir, name, &entry.stat)) return 0; /* gone meanwhile */
     } else {
         entry.stat.ino = d->ino, entry.stat.mode = (uint32_t)d->type << 12;
     }
     entry.name = name, entry.name_size = strlen(name), entry.cookie = (uint64_t)d->offset;
-    return op->emit(op, &entry);
+    entry.data = fsb_local_small_(l, ls, dir, name, &entry.stat);
+    return fsb_backend_listing_emit_(ls, &entry);
 }
 
-static int64_t fsb_local_list_from_(fsb_local_ *l, fsb_op *op, int dir)
+static int64_t fsb_local_list_from_(fsb_local_ *l, fsb_backend_listing_ *ls, int dir,
+                                    uint64_t offset)
 {
     union { uint64_t align; char bytes[FSB_LOCAL_LIST_BYTES_]; } buf;
-    if (op->offset > INT64_MAX) return -EINVAL;
-    if (op->offset && lseek(dir, (off_t)op->offset, SEEK_SET) < 0) return -errno;
+    if (offset > INT64_MAX) return -EINVAL;
+    if (offset && lseek(dir, (off_t)offset, SEEK_SET) < 0) return -errno;
     for (;;) {
         const long n = syscall(SYS_getdents64, dir, buf.bytes, sizeof buf.bytes);
         if (n < 0) return -errno;
@@ -2103,9 +2269,26 @@ static int64_t fsb_local_list_from_(fsb_local_ *l, fsb_op *op, int dir)
         const fsb_local_dirent_ *d;
         for (long at = 0; at < n; at += d->size) {
             d = (const fsb_local_dirent_ *)(const void *)(buf.bytes + at);
-            if (fsb_local_emit_(l, op, dir, d)) return 0;
+            if (fsb_local_emit_(l, ls, dir, d)) return 0;
         }
     }
+}
+
+/* A folder found on the way is listed only if it is still the same one (file_id), so that a
+   symbolic link put in its place is not followed. */
+static int64_t fsb_local_list_one_(void *owner, fsb_backend_listing_ *ls, const char *path,
+                                   uint64_t file_id, uint64_t offset, fsb_stat *st)
+{
+    fsb_local_ *l = (fsb_local_ *)owner;
+    const int   how = O_RDONLY | O_DIRECTORY | O_NOFOLLOW;
+    const int   dir = fsb_local_open_path_(l, path, strlen(path), how);
+    if (dir < 0) return dir;
+    const int stat = file_id || ls->op->flags & FSB_LIST_STAT;
+    int64_t   n = stat ? fsb_local_look_(l, dir, "", st) : 0;
+    if (!n && file_id && file_id != st->file_id) n = -ESTALE;
+    if (!n) n = fsb_local_list_from_(l, ls, dir, offset);
+    close(dir);
+    return n;
 }
 
 static int64_t fsb_local_list_(fsb_local_ *l, fsb_op *op)
@@ -2115,15 +2298,7 @@ static int64_t fsb_local_list_(fsb_local_ *l, fsb_op *op)
         if (slot) fsb_backend_unpin_(&l->handles, slot);
         return slot ? -ENOTDIR : -EBADF;
     }
-    const int how = O_RDONLY | O_DIRECTORY | O_NOFOLLOW;
-    const int dir = fsb_local_open_path_(l, op->path, strlen(op->path), how);
-    if (dir < 0) return dir;
-    fsb_stat st;
-    int64_t  n = op->file_id ? fsb_local_look_(l, dir, "", &st) : 0;
-    if (!n && op->file_id && op->file_id != st.file_id) n = -ESTALE;
-    if (!n) n = fsb_local_list_from_(l, op, dir);
-    close(dir);
-    return n;
+    return fsb_backend_list_(op, &l->allocator, fsb_local_list_one_, l);
 }
 
 /* ---- [local: watch] -------------------------------------------------------------------------- */
@@ -2164,17 +2339,6 @@ static char *fsb_local_path_dup_(fsb_local_ *l, const char *path)
 static void fsb_local_path_free_(fsb_local_ *l, char *path)
 {
     if (path) fsb_backend_free_(&l->allocator, path, strlen(path) + 1);
-}
-
-/* folder + "/" + name; 0 if that is too long. */
-static int fsb_local_join_(char *out, const char *folder, const char *name)
-{
-    const size_t a = folder[1] ? strlen(folder) : 0, b = strlen(name);
-    if (a + 1 + b > FSB_PATH_MAX) return 0;
-    memcpy(out, folder, a);
-    out[a] = '/';
-    memcpy(out + a + 1, name, b + 1);
-    return 1;
 }
 
 /* The first folder whose wd is not below `wd`; folders locked. */
@@ -2377,7 +2541,7 @@ static int fsb_local_scan_emit_(fsb_op *op, const fsb_dirent *entry)
 {
     fsb_local_scan_ *s = (fsb_local_scan_ *)op->user;
     char             path[FSB_PATH_MAX + 1];
-    if (!fsb_local_join_(path, s->folder, entry->name)) return 0;
+    if (!fsb_backend_join_(path, s->folder, entry->name)) return 0;
     if (s->report) fsb_local_tell_(s->l, FSB_EVENT_CREATED, path, NULL);
     if (S_ISDIR(entry->stat.mode)) s->err = fsb_local_todo_push_(s, path);
     return s->err != 0;
@@ -2438,7 +2602,7 @@ static int fsb_local_wanted_(fsb_local_ *l, const char *path)
 {
     char child[FSB_PATH_MAX + 1];
     if (fsb_backend_watches_want_(&l->watches, path, 0)) return 1;
-    return fsb_local_join_(child, path, "x") && fsb_backend_watches_want_(&l->watches, child, 0);
+    return fsb_backend_join_(child, path, "x") && fsb_backend_watches_want_(&l->watches, child, 0);
 }
 
 /* Forgets the folders that no watch asks for any more. */
@@ -2459,7 +2623,7 @@ static void fsb_local_folders_prune_(fsb_local_ *l)
 static void fsb_local_came_(fsb_local_ *l, const char *path, uint32_t mask)
 {
     char child[FSB_PATH_MAX + 1];
-    if (!(mask & IN_ISDIR) || !fsb_local_join_(child, path, "x")) return;
+    if (!(mask & IN_ISDIR) || !fsb_backend_join_(child, path, "x")) return;
     if (!fsb_backend_watches_want_(&l->watches, child, 1)) return;
     const int err = fsb_local_scan_from_(l, path, 1);
     if (err == -ENOSPC || err == -ENOMEM) fsb_local_tell_(l, FSB_EVENT_LOST, path, NULL);
@@ -2522,7 +2686,7 @@ static void fsb_local_kernel_event_(fsb_local_ *l, const struct inotify_event *e
         fsb_local_folder_drop_(l, at);
         known = 0;
     }
-    if (known && e->len) known = fsb_local_join_(path, l->folders[at].path, e->name);
+    if (known && e->len) known = fsb_backend_join_(path, l->folders[at].path, e->name);
     else if (known) memcpy(path, l->folders[at].path, strlen(l->folders[at].path) + 1);
     pthread_mutex_unlock(&l->folders_lock);
     /* A folder below a watched one is told of by its parent; the watch's own is not. */
@@ -2541,7 +2705,7 @@ static void fsb_local_compare_(fsb_local_ *l, const char *folder, const fsb_loca
             const fsb_local_seen_ *was = fsb_local_snapshot_find_(other, e);
             if (was && (!changed || (was->version == e->version && was->file_id == e->file_id)))
                 continue;
-            if (!fsb_local_join_(path, folder, fsb_local_seen_name_(e))) continue;
+            if (!fsb_backend_join_(path, folder, fsb_local_seen_name_(e))) continue;
             fsb_local_tell_(l, was ? (uint32_t)FSB_EVENT_CONTENT : missing, path, NULL);
             if (!was && changed && e->folder) fsb_local_came_(l, path, IN_ISDIR);
         }
@@ -2679,6 +2843,339 @@ static void fsb_local_watch_stop_(fsb_local_ *l)
     fsb_backend_free_(&l->allocator, l->folders, l->folder_room * sizeof *l->folders);
 }
 
+/* ---- [local: exec] --------------------------------------------------------------------------- */
+
+/* A command is one call that blocks: poll(2) on its end, its two pipes and a wake-up for cancel().
+   What it reads comes from a memfd, so that nobody must feed it, and no SIGPIPE can come back. */
+enum { FSB_LOCAL_RUN_BYTES_ = 64 << 10, FSB_LOCAL_KILL_MS_ = 2000, FSB_LOCAL_GRACE_MS_ = 100,
+       FSB_LOCAL_REAP_MS_ = 5 };
+enum { FSB_LOCAL_NOEXEC_SEAL_ = 8 };
+#ifdef SYS_pidfd_open
+#define FSB_LOCAL_PIDFD_OPEN_ SYS_pidfd_open
+#else
+#define FSB_LOCAL_PIDFD_OPEN_ 434
+#endif
+
+typedef struct fsb_local_run_pipe_ {
+    int      fd; /* our end; -1: closed */
+    uint64_t handed;
+} fsb_local_run_pipe_;
+
+struct fsb_local_run_ {
+    fsb_local_run_     *next;
+    fsb_local_         *l;
+    fsb_op             *op;
+    pid_t               pid;
+    int                 pidfd; /* -1: this kernel has none */
+    int                 wake;  /* eventfd: cancel() */
+    fsb_local_run_pipe_ out[2];
+    char               *room;
+    int                 why;      /* 0, or the result once it is being ended */
+    int                 stopping; /* SIGTERM was sent; 2: SIGKILL, too */
+    int                 ended;    /* the command itself; its group may go on */
+    int64_t             deadline_ms; /* when the next of these is due; INT64_MAX: none */
+};
+
+/* A descriptor above those that the child gives to stdin, stdout and stderr. */
+static int fsb_local_high_(int fd)
+{
+    if (fd < 0 || fd > 2) return fd;
+    const int high = fsb_local_errno_(fcntl(fd, F_DUPFD_CLOEXEC, 3));
+    close(fd);
+    return high;
+}
+
+static int fsb_local_run_pipe_open_(int ends[2])
+{
+    if (pipe2(ends, O_CLOEXEC)) return -errno;
+    ends[0] = fsb_local_high_(ends[0]), ends[1] = fsb_local_high_(ends[1]);
+    const int err = ends[0] < 0 ? ends[0] : ends[1] < 0 ? ends[1] : 0;
+    if (!err && !fcntl(ends[0], F_SETFL, O_NONBLOCK)) return 0;
+    for (int i = 0; i < 2; ++i)
+        if (ends[i] >= 0) close(ends[i]);
+    return err ? err : -EIO;
+}
+
+/* What the command reads: a descriptor of its own. */
+static int fsb_local_run_input_(const fsb_exec *e)
+{
+    if (!e->input_size) return fsb_local_high_(fsb_local_errno_(open("/dev/null", O_RDONLY
+                                                                     | O_CLOEXEC)));
+    long fd = syscall(SYS_memfd_create, "fsb-exec", 1 | FSB_LOCAL_NOEXEC_SEAL_); /* 1: CLOEXEC */
+    if (fd < 0 && errno == EINVAL) fd = syscall(SYS_memfd_create, "fsb-exec", 1);
+    if (fd < 0) return -errno;
+    const int64_t n = fsb_local_pwrite_((int)fd, e->input, e->input_size, 0);
+    const int     again = n < 0 ? (int)n : fsb_local_reopen_((int)fd, O_RDONLY);
+    close((int)fd);
+    return fsb_local_high_(again);
+}
+
+static size_t fsb_local_env_count_(const char *const *env)
+{
+    size_t n = 0;
+    while (env && env[n]) ++n;
+    return n;
+}
+
+/* 1 if env sets the variable of `text`, "NAME=value". */
+static int fsb_local_env_sets_(const char *const *env, size_t count, const char *text)
+{
+    const char  *equals = strchr(text, '=');
+    const size_t size = equals ? (size_t)(equals - text) + 1 : strlen(text) + 1;
+    for (size_t i = 0; i < count; ++i)
+        if (!strncmp(env[i], text, size)) return 1;
+    return 0;
+}
+
+/* The host's variables but those that are set anew, and these, each once: the last one counts. */
+static const char **fsb_local_env_(fsb_local_ *l, const char *const *over, size_t *room)
+{
+    const char *const *host = (const char *const *)environ;
+    const size_t       more = fsb_local_env_count_(over);
+    size_t             n = 0;
+    *room = (fsb_local_env_count_(host) + more + 1) * sizeof(char *);
+    const char **all = (const char **)fsb_backend_new_(&l->allocator, *room);
+    if (!all) return NULL;
+    for (; host && *host; ++host)
+        if (!fsb_local_env_sets_(over, more, *host)) all[n++] = *host;
+    for (size_t i = 0; i < more; ++i)
+        if (!fsb_local_env_sets_(over + i + 1, more - i - 1, over[i])) all[n++] = over[i];
+    return all;
+}
+
+/* In the child: nothing of this process but the four descriptors, no signal blocked or ignored, a
+   group of its own. dir, fds: where it runs; stdin, stdout, stderr. */
+static int fsb_local_spawn_in_(pid_t *pid, const fsb_op *op, const char *const *env, int dir,
+                               const int fds[3], posix_spawn_file_actions_t *does,
+                               posix_spawnattr_t *attr)
+{
+    const char *const  shell[] = {"/bin/sh", "-c", op->exec->argv[0], NULL};
+    const char *const *argv = op->flags & FSB_EXEC_SHELL ? shell : op->exec->argv;
+    const int          flags = POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGDEF
+                               | POSIX_SPAWN_SETSIGMASK;
+    sigset_t           none, all;
+    sigemptyset(&none);
+    sigfillset(&all);
+    int err = posix_spawnattr_setflags(attr, (short)flags);
+    if (!err) err = posix_spawnattr_setsigmask(attr, &none);
+    if (!err) err = posix_spawnattr_setsigdefault(attr, &all);
+    if (!err) err = posix_spawn_file_actions_addfchdir_np(does, dir);
+    for (int i = 0; i < 3 && !err; ++i) err = posix_spawn_file_actions_adddup2(does, fds[i], i);
+#if defined(__GLIBC__) && (__GLIBC__ > 2 || __GLIBC_MINOR__ >= 34)
+    if (!err) err = posix_spawn_file_actions_addclosefrom_np(does, 3);
+#endif
+    if (!err)
+        err = posix_spawnp(pid, argv[0], does, attr, (char *const *)(uintptr_t)argv,
+                           (char *const *)(uintptr_t)env);
+    return -err;
+}
+
+static int fsb_local_spawn_(fsb_local_run_ *r, int dir, const int fds[3])
+{
+    size_t                     room = 0;
+    posix_spawn_file_actions_t does;
+    posix_spawnattr_t          attr;
+    const char               **env = fsb_local_env_(r->l, r->op->exec->env, &room);
+    if (!env) return -ENOMEM;
+    int err = -posix_spawn_file_actions_init(&does);
+    if (!err) {
+        err = -posix_spawnattr_init(&attr);
+        if (!err) {
+            err = fsb_local_spawn_in_(&r->pid, r->op, env, dir, fds, &does, &attr);
+            posix_spawnattr_destroy(&attr);
+        }
+        posix_spawn_file_actions_destroy(&does);
+    }
+    fsb_backend_free_(&r->l->allocator, env, room);
+    return err;
+}
+
+/* Opens all that the command needs, and starts it. */
+static int fsb_local_run_start_(fsb_local_run_ *r)
+{
+    int out[2] = {-1, -1}, errs[2] = {-1, -1}, fds[3] = {-1, -1, -1}, dir = -1;
+    int err = fsb_local_open_path_(r->l, r->op->path, strlen(r->op->path),
+                                   O_PATH | O_DIRECTORY | O_NOFOLLOW);
+    if (err >= 0) dir = fsb_local_high_(err), err = dir < 0 ? dir : 0;
+    if (!err) fds[0] = fsb_local_run_input_(r->op->exec), err = fds[0] < 0 ? fds[0] : 0;
+    if (!err && !(err = fsb_local_run_pipe_open_(out))) r->out[0].fd = out[0], fds[1] = out[1];
+    if (!err && !(err = fsb_local_run_pipe_open_(errs))) r->out[1].fd = errs[0], fds[2] = errs[1];
+    if (!err) err = fsb_local_spawn_(r, dir, fds);
+    if (dir >= 0) close(dir);
+    for (int i = 0; i < 3; ++i)
+        if (fds[i] >= 0) close(fds[i]);
+    if (!err) r->pidfd = (int)syscall(FSB_LOCAL_PIDFD_OPEN_, r->pid, 0);
+    return err;
+}
+
+/* The next step of ending the group: SIGTERM, two seconds later SIGKILL. It leads the group until
+   it is waited for, so that the number can be nobody else's. */
+static void fsb_local_run_stop_(fsb_local_run_ *r, int why)
+{
+    if (!r->stopping) r->why = why;
+    kill(-r->pid, r->stopping ? SIGKILL : SIGTERM);
+    r->deadline_ms = r->stopping ? INT64_MAX : fsb_local_clock_ms_() + FSB_LOCAL_KILL_MS_;
+    if (r->stopping < 2) ++r->stopping;
+}
+
+/* Hands n bytes of stdout (0) or stderr (1) out; the command ends if nobody wants more. */
+static void fsb_local_run_hand_(fsb_local_run_ *r, int which, size_t n)
+{
+    fsb_exec            *e = r->op->exec;
+    fsb_local_run_pipe_ *p = &r->out[which];
+    const uint64_t       left = e->max_output ? e->max_output - p->handed : UINT64_MAX;
+    size_t               take = n < left ? n : (size_t)left;
+    if (!e->output || r->stopping) take = 0;
+    e->cut[which] += n - take;
+    p->handed += take;
+    if (take && e->output(r->op, which + 1, r->room, take)) fsb_local_run_stop_(r, 0);
+}
+
+/* Reads once; the pipe closes at its end. 0: there is nothing more now. */
+static size_t fsb_local_run_read_(fsb_local_run_ *r, int which, size_t most)
+{
+    fsb_local_run_pipe_ *p = &r->out[which];
+    if (p->fd < 0) return 0;
+    const ssize_t n = read(p->fd, r->room, most);
+    if (n > 0) fsb_local_run_hand_(r, which, (size_t)n);
+    if (n > 0 || (n < 0 && (errno == EAGAIN || errno == EINTR))) return n > 0 ? (size_t)n : 0;
+    close(p->fd);
+    p->fd = -1;
+    return 0;
+}
+
+/* The command has ended and its time is up: takes what lies in the pipes now, and no more, since
+   somebody may write to them for ever. */
+static void fsb_local_run_drain_(fsb_local_run_ *r)
+{
+    for (int i = 0; i < 2; ++i) {
+        int left = 0;
+        if (r->out[i].fd < 0 || ioctl(r->out[i].fd, FIONREAD, &left)) continue;
+        while (left > 0) {
+            const int    most = left < FSB_LOCAL_RUN_BYTES_ ? left : (int)FSB_LOCAL_RUN_BYTES_;
+            const size_t n = fsb_local_run_read_(r, i, (size_t)most);
+            if (!n) break;
+            left -= (int)n;
+        }
+    }
+}
+
+/* Notes its end, but leaves it to be waited for: the group keeps its number. */
+static int fsb_local_run_ended_(fsb_local_run_ *r)
+{
+    siginfo_t info;
+    memset(&info, 0, sizeof info);
+    if (r->ended) return 0;
+    if (waitid(P_PID, (id_t)r->pid, &info, WEXITED | WNOHANG | WNOWAIT)) {
+        if (errno == EINTR) return 0;
+        r->ended = 1; /* somebody else has waited for it */
+        return -ECHILD;
+    }
+    if (!info.si_pid) return 0;
+    r->ended = 1;
+    r->op->exec->exit_code = info.si_code == CLD_EXITED ? info.si_status : 0;
+    r->op->exec->signal = info.si_code == CLD_EXITED ? 0 : info.si_status;
+    if (!r->stopping) r->deadline_ms = fsb_local_clock_ms_() + FSB_LOCAL_GRACE_MS_;
+    return 0;
+}
+
+/* What is due by the clock; 1: the call is over. */
+static int fsb_local_run_due_(fsb_local_run_ *r)
+{
+    const int closed = r->out[0].fd < 0 && r->out[1].fd < 0;
+    if (r->ended && (closed || r->stopping == 2)) return 1;
+    if (fsb_local_clock_ms_() < r->deadline_ms) return 0;
+    if (r->ended && !r->stopping) return 1;
+    fsb_local_run_stop_(r, -ETIMEDOUT);
+    return 0;
+}
+
+static int fsb_local_run_wait_(fsb_local_run_ *r)
+{
+    struct pollfd p[4];
+    int           err = 0;
+    while (!err && !fsb_local_run_due_(r)) {
+        int64_t left = -1; /* for ever */
+        if (r->deadline_ms != INT64_MAX) left = r->deadline_ms - fsb_local_clock_ms_();
+        if (r->deadline_ms != INT64_MAX && left < 0) left = 0;
+        if (r->pidfd < 0 && !r->ended && (left < 0 || left > FSB_LOCAL_REAP_MS_))
+            left = FSB_LOCAL_REAP_MS_;
+        if (left > INT_MAX) left = INT_MAX;
+        p[0].fd = r->ended ? -1 : r->pidfd, p[1].fd = r->stopping ? -1 : r->wake;
+        p[2].fd = r->out[0].fd, p[3].fd = r->out[1].fd;
+        for (int i = 0; i < 4; ++i) p[i].events = POLLIN, p[i].revents = 0;
+        if (poll(p, 4, (int)left) < 0 && errno != EINTR) err = -errno;
+        if (p[1].revents) fsb_local_run_stop_(r, -EINTR);
+        for (int i = 0; i < 2; ++i)
+            if (p[2 + i].revents) fsb_local_run_read_(r, i, FSB_LOCAL_RUN_BYTES_);
+        if (!err && (p[0].revents || r->pidfd < 0)) err = fsb_local_run_ended_(r);
+    }
+    fsb_local_run_drain_(r);
+    if (r->stopping || err) kill(-r->pid, SIGKILL); /* who of the group is left */
+    int status;
+    while (waitpid(r->pid, &status, 0) < 0 && errno == EINTR) {}
+    return err ? err : r->why;
+}
+
+/* In and out of the list that cancel() looks at. -EINTR: it was there before us. */
+static int fsb_local_run_enter_(fsb_local_run_ *r)
+{
+    pthread_mutex_lock(&r->l->runs_lock);
+    const int early = r->op->layer[1] == (void *)r->l;
+    r->op->layer[1] = NULL;
+    if (!early) r->next = r->l->runs, r->l->runs = r;
+    pthread_mutex_unlock(&r->l->runs_lock);
+    return early ? -EINTR : 0;
+}
+
+static void fsb_local_run_leave_(fsb_local_run_ *r)
+{
+    pthread_mutex_lock(&r->l->runs_lock);
+    fsb_local_run_ **at = &r->l->runs;
+    while (*at != r) at = &(*at)->next;
+    *at = r->next;
+    pthread_mutex_unlock(&r->l->runs_lock);
+}
+
+/* Ends a command; other calls end soon anyway. */
+static void fsb_local_cancel_(fsb_backend *b, fsb_op *op)
+{
+    fsb_local_ *l = (fsb_local_ *)(void *)b;
+    if (op->code != FSB_OP_EXEC) return;
+    pthread_mutex_lock(&l->runs_lock);
+    const fsb_local_run_ *r = l->runs;
+    while (r && r->op != op) r = r->next;
+    const uint64_t one = 1;
+    if (!r) op->layer[1] = l; /* not begun */
+    else if (write(r->wake, &one, sizeof one) < 0) {} /* it is awake, then */
+    pthread_mutex_unlock(&l->runs_lock);
+}
+
+static int64_t fsb_local_exec_(fsb_local_ *l, fsb_op *op)
+{
+    fsb_local_run_ r;
+    if (!l->allow_exec) return -EACCES;
+    memset(&r, 0, sizeof r);
+    r.l = l, r.op = op, r.pidfd = r.out[0].fd = r.out[1].fd = -1;
+    r.deadline_ms = op->timeout_ms ? fsb_local_clock_ms_() + op->timeout_ms : INT64_MAX;
+    op->exec->exit_code = op->exec->signal = 0, op->exec->cut[0] = op->exec->cut[1] = 0;
+    r.wake = fsb_local_errno_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+    if (r.wake < 0) return r.wake;
+    r.room = (char *)fsb_backend_resize_(&l->allocator, NULL, 0, FSB_LOCAL_RUN_BYTES_);
+    int err = r.room ? fsb_local_run_enter_(&r) : -ENOMEM;
+    if (!err) {
+        err = fsb_local_run_start_(&r);
+        if (!err) err = fsb_local_run_wait_(&r);
+        fsb_local_run_leave_(&r);
+    }
+    for (int i = 0; i < 2; ++i)
+        if (r.out[i].fd >= 0) close(r.out[i].fd);
+    if (r.pidfd >= 0) close(r.pidfd);
+    close(r.wake);
+    fsb_backend_free_(&l->allocator, r.room, FSB_LOCAL_RUN_BYTES_);
+    return err;
+}
+
 /* ---- [local: open] --------------------------------------------------------------------------- */
 
 static int64_t fsb_local_dispatch_(fsb_local_ *l, fsb_op *op)
@@ -2711,6 +3208,7 @@ static int64_t fsb_local_dispatch_(fsb_local_ *l, fsb_op *op)
     case FSB_OP_GET: return fsb_local_get_(l, op);
     case FSB_OP_PUT: return fsb_local_put_(l, op);
     case FSB_OP_WATCH: return fsb_local_watch_(l, op);
+    case FSB_OP_EXEC: return fsb_local_exec_(l, op);
     case FSB_OP_DESCRIPTOR: return fsb_local_descriptor_(l, op);
     default: return -ENOSYS;
     }
@@ -2745,6 +3243,7 @@ static void fsb_local_close_(fsb_backend *b)
     fsb_backend_handles_close_(&l->handles);
     fsb_backend_watches_destroy_(&l->watches);
     pthread_mutex_destroy(&l->folders_lock);
+    pthread_mutex_destroy(&l->runs_lock);
     for (int i = 0; i < FSB_LOCAL_STRIPES_; ++i) pthread_mutex_destroy(&l->position[i]);
     close(l->root);
     fsb_backend_free_(&a, l, sizeof *l);
@@ -2763,10 +3262,11 @@ static void fsb_backend_fill_(fsb_backend *b, const char *name, void (*close_fn)
 FSB_API int fsb_local_open(fsb_backend **out, const fsb_local_desc *desc)
 {
     if (!out || !desc || !desc->root) return -EINVAL;
-    if (desc->flags & ~(uint32_t)FSB_LOCAL_READ_ONLY) return -EINVAL;
+    if (desc->flags & ~(uint32_t)FSB_LOCAL_READ_ONLY || desc->allow_exec > 1) return -EINVAL;
     fsb_local_ *l = (fsb_local_ *)fsb_backend_new_(&desc->allocator, sizeof *l);
     if (!l) return -ENOMEM;
     l->allocator = desc->allocator, l->log = desc->log, l->flags = desc->flags;
+    l->allow_exec = desc->allow_exec;
     l->root = fsb_local_errno_(open(desc->root, O_PATH | O_DIRECTORY | O_CLOEXEC));
     struct stat st;
     int         err = l->root < 0 ? l->root : fsb_local_errno_(fstat(l->root, &st));
@@ -2782,8 +3282,10 @@ FSB_API int fsb_local_open(fsb_backend **out, const fsb_local_desc *desc)
     l->root_dev = (uint64_t)major(st.st_dev) << 32 | minor(st.st_dev);
     for (int i = 0; i < FSB_LOCAL_STRIPES_; ++i) pthread_mutex_init(&l->position[i], NULL);
     pthread_mutex_init(&l->folders_lock, NULL);
+    pthread_mutex_init(&l->runs_lock, NULL);
     fsb_backend_watches_init_(&l->watches, &l->allocator);
     fsb_backend_fill_(&l->base, "local", fsb_local_close_, fsb_local_call_);
+    l->base.cancel = fsb_local_cancel_;
     *out = &l->base;
     return 0;
 }
@@ -3908,42 +4410,88 @@ static size_t fsb_memory_batch_(fsb_memory_ *m, fsb_memory_node_ *folder, uint64
     return n;
 }
 
-static int fsb_memory_emit_(fsb_op *op, const fsb_memory_found_ *f)
+/* All bytes of a small file, and its stat of the same moment. */
+static const void *fsb_memory_small_(fsb_memory_ *m, fsb_backend_listing_ *ls,
+                                     const fsb_memory_node_ *folder, fsb_memory_found_ *f)
+{
+    const void *data = NULL;
+    if (!ls->room || !S_ISREG(f->stat.mode)) return NULL;
+    pthread_rwlock_rdlock(&m->lock);
+    const size_t             behind = fsb_memory_place_after_(folder, f->cookie);
+    const fsb_memory_place_ *place = behind ? &folder->places[behind - 1] : NULL;
+    if (place && place->cookie == f->cookie && place->entry
+        && place->entry->node->stat.size <= FSB_BACKEND_SMALL_) {
+        f->stat = place->entry->node->stat;
+        fsb_memory_load_(place->entry->node, ls->room, (size_t)f->stat.size, 0);
+        data = ls->room;
+    }
+    pthread_rwlock_unlock(&m->lock);
+    return data;
+}
+
+static int fsb_memory_emit_(fsb_memory_ *m, fsb_backend_listing_ *ls,
+                            const fsb_memory_node_ *folder, fsb_memory_found_ *f)
 {
     fsb_dirent entry;
     memset(&entry, 0, sizeof entry);
+    entry.data = fsb_memory_small_(m, ls, folder, f);
     entry.name = f->name, entry.name_size = f->name_size, entry.cookie = f->cookie;
-    if (op->flags & FSB_LIST_STAT) entry.stat = f->stat;
+    if (ls->op->flags & FSB_LIST_STAT) entry.stat = f->stat;
     else entry.stat.ino = f->stat.ino, entry.stat.mode = f->stat.mode & S_IFMT;
-    return op->emit(op, &entry);
+    return fsb_backend_listing_emit_(ls, &entry);
 }
 
-static int64_t fsb_memory_list_(fsb_memory_run_ *r)
+/* The folder at path, kept until fsb_memory_folder_put_(). */
+static int fsb_memory_folder_get_(fsb_memory_ *m, const char *path, uint64_t file_id,
+                                  fsb_memory_node_ **folder, fsb_stat *st)
 {
-    fsb_memory_      *m = r->m;
-    fsb_memory_node_ *folder;
-    fsb_memory_found_ found[FSB_MEMORY_BATCH_];
+    fsb_memory_where_ w;
     pthread_rwlock_rdlock(&m->lock);
-    int err = fsb_memory_at_(r, &folder);
-    if (!err && !fsb_memory_is_dir_(folder)) err = -ENOTDIR;
-    if (!err) __atomic_add_fetch(&folder->users, 1, __ATOMIC_RELAXED);
-    pthread_rwlock_unlock(&m->lock);
-    if (err) return err;
-    uint64_t cookie = r->op->offset;
-    int64_t  end = -1;
-    while (end < 0) {
-        const size_t n = fsb_memory_batch_(m, folder, cookie, found);
-        if (!n) end = 1;
-        for (size_t i = 0; i < n && end < 0; ++i) {
-            cookie = found[i].cookie;
-            if (fsb_memory_emit_(r->op, &found[i])) end = 0;
-        }
+    int err = fsb_memory_find_(m, path, &w);
+    if (!err && !w.node) err = -ENOENT;
+    if (!err && file_id && file_id != w.node->stat.file_id) err = -ESTALE;
+    if (!err && !fsb_memory_is_dir_(w.node)) err = -ENOTDIR;
+    if (!err) {
+        __atomic_add_fetch(&w.node->users, 1, __ATOMIC_RELAXED);
+        *folder = w.node, *st = w.node->stat;
     }
+    pthread_rwlock_unlock(&m->lock);
+    return err;
+}
+
+static void fsb_memory_folder_put_(fsb_memory_ *m, fsb_memory_node_ *folder)
+{
     pthread_rwlock_wrlock(&m->lock);
     __atomic_sub_fetch(&folder->users, 1, __ATOMIC_RELAXED);
     fsb_memory_node_put_(m, folder);
     pthread_rwlock_unlock(&m->lock);
+}
+
+static int64_t fsb_memory_list_one_(void *owner, fsb_backend_listing_ *ls, const char *path,
+                                    uint64_t file_id, uint64_t offset, fsb_stat *st)
+{
+    fsb_memory_      *m = (fsb_memory_ *)owner;
+    fsb_memory_node_ *folder;
+    fsb_memory_found_ found[FSB_MEMORY_BATCH_];
+    const int         err = fsb_memory_folder_get_(m, path, file_id, &folder, st);
+    if (err) return err;
+    int64_t end = -1;
+    while (end < 0) {
+        const size_t n = fsb_memory_batch_(m, folder, offset, found);
+        if (!n) end = 1;
+        for (size_t i = 0; i < n && end < 0; ++i) {
+            offset = found[i].cookie;
+            if (fsb_memory_emit_(m, ls, folder, &found[i])) end = 0;
+        }
+    }
+    fsb_memory_folder_put_(m, folder);
     return end;
+}
+
+static int64_t fsb_memory_list_(fsb_memory_run_ *r)
+{
+    if (r->slot) return -ENOTDIR; /* handles are of regular files */
+    return fsb_backend_list_(r->op, &r->m->allocator, fsb_memory_list_one_, r->m);
 }
 
 /* ---- [memory backend: open] ------------------------------------------------------------------ */
@@ -4108,7 +4656,7 @@ FSB_API int fsb_memory_open(fsb_backend **out, const fsb_memory_desc *desc)
         return err;
     }
     fsb_backend_fill_(&m->base, "memory", fsb_memory_close_, fsb_memory_call_);
-    m->base.call[FSB_OP_DESCRIPTOR] = NULL;
+    m->base.call[FSB_OP_DESCRIPTOR] = m->base.call[FSB_OP_EXEC] = NULL;
     *out = &m->base;
     return 0;
 }
@@ -4127,18 +4675,21 @@ typedef struct fsb_scoped_ {
     fsb_backend        base; /* first */
     fsb_allocator      allocator;
     fsb_backend       *inner;
-    pthread_mutex_t    lock; /* leaf; guards watches */
+    pthread_mutex_t    lock; /* held around inner's cancel() only; guards watches and runs */
     fsb_scoped_watch_ *watches;
+    struct fsb_scoped_lift_ *runs; /* commands under way, for cancel() */
     size_t             prefix_size; /* 0: the whole of inner */
     char               prefix[FSB_PATH_MAX + 1];
 } fsb_scoped_;
 
 /* An op on its way down: a copy with inner's paths. */
 typedef struct fsb_scoped_lift_ {
-    fsb_op       op;
-    fsb_op      *upper;
-    fsb_scoped_ *scope;
-    char         path[FSB_PATH_MAX + 1], path2[FSB_PATH_MAX + 1];
+    fsb_op                   op;
+    fsb_op                  *upper;
+    fsb_scoped_             *scope;
+    fsb_exec                 exec;
+    struct fsb_scoped_lift_ *next; /* EXEC: in scope->runs */
+    char                     path[FSB_PATH_MAX + 1], path2[FSB_PATH_MAX + 1];
 } fsb_scoped_lift_;
 
 /* Refuses symbolic links before the last component. `path` is inner's. */
@@ -4193,8 +4744,13 @@ static void fsb_scoped_event_(void *user, const fsb_event *event)
 
 static int fsb_scoped_emit_(fsb_op *op, const fsb_dirent *entry)
 {
-    fsb_op *upper = ((fsb_scoped_lift_ *)op->user)->upper;
-    return upper->emit(upper, entry);
+    const fsb_scoped_lift_ *lift = (const fsb_scoped_lift_ *)op->user;
+    fsb_dirent              mine = *entry;
+    if (entry->folder) {
+        mine.folder = fsb_scoped_strip_(lift->scope, entry->folder);
+        if (!mine.folder) return 0; /* inner's mistake: not below op->path */
+    }
+    return lift->upper->emit(lift->upper, &mine);
 }
 
 /* Hands what inner answered up. */
@@ -4204,6 +4760,46 @@ static void fsb_scoped_answer_(fsb_op *upper, const fsb_op *op)
     if (op->result < 0) return;
     upper->handle = op->handle, upper->out_offset = op->out_offset;
     upper->stat = op->stat, upper->statfs = op->statfs, upper->slice = op->slice;
+}
+
+static int fsb_scoped_output_(fsb_op *op, int fd, const void *data, size_t size)
+{
+    fsb_op *upper = ((fsb_scoped_lift_ *)op->user)->upper;
+    return upper->exec->output(upper, fd, data, size);
+}
+
+/* EXEC: cancel() finds inner's op by the upper one. */
+static void fsb_scoped_exec_(fsb_scoped_ *s, fsb_scoped_lift_ *lift)
+{
+    fsb_exec *exec = lift->upper->exec;
+    lift->exec = *exec, lift->op.exec = &lift->exec, lift->op.user = lift;
+    if (exec->output) lift->exec.output = fsb_scoped_output_;
+    pthread_mutex_lock(&s->lock);
+    const int early = lift->upper->layer[1] == (void *)s; /* cancelled */
+    lift->op.layer[1] = lift->upper->layer[1] = NULL;
+    lift->next = s->runs, s->runs = lift;
+    pthread_mutex_unlock(&s->lock);
+    if (early) lift->op.result = -EINTR;
+    else fsb_backend_call(s->inner, &lift->op);
+    pthread_mutex_lock(&s->lock);
+    fsb_scoped_lift_ **at = &s->runs;
+    while (*at != lift) at = &(*at)->next;
+    *at = lift->next;
+    pthread_mutex_unlock(&s->lock);
+    exec->exit_code = lift->exec.exit_code, exec->signal = lift->exec.signal;
+    exec->cut[0] = lift->exec.cut[0], exec->cut[1] = lift->exec.cut[1];
+}
+
+static void fsb_scoped_cancel_(fsb_backend *b, fsb_op *op)
+{
+    fsb_scoped_ *s = (fsb_scoped_ *)(void *)b;
+    if (op->code != FSB_OP_EXEC) return;
+    pthread_mutex_lock(&s->lock);
+    fsb_scoped_lift_ *lift = s->runs;
+    while (lift && lift->upper != op) lift = lift->next;
+    if (lift) s->inner->cancel(s->inner, &lift->op);
+    else op->layer[1] = s; /* not begun */
+    pthread_mutex_unlock(&s->lock);
 }
 
 /* Calls that carry a path. */
@@ -4219,7 +4815,8 @@ static int64_t fsb_scoped_lifted_(fsb_scoped_ *s, fsb_op *op)
         err = fsb_scoped_path_(s, op->path2, lift.path2), lift.op.path2 = lift.path2;
     if (err) return op->result = err;
     if (op->code == FSB_OP_LIST) lift.op.emit = fsb_scoped_emit_, lift.op.user = &lift;
-    fsb_backend_call(s->inner, &lift.op);
+    if (op->code == FSB_OP_EXEC) fsb_scoped_exec_(s, &lift);
+    else fsb_backend_call(s->inner, &lift.op);
     fsb_scoped_answer_(op, &lift.op);
     return op->result;
 }
@@ -4308,6 +4905,7 @@ FSB_API int fsb_scoped_open(fsb_backend **out, const fsb_scoped_desc *desc)
     pthread_mutex_init(&s->lock, NULL);
     fsb_backend_fill_(&s->base, "scoped", fsb_scoped_close_, fsb_scoped_call_);
     s->base.flags = desc->inner->flags;
+    if (desc->inner->cancel) s->base.cancel = fsb_scoped_cancel_;
     for (uint32_t i = FSB_OP_STAT; i < FSB_OP_COUNT; ++i) {
         const int composed = i == FSB_OP_GET || i == FSB_OP_PUT;
         s->base.call[i] = composed || fsb_backend_has_(s->inner, i) ? fsb_scoped_call_ : NULL;

@@ -46,6 +46,14 @@
        Linux's numbers of the generic ABI, whatever the platform. A stat is 104 bytes: the fields
        of fsb_stat in order. A listing's data are entries: u64 cookie, stat, u16 size of the name,
        the name without '\0'.
+       With LIST's flags DATA or DEEP the name is followed by: string of u16 size without '\0', the
+       folder (empty: that of the entry before, at first the one asked for), u32 bytes of data that
+       follow plus 1, or 0: not included. An entry without a name ends its folder.
+       WATCH, flags HELD and DEEP, path "/", gives the client a lease: from its answer on the server
+       sends 0x102 EVENT (tag: 1, 2, ...; meta: u32 FSB_EVENT_*, stat, strings path, path2) for what
+       others change in folders that the client's requests led through, and answers the one who
+       changed it when this client has sent 0x103 SEEN (tag: up to which event), 2 s at most. Neither
+       has an answer.
        0x100 HELLO must come first. Meta: u16 lowest and u16 highest version, u32 zero, 16 bytes
        client id, string share. Answer: u16 version, u16 rights, u32 requests that may be in flight,
        u64 boot id of the server, u64 bit n set: FSB_OP n is served, u32 bytes of data at most.
@@ -1469,8 +1477,8 @@ static const fsb_chunk_shape_ *fsb_chunk_shape_of_(uint32_t code) /* NULL: not o
         /* STAT */ {FSB_CHUNK_AT_, FSB_CHUNK_STAT_, 0},
         /* READLINK */ {FSB_CHUNK_AT_ | FSB_CHUNK_SIZE_, FSB_CHUNK_DATA_, 0},
         /* LIST */
-        {FSB_CHUNK_AT_ | FSB_CHUNK_FLAGS_ | FSB_CHUNK_OFFSET_ | FSB_CHUNK_SIZE_, FSB_CHUNK_DATA_,
-         FSB_CHUNK_SMALL_},
+        {FSB_CHUNK_AT_ | FSB_CHUNK_FLAGS_ | FSB_CHUNK_OFFSET_ | FSB_CHUNK_SIZE_,
+         FSB_CHUNK_STAT_ | FSB_CHUNK_DATA_, FSB_CHUNK_SMALL_},
         /* OPEN */
         {FSB_CHUNK_FLAGS_ | FSB_CHUNK_FILE_ID_ | FSB_CHUNK_SIZE_ | FSB_CHUNK_ATTR_ |
              FSB_CHUNK_PATH_,
@@ -1525,7 +1533,7 @@ static const fsb_chunk_shape_ *fsb_chunk_shape_of_(uint32_t code) /* NULL: not o
         {FSB_CHUNK_HANDLE_ | FSB_CHUNK_OFFSET_ | FSB_CHUNK_SIZE64_ | FSB_CHUNK_FLAGS_ |
              FSB_CHUNK_OWNER_,
          FSB_CHUNK_FLAGS_ | FSB_CHUNK_OFFSET_ | FSB_CHUNK_SIZE64_ | FSB_CHUNK_OWNER_, 0},
-        /* WATCH */ {0, 0, 0},
+        /* WATCH */ {FSB_CHUNK_FLAGS_ | FSB_CHUNK_PATH_, FSB_CHUNK_HANDLE_, FSB_CHUNK_WAITS_},
         /* EXEC */ {0, 0, 0},
         /* DESCRIPTOR */ {0, 0, 0}};
     return code < FSB_OP_COUNT && shapes[code].request ? &shapes[code] : NULL;
@@ -1663,8 +1671,12 @@ enum {
     FSB_CHUNK_TRAILER_ = 2,
     FSB_CHUNK_HELLO_ = 0x100, /* op, besides FSB_OP_* */
     FSB_CHUNK_CANCEL_ = 0x101,
+    FSB_CHUNK_EVENT_ = 0x102,
+    FSB_CHUNK_SEEN_ = 0x103,
     FSB_CHUNK_VERSION_ = 1
 };
+
+#define FSB_CHUNK_LEASE_HANDLE_ UINT64_MAX /* what WATCH answers: there is only one */
 
 typedef struct fsb_chunk_frame_ {
     uint32_t       meta_size, data_size;
@@ -2334,6 +2346,7 @@ typedef struct fsb_chunk_slot_ {
     fsb_handle handle; /* the backend's; 0: free */
     uint64_t   file_id;
     uint32_t   generation, pins;
+    char      *path;       /* it was opened by; for those who hold a lease */
     int        descriptor; /* or -1 */
     int        closing;    /* gone for the client; closed with the last pin */
     int        next;       /* in the list of free ones, or of gone ones */
@@ -2352,6 +2365,8 @@ struct fsb_chunk_request_ {
     size_t                  listed;      /* LIST: bytes of data so far */
     size_t                  size;        /* allocated, the frame's copy included; 0: on the stack */
     size_t                  held;        /* counted in conn->held */
+    size_t                  folder, folder_size; /* LIST: where in the data the last one stands */
+    uint32_t                acks; /* by atomics: what the answer waits for, itself among them */
 };
 
 /* A range held, or waited for. */
@@ -2373,6 +2388,21 @@ typedef struct fsb_chunk_grant_ {
     int64_t        expires_ns; /* 0: never */
     char           name[64], share[256]; /* share "": any */
 } fsb_chunk_grant_;
+
+/* An answer that waits until a client has seen an event. */
+typedef struct fsb_chunk_ack_ {
+    struct fsb_chunk_ack_ *next;
+    fsb_chunk_request_    *req;
+    uint64_t               number; /* of the event */
+    int64_t                deadline;
+} fsb_chunk_ack_;
+
+/* The watch that the leases of a share stand on. */
+typedef struct fsb_chunk_watch_ {
+    fsb_chunk_server *server;
+    fsb_backend      *backend;
+    fsb_handle        handle; /* 0: not yet watched */
+} fsb_chunk_watch_;
 
 typedef struct fsb_chunk_listener_ {
     struct fsb_chunk_listener_ *next;
@@ -2413,6 +2443,12 @@ struct fsb_chunk_conn_ {
     int               slot_count, slot_free;
     int               slot_gone; /* unpinned, to be closed by the connection's thread */
     uint32_t          locks; /* guarded by server->locks_lock */
+    /* a lease: guarded by server->leases_lock */
+    unsigned char   *told; /* a bit by the hash of each folder it may know of; NULL: no lease */
+    fsb_chunk_conn_ *leased_next;
+    uint64_t         events, seen; /* numbers of the last one sent, and seen */
+    fsb_chunk_ack_  *acks, **acks_tail;
+    int64_t          ack_deadline; /* by atomics: of the first of these, ms; 0: none */
 };
 
 enum { FSB_CHUNK_BUCKETS_ = 64 };
@@ -2438,6 +2474,10 @@ struct fsb_chunk_server {
     fsb_chunk_secure_   *secure; /* set once, before the first listener that needs it */
     pthread_mutex_t      locks_lock;
     fsb_chunk_lock_     *held[FSB_CHUNK_BUCKETS_], *waiting[FSB_CHUNK_BUCKETS_];
+    pthread_mutex_t      leases_lock; /* before any conn->lock */
+    fsb_chunk_conn_     *leased;
+    uint32_t             leases;  /* by atomics: their number */
+    fsb_chunk_watch_    *watches; /* [share_count] */
 };
 
 static void fsb_chunk_count_(uint64_t *counter, uint64_t n)
@@ -2696,8 +2736,10 @@ static int fsb_chunk_slot_new_(fsb_chunk_conn_ *conn)
 /* The backend's handle gets that place; returns its id for the client. */
 static uint64_t fsb_chunk_slot_fill_(fsb_chunk_conn_ *conn, int i, const fsb_op *op, int fd)
 {
+    char *path = fsb_chunk_strdup_(&conn->server->desc.allocator, op->path);
     pthread_mutex_lock(&conn->lock);
     fsb_chunk_slot_ *s = &conn->slots[i];
+    s->path = path;
     s->handle = op->handle, s->file_id = op->stat.file_id, s->descriptor = fd, s->closing = 0;
     const uint64_t id = ((uint64_t)s->generation << 32) | ((uint32_t)i + 1);
     pthread_mutex_unlock(&conn->lock);
@@ -2735,7 +2777,8 @@ static fsb_handle fsb_chunk_slot_clear_(fsb_chunk_conn_ *conn, int slot) /* lock
 {
     fsb_chunk_slot_ *s = &conn->slots[slot];
     const fsb_handle handle = s->handle;
-    s->handle = 0, s->descriptor = -1, ++s->generation;
+    fsb_chunk_strfree_(&conn->server->desc.allocator, s->path);
+    s->handle = 0, s->path = NULL, s->descriptor = -1, ++s->generation;
     s->next = conn->slot_free, conn->slot_free = slot;
     return handle;
 }
@@ -3038,6 +3081,312 @@ static void fsb_chunk_lock_run_(fsb_chunk_request_ *req, uint64_t file_id)
     fsb_chunk_finish_list_(granted);
 }
 
+/* ---- [leases] -------------------------------------------------------------------------------- */
+
+/* A client that holds a lease may keep what it was answered: it is told of every change, and what
+   changes through this server is acknowledged only when the others have seen the event. Who is told
+   is decided by a table of bits for each client, one by the hash of each folder that its requests
+   led through: set before the backend is asked, looked at after a change. Bits are never cleared,
+   so a client may be told of more than it knows. */
+enum {
+    FSB_CHUNK_TOLD_ = 1 << 16,   /* bits */
+    FSB_CHUNK_LEASE_MS_ = 2000,  /* to see an event within; then the client is dropped */
+    FSB_CHUNK_EVENTS_ = 1 << 14  /* on their way to a client, at most; likewise */
+};
+#define FSB_CHUNK_HASH_SEED_ 2166136261u /* of FNV-1a, 32 bits */
+
+static uint32_t fsb_chunk_hash_(uint32_t h, const char *bytes, size_t size)
+{
+    for (size_t i = 0; i < size; ++i) h = (h ^ (unsigned char)bytes[i]) * 16777619u;
+    return h;
+}
+
+static void fsb_chunk_told_set_(unsigned char *told, uint32_t h)
+{
+    h = (h ^ h >> 16) % FSB_CHUNK_TOLD_;
+    const unsigned char bit = (unsigned char)(1u << h % 8);
+    if (!(__atomic_load_n(&told[h / 8], __ATOMIC_SEQ_CST) & bit))
+        (void)__atomic_fetch_or(&told[h / 8], bit, __ATOMIC_SEQ_CST);
+}
+
+/* Before the backend is asked about path: the client may know each folder on the way, and itself.
+   What lies below, if it lists that too, can be anything. */
+static void fsb_chunk_told_(fsb_chunk_conn_ *conn, const char *path, int below)
+{
+    unsigned char *told = __atomic_load_n(&conn->told, __ATOMIC_ACQUIRE);
+    uint32_t       h = FSB_CHUNK_HASH_SEED_;
+    if (!told || !path) return;
+    if (below)
+        for (size_t i = 0; i < FSB_CHUNK_TOLD_ / 8; ++i)
+            __atomic_store_n(&told[i], (unsigned char)0xff, __ATOMIC_SEQ_CST);
+    fsb_chunk_told_set_(told, h); /* the root */
+    while (path[0] && path[1]) {
+        const size_t n = 1 + strcspn(path + 1, "/");
+        h = fsb_chunk_hash_(h, path, n);
+        fsb_chunk_told_set_(told, h);
+        path += n;
+    }
+}
+
+/* May the client know something of that folder, whose path has `size` bytes? */
+static int fsb_chunk_knows_(const fsb_chunk_conn_ *conn, const char *path, size_t size)
+{
+    uint32_t h = fsb_chunk_hash_(FSB_CHUNK_HASH_SEED_, path, size);
+    h = (h ^ h >> 16) % FSB_CHUNK_TOLD_;
+    return __atomic_load_n(&conn->told[h / 8], __ATOMIC_SEQ_CST) >> h % 8 & 1;
+}
+
+static int fsb_chunk_concerns_(const fsb_chunk_conn_ *conn, const char *path)
+{
+    const char *name = path ? strrchr(path, '/') : NULL;
+    return name && fsb_chunk_knows_(conn, path, (size_t)(name - path));
+}
+
+/* The event as a frame to be sent. */
+static fsb_chunk_block_ *fsb_chunk_event_block_(const fsb_allocator *a, const fsb_event *event,
+                                                uint64_t number)
+{
+    static const fsb_stat unknown = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0};
+    const size_t          room = FSB_CHUNK_HEADER_ + 128 + strlen(event->path) +
+        (event->path2 ? strlen(event->path2) : 0);
+    fsb_chunk_block_ *b = fsb_chunk_block_new_(a, room);
+    fsb_chunk_frame_  f;
+    if (!b) return NULL;
+    unsigned char    *header = fsb_chunk_block_bytes_(b), *meta = header + FSB_CHUNK_HEADER_;
+    fsb_chunk_cursor_ c = {meta, header + room, 0};
+    fsb_chunk_put32_(&c, event->kind);
+    fsb_chunk_put_stat_(&c, event->stat ? event->stat : &unknown);
+    fsb_chunk_put_string_(&c, event->path);
+    fsb_chunk_put_string_(&c, event->path2);
+    while ((c.at - meta) % 8) fsb_chunk_put_(&c, 0, 1);
+    memset(&f, 0, sizeof f);
+    f.op = FSB_CHUNK_EVENT_, f.tag = number, f.meta_size = (uint32_t)(c.at - meta);
+    fsb_chunk_seal_(header, &f);
+    b->size = FSB_CHUNK_HEADER_ + f.meta_size;
+    return b;
+}
+
+/* That client can be told no more: it loses the connection, and with it the lease. Lock held. */
+static void fsb_chunk_lease_break_(fsb_chunk_conn_ *conn, int err)
+{
+    pthread_mutex_lock(&conn->lock);
+    if (!conn->broken) conn->broken = err;
+    pthread_mutex_unlock(&conn->lock);
+    fsb_chunk_kick_(conn->kick);
+}
+
+/* Sends the event to one client; if it is a request's, its answer waits for that. Lock held. */
+static void fsb_chunk_tell_one_(fsb_chunk_conn_ *conn, const fsb_event *event,
+                                fsb_chunk_request_ *req)
+{
+    const fsb_allocator *a = &conn->server->desc.allocator;
+    fsb_chunk_block_    *b = conn->events - conn->seen < FSB_CHUNK_EVENTS_
+           ? fsb_chunk_event_block_(a, event, conn->events + 1)
+           : NULL;
+    fsb_chunk_ack_      *ack = req ? (fsb_chunk_ack_ *)fsb_chunk_alloc_(a, sizeof *ack) : NULL;
+    if (!b || (req && !ack)) {
+        if (b) fsb_chunk_free_(a, b, sizeof *b + b->capacity);
+        fsb_chunk_free_(a, ack, sizeof *ack);
+        fsb_chunk_lease_break_(conn, -ENOBUFS);
+        return;
+    }
+    ++conn->events;
+    if (ack) {
+        (void)__atomic_add_fetch(&req->acks, 1, __ATOMIC_RELAXED);
+        ack->req = req, ack->number = conn->events;
+        ack->deadline = fsb_chunk_now_ms_() + FSB_CHUNK_LEASE_MS_;
+        *conn->acks_tail = ack, conn->acks_tail = &ack->next;
+        if (conn->acks == ack) { /* its thread must look at the clock from now on */
+            __atomic_store_n(&conn->ack_deadline, ack->deadline, __ATOMIC_RELAXED);
+            fsb_chunk_kick_(conn->kick);
+        }
+    }
+    fsb_chunk_push_(conn, b, 0);
+}
+
+/* Tells who holds a lease and may be concerned, but for the one who did it. */
+static void fsb_chunk_tell_(fsb_chunk_server *s, const fsb_backend *backend,
+                            const fsb_chunk_conn_ *by, const fsb_event *event,
+                            fsb_chunk_request_ *req)
+{
+    pthread_mutex_lock(&s->leases_lock);
+    for (fsb_chunk_conn_ *conn = s->leased; conn; conn = conn->leased_next) {
+        if (conn == by || conn->share->backend != backend) continue;
+        if (event->kind != FSB_EVENT_LOST && !fsb_chunk_concerns_(conn, event->path) &&
+            !fsb_chunk_concerns_(conn, event->path2))
+            continue;
+        fsb_chunk_tell_one_(conn, event, req);
+    }
+    pthread_mutex_unlock(&s->leases_lock);
+}
+
+/* What the backend has seen others do. */
+static void fsb_chunk_foreign_(void *user, const fsb_event *event)
+{
+    fsb_chunk_watch_ *w = (fsb_chunk_watch_ *)user;
+    if (__atomic_load_n(&w->server->leases, __ATOMIC_SEQ_CST))
+        fsb_chunk_tell_(w->server, w->backend, NULL, event, NULL);
+}
+
+/* Is there another client that must be told of what this one changes? */
+static int fsb_chunk_leased_elsewhere_(const fsb_chunk_conn_ *conn)
+{
+    const uint32_t own = __atomic_load_n(&conn->told, __ATOMIC_ACQUIRE) ? 1 : 0;
+    return __atomic_load_n(&conn->server->leases, __ATOMIC_SEQ_CST) > own;
+}
+
+static void fsb_chunk_release_(fsb_chunk_request_ *req);
+
+static void fsb_chunk_acked_(fsb_chunk_request_ *req)
+{
+    if (__atomic_sub_fetch(&req->acks, 1, __ATOMIC_ACQ_REL) == 0) fsb_chunk_release_(req);
+}
+
+/* The client has seen the events up to that number; answers that waited for it go on. */
+static void fsb_chunk_seen_(fsb_chunk_conn_ *conn, uint64_t number)
+{
+    fsb_chunk_server *s = conn->server;
+    fsb_chunk_ack_   *seen, *rest;
+    pthread_mutex_lock(&s->leases_lock);
+    if (number > conn->seen && number <= conn->events) conn->seen = number;
+    for (rest = seen = conn->acks; rest && rest->number <= number;) rest = rest->next;
+    conn->acks = rest;
+    if (!rest) conn->acks_tail = &conn->acks;
+    __atomic_store_n(&conn->ack_deadline, rest ? rest->deadline : 0, __ATOMIC_RELAXED);
+    pthread_mutex_unlock(&s->leases_lock);
+    while (seen != rest) {
+        fsb_chunk_ack_ *next = seen->next;
+        fsb_chunk_acked_(seen->req);
+        fsb_chunk_free_(&s->desc.allocator, seen, sizeof *seen);
+        seen = next;
+    }
+}
+
+/* Has the share watched, on behalf of the first who asks. */
+static int fsb_chunk_watch_share_(fsb_chunk_server *s, const fsb_chunk_share *share)
+{
+    fsb_chunk_watch_ *w = &s->watches[share - s->shares];
+    fsb_op            op;
+    memset(&op, 0, sizeof op);
+    op.code = FSB_OP_WATCH, op.path = "/", op.flags = FSB_WATCH_DEEP | FSB_WATCH_FOREIGN;
+    op.event = fsb_chunk_foreign_, op.user = w;
+    if (!share->backend->call[FSB_OP_WATCH]) return -ENOSYS;
+    if (__atomic_load_n(&w->handle, __ATOMIC_ACQUIRE)) return 0;
+    if (share->backend->call[FSB_OP_WATCH](share->backend, &op) < 0) return (int)op.result;
+    fsb_handle none = 0;
+    if (!__atomic_compare_exchange_n(&w->handle, &none, op.handle, 0, __ATOMIC_ACQ_REL,
+                                     __ATOMIC_ACQUIRE)) { /* somebody was faster */
+        op.code = FSB_OP_CLOSE;
+        (void)share->backend->call[FSB_OP_CLOSE](share->backend, &op);
+    }
+    return 0;
+}
+
+static void fsb_chunk_unwatch_(fsb_chunk_watch_ *w)
+{
+    fsb_op op;
+    memset(&op, 0, sizeof op);
+    op.code = FSB_OP_CLOSE, op.handle = w->handle;
+    if (w->handle) (void)w->backend->call[FSB_OP_CLOSE](w->backend, &op);
+}
+
+/* Gives a client its lease: WATCH with HELD. */
+static int fsb_chunk_lease_(fsb_chunk_conn_ *conn, fsb_op *op)
+{
+    fsb_chunk_server *s = conn->server;
+    if (op->flags != (FSB_WATCH_HELD | FSB_WATCH_DEEP) || op->path[1]) return -EINVAL;
+    const int err = fsb_chunk_watch_share_(s, conn->share);
+    if (err) return err;
+    unsigned char *told = (unsigned char *)fsb_chunk_alloc_(&s->desc.allocator, FSB_CHUNK_TOLD_ / 8);
+    if (!told) return -ENOMEM;
+    pthread_mutex_lock(&s->leases_lock);
+    const int has = conn->told != NULL;
+    if (!has) {
+        conn->acks_tail = &conn->acks;
+        __atomic_store_n(&conn->told, told, __ATOMIC_RELEASE);
+        conn->leased_next = s->leased, s->leased = conn;
+        (void)__atomic_add_fetch(&s->leases, 1, __ATOMIC_SEQ_CST);
+    }
+    pthread_mutex_unlock(&s->leases_lock);
+    if (has) fsb_chunk_free_(&s->desc.allocator, told, FSB_CHUNK_TOLD_ / 8);
+    op->handle = FSB_CHUNK_LEASE_HANDLE_;
+    return 0;
+}
+
+/* The connection ends: nobody waits for what it sees any more. */
+static void fsb_chunk_lease_leave_(fsb_chunk_conn_ *conn)
+{
+    fsb_chunk_server *s = conn->server;
+    if (!conn->told) return;
+    pthread_mutex_lock(&s->leases_lock);
+    fsb_chunk_conn_ **p = &s->leased;
+    while (*p != conn) p = &(*p)->leased_next;
+    *p = conn->leased_next;
+    (void)__atomic_sub_fetch(&s->leases, 1, __ATOMIC_SEQ_CST);
+    pthread_mutex_unlock(&s->leases_lock);
+    fsb_chunk_seen_(conn, UINT64_MAX);
+    unsigned char *told = conn->told;
+    __atomic_store_n(&conn->told, (unsigned char *)NULL, __ATOMIC_RELEASE);
+    fsb_chunk_free_(&s->desc.allocator, told, FSB_CHUNK_TOLD_ / 8);
+}
+
+/* The stat of what was changed, where the answer itself has none. */
+static const fsb_stat *fsb_chunk_stat_of_(fsb_chunk_request_ *req, fsb_op *op)
+{
+    fsb_backend *b = req->conn->share->backend;
+    memset(op, 0, sizeof *op);
+    op->code = FSB_OP_STAT, op->path = req->op.path;
+    op->handle = req->op.code == FSB_OP_COPY ? req->op.handle2 : req->op.handle;
+    return b->call[FSB_OP_STAT](b, op) == 0 ? &op->stat : NULL;
+}
+
+static const char *fsb_chunk_slot_path_(fsb_chunk_request_ *req)
+{
+    const int slot = req->op.code == FSB_OP_COPY ? req->slot2 : req->slot;
+    pthread_mutex_lock(&req->conn->lock);
+    const char *path = slot >= 0 ? req->conn->slots[slot].path : NULL;
+    pthread_mutex_unlock(&req->conn->lock);
+    return path; /* kept by the pin */
+}
+
+/* Tells the others what a request has changed; its answer waits for them, unless it was run before
+   there were any. */
+static void fsb_chunk_tell_change_(fsb_chunk_request_ *req)
+{
+    fsb_op             *op = &req->op, stat;
+    fsb_chunk_request_ *waits = req->size ? req : NULL;
+    const int           named = op->code == FSB_OP_OPEN || !op->handle;
+    const int           swaps = op->code == FSB_OP_RENAME && (op->flags & FSB_RENAME_EXCHANGE);
+    fsb_event           e = {FSB_EVENT_CONTENT, op->path, NULL, &op->stat};
+    if (!named) e.path = fsb_chunk_slot_path_(req);
+    switch (op->code) {
+    case FSB_OP_OPEN:
+        if (!(op->flags & (FSB_O_CREATE | FSB_O_TRUNC))) return;
+        if (op->flags & FSB_O_CREATE) e.kind = FSB_EVENT_CREATED;
+        break;
+    case FSB_OP_WRITE: case FSB_OP_ALLOCATE: break;
+    case FSB_OP_COPY: e.stat = fsb_chunk_stat_of_(req, &stat); break;
+    case FSB_OP_SETATTR:
+        if (!(op->attr.mask & FSB_ATTR_SIZE)) e.kind = FSB_EVENT_ATTR;
+        break;
+    case FSB_OP_SETXATTR: case FSB_OP_REMOVEXATTR:
+        e.kind = FSB_EVENT_ATTR, e.stat = fsb_chunk_stat_of_(req, &stat);
+        break;
+    case FSB_OP_LINK: e.kind = FSB_EVENT_CREATED, e.path = op->path2; break;
+    case FSB_OP_UNLINK: case FSB_OP_RMDIR: e.kind = FSB_EVENT_REMOVED, e.stat = NULL; break;
+    case FSB_OP_RENAME:
+        e.kind = swaps ? FSB_EVENT_REMOVED : FSB_EVENT_RENAMED;
+        e.path2 = swaps ? NULL : op->path2, e.stat = NULL;
+        break;
+    default: e.kind = FSB_EVENT_CREATED; /* MKDIR, SYMLINK, MKNOD, PUT */
+    }
+    if (!e.path) e.kind = FSB_EVENT_LOST, e.path = "/", e.stat = NULL;
+    fsb_chunk_tell_(req->conn->server, req->conn->share->backend, req->conn, &e, waits);
+    if (!swaps) return;
+    e.path = op->path2;
+    fsb_chunk_tell_(req->conn->server, req->conn->share->backend, req->conn, &e, waits);
+}
+
 /* ---- [requests] ------------------------------------------------------------------------------ */
 
 enum {
@@ -3063,19 +3412,37 @@ static int fsb_chunk_path_check_(const char *path)
     return -EINVAL; /* a '/' at the end */
 }
 
-/* One entry of a listing into the answer. */
+/* One entry of a listing into the answer. With DATA or DEEP it also has its folder, if that is not
+   the entry's before, and bytes. */
 static int fsb_chunk_emit_(fsb_op *op, const fsb_dirent *entry)
 {
     fsb_chunk_request_ *req = (fsb_chunk_request_ *)op; /* op is its first member */
     unsigned char      *data = fsb_chunk_answer_data_(req);
     fsb_chunk_cursor_   c = {data + req->listed, data + req->room, 0};
-    if (entry->name_size > FSB_NAME_MAX || !entry->name_size) return 0;
+    const int           more = (op->flags & (FSB_LIST_DATA | FSB_LIST_DEEP)) != 0;
+    const char         *folder = more ? entry->folder : NULL;
+    const size_t        folder_size = folder ? strlen(folder) : 0;
+    if (entry->name_size > FSB_NAME_MAX || (!entry->name_size && !more)) return 0;
+    if (folder_size > FSB_PATH_MAX) return 0;
+    const int same = folder_size == req->folder_size &&
+        (!folder || memcmp(folder, data + req->folder, folder_size) == 0);
     fsb_chunk_put64_(&c, entry->cookie);
     fsb_chunk_put_stat_(&c, &entry->stat);
     fsb_chunk_put16_(&c, (uint32_t)entry->name_size);
-    unsigned char *name = fsb_chunk_step_(&c, entry->name_size);
-    if (!name) return 1;
-    memcpy(name, entry->name, entry->name_size);
+    unsigned char *to = fsb_chunk_step_(&c, entry->name_size);
+    if (to) memcpy(to, entry->name, entry->name_size);
+    if (more) {
+        fsb_chunk_put16_(&c, same ? 0 : (uint32_t)folder_size);
+        unsigned char *at = same ? NULL : fsb_chunk_step_(&c, folder_size);
+        if (at) memcpy(at, folder, folder_size);
+        const size_t size = (size_t)(c.end - c.at); /* bytes are left out where they do not fit */
+        const int    fits = entry->data && size > 4 && entry->stat.size <= size - 4;
+        fsb_chunk_put32_(&c, fits ? (uint32_t)entry->stat.size + 1 : 0);
+        unsigned char *bytes = fits ? fsb_chunk_step_(&c, (size_t)entry->stat.size) : NULL;
+        if (bytes) memcpy(bytes, entry->data, (size_t)entry->stat.size);
+        if (at && !c.bad) req->folder = (size_t)(at - data), req->folder_size = folder_size;
+    }
+    if (c.bad) return 1;
     req->listed = (size_t)(c.at - data);
     return 0;
 }
@@ -3091,6 +3458,14 @@ static size_t fsb_chunk_room_(const fsb_chunk_request_ *req)
                                      : size;
 }
 
+/* Does it need the right to write? */
+static int fsb_chunk_changes_(const fsb_chunk_request_ *req)
+{
+    return req->op.code == FSB_OP_OPEN
+        ? (req->op.flags & (FSB_O_WRITE | FSB_O_CREATE | FSB_O_TRUNC)) != 0
+        : (req->shape->traits & FSB_CHUNK_CHANGES_) != 0;
+}
+
 /* May this client ask that? Pins the handles and puts the backend's in their place. */
 static int fsb_chunk_admit_(fsb_chunk_request_ *req, fsb_chunk_slot_ *slot)
 {
@@ -3100,9 +3475,7 @@ static int fsb_chunk_admit_(fsb_chunk_request_ *req, fsb_chunk_slot_ *slot)
     const uint32_t         fields = req->shape->request;
     fsb_chunk_slot_        other;
     int                    err;
-    const int              changes = op->code == FSB_OP_OPEN
-                     ? (op->flags & (FSB_O_WRITE | FSB_O_CREATE | FSB_O_TRUNC)) != 0
-                     : (req->shape->traits & FSB_CHUNK_CHANGES_) != 0;
+    const int              changes = fsb_chunk_changes_(req);
     if (op->code != FSB_OP_LOCK && !b->call[op->code]) return -ENOSYS;
     if (changes && !(conn->rights & FSB_CHUNK_WRITE)) return -EACCES;
     if ((fields & FSB_CHUNK_SIZE_) && op->size > (size_t)FSB_IO_MAX) return -EINVAL;
@@ -3124,7 +3497,10 @@ static int fsb_chunk_admit_(fsb_chunk_request_ *req, fsb_chunk_slot_ *slot)
     if (op->code == FSB_OP_OPEN) req->slot = fsb_chunk_slot_new_(req->conn);
     if (op->code == FSB_OP_OPEN && req->slot < 0) return req->slot;
     const int renames = op->code == FSB_OP_RENAME || op->code == FSB_OP_LINK;
-    return renames ? fsb_chunk_path_check_(op->path2) : 0;
+    if (renames && (err = fsb_chunk_path_check_(op->path2)) != 0) return err;
+    fsb_chunk_told_(req->conn, op->path, op->code == FSB_OP_LIST && (op->flags & FSB_LIST_DEEP));
+    if (renames) fsb_chunk_told_(req->conn, op->path2, 0);
+    return 0;
 }
 
 /* The id of what OPEN opened, instead of the backend's handle. */
@@ -3139,9 +3515,8 @@ static void fsb_chunk_opened_(fsb_chunk_request_ *req)
     req->op.handle = fsb_chunk_slot_fill_(req->conn, req->slot, &req->op, fd < 0 ? -1 : (int)fd);
 }
 
-static void fsb_chunk_release_(fsb_chunk_request_ *req);
-
-/* The operation is done: unpins, writes the answer, and if it was not run in line, sends it. */
+/* The operation is done: unpins, writes the answer, and if it was not run in line, sends it, once
+   those who hold a lease have seen what it changed. */
 static void fsb_chunk_finish_(fsb_chunk_request_ *req)
 {
     fsb_op *op = &req->op;
@@ -3154,10 +3529,13 @@ static void fsb_chunk_finish_(fsb_chunk_request_ *req)
     }
     if (result > INT32_MAX) result = INT32_MAX;
     fsb_slice_release(&op->slice);
+    req->acks = 1;
+    if (result >= 0 && fsb_chunk_leased_elsewhere_(req->conn) && fsb_chunk_changes_(req))
+        fsb_chunk_tell_change_(req);
     fsb_chunk_unpin_(req->conn, req->slot);
     fsb_chunk_unpin_(req->conn, req->slot2);
     fsb_chunk_answer_(req, result, size, 0);
-    if (req->size) fsb_chunk_release_(req);
+    if (req->size) fsb_chunk_acked_(req);
 }
 
 static void fsb_chunk_submitted_(fsb_op *op)
@@ -3186,7 +3564,7 @@ static void fsb_chunk_release_(fsb_chunk_request_ *req)
 static fsb_op *fsb_chunk_aim_(fsb_chunk_request_ *req)
 {
     fsb_op *op = &req->op;
-    if (op->code == FSB_OP_LIST) op->emit = fsb_chunk_emit_;
+    if (op->code == FSB_OP_LIST) op->emit = fsb_chunk_emit_, op->size64 = req->room;
     if (req->room && op->code != FSB_OP_LIST) op->buf = fsb_chunk_answer_data_(req);
     if (req->room) op->size = req->room;
     op->done = fsb_chunk_submitted_;
@@ -3200,7 +3578,8 @@ static void fsb_chunk_run_(fsb_chunk_request_ *req)
     if (req->op.code == FSB_OP_CLOSE) {
         req->op.result = fsb_chunk_unpin_close_(req->conn, req->slot);
         req->slot = -1;
-    } else req->op.result = b->call[req->op.code](b, fsb_chunk_aim_(req));
+    } else if (req->op.code == FSB_OP_WATCH) req->op.result = fsb_chunk_lease_(req->conn, &req->op);
+    else req->op.result = b->call[req->op.code](b, fsb_chunk_aim_(req));
     fsb_chunk_finish_(req);
 }
 
@@ -3402,6 +3781,11 @@ static int fsb_chunk_request_run_(fsb_chunk_conn_ *conn, const fsb_chunk_frame_ 
         const int missed = fsb_chunk_read_now_(&req, slot.descriptor);
         if (missed <= 0) return missed;
         req.room = fsb_chunk_room_(&req);
+    } else if (!later && fsb_chunk_changes_(&req) && fsb_chunk_leased_elsewhere_(conn)) {
+        fsb_chunk_request_ *kept = fsb_chunk_keep_(&req, f); /* its answer may have to wait */
+        if (!kept) return fsb_chunk_refuse_(&req, -ENOMEM);
+        fsb_chunk_run_(kept);
+        return 0;
     } else if (!later) {
         if (fsb_chunk_reserve_(&req, 1) != 0) return fsb_chunk_refuse_(&req, -ENOMEM);
         fsb_chunk_run_(&req);
@@ -3588,6 +3972,11 @@ static int fsb_chunk_hello_(fsb_chunk_conn_ *conn, const fsb_chunk_frame_ *f)
 static int fsb_chunk_frame_run_(fsb_chunk_conn_ *conn, const fsb_chunk_frame_ *f, int more)
 {
     if (!conn->share) return fsb_chunk_hello_(conn, f);
+    if (f->op == FSB_CHUNK_SEEN_) {
+        if (f->flags || f->data_size || f->meta_size || !conn->told) return -EPROTO;
+        fsb_chunk_seen_(conn, f->tag);
+        return 0;
+    }
     if (f->op != FSB_CHUNK_CANCEL_) return fsb_chunk_request_run_(conn, f, more);
     fsb_chunk_cursor_ c = {f->meta, f->meta + f->meta_size, 0};
     const uint64_t    tag = fsb_chunk_get64_(&c);
@@ -3679,6 +4068,8 @@ static int fsb_chunk_patience_(fsb_chunk_conn_ *conn, int reads, int64_t now, in
     if (have && (!conn->in_deadline || have - conn->in_mark >= (64 << 10)))
         conn->in_deadline = now + limit, conn->in_mark = have;
     if (have && conn->in_deadline < until) until = conn->in_deadline;
+    const int64_t ack = __atomic_load_n(&conn->ack_deadline, __ATOMIC_RELAXED);
+    if (ack && ack < until) until = ack;
     pthread_mutex_lock(&conn->lock);
     if ((conn->head || fsb_chunk_unsent_(&conn->stream)) && conn->moved + limit < until)
         until = conn->moved + limit;
@@ -3763,7 +4154,10 @@ static void fsb_chunk_conn_free_(fsb_chunk_conn_ *conn)
         fsb_chunk_block_free_(conn, b);
     }
     for (int i = 0; i < conn->slot_count; ++i)
-        if (conn->slots[i].handle) (void)fsb_chunk_close_handle_(conn, conn->slots[i].handle);
+        if (conn->slots[i].handle) {
+            (void)fsb_chunk_close_handle_(conn, conn->slots[i].handle);
+            fsb_chunk_strfree_(a, conn->slots[i].path);
+        }
     fsb_chunk_free_(a, conn->slots, (size_t)conn->slot_count * sizeof *conn->slots);
     fsb_chunk_free_(a, conn->in, conn->in_size);
     if (conn->kick >= 0) close(conn->kick);
@@ -3828,6 +4222,7 @@ static int fsb_chunk_conn_run_(fsb_chunk_conn_ *conn)
                        : err == -EPIPE     ? "lost in the middle of a frame"
                                            : "lost");
     fsb_chunk_lock_leave_(conn, NULL, 1);
+    fsb_chunk_lease_leave_(conn);
     pthread_mutex_lock(&conn->lock);
     conn->broken = err ? err : -ENOTCONN;
     while (conn->pending) pthread_cond_wait(&conn->quiet, &conn->lock);
@@ -4092,8 +4487,12 @@ static void fsb_chunk_server_free_(fsb_chunk_server *s)
     if (s->wake >= 0) close(s->wake);
     fsb_chunk_grants_free_(&a, s->grants, s->grant_count);
     fsb_chunk_secure_free_(s->secure, &a);
+    for (size_t i = 0; s->watches && i < s->desc.share_count; ++i)
+        fsb_chunk_unwatch_(&s->watches[i]);
+    fsb_chunk_free_(&a, s->watches, s->desc.share_count * sizeof *s->watches);
     pthread_cond_destroy(&s->work);
     pthread_cond_destroy(&s->changed);
+    pthread_mutex_destroy(&s->leases_lock);
     pthread_mutex_destroy(&s->locks_lock);
     pthread_mutex_destroy(&s->lock);
     fsb_chunk_free_(&a, s, sizeof *s);
@@ -4113,12 +4512,15 @@ FSB_API int fsb_chunk_server_open(fsb_chunk_server **out, const fsb_chunk_server
     s->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (s->wake < 0) err = -errno;
     if (pthread_mutex_init(&s->lock, NULL) != 0 || pthread_mutex_init(&s->locks_lock, NULL) != 0 ||
+        pthread_mutex_init(&s->leases_lock, NULL) != 0 ||
         pthread_cond_init(&s->changed, NULL) != 0 || pthread_cond_init(&s->work, NULL) != 0)
         err = -ENOMEM;
     s->shares = (fsb_chunk_share *)fsb_chunk_alloc_(&a, desc->share_count * sizeof *s->shares);
-    if (!s->shares) err = -ENOMEM;
+    s->watches = (fsb_chunk_watch_ *)fsb_chunk_alloc_(&a, desc->share_count * sizeof *s->watches);
+    if (!s->shares || !s->watches) err = -ENOMEM;
     for (size_t i = 0; !err && i < desc->share_count; ++i) {
         s->shares[i] = desc->shares[i];
+        s->watches[i].server = s, s->watches[i].backend = desc->shares[i].backend;
         s->shares[i].name = fsb_chunk_strdup_(&a, desc->shares[i].name);
         if (!s->shares[i].name) err = -ENOMEM;
     }
@@ -4152,7 +4554,7 @@ typedef struct fsb_chunk_call_ {
     struct fsb_chunk_call_ *next; /* in the queue, or free */
     fsb_op                 *op;   /* NULL: nobody waits for the answer */
     uint32_t                index, generation;
-    uint32_t                code; /* FSB_OP_*, or FSB_CHUNK_CANCEL_, which has no answer */
+    uint32_t                code; /* FSB_OP_*; or CANCEL, SEEN, which have no answer */
     int                     state;
     int64_t                 deadline;
     const void             *data; /* op->data at submit() */
@@ -4179,13 +4581,16 @@ typedef struct fsb_chunk_client_ {
     int64_t        next_tick;
     /* guarded by lock */
     pthread_mutex_t   lock;
-    pthread_cond_t    unsent; /* a call is no longer SENDING */
+    pthread_cond_t    unsent; /* a call is no longer SENDING, or event() is over */
     fsb_chunk_call_ **calls;
     uint32_t          call_count, call_room, in_flight, late;
     fsb_chunk_call_  *spare, *head, **tail;
     int               sending, blocked, closing;
     int               asleep; /* the receiver: it does not watch the clock */
     int               broken; /* why the connection is gone */
+    void (*event)(void *user, const fsb_event *event); /* of whom the lease is; NULL: none */
+    void *event_user;
+    int   telling; /* event() runs; its end is told by unsent */
 } fsb_chunk_client_;
 
 /* A free call, counted as in flight. Lock held. */
@@ -4265,6 +4670,21 @@ static void fsb_chunk_enqueue_(fsb_chunk_client_ *c, fsb_chunk_call_ *call) /* l
     *c->tail = call, c->tail = &call->next;
 }
 
+/* Queues word that the events up to that number are seen. Lock held. */
+static int fsb_chunk_enqueue_seen_(fsb_chunk_client_ *c, uint64_t number)
+{
+    fsb_chunk_frame_ f;
+    fsb_chunk_call_ *call = c->broken ? NULL : fsb_chunk_call_new_(c);
+    if (!call) return -ENOMEM;
+    memset(&f, 0, sizeof f);
+    f.op = call->code = FSB_CHUNK_SEEN_, f.tag = number;
+    fsb_chunk_seal_(call->head, &f);
+    call->head_size = FSB_CHUNK_HEADER_;
+    call->deadline = fsb_chunk_now_ms_() + c->timeout_ms;
+    fsb_chunk_enqueue_(c, call);
+    return 0;
+}
+
 /* Queues a CANCEL of the call of that tag. Lock held. */
 static void fsb_chunk_enqueue_cancel_(fsb_chunk_client_ *c, uint64_t tag)
 {
@@ -4318,7 +4738,7 @@ static int fsb_chunk_scatter_(fsb_chunk_client_ *c, fsb_chunk_call_ **calls, int
         if (part < left) {
             call->state = FSB_CHUNK_QUEUED_;
             *end = call, end = &call->next;
-        } else if (call->code != FSB_CHUNK_CANCEL_) call->state = FSB_CHUNK_SENT_;
+        } else if (call->code < FSB_CHUNK_HELLO_) call->state = FSB_CHUNK_SENT_;
         else fsb_chunk_call_free_(c, call);
     }
     if (rest) {
@@ -4381,22 +4801,45 @@ static int fsb_chunk_name_ok_(const unsigned char *name, size_t size)
     return !(name[0] == '.' && (size == 1 || (size == 2 && name[1] == '.')));
 }
 
+/* One entry of a listing; folder is what the last one had. 0, or -EPROTO. */
+static int fsb_chunk_entry_(fsb_chunk_cursor_ *c, uint32_t flags, fsb_dirent *e, char *name,
+                            char *folder)
+{
+    const int more = (flags & (FSB_LIST_DATA | FSB_LIST_DEEP)) != 0;
+    memset(e, 0, sizeof *e);
+    e->cookie = fsb_chunk_get64_(c);
+    fsb_chunk_get_stat_(c, &e->stat);
+    e->name_size = fsb_chunk_get16_(c);
+    const unsigned char *bytes = fsb_chunk_step_(c, e->name_size);
+    if (!bytes || ((e->name_size || !more) && !fsb_chunk_name_ok_(bytes, e->name_size)))
+        return -EPROTO;
+    memcpy(name, bytes, e->name_size);
+    name[e->name_size] = '\0';
+    e->name = name;
+    if (more) {
+        const size_t         size = fsb_chunk_get16_(c);
+        const unsigned char *where = size > FSB_PATH_MAX ? NULL : fsb_chunk_step_(c, size);
+        if (!where || memchr(where, 0, size)) return -EPROTO;
+        if (size) memcpy(folder, where, size), folder[size] = '\0';
+        if (size && fsb_chunk_path_check_(folder) != 0) return -EPROTO;
+        const uint32_t count = fsb_chunk_get32_(c);
+        if (count) e->data = fsb_chunk_step_(c, count - 1);
+        if (c->bad || (count && count - 1 != e->stat.size)) return -EPROTO;
+        e->folder = folder[0] ? folder : NULL;
+    }
+    return e->cookie || !e->name_size ? 0 : -EPROTO;
+}
+
 /* The entries of a listing to op->emit(). Returns the result of the call, or -EPROTO. */
 static int64_t fsb_chunk_listing_(fsb_op *op, unsigned char *data, size_t size, int64_t result)
 {
     fsb_chunk_cursor_ c = {data, data + size, 0};
-    char              name[FSB_NAME_MAX + 1];
+    char              name[FSB_NAME_MAX + 1], folder[FSB_PATH_MAX + 1];
+    fsb_dirent        entry;
+    folder[0] = '\0';
     while (c.at < c.end) {
-        fsb_dirent entry;
-        memset(&entry, 0, sizeof entry);
-        entry.cookie = fsb_chunk_get64_(&c);
-        fsb_chunk_get_stat_(&c, &entry.stat);
-        entry.name_size = fsb_chunk_get16_(&c);
-        const unsigned char *bytes = fsb_chunk_step_(&c, entry.name_size);
-        if (!bytes || !entry.cookie || !fsb_chunk_name_ok_(bytes, entry.name_size)) return -EPROTO;
-        memcpy(name, bytes, entry.name_size);
-        name[entry.name_size] = '\0';
-        entry.name = name;
+        const int err = fsb_chunk_entry_(&c, op->flags, &entry, name, folder);
+        if (err) return err;
         if (op->emit(op, &entry)) return 0;
     }
     return result > 1 ? -EPROTO : result;
@@ -4436,7 +4879,8 @@ static int64_t fsb_chunk_accept_answer_(fsb_op *op, const fsb_chunk_frame_ *f)
     }
     fsb_chunk_decode_(&c, shape->answer, op);
     if (c.bad || (f->data_size && !(shape->answer & FSB_CHUNK_DATA_))) return -EPROTO;
-    if ((shape->answer & FSB_CHUNK_STAT_) && !op->stat.file_id && op->code != FSB_OP_WRITE)
+    if ((shape->answer & FSB_CHUNK_STAT_) && !op->stat.file_id && op->code != FSB_OP_WRITE &&
+        op->code != FSB_OP_LIST)
         return -EPROTO;
     const int gives = op->code == FSB_OP_WRITE || op->code == FSB_OP_PUT;
     if (gives && (size_t)f->status != op->size) return -EPROTO;
@@ -4476,9 +4920,56 @@ static void fsb_chunk_undo_(fsb_chunk_client_ *c, fsb_chunk_call_ *late, const f
     else if (call) fsb_chunk_call_free_(c, call);
 }
 
+/* The host says that something has changed. It waits to hear that all who keep what they were
+   answered have dropped it: that is when event() returns. */
+static int fsb_chunk_event_(fsb_chunk_client_ *c, const fsb_chunk_frame_ *f)
+{
+    fsb_chunk_cursor_ r = {f->meta, f->meta + f->meta_size, 0};
+    fsb_event         e;
+    fsb_stat          stat;
+    e.kind = fsb_chunk_get32_(&r);
+    fsb_chunk_get_stat_(&r, &stat);
+    e.path = fsb_chunk_get_string_(&r), e.path2 = fsb_chunk_get_string_(&r);
+    e.stat = stat.file_id ? &stat : NULL;
+    if (r.bad || f->flags || f->data_size || !e.kind || e.kind > FSB_EVENT_LOST) return -EPROTO;
+    if (fsb_chunk_path_check_(e.path) != 0) return -EPROTO;
+    if (e.kind == FSB_EVENT_RENAMED ? fsb_chunk_path_check_(e.path2) != 0 : e.path2 != NULL)
+        return -EPROTO;
+    pthread_mutex_lock(&c->lock);
+    void (*const event)(void *, const fsb_event *) = c->event;
+    void *const user = c->event_user;
+    c->telling = 1;
+    pthread_mutex_unlock(&c->lock);
+    if (event) event(user, &e);
+    pthread_mutex_lock(&c->lock);
+    c->telling = 0;
+    pthread_cond_broadcast(&c->unsent);
+    const int err = fsb_chunk_enqueue_seen_(c, f->tag);
+    pthread_mutex_unlock(&c->lock);
+    fsb_chunk_client_flush_(c);
+    return err;
+}
+
+/* Whoever holds the lease learns that it is over: anything may have changed. */
+static void fsb_chunk_client_lost_(fsb_chunk_client_ *c)
+{
+    const fsb_event e = {FSB_EVENT_LOST, "/", NULL, NULL};
+    pthread_mutex_lock(&c->lock);
+    void (*const event)(void *, const fsb_event *) = c->event;
+    void *const user = c->event_user;
+    c->telling = 1;
+    pthread_mutex_unlock(&c->lock);
+    if (event) event(user, &e);
+    pthread_mutex_lock(&c->lock);
+    c->telling = 0;
+    pthread_cond_broadcast(&c->unsent);
+    pthread_mutex_unlock(&c->lock);
+}
+
 /* One frame of the server's. */
 static int fsb_chunk_answered_(fsb_chunk_client_ *c, const fsb_chunk_frame_ *f)
 {
+    if (f->op == FSB_CHUNK_EVENT_) return fsb_chunk_event_(c, f);
     const uint32_t index = (uint32_t)f->tag, generation = (uint32_t)(f->tag >> 32);
     fsb_op        *op = NULL;
     int            err = 0;
@@ -4671,6 +5162,7 @@ static void *fsb_chunk_receiver_(void *arg)
                            : err == -ENOMEM    ? "out of memory"
                                                : "the connection ended");
     fsb_chunk_stream_shut_(&c->stream);
+    if (!closing) fsb_chunk_client_lost_(c);
     fsb_chunk_fail_all_(c, err == -EPROTO || err == -ETIMEDOUT ? err : -ENOTCONN);
     return NULL;
 }
@@ -4686,6 +5178,9 @@ static int fsb_chunk_start_(fsb_chunk_client_ *c, fsb_op *op)
     if ((gives || op->code == FSB_OP_READ) && op->size > (size_t)FSB_IO_MAX) return -EINVAL;
     if (gives && op->size && !op->data) return -EINVAL;
     if (op->code == FSB_OP_LIST && !op->emit) return -EINVAL;
+    if (op->code == FSB_OP_WATCH && !op->event) return -EINVAL;
+    if (op->code == FSB_OP_LIST && op->size64)
+        op->size = op->size64 < (uint64_t)FSB_IO_MAX ? (size_t)op->size64 : (size_t)FSB_IO_MAX;
     op->slice.data = NULL, op->slice.size = 0, op->slice.release = NULL, op->slice.owner = NULL;
     op->layer[0] = NULL;
     pthread_mutex_lock(&c->lock);
@@ -4693,6 +5188,7 @@ static int fsb_chunk_start_(fsb_chunk_client_ *c, fsb_op *op)
     fsb_chunk_call_ *call = err ? NULL : fsb_chunk_call_new_(c);
     if (!err && !call) err = -ENOMEM;
     if (!err) err = fsb_chunk_call_encode_(c, call, op);
+    if (!err && op->code == FSB_OP_WATCH) c->event = op->event, c->event_user = op->user;
     if (!err) {
         call->op = op;
         op->layer[0] = call;
@@ -4703,12 +5199,26 @@ static int fsb_chunk_start_(fsb_chunk_client_ *c, fsb_op *op)
     return err;
 }
 
+/* CLOSE of a WATCH: event() is not called any more, nor running, once this is done. */
+static void fsb_chunk_unlease_(fsb_chunk_client_ *c)
+{
+    pthread_t receiver;
+    __atomic_load(&c->receiver, &receiver, __ATOMIC_RELAXED);
+    pthread_mutex_lock(&c->lock);
+    c->event = NULL;
+    while (c->telling && !pthread_equal(receiver, pthread_self()))
+        pthread_cond_wait(&c->unsent, &c->lock);
+    pthread_mutex_unlock(&c->lock);
+}
+
 static void fsb_chunk_submit_(fsb_backend *b, fsb_op *const *ops, size_t n)
 {
     fsb_chunk_client_ *c = (fsb_chunk_client_ *)b;
     for (size_t i = 0; i < n; ++i) {
-        const int err = fsb_chunk_start_(c, ops[i]);
-        if (err) fsb_chunk_fail_(ops[i], err);
+        const int over = ops[i]->code == FSB_OP_CLOSE && ops[i]->handle == FSB_CHUNK_LEASE_HANDLE_;
+        const int err = over ? 0 : fsb_chunk_start_(c, ops[i]);
+        if (over) fsb_chunk_unlease_(c);
+        if (over || err) fsb_chunk_fail_(ops[i], err);
     }
     fsb_chunk_client_flush_(c);
 }
