@@ -1,9 +1,9 @@
 /* fsb_chunk.h - v0.1.0 - any backend over a stream of bytes - single-header C library (C99, C++11)
 
    A server gives shares (a name, a backend, rights; see "vtable" below) to any number of clients,
-   over unix sockets, loopback TCP, or one pair of descriptors such as stdin and stdout. A client is
-   a backend like any other: its submit() sends and does not wait, answers come in any order,
-   its call[] waits for one answer. BLAKE3 (fsb_blake3_*) stands alone.
+   over unix sockets, TLS (to whom knows a join code), loopback TCP, or one pair of descriptors such
+   as stdin and stdout. A client is a backend like any other: its submit() sends and does not wait,
+   answers come in any order, its call[] waits for one answer. BLAKE3 (fsb_blake3_*) stands alone.
 
    QUICK START
        #define FSB_CHUNK_IMPLEMENTATION     // in ONE source file, before its other includes
@@ -59,20 +59,28 @@
        u64 boot id of the server, u64 bit n set: FSB_OP n is served, u32 bytes of data at most.
        0x101 CANCEL, meta u64 tag: that request may end early with EINTR. It has no answer itself.
        Who breaks these rules is disconnected, with a line in the log.
+       Over TLS all of this is inside: version 1.3, suites with SHA-256, an external PSK with
+       (EC)DHE, no certificates, no tickets. A join code is 26 symbols of Crockford's base 32 and two
+       that are their number modulo 1021; in capitals, in fours with dashes, it is the key material
+       of two BLAKE3 derive_key: "fsb 2026 join code: the key of TLS", 32 bytes, and "fsb 2026 join
+       code: its name on the wire", 16 bytes: in hex, the PSK's identity.
 
    NEEDS     POSIX threads (-pthread), Linux 4.14. With a strict -std=, include it before libc's.
-   OPTIONS   FSB_STATIC, FSB_API: once, before the first fsb header.
+   OPTIONS   FSB_STATIC, FSB_API: once, before the first fsb header. FSB_WITH_OPENSSL: TLS, with
+             OpenSSL 3.0 or newer (-lssl -lcrypto).
    THREADS   fsb_chunk_server_listen() starts a thread that accepts, then one per client, so that a
              client who stalls stalls itself; calls that may wait for a disk go to at most
              desc.threads more, or to desc.runner. fsb_chunk_client_open() starts one: the receiver.
              While there is traffic both ends look for more for 120 us before they sleep.
-   MEMORY    desc.allocator only. A server holds at most desc.max_bytes of a client's requests and
-             answers, then reads no more from it. Idle clients cost a thread's stack and 16 KiB.
+   MEMORY    desc.allocator only, but for OpenSSL's own. A server holds at most desc.max_bytes of a
+             client's requests and answers, then reads no more from it. Idle clients cost a thread's
+             stack and 16 KiB.
    ERRORS    0 or a negative errno. -EPROTO the peer broke the protocol, -ENOTCONN the connection is
              gone, -ETIMEDOUT no answer in time; details go to the log.
-   DOES NOT  encrypt (loopback TCP and unix sockets only, unless asked for by name), reconnect,
-             checksum the bytes of files on the way (headers and meta are), detect deadlocks of
-             locks. Locks live in the server: they bind its clients, not the host's own programs.
+   DOES NOT  encrypt but by "tls:" (else loopback TCP and unix sockets only, unless asked for by
+             name), reconnect, checksum the bytes of files on the way where TLS does not (headers
+             and meta are), detect deadlocks of locks. Locks live in the server: they bind its
+             clients, not the host's own programs.
    LICENCE   MIT, at the end of this file.            CHANGES   0.1.0 first version. */
 #if (defined(FSB_IMPLEMENTATION) || defined(FSB_CHUNK_IMPLEMENTATION)) && !defined(_GNU_SOURCE)
 #define _GNU_SOURCE 1 /* helps only if no libc header came first: verified below */
