@@ -35,6 +35,7 @@ HEADERS := $(wildcard fsb_*.h)
 TOOLS   := $(patsubst tools/%.c,bin/%,$(wildcard tools/fsb-*.c tools/fsb.c))
 TESTS   := $(patsubst tests/%.c,%,$(wildcard tests/test_*.c))
 BENCHES := $(patsubst bench/%.c,build/bench/%,$(wildcard bench/bench_*.c))
+LINKED  := build/bench/link # the emulated network link
 FUZZERS := $(patsubst tests/%.c,build/fuzz/%,$(wildcard tests/fuzz_*.c))
 GROUPS  := $(patsubst tools/%.c,obj/%.o,$(wildcard tools/fsb_*.c)) # of fsb's sub-commands
 
@@ -43,7 +44,7 @@ all: tools tests benches
 tools: $(TOOLS:%=build/%)
 tests: $(TESTS:%=build/%)
 sanitized: $(foreach v,asan tsan,$(addprefix build/$v/,$(TOOLS) $(TESTS)))
-benches: $(BENCHES)
+benches: $(BENCHES) $(LINKED)
 
 # A variant is the same programs in a folder of its own.
 define VARIANT
