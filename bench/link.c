@@ -513,7 +513,7 @@ static int run_command(void *arg)
 
 /* ---- measuring the link itself --------------------------------------------------------------- */
 
-enum { MOST_PINGS = 40, DATAGRAM = 100 };
+enum { MOST_PINGS = 100, DATAGRAM = 100 };
 
 typedef struct check {
     int udp, udp_port, tcp, tcp_port; /* of the host side */
@@ -632,7 +632,7 @@ static int check_inside(void *arg)
 {
     check         c = {0};
     const profile p = link_.now;
-    double        ms[MOST_PINGS], cpu = 0;
+    double        ms[MOST_PINGS], cpu = 0, nominal = p.rtt_ms;
     char          name[64], congestion[16];
     (void)arg;
     if (link_join("host") != 0) return 1;
@@ -643,9 +643,9 @@ static int check_inside(void *arg)
     if (host == 0) check_answer(&c);
     if (host < 0 || link_join("client") != 0) return 1;
 
-    const int pings = check_round_trips(&c, ms, bench_.quick ? 10 : MOST_PINGS);
+    const int pings = check_round_trips(&c, ms, bench_.quick ? 20 : MOST_PINGS);
     snprintf(name, sizeof name, "%s round trip", p.name);
-    if (pings) bench_row(name, ms, pings, "ms", "nominal", &p.rtt_ms, 1, BENCH_LESS, "UDP");
+    bench_latencies(name, ms, pings, "ms", "nominal", &nominal, 1, "UDP");
     const double loss = check_loss(&c, bench_.quick ? 1000 : 4000);
     snprintf(name, sizeof name, "%s loss, one way", p.name);
     bench_row(name, &loss, 1, "%", "nominal", &p.loss, 1, BENCH_LESS, "UDP, a third of the rate");
