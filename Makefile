@@ -1,7 +1,8 @@
 # make          the programs, into build/bin/
 # make demo     installs what is missing, then serves a folder, mounts it, shows it working
 # make test     installs what is missing, then runs every check; the last line is the tally
-# make bench    every bench against its peers (bench-quick: within 30 seconds each)
+# make bench    every bench, then build/bench/report.html (bench-quick: in some minutes;
+#               bench-peers: installs first what ours is measured beside)
 # make install  PREFIX=/usr/local, DESTDIR=; the headers and the programs
 # make blocks   copies tests/blocks/ into every header
 # make clean
@@ -39,7 +40,7 @@ LINKED  := build/bench/link # the emulated network link
 FUZZERS := $(patsubst tests/%.c,build/fuzz/%,$(wildcard tests/fuzz_*.c))
 GROUPS  := $(patsubst tools/%.c,obj/%.o,$(wildcard tools/fsb_*.c)) # of fsb's sub-commands
 
-.PHONY: all tools tests sanitized benches demo test bench bench-quick fuzz install blocks clean
+.PHONY: all tools tests sanitized benches demo test bench bench-quick bench-peers fuzz install blocks clean
 all: tools tests benches
 tools: $(TOOLS:%=build/%)
 tests: $(TESTS:%=build/%)
@@ -92,9 +93,12 @@ test:
 	@MAKE='$(MAKE)' JOBS=$(JOBS) tests/run.sh
 
 bench: tools benches
-	@for b in $(BENCHES); do echo "== $$b"; $$b || exit 1; done
+	@bench/report.py
 bench-quick: tools benches
-	@for b in $(BENCHES); do echo "== $$b"; $$b --quick || exit 1; done
+	@bench/report.py --quick
+bench-peers:
+	@bench/peers.sh
+	@$(MAKE) --no-print-directory bench
 
 ifneq ($(FUZZERS),)
 FUZZ_SECONDS ?= 60

@@ -76,8 +76,9 @@ static inline void bench_print_(const char *which, double ours, double spread, i
     if (bench_.json) {
         printf(
             "{\"bench\":\"%s\",\"case\":\"%s\",\"value\":%.6g,\"unit\":\"%s\",\"against\":\"%s\","
-            "\"ratio\":%.4g,\"spread\":%.3g,\"n\":%d,\"note\":\"%s\"%s}\n",
-            bench_.name, which, ours, unit, against, ratio, spread, n, note, more);
+            "\"theirs\":%.6g,\"ratio\":%.4g,\"spread\":%.3g,\"n\":%d,\"note\":\"%s\"%s}\n",
+            bench_.name, which, ours, unit, against, theirs, ratio, spread, n, note,
+            more);
     } else if (against[0]) {
         printf("%-34s %10.4g %-8s %10.4g %-18s x%-7.3g +-%3.0f%%  %s\n", which, ours, unit, theirs,
                against, ratio, 50 * spread, note);
