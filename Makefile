@@ -4,6 +4,8 @@
 # make bench    every bench, then build/bench/report.html (bench-quick: in some minutes;
 #               bench-peers: installs first what ours is measured beside)
 # make install  PREFIX=/usr/local, DESTDIR=; the headers and the programs
+# make deb      a Debian package of these, in build/
+# make cross    every header and its tests on other machines, under qemu-user, and with musl
 # make blocks   copies tests/blocks/ into every header
 # make clean
 #
@@ -40,7 +42,7 @@ LINKED  := build/bench/link # the emulated network link
 FUZZERS := $(patsubst tests/%.c,build/fuzz/%,$(wildcard tests/fuzz_*.c))
 GROUPS  := $(patsubst tools/%.c,obj/%.o,$(wildcard tools/fsb_*.c)) # of fsb's sub-commands
 
-.PHONY: all tools tests sanitized benches demo test bench bench-quick bench-peers fuzz install blocks clean
+.PHONY: all tools tests sanitized benches demo test bench bench-quick bench-peers fuzz install deb cross blocks clean
 all: tools tests benches
 tools: $(TOOLS:%=build/%)
 tests: $(TESTS:%=build/%)
@@ -115,6 +117,30 @@ install: tools
 	printf '%s\n' 'Name: fsb' 'Description: file-system building blocks, drop-in C headers' \
 	    'Version: $(VERSION)' 'Cflags: -I$(PREFIX)/include -pthread' 'Libs: -pthread' \
 	    > '$(to)/share/pkgconfig/fsb.pc'
+
+# A Debian package of what install puts into /usr; what it depends on is read from the programs.
+DEB := build/deb/fsb
+deb: tools
+	@command -v dpkg-deb >/dev/null && command -v dpkg-shlibdeps >/dev/null || \
+	    { echo 'deb: no dpkg-deb or dpkg-shlibdeps: apt-get install dpkg-dev'; exit 1; }
+	@rm -rf build/deb
+	@$(MAKE) --no-print-directory -s install DESTDIR='$(CURDIR)/$(DEB)' PREFIX=/usr
+	@strip $(DEB)/usr/bin/*
+	@install -D -m 644 LICENSE $(DEB)/usr/share/doc/fsb/copyright
+	@mkdir -p build/deb/debian $(DEB)/DEBIAN
+	@printf 'Source: fsb\n\nPackage: fsb\nArchitecture: any\n' > build/deb/debian/control
+	@set -e; cd build/deb; needs=$$(dpkg-shlibdeps -O fsb/usr/bin/* | sed 's/^shlibs:Depends=//'); \
+	{ printf '%s\n' 'Package: fsb' 'Version: $(VERSION)' 'Section: utils' 'Priority: optional' \
+	    "Architecture: $$(dpkg --print-architecture)" "Depends: $$needs" 'Recommends: fuse3' \
+	    'Maintainer: the authors of fsb <fsb@localhost>' \
+	    "Installed-Size: $$(du -sk fsb/usr | cut -f1)" \
+	    'Description: file-system building blocks' \
+	    ' Serve a folder, mount it on another machine, work in it as if it were local:' \
+	    ' programs, and the drop-in C headers that they are made of.'; } > fsb/DEBIAN/control
+	@dpkg-deb --root-owner-group --build $(DEB) build | tail -n 1
+
+cross:
+	@tests/cross.sh
 
 blocks:
 	@for h in $(HEADERS); do for b in common vtable; do \
