@@ -615,6 +615,14 @@ struct fsb_mount_req_ {
     uint64_t         list_offset;
     size_t           reply_size; /* of a listing, most; of a write */
     int64_t          error; /* to answer when the operation that cleans up is done */
+    struct { /* what waits until a file is open on the backend: see fsb_mount_open_first_ */
+        fsb_op   op;
+        uint32_t how;
+        void   (*apply)(fsb_mount *m, fsb_mount_req_ *r);
+        void   (*then)(fsb_mount_req_ *r);
+        fsb_mount_node_ *node;
+    } later;
+    int              lazy;    /* the operation needs a handle that its node may not have yet */
     int              tainted; /* the answer may be older than what others did since */
     int              fresh; /* its handler runs: see fsb_mount_together_take_ */
     int              in_gate, plus, delayed, elsewhere;
@@ -1247,12 +1255,16 @@ static void fsb_mount_by_node_(fsb_mount_req_ *r, uint32_t rights)
     pthread_mutex_unlock(&m->lock);
 }
 
-/* Points it at an open file; 0: there is none, the request was refused. */
+/* Points it at an open file; 0: there is none, the request was refused. Under a lease an application
+   can have opened a file to read it that is not yet open on the backend. */
 static int fsb_mount_by_handle_(fsb_mount_req_ *r, uint32_t rights)
 {
     fsb_mount_by_node_(r, rights);
-    if (!r->file) fsb_mount_fail_(r, -EBADF);
-    return r->file != NULL;
+    if (r->file) return 1;
+    r->how &= ~(uint32_t)FSB_MOUNT_AT_;
+    r->lazy = r->task.mount->lease && !(rights & FSB_O_WRITE);
+    if (!r->lazy) fsb_mount_fail_(r, -EBADF);
+    return r->lazy;
 }
 
 /* ---- [gate] ---------------------------------------------------------------------------------- */
@@ -1441,11 +1453,19 @@ static void fsb_mount_admitted_(fsb_mount_req_ *r)
     fsb_mount_drained_(r);
 }
 
+static void fsb_mount_open_first_(fsb_mount_req_ *r, fsb_mount_node_ *node,
+                                  void (*then)(fsb_mount_req_ *));
+
 /* Sends the operation when it may be sent, and calls then() when it is done; op.code 0: only waits.
    No thread waits: the request does. */
 static void fsb_mount_go_(fsb_mount_req_ *r, void (*then)(fsb_mount_req_ *))
 {
     fsb_mount *m = r->task.mount;
+    if (r->lazy) {
+        r->lazy = 0;
+        fsb_mount_open_first_(r, r->node, then);
+        return;
+    }
     r->then = then;
     if (r->how & FSB_MOUNT_PATHS_) {
         pthread_mutex_lock(&m->lock);
@@ -1987,12 +2007,16 @@ static void fsb_mount_unlinked_(fsb_mount *m, fsb_mount_req_ *r)
     fsb_mount_name_gone_(m, r->node, r->name);
 }
 
+static int fsb_mount_hold_(fsb_mount_req_ *r, fsb_mount_node_ *parent, const char *text,
+                           void (*then)(fsb_mount_req_ *));
+
 static void fsb_mount_remove_(fuse_req_t q, uint32_t code, fuse_ino_t parent, const char *name)
 {
     fsb_mount_req_ *r = fsb_mount_begin_(q, code, parent, name);
     if (!r) return;
     r->apply = fsb_mount_unlinked_;
-    fsb_mount_go_(r, fsb_mount_reply_err_);
+    if (!fsb_mount_hold_(r, r->node, r->name, fsb_mount_reply_err_))
+        fsb_mount_go_(r, fsb_mount_reply_err_);
 }
 
 static void fsb_mount_on_unlink_(fuse_req_t q, fuse_ino_t parent, const char *name)
@@ -2055,7 +2079,8 @@ static void fsb_mount_on_rename_(fuse_req_t q, fuse_ino_t parent, const char *na
         r->how |= FSB_MOUNT_MOVE_;
     pthread_mutex_unlock(&m->lock);
     r->apply = fsb_mount_moved_;
-    fsb_mount_go_(r, fsb_mount_reply_err_);
+    if (!fsb_mount_hold_(r, r->node2, r->name2, fsb_mount_reply_err_))
+        fsb_mount_go_(r, fsb_mount_reply_err_);
 }
 
 /* ---- [open] ---------------------------------------------------------------------------------- */
@@ -2205,6 +2230,85 @@ static void fsb_mount_opened_(fsb_mount_req_ *r)
     else fsb_mount_fail_(r, err);
 }
 
+/* The file is open on the backend, or cannot be: on with what waited for that. */
+static void fsb_mount_opened_first_(fsb_mount_req_ *r)
+{
+    fsb_mount       *m = r->task.mount;
+    fsb_mount_node_ *n = r->node, *node = r->later.node;
+    const fsb_op     opened = r->task.op;
+    int64_t          err = opened.result < 0                       ? opened.result
+                         : opened.stat.file_id != n->file_id ? -ESTALE
+                                                                   : 0;
+    r->node = node, r->how = r->later.how, r->apply = r->later.apply;
+    r->task.op = r->later.op;
+    pthread_mutex_lock(&m->lock);
+    if (!err) err = fsb_mount_file_add_(m, r, n, opened.handle, FSB_O_READ);
+    if (!err && !n->readers && !n->writers && n->reader) { /* nobody has it open any more */
+        fsb_mount_file_unpin_(m, n->reader);
+        n->reader = NULL;
+    }
+    if (!err && n != node) fsb_mount_file_unpin_(m, r->file), r->file = NULL;
+    if (n != node) fsb_mount_unpin_(m, n);
+    fsb_mount_unlock_(m);
+    r->task.op.slice = opened.slice;
+    if (err && opened.result >= 0) fsb_mount_refuse_(r, opened.handle, err);
+    else if (err && n == node) fsb_mount_fail_(r, err);
+    else if (r->task.op.code == FSB_OP_READ && opened.size && opened.size == r->task.op.size) {
+        r->task.op.result = opened.result; /* the bytes came with it */
+        r->later.then(r);
+    } else {
+        fsb_slice_release(&r->task.op.slice);
+        fsb_mount_go_(r, r->later.then);
+    }
+}
+
+/* Opens the node on the backend, to be read, before the request's operation; it is the request's,
+   or one that is pinned for this and that the operation is about to take the name from. */
+static void fsb_mount_open_first_(fsb_mount_req_ *r, fsb_mount_node_ *node,
+                                  void (*then)(fsb_mount_req_ *))
+{
+    fsb_op *op = &r->task.op;
+    r->later.op = *op, r->later.how = r->how, r->later.apply = r->apply, r->later.then = then;
+    r->later.node = r->node, r->node = node;
+    r->apply = NULL, r->how = FSB_MOUNT_AT_ | (r->how & FSB_MOUNT_DRAINED_);
+    memset(op, 0, sizeof *op);
+    op->code = FSB_OP_OPEN, op->flags = FSB_O_READ, op->timeout_ms = r->task.mount->timeout_ms;
+    if (r->later.op.code == FSB_OP_READ && !r->later.op.offset) op->size = r->later.op.size;
+    fsb_mount_go_(r, fsb_mount_opened_first_);
+}
+
+/* Name in parent is about to go, or to be another file. If an application has that open, but the
+   backend has not, this is the last moment: 1, then it is opened first. */
+static int fsb_mount_hold_(fsb_mount_req_ *r, fsb_mount_node_ *parent, const char *text,
+                           void (*then)(fsb_mount_req_ *))
+{
+    fsb_mount *m = r->task.mount;
+    if (!m->lease) return 0;
+    pthread_mutex_lock(&m->lock);
+    const fsb_mount_name_ *name = fsb_mount_name_find_(m, parent, text, strlen(text));
+    fsb_mount_node_       *n = name ? name->node : NULL;
+    const int              hold = n && n->readers && !n->reader && !n->writer;
+    if (hold) ++n->pins;
+    pthread_mutex_unlock(&m->lock);
+    if (hold) fsb_mount_open_first_(r, n, then);
+    return hold;
+}
+
+/* Lock held. Opens the file without a word to the backend: what is known of it is good. The kernel
+   checks the rights. */
+static int fsb_mount_open_here_(fsb_mount *m, fsb_mount_req_ *r)
+{
+    fsb_mount_node_ *n = r->node;
+    fsb_stat         s;
+    int64_t          left;
+    if (!m->lease || m->remote_locks || (r->fi.flags & O_ACCMODE) != O_RDONLY) return 0;
+    if (!fsb_mount_attr_known_(n, &s, &left) || left <= 0 || !S_ISREG(s.mode)) return 0;
+    r->fi.keep_cache = n->version && n->version == s.version;
+    n->version = s.version;
+    ++n->readers;
+    return 1;
+}
+
 /* What FUSE is told of an open file. Appends go past the page cache, which would put them where the
    kernel believes the end to be, and send one that crosses a page in two: lines of two clients
    would mix. Who can also read keeps the cache, and mmap. */
@@ -2223,11 +2327,17 @@ static void fsb_mount_on_open_(fuse_req_t q, fuse_ino_t ino, struct fuse_file_in
     fsb_mount *m = r->task.mount;
     const int  mode = fi->flags & O_ACCMODE;
     r->fi = fsb_mount_file_info_(fi);
+    r->fi.noflush = mode == O_RDONLY && !m->remote_locks;
     pthread_mutex_lock(&m->lock);
-    fsb_mount_open_how_(m, r, mode == O_RDONLY   ? FSB_O_READ
+    const int here = fsb_mount_open_here_(m, r);
+    if (!here) fsb_mount_open_how_(m, r, mode == O_RDONLY   ? FSB_O_READ
                               : mode == O_WRONLY ? FSB_O_WRITE
                                                  : FSB_O_READ | FSB_O_WRITE);
     pthread_mutex_unlock(&m->lock);
+    if (here) {
+        fsb_mount_reply_open_(r, 0);
+        return;
+    }
     r->how |= FSB_MOUNT_DRAINED_;
     fsb_mount_go_(r, fsb_mount_opened_);
 }
@@ -2363,6 +2473,25 @@ static int fsb_mount_read_head_(fsb_mount *m, fuse_req_t q, fuse_ino_t ino, size
     return serves;
 }
 
+/* A small file came whole: bytes, and what it is now. */
+static void fsb_mount_got_(fsb_mount_req_ *r)
+{
+    fsb_mount       *m = r->task.mount;
+    const fsb_stat  *s = &r->task.op.stat;
+    fsb_mount_node_ *n = r->node;
+    int              changed = 0;
+    if (r->task.op.result >= 0) {
+        if (!fsb_mount_stat_ok_(m, s) || s->file_id != n->file_id) r->task.op.result = -ESTALE;
+        pthread_mutex_lock(&m->lock);
+        changed = n->attr.version != s->version || n->attr.size != s->size;
+        if (n->version != s->version) n->version = 0; /* other pages may be of another version */
+        fsb_mount_attr_set_(m, n, s, r->started);
+        pthread_mutex_unlock(&m->lock);
+    }
+    if (changed) fsb_mount_inval_attr_(m, n->id);
+    fsb_mount_read_done_(r);
+}
+
 static void fsb_mount_on_read_(fuse_req_t q, fuse_ino_t ino, size_t size, off_t offset,
                             struct fuse_file_info *fi)
 {
@@ -2374,7 +2503,17 @@ static void fsb_mount_on_read_(fuse_req_t q, fuse_ino_t ino, size_t size, off_t 
     r->task.op.offset = (uint64_t)offset;
     r->task.op.size = size < FSB_IO_MAX ? size : (size_t)FSB_IO_MAX;
     r->how |= FSB_MOUNT_DRAINED_;
-    fsb_mount_go_(r, fsb_mount_read_done_);
+    pthread_mutex_lock(&m->lock);
+    const uint64_t most = size < FSB_MOUNT_WHOLE_ ? size : (uint64_t)FSB_MOUNT_WHOLE_;
+    const int      whole = r->lazy && !offset && r->node->attr.size <= most &&
+                      !r->node->removed && m->backend->call[FSB_OP_GET];
+    pthread_mutex_unlock(&m->lock);
+    if (!whole) {
+        fsb_mount_go_(r, fsb_mount_read_done_);
+        return;
+    }
+    r->lazy = 0, r->task.op.code = FSB_OP_GET, r->how |= FSB_MOUNT_AT_;
+    fsb_mount_go_(r, fsb_mount_got_);
 }
 
 /* ---- [write] --------------------------------------------------------------------------------- */
