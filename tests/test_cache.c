@@ -95,9 +95,88 @@ static void test_model(void)
     CHECK_EQ(memory.wrong_size, 0);
 }
 
+/* ---- disk ------------------------------------------------------------------------------------ */
+
+static const char *disk_dir(const char *name)
+{
+    static char path[600];
+    snprintf(path, sizeof path, "%s/%s", test_dir(), name);
+    return path;
+}
+
+static fsb_cache_disk *disk_open(const char *name, uint64_t max_bytes)
+{
+    fsb_cache_disk_desc desc = {0};
+    fsb_cache_disk     *disk = NULL;
+    desc.dir = disk_dir(name), desc.max_bytes = max_bytes;
+    CHECK_EQ(fsb_cache_disk_open(&disk, &desc), 0);
+    return disk;
+}
+
+/* Every call of the disk against a model, with a close and an open now and then. */
+static void test_disk_model(void)
+{
+    static uint8_t        buf[FSB_CACHE_CHUNK];
+    static struct { uint64_t life; size_t size; } chunk[100], record[100];
+    fsb_cache_disk       *disk = disk_open("model", 16 << 20);
+    uint64_t              found = 0;
+    REQUIRE(disk);
+    for (int i = 0; i < 20000 && !test_.bad; ++i) {
+        const uint64_t      r = next_random(), k = (r >> 8) % 100;
+        const fsb_cache_key key = key_of(k);
+        char                name[40];
+        const size_t        name_size = (size_t)snprintf(name, sizeof name, "name %d", (int)k);
+        int64_t             n;
+        switch (r % 7) {
+        case 0:
+            chunk[k].size = (r >> 20) % (r >> 60 ? 3000 : FSB_CACHE_CHUNK + 1);
+            fill(buf, chunk[k].size, k, ++chunk[k].life);
+            CHECK_EQ(fsb_cache_disk_put(disk, &key, buf, chunk[k].size), 0);
+            break;
+        case 1: case 2:
+            n = fsb_cache_disk_get(disk, &key, buf, sizeof buf);
+            if (n == -ENOENT) break; /* evicted, perhaps */
+            CHECK(chunk[k].life && (size_t)n == chunk[k].size);
+            CHECK(filled(buf, (size_t)n, k, chunk[k].life));
+            ++found;
+            break;
+        case 3:
+            record[k].size = (r >> 20) % 3000;
+            fill(buf, record[k].size, k, ++record[k].life);
+            CHECK_EQ(fsb_cache_disk_meta_put(disk, name, name_size, buf, record[k].size), 0);
+            break;
+        case 4: case 5:
+            n = fsb_cache_disk_meta_get(disk, name, name_size, buf, sizeof buf);
+            CHECK(record[k].life ? n == (int64_t)record[k].size : n == -ENOENT);
+            if (n >= 0) CHECK(filled(buf, (size_t)n, k, record[k].life));
+            break;
+        default:
+            if ((r >> 30) % 40 == 0) {
+                fsb_cache_disk_close(disk);
+                disk = disk_open("model", 16 << 20);
+                REQUIRE(disk);
+            } else if ((r >> 30) % 3 == 0) {
+                n = fsb_cache_disk_meta_remove(disk, name, name_size);
+                CHECK_EQ(n, record[k].life ? 0 : -ENOENT);
+                record[k].life = 0;
+            } else if ((r >> 30) % 3 == 1) {
+                n = fsb_cache_disk_remove(disk, &key);
+                CHECK(n == 0 || n == -ENOENT);
+                chunk[k].life = 0;
+            }
+        }
+        if (record[k].life == 0) record[k].life = 0;
+    }
+    fsb_cache_disk_stats stats;
+    fsb_cache_disk_get_stats(disk, &stats);
+    CHECK(found > 1000 && stats.damaged == 0 && stats.chunks > 50 && stats.records > 50);
+    fsb_cache_disk_close(disk);
+}
+
 int main(int argc, char **argv)
 {
     test_begin(argc, argv);
     TEST(test_model);
+    TEST(test_disk_model);
     return test_end("test_cache");
 }

@@ -22,11 +22,14 @@ static const char help[] =
     "                      host, not just in this mount\n"
     "  --read-only         change nothing\n"
     "  --timeout SECONDS   a call waits so long for the host, then fails (default 30)\n"
+    "  --code-file FILE    the join code of an fsb:// URL without one (-: stdin); without this\n"
+    "                      it is what the environment's FSB_CODE says\n"
     "  --log FILE          write the log there, with times, instead of to stderr\n"
     "  -v, --verbose       say more in the log; twice: everything\n"
     "  --help, --version\n"
     "\n"
     "URLs\n"
+    "  fsb://HOST:PORT/SHARE#CODE           a host anywhere, encrypted, as fsb-host printed it\n"
     "  fsb+unix:///PATH.sock?share=SHARE    a host on a unix socket (SHARE: its first, if left "
     "out)\n"
     "  fsb+tcp://127.0.0.1:PORT/SHARE       a host on the loopback\n"
@@ -36,7 +39,7 @@ static const char help[] =
     "  fsb-mount 'fsb+unix:///run/user/1000/work.sock?share=work' ~/mnt\n";
 
 typedef struct options {
-    const char *url_text, *mountpoint, *fuse, *log_path;
+    const char *url_text, *mountpoint, *fuse, *log_path, *code_path;
     char        fuse_text[4096];
     uint32_t    timeout_ms;
     int         foreground, read_only, verbose;
@@ -52,12 +55,13 @@ static void add_fuse_option(options *o, const char *text)
 
 static void parse_options(options *o, int argc, char **argv)
 {
-    enum { READ_ONLY = 256, TIMEOUT, LOG, HELP, VERSION };
+    enum { READ_ONLY = 256, TIMEOUT, LOG, HELP, VERSION, CODE_FILE };
     static const struct option known[] = {
         {"foreground", no_argument, NULL, 'f'},        {"read-only", no_argument, NULL, READ_ONLY},
         {"timeout", required_argument, NULL, TIMEOUT}, {"log", required_argument, NULL, LOG},
         {"verbose", no_argument, NULL, 'v'},           {"help", no_argument, NULL, HELP},
-        {"version", no_argument, NULL, VERSION},       {NULL, 0, NULL, 0}};
+        {"version", no_argument, NULL, VERSION},
+        {"code-file", required_argument, NULL, CODE_FILE}, {NULL, 0, NULL, 0}};
     int c;
     o->timeout_ms = 30000;
     while ((c = getopt_long(argc, argv, "fo:v", known, NULL)) != -1) {
@@ -69,6 +73,7 @@ static void parse_options(options *o, int argc, char **argv)
             o->timeout_ms = (uint32_t)tool_number("--timeout", optarg, 1, 86400) * 1000;
             break;
         case LOG: o->log_path = optarg; break;
+        case CODE_FILE: o->code_path = optarg; break;
         case 'v': ++o->verbose; break;
         case HELP: fputs(help, stdout); exit(0);
         case VERSION: puts("fsb-mount " FSB_VERSION); exit(0);
@@ -86,6 +91,25 @@ static tool_url parse_url(const char *text)
     if (err == -EPROTONOSUPPORT) tool_usage("'%s': this release has no such transport yet", text);
     if (err) tool_usage("'%s' is no URL of a host; write fsb+unix:///PATH?share=NAME", text);
     return url;
+}
+
+/* The code may be in the URL, in a file, in the environment. From here on it is nowhere else. */
+static void find_code(options *o, tool_url *url)
+{
+    if (url->scheme != TOOL_TLS) return;
+    const int err = tool_code_find(o->code_path, url);
+    if (err == -ENOENT && !o->code_path)
+        tool_usage("the URL has no join code; write fsb://HOST:PORT/SHARE#CODE, or use --code-file "
+                   "or FSB_CODE");
+    if (err == -EINVAL)
+        tool_fail("the join code is mistyped; compare it with what fsb-host printed");
+    if (err) tool_fail("cannot read the code file %s: %s", o->code_path, strerror(-err));
+    const size_t bare = strcspn(o->url_text, "#"); /* what df and ps show is without it */
+    static char  shown[PATH_MAX];
+    snprintf(shown, sizeof shown, "%.*s", (int)bare, o->url_text);
+    memset((char *)(uintptr_t)o->url_text + bare, 0, strlen(o->url_text + bare));
+    o->url_text = shown;
+    (void)unsetenv("FSB_CODE");
 }
 
 static fsb_backend *connect_to(const options *o, const tool_url *url, fsb_logger log)
@@ -106,6 +130,7 @@ static fsb_backend *connect_to(const options *o, const tool_url *url, fsb_logger
         fsb_chunk_client_desc desc = {0};
         desc.address = url->address, desc.share = url->share[0] ? url->share : NULL;
         desc.timeout_ms = o->timeout_ms, desc.log = log;
+        if (url->scheme == TOOL_TLS) desc.code = url->code;
         ((tool_log *)log.user)->hold = 1; /* the messages below say it better */
         err = fsb_chunk_client_open(&backend, &desc);
         ((tool_log *)log.user)->hold = 0;
@@ -114,6 +139,9 @@ static fsb_backend *connect_to(const options *o, const tool_url *url, fsb_logger
         if (err == -ENOENT || err == -ECONNREFUSED)
             tool_fail("no host answers at %s: %s; start fsb-host there first", url->address,
                       strerror(-err));
+        if (err == -EACCES)
+            tool_fail("%s knows no such code: it was revoked, has expired, or is another host's",
+                      url->address);
         if (err == -EPROTO) tool_fail("%s is no fsb host of this release", url->address);
         if (err) tool_fail("cannot connect to %s: %s", url->address, strerror(-err));
     }
@@ -181,7 +209,8 @@ int main(int argc, char **argv)
     static tool_log log;
     tool_name = "fsb-mount";
     parse_options(&o, argc, argv);
-    const tool_url   url = parse_url(o.url_text);
+    tool_url         url = parse_url(o.url_text);
+    find_code(&o, &url);
     const fsb_logger logger = tool_log_open(&log, o.log_path, o.verbose);
     tool_raise_descriptor_limit();
     (void)signal(SIGPIPE, SIG_IGN);
