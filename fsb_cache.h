@@ -36,8 +36,8 @@
    OPTIONS   FSB_STATIC, FSB_API: once, before the first fsb header.
    THREADS   Every object may be shared by any number of threads. A hit in memory takes no lock.
              A loader that fsb_cache_fetch() calls runs without any lock of the cache held.
-   MEMORY    desc.allocator only. What fsb_cache has from it never exceeds desc.max_bytes, tables and
-             pinned bytes included. fsb_cache_disk needs about 80 bytes a chunk, 40 a record.
+   MEMORY    desc.allocator only. What fsb_cache has from it never exceeds desc.max_bytes: tables and
+             pinned bytes are included. fsb_cache_disk needs about 65 bytes a chunk, 40 a record.
    ERRORS    0, a count, or a negative errno. -ENOENT it is not there; -E2BIG a value is larger than
              this cache takes; -ENOMEM there is no memory, or all that there may be is pinned.
    DOES NOT  keep what is in memory over a restart, tell the threads of a process apart, lock the
@@ -454,9 +454,9 @@ FSB_API int fsb_cache_disk_put(fsb_cache_disk *disk, const fsb_cache_key *key, c
 /* Forgets a chunk. Errors: ENOENT there was none, EROFS. Threads: any. */
 FSB_API int fsb_cache_disk_remove(fsb_cache_disk *disk, const fsb_cache_key *key);
 
-/* Records are small values under keys of 1 to 4096 bytes: attributes, names, listings, of up to
-   16 MiB. They are written at once and in the order of the calls; of too many the oldest go. Where a
-   key's record is damaged there is none: never an older one.
+/* Records are values of up to 16 MiB under keys of 1 to 4096 bytes: attributes, names, listings.
+   They are written at once and in the order of the calls; of too many the oldest go. Where a key's
+   record is damaged there is none: never an older one.
 
    Copies the value to buf and returns its size; a size above `size` means that nothing was copied.
    Errors: ENOENT, EINVAL. Threads: any. */
@@ -659,9 +659,11 @@ enum {
 };
 
 struct fsb_cache_shard_;
-typedef struct fsb_cache_segment_ { /* its entries follow */
+typedef struct fsb_cache_segment_ { /* its entries follow; at a multiple of 64 */
     struct fsb_cache_shard_ *shard;
-    uint64_t                 reserved;
+    uint32_t                 number;
+    uint32_t                 shift; /* bytes from what was allocated to here */
+    uint64_t                 reserved[6];
 } fsb_cache_segment_;
 
 typedef struct fsb_cache_queue_ {
@@ -716,25 +718,29 @@ struct fsb_cache {
     fsb_cache_shard_  shards[1]; /* as many as there are */
 };
 
+/* What a hit runs through; in line it costs 60 instructions less. */
+#define FSB_CACHE_HOT_ static inline __attribute__((always_inline))
 #define FSB_CACHE_LOAD_(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
 #define FSB_CACHE_STORE_(p, value) __atomic_store_n((p), (value), __ATOMIC_RELEASE)
 
-static uint64_t fsb_cache_hash_(const fsb_cache *c, const uint64_t key[4])
+FSB_CACHE_HOT_ uint64_t fsb_cache_mix_(uint64_t h, uint64_t word)
 {
-    uint64_t h = c->seed;
-    for (int i = 0; i < 4; ++i) {
-        h = (h ^ key[i]) * 0x9E3779B97F4A7C15u;
-        h ^= h >> 32;
-    }
-    return h * 0xD6E8FEB86659FD93u;
+    h = (h ^ word) * 0x9E3779B97F4A7C15u;
+    return h ^ h >> 32;
 }
 
-static fsb_cache_shard_ *fsb_cache_shard_of_(fsb_cache *c, uint64_t hash)
+FSB_CACHE_HOT_ uint64_t fsb_cache_hash_(uint64_t seed, const uint64_t key[4])
+{
+    const uint64_t h = fsb_cache_mix_(fsb_cache_mix_(seed, key[0]), key[1]);
+    return fsb_cache_mix_(fsb_cache_mix_(h, key[2]), key[3]) * 0xD6E8FEB86659FD93u;
+}
+
+FSB_CACHE_HOT_ fsb_cache_shard_ *fsb_cache_shard_of_(fsb_cache *c, uint64_t hash)
 {
     return &c->shards[(hash >> 26) & c->shard_mask];
 }
 
-static fsb_cache_entry_ *fsb_cache_entry_at_(fsb_cache_shard_ *s, uint32_t number)
+FSB_CACHE_HOT_ fsb_cache_entry_ *fsb_cache_entry_at_(fsb_cache_shard_ *s, uint32_t number)
 {
     uint8_t *segment = (uint8_t *)FSB_CACHE_LOAD_(&s->segments[number / FSB_CACHE_SEGMENT_]);
     return (fsb_cache_entry_ *)(void *)(segment + sizeof(fsb_cache_segment_) +
@@ -750,18 +756,19 @@ static uint32_t fsb_cache_number_(const fsb_cache_shard_ *s, const fsb_cache_ent
 {
     const fsb_cache_segment_ *segment =
         (const fsb_cache_segment_ *)(const void *)((const uint8_t *)e - e->back);
-    return (uint32_t)segment->reserved * FSB_CACHE_SEGMENT_ +
+    return segment->number * FSB_CACHE_SEGMENT_ +
            (e->back - (uint32_t)sizeof *segment) / s->stride;
 }
 
-static int fsb_cache_is_(const fsb_cache_entry_ *e, const uint64_t key[4])
+FSB_CACHE_HOT_ int fsb_cache_is_(const fsb_cache_entry_ *e, const uint64_t key[4])
 {
     return FSB_CACHE_LOAD_(&e->key[0]) == key[0] && FSB_CACHE_LOAD_(&e->key[1]) == key[1] &&
            FSB_CACHE_LOAD_(&e->key[2]) == key[2] && FSB_CACHE_LOAD_(&e->key[3]) == key[3];
 }
 
 /* The entry of a key. Without the lock its answer counts only if `changes` did not move. */
-static fsb_cache_entry_ *fsb_cache_find_(fsb_cache_shard_ *s, uint64_t hash, const uint64_t key[4])
+FSB_CACHE_HOT_ fsb_cache_entry_ *fsb_cache_find_(fsb_cache_shard_ *s, uint64_t hash,
+                                                 const uint64_t key[4])
 {
     const uint32_t tag = (uint32_t)(hash >> 32) & ~s->number_mask;
     for (uint32_t at = (uint32_t)hash & s->index_mask;; at = (at + 1) & s->index_mask) {
@@ -791,7 +798,7 @@ static void fsb_cache_index_remove_(fsb_cache_shard_ *s, uint64_t hash, uint32_t
     FSB_CACHE_STORE_(&s->changes, s->changes + 1);
     for (uint32_t at = (hole + 1) & mask; s->index[at]; at = (at + 1) & mask) {
         const fsb_cache_entry_ *e = fsb_cache_entry_at_(s, s->index[at] & s->number_mask);
-        const uint32_t          home = (uint32_t)fsb_cache_hash_(s->cache, e->key) & mask;
+        const uint32_t          home = (uint32_t)fsb_cache_hash_(s->cache->seed, e->key) & mask;
         if (((at - home) & mask) < ((at - hole) & mask)) continue;
         FSB_CACHE_STORE_(&s->index[hole], s->index[at]);
         hole = at;
@@ -924,7 +931,7 @@ static int fsb_cache_evict_(fsb_cache_shard_ *s)
             fsb_cache_enqueue_(s, e, FSB_CACHE_MAIN_);
             continue;
         }
-        const uint64_t hash = fsb_cache_hash_(s->cache, e->key);
+        const uint64_t hash = fsb_cache_hash_(s->cache->seed, e->key);
         if (small) fsb_cache_ghost_add_(s, hash);
         fsb_cache_drop_(s, e, hash);
         ++s->evictions;
@@ -933,16 +940,22 @@ static int fsb_cache_evict_(fsb_cache_shard_ *s)
     return 0;
 }
 
+static size_t fsb_cache_segment_bytes_(uint32_t stride)
+{
+    return 63 + sizeof(fsb_cache_segment_) + (size_t)FSB_CACHE_SEGMENT_ * stride;
+}
+
 /* Adds a segment of entries to the free list. Lock held. */
 static int fsb_cache_grow_(fsb_cache_shard_ *s)
 {
-    const size_t size = sizeof(fsb_cache_segment_) + (size_t)FSB_CACHE_SEGMENT_ * s->stride;
+    const size_t size = fsb_cache_segment_bytes_(s->stride);
     if (s->segment_count == s->segment_max || s->bytes + size > s->max_bytes) return 0;
-    fsb_cache_segment_ *segment =
-        (fsb_cache_segment_ *)fsb_cache_alloc_(&s->cache->desc.allocator, size);
-    if (!segment) return 0;
-    const uint32_t first = s->segment_count * FSB_CACHE_SEGMENT_;
-    segment->shard = s, segment->reserved = s->segment_count;
+    uint8_t *block = (uint8_t *)fsb_cache_alloc_(&s->cache->desc.allocator, size);
+    if (!block) return 0;
+    const uint32_t      shift = (uint32_t)(-(uintptr_t)block & 63);
+    const uint32_t      first = s->segment_count * FSB_CACHE_SEGMENT_;
+    fsb_cache_segment_ *segment = (fsb_cache_segment_ *)(void *)(block + shift);
+    segment->shard = s, segment->number = s->segment_count, segment->shift = shift;
     FSB_CACHE_STORE_(&s->segments[s->segment_count], segment);
     s->bytes += size, ++s->segment_count;
     for (uint32_t i = FSB_CACHE_SEGMENT_; i-- > 0;) {
@@ -988,7 +1001,7 @@ static int fsb_cache_make_(fsb_cache_shard_ *s, size_t size, fsb_cache_entry_ **
     return err;
 }
 
-static uint8_t *fsb_cache_value_(fsb_cache_entry_ *e)
+FSB_CACHE_HOT_ uint8_t *fsb_cache_value_(fsb_cache_entry_ *e)
 {
     return e->block ? e->block : (uint8_t *)(e + 1);
 }
@@ -1039,21 +1052,23 @@ static void fsb_cache_divert_(fsb_cache_shard_ *s, const uint64_t key[4])
 
 /* ---- [core] read ----------------------------------------------------------------------------- */
 
-static void fsb_cache_count_(fsb_cache *c, int hit)
+/* Threads have stacks of their own, whose addresses tell them apart at no cost. Where two of them
+   share a counter all the same they may lose a count: an exact one would cost as much as the hit. */
+FSB_CACHE_HOT_ void fsb_cache_count_(fsb_cache *c, int hit)
 {
-    /* Threads have stacks of their own: the address tells them apart at no cost. */
     const uint64_t     where = (uint64_t)(uintptr_t)__builtin_frame_address(0) >> 16;
     fsb_cache_stripe_ *stripe = &c->stripes[(where * 0x9E3779B97F4A7C15u) >> 58];
-    __atomic_add_fetch(hit ? &stripe->hits : &stripe->misses, 1, __ATOMIC_RELAXED);
+    uint64_t          *counter = hit ? &stripe->hits : &stripe->misses;
+    __atomic_store_n(counter, __atomic_load_n(counter, __ATOMIC_RELAXED) + 1, __ATOMIC_RELAXED);
 }
 
-static void fsb_cache_touch_(fsb_cache_entry_ *e) /* the one byte that a hit writes, once */
+FSB_CACHE_HOT_ void fsb_cache_touch_(fsb_cache_entry_ *e) /* the one byte that a hit writes, once */
 {
     if (!__atomic_load_n(&e->hit, __ATOMIC_RELAXED))
         __atomic_store_n(&e->hit, 1, __ATOMIC_RELAXED);
 }
 
-static int fsb_cache_pin_(fsb_cache_entry_ *e) /* 0: it does not live */
+FSB_CACHE_HOT_ int fsb_cache_pin_(fsb_cache_entry_ *e) /* 0: it does not live */
 {
     uint32_t refs = __atomic_load_n(&e->refs, __ATOMIC_RELAXED);
     while (refs)
@@ -1074,7 +1089,8 @@ static fsb_cache_entry_ *fsb_cache_find_live_(fsb_cache_shard_ *s, uint64_t hash
     return NULL;
 }
 
-static fsb_cache_entry_ *fsb_cache_look_locked_(fsb_cache_shard_ *s, uint64_t hash,
+__attribute__((noinline)) static fsb_cache_entry_ *
+fsb_cache_look_locked_(fsb_cache_shard_ *s, uint64_t hash,
                                                 const uint64_t key[4])
 {
     pthread_mutex_lock(&s->lock);
@@ -1085,7 +1101,8 @@ static fsb_cache_entry_ *fsb_cache_look_locked_(fsb_cache_shard_ *s, uint64_t ha
 }
 
 /* The entry of a key with a pin for the caller, or NULL. */
-static fsb_cache_entry_ *fsb_cache_look_(fsb_cache_shard_ *s, uint64_t hash, const uint64_t key[4])
+FSB_CACHE_HOT_ fsb_cache_entry_ *fsb_cache_look_(fsb_cache_shard_ *s, uint64_t hash,
+                                                 const uint64_t key[4])
 {
     for (int i = 0; i < FSB_CACHE_TRIES_; ++i) {
         const uint32_t changes = FSB_CACHE_LOAD_(&s->changes);
@@ -1103,7 +1120,7 @@ static fsb_cache_entry_ *fsb_cache_look_(fsb_cache_shard_ *s, uint64_t hash, con
     return fsb_cache_look_locked_(s, hash, key);
 }
 
-static void fsb_cache_hand_out_(fsb_cache_entry_ *e, fsb_slice *out)
+FSB_CACHE_HOT_ void fsb_cache_hand_out_(fsb_cache_entry_ *e, fsb_slice *out)
 {
     out->data = fsb_cache_value_(e), out->size = e->size;
     out->release = fsb_cache_release_, out->owner = e;
@@ -1111,7 +1128,7 @@ static void fsb_cache_hand_out_(fsb_cache_entry_ *e, fsb_slice *out)
 
 FSB_API int fsb_cache_get(fsb_cache *cache, const fsb_cache_key *key, fsb_slice *out)
 {
-    const uint64_t    hash = fsb_cache_hash_(cache, key->word);
+    const uint64_t    hash = fsb_cache_hash_(cache->seed, key->word);
     fsb_cache_entry_ *e = fsb_cache_look_(fsb_cache_shard_of_(cache, hash), hash, key->word);
     fsb_cache_count_(cache, e != NULL);
     if (!e) {
@@ -1124,7 +1141,7 @@ FSB_API int fsb_cache_get(fsb_cache *cache, const fsb_cache_key *key, fsb_slice 
 }
 
 /* Copies a small value without a pin. -EAGAIN: it is not small, or others changed something. */
-static int64_t fsb_cache_copy_small_(fsb_cache_shard_ *s, uint64_t hash, const uint64_t key[4],
+FSB_CACHE_HOT_ int64_t fsb_cache_copy_small_(fsb_cache_shard_ *s, uint64_t hash, const uint64_t key[4],
                                      uint8_t *buf, size_t room)
 {
     const uint32_t changes = FSB_CACHE_LOAD_(&s->changes);
@@ -1136,14 +1153,14 @@ static int64_t fsb_cache_copy_small_(fsb_cache_shard_ *s, uint64_t hash, const u
         size > s->cache->desc.small_bytes)
         return -EAGAIN;
     const uint64_t *from = (const uint64_t *)(const void *)(e + 1);
-    size_t          at = 0;
-    for (; at + 8 <= size; at += 8) {
-        const uint64_t word = FSB_CACHE_LOAD_(from++);
-        memcpy(buf + at, &word, 8);
+    const size_t    words = size / 8;
+    for (size_t i = 0; i < words; ++i) {
+        const uint64_t word = FSB_CACHE_LOAD_(&from[i]);
+        memcpy(buf + 8 * i, &word, 8);
     }
-    if (at < size) {
-        const uint64_t word = FSB_CACHE_LOAD_(from);
-        memcpy(buf + at, &word, size - at);
+    if (size % 8) {
+        const uint64_t word = FSB_CACHE_LOAD_(&from[words]);
+        memcpy(buf + 8 * words, &word, size % 8);
     }
     if (FSB_CACHE_LOAD_(&s->changes) != changes) return -EAGAIN;
     fsb_cache_touch_(e);
@@ -1153,7 +1170,7 @@ static int64_t fsb_cache_copy_small_(fsb_cache_shard_ *s, uint64_t hash, const u
 FSB_API int64_t fsb_cache_get_copy(fsb_cache *cache, const fsb_cache_key *key, void *buf,
                                    size_t size)
 {
-    const uint64_t    hash = fsb_cache_hash_(cache, key->word);
+    const uint64_t    hash = fsb_cache_hash_(cache->seed, key->word);
     fsb_cache_shard_ *s = fsb_cache_shard_of_(cache, hash);
     int64_t           n = fsb_cache_copy_small_(s, hash, key->word, (uint8_t *)buf, size);
     if (n == -EAGAIN) {
@@ -1174,7 +1191,7 @@ FSB_API int64_t fsb_cache_get_copy(fsb_cache *cache, const fsb_cache_key *key, v
 FSB_API int fsb_cache_put(fsb_cache *cache, const fsb_cache_key *key, const void *data, size_t size,
                           uint32_t ttl_ms)
 {
-    const uint64_t    hash = fsb_cache_hash_(cache, key->word);
+    const uint64_t    hash = fsb_cache_hash_(cache->seed, key->word);
     fsb_cache_shard_ *s = fsb_cache_shard_of_(cache, hash);
     fsb_cache_entry_ *e = NULL;
     if (size > cache->max_value) return -E2BIG;
@@ -1197,7 +1214,7 @@ FSB_API int fsb_cache_put(fsb_cache *cache, const fsb_cache_key *key, const void
 
 FSB_API int fsb_cache_remove(fsb_cache *cache, const fsb_cache_key *key)
 {
-    const uint64_t    hash = fsb_cache_hash_(cache, key->word);
+    const uint64_t    hash = fsb_cache_hash_(cache->seed, key->word);
     fsb_cache_shard_ *s = fsb_cache_shard_of_(cache, hash);
     pthread_mutex_lock(&s->lock);
     fsb_cache_entry_ *e = fsb_cache_find_live_(s, hash, key->word);
@@ -1215,7 +1232,7 @@ FSB_API void fsb_cache_clear(fsb_cache *cache)
         for (int q = 0; q < 2; ++q)
             while (s->queue[q].tail) {
                 fsb_cache_entry_ *e = fsb_cache_entry_at_(s, s->queue[q].tail);
-                fsb_cache_drop_(s, e, fsb_cache_hash_(cache, e->key));
+                fsb_cache_drop_(s, e, fsb_cache_hash_(cache->seed, e->key));
                 ++s->removed;
             }
         s->flights = NULL;
@@ -1340,7 +1357,7 @@ FSB_API int fsb_cache_fetch(fsb_cache *cache, const fsb_cache_key *key, size_t m
 {
     if (fsb_cache_get(cache, key, out)) return 1;
     if (max_size > cache->max_value) return -E2BIG;
-    const uint64_t     hash = fsb_cache_hash_(cache, key->word);
+    const uint64_t     hash = fsb_cache_hash_(cache->seed, key->word);
     fsb_cache_shard_  *s = fsb_cache_shard_of_(cache, hash);
     fsb_cache_flight_ *f = NULL;
     int                err;
@@ -1423,7 +1440,7 @@ FSB_API int fsb_cache_open(fsb_cache **out, const fsb_cache_desc *desc)
     const size_t size = sizeof(fsb_cache) + (d.shards - 1) * sizeof(fsb_cache_shard_);
     const uint64_t   room = (d.max_bytes - size) / d.shards;
     const uint32_t   stride = (uint32_t)sizeof(fsb_cache_entry_) + d.small_bytes;
-    const uint64_t   each = sizeof(fsb_cache_segment_) + (uint64_t)FSB_CACHE_SEGMENT_ * stride;
+    const uint64_t   each = fsb_cache_segment_bytes_(stride);
     const uint32_t   segments =
         (uint32_t)((d.max_entries / d.shards + FSB_CACHE_SEGMENT_) / FSB_CACHE_SEGMENT_);
     const uint32_t entries = segments * FSB_CACHE_SEGMENT_;
@@ -1457,8 +1474,8 @@ FSB_API void fsb_cache_close(fsb_cache *cache)
         fsb_cache_shard_ *s = &cache->shards[i];
         if (!s->segments) break; /* it was not opened */
         for (uint32_t n = 0; n < s->segment_count; ++n)
-            fsb_cache_free_(&a, s->segments[n],
-                            sizeof **s->segments + (size_t)FSB_CACHE_SEGMENT_ * s->stride);
+            fsb_cache_free_(&a, (uint8_t *)s->segments[n] - s->segments[n]->shift,
+                            fsb_cache_segment_bytes_(s->stride));
         fsb_cache_free_(&a, s->segments, cache->shard_bytes);
         pthread_mutex_destroy(&s->lock);
     }
@@ -1509,10 +1526,7 @@ static void fsb_cache_set_(uint8_t *p, uint64_t value, int bytes)
 static uint64_t fsb_cache_check_(uint64_t seed, const uint8_t *p, size_t size)
 {
     uint64_t h = seed ^ (size * 0xA0761D6478BD642Fu);
-    for (; size >= 8; p += 8, size -= 8) {
-        h = (h ^ fsb_cache_get64_(p)) * 0x9E3779B97F4A7C15u;
-        h ^= h >> 32;
-    }
+    for (; size >= 8; p += 8, size -= 8) h = fsb_cache_mix_(h, fsb_cache_get64_(p));
     uint64_t tail = 0;
     for (size_t i = 0; i < size; ++i) tail |= (uint64_t)p[i] << 8 * i;
     h = (h ^ tail) * 0xD6E8FEB86659FD93u;
@@ -1582,10 +1596,7 @@ fsb_cache_stripes_avx2_(uint64_t lanes[8], const uint8_t *p, const uint8_t *secr
 
 static uint64_t fsb_cache_merge_(const uint64_t lanes[8], const uint8_t *secret, uint64_t h)
 {
-    for (int i = 0; i < 8; ++i) {
-        h = (h ^ lanes[i] ^ fsb_cache_get64_(secret + 8 * i)) * 0x9E3779B97F4A7C15u;
-        h ^= h >> 32;
-    }
+    for (int i = 0; i < 8; ++i) h = fsb_cache_mix_(h, lanes[i] ^ fsb_cache_get64_(secret + 8 * i));
     h = (h ^ h >> 37) * 0x165667919E3779F9u;
     return h ^ h >> 32;
 }
@@ -1660,11 +1671,12 @@ struct fsb_cache_disk {
     uint64_t            seed; /* of this folder's checksums */
     uint8_t             secret[FSB_CACHE_SECRET_];
     int                 read_only; /* atomic; 1 also after a failed write */
-    int                 outdated;  /* the file of records misses changes: it must not be read again */
+    int                 outdated;  /* the records on disk miss changes: not to be read again */
     pthread_mutex_t     lock; /* chunks; never held around i/o of data */
     fsb_cache_slot_    *slots;
     uint32_t           *index; /* slot + 1 by hash of its key; 0: empty */
-    uint32_t            slot_count, index_mask, known, hand; /* slots below `known` mean something */
+    uint32_t            slot_count, index_mask, hand;
+    uint32_t            known; /* slots below it mean something */
     uint64_t            hits, misses, puts, evictions, damaged, chunks, chunk_bytes; /* atomic */
     pthread_mutex_t     record_lock; /* records; leaf */
     fsb_cache_record_  *records;
@@ -1777,12 +1789,7 @@ static int fsb_cache_write_row_(fsb_cache_disk *d, uint32_t number, const fsb_ca
 
 static uint32_t fsb_cache_place_(const fsb_cache_disk *d, const uint64_t key[4])
 {
-    uint64_t h = d->seed;
-    for (int i = 0; i < 4; ++i) {
-        h = (h ^ key[i]) * 0x9E3779B97F4A7C15u;
-        h ^= h >> 32;
-    }
-    return (uint32_t)h & d->index_mask;
+    return (uint32_t)fsb_cache_hash_(d->seed, key) & d->index_mask;
 }
 
 /* The number of a key's slot + 1, or 0. Lock held, as below. */
@@ -2279,7 +2286,8 @@ static int fsb_cache_record_rewrite_to_(fsb_cache_disk *d, int file, fsb_cache_r
     d->outdated = 0; /* what is copied is what counts now */
     uint64_t     end = FSB_CACHE_ROW_;
     int          err = 0;
-    for (size_t i = 0; i < n && !err; ++i) err = fsb_cache_record_copy_(d, &list[i], file, &end, buf);
+    for (size_t i = 0; i < n && !err; ++i)
+        err = fsb_cache_record_copy_(d, &list[i], file, &end, buf);
     if (!err) err = fsb_cache_record_header_(d, file, end);
     if (!err && renameat(d->dir, "records.new", d->dir, "records")) err = -errno;
     if (err) return err;
@@ -2303,7 +2311,8 @@ static void fsb_cache_record_tidy_(fsb_cache_disk *d, uint64_t more)
     uint8_t           *buf = (uint8_t *)fsb_cache_resize_(a, NULL, 0, room);
     int                err = list && buf ? 0 : -ENOMEM;
     if (!err) {
-        const int file = openat(d->dir, "records.new", O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+        const int how = O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC;
+        const int file = openat(d->dir, "records.new", how, 0600);
         err = file < 0 ? -errno : fsb_cache_record_rewrite_to_(d, file, list, buf);
         if (file >= 0 && file != d->record_file) (void)close(file);
     }
@@ -2435,11 +2444,10 @@ FSB_API int fsb_cache_disk_meta_walk(fsb_cache_disk *disk, const void *prefix, s
 /* The folder's lock. Where nothing can be written, it is shared: readers do no harm. */
 static int fsb_cache_lock_(fsb_cache_disk *d, const char *name)
 {
-    char      pid[24];
-    const int wish = d->read_only ? LOCK_SH : LOCK_EX;
-    d->lock_file = openat(d->dir, "lock", d->read_only ? O_RDONLY | O_CLOEXEC
-                                                       : O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-    if (d->lock_file < 0 && !d->read_only && (errno == EACCES || errno == EROFS || errno == EPERM)) {
+    char pid[24];
+    const int how = d->read_only ? O_RDONLY : O_RDWR | O_CREAT;
+    d->lock_file = openat(d->dir, "lock", how | O_CLOEXEC, 0600);
+    if (!d->read_only && d->lock_file < 0 && (errno == EACCES || errno == EROFS)) {
         d->read_only = 1;
         fsb_cache_log_(&d->desc.log, FSB_LOG_WARN,
                        "the disk cache %s cannot be written: %s; it is only read", name,
@@ -2447,7 +2455,7 @@ static int fsb_cache_lock_(fsb_cache_disk *d, const char *name)
         return fsb_cache_lock_(d, name);
     }
     if (d->lock_file < 0) return d->read_only ? 0 : -errno; /* nobody can have locked it */
-    if (flock(d->lock_file, wish | LOCK_NB)) {
+    if (flock(d->lock_file, (d->read_only ? LOCK_SH : LOCK_EX) | LOCK_NB)) {
         const int err = errno == EWOULDBLOCK ? -EBUSY : -errno;
         pid[fsb_cache_read_(d->lock_file, pid, sizeof pid - 1, 0)] = '\0';
         if (err == -EBUSY)
@@ -2465,8 +2473,7 @@ static int fsb_cache_lock_(fsb_cache_disk *d, const char *name)
 /* A file of the folder; where it is only read and there is none, an empty one stands in. */
 static int fsb_cache_file_(fsb_cache_disk *d, const char *name, int *file)
 {
-    *file = openat(d->dir, name, d->read_only ? O_RDONLY | O_CLOEXEC : O_RDWR | O_CREAT | O_CLOEXEC,
-                   0600);
+    *file = openat(d->dir, name, (d->read_only ? O_RDONLY : O_RDWR | O_CREAT) | O_CLOEXEC, 0600);
     if (*file < 0 && d->read_only && errno == ENOENT)
         *file = open("/dev/null", O_RDONLY | O_CLOEXEC);
     return *file < 0 ? -errno : 0;
