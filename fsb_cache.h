@@ -2725,6 +2725,7 @@ FSB_API int fsb_cache_disk_clear(const fsb_cache_disk_desc *desc)
 enum {
     FSB_CACHED_SHARDS_ = 64, FSB_CACHED_STRIPES_ = 8192, FSB_CACHED_CHUNK_ = 128 << 10,
     FSB_CACHED_BLOCK_ = 256, FSB_CACHED_BLOCKS_ = 4096, FSB_CACHED_TRIES_ = 6,
+    FSB_CACHED_SMALL_ = 64 << 10, /* files whose bytes come with a LIST */
     FSB_CACHED_PIECE_ = 32,    /* names copied out at once */
     FSB_CACHED_MISSING_ = 4,   /* xattr names remembered as missing, of one file */
     FSB_CACHED_AHEAD_ = 64     /* folders on their way at once */
@@ -2828,10 +2829,11 @@ struct fsb_cached_call_ {
     uint64_t          hash; /* of the name it is about; of a LIST the folder's */
     uint64_t          file_id, version; /* of a READ */
     uint64_t          offset, size;
-    int               tries, flying, cut, shown;
+    int               tries, flying, shown;
+    int               cut; /* LIST: 2 no more is shown, 1 nothing below; RENAME: of a folder */
     uint64_t          shown_bytes;
     fsb_cached_path_ *deep; /* LIST: the folder that entries are coming from now */
-    int               top_done;
+    int               top_done, begun;
 };
 
 typedef struct fsb_cached_watch_ fsb_cached_watch_;
@@ -3993,7 +3995,7 @@ static void fsb_cached_list_begin_(fsb_cached_call_ *k, const char *folder, uint
     const uint64_t epoch = fsb_cached_epoch_(c);
     const int      may = fsb_cached_holdable_(c, &n, epoch);
     fsb_cached_path_put_(c, k->deep);
-    k->deep = fsb_cached_path_copy_(c, folder);
+    k->deep = fsb_cached_path_copy_(c, folder), k->begun = 1;
     pthread_mutex_lock(&s->lock);
     fsb_cached_folder_ *f = may && fsb_cached_holds_(c, n.folder_hash, k->seq)
                                 ? fsb_cached_folder_make_(c, s, &n, epoch)
@@ -4079,18 +4081,21 @@ static void fsb_cached_list_entry_(fsb_cached_call_ *k, const fsb_dirent *entry)
 }
 
 /* An entry of ours on to who asked, as far as it was asked for. */
-static void fsb_cached_show_(fsb_cached_call_ *k, const fsb_dirent *entry)
+static void fsb_cached_show_(fsb_cached_call_ *k, const fsb_dirent *entry, int top)
 {
     fsb_op    *up = k->upper;
     fsb_dirent mine = *entry;
-    if (!up || k->cut) return;
-    if (up->size64 && k->shown_bytes >= up->size64) k->cut = 1;
-    if (!k->cut) {
+    if (!up || k->cut || (!(up->flags & FSB_LIST_DEEP) && (!top || !entry->name_size))) return;
+    int stop = up->size64 && k->shown_bytes >= up->size64;
+    if (!stop) {
         if (!(up->flags & FSB_LIST_DATA)) mine.data = NULL;
-        mine.folder = NULL;
-        k->cut = up->emit(up, &mine) != 0;
+        if (top) mine.folder = NULL;
+        stop = up->emit(up, &mine) != 0;
     }
-    if (k->cut) return;
+    if (stop) {
+        k->cut = top ? 2 : 1; /* 1: all of the folder itself was shown */
+        return;
+    }
     ++k->shown, k->shown_bytes += sizeof mine.stat + mine.name_size;
     if (mine.data) k->shown_bytes += mine.stat.size;
 }
@@ -4104,16 +4109,18 @@ static int fsb_cached_emit_(fsb_op *op, const fsb_dirent *entry)
                  !fsb_cached_below_(k->path->text, k->path->size, folder, strlen(folder))))
         return 0; /* not what was asked for */
     if (op->flags & FSB_LIST_STAT && (!k->deep || strcmp(k->deep->text, folder) != 0)) {
-        fsb_cached_list_end_(k, 0);
+        if (!top && !k->top_done) { /* folders below come behind the last name */
+            k->top_done = 1;
+            fsb_cached_list_end_(k, 1);
+        } else fsb_cached_list_end_(k, 0);
         if (!top || !k->top_done) fsb_cached_list_begin_(k, folder, top ? op->offset : 0);
     }
+    if (entry->name_size && op->flags & FSB_LIST_STAT) fsb_cached_list_entry_(k, entry);
     if (!entry->name_size) {
         if (top) k->top_done = 1;
         fsb_cached_list_end_(k, 1);
-        return 0;
     }
-    if (op->flags & FSB_LIST_STAT) fsb_cached_list_entry_(k, entry);
-    if (top) fsb_cached_show_(k, entry);
+    fsb_cached_show_(k, entry, top);
     return 0;
 }
 
@@ -4131,9 +4138,9 @@ static void fsb_cached_listed_(fsb_cached_call_ *k)
         return;
     }
     if (result >= 0 && k->op.flags & FSB_LIST_STAT) {
-        if (!k->deep && !k->top_done && !k->op.offset)
+        if (!k->begun && !k->op.offset)
             fsb_cached_list_begin_(k, k->path->text, 0); /* an empty folder */
-        fsb_cached_list_end_(k, result == 1);
+        fsb_cached_list_end_(k, result == 1 && !k->top_done); /* below, only a mark says so */
         if (k->op.stat.file_id && !k->op.offset) {
             const fsb_cached_name_ n = fsb_cached_split_(c, k->path->text);
             fsb_cached_keep_(c, &n, k->seq, &k->op.stat);
@@ -4142,7 +4149,7 @@ static void fsb_cached_listed_(fsb_cached_call_ *k)
     fsb_cached_list_end_(k, 0);
     fsb_cached_call_ *waiters = fsb_cached_land_(k);
     fsb_cached_trim_(c);
-    if (result >= 0) result = k->cut ? 0 : result == 1 || k->top_done;
+    if (result >= 0) result = k->cut == 2 ? 0 : result == 1 || k->top_done;
     const int again = up && !k->shown && !k->cut && fsb_cached_lost_(result) && !k->tries;
     if (up && result >= 0) up->stat = k->op.stat;
     if (!up) (void)__atomic_sub_fetch(&c->lists_ahead, 1, __ATOMIC_RELAXED);
@@ -4237,6 +4244,7 @@ static void fsb_cached_walk_(fsb_cached_ *c, const char *path, uint32_t flags)
 typedef struct fsb_cached_piece_ {
     uint32_t   count, end; /* end: nothing is behind them */
     fsb_dirent entries[FSB_CACHED_PIECE_];
+    fsb_slice  data[FSB_CACHED_PIECE_]; /* pinned */
     char       names[FSB_CACHED_PIECE_][FSB_NAME_MAX + 1];
 } fsb_cached_piece_;
 
@@ -4259,7 +4267,15 @@ static int fsb_cached_copy_names_(fsb_cached_ *c, fsb_cached_folder_ *f, const f
         const int whole = e->state == FSB_CACHED_STAT_ && fsb_cached_fresh_(c, e->epoch, e->until);
         if (!whole && (op->flags & FSB_LIST_STAT || !e->stat.ino)) break;
         fsb_dirent *to = &p->entries[p->count];
-        memset(to, 0, sizeof *to);
+        fsb_slice  *data = &p->data[p->count];
+        memset(to, 0, sizeof *to), memset(data, 0, sizeof *data);
+        const int wants = op->flags & FSB_LIST_DATA && S_ISREG(e->stat.mode) && e->stat.size &&
+                          e->stat.size <= FSB_CACHED_SMALL_;
+        if (wants && !fsb_cached_chunk_(c, &e->stat, 0, 0, data) &&
+            !__atomic_load_n(&c->away, __ATOMIC_RELAXED))
+            break; /* inner has them */
+        to->data = data->data;
+        if (op->flags & FSB_LIST_DATA && S_ISREG(e->stat.mode) && !e->stat.size) to->data = "";
         memcpy(p->names[p->count], fsb_cached_entry_name_(e), e->name_size + 1u);
         to->name = p->names[p->count++], to->name_size = e->name_size;
         to->cookie = e->cookie, to->stat = e->stat;
@@ -4270,63 +4286,63 @@ static int fsb_cached_copy_names_(fsb_cached_ *c, fsb_cached_folder_ *f, const f
 }
 
 /* Shows a piece. 1: it was enough. */
-static int fsb_cached_show_piece_(fsb_cached_ *c, fsb_op *op, fsb_cached_piece_ *p,
-                                  uint64_t *bytes, uint64_t *cookie)
+static int fsb_cached_show_piece_(fsb_op *op, fsb_cached_piece_ *p, uint64_t *bytes,
+                                  uint64_t *cookie)
 {
+    int stop = 0;
     for (uint32_t i = 0; i < p->count; ++i) {
-        fsb_dirent *e = &p->entries[i];
-        fsb_slice   data;
-        memset(&data, 0, sizeof data);
-        if (op->size64 && *bytes >= op->size64) return 1;
-        if (op->flags & FSB_LIST_DATA && S_ISREG(e->stat.mode) && e->stat.size &&
-            e->stat.size <= FSB_CACHED_CHUNK_ && fsb_cached_chunk_(c, &e->stat, 0, 0, &data))
-            e->data = data.data, *bytes += e->stat.size;
-        const int stop = op->emit(op, e) != 0;
-        fsb_slice_release(&data);
-        if (stop) return 1;
-        *cookie = e->cookie, *bytes += sizeof e->stat + e->name_size;
+        const fsb_dirent *e = &p->entries[i];
+        if (!stop) stop = (op->size64 && *bytes >= op->size64) || op->emit(op, e) != 0;
+        if (!stop) {
+            *cookie = e->cookie, *bytes += sizeof e->stat + e->name_size;
+            if (e->data) *bytes += e->stat.size;
+        }
+        fsb_slice_release(&p->data[i]);
     }
-    return 0;
+    return stop;
 }
 
-/* Answers a LIST from memory: 1, or 0 if nothing was shown. */
-static int fsb_cached_list_known_(fsb_cached_ *c, fsb_op *op)
+static void fsb_cached_load_folder_(fsb_cached_ *c, const fsb_cached_name_ *n);
+static fsb_cached_state_ fsb_cached_find_(fsb_cached_ *c, const fsb_cached_name_ *n, fsb_stat *st);
+
+/* Answers a LIST from memory: 1, or 0 if only names up to *cookie were shown, or none. */
+static int fsb_cached_list_known_(fsb_cached_ *c, fsb_op *op, uint64_t *cookie, uint64_t *bytes)
 {
     const fsb_cached_name_ n = fsb_cached_join_(c, op->path, strlen(op->path), "", 0);
     const fsb_cached_name_ own = fsb_cached_split_(c, op->path);
     fsb_cached_shard_     *s = fsb_cached_shard_of_(c, n.folder_hash);
-    uint64_t               bytes = 0, cookie = op->offset;
     uint32_t               place = UINT32_MAX;
     fsb_stat               st;
-    if (fsb_cached_look_(c, &own, &st) != FSB_CACHED_STAT_ || !S_ISDIR(st.mode)) return 0;
+    if (fsb_cached_find_(c, &own, &st) != FSB_CACHED_STAT_ || !S_ISDIR(st.mode)) return 0;
+    if (op->file_id && op->file_id != st.file_id) return 0;
+    if (c->disk && __atomic_load_n(&c->away, __ATOMIC_RELAXED)) fsb_cached_load_folder_(c, &n);
     fsb_cached_piece_ *p = (fsb_cached_piece_ *)fsb_cached_resize_(c, NULL, 0, sizeof *p);
     if (!p) return 0;
-    int shown = 0, stop = 0, ok = 1;
+    int stop = 0, ok = 1;
     do {
         pthread_mutex_lock(&s->lock);
-        ok = fsb_cached_copy_names_(c, fsb_cached_folder_of_(s, &n), op, cookie, &place, p);
+        ok = fsb_cached_copy_names_(c, fsb_cached_folder_of_(s, &n), op, *cookie, &place, p);
         pthread_mutex_unlock(&s->lock);
+        if (ok) stop = fsb_cached_show_piece_(op, p, bytes, cookie);
         if (!ok) break;
-        shown = 1;
-        stop = fsb_cached_show_piece_(c, op, p, &bytes, &cookie);
     } while (!stop && !p->end);
-    const int end = ok && !stop && p->end;
     fsb_cached_free_(c, p, sizeof *p);
-    if (!shown) return 0;
-    op->stat = st, op->result = end;
-    return 1;
+    op->stat = st, op->result = ok && !stop;
+    return ok;
 }
 
 static void fsb_cached_list_(fsb_cached_ *c, fsb_op *op, int tries, int64_t error)
 {
-    if (fsb_cached_list_known_(c, op)) {
+    const int deep = op->flags & FSB_LIST_DEEP && !__atomic_load_n(&c->away, __ATOMIC_RELAXED);
+    uint64_t  cookie = op->offset, bytes = 0;
+    if (!deep && fsb_cached_list_known_(c, op, &cookie, &bytes)) { /* what lies below is inner's to tell */
         if (!tries) FSB_CACHED_COUNT_(c, listing_hits);
         if (!op->offset) fsb_cached_walk_(c, op->path, FSB_LIST_STAT);
         op->done(op);
         return;
     }
     const fsb_cached_name_ n = fsb_cached_join_(c, op->path, strlen(op->path), "", 0);
-    if (!error && !op->offset && tries < FSB_CACHED_TRIES_ &&
+    if (!error && !deep && !cookie && tries < FSB_CACHED_TRIES_ &&
         fsb_cached_join_list_(c, &n, op->flags & FSB_LIST_DATA, op, tries))
         return;
     fsb_cached_call_ *k =
@@ -4338,10 +4354,11 @@ static void fsb_cached_list_(fsb_cached_ *c, fsb_op *op, int tries, int64_t erro
         return;
     }
     if (!tries) FSB_CACHED_COUNT_(c, listing_misses);
-    k->op.flags |= FSB_LIST_STAT;
-    if (!op->offset && fsb_cached_ahead_ok_(c)) k->op.flags |= FSB_LIST_DEEP;
+    k->op.flags |= FSB_LIST_STAT, k->op.offset = cookie;
+    k->shown = cookie != op->offset, k->shown_bytes = bytes; /* it goes on behind those */
+    if (!cookie && fsb_cached_ahead_ok_(c)) k->op.flags |= FSB_LIST_DEEP;
     if (k->op.size64 < FSB_IO_MAX / 4) k->op.size64 = FSB_IO_MAX / 4;
-    k->tries = tries, k->size = op->offset ? 0 : UINT64_MAX;
+    k->tries = tries, k->size = cookie ? 0 : UINT64_MAX;
     const int first = !op->offset;
     fsb_cached_path_ *path = first ? fsb_cached_path_copy_(c, op->path) : NULL;
     fsb_cached_list_send_(k);
@@ -4459,14 +4476,14 @@ static void fsb_cached_data_ahead_(fsb_cached_ *c, const fsb_cached_name_ *n, in
         uint64_t ahead = 0;
         if (f->data_next < e->place) f->data_next = e->place - 1;
         for (uint32_t i = e->place; i < f->data_next; ++i)
-            if (f->order[i]->stat.size <= FSB_CACHED_CHUNK_) ahead += f->order[i]->stat.size;
+            if (f->order[i]->stat.size <= FSB_CACHED_SMALL_) ahead += f->order[i]->stat.size;
         while (messages < 3 && ahead < 2u * FSB_IO_MAX && f->data_next < f->order_count) {
             uint64_t bytes = 0;
             places[messages] = f->data_next;
             cookies[messages] = f->data_next ? f->order[f->data_next - 1]->cookie : 0;
             for (; f->data_next < f->order_count && bytes < FSB_IO_MAX * 7u / 8; ++f->data_next) {
                 const uint64_t size = f->order[f->data_next]->stat.size;
-                bytes += 200 + (size <= FSB_CACHED_CHUNK_ ? size : 0);
+                bytes += 200 + (size <= FSB_CACHED_SMALL_ ? size : 0);
             }
             counts[messages] = f->data_next - places[messages];
             ++messages, ahead += bytes;

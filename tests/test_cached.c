@@ -519,12 +519,16 @@ static void race_check(race *r, int file, uint64_t low, int64_t size, const char
     CHECK(ok);
 }
 
-typedef struct race_list { int64_t size[FILES]; } race_list;
+typedef struct race_list {
+    int64_t  size[FILES];
+    uint64_t cookie;
+} race_list;
 static int race_emit(fsb_op *op, const fsb_dirent *e)
 {
     race_list *l = op->user;
     int        file;
     char       rest;
+    l->cookie = e->cookie;
     if (sscanf(e->name, "f%d%c", &file, &rest) == 1) l->size[file] = (int64_t)e->stat.size;
     return 0;
 }
@@ -552,8 +556,10 @@ static void race_read(racer *w, int file)
         uint64_t  lows[FILES];
         memset(&l, 0xff, sizeof l);
         for (int i = 0; i < FILES; ++i) lows[i] = __atomic_load_n(&w->r->done[i], __ATOMIC_SEQ_CST);
-        const int64_t n = C(LIST, .path = file % 2 ? "/r1" : "/r0", .flags = FSB_LIST_STAT,
-                            .emit = race_emit, .user = &l);
+        int64_t n = 0;
+        for (l.cookie = 0; n == 0;) /* an answer may be a part of it */
+            n = C(LIST, .path = file % 2 ? "/r1" : "/r0", .flags = FSB_LIST_STAT,
+                  .offset = l.cookie, .emit = race_emit, .user = &l);
         CHECK_EQ(n, 1);
         for (int i = file % 2; i < FILES && n == 1; i += 2)
             race_check(w->r, i, lows[i], l.size[i], "LIST");
