@@ -388,8 +388,8 @@ FSB_API const char *fsb_mount_errmsg(fsb_mount *mount, char *buf, size_t size);
 #endif /* FSB_MOUNT_H */
 
 /* ==== IMPLEMENTATION: [log] [table] [nodes] [names] [requests] [handles] [gate] [start] [attr]
-   [lookup] [change] [open] [read] [write] [list] [xattr] [locks] [lease] [session] [threads]
-   [public] ===================================================================================== */
+   [lookup] [change] [open] [read] [write] [list] [ahead] [xattr] [locks] [lease] [session]
+   [threads] [public] =========================================================================== */
 #if (defined(FSB_IMPLEMENTATION) || defined(FSB_MOUNT_IMPLEMENTATION)) && !defined(FSB_MOUNT_DONE_)
 #define FSB_MOUNT_DONE_
 #include <errno.h>
@@ -469,6 +469,15 @@ enum {
     FSB_MOUNT_REPLY_MAX_ = 128 << 10, /* of a listing, handed to the kernel at once */
     FSB_MOUNT_QUIET_MS_ = 1000,       /* then unused memory is given back */
     FSB_MOUNT_TRIES_ = 4              /* of an operation whose path changed meanwhile */
+};
+/* Of [ahead] */
+enum {
+    FSB_MOUNT_AHEAD_BYTES_ = 1 << 20, /* of one listing */
+    FSB_MOUNT_AHEAD_FILE_ = 64 << 10, /* of one file, at most */
+    FSB_MOUNT_AHEAD_OPENS_ = 2,       /* that begin it */
+    FSB_MOUNT_AHEAD_FOLDERS_ = 2,     /* that follow are fetched too */
+    FSB_MOUNT_AHEAD_FLIGHT_ = 3,
+    FSB_MOUNT_AHEAD_TRIAL_ = 512      /* files fetched; less than a quarter opened: no more */
 };
 #define FSB_MOUNT_COPY_MAX_ ((uint64_t)64 << 20) /* of one COPY, so that it ends in good time */
 #define FSB_MOUNT_KILL_WRITE_ (1u << 2)          /* FUSE_WRITE_KILL_SUIDGID */
@@ -557,6 +566,12 @@ struct fsb_mount_node_ {
 
     uint32_t         inval; /* FSB_MOUNT_INVAL_* that the kernel is to be told */
     fsb_mount_node_ *next_inval;
+    uint64_t         next_folder; /* id of the folder listed behind this one; see [ahead] */
+    int64_t          fetched;  /* monotonic ns: when the bytes of its small files were asked for */
+    int              fetching; /* they are on their way */
+    uint32_t         small;    /* opens of small files in it before that */
+    uint32_t         stored;   /* a file: its bytes were fetched, and not opened since */
+    fsb_mount_queue_ readers_waiting; /* for them */
     uint64_t         below; /* mount->changes when others last changed a name in this folder */
 };
 
@@ -613,6 +628,7 @@ struct fsb_mount_req_ {
     fsb_mount_req_  *next, *prev; /* in a queue, in flight, spare */
     struct fuse_file_info fi;
     uint64_t         list_offset;
+    size_t           used; /* [ahead]: bytes of extra */
     size_t           reply_size; /* of a listing, most; of a write */
     int64_t          error; /* to answer when the operation that cleans up is done */
     struct { /* what waits until a file is open on the backend: see fsb_mount_open_first_ */
@@ -642,6 +658,7 @@ struct fsb_mount_dir_ {
     size_t           want; /* bytes to fetch at once */
     size_t           at;   /* where the entry behind `cookie` begins */
     uint64_t         first, last, cookie; /* the batch follows `first`; `last` is its end */
+    uint64_t         folder; /* id of the last one among the names so far */
     int              end, plus, bad;
     uint64_t         started; /* mount->changes when it was fetched */
     int64_t          fetched; /* monotonic ns; 0: no batch */
@@ -697,6 +714,10 @@ struct fsb_mount {
     fsb_mount_node_ *inval_head, *inval_tail;
     fsb_mount_note_ *notes, **notes_tail;
     int              all_stale; /* the kernel is to forget every name */
+    fsb_mount_queue_ fetched;  /* bytes to be handed to the kernel */
+    uint32_t        fetches;   /* on their way */
+    int64_t         streak;    /* monotonic ns: until then folders are being read file by file */
+    uint32_t        stored, opened; /* files fetched so, and those of them opened */
     fsb_mount_queue_ granted; /* locks to answer when the kernel has forgotten old pages */
     fsb_statfs      statfs;
     int64_t         statfs_until;
@@ -1255,8 +1276,8 @@ static void fsb_mount_by_node_(fsb_mount_req_ *r, uint32_t rights)
     pthread_mutex_unlock(&m->lock);
 }
 
-/* Points it at an open file; 0: there is none, the request was refused. Under a lease an application
-   can have opened a file to read it that is not yet open on the backend. */
+/* Points it at an open file; 0: there is none, the request was refused. Under a lease an
+   application can have opened a file to read it that is not yet open on the backend. */
 static int fsb_mount_by_handle_(fsb_mount_req_ *r, uint32_t rights)
 {
     fsb_mount_by_node_(r, rights);
@@ -2320,20 +2341,26 @@ static struct fuse_file_info fsb_mount_file_info_(const struct fuse_file_info *a
     return fi;
 }
 
+static int fsb_mount_small_(fsb_mount *m, fsb_mount_node_ *n, fsb_mount_req_ **out);
+static void fsb_mount_fetched_(fsb_mount_req_ *r);
+
 static void fsb_mount_on_open_(fuse_req_t q, fuse_ino_t ino, struct fuse_file_info *fi)
 {
     fsb_mount_req_ *r = fsb_mount_begin_(q, 0, ino, NULL);
     if (!r) return;
     fsb_mount *m = r->task.mount;
     const int  mode = fi->flags & O_ACCMODE;
+    fsb_mount_req_ *ahead[1 + FSB_MOUNT_AHEAD_FOLDERS_];
     r->fi = fsb_mount_file_info_(fi);
     r->fi.noflush = mode == O_RDONLY && !m->remote_locks;
     pthread_mutex_lock(&m->lock);
+    const int count = m->lease ? fsb_mount_small_(m, r->node, ahead) : 0;
     const int here = fsb_mount_open_here_(m, r);
     if (!here) fsb_mount_open_how_(m, r, mode == O_RDONLY   ? FSB_O_READ
                               : mode == O_WRONLY ? FSB_O_WRITE
                                                  : FSB_O_READ | FSB_O_WRITE);
     pthread_mutex_unlock(&m->lock);
+    for (int i = 0; i < count; ++i) fsb_mount_go_(ahead[i], fsb_mount_fetched_);
     if (here) {
         fsb_mount_reply_open_(r, 0);
         return;
@@ -2473,6 +2500,8 @@ static int fsb_mount_read_head_(fsb_mount *m, fuse_req_t q, fuse_ino_t ino, size
     return serves;
 }
 
+static int fsb_mount_read_waits_(fsb_mount *m, fsb_mount_req_ *r);
+
 /* A small file came whole: bytes, and what it is now. */
 static void fsb_mount_got_(fsb_mount_req_ *r)
 {
@@ -2513,7 +2542,10 @@ static void fsb_mount_on_read_(fuse_req_t q, fuse_ino_t ino, size_t size, off_t 
         return;
     }
     r->lazy = 0, r->task.op.code = FSB_OP_GET, r->how |= FSB_MOUNT_AT_;
-    fsb_mount_go_(r, fsb_mount_got_);
+    pthread_mutex_lock(&m->lock);
+    const int waits = fsb_mount_read_waits_(m, r);
+    pthread_mutex_unlock(&m->lock);
+    if (!waits) fsb_mount_go_(r, fsb_mount_got_);
 }
 
 /* ---- [write] --------------------------------------------------------------------------------- */
@@ -3072,6 +3104,16 @@ static size_t fsb_mount_add_dots_(fsb_mount_req_ *r)
     return used;
 }
 
+/* The folder of that id is listed behind the one before: they may be read in this order. */
+static void fsb_mount_follows_(fsb_mount *m, fsb_mount_dir_ *d, uint64_t id)
+{
+    pthread_mutex_lock(&m->lock);
+    fsb_mount_node_ *before = (fsb_mount_node_ *)fsb_mount_slot_get_(&m->ids, d->folder);
+    if (before) before->next_folder = id;
+    d->folder = id;
+    pthread_mutex_unlock(&m->lock);
+}
+
 /* With readdirplus: the node of an entry, as for a lookup. What this mount is changing, or has
    changed since the batch was fetched, is left for the kernel to look up. */
 static int fsb_mount_entry_node_(fsb_mount_req_ *r, const fsb_mount_entry_ *at, const char *name,
@@ -3093,6 +3135,7 @@ static int fsb_mount_entry_node_(fsb_mount_req_ *r, const fsb_mount_entry_ *at, 
     const uint64_t id = n ? n->id : 0;
     fsb_mount_unlock_(m);
     if (err == -ENOMEM) return err;
+    if (!err && S_ISDIR(at->stat.mode)) fsb_mount_follows_(m, d, id);
     if (!err) *e = fsb_mount_entry_param_(m, id, &at->stat, tainted ? 0 : m->attr_ns - age);
     if (!err && tainted) e->entry_timeout = 0;
     return 0;
@@ -3228,6 +3271,183 @@ static void fsb_mount_on_fsyncdir_(fuse_req_t q, fuse_ino_t ino, int data_only,
     r->task.op.flags = data_only ? FSB_SYNC_DATA : 0;
     r->how |= FSB_MOUNT_AT_;
     fsb_mount_go_(r, fsb_mount_dir_synced_);
+}
+
+/* ---- [ahead] --------------------------------------------------------------------------------- */
+/* Who opens small files of a folder one after another will open the others, and those of the next
+   folder: the bytes of all are asked for in one listing, and handed to the kernel's page cache.
+   Under a lease only, for otherwise each open asks the host anyway. */
+
+#define FSB_MOUNT_AHEAD_STREAK_ ((int64_t)2 * 1000000000)
+#define FSB_MOUNT_AHEAD_AGAIN_ ((int64_t)10 * 1000000000)
+
+typedef struct fsb_mount_bytes_ { /* in r->extra: one file, and its bytes */
+    uint64_t file_id, version;
+    size_t   size, next; /* next: where the one behind it begins */
+} fsb_mount_bytes_;
+
+/* Packs a file's bytes: LIST's emit(). They are not the listing that the kernel asked for. */
+static int fsb_mount_emit_bytes_(fsb_op *op, const fsb_dirent *entry)
+{
+    fsb_mount_req_  *r = (fsb_mount_req_ *)(void *)op;
+    fsb_mount_bytes_ b;
+    const uint64_t   size = entry->stat.size;
+    if (!entry->data || !S_ISREG(entry->stat.mode) || size > FSB_MOUNT_AHEAD_FILE_) return 0;
+    const size_t next = (r->used + sizeof b + (size_t)size + 7) & ~(size_t)7;
+    if (next > r->extra_size) return 1;
+    b.file_id = entry->stat.file_id, b.version = entry->stat.version;
+    b.size = (size_t)size, b.next = next;
+    memcpy((char *)r->extra + r->used, &b, sizeof b);
+    memcpy((char *)r->extra + r->used + sizeof b, entry->data, b.size);
+    r->used = next;
+    return 0;
+}
+
+static fsb_mount_bytes_ fsb_mount_bytes_at_(const fsb_mount_req_ *r, size_t at)
+{
+    fsb_mount_bytes_ b;
+    memcpy(&b, (const char *)r->extra + at, sizeof b);
+    return b;
+}
+
+/* Lock held. Are these the bytes that the node has now, as far as is known? */
+static int fsb_mount_bytes_good_(const fsb_mount_node_ *n, const fsb_mount_bytes_ *b,
+                                 uint64_t started)
+{
+    return n->attr_until && n->attr.version == b->version && n->attr.size == b->size &&
+           !fsb_mount_outdated_(n, started);
+}
+
+/* A read that waited for the folder's bytes: answered from them, or by asking for the file. */
+static void fsb_mount_read_late_(fsb_mount_req_ *r, const fsb_mount_req_ *from)
+{
+    fsb_mount *m = r->task.mount;
+    for (size_t at = 0; at < from->used;) {
+        const fsb_mount_bytes_ b = fsb_mount_bytes_at_(from, at);
+        pthread_mutex_lock(&m->lock);
+        const int good = b.file_id == r->node->file_id &&
+                         fsb_mount_bytes_good_(r->node, &b, from->started);
+        pthread_mutex_unlock(&m->lock);
+        if (good) {
+            const size_t n = b.size < r->task.op.size ? b.size : r->task.op.size;
+            fuse_reply_buf(r->fuse, (const char *)from->extra + at + sizeof b, n);
+            fsb_mount_end_(r);
+            return;
+        }
+        at = b.next;
+    }
+    fsb_mount_go_(r, fsb_mount_got_);
+}
+
+/* The listing is here: the reads that wait for it first, then serve()'s thread hands the bytes to
+   the kernel; this one, which brings the answers to reads, must not wait for pages. */
+static void fsb_mount_fetched_(fsb_mount_req_ *r)
+{
+    fsb_mount *m = r->task.mount;
+    if (r->task.op.result < 0) r->used = 0;
+    pthread_mutex_lock(&m->lock);
+    fsb_mount_req_ *waiting = r->node->readers_waiting.head;
+    r->node->readers_waiting.head = r->node->readers_waiting.tail = NULL;
+    r->node->fetching = 0, --m->fetches;
+    pthread_mutex_unlock(&m->lock);
+    while (waiting) {
+        fsb_mount_req_ *next = waiting->next;
+        fsb_mount_read_late_(waiting, r);
+        waiting = next;
+    }
+    pthread_mutex_lock(&m->lock);
+    fsb_mount_push_(&m->fetched, r);
+    fsb_mount_signal_(m->wake);
+    pthread_mutex_unlock(&m->lock);
+}
+
+/* Hands the kernel the bytes of one file, unless they are out of date, or it has some. */
+static uint32_t fsb_mount_store_(fsb_mount *m, const fsb_mount_req_ *r, size_t at)
+{
+    const fsb_mount_bytes_ b = fsb_mount_bytes_at_(r, at);
+    struct fuse_bufvec     bytes = FUSE_BUFVEC_INIT(b.size);
+    pthread_mutex_lock(&m->lock);
+    fsb_mount_node_ *n = fsb_mount_node_find_(m, b.file_id);
+    const int good = n && n->lookups && !n->version && fsb_mount_bytes_good_(n, &b, r->started);
+    if (good) ++n->pins;
+    pthread_mutex_unlock(&m->lock);
+    if (!good) return 0;
+    bytes.buf[0].mem = (char *)r->extra + at + sizeof b;
+    const enum fuse_buf_copy_flags none = (enum fuse_buf_copy_flags)0;
+    const int err = fuse_lowlevel_notify_store(m->session, n->id, 0, &bytes, none);
+    pthread_mutex_lock(&m->lock);
+    if (!err && !n->version && fsb_mount_bytes_good_(n, &b, r->started))
+        n->version = b.version, n->stored = 1;
+    fsb_mount_unpin_(m, n);
+    fsb_mount_unlock_(m);
+    return !err;
+}
+
+static void fsb_mount_store_all_(fsb_mount *m, fsb_mount_req_ *r)
+{
+    uint32_t count = 0;
+    for (size_t at = 0; at < r->used; at = fsb_mount_bytes_at_(r, at).next)
+        count += fsb_mount_store_(m, r, at);
+    pthread_mutex_lock(&m->lock);
+    m->stored += count;
+    if (m->stored > 2 * FSB_MOUNT_AHEAD_TRIAL_) m->stored /= 2, m->opened /= 2;
+    pthread_mutex_unlock(&m->lock);
+    fsb_mount_end_(r);
+}
+
+/* Lock held. Takes a request to fetch the folder's bytes with, or NULL: not now. */
+static fsb_mount_req_ *fsb_mount_fetch_new_(fsb_mount *m, fsb_mount_node_ *folder, int64_t now)
+{
+    if (!folder || folder->fetching || m->fetches >= FSB_MOUNT_AHEAD_FLIGHT_) return NULL;
+    if (folder->fetched && now - folder->fetched < FSB_MOUNT_AHEAD_AGAIN_) return NULL;
+    fsb_mount_req_ *r = (fsb_mount_req_ *)fsb_mount_alloc_(m, sizeof *r);
+    if (!r) return NULL;
+    memset(r, 0, offsetof(fsb_mount_req_, name));
+    r->extra_size = FSB_MOUNT_AHEAD_BYTES_;
+    r->extra = fsb_mount_alloc_(m, r->extra_size);
+    if (!r->extra) {
+        fsb_mount_free_(m, r, sizeof *r);
+        return NULL;
+    }
+    r->task.mount = m, r->node = folder, r->how = FSB_MOUNT_AT_;
+    r->task.op.code = FSB_OP_LIST, r->task.op.flags = FSB_LIST_STAT | FSB_LIST_DATA;
+    r->task.op.size64 = FSB_MOUNT_AHEAD_BYTES_, r->task.op.emit = fsb_mount_emit_bytes_;
+    r->task.op.timeout_ms = m->timeout_ms;
+    ++folder->pins, ++m->live, ++m->fetches;
+    folder->fetched = now, folder->fetching = 1, folder->small = 0;
+    m->streak = now + FSB_MOUNT_AHEAD_STREAK_;
+    return r;
+}
+
+/* Lock held. A small file was opened: perhaps its folder is being read file by file. Writes what is
+   to be fetched to out and returns how many. */
+static int fsb_mount_small_(fsb_mount *m, fsb_mount_node_ *n, fsb_mount_req_ **out)
+{
+    fsb_mount_node_ *folder = n->names ? n->names->parent : NULL;
+    int              count = 0;
+    if (n->stored) n->stored = 0, ++m->opened;
+    else if (n->version) return 0; /* the kernel has it already */
+    if (!folder || n->attr.size > FSB_MOUNT_AHEAD_FILE_) return 0;
+    if (m->stored > FSB_MOUNT_AHEAD_TRIAL_ && m->opened < m->stored / 4) return 0;
+    const int64_t  now = fsb_mount_now_();
+    const uint32_t enough = now < m->streak ? 1 : FSB_MOUNT_AHEAD_OPENS_;
+    if (!folder->fetching && ++folder->small < enough && !folder->fetched) return 0;
+    for (int i = 0; folder && i <= FSB_MOUNT_AHEAD_FOLDERS_; ++i) {
+        out[count] = fsb_mount_fetch_new_(m, folder, now);
+        if (out[count]) ++count;
+        folder = (fsb_mount_node_ *)fsb_mount_slot_get_(&m->ids, folder->next_folder);
+    }
+    return count;
+}
+
+/* Lock held. Waits with the read for the folder's bytes, if they are on their way: 1. */
+static int fsb_mount_read_waits_(fsb_mount *m, fsb_mount_req_ *r)
+{
+    fsb_mount_node_ *folder = r->node->names ? r->node->names->parent : NULL;
+    (void)m;
+    if (!folder || !folder->fetching) return 0;
+    fsb_mount_push_(&folder->readers_waiting, r);
+    return 1;
 }
 
 /* ---- [xattr] --------------------------------------------------------------------------------- */
@@ -4134,7 +4354,9 @@ static void fsb_mount_notify_(fsb_mount *m)
         fsb_mount_note_ *note = all ? NULL : fsb_mount_note_take_(m);
         fsb_mount_node_ *n = all || note ? NULL : m->inval_head;
         fsb_mount_req_  *r = all || note || n ? NULL : m->granted.head;
+        fsb_mount_req_  *fetched = all || note || n || r ? NULL : m->fetched.head;
         m->all_stale = 0;
+        if (fetched) fsb_mount_pop_(&m->fetched);
         if (n) {
             m->inval_head = n->next_inval;
             if (!m->inval_head) m->inval_tail = NULL;
@@ -4143,7 +4365,8 @@ static void fsb_mount_notify_(fsb_mount *m)
             fsb_mount_pop_(&m->granted);
         }
         pthread_mutex_unlock(&m->lock);
-        if (!all && !note && !n && !r) return;
+        if (!all && !note && !n && !r && !fetched) return;
+        if (fetched) fsb_mount_store_all_(m, fetched);
         if (all) fsb_mount_notify_all_(m);
         if (note)
             fuse_lowlevel_notify_inval_entry(m->session, note->parent->id, note->name, note->size);
@@ -4177,7 +4400,8 @@ static void fsb_mount_drain_(fsb_mount *m)
 {
     pthread_mutex_lock(&m->lock);
     while (m->live) {
-        if (m->granted.head || m->inval_head || m->notes || m->all_stale) {
+        if (m->granted.head || m->inval_head || m->notes || m->all_stale ||
+            m->fetched.head) {
             pthread_mutex_unlock(&m->lock);
             fsb_mount_notify_(m);
             pthread_mutex_lock(&m->lock);
