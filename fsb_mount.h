@@ -345,7 +345,8 @@ typedef struct fsb_mount_desc {
                                 nonempty, attr_timeout=SECONDS, entry_timeout=SECONDS;
                                 the others are FUSE's: man 8 mount.fuse3 */
     const char   *fsname;            /* shown as what is mounted (default "fsb") */
-    uint32_t      threads;           /* that take requests (default 2, at most 64) */
+    uint32_t      threads;           /* that take requests, at most 64 (default 2; 1, which is
+                                        faster, where the backend has submit()) */
     int32_t       attr_timeout_ms;   /* believe attributes so long (default 1000); -1: never */
     int32_t       entry_timeout_ms;  /* the same for names (default 1000); -1: never */
     int64_t       write_behind;      /* bytes of writes that may be on their way when write() has
@@ -430,6 +431,7 @@ FSB_API const char *fsb_mount_errmsg(fsb_mount *m, char *buf, size_t size)
 #include <limits.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <spawn.h>
 #include <stdarg.h>
@@ -467,6 +469,7 @@ enum {
     FSB_MOUNT_BATCH_MIN_ = 32 << 10, /* of a listing, fetched at once; doubles while it is used */
     FSB_MOUNT_BATCH_MAX_ = 256 << 10,
     FSB_MOUNT_REPLY_MAX_ = 128 << 10, /* of a listing, handed to the kernel at once */
+    FSB_MOUNT_LOOK_NS_ = 60000,
     FSB_MOUNT_QUIET_MS_ = 1000,       /* then unused memory is given back */
     FSB_MOUNT_TRIES_ = 4              /* of an operation whose path changed meanwhile */
 };
@@ -687,6 +690,7 @@ struct fsb_mount {
     int             fd, epoll, wake, quit; /* wake: for serve(); quit: for its threads */
     int             greeted, tuned;        /* atomic: INIT was answered; read-ahead was raised */
     int             stopping, ended;       /* atomic */
+    int             looking;               /* atomic: a thread polls for the next request */
     int             served, unmounted;
 
     pthread_mutex_t lock; /* leaf: nothing is called with it but the allocator */
@@ -4237,6 +4241,23 @@ static void fsb_mount_handle_(fsb_mount *m, fsb_mount_buf_ *b, size_t size)
         fsb_mount_read_ahead_(m);
 }
 
+/* After a request the next one often follows at once: looking for it a moment is cheaper than to be
+   woken, 35 us on an idle core (measured). One thread at a time; 1: there is something. */
+static int fsb_mount_look_(fsb_mount *m)
+{
+    struct pollfd p;
+    p.fd = m->fd, p.events = POLLIN;
+    int found = 0;
+    if (__atomic_exchange_n(&m->looking, 1, __ATOMIC_ACQUIRE)) return 0;
+    for (const int64_t until = fsb_mount_now_() + FSB_MOUNT_LOOK_NS_;
+         !found && fsb_mount_now_() < until;) {
+        found = poll(&p, 1, 0) > 0;
+        if (!found) sched_yield();
+    }
+    __atomic_store_n(&m->looking, 0, __ATOMIC_RELEASE);
+    return found;
+}
+
 static void *fsb_mount_receive_(void *arg)
 {
     fsb_mount      *m = (fsb_mount *)arg;
@@ -4253,6 +4274,7 @@ static void *fsb_mount_receive_(void *arg)
             while (!(b = fsb_mount_buf_new_(m))) poll(NULL, 0, 10); /* memory will come back */
         } else if (err == EAGAIN) {
             fsb_mount_send_together_(m);
+            if (fsb_mount_look_(m)) continue;
             if (!fsb_mount_wait_(m, &b)) break;
         } else if (err != EINTR && err != ENOENT) {
             break; /* ENODEV: unmounted; ENOENT: the request was interrupted */
@@ -4477,7 +4499,7 @@ static void fsb_mount_settings_(fsb_mount *m, const fsb_mount_desc *d)
 {
     const int64_t behind = d->write_behind ? d->write_behind : 16 << 20;
     m->backend = d->backend, m->runner = d->runner, m->log = d->log;
-    m->threads = d->threads ? d->threads : 2, m->timeout_ms = d->timeout_ms;
+    m->threads = d->threads ? d->threads : d->backend->submit ? 1 : 2, m->timeout_ms = d->timeout_ms;
     m->attr_ns = fsb_mount_ns_of_(d->attr_timeout_ms);
     m->entry_ns = fsb_mount_ns_of_(d->entry_timeout_ms);
     m->inlined = !d->backend->submit && (!d->runner.run || d->backend->flags & FSB_BACKEND_QUICK);
