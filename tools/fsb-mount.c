@@ -21,7 +21,8 @@ static const char help[] =
     "                      remote_locks: flock and fcntl locks hold between all clients of the\n"
     "                      host, not just in this mount\n"
     "  --read-only         change nothing\n"
-    "  --timeout SECONDS   a call waits so long for the host, then fails (default 30)\n"
+    "  --timeout SECONDS   a call waits so long for the host, then fails (default 30); the\n"
+    "                      mount stays, and goes on when the host is back\n"
     "  --code-file FILE    the join code of an fsb:// URL without one (-: stdin); without this\n"
     "                      it is what the environment's FSB_CODE says\n"
     "  --log FILE          write the log there, with times, instead of to stderr\n"
@@ -129,7 +130,7 @@ static fsb_backend *connect_to(const options *o, const tool_url *url, fsb_logger
     } else {
         fsb_chunk_client_desc desc = {0};
         desc.address = url->address, desc.share = url->share[0] ? url->share : NULL;
-        desc.timeout_ms = o->timeout_ms, desc.log = log;
+        desc.timeout_ms = o->timeout_ms, desc.reconnect = 1, desc.log = log;
         if (url->scheme == TOOL_TLS) desc.code = url->code;
         ((tool_log *)log.user)->hold = 1; /* the messages below say it better */
         err = fsb_chunk_client_open(&backend, &desc);
