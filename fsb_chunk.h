@@ -55,33 +55,34 @@
        changed it when this client has sent 0x103 SEEN (tag: up to which event), 2 s at most. Neither
        has an answer.
        0x100 HELLO must come first. Meta: u16 lowest and u16 highest version, u32 flags, 16 bytes
-       client id, string share. Answer: u16 version, u16 rights, u32 requests that may be in flight,
-       u64 boot id of the server, u64 bit n set: FSB_OP n is served, u32 bytes of data at most, u32
-       flags. Of the client's flags 1 says that it STAYS: it sends 0x104 PING (no meta; answered)
-       when it has heard nothing for 7 s, 0x105 GOODBYE (no answer) before it leaves for good, as the
-       server does before it stops; what it has is kept for a while if the connection just ends. The
-       low half of a tag is then a slot, the high half its turn: a slot's next turn begins only when
-       the last was answered or given up. 2, with 1: it is BACK, with the id that it had before. The
-       answer's flag 1 says: files, locks and answers are still here. Then the client repeats what
-       was not answered, each request with its tag; of what must not be done twice the server has
-       kept the last answer of each slot below 4096.
+       client id, string share. Answer: u16 version, u16 rights, u32 requests that may be in
+       flight, u64 boot id of the server, u64 bit n set: FSB_OP n is served, u32 bytes of data at
+       most, u32 flags. Of the client's flags 1 says that it STAYS: it sends 0x104 PING (no meta;
+       answered) when it has heard nothing for 7 s, 0x105 GOODBYE (no answer) before it leaves for
+       good, as the server does before it stops; what it has is kept for a while if the connection
+       just ends. The low half of a tag is then a slot, the high half its turn: a slot's next turn
+       begins only when the last was answered or given up. 2, with 1: it is BACK, with the id that
+       it had before. The answer's flag 1 says: files, locks and answers are still here. Then the
+       client repeats what was not answered, each request with its tag; of what must not be done
+       twice the server has kept the last answer of each slot below 4096.
        0x101 CANCEL, meta u64 tag: that request may end early with EINTR. It has no answer itself.
        Who breaks these rules is disconnected, with a line in the log.
        Over TLS all of this is inside: version 1.3, suites with SHA-256, an external PSK with
-       (EC)DHE, no certificates, no tickets. A join code is 26 symbols of Crockford's base 32 and two
-       that are their number modulo 1021; in capitals, in fours with dashes, it is the key material
-       of two BLAKE3 derive_key: "fsb 2026 join code: the key of TLS", 32 bytes, and "fsb 2026 join
-       code: its name on the wire", 16 bytes: in hex, the PSK's identity.
+       (EC)DHE, no certificates, no tickets. A join code is 26 symbols of Crockford's base 32 and
+       two that are their number modulo 1021; in capitals, in fours with dashes, it is the key
+       material of two BLAKE3 derive_key: "fsb 2026 join code: the key of TLS", 32 bytes, and "fsb
+       2026 join code: its name on the wire", 16 bytes: in hex, the PSK's identity.
 
    COMING BACK   With desc.reconnect a client outlives its connection. It finds out at once, or if
-       nothing is heard, within 15 s; then it connects anew, after 0.1 s, doubled up to 2 s, for good.
-       Meanwhile calls wait, each its own time, then end with -ETIMEDOUT; with -EACCES at once when
-       the code opens nothing any more. On the same host, within its desc.away_ms, open files (without
-       a name too) and locks are as they were, and what was under way is done exactly once. On a host
-       that was started anew, or later, files are opened again by their names, as this client's own
-       renames left them: -ESTALE if another file is there now, -EIO if they held locks, which are
-       gone. What may have been done but cannot safely be repeated (making, removing and renaming
-       names, appending, exclusive creation) ends with -EIO: look before you try again.
+       nothing is heard, within 15 s; then it connects anew, after 0.1 s, doubled up to 2 s, for
+       good. Meanwhile calls wait, each its own time, then end with -ETIMEDOUT; with -EACCES at
+       once when the code opens nothing any more. On the same host, within its desc.away_ms, open
+       files (without a name too) and locks are as they were, and what was under way is done
+       exactly once. On a host that was started anew, or later, files are opened again by their
+       names, as this client's own renames left them: -ESTALE if another file is there now, -EIO if
+       they held locks, which are gone. What may have been done but cannot safely be repeated
+       (making, removing and renaming names, appending, exclusive creation) ends with -EIO: look
+       before you try again.
 
    NEEDS     POSIX threads (-pthread), Linux 4.14. With a strict -std=, include it before libc's.
    OPTIONS   FSB_STATIC, FSB_API: once, before the first fsb header. FSB_WITH_OPENSSL: TLS, with
@@ -1713,7 +1714,7 @@ enum {
     FSB_CHUNK_PING_MS_ = 7000,    /* without a word a client asks after so long ... */
     FSB_CHUNK_SILENT_MS_ = 15000, /* ... and both take the connection for lost after so long */
     FSB_CHUNK_KEPT_SLOTS_ = 4096, /* of tags, whose last answers are kept */
-    FSB_CHUNK_KEPT_BYTES_ = FSB_CHUNK_HEADER_ + 112, /* of an answer: OPEN's and WRITE's have most */
+    FSB_CHUNK_KEPT_BYTES_ = FSB_CHUNK_HEADER_ + 112, /* OPEN's and WRITE's have most */
     FSB_CHUNK_VERSION_ = 1
 };
 
@@ -5716,7 +5717,8 @@ static int fsb_chunk_way_open_(fsb_chunk_client_ *c, fsb_chunk_way_ *way, int ba
     return err;
 }
 
-enum { FSB_CHUNK_REOPEN_ = 32, FSB_CHUNK_OWN_TAG_ = 1 << 30 /* no slot that answers are kept of */ };
+enum { FSB_CHUNK_REOPEN_ = 32, /* files asked for at a time */
+       FSB_CHUNK_OWN_TAG_ = 1 << 30 /* no slot that answers are kept of */ };
 
 /* Asks for one file again. 1: it was asked for, 0: there is none at i, or an error. */
 static int fsb_chunk_reopen_ask_(fsb_chunk_client_ *c, fsb_chunk_stream_ *s, uint32_t i,
