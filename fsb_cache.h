@@ -508,6 +508,58 @@ FSB_API int fsb_cache_disk_verify(const fsb_cache_disk_desc *desc, fsb_cache_dis
    of open(2). Threads: any. */
 FSB_API int fsb_cache_disk_clear(const fsb_cache_disk_desc *desc);
 
+/* ---- a backend that remembers ---------------------------------------------------------------- */
+
+typedef struct fsb_cache_backend_desc {
+    fsb_backend    *inner;   /* required unless offline; borrowed, and must outlive this one */
+    const char     *share;   /* names what inner serves (copied): a part of every key, so that one
+                                L2 directory serves many (default "") */
+    uint64_t        max_bytes; /* of memory: data, attributes, names (default 128 MiB, at least 1) */
+    fsb_cache_disk *disk;      /* L2, borrowed; NULL: none */
+    uint32_t        ttl_ms;    /* how long an answer is kept where inner gives no lease: WATCH with
+                                  FSB_WATCH_HELD answered -ENOSYS (default 1000) */
+    uint64_t        read_ahead; /* most bytes fetched ahead of a sequential reader (default 8 MiB,
+                                   FSB_UNLIMITED: an eighth of max_bytes) */
+    int             offline;    /* 1: begin as if the host were away: answer from what is there */
+    fsb_allocator   allocator;
+    fsb_logger      log;
+} fsb_cache_backend_desc;
+
+/* Wraps `inner`: answers STAT, LIST, READLINK, OPEN for reading, READ, GET and GETXATTR of missing
+   names from memory or L2 while they are known to hold, passes on everything else, and keeps what
+   comes back. submit() calls done() before it returns for what is known.
+   What is known holds as long as inner's lease (WATCH of "/" with FSB_WATCH_HELD), else ttl_ms.
+   A WATCH with FSB_WATCH_HELD of this backend hears of others' changes after they were forgotten
+   here. Attributes of files with several names (hard links) are not kept, since a change through
+   another name may not be told.
+   OPEN for reading of a known file asks nobody; inner's own handle is opened with the first READ
+   that cannot be answered, which is -ESTALE or -ENOENT if another client removed the file
+   meanwhile; what goes through this backend (UNLINK, RENAME) opens it first.
+   While the host is away (inner answers -ENOTCONN, -ETIMEDOUT, -EHOSTDOWN and the like) everything
+   remembered is answered, however old; what would change anything answers -ENETDOWN, and what is
+   not there the error of inner. It asks once a second whether the host is back.
+   GETXATTR "user.fsb.status" of "/": "online", or "offline since 2026-01-31T12:00:00Z".
+   Starts one thread if there is a disk.
+   Errors: -EINVAL; -ENOMEM; -EAGAIN no thread. Threads: any. */
+FSB_API int fsb_cached_backend(fsb_backend **out, const fsb_cache_backend_desc *desc);
+
+typedef struct fsb_cached_stats {
+    uint64_t attr_hits, attr_misses;   /* STAT, OPEN */
+    uint64_t negative_hits;            /* of names that are not there */
+    uint64_t listing_hits, listing_misses;
+    uint64_t data_hits, data_misses;   /* READ, GET */
+    uint64_t disk_hits;                /* chunks that came from L2 */
+    uint64_t ahead_bytes;              /* fetched before they were asked for */
+    uint64_t calls;                    /* sent to inner */
+    uint64_t events;                   /* that came from inner */
+    uint64_t folders, folder_bytes;    /* attributes and names held, and their memory */
+    uint64_t offline_since_ns;         /* since the epoch; 0: online */
+    int      leased;                   /* 1: inner tells of changes, 0: ttl_ms */
+} fsb_cached_stats;
+
+/* Counts so far. `cached` is one of fsb_cached_backend(). Errors: none. Threads: any. */
+FSB_API void fsb_cached_get_stats(fsb_backend *cached, fsb_cached_stats *out);
+
 #ifdef __cplusplus
 }
 #endif
@@ -519,6 +571,7 @@ FSB_API int fsb_cache_disk_clear(const fsb_cache_disk_desc *desc);
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -2642,6 +2695,3287 @@ FSB_API int fsb_cache_disk_clear(const fsb_cache_disk_desc *desc)
     }
     fsb_cache_disk_close(d);
     return read_only ? -EROFS : 0;
+}
+
+/* ---- [backend: parts] ------------------------------------------------------------------------
+
+   What is known of names lies in folders, found by path: a folder holds its names, each with its
+   attributes, in the order of inner's listing. File data lies in the core cache under {share,
+   file_id, version, chunk}, so that only attributes have to be kept honest.
+
+   Honest: every change, ours (when sent and when answered) or told by an event, takes the next
+   number of c->now and notes it for the names it touches (c->changed, by hash). A request notes
+   c->now when it is sent; its answer is kept only if no later number stands at its name. A change
+   notes its number first and forgets under the shard's lock then; keeping looks at the number under
+   that lock. So a stale answer is not kept, whatever the order in which things come.
+
+   Folders are held below true directories only: a path through a symbolic link would be a second
+   name for the same file, of which no event tells.
+
+   Locks: shard -> nothing; file -> nothing. Neither is held around inner, emit(), done(), event().
+   Memory of answers: an answer that is not kept is handed on all the same. */
+
+enum {
+    FSB_CACHED_SHARDS_ = 64, FSB_CACHED_STRIPES_ = 8192, FSB_CACHED_CHUNK_ = 128 << 10,
+    FSB_CACHED_BLOCK_ = 256, FSB_CACHED_BLOCKS_ = 4096, FSB_CACHED_TRIES_ = 6,
+    FSB_CACHED_PIECE_ = 32,    /* names copied out at once */
+    FSB_CACHED_MISSING_ = 4,   /* xattr names remembered as missing, of one file */
+    FSB_CACHED_AHEAD_ = 64     /* folders on their way at once */
+};
+typedef struct fsb_cached_ fsb_cached_;
+typedef struct fsb_cached_call_ fsb_cached_call_;
+
+/* A path that may outlive the op that brought it. */
+typedef struct fsb_cached_path_ {
+    uint32_t refs;
+    uint32_t size;
+    char     text[1]; /* and more behind it */
+} fsb_cached_path_;
+
+/* A path as folder and name. "/" is the name "" in the folder "". */
+typedef struct fsb_cached_name_ {
+    const char *folder, *name;
+    size_t      folder_size, name_size;
+    uint64_t    folder_hash, hash; /* of the folder; of both */
+} fsb_cached_name_;
+
+typedef enum fsb_cached_state_ {
+    FSB_CACHED_UNKNOWN_, /* it may be there or not */
+    FSB_CACHED_ABSENT_,
+    FSB_CACHED_NAMED_,   /* it is there; of its attributes only the cookie is known */
+    FSB_CACHED_STAT_
+} fsb_cached_state_;
+
+typedef struct fsb_cached_entry_ fsb_cached_entry_;
+struct fsb_cached_entry_ {
+    fsb_cached_entry_ *next; /* in its bucket */
+    uint64_t           hash, cookie;
+    int64_t            until; /* monotonic ms: when it is no longer fresh */
+    uint64_t           epoch; /* c->epoch when it was learned; 0: it came from disk */
+    fsb_stat           stat;
+    uint32_t           place;     /* in folder->order + 1; 0: not there */
+    uint32_t           missing[FSB_CACHED_MISSING_]; /* hashes of xattr names it has not; 0: none */
+    uint8_t            state, missing_next;
+    uint16_t           name_size;
+    /* the name and a '\0' stand behind it */
+};
+
+typedef struct fsb_cached_folder_ fsb_cached_folder_;
+struct fsb_cached_folder_ {
+    fsb_cached_folder_ *next; /* in its bucket */
+    uint64_t            hash;
+    fsb_cached_entry_ **table; /* table_size is a power of two */
+    fsb_cached_entry_ **order; /* as inner lists them */
+    uint32_t            table_size, count, order_count, order_room;
+    const void         *lister;  /* the call that fills order; only compared */
+    uint64_t            list_seq, list_epoch, last_cookie;
+    uint64_t            verified; /* c->epoch when its path was known for a directory's */
+    int64_t             list_until;
+    uint8_t             listed;   /* FSB_CACHED_UNKNOWN_, _NAMED_ a part, _STAT_ all, in order */
+    uint8_t             complete; /* all names are in table: what is not is absent */
+    uint8_t             used, loaded, tried; /* by the hand; from disk; listed ahead */
+    uint32_t            small_reads; /* of files in it */
+    uint32_t            walk;        /* folders in it that were listed or read */
+    uint32_t            walk_next;   /* place from which on no folder was listed ahead */
+    uint32_t            data_next;   /* place from which on no data was asked for */
+    uint32_t            path_size;
+    /* the path and a '\0' stand behind it */
+};
+
+typedef struct fsb_cached_shard_ {
+    pthread_mutex_t      lock; /* leaf; guards all here, and the folders */
+    fsb_cached_folder_ **table;
+    uint32_t             table_size, count, hand;
+    fsb_cached_call_    *flights; /* LISTs and READs on their way, by folder or file */
+    char                 pad[64];
+} fsb_cached_shard_;
+
+/* An open file. */
+typedef struct fsb_cached_file_ {
+    uint64_t          state; /* atomic: generation << 32 | CLOSED | pins */
+    uint32_t          index, next_free;
+    uint32_t          flags; /* FSB_O_* */
+    uint64_t          file_id;
+    pthread_mutex_t   lock; /* leaf; guards what follows */
+    fsb_cached_path_ *path; /* as of the last rename that is known */
+    fsb_handle        inner; /* 0: not opened yet */
+    int               opening, open_error;
+    fsb_cached_call_ *waiting; /* for inner */
+    uint64_t          last, next, ahead, window; /* of reading ahead: see [backend: ahead] */
+    int64_t           stride;
+    uint32_t          run;
+} fsb_cached_file_;
+#define FSB_CACHED_CLOSED_ 0x80000000u   /* in state */
+#define FSB_CACHED_WATCHING_ 0x80000000u /* in flags: no file, a WATCH of inner's */
+
+struct fsb_cached_call_ {
+    fsb_op            op;    /* inner's; first */
+    fsb_cached_      *c;
+    fsb_op           *upper; /* to be answered; NULL: nobody waits */
+    void            (*then)(fsb_cached_call_ *k); /* op is answered; frees k */
+    fsb_cached_call_ *next;    /* in a list of flights, or of waiters */
+    fsb_cached_call_ *waiters; /* to be started again when this is answered */
+    fsb_cached_file_ *file, *file2; /* pinned, or NULL */
+    fsb_cached_path_ *path;
+    uint64_t          seq; /* c->now when it was sent */
+    uint64_t          hash; /* of the name it is about; of a LIST the folder's */
+    uint64_t          file_id, version; /* of a READ */
+    uint64_t          offset, size;
+    int               tries, flying, cut, shown;
+    uint64_t          shown_bytes;
+    fsb_cached_path_ *deep; /* LIST: the folder that entries are coming from now */
+    int               top_done;
+};
+
+typedef struct fsb_cached_watch_ fsb_cached_watch_;
+struct fsb_cached_watch_ {
+    fsb_cached_watch_ *next;
+    fsb_handle         handle;
+    void             (*event)(void *user, const fsb_event *event);
+    void              *user;
+};
+
+/* What waits for the disk: a chunk that memory holds, or a folder's record. */
+typedef struct fsb_cached_record_ {
+    struct fsb_cached_record_ *next;
+    fsb_cache_key     key;
+    fsb_slice         slice;
+    fsb_cached_path_ *path;
+    void             *value;
+    size_t            size;
+} fsb_cached_record_;
+
+struct fsb_cached_ {
+    fsb_backend     base; /* first */
+    fsb_backend    *inner;
+    fsb_allocator   allocator;
+    fsb_logger      log;
+    fsb_cache      *core;
+    fsb_cache_disk *disk;
+    uint64_t        share, seed;
+    uint64_t        folder_max, read_ahead;
+    uint32_t        ttl_ms;
+    int             leased; /* atomic */
+    int             watchable; /* atomic: a lease may be asked for */
+    fsb_handle      lease;
+    uint64_t        now, all_changed, epoch; /* atomic */
+    uint64_t        changed[FSB_CACHED_STRIPES_]; /* atomic */
+    fsb_cached_shard_ shards[FSB_CACHED_SHARDS_];
+    uint64_t        folder_bytes, hand;  /* atomic */
+    uint64_t        live;                /* atomic: calls not ended */
+    uint64_t        lists_ahead;         /* atomic */
+    int             plain;               /* atomic: inner knows LIST with STAT at most */
+    int             away;                /* atomic */
+    int64_t         away_since_ns, probed_ms; /* atomic */
+    fsb_cached_stats stats;              /* atomic, each */
+
+    pthread_mutex_t    file_lock; /* leaf; guards the free list and new blocks */
+    fsb_cached_file_  *blocks[FSB_CACHED_BLOCKS_];
+    uint32_t           file_count, free_file; /* index + 1 */
+    uint32_t           lazy; /* atomic: files whose inner handle was never opened */
+
+    pthread_mutex_t    watch_lock; /* leaf */
+    pthread_cond_t     watch_idle;
+    fsb_cached_watch_ *watches;
+    fsb_handle         last_watch;
+    int                telling;
+    pthread_t          teller;
+
+    pthread_mutex_t    disk_lock; /* leaf */
+    pthread_cond_t     disk_wake, quiet;
+    pthread_t          disk_thread;
+    int                disk_started, closing;
+    fsb_cached_record_ *records, **last_record;
+    uint64_t           record_bytes, record_max;
+};
+
+static void fsb_cached_start_(fsb_cached_ *c, fsb_op *op, int tries, int64_t error);
+
+#define FSB_CACHED_COUNT_(c, field) ((void)__atomic_add_fetch(&(c)->stats.field, 1, __ATOMIC_RELAXED))
+
+static void *fsb_cached_resize_(fsb_cached_ *c, void *ptr, size_t old_size, size_t size)
+{
+    if (c->allocator.fn) return c->allocator.fn(c->allocator.user, ptr, old_size, size);
+    if (size) return realloc(ptr, size);
+    free(ptr);
+    return NULL;
+}
+
+static void *fsb_cached_new_(fsb_cached_ *c, size_t size) /* zeroed */
+{
+    void *p = fsb_cached_resize_(c, NULL, 0, size);
+    if (p) memset(p, 0, size);
+    return p;
+}
+
+static void fsb_cached_free_(fsb_cached_ *c, void *ptr, size_t size)
+{
+    if (ptr) (void)fsb_cached_resize_(c, ptr, size, 0);
+}
+
+static void fsb_cached_log_(fsb_cached_ *c, fsb_log_level level, const char *item, const char *text)
+{
+    if (c->log.fn) c->log.fn(c->log.user, level, item, text);
+}
+
+static int64_t fsb_cached_clock_ms_(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+static uint64_t fsb_cached_mix_(uint64_t x)
+{
+    x ^= x >> 33, x *= 0xff51afd7ed558ccdULL;
+    x ^= x >> 33, x *= 0xc4ceb9fe1a85ec53ULL;
+    return x ^ x >> 33;
+}
+
+static uint64_t fsb_cached_hash_(uint64_t seed, const char *text, size_t size)
+{
+    uint64_t h = seed ^ size * 0x9e3779b97f4a7c15ULL, part;
+    for (; size >= 8; text += 8, size -= 8) {
+        memcpy(&part, text, 8);
+        h = (h ^ part) * 0xff51afd7ed558ccdULL;
+        h ^= h >> 32;
+    }
+    part = 0;
+    if (size) memcpy(&part, text, size);
+    return fsb_cached_mix_(h ^ part);
+}
+
+/* ---- [backend: paths] ------------------------------------------------------------------------ */
+
+static fsb_cached_name_ fsb_cached_join_(const fsb_cached_ *c, const char *folder,
+                                         size_t folder_size, const char *name, size_t name_size)
+{
+    fsb_cached_name_ n;
+    n.folder = folder, n.folder_size = folder_size, n.name = name, n.name_size = name_size;
+    n.folder_hash = fsb_cached_hash_(c->seed, folder, folder_size);
+    n.hash = fsb_cached_hash_(n.folder_hash, name, name_size);
+    return n;
+}
+
+static fsb_cached_name_ fsb_cached_split_(const fsb_cached_ *c, const char *path)
+{
+    const size_t size = strlen(path);
+    size_t       at = size;
+    if (size <= 1) return fsb_cached_join_(c, "", 0, "", 0);
+    while (at && path[at - 1] != '/') --at;
+    return fsb_cached_join_(c, path, at > 1 ? at - 1 : 1, path + at, size - at);
+}
+
+static fsb_cached_path_ *fsb_cached_path_new_(fsb_cached_ *c, const char *folder,
+                                              size_t folder_size, const char *name,
+                                              size_t name_size)
+{
+    const size_t slash = folder_size > 1 && name_size, size = folder_size + slash + name_size;
+    if (size > FSB_PATH_MAX) return NULL;
+    fsb_cached_path_ *p =
+        (fsb_cached_path_ *)fsb_cached_resize_(c, NULL, 0, sizeof *p + size);
+    if (!p) return NULL;
+    memcpy(p->text, folder, folder_size);
+    if (slash) p->text[folder_size] = '/';
+    if (name_size) memcpy(p->text + folder_size + slash, name, name_size);
+    p->text[size] = '\0';
+    p->refs = 1, p->size = (uint32_t)size;
+    return p;
+}
+
+static fsb_cached_path_ *fsb_cached_path_copy_(fsb_cached_ *c, const char *path)
+{
+    return fsb_cached_path_new_(c, path, strlen(path), "", 0);
+}
+
+static void fsb_cached_path_put_(fsb_cached_ *c, fsb_cached_path_ *p)
+{
+    if (p && !__atomic_sub_fetch(&p->refs, 1, __ATOMIC_ACQ_REL))
+        fsb_cached_free_(c, p, sizeof *p + p->size);
+}
+
+/* 1 if path is `top` or below it. */
+static int fsb_cached_below_(const char *top, size_t top_size, const char *path, size_t size)
+{
+    if (top_size <= 1) return 1;
+    if (size < top_size || memcmp(top, path, top_size)) return 0;
+    return size == top_size || path[top_size] == '/';
+}
+
+/* ---- [backend: honesty] ---------------------------------------------------------------------- */
+
+static uint64_t fsb_cached_seq_(fsb_cached_ *c)
+{
+    return __atomic_load_n(&c->now, __ATOMIC_SEQ_CST);
+}
+
+static void fsb_cached_raise_(uint64_t *at, uint64_t to)
+{
+    uint64_t is = __atomic_load_n(at, __ATOMIC_SEQ_CST);
+    while (is < to && !__atomic_compare_exchange_n(at, &is, to, 0, __ATOMIC_SEQ_CST,
+                                                   __ATOMIC_SEQ_CST)) {}
+}
+
+static void fsb_cached_bump_(fsb_cached_ *c, uint64_t hash)
+{
+    const uint64_t seq = __atomic_add_fetch(&c->now, 1, __ATOMIC_SEQ_CST);
+    fsb_cached_raise_(&c->changed[hash % FSB_CACHED_STRIPES_], seq);
+}
+
+static void fsb_cached_bump_all_(fsb_cached_ *c)
+{
+    fsb_cached_raise_(&c->all_changed, __atomic_add_fetch(&c->now, 1, __ATOMIC_SEQ_CST));
+}
+
+/* 1 if what was asked at seq about `hash` holds still. */
+static int fsb_cached_holds_(fsb_cached_ *c, uint64_t hash, uint64_t seq)
+{
+    return __atomic_load_n(&c->changed[hash % FSB_CACHED_STRIPES_], __ATOMIC_SEQ_CST) <= seq &&
+           __atomic_load_n(&c->all_changed, __ATOMIC_SEQ_CST) <= seq;
+}
+
+static int64_t fsb_cached_until_(const fsb_cached_ *c)
+{
+    return __atomic_load_n(&c->leased, __ATOMIC_RELAXED) ? INT64_MAX : fsb_cached_clock_ms_() + c->ttl_ms;
+}
+
+static int fsb_cached_fresh_(fsb_cached_ *c, uint64_t epoch, int64_t until)
+{
+    if (__atomic_load_n(&c->away, __ATOMIC_RELAXED)) return 1; /* better than nothing */
+    if (epoch != __atomic_load_n(&c->epoch, __ATOMIC_SEQ_CST)) return 0;
+    return until == INT64_MAX || fsb_cached_clock_ms_() < until;
+}
+
+/* ---- [backend: folders] ---------------------------------------------------------------------- */
+
+static fsb_cached_shard_ *fsb_cached_shard_of_(fsb_cached_ *c, uint64_t hash)
+{
+    return &c->shards[hash >> 58];
+}
+
+static char *fsb_cached_entry_name_(fsb_cached_entry_ *e)
+{
+    return (char *)(e + 1);
+}
+
+static char *fsb_cached_folder_path_(fsb_cached_folder_ *f)
+{
+    return (char *)(f + 1);
+}
+
+static void fsb_cached_account_(fsb_cached_ *c, int64_t bytes)
+{
+    (void)__atomic_add_fetch(&c->folder_bytes, (uint64_t)bytes, __ATOMIC_RELAXED);
+}
+
+/* As resize, counted. */
+static void *fsb_cached_counted_(fsb_cached_ *c, void *ptr, size_t old_size, size_t size)
+{
+    void *p = fsb_cached_resize_(c, ptr, old_size, size);
+    if (p || !size) fsb_cached_account_(c, (int64_t)size - (int64_t)old_size);
+    return p;
+}
+
+static size_t fsb_cached_entry_bytes_(const fsb_cached_entry_ *e)
+{
+    return sizeof *e + e->name_size + 1u;
+}
+
+static void fsb_cached_folder_free_(fsb_cached_ *c, fsb_cached_folder_ *f)
+{
+    for (uint32_t i = 0; i < f->table_size; ++i) {
+        for (fsb_cached_entry_ *e = f->table[i], *next; e; e = next) {
+            next = e->next;
+            (void)fsb_cached_counted_(c, e, fsb_cached_entry_bytes_(e), 0);
+        }
+    }
+    if (f->table) (void)fsb_cached_counted_(c, f->table, f->table_size * sizeof *f->table, 0);
+    if (f->order) (void)fsb_cached_counted_(c, f->order, f->order_room * sizeof *f->order, 0);
+    (void)fsb_cached_counted_(c, f, sizeof *f + f->path_size + 1, 0);
+}
+
+static fsb_cached_folder_ **fsb_cached_folder_at_(fsb_cached_shard_ *s, uint64_t hash,
+                                                  const char *path, size_t size)
+{
+    fsb_cached_folder_ **at = &s->table[hash & (s->table_size - 1)];
+    while (*at && ((*at)->hash != hash || (*at)->path_size != size ||
+                   memcmp(fsb_cached_folder_path_(*at), path, size) != 0))
+        at = &(*at)->next;
+    return at;
+}
+
+/* The folder, or NULL. Shard locked. */
+static fsb_cached_folder_ *fsb_cached_folder_of_(fsb_cached_shard_ *s, const fsb_cached_name_ *n)
+{
+    fsb_cached_folder_ *f = *fsb_cached_folder_at_(s, n->folder_hash, n->folder, n->folder_size);
+    if (f) f->used = 1;
+    return f;
+}
+
+static void fsb_cached_folder_remove_(fsb_cached_ *c, fsb_cached_shard_ *s,
+                                      fsb_cached_folder_ **at)
+{
+    fsb_cached_folder_ *f = *at;
+    *at = f->next;
+    --s->count;
+    (void)__atomic_sub_fetch(&c->stats.folders, 1, __ATOMIC_RELAXED);
+    fsb_cached_folder_free_(c, f);
+}
+
+static void fsb_cached_shard_grow_(fsb_cached_ *c, fsb_cached_shard_ *s)
+{
+    const uint32_t       size = s->table_size * 2;
+    fsb_cached_folder_ **table =
+        (fsb_cached_folder_ **)fsb_cached_counted_(c, NULL, 0, size * sizeof *table);
+    if (!table) return; /* longer chains */
+    memset(table, 0, size * sizeof *table);
+    for (uint32_t i = 0; i < s->table_size; ++i) {
+        for (fsb_cached_folder_ *f = s->table[i], *next; f; f = next) {
+            next = f->next;
+            f->next = table[f->hash & (size - 1)], table[f->hash & (size - 1)] = f;
+        }
+    }
+    (void)fsb_cached_counted_(c, s->table, s->table_size * sizeof *table, 0);
+    s->table = table, s->table_size = size;
+}
+
+/* The folder, made if it is not there; the caller knows it for a true directory. Shard locked. */
+static fsb_cached_folder_ *fsb_cached_folder_make_(fsb_cached_ *c, fsb_cached_shard_ *s,
+                                                   const fsb_cached_name_ *n, uint64_t epoch)
+{
+    fsb_cached_folder_ *f = fsb_cached_folder_of_(s, n);
+    if (f) {
+        f->verified = epoch;
+        return f;
+    }
+    if (s->count >= s->table_size) fsb_cached_shard_grow_(c, s);
+    f = (fsb_cached_folder_ *)fsb_cached_counted_(c, NULL, 0, sizeof *f + n->folder_size + 1);
+    if (!f) return NULL;
+    memset(f, 0, sizeof *f);
+    f->hash = n->folder_hash, f->path_size = (uint32_t)n->folder_size, f->used = 1;
+    f->verified = epoch;
+    memcpy(fsb_cached_folder_path_(f), n->folder, n->folder_size);
+    fsb_cached_folder_path_(f)[n->folder_size] = '\0';
+    fsb_cached_folder_ **at = &s->table[f->hash & (s->table_size - 1)];
+    f->next = *at, *at = f;
+    ++s->count;
+    (void)__atomic_add_fetch(&c->stats.folders, 1, __ATOMIC_RELAXED);
+    return f;
+}
+
+static fsb_cached_entry_ *fsb_cached_entry_of_(const fsb_cached_folder_ *f, const fsb_cached_name_ *n)
+{
+    if (!f || !f->table_size) return NULL;
+    fsb_cached_entry_ *e = f->table[n->hash & (f->table_size - 1)];
+    while (e && (e->hash != n->hash || e->name_size != n->name_size ||
+                 memcmp(fsb_cached_entry_name_(e), n->name, n->name_size) != 0))
+        e = e->next;
+    return e;
+}
+
+static int fsb_cached_folder_grow_(fsb_cached_ *c, fsb_cached_folder_ *f)
+{
+    const uint32_t      size = f->table_size ? f->table_size * 2 : 8;
+    fsb_cached_entry_ **table =
+        (fsb_cached_entry_ **)fsb_cached_counted_(c, NULL, 0, size * sizeof *table);
+    if (!table) return f->table_size ? 0 : -ENOMEM;
+    memset(table, 0, size * sizeof *table);
+    for (uint32_t i = 0; i < f->table_size; ++i) {
+        for (fsb_cached_entry_ *e = f->table[i], *next; e; e = next) {
+            next = e->next;
+            e->next = table[e->hash & (size - 1)], table[e->hash & (size - 1)] = e;
+        }
+    }
+    if (f->table) (void)fsb_cached_counted_(c, f->table, f->table_size * sizeof *table, 0);
+    f->table = table, f->table_size = size;
+    return 0;
+}
+
+/* The entry, made UNKNOWN if it is not there. Shard locked. */
+static fsb_cached_entry_ *fsb_cached_entry_make_(fsb_cached_ *c, fsb_cached_folder_ *f,
+                                                 const fsb_cached_name_ *n)
+{
+    fsb_cached_entry_ *e = fsb_cached_entry_of_(f, n);
+    if (e) return e;
+    if (f->count >= f->table_size && fsb_cached_folder_grow_(c, f)) return NULL;
+    e = (fsb_cached_entry_ *)fsb_cached_counted_(c, NULL, 0, sizeof *e + n->name_size + 1);
+    if (!e) return NULL;
+    memset(e, 0, sizeof *e);
+    e->hash = n->hash, e->name_size = (uint16_t)n->name_size;
+    memcpy(fsb_cached_entry_name_(e), n->name, n->name_size);
+    fsb_cached_entry_name_(e)[n->name_size] = '\0';
+    fsb_cached_entry_ **at = &f->table[e->hash & (f->table_size - 1)];
+    e->next = *at, *at = e;
+    ++f->count;
+    return e;
+}
+
+/* The order of the names is no longer known. Shard locked. */
+static void fsb_cached_unlist_(fsb_cached_folder_ *f)
+{
+    for (uint32_t i = 0; i < f->order_count; ++i) f->order[i]->place = 0;
+    f->order_count = 0, f->listed = FSB_CACHED_UNKNOWN_, f->lister = NULL;
+    f->data_next = f->walk_next = 0;
+}
+
+/* Forgets folders until they fit their part of max_bytes. No lock held. */
+static void fsb_cached_trim_(fsb_cached_ *c)
+{
+    for (int rounds = 0; rounds < 4 * FSB_CACHED_SHARDS_; ++rounds) {
+        if (__atomic_load_n(&c->folder_bytes, __ATOMIC_RELAXED) <= c->folder_max) return;
+        const uint64_t     turn = __atomic_add_fetch(&c->hand, 1, __ATOMIC_RELAXED);
+        fsb_cached_shard_ *s = &c->shards[turn % FSB_CACHED_SHARDS_];
+        pthread_mutex_lock(&s->lock);
+        for (uint32_t i = 0; i < s->table_size; ++i) {
+            fsb_cached_folder_ **at = &s->table[s->hand++ & (s->table_size - 1)];
+            while (*at) {
+                if ((*at)->used && rounds < 3 * FSB_CACHED_SHARDS_) {
+                    (*at)->used = 0;
+                    at = &(*at)->next;
+                } else fsb_cached_folder_remove_(c, s, at);
+            }
+            if (__atomic_load_n(&c->folder_bytes, __ATOMIC_RELAXED) <= c->folder_max) break;
+        }
+        pthread_mutex_unlock(&s->lock);
+    }
+}
+
+/* ---- [backend: names] ------------------------------------------------------------------------ */
+
+/* What is known of a name: STAT and *out, ABSENT, or UNKNOWN. */
+static fsb_cached_state_ fsb_cached_look_(fsb_cached_ *c, const fsb_cached_name_ *n, fsb_stat *out)
+{
+    fsb_cached_shard_ *s = fsb_cached_shard_of_(c, n->folder_hash);
+    fsb_cached_state_  state = FSB_CACHED_UNKNOWN_;
+    pthread_mutex_lock(&s->lock);
+    fsb_cached_folder_ *f = fsb_cached_folder_of_(s, n);
+    fsb_cached_entry_  *e = fsb_cached_entry_of_(f, n);
+    if (e && (e->state == FSB_CACHED_STAT_ || e->state == FSB_CACHED_ABSENT_)) {
+        if (fsb_cached_fresh_(c, e->epoch, e->until)) state = (fsb_cached_state_)e->state;
+        if (state == FSB_CACHED_STAT_) *out = e->stat;
+    } else if (f && !e && f->complete && fsb_cached_fresh_(c, f->list_epoch, f->list_until)) {
+        state = FSB_CACHED_ABSENT_;
+    }
+    pthread_mutex_unlock(&s->lock);
+    return state;
+}
+
+/* 1 if the folder may be held in this epoch: it is known for a directory, not for a link to one. */
+static int fsb_cached_holdable_(fsb_cached_ *c, const fsb_cached_name_ *of, uint64_t epoch)
+{
+    char path[FSB_PATH_MAX + 1];
+    if (of->folder_size <= 1) return 1;
+    if (of->folder_size > FSB_PATH_MAX) return 0;
+    fsb_cached_shard_ *s = fsb_cached_shard_of_(c, of->folder_hash);
+    pthread_mutex_lock(&s->lock);
+    const fsb_cached_folder_ *f = fsb_cached_folder_of_(s, of);
+    int                       is = f && f->verified == epoch;
+    pthread_mutex_unlock(&s->lock);
+    if (is) return 1;
+    memcpy(path, of->folder, of->folder_size);
+    path[of->folder_size] = '\0';
+    const fsb_cached_name_ n = fsb_cached_split_(c, path);
+    s = fsb_cached_shard_of_(c, n.folder_hash);
+    pthread_mutex_lock(&s->lock);
+    const fsb_cached_entry_ *e = fsb_cached_entry_of_(fsb_cached_folder_of_(s, &n), &n);
+    is = e && e->state == FSB_CACHED_STAT_ && S_ISDIR(e->stat.mode) && e->epoch == epoch;
+    pthread_mutex_unlock(&s->lock);
+    return is;
+}
+
+static uint64_t fsb_cached_epoch_(fsb_cached_ *c)
+{
+    return __atomic_load_n(&c->epoch, __ATOMIC_SEQ_CST);
+}
+
+/* Attributes that another name may change untold are not kept. */
+static int fsb_cached_keepable_(const fsb_stat *st)
+{
+    return S_ISDIR(st->mode) || st->nlink == 1;
+}
+
+/* Writes what is known now into an entry. Shard locked. */
+static void fsb_cached_entry_set_(fsb_cached_ *c, fsb_cached_entry_ *e, const fsb_stat *st)
+{
+    e->epoch = fsb_cached_epoch_(c), e->until = fsb_cached_until_(c);
+    e->state = FSB_CACHED_ABSENT_;
+    if (st) {
+        if (e->stat.file_id != st->file_id) memset(e->missing, 0, sizeof e->missing);
+        e->stat = *st;
+        e->state = fsb_cached_keepable_(st) ? FSB_CACHED_STAT_ : FSB_CACHED_NAMED_;
+    }
+}
+
+/* Keeps what an answer told of a name: its attributes, or (NULL) that it is not there. */
+static void fsb_cached_keep_(fsb_cached_ *c, const fsb_cached_name_ *n, uint64_t seq,
+                             const fsb_stat *st)
+{
+    fsb_cached_shard_ *s = fsb_cached_shard_of_(c, n->folder_hash);
+    const uint64_t     epoch = fsb_cached_epoch_(c);
+    if (!fsb_cached_holdable_(c, n, epoch)) return;
+    pthread_mutex_lock(&s->lock);
+    if (fsb_cached_holds_(c, n->hash, seq)) {
+        fsb_cached_folder_ *f = fsb_cached_folder_make_(c, s, n, epoch);
+        fsb_cached_entry_  *e = f ? fsb_cached_entry_make_(c, f, n) : NULL;
+        if (e) {
+            fsb_cached_entry_set_(c, e, st);
+            if (!st != !e->place) fsb_cached_unlist_(f); /* the order lacks it, or has too much */
+        }
+    }
+    pthread_mutex_unlock(&s->lock);
+    fsb_cached_trim_(c);
+}
+
+/* The attributes of a name may have changed, with `names` also whether it is there: what was held
+   is no longer. The number is taken under the lock, so that settling is one step. Shard locked. */
+static fsb_cached_entry_ *fsb_cached_forget_(fsb_cached_ *c, fsb_cached_folder_ *f,
+                                             const fsb_cached_name_ *n, int names)
+{
+    fsb_cached_entry_ *e = fsb_cached_entry_of_(f, n);
+    fsb_cached_bump_(c, n->hash);
+    if (names) fsb_cached_bump_(c, n->folder_hash);
+    if (f && !e && f->complete) { /* what is not in a complete folder is absent */
+        e = fsb_cached_entry_make_(c, f, n);
+        if (!e) f->complete = 0;
+    } else if (e) {
+        if (names) e->state = FSB_CACHED_UNKNOWN_, memset(e->missing, 0, sizeof e->missing);
+        else if (e->state == FSB_CACHED_STAT_) e->state = FSB_CACHED_NAMED_;
+        else if (e->state == FSB_CACHED_ABSENT_) e->state = FSB_CACHED_UNKNOWN_;
+    }
+    if (f && names) fsb_cached_unlist_(f);
+    return e;
+}
+
+/* Returns what was held of it before: STAT with *was, ABSENT, or UNKNOWN. */
+static fsb_cached_state_ fsb_cached_touch_(fsb_cached_ *c, const fsb_cached_name_ *n, int names,
+                                           fsb_stat *was)
+{
+    fsb_cached_shard_ *s = fsb_cached_shard_of_(c, n->folder_hash);
+    fsb_cached_state_  state = FSB_CACHED_UNKNOWN_;
+    pthread_mutex_lock(&s->lock);
+    fsb_cached_folder_       *f = fsb_cached_folder_of_(s, n);
+    const fsb_cached_entry_ *e = fsb_cached_entry_of_(f, n);
+    if (e) state = (fsb_cached_state_)e->state, *was = e->stat;
+    else if (f && f->complete) state = FSB_CACHED_ABSENT_;
+    (void)fsb_cached_forget_(c, f, n, names);
+    pthread_mutex_unlock(&s->lock);
+    return state;
+}
+
+/* A change of ours sent at seq is done, st is what it left behind (NULL: nothing): forgets what
+   was, and keeps this unless something else happened to the name meanwhile. */
+static void fsb_cached_settle_(fsb_cached_ *c, const fsb_cached_name_ *n, int names, uint64_t seq,
+                               const fsb_stat *st)
+{
+    fsb_cached_shard_ *s = fsb_cached_shard_of_(c, n->folder_hash);
+    const uint64_t     epoch = fsb_cached_epoch_(c);
+    const int          may = fsb_cached_holdable_(c, n, epoch);
+    pthread_mutex_lock(&s->lock);
+    const int           ok = may && fsb_cached_holds_(c, n->hash, seq);
+    fsb_cached_folder_ *f =
+        ok ? fsb_cached_folder_make_(c, s, n, epoch) : fsb_cached_folder_of_(s, n);
+    fsb_cached_entry_ *e = fsb_cached_forget_(c, f, n, names);
+    if (ok && f && !e) e = fsb_cached_entry_make_(c, f, n);
+    if (ok && e) fsb_cached_entry_set_(c, e, st);
+    pthread_mutex_unlock(&s->lock);
+    fsb_cached_trim_(c);
+}
+
+/* Forgets the folder of that path, and with `deep` those below. */
+static void fsb_cached_drop_(fsb_cached_ *c, const char *path, int deep)
+{
+    const size_t   size = strlen(path);
+    const uint64_t hash = fsb_cached_hash_(c->seed, path, size);
+    if (deep) fsb_cached_bump_all_(c);
+    for (uint32_t i = 0; i < FSB_CACHED_SHARDS_; ++i) {
+        fsb_cached_shard_ *s = deep ? &c->shards[i] : fsb_cached_shard_of_(c, hash);
+        pthread_mutex_lock(&s->lock);
+        if (!deep) {
+            fsb_cached_folder_ **at = fsb_cached_folder_at_(s, hash, path, size);
+            fsb_cached_bump_(c, hash);
+            if (*at) fsb_cached_folder_remove_(c, s, at);
+        }
+        for (uint32_t j = 0; deep && j < s->table_size; ++j) {
+            for (fsb_cached_folder_ **at = &s->table[j]; *at;) {
+                const char *other = fsb_cached_folder_path_(*at);
+                if (fsb_cached_below_(path, size, other, (*at)->path_size))
+                    fsb_cached_folder_remove_(c, s, at);
+                else at = &(*at)->next;
+            }
+        }
+        pthread_mutex_unlock(&s->lock);
+        if (!deep) return;
+    }
+}
+
+static void fsb_cached_touch_attr_(fsb_cached_ *c, const char *path)
+{
+    fsb_stat               was;
+    const fsb_cached_name_ n = fsb_cached_split_(c, path);
+    (void)fsb_cached_touch_(c, &n, 0, &was);
+}
+
+static void fsb_cached_touch_parent_(fsb_cached_ *c, const fsb_cached_name_ *n)
+{
+    char up[FSB_PATH_MAX + 1];
+    if (!n->folder_size) return;
+    memcpy(up, n->folder, n->folder_size);
+    up[n->folder_size] = '\0';
+    fsb_cached_touch_attr_(c, up);
+}
+
+/* A name came, went, or became another: so did what was held below it, and its folder's own
+   attributes. deep: 1 it may have been a folder that was not empty, -1 see what it was. Returns 1
+   if everything below was forgotten. */
+static int fsb_cached_touch_name_(fsb_cached_ *c, const char *path, int deep)
+{
+    fsb_stat                was;
+    const fsb_cached_name_  n = fsb_cached_split_(c, path);
+    const fsb_cached_state_ state = fsb_cached_touch_(c, &n, 1, &was);
+    if (deep < 0)
+        deep = state == FSB_CACHED_STAT_ ? S_ISDIR(was.mode) : state != FSB_CACHED_ABSENT_;
+    fsb_cached_drop_(c, path, deep);
+    fsb_cached_touch_parent_(c, &n);
+    return deep;
+}
+
+/* Everything is suspect: it is answered only while the host is away. */
+static void fsb_cached_suspect_(fsb_cached_ *c)
+{
+    fsb_cached_bump_all_(c);
+    (void)__atomic_add_fetch(&c->epoch, 1, __ATOMIC_SEQ_CST);
+    fsb_cached_bump_all_(c);
+}
+
+/* ---- [backend: files] ------------------------------------------------------------------------ */
+
+static fsb_cached_file_ *fsb_cached_file_at_(fsb_cached_ *c, uint32_t index)
+{
+    fsb_cached_file_ *block =
+        __atomic_load_n(&c->blocks[index / FSB_CACHED_BLOCK_], __ATOMIC_ACQUIRE);
+    return block ? &block[index % FSB_CACHED_BLOCK_] : NULL;
+}
+
+/* The open file behind a handle, pinned; NULL: there is none. */
+static fsb_cached_file_ *fsb_cached_pin_(fsb_cached_ *c, fsb_handle handle)
+{
+    const uint32_t    index = (uint32_t)handle - 1;
+    const uint64_t    generation = handle >> 32;
+    fsb_cached_file_ *f = (uint32_t)handle && index / FSB_CACHED_BLOCK_ < FSB_CACHED_BLOCKS_
+                              ? fsb_cached_file_at_(c, index)
+                              : NULL;
+    if (!f) return NULL;
+    uint64_t state = __atomic_load_n(&f->state, __ATOMIC_ACQUIRE);
+    do {
+        if (state >> 32 != generation || state & FSB_CACHED_CLOSED_) return NULL;
+    } while (!__atomic_compare_exchange_n(&f->state, &state, state + 1, 0, __ATOMIC_ACQ_REL,
+                                          __ATOMIC_ACQUIRE));
+    return f;
+}
+
+static fsb_handle fsb_cached_handle_(const fsb_cached_file_ *f)
+{
+    return (__atomic_load_n(&f->state, __ATOMIC_RELAXED) >> 32) << 32 | (f->index + 1);
+}
+
+static void fsb_cached_unpin_(fsb_cached_ *c, fsb_cached_file_ *f)
+{
+    if (!f) return;
+    const uint64_t state = __atomic_sub_fetch(&f->state, 1, __ATOMIC_ACQ_REL);
+    if ((uint32_t)state != FSB_CACHED_CLOSED_) return;
+    fsb_cached_path_put_(c, f->path);
+    f->path = NULL;
+    pthread_mutex_lock(&c->file_lock);
+    const uint64_t generation = (state >> 32) + 1;
+    __atomic_store_n(&f->state, (generation & 0xffffffffu) << 32 | FSB_CACHED_CLOSED_,
+                     __ATOMIC_RELEASE);
+    f->next_free = c->free_file, c->free_file = f->index + 1;
+    pthread_mutex_unlock(&c->file_lock);
+}
+
+static int fsb_cached_files_grow_(fsb_cached_ *c) /* file_lock held */
+{
+    const uint32_t n = c->file_count / FSB_CACHED_BLOCK_;
+    if (n == FSB_CACHED_BLOCKS_) return -ENFILE;
+    fsb_cached_file_ *block =
+        (fsb_cached_file_ *)fsb_cached_new_(c, FSB_CACHED_BLOCK_ * sizeof *block);
+    if (!block) return -ENOMEM;
+    for (uint32_t i = FSB_CACHED_BLOCK_; i-- > 0;) {
+        pthread_mutex_init(&block[i].lock, NULL);
+        block[i].index = c->file_count + i;
+        block[i].state = 1ull << 32 | FSB_CACHED_CLOSED_;
+        block[i].next_free = c->free_file, c->free_file = block[i].index + 1;
+    }
+    __atomic_store_n(&c->blocks[n], block, __ATOMIC_RELEASE);
+    __atomic_store_n(&c->file_count, c->file_count + FSB_CACHED_BLOCK_, __ATOMIC_RELEASE);
+    return 0;
+}
+
+/* A new open file, pinned once for the caller. */
+static int fsb_cached_file_new_(fsb_cached_ *c, fsb_cached_file_ **out, const char *path,
+                                uint32_t flags, uint64_t file_id, fsb_handle inner)
+{
+    fsb_cached_path_ *copy = fsb_cached_path_copy_(c, path);
+    if (!copy) return -ENOMEM;
+    pthread_mutex_lock(&c->file_lock);
+    const int         err = c->free_file ? 0 : fsb_cached_files_grow_(c);
+    fsb_cached_file_ *f = err ? NULL : fsb_cached_file_at_(c, c->free_file - 1);
+    if (f) c->free_file = f->next_free;
+    pthread_mutex_unlock(&c->file_lock);
+    if (err) {
+        fsb_cached_path_put_(c, copy);
+        return err;
+    }
+    pthread_mutex_lock(&f->lock);
+    f->flags = flags, f->file_id = file_id, f->path = copy, f->inner = inner;
+    f->opening = f->open_error = 0, f->waiting = NULL;
+    f->last = f->next = f->ahead = f->window = 0, f->stride = 0, f->run = 0;
+    pthread_mutex_unlock(&f->lock);
+    if (!inner) (void)__atomic_add_fetch(&c->lazy, 1, __ATOMIC_RELAXED);
+    const uint64_t state = __atomic_load_n(&f->state, __ATOMIC_RELAXED);
+    __atomic_store_n(&f->state, (state & ~(uint64_t)0xffffffffu) | 1, __ATOMIC_RELEASE);
+    *out = f;
+    return 0;
+}
+
+/* Its path, to be put. */
+static fsb_cached_path_ *fsb_cached_path_of_(fsb_cached_file_ *f)
+{
+    pthread_mutex_lock(&f->lock);
+    fsb_cached_path_ *p = f->path;
+    (void)__atomic_add_fetch(&p->refs, 1, __ATOMIC_RELAXED);
+    pthread_mutex_unlock(&f->lock);
+    return p;
+}
+
+/* Calls each() with every open file, pinned, until it returns not 0. */
+static int fsb_cached_each_file_(fsb_cached_ *c, int (*each)(fsb_cached_ *c, fsb_cached_file_ *f,
+                                                            const fsb_op *op), const fsb_op *op)
+{
+    const uint32_t count = __atomic_load_n(&c->file_count, __ATOMIC_ACQUIRE);
+    for (uint32_t i = 0; i < count; ++i) {
+        fsb_cached_file_ *f = fsb_cached_file_at_(c, i);
+        f = fsb_cached_pin_(c, fsb_cached_handle_(f));
+        if (!f) continue;
+        if (each(c, f, op)) return 1; /* it keeps the pin */
+        fsb_cached_unpin_(c, f);
+    }
+    return 0;
+}
+
+/* After op->path became op->path2 (EXCHANGE: and the reverse), so did what is open there. */
+static int fsb_cached_moved_(fsb_cached_ *c, fsb_cached_file_ *f, const fsb_op *op)
+{
+    const char *from = op->path, *to = op->path2;
+    pthread_mutex_lock(&f->lock);
+    fsb_cached_path_ *p = f->path, *moved = NULL;
+    size_t            size = strlen(from);
+    if (!fsb_cached_below_(from, size, p->text, p->size)) {
+        from = op->flags & FSB_RENAME_EXCHANGE ? op->path2 : NULL, to = op->path;
+        size = from ? strlen(from) : 0;
+        if (from && !fsb_cached_below_(from, size, p->text, p->size)) from = NULL;
+    }
+    if (from) moved = fsb_cached_path_new_(c, to, strlen(to),
+                                           p->size > size ? p->text + size + 1 : "",
+                                           p->size > size ? p->size - size - 1 : 0);
+    if (moved) f->path = moved;
+    pthread_mutex_unlock(&f->lock);
+    if (moved) fsb_cached_path_put_(c, p);
+    return 0;
+}
+
+static int fsb_cached_is_lazy_(fsb_cached_ *c, fsb_cached_file_ *f, const fsb_op *op)
+{
+    (void)c;
+    pthread_mutex_lock(&f->lock);
+    const fsb_cached_path_ *p = f->path;
+    int lazy = !f->inner && !f->open_error &&
+               fsb_cached_below_(op->path, strlen(op->path), p->text, p->size);
+    if (!f->inner && !f->open_error && op->code == FSB_OP_RENAME)
+        lazy |= fsb_cached_below_(op->path2, strlen(op->path2), p->text, p->size);
+    pthread_mutex_unlock(&f->lock);
+    return lazy;
+}
+
+static int fsb_cached_find_lazy_(fsb_cached_ *c, fsb_cached_file_ *f, const fsb_op *op)
+{
+    if (!fsb_cached_is_lazy_(c, f, op)) return 0;
+    *(fsb_cached_file_ **)op->user = f;
+    return 1;
+}
+
+/* ---- [backend: data] ------------------------------------------------------------------------- */
+
+static fsb_cache_key fsb_cached_key_(const fsb_cached_ *c, uint64_t file_id, uint64_t version,
+                                     uint64_t chunk)
+{
+    fsb_cache_key key;
+    key.word[0] = c->share, key.word[1] = file_id, key.word[2] = version, key.word[3] = chunk;
+    return key;
+}
+
+static size_t fsb_cached_chunk_size_(uint64_t size, uint64_t chunk)
+{
+    const uint64_t at = chunk * FSB_CACHED_CHUNK_;
+    if (at >= size) return 0;
+    return size - at < FSB_CACHED_CHUNK_ ? (size_t)(size - at) : (size_t)FSB_CACHED_CHUNK_;
+}
+
+static void fsb_cached_record_chunk_(fsb_cached_ *c, const fsb_cache_key *key);
+
+/* Keeps the whole chunks among bytes that were read at `offset`. */
+static void fsb_cached_put_(fsb_cached_ *c, uint64_t file_id, uint64_t version, uint64_t file_size,
+                            uint64_t offset, const void *data, size_t size)
+{
+    uint64_t chunk = (offset + FSB_CACHED_CHUNK_ - 1) / FSB_CACHED_CHUNK_;
+    for (;; ++chunk) {
+        const uint64_t at = chunk * FSB_CACHED_CHUNK_;
+        const size_t   part = fsb_cached_chunk_size_(file_size, chunk);
+        if (!part || at - offset > size || part > size - (at - offset)) return;
+        const fsb_cache_key key = fsb_cached_key_(c, file_id, version, chunk);
+        if (fsb_cache_put(c->core, &key, (const char *)data + (at - offset), part, 0) == 0)
+            fsb_cached_record_chunk_(c, &key);
+    }
+}
+
+/* The chunk from L2 into memory. May read the disk: for the caller's thread only. */
+static int fsb_cached_from_disk_(fsb_cached_ *c, const fsb_cache_key *key, size_t size)
+{
+    if (!c->disk) return 0;
+    void *buf = fsb_cached_resize_(c, NULL, 0, size);
+    if (!buf) return 0;
+    const int64_t n = fsb_cache_disk_get(c->disk, key, buf, size);
+    const int     ok = n == (int64_t)size && fsb_cache_put(c->core, key, buf, size, 0) == 0;
+    if (ok) FSB_CACHED_COUNT_(c, disk_hits);
+    fsb_cached_free_(c, buf, size);
+    return ok;
+}
+
+/* One chunk, pinned. */
+static int fsb_cached_chunk_(fsb_cached_ *c, const fsb_stat *st, uint64_t chunk, int disk,
+                             fsb_slice *out)
+{
+    const fsb_cache_key key = fsb_cached_key_(c, st->file_id, st->version, chunk);
+    const size_t        size = fsb_cached_chunk_size_(st->size, chunk);
+    int hit = fsb_cache_get(c->core, &key, out) == 1;
+    if (!hit && disk && fsb_cached_from_disk_(c, &key, size))
+        hit = fsb_cache_get(c->core, &key, out) == 1;
+    if (hit && out->size != size) {
+        fsb_slice_release(out);
+        hit = 0;
+    }
+    return hit;
+}
+
+typedef struct fsb_cached_holder_ {
+    fsb_cached_ *c;
+    size_t       size; /* of the bytes behind it */
+} fsb_cached_holder_;
+
+static void fsb_cached_holder_free_(void *owner)
+{
+    fsb_cached_holder_ *h = (fsb_cached_holder_ *)owner;
+    fsb_cached_free_(h->c, h, sizeof *h + h->size);
+}
+
+/* Room for size bytes of the answer: op->buf, or new memory in op->slice. */
+static char *fsb_cached_room_(fsb_cached_ *c, fsb_op *op, size_t size)
+{
+    if (op->buf) return (char *)op->buf;
+    fsb_cached_holder_ *h =
+        (fsb_cached_holder_ *)fsb_cached_resize_(c, NULL, 0, sizeof *h + size);
+    if (!h) return NULL;
+    h->c = c, h->size = size;
+    op->slice.data = h + 1, op->slice.size = size;
+    op->slice.release = fsb_cached_holder_free_, op->slice.owner = h;
+    return (char *)(h + 1);
+}
+
+static void fsb_cached_no_slice_(fsb_op *op)
+{
+    op->slice.data = NULL, op->slice.size = 0, op->slice.release = NULL, op->slice.owner = NULL;
+}
+
+/* Answers op with the bytes of a file from memory or L2: 1, or 0 and the chunk that is missing. */
+static int fsb_cached_bytes_(fsb_cached_ *c, fsb_op *op, const fsb_stat *st, uint64_t offset,
+                             uint64_t *missing)
+{
+    fsb_slice      part[FSB_IO_MAX / FSB_CACHED_CHUNK_ + 2];
+    const uint64_t left = offset < st->size ? st->size - offset : 0;
+    const size_t   want = left < op->size ? (size_t)left : op->size;
+    const uint64_t first = offset / FSB_CACHED_CHUNK_;
+    const uint64_t skip = offset % FSB_CACHED_CHUNK_;
+    size_t         n = 0, count = want ? (size_t)((skip + want - 1) / FSB_CACHED_CHUNK_) + 1 : 0;
+    fsb_cached_no_slice_(op);
+    if (want > (size_t)FSB_IO_MAX) return 0;
+    while (n < count && fsb_cached_chunk_(c, st, first + n, 1, &part[n])) ++n;
+    int   ok = n == count;
+    char *to = NULL;
+    if (!ok) *missing = first + n;
+    if (ok && count == 1 && !op->buf) {
+        op->slice = part[0], n = 0;
+        op->slice.data = (const char *)part[0].data + skip, op->slice.size = want;
+    } else if (ok && want) {
+        to = fsb_cached_room_(c, op, want);
+        ok = to != NULL, *missing = first;
+    }
+    size_t at = 0;
+    for (size_t i = 0; i < n; ++i) {
+        const size_t from = i ? 0 : (size_t)skip;
+        const size_t size = part[i].size - from < want - at ? part[i].size - from : want - at;
+        if (to) memcpy(to + at, (const char *)part[i].data + from, size);
+        at += to ? size : 0;
+        fsb_slice_release(&part[i]);
+    }
+    if (ok) op->result = (int64_t)want;
+    return ok;
+}
+
+/* ---- [backend: calls] ------------------------------------------------------------------------ */
+
+static fsb_cached_call_ *fsb_cached_call_new_(fsb_cached_ *c, fsb_op *upper, uint32_t code,
+                                              void (*then)(fsb_cached_call_ *k))
+{
+    fsb_cached_call_ *k = (fsb_cached_call_ *)fsb_cached_new_(c, sizeof *k);
+    if (!k) return NULL;
+    if (upper) k->op = *upper, k->op.layer[0] = k->op.layer[1] = NULL, k->op.next = NULL;
+    k->op.code = code, k->c = c, k->upper = upper, k->then = then;
+    fsb_cached_no_slice_(&k->op);
+    (void)__atomic_add_fetch(&c->live, 1, __ATOMIC_ACQ_REL);
+    return k;
+}
+
+static void fsb_cached_call_free_(fsb_cached_call_ *k)
+{
+    fsb_cached_ *c = k->c;
+    fsb_cached_unpin_(c, k->file);
+    fsb_cached_unpin_(c, k->file2);
+    fsb_cached_path_put_(c, k->path);
+    fsb_cached_path_put_(c, k->deep);
+    fsb_cached_free_(c, k, sizeof *k);
+    pthread_mutex_lock(&c->disk_lock);
+    if (!__atomic_sub_fetch(&c->live, 1, __ATOMIC_ACQ_REL)) pthread_cond_broadcast(&c->quiet);
+    pthread_mutex_unlock(&c->disk_lock);
+}
+
+static void fsb_cached_finish_(fsb_op *op, int64_t result)
+{
+    op->result = result;
+    op->done(op);
+}
+
+static int fsb_cached_lost_(int64_t result)
+{
+    return result == -ENOTCONN || result == -ETIMEDOUT || result == -EHOSTDOWN ||
+           result == -EHOSTUNREACH || result == -ENETDOWN || result == -ENETUNREACH ||
+           result == -ECONNRESET || result == -ECONNREFUSED || result == -EPIPE;
+}
+
+static int64_t fsb_cached_wall_ns_(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+static void fsb_cached_go_away_(fsb_cached_ *c, const char *why)
+{
+    if (__atomic_exchange_n(&c->away, 1, __ATOMIC_ACQ_REL)) return;
+    __atomic_store_n(&c->away_since_ns, fsb_cached_wall_ns_(), __ATOMIC_RELEASE);
+    __atomic_store_n(&c->probed_ms, fsb_cached_clock_ms_(), __ATOMIC_RELEASE);
+    fsb_cached_log_(c, FSB_LOG_WARN, "cache/offline", why);
+}
+
+static void fsb_cached_lease_(fsb_cached_ *c);
+
+static void fsb_cached_come_back_(fsb_cached_ *c)
+{
+    fsb_cached_suspect_(c); /* before anybody asks as if nothing had been */
+    if (!__atomic_exchange_n(&c->away, 0, __ATOMIC_ACQ_REL)) return;
+    __atomic_store_n(&c->away_since_ns, 0, __ATOMIC_RELEASE);
+    fsb_cached_lease_(c);
+    fsb_cached_log_(c, FSB_LOG_WARN, "cache/online", "the host answers again");
+}
+
+/* What an answer tells of the host itself. */
+static void fsb_cached_heard_(fsb_cached_ *c, const fsb_op *op)
+{
+    const int waits = op->code == FSB_OP_EXEC || op->code == FSB_OP_LOCK;
+    const int lost = fsb_cached_lost_(op->result) && !(waits && op->result == -ETIMEDOUT);
+    if (lost) fsb_cached_go_away_(c, "the host is away: what is remembered is served as it was");
+    else if (__atomic_load_n(&c->away, __ATOMIC_RELAXED) && c->inner) fsb_cached_come_back_(c);
+}
+
+static void fsb_cached_done_(fsb_op *op)
+{
+    fsb_cached_call_ *k = (fsb_cached_call_ *)(void *)op;
+    fsb_cached_heard_(k->c, op);
+    k->then(k);
+}
+
+static void fsb_cached_send_(fsb_cached_call_ *k)
+{
+    fsb_cached_ *c = k->c;
+    fsb_op      *op = &k->op;
+    op->done = fsb_cached_done_;
+    FSB_CACHED_COUNT_(c, calls);
+    if (!c->inner) op->result = -ENOTCONN;
+    else if (!c->inner->call[op->code]) op->result = -ENOSYS;
+    else if (c->inner->submit) {
+        c->inner->submit(c->inner, &op, 1);
+        return;
+    } else (void)c->inner->call[op->code](c->inner, op);
+    op->done(op);
+}
+
+static int fsb_cached_can_(const fsb_cached_ *c, uint32_t code)
+{
+    return !c->inner || c->inner->call[code] != NULL;
+}
+
+/* 1 if calls can be sent that nobody waits for. */
+static int fsb_cached_ahead_ok_(fsb_cached_ *c)
+{
+    return c->inner && c->inner->submit && !__atomic_load_n(&c->away, __ATOMIC_RELAXED);
+}
+
+/* Starts again what waited for a call. */
+static void fsb_cached_again_(fsb_cached_ *c, fsb_cached_call_ *waiters)
+{
+    while (waiters) {
+        fsb_cached_call_ *k = waiters;
+        fsb_op           *upper = k->upper;
+        const int         tries = k->tries + 1;
+        waiters = k->next;
+        fsb_cached_call_free_(k);
+        fsb_cached_start_(c, upper, tries, 0);
+    }
+}
+
+/* Hands inner's answer up. */
+static void fsb_cached_answer_(fsb_cached_call_ *k)
+{
+    fsb_op *to = k->upper;
+    const fsb_op *from = &k->op;
+    const int64_t result = from->result;
+    if (result >= 0) {
+        to->handle = from->handle, to->out_offset = from->out_offset;
+        to->stat = from->stat, to->statfs = from->statfs, to->slice = from->slice;
+        if (from->code == FSB_OP_LOCK) {
+            to->flags = from->flags, to->offset = from->offset;
+            to->size64 = from->size64, to->pid = from->pid;
+        }
+    }
+    fsb_cached_call_free_(k);
+    fsb_cached_finish_(to, result);
+}
+
+/* The other calls' then(): nothing to keep. The handle is ours as before. */
+static void fsb_cached_passed_(fsb_cached_call_ *k)
+{
+    k->op.handle = k->upper->handle;
+    fsb_cached_answer_(k);
+}
+
+/* Asks every second whether the host is back. */
+static void fsb_cached_probed_(fsb_cached_call_ *k)
+{
+    fsb_cached_call_free_(k);
+}
+
+static void fsb_cached_probe_(fsb_cached_ *c)
+{
+    const int64_t now = fsb_cached_clock_ms_();
+    int64_t       last = __atomic_load_n(&c->probed_ms, __ATOMIC_ACQUIRE);
+    if (!c->inner || !c->inner->submit || now - last < 1000) return;
+    if (!__atomic_compare_exchange_n(&c->probed_ms, &last, now, 0, __ATOMIC_ACQ_REL,
+                                     __ATOMIC_ACQUIRE))
+        return;
+    fsb_cached_call_ *k = fsb_cached_call_new_(c, NULL, FSB_OP_STAT, fsb_cached_probed_);
+    if (!k) return;
+    k->op.path = "/", k->op.timeout_ms = 1000;
+    fsb_cached_send_(k);
+}
+
+/* ---- [backend: flights] ----------------------------------------------------------------------
+
+   READs and LISTs on their way, so that who wants the same waits for them. Nobody joins one that
+   was sent before the last change: its answer may be older than that. */
+
+static fsb_cached_shard_ *fsb_cached_flight_shard_(fsb_cached_ *c, const fsb_cached_call_ *k)
+{
+    return fsb_cached_shard_of_(c, k->op.code == FSB_OP_LIST ? k->hash
+                                                             : fsb_cached_mix_(k->file_id));
+}
+
+static void fsb_cached_fly_(fsb_cached_call_ *k)
+{
+    fsb_cached_shard_ *s = fsb_cached_flight_shard_(k->c, k);
+    pthread_mutex_lock(&s->lock);
+    k->flying = 1, k->next = s->flights, s->flights = k;
+    pthread_mutex_unlock(&s->lock);
+}
+
+/* Returns who waited for it. */
+static fsb_cached_call_ *fsb_cached_land_(fsb_cached_call_ *k)
+{
+    if (!k->flying) return NULL;
+    fsb_cached_shard_ *s = fsb_cached_flight_shard_(k->c, k);
+    pthread_mutex_lock(&s->lock);
+    fsb_cached_call_ **at = &s->flights;
+    while (*at != k) at = &(*at)->next;
+    *at = k->next, k->flying = 0;
+    fsb_cached_call_ *waiters = k->waiters;
+    k->waiters = NULL;
+    pthread_mutex_unlock(&s->lock);
+    return waiters;
+}
+
+static int fsb_cached_wait_for_(fsb_cached_call_ *k, fsb_op *upper, int tries) /* shard locked */
+{
+    fsb_cached_call_ *w = fsb_cached_call_new_(k->c, upper, upper->code, NULL);
+    if (!w) return 0;
+    w->tries = tries, w->next = k->waiters, k->waiters = w;
+    return 1;
+}
+
+/* 1 if a READ on its way brings the byte at `offset`; with upper != NULL it waits for that. */
+static int fsb_cached_join_read_(fsb_cached_ *c, const fsb_stat *st, uint64_t offset,
+                                 fsb_op *upper, int tries)
+{
+    fsb_cached_shard_ *s = fsb_cached_shard_of_(c, fsb_cached_mix_(st->file_id));
+    int                found = 0;
+    pthread_mutex_lock(&s->lock);
+    for (fsb_cached_call_ *k = s->flights; k && !found; k = k->next)
+        if (k->op.code != FSB_OP_LIST && k->file_id == st->file_id && k->version == st->version &&
+            offset >= k->offset && offset - k->offset < k->size &&
+            fsb_cached_holds_(c, k->hash, k->seq))
+            found = upper ? fsb_cached_wait_for_(k, upper, tries) : 1;
+    pthread_mutex_unlock(&s->lock);
+    return found;
+}
+
+/* 1 if a LIST of n's folder on its way brings n's attributes, with `data` its bytes too. */
+static int fsb_cached_join_list_(fsb_cached_ *c, const fsb_cached_name_ *n, int data,
+                                 fsb_op *upper, int tries)
+{
+    fsb_cached_shard_ *s = fsb_cached_shard_of_(c, n->folder_hash);
+    int                found = 0;
+    pthread_mutex_lock(&s->lock);
+    const fsb_cached_entry_ *e = fsb_cached_entry_of_(fsb_cached_folder_of_(s, n), n);
+    const uint64_t           place = e && e->place ? e->place - 1 : 0;
+    for (fsb_cached_call_ *k = s->flights; k && !found; k = k->next)
+        if (k->op.code == FSB_OP_LIST && k->hash == n->folder_hash &&
+            fsb_cached_holds_(c, n->hash, k->seq) && place >= k->offset &&
+            place - k->offset < k->size && (!data || k->op.flags & FSB_LIST_DATA))
+            found = upper ? fsb_cached_wait_for_(k, upper, tries) : 1;
+    pthread_mutex_unlock(&s->lock);
+    return found;
+}
+
+static void fsb_cached_record_folder_(fsb_cached_ *c, const fsb_cached_path_ *path);
+
+/* ---- [backend: listing] ---------------------------------------------------------------------- */
+
+/* Entries come from `folder` now: from the first name, or where the list so far ends. */
+static void fsb_cached_list_begin_(fsb_cached_call_ *k, const char *folder, uint64_t offset)
+{
+    fsb_cached_           *c = k->c;
+    const fsb_cached_name_ n = fsb_cached_join_(c, folder, strlen(folder), "", 0);
+    fsb_cached_shard_     *s = fsb_cached_shard_of_(c, n.folder_hash);
+    const uint64_t epoch = fsb_cached_epoch_(c);
+    const int      may = fsb_cached_holdable_(c, &n, epoch);
+    fsb_cached_path_put_(c, k->deep);
+    k->deep = fsb_cached_path_copy_(c, folder);
+    pthread_mutex_lock(&s->lock);
+    fsb_cached_folder_ *f = may && fsb_cached_holds_(c, n.folder_hash, k->seq)
+                                ? fsb_cached_folder_make_(c, s, &n, epoch)
+                                : NULL;
+    if (f && !offset && !f->lister) {
+        fsb_cached_unlist_(f);
+        f->lister = k, f->list_seq = k->seq, f->last_cookie = 0;
+    } else if (f && offset && !f->lister && f->listed == FSB_CACHED_NAMED_ &&
+               f->last_cookie == offset) {
+        f->lister = k;
+    }
+    pthread_mutex_unlock(&s->lock);
+}
+
+/* No more entries of that folder in this answer; all: there are none behind either. */
+static void fsb_cached_list_end_(fsb_cached_call_ *k, int all)
+{
+    fsb_cached_ *c = k->c;
+    if (!k->deep) return;
+    const fsb_cached_name_ n = fsb_cached_join_(c, k->deep->text, k->deep->size, "", 0);
+    fsb_cached_shard_     *s = fsb_cached_shard_of_(c, n.folder_hash);
+    pthread_mutex_lock(&s->lock);
+    fsb_cached_folder_ *f = fsb_cached_folder_of_(s, &n);
+    if (f && f->lister == k) {
+        f->lister = NULL;
+        f->list_epoch = __atomic_load_n(&c->epoch, __ATOMIC_SEQ_CST);
+        f->list_until = fsb_cached_until_(c);
+        if (!fsb_cached_holds_(c, n.folder_hash, f->list_seq)) fsb_cached_unlist_(f);
+        else if (all) f->listed = FSB_CACHED_STAT_, f->complete = 1;
+        else f->listed = FSB_CACHED_NAMED_;
+    }
+    const int record = f && all && f->listed == FSB_CACHED_STAT_;
+    pthread_mutex_unlock(&s->lock);
+    if (record) fsb_cached_record_folder_(c, k->deep);
+    fsb_cached_path_put_(c, k->deep);
+    k->deep = NULL;
+}
+
+/* The next place in the order is e's. Shard locked. */
+static void fsb_cached_place_(fsb_cached_ *c, fsb_cached_folder_ *f, fsb_cached_entry_ *e)
+{
+    if (e->place) return;
+    if (f->order_count == f->order_room) {
+        const uint32_t      room = f->order_room ? f->order_room * 2 : 16;
+        fsb_cached_entry_ **order = (fsb_cached_entry_ **)fsb_cached_counted_(
+            c, f->order, f->order_room * sizeof *order, room * sizeof *order);
+        if (!order) {
+            fsb_cached_unlist_(f);
+            return;
+        }
+        f->order = order, f->order_room = room;
+    }
+    f->order[f->order_count++] = e;
+    e->place = f->order_count;
+}
+
+static void fsb_cached_list_entry_(fsb_cached_call_ *k, const fsb_dirent *entry)
+{
+    fsb_cached_ *c = k->c;
+    if (!k->deep || entry->name_size > FSB_NAME_MAX) return;
+    const fsb_cached_name_ n =
+        fsb_cached_join_(c, k->deep->text, k->deep->size, entry->name, entry->name_size);
+    fsb_cached_shard_ *s = fsb_cached_shard_of_(c, n.folder_hash);
+    pthread_mutex_lock(&s->lock);
+    fsb_cached_folder_ *f = fsb_cached_folder_of_(s, &n);
+    fsb_cached_entry_  *e = f ? fsb_cached_entry_make_(c, f, &n) : NULL;
+    const int           holds = fsb_cached_holds_(c, n.hash, k->seq);
+    if (e && holds && f->verified == fsb_cached_epoch_(c)) fsb_cached_entry_set_(c, e, &entry->stat);
+    if (f && f->lister == k) {
+        if (!e) fsb_cached_unlist_(f);
+        else {
+            e->cookie = entry->cookie;
+            if (e->state == FSB_CACHED_UNKNOWN_) e->state = FSB_CACHED_NAMED_;
+            fsb_cached_place_(c, f, e);
+            f->last_cookie = entry->cookie;
+        }
+    }
+    pthread_mutex_unlock(&s->lock);
+    if (entry->data && S_ISREG(entry->stat.mode) && entry->stat.size <= (uint64_t)FSB_IO_MAX &&
+        holds)
+        fsb_cached_put_(c, entry->stat.file_id, entry->stat.version, entry->stat.size, 0,
+                        entry->data, (size_t)entry->stat.size);
+}
+
+/* An entry of ours on to who asked, as far as it was asked for. */
+static void fsb_cached_show_(fsb_cached_call_ *k, const fsb_dirent *entry)
+{
+    fsb_op    *up = k->upper;
+    fsb_dirent mine = *entry;
+    if (!up || k->cut) return;
+    if (up->size64 && k->shown_bytes >= up->size64) k->cut = 1;
+    if (!k->cut) {
+        if (!(up->flags & FSB_LIST_DATA)) mine.data = NULL;
+        mine.folder = NULL;
+        k->cut = up->emit(up, &mine) != 0;
+    }
+    if (k->cut) return;
+    ++k->shown, k->shown_bytes += sizeof mine.stat + mine.name_size;
+    if (mine.data) k->shown_bytes += mine.stat.size;
+}
+
+static int fsb_cached_emit_(fsb_op *op, const fsb_dirent *entry)
+{
+    fsb_cached_call_ *k = (fsb_cached_call_ *)(void *)op;
+    const char       *folder = entry->folder ? entry->folder : k->path->text;
+    const int         top = strcmp(folder, k->path->text) == 0;
+    if (!top && (strlen(folder) > FSB_PATH_MAX ||
+                 !fsb_cached_below_(k->path->text, k->path->size, folder, strlen(folder))))
+        return 0; /* not what was asked for */
+    if (op->flags & FSB_LIST_STAT && (!k->deep || strcmp(k->deep->text, folder) != 0)) {
+        fsb_cached_list_end_(k, 0);
+        if (!top || !k->top_done) fsb_cached_list_begin_(k, folder, top ? op->offset : 0);
+    }
+    if (!entry->name_size) {
+        if (top) k->top_done = 1;
+        fsb_cached_list_end_(k, 1);
+        return 0;
+    }
+    if (op->flags & FSB_LIST_STAT) fsb_cached_list_entry_(k, entry);
+    if (top) fsb_cached_show_(k, entry);
+    return 0;
+}
+
+static void fsb_cached_list_send_(fsb_cached_call_ *k);
+
+static void fsb_cached_listed_(fsb_cached_call_ *k)
+{
+    fsb_cached_ *c = k->c;
+    fsb_op      *up = k->upper;
+    int64_t      result = k->op.result;
+    if (result == -EINVAL && k->op.flags & ~(uint32_t)FSB_LIST_STAT && !k->shown) {
+        __atomic_store_n(&c->plain, 1, __ATOMIC_RELAXED); /* inner knows no DATA and DEEP */
+        k->op.flags = FSB_LIST_STAT;
+        fsb_cached_send_(k);
+        return;
+    }
+    if (result >= 0 && k->op.flags & FSB_LIST_STAT) {
+        if (!k->deep && !k->top_done && !k->op.offset)
+            fsb_cached_list_begin_(k, k->path->text, 0); /* an empty folder */
+        fsb_cached_list_end_(k, result == 1);
+        if (k->op.stat.file_id && !k->op.offset) {
+            const fsb_cached_name_ n = fsb_cached_split_(c, k->path->text);
+            fsb_cached_keep_(c, &n, k->seq, &k->op.stat);
+        }
+    }
+    fsb_cached_list_end_(k, 0);
+    fsb_cached_call_ *waiters = fsb_cached_land_(k);
+    fsb_cached_trim_(c);
+    if (result >= 0) result = k->cut ? 0 : result == 1 || k->top_done;
+    const int again = up && !k->shown && !k->cut && fsb_cached_lost_(result) && !k->tries;
+    if (up && result >= 0) up->stat = k->op.stat;
+    if (!up) (void)__atomic_sub_fetch(&c->lists_ahead, 1, __ATOMIC_RELAXED);
+    fsb_cached_call_free_(k);
+    fsb_cached_again_(c, waiters);
+    if (again) fsb_cached_start_(c, up, 1, result);
+    else if (up) fsb_cached_finish_(up, result);
+}
+
+/* Sends a LIST of k->path from k->op.offset on. */
+static void fsb_cached_list_send_(fsb_cached_call_ *k)
+{
+    fsb_cached_ *c = k->c;
+    k->op.path = k->path->text, k->op.handle = 0, k->op.emit = fsb_cached_emit_;
+    if (__atomic_load_n(&c->plain, __ATOMIC_RELAXED)) k->op.flags &= FSB_LIST_STAT;
+    k->hash = fsb_cached_hash_(c->seed, k->path->text, k->path->size);
+    k->seq = fsb_cached_seq_(c);
+    memset(&k->op.stat, 0, sizeof k->op.stat);
+    fsb_cached_fly_(k);
+    fsb_cached_send_(k);
+}
+
+/* Lists a folder that nobody asked for yet. */
+static void fsb_cached_list_ahead_(fsb_cached_ *c, const fsb_cached_name_ *n, uint32_t flags,
+                                   uint64_t cookie, uint64_t place, uint64_t places)
+{
+    fsb_cached_name_ all = *n;
+    all.name = "", all.name_size = 0, all.hash = all.folder_hash;
+    if (!fsb_cached_ahead_ok_(c)) return;
+    if (places == UINT64_MAX && fsb_cached_join_list_(c, &all, flags & FSB_LIST_DATA, NULL, 0))
+        return; /* somebody does already */
+    if (__atomic_add_fetch(&c->lists_ahead, 1, __ATOMIC_RELAXED) > FSB_CACHED_AHEAD_) {
+        (void)__atomic_sub_fetch(&c->lists_ahead, 1, __ATOMIC_RELAXED);
+        return;
+    }
+    fsb_cached_call_ *k = fsb_cached_call_new_(c, NULL, FSB_OP_LIST, fsb_cached_listed_);
+    if (k) k->path = fsb_cached_path_new_(c, n->folder, n->folder_size, "", 0);
+    if (!k || !k->path) {
+        if (k) fsb_cached_call_free_(k);
+        (void)__atomic_sub_fetch(&c->lists_ahead, 1, __ATOMIC_RELAXED);
+        return;
+    }
+    k->op.flags = flags, k->op.offset = cookie;
+    k->op.size64 = flags & FSB_LIST_DATA ? FSB_IO_MAX : FSB_IO_MAX / 4;
+    k->offset = place, k->size = places;
+    fsb_cached_list_send_(k);
+}
+
+/* The folders behind this one in its parent, which are likely to be walked next. */
+static void fsb_cached_walk_(fsb_cached_ *c, const char *path, uint32_t flags)
+{
+    fsb_cached_path_      *next[FSB_CACHED_AHEAD_];
+    uint32_t               count = 0;
+    const fsb_cached_name_ n = fsb_cached_split_(c, path);
+    if (!n.folder_size || !fsb_cached_ahead_ok_(c)) return;
+    fsb_cached_shard_ *s = fsb_cached_shard_of_(c, n.folder_hash);
+    pthread_mutex_lock(&s->lock);
+    fsb_cached_folder_ *f = fsb_cached_folder_of_(s, &n);
+    if (f && f->order_count) {
+        const fsb_cached_entry_ *e = fsb_cached_entry_of_(f, &n);
+        const uint32_t here = e ? e->place : 0, steps = f->walk < 5 ? f->walk++ : 5;
+        uint32_t most = flags & FSB_LIST_DATA ? 2 : (uint32_t)FSB_CACHED_AHEAD_ >> (5 - steps);
+        uint32_t ahead = here;
+        if (f->walk_next < here) f->walk_next = here;
+        for (; ahead < f->walk_next; ++ahead) /* those that were asked for count */
+            if (S_ISDIR(f->order[ahead]->stat.mode) && most) --most;
+        while (most && steps && f->walk_next < f->order_count) {
+            fsb_cached_entry_ *o = f->order[f->walk_next++];
+            if (o->state != FSB_CACHED_STAT_ || !S_ISDIR(o->stat.mode)) continue;
+            next[count] = fsb_cached_path_new_(c, n.folder, n.folder_size,
+                                               fsb_cached_entry_name_(o), o->name_size);
+            if (next[count]) ++count;
+            --most;
+        }
+    }
+    pthread_mutex_unlock(&s->lock);
+    for (uint32_t i = 0; i < count; ++i) {
+        const fsb_cached_name_ m =
+            fsb_cached_join_(c, next[i]->text, next[i]->size, "", 0);
+        fsb_cached_shard_ *t = fsb_cached_shard_of_(c, m.folder_hash);
+        pthread_mutex_lock(&t->lock);
+        const fsb_cached_folder_ *o = fsb_cached_folder_of_(t, &m);
+        const int known = o && o->listed == FSB_CACHED_STAT_ && !(flags & FSB_LIST_DATA) &&
+                          fsb_cached_fresh_(c, o->list_epoch, o->list_until);
+        pthread_mutex_unlock(&t->lock);
+        if (!known) fsb_cached_list_ahead_(c, &m, flags, 0, 0, UINT64_MAX);
+        fsb_cached_path_put_(c, next[i]);
+    }
+}
+
+/* Names copied out of a folder, to be shown without its lock. */
+typedef struct fsb_cached_piece_ {
+    uint32_t   count, end; /* end: nothing is behind them */
+    fsb_dirent entries[FSB_CACHED_PIECE_];
+    char       names[FSB_CACHED_PIECE_][FSB_NAME_MAX + 1];
+} fsb_cached_piece_;
+
+/* The names behind *place (UINT32_MAX: look for the cookie). 0: not known here. Shard locked. */
+static int fsb_cached_copy_names_(fsb_cached_ *c, fsb_cached_folder_ *f, const fsb_op *op,
+                                  uint64_t cookie, uint32_t *place, fsb_cached_piece_ *p)
+{
+    p->count = p->end = 0;
+    if (!f || f->lister || f->listed == FSB_CACHED_UNKNOWN_ ||
+        !fsb_cached_fresh_(c, f->list_epoch, f->list_until))
+        return 0;
+    if (!cookie) *place = 0;
+    else if (*place > f->order_count || !*place || f->order[*place - 1]->cookie != cookie) {
+        for (*place = 0; *place < f->order_count; ++*place)
+            if (f->order[*place]->cookie == cookie) break;
+        if ((*place)++ == f->order_count) return 0;
+    }
+    while (p->count < FSB_CACHED_PIECE_ && *place < f->order_count) {
+        fsb_cached_entry_ *e = f->order[*place];
+        const int whole = e->state == FSB_CACHED_STAT_ && fsb_cached_fresh_(c, e->epoch, e->until);
+        if (!whole && (op->flags & FSB_LIST_STAT || !e->stat.ino)) break;
+        fsb_dirent *to = &p->entries[p->count];
+        memset(to, 0, sizeof *to);
+        memcpy(p->names[p->count], fsb_cached_entry_name_(e), e->name_size + 1u);
+        to->name = p->names[p->count++], to->name_size = e->name_size;
+        to->cookie = e->cookie, to->stat = e->stat;
+        ++*place;
+    }
+    p->end = f->listed == FSB_CACHED_STAT_ && *place == f->order_count;
+    return p->count || p->end;
+}
+
+/* Shows a piece. 1: it was enough. */
+static int fsb_cached_show_piece_(fsb_cached_ *c, fsb_op *op, fsb_cached_piece_ *p,
+                                  uint64_t *bytes, uint64_t *cookie)
+{
+    for (uint32_t i = 0; i < p->count; ++i) {
+        fsb_dirent *e = &p->entries[i];
+        fsb_slice   data;
+        memset(&data, 0, sizeof data);
+        if (op->size64 && *bytes >= op->size64) return 1;
+        if (op->flags & FSB_LIST_DATA && S_ISREG(e->stat.mode) && e->stat.size &&
+            e->stat.size <= FSB_CACHED_CHUNK_ && fsb_cached_chunk_(c, &e->stat, 0, 0, &data))
+            e->data = data.data, *bytes += e->stat.size;
+        const int stop = op->emit(op, e) != 0;
+        fsb_slice_release(&data);
+        if (stop) return 1;
+        *cookie = e->cookie, *bytes += sizeof e->stat + e->name_size;
+    }
+    return 0;
+}
+
+/* Answers a LIST from memory: 1, or 0 if nothing was shown. */
+static int fsb_cached_list_known_(fsb_cached_ *c, fsb_op *op)
+{
+    const fsb_cached_name_ n = fsb_cached_join_(c, op->path, strlen(op->path), "", 0);
+    const fsb_cached_name_ own = fsb_cached_split_(c, op->path);
+    fsb_cached_shard_     *s = fsb_cached_shard_of_(c, n.folder_hash);
+    uint64_t               bytes = 0, cookie = op->offset;
+    uint32_t               place = UINT32_MAX;
+    fsb_stat               st;
+    if (fsb_cached_look_(c, &own, &st) != FSB_CACHED_STAT_ || !S_ISDIR(st.mode)) return 0;
+    fsb_cached_piece_ *p = (fsb_cached_piece_ *)fsb_cached_resize_(c, NULL, 0, sizeof *p);
+    if (!p) return 0;
+    int shown = 0, stop = 0, ok = 1;
+    do {
+        pthread_mutex_lock(&s->lock);
+        ok = fsb_cached_copy_names_(c, fsb_cached_folder_of_(s, &n), op, cookie, &place, p);
+        pthread_mutex_unlock(&s->lock);
+        if (!ok) break;
+        shown = 1;
+        stop = fsb_cached_show_piece_(c, op, p, &bytes, &cookie);
+    } while (!stop && !p->end);
+    const int end = ok && !stop && p->end;
+    fsb_cached_free_(c, p, sizeof *p);
+    if (!shown) return 0;
+    op->stat = st, op->result = end;
+    return 1;
+}
+
+static void fsb_cached_list_(fsb_cached_ *c, fsb_op *op, int tries, int64_t error)
+{
+    if (fsb_cached_list_known_(c, op)) {
+        if (!tries) FSB_CACHED_COUNT_(c, listing_hits);
+        if (!op->offset) fsb_cached_walk_(c, op->path, FSB_LIST_STAT);
+        op->done(op);
+        return;
+    }
+    const fsb_cached_name_ n = fsb_cached_join_(c, op->path, strlen(op->path), "", 0);
+    if (!error && !op->offset && tries < FSB_CACHED_TRIES_ &&
+        fsb_cached_join_list_(c, &n, op->flags & FSB_LIST_DATA, op, tries))
+        return;
+    fsb_cached_call_ *k =
+        error ? NULL : fsb_cached_call_new_(c, op, FSB_OP_LIST, fsb_cached_listed_);
+    if (k) k->path = fsb_cached_path_copy_(c, op->path);
+    if (!k || !k->path) {
+        if (k) fsb_cached_call_free_(k);
+        fsb_cached_finish_(op, error ? error : -ENOMEM);
+        return;
+    }
+    if (!tries) FSB_CACHED_COUNT_(c, listing_misses);
+    k->op.flags |= FSB_LIST_STAT;
+    if (!op->offset && fsb_cached_ahead_ok_(c)) k->op.flags |= FSB_LIST_DEEP;
+    if (k->op.size64 < FSB_IO_MAX / 4) k->op.size64 = FSB_IO_MAX / 4;
+    k->tries = tries, k->size = op->offset ? 0 : UINT64_MAX;
+    const int first = !op->offset;
+    fsb_cached_path_ *path = first ? fsb_cached_path_copy_(c, op->path) : NULL;
+    fsb_cached_list_send_(k);
+    if (path) fsb_cached_walk_(c, path->text, FSB_LIST_STAT);
+    fsb_cached_path_put_(c, path);
+}
+
+/* ---- [backend: ahead] ------------------------------------------------------------------------ */
+
+static void fsb_cached_read_done_(fsb_cached_call_ *k);
+
+/* Sends a READ of whole chunks that nobody asked for yet. File unlocked, pinned. */
+static void fsb_cached_read_ahead_(fsb_cached_ *c, fsb_cached_file_ *f, fsb_handle inner,
+                                   const fsb_stat *st, uint64_t hash, uint64_t from, uint64_t to)
+{
+    if (to > st->size) to = st->size;
+    while (from < to) {
+        const fsb_cache_key key =
+            fsb_cached_key_(c, st->file_id, st->version, from / FSB_CACHED_CHUNK_);
+        fsb_slice part;
+        uint64_t  size = to - from < (uint64_t)FSB_IO_MAX ? to - from : (uint64_t)FSB_IO_MAX;
+        if (fsb_cache_get(c->core, &key, &part) == 1) {
+            fsb_slice_release(&part);
+            from += FSB_CACHED_CHUNK_;
+            continue;
+        }
+        if (fsb_cached_join_read_(c, st, from, NULL, 0)) {
+            from += FSB_CACHED_CHUNK_;
+            continue;
+        }
+        fsb_cached_call_ *k = fsb_cached_call_new_(c, NULL, FSB_OP_READ, fsb_cached_read_done_);
+        if (!k) return;
+        k->op.handle = inner, k->op.offset = from, k->op.size = (size_t)size;
+        k->file_id = st->file_id, k->version = st->version, k->offset = from, k->size = size;
+        k->hash = hash, k->seq = fsb_cached_seq_(c);
+        k->op.stat = *st;
+        k->path = fsb_cached_path_of_(f);
+        (void)__atomic_add_fetch(&c->stats.ahead_bytes, size, __ATOMIC_RELAXED);
+        fsb_cached_fly_(k);
+        fsb_cached_send_(k);
+        from += size;
+    }
+}
+
+/* What a READ says about the next ones: the range to fetch ahead of it, as chunks from..to.
+   File locked. */
+static void fsb_cached_pattern_(const fsb_cached_ *c, fsb_cached_file_ *f, uint64_t offset,
+                                uint64_t size, uint64_t file_size, uint64_t *from, uint64_t *to)
+{
+    const uint64_t end = offset + size, chunk = FSB_CACHED_CHUNK_;
+    const int64_t  stride = (int64_t)(offset - f->last);
+    const uint64_t near = FSB_IO_MAX; /* the kernel's threads do not keep to the order */
+    const int forward = f->next && offset + near >= f->next && offset <= f->next + near &&
+                        end > f->last;
+    const int backward = f->next && !forward && end <= f->last + chunk && f->last <= end + near;
+    const int strided = f->next && !forward && !backward && stride && stride == f->stride;
+    *from = *to = 0;
+    if (forward || backward || strided || (!f->next && !offset)) ++f->run;
+    else f->run = 0, f->window = 0, f->ahead = 0;
+    if ((f->stride < 0) != (stride < 0)) f->ahead = 0;
+    f->stride = stride, f->last = offset;
+    f->next = !forward || end > f->next ? end : f->next;
+    if (f->run < 2 || !c->read_ahead) return;
+    f->window = f->window ? f->window * 2 : 2 * size;
+    if (f->window < 2 * chunk) f->window = 2 * chunk;
+    if (f->window > c->read_ahead) f->window = c->read_ahead;
+    if (strided) { /* one step at a time: what lies between is not wanted */
+        *from = (uint64_t)((int64_t)offset + stride) / chunk * chunk;
+        if (stride < 0 && offset < (uint64_t)-stride) *from = file_size;
+        *to = *from + (size + chunk - 1) / chunk * chunk;
+    } else if (backward) {
+        const uint64_t low = offset > f->window ? offset - f->window : 0;
+        *from = low / chunk * chunk, *to = (offset + chunk - 1) / chunk * chunk;
+        if (f->ahead && *from + f->window / 2 > f->ahead) *from = *to;
+        else if (f->ahead && f->ahead < *to) *to = f->ahead;
+        if (*from < *to) f->ahead = *from;
+    } else {
+        *from = (end + chunk - 1) / chunk * chunk;
+        if (f->ahead > *from + f->window / 2) *from = *to = 0; /* enough is on its way */
+        else {
+            *to = (end + f->window + chunk - 1) / chunk * chunk;
+            if (f->ahead > *from) *from = f->ahead;
+            f->ahead = *to;
+        }
+    }
+}
+
+static void fsb_cached_read_more_(fsb_cached_ *c, fsb_cached_file_ *f, const fsb_stat *st,
+                                  uint64_t hash, uint64_t offset, uint64_t size)
+{
+    uint64_t from, to;
+    if (!fsb_cached_ahead_ok_(c)) return;
+    pthread_mutex_lock(&f->lock);
+    const fsb_handle inner = f->inner;
+    fsb_cached_pattern_(c, f, offset, size, st->size, &from, &to);
+    pthread_mutex_unlock(&f->lock);
+    if (inner && from < to) fsb_cached_read_ahead_(c, f, inner, st, hash, from, to);
+}
+
+/* Small files of n's folder are read one by one: asks for the bytes of those behind it, and of the
+   folders behind that one. */
+static void fsb_cached_data_ahead_(fsb_cached_ *c, const fsb_cached_name_ *n, int missed)
+{
+    uint64_t cookies[3], places[3], counts[3];
+    uint32_t messages = 0;
+    int      whole = 0, walk = 0;
+    if (!fsb_cached_ahead_ok_(c) || __atomic_load_n(&c->plain, __ATOMIC_RELAXED)) return;
+    fsb_cached_shard_ *s = fsb_cached_shard_of_(c, n->folder_hash);
+    pthread_mutex_lock(&s->lock);
+    fsb_cached_folder_ *f = fsb_cached_folder_of_(s, n);
+    fsb_cached_entry_  *e = fsb_cached_entry_of_(f, n);
+    if (f && missed) ++f->small_reads;
+    if (f && f->small_reads >= 2 && f->listed != FSB_CACHED_STAT_ && missed) whole = 1;
+    if (f && f->small_reads >= 2 && f->listed == FSB_CACHED_STAT_ && e && e->place) {
+        uint64_t ahead = 0;
+        if (f->data_next < e->place) f->data_next = e->place - 1;
+        for (uint32_t i = e->place; i < f->data_next; ++i)
+            if (f->order[i]->stat.size <= FSB_CACHED_CHUNK_) ahead += f->order[i]->stat.size;
+        while (messages < 3 && ahead < 2u * FSB_IO_MAX && f->data_next < f->order_count) {
+            uint64_t bytes = 0;
+            places[messages] = f->data_next;
+            cookies[messages] = f->data_next ? f->order[f->data_next - 1]->cookie : 0;
+            for (; f->data_next < f->order_count && bytes < FSB_IO_MAX * 7u / 8; ++f->data_next) {
+                const uint64_t size = f->order[f->data_next]->stat.size;
+                bytes += 200 + (size <= FSB_CACHED_CHUNK_ ? size : 0);
+            }
+            counts[messages] = f->data_next - places[messages];
+            ++messages, ahead += bytes;
+        }
+        walk = f->data_next == f->order_count && ahead < 2u * FSB_IO_MAX;
+    }
+    pthread_mutex_unlock(&s->lock);
+    const uint32_t flags = FSB_LIST_STAT | FSB_LIST_DATA;
+    for (uint32_t i = 0; i < messages; ++i)
+        fsb_cached_list_ahead_(c, n, flags, cookies[i], places[i], counts[i]);
+    if (whole) fsb_cached_list_ahead_(c, n, flags, 0, 0, UINT64_MAX);
+    fsb_cached_path_ *folder =
+        walk ? fsb_cached_path_new_(c, n->folder, n->folder_size, "", 0) : NULL;
+    if (folder) fsb_cached_walk_(c, folder->text, flags);
+    fsb_cached_path_put_(c, folder);
+}
+
+/* The first name of a folder is asked for: others are likely to follow. */
+static void fsb_cached_names_ahead_(fsb_cached_ *c, const fsb_cached_name_ *n)
+{
+    int wanted = 0;
+    if (!n->folder_size || !fsb_cached_ahead_ok_(c)) return;
+    fsb_cached_shard_ *s = fsb_cached_shard_of_(c, n->folder_hash);
+    pthread_mutex_lock(&s->lock);
+    fsb_cached_folder_ *f = fsb_cached_folder_of_(s, n);
+    if (f && !f->tried && f->listed == FSB_CACHED_UNKNOWN_ && !f->lister) wanted = f->tried = 1;
+    pthread_mutex_unlock(&s->lock);
+    const uint64_t epoch = fsb_cached_epoch_(c);
+    if (!f && fsb_cached_holdable_(c, n, epoch)) {
+        pthread_mutex_lock(&s->lock);
+        f = fsb_cached_folder_make_(c, s, n, epoch);
+        if (f && !f->tried) wanted = f->tried = 1;
+        pthread_mutex_unlock(&s->lock);
+    }
+    if (wanted) fsb_cached_list_ahead_(c, n, FSB_LIST_STAT, 0, 0, UINT64_MAX);
+}
+
+/* ---- [backend: answers] ---------------------------------------------------------------------- */
+
+/* Tries once more from what is remembered where the host is lost; else hands the answer up. */
+static void fsb_cached_up_(fsb_cached_call_ *k, fsb_cached_call_ *waiters)
+{
+    fsb_cached_  *c = k->c;
+    fsb_op       *up = k->upper;
+    const int64_t result = k->op.result;
+    if (!up) {
+        if (result >= 0) fsb_slice_release(&k->op.slice);
+        fsb_cached_call_free_(k);
+    } else if (fsb_cached_lost_(result)) {
+        fsb_cached_call_free_(k);
+        fsb_cached_start_(c, up, FSB_CACHED_TRIES_, result);
+    } else {
+        k->op.handle = up->handle;
+        fsb_cached_answer_(k);
+    }
+    fsb_cached_again_(c, waiters);
+}
+
+static void fsb_cached_stat_done_(fsb_cached_call_ *k)
+{
+    fsb_cached_           *c = k->c;
+    const char            *path = k->path ? k->path->text : k->op.path;
+    const fsb_cached_name_ n = fsb_cached_split_(c, path);
+    if (k->op.result >= 0 && !k->file) fsb_cached_keep_(c, &n, k->seq, &k->op.stat);
+    if (k->op.result == -ENOENT && !k->file) fsb_cached_keep_(c, &n, k->seq, NULL);
+    fsb_cached_up_(k, NULL);
+}
+
+static void fsb_cached_load_folder_(fsb_cached_ *c, const fsb_cached_name_ *n);
+
+/* As look, and while the host is away also in L2. */
+static fsb_cached_state_ fsb_cached_find_(fsb_cached_ *c, const fsb_cached_name_ *n, fsb_stat *st)
+{
+    fsb_cached_state_ state = fsb_cached_look_(c, n, st);
+    if (state == FSB_CACHED_UNKNOWN_ && c->disk && __atomic_load_n(&c->away, __ATOMIC_RELAXED)) {
+        fsb_cached_load_folder_(c, n);
+        state = fsb_cached_look_(c, n, st);
+    }
+    return state;
+}
+
+/* STAT by path, or of an open file that still has its name. */
+static void fsb_cached_stat_(fsb_cached_ *c, fsb_op *op, fsb_cached_file_ *f, int tries,
+                             int64_t error)
+{
+    fsb_cached_path_      *path = f ? fsb_cached_path_of_(f) : NULL;
+    const fsb_cached_name_ n = fsb_cached_split_(c, path ? path->text : op->path);
+    const uint64_t         id = f ? f->file_id : op->file_id;
+    fsb_cached_state_      state = fsb_cached_find_(c, &n, &op->stat);
+    if (state == FSB_CACHED_STAT_ && id && id != op->stat.file_id) state = FSB_CACHED_UNKNOWN_;
+    if (f && state == FSB_CACHED_ABSENT_) state = FSB_CACHED_UNKNOWN_;
+    if (state != FSB_CACHED_UNKNOWN_ || error) {
+        if (state == FSB_CACHED_STAT_) FSB_CACHED_COUNT_(c, attr_hits);
+        if (state == FSB_CACHED_ABSENT_) FSB_CACHED_COUNT_(c, negative_hits);
+        op->result = state == FSB_CACHED_STAT_ ? 0 : state == FSB_CACHED_ABSENT_ ? -ENOENT : error;
+        fsb_cached_path_put_(c, path);
+        fsb_cached_unpin_(c, f);
+        op->done(op);
+        return;
+    }
+    if (!f && tries < FSB_CACHED_TRIES_ && fsb_cached_join_list_(c, &n, 0, op, tries)) return;
+    FSB_CACHED_COUNT_(c, attr_misses);
+    fsb_cached_call_ *k = fsb_cached_call_new_(c, op, FSB_OP_STAT, fsb_cached_stat_done_);
+    if (!k) {
+        fsb_cached_path_put_(c, path);
+        fsb_cached_unpin_(c, f);
+        fsb_cached_finish_(op, -ENOMEM);
+        return;
+    }
+    k->file = f, k->path = path, k->seq = fsb_cached_seq_(c);
+    if (f) {
+        pthread_mutex_lock(&f->lock);
+        k->op.handle = f->inner;
+        pthread_mutex_unlock(&f->lock);
+        if (!k->op.handle) k->op.path = path->text, k->op.file_id = f->file_id;
+    }
+    if (!f && !tries) fsb_cached_names_ahead_(c, &n);
+    fsb_cached_send_(k);
+}
+
+static void fsb_cached_link_done_(fsb_cached_call_ *k)
+{
+    const fsb_op *op = &k->op;
+    const void   *text = op->buf ? op->buf : op->slice.data;
+    if (op->result > 0 && (uint64_t)op->result == k->size && text &&
+        fsb_cached_holds_(k->c, k->hash, k->seq))
+        fsb_cached_put_(k->c, k->file_id, k->version, k->size, 0, text, (size_t)op->result);
+    fsb_cached_up_(k, NULL);
+}
+
+static void fsb_cached_readlink_(fsb_cached_ *c, fsb_op *op, int64_t error)
+{
+    const fsb_cached_name_ n = fsb_cached_split_(c, op->path);
+    fsb_stat               st;
+    uint64_t               missing;
+    const int known = fsb_cached_find_(c, &n, &st) == FSB_CACHED_STAT_ && S_ISLNK(st.mode) &&
+                      (!op->file_id || op->file_id == st.file_id) && op->size;
+    if (known && fsb_cached_bytes_(c, op, &st, 0, &missing)) {
+        op->done(op);
+        return;
+    }
+    fsb_cached_call_ *k =
+        error ? NULL : fsb_cached_call_new_(c, op, FSB_OP_READLINK, fsb_cached_link_done_);
+    if (!k) {
+        fsb_cached_finish_(op, error ? error : -ENOMEM);
+        return;
+    }
+    k->hash = n.hash, k->seq = fsb_cached_seq_(c);
+    if (known) k->file_id = st.file_id, k->version = st.version, k->size = st.size;
+    fsb_cached_send_(k);
+}
+
+/* ---- [backend: reading] ---------------------------------------------------------------------- */
+
+/* Bytes of a known version have come, whoever asked for them. */
+static void fsb_cached_read_done_(fsb_cached_call_ *k)
+{
+    fsb_cached_  *c = k->c;
+    const fsb_op *op = &k->op;
+    const void   *data = op->buf ? op->buf : op->slice.data;
+    fsb_cached_call_ *waiters = NULL;
+    if (op->result >= 0 && k->file_id && fsb_cached_holds_(c, k->hash, k->seq)) {
+        const uint64_t left = k->op.stat.size > k->offset ? k->op.stat.size - k->offset : 0;
+        const uint64_t want = k->size < left ? k->size : left;
+        if ((uint64_t)op->result < want) fsb_cached_touch_attr_(c, k->path->text); /* it shrank */
+        else if (data)
+            fsb_cached_put_(c, k->file_id, k->version, k->op.stat.size, k->offset, data,
+                            (size_t)op->result);
+    }
+    waiters = fsb_cached_land_(k);
+    if (k->upper) k->op.stat = k->upper->stat;
+    fsb_cached_up_(k, waiters);
+}
+
+static void fsb_cached_close_inner_(fsb_cached_ *c, fsb_cached_file_ *f);
+
+/* Inner's handle of a file is there, or why not; all who wait for it go on. */
+static void fsb_cached_opened_late_(fsb_cached_call_ *k)
+{
+    fsb_cached_      *c = k->c;
+    fsb_cached_file_ *f = k->file;
+    const fsb_op     *op = &k->op;
+    const int         ok = op->result >= 0;
+    if (ok) {
+        const fsb_cached_name_ n = fsb_cached_split_(c, k->path->text);
+        fsb_cached_keep_(c, &n, k->seq, &op->stat);
+        if (op->slice.data)
+            fsb_cached_put_(c, op->stat.file_id, op->stat.version, op->stat.size, 0,
+                            op->slice.data, (size_t)op->result);
+        fsb_slice_release(&k->op.slice);
+    }
+    pthread_mutex_lock(&f->lock);
+    f->opening = 0;
+    if (ok) f->inner = op->handle;
+    f->open_error = ok ? 0 : (int)op->result;
+    fsb_cached_call_ *waiters = f->waiting;
+    f->waiting = NULL;
+    pthread_mutex_unlock(&f->lock);
+    if (ok) (void)__atomic_sub_fetch(&c->lazy, 1, __ATOMIC_RELAXED);
+    const int64_t error = ok ? 0 : op->result;
+    if (ok && __atomic_load_n(&f->state, __ATOMIC_ACQUIRE) & FSB_CACHED_CLOSED_)
+        fsb_cached_close_inner_(c, f);
+    fsb_cached_call_free_(k);
+    while (waiters) {
+        fsb_cached_call_ *w = waiters;
+        fsb_op           *up = w->upper;
+        const int         tries = w->tries + 1;
+        const int through = up->code == FSB_OP_UNLINK || up->code == FSB_OP_RENAME;
+        waiters = w->next;
+        fsb_cached_call_free_(w);
+        fsb_cached_start_(c, up, error ? FSB_CACHED_TRIES_ : tries, through ? 0 : error);
+    }
+}
+
+/* Opens inner's handle of a file (pinned by the caller, who gives that up); op goes on then. */
+static void fsb_cached_open_late_(fsb_cached_ *c, fsb_cached_file_ *f, fsb_op *op, int tries,
+                                  size_t size)
+{
+    fsb_cached_call_ *w = fsb_cached_call_new_(c, op, op->code, NULL);
+    fsb_cached_call_ *k = w ? fsb_cached_call_new_(c, NULL, FSB_OP_OPEN, fsb_cached_opened_late_)
+                            : NULL;
+    if (!k) {
+        if (w) fsb_cached_call_free_(w);
+        fsb_cached_unpin_(c, f);
+        fsb_cached_finish_(op, -ENOMEM);
+        return;
+    }
+    w->tries = tries, k->file = f;
+    k->path = fsb_cached_path_of_(f), k->seq = fsb_cached_seq_(c);
+    pthread_mutex_lock(&f->lock);
+    const int send = !f->opening && !f->inner, wait = f->opening || send;
+    if (wait) w->next = f->waiting, f->waiting = w;
+    if (send) f->opening = 1;
+    pthread_mutex_unlock(&f->lock);
+    k->op.path = k->path->text, k->op.flags = f->flags & FSB_O_READ ? FSB_O_READ : f->flags;
+    k->op.file_id = f->file_id, k->op.size = size;
+    if (send) {
+        fsb_cached_send_(k);
+        return;
+    }
+    fsb_cached_call_free_(k);
+    if (!wait) fsb_cached_again_(c, w);
+}
+
+/* Hands up what a GET brought: to a GET all of it, to a READ its part. */
+static void fsb_cached_got_(fsb_cached_call_ *k)
+{
+    fsb_cached_           *c = k->c;
+    fsb_op                *op = &k->op, *up = k->upper;
+    const fsb_cached_name_ n = fsb_cached_split_(c, k->path->text);
+    const void            *data = op->buf ? op->buf : op->slice.data;
+    if (op->result >= 0) {
+        fsb_cached_keep_(c, &n, k->seq, &op->stat);
+        if (data && fsb_cached_holds_(c, n.hash, k->seq))
+            fsb_cached_put_(c, op->stat.file_id, op->stat.version, op->stat.size, 0, data,
+                            (size_t)op->result);
+    } else if (op->result == -ENOENT) fsb_cached_keep_(c, &n, k->seq, NULL);
+    fsb_cached_call_ *waiters = fsb_cached_land_(k);
+    if (up->code == FSB_OP_READ && op->result >= 0) {
+        const uint64_t got = (uint64_t)op->result;
+        const uint64_t left = up->offset < got ? got - up->offset : 0;
+        const size_t   part = left < up->size ? (size_t)left : up->size;
+        const int      short_ = got < op->stat.size && part < up->size;
+        const char    *from = (const char *)op->slice.data + (part ? up->offset : 0);
+        if (short_ || !part || up->buf) {
+            if (!short_ && part) memcpy(up->buf, from, part);
+            fsb_slice_release(&op->slice);
+        } else op->slice.data = from, op->slice.size = part;
+        op->result = (int64_t)part;
+        op->stat = up->stat;
+        if (short_) {
+            fsb_cached_call_free_(k);
+            fsb_cached_again_(c, waiters);
+            fsb_cached_start_(c, up, 1, 0);
+            return;
+        }
+    }
+    fsb_cached_up_(k, waiters);
+}
+
+/* A whole small file in one round trip, for a GET or a READ. */
+static int fsb_cached_get_send_(fsb_cached_ *c, fsb_op *op, const char *path, const fsb_stat *st,
+                                int tries)
+{
+    fsb_cached_call_ *k = fsb_cached_call_new_(c, op, FSB_OP_GET, fsb_cached_got_);
+    if (k) k->path = fsb_cached_path_copy_(c, path);
+    if (!k || !k->path) {
+        if (k) fsb_cached_call_free_(k);
+        return 0;
+    }
+    const fsb_cached_name_ n = fsb_cached_split_(c, k->path->text);
+    k->op.path = k->path->text, k->op.handle = 0, k->op.flags = 0;
+    k->tries = tries, k->hash = n.hash, k->seq = fsb_cached_seq_(c);
+    if (op->code == FSB_OP_READ) {
+        k->op.file_id = st->file_id, k->op.buf = NULL, k->op.offset = 0;
+        k->op.size = (size_t)st->size;
+    }
+    if (st) {
+        k->file_id = st->file_id, k->version = st->version, k->size = st->size;
+        fsb_cached_fly_(k);
+    }
+    fsb_cached_send_(k);
+    return 1;
+}
+
+static int fsb_cached_small_(const fsb_stat *st)
+{
+    return S_ISREG(st->mode) && st->size <= FSB_CACHED_CHUNK_;
+}
+
+/* GET of a path. */
+static void fsb_cached_get_(fsb_cached_ *c, fsb_op *op, int tries, int64_t error)
+{
+    const fsb_cached_name_ n = fsb_cached_split_(c, op->path);
+    fsb_stat               st;
+    uint64_t               missing = 0;
+    fsb_cached_state_      state = fsb_cached_find_(c, &n, &st);
+    const int file = state == FSB_CACHED_STAT_ && S_ISREG(st.mode) && st.mode & 0444 &&
+                     (!op->file_id || op->file_id == st.file_id);
+    if (state == FSB_CACHED_ABSENT_ || (file && fsb_cached_bytes_(c, op, &st, 0, &missing))) {
+        if (file) FSB_CACHED_COUNT_(c, data_hits), op->stat = st;
+        else FSB_CACHED_COUNT_(c, negative_hits), op->result = -ENOENT;
+        if (file && fsb_cached_small_(&st)) fsb_cached_data_ahead_(c, &n, 0);
+        op->done(op);
+        return;
+    }
+    if (error) {
+        fsb_cached_finish_(op, error);
+        return;
+    }
+    if (tries < FSB_CACHED_TRIES_) {
+        if (file && fsb_cached_join_read_(c, &st, 0, op, tries)) return;
+        if (fsb_cached_join_list_(c, &n, 1, op, tries)) return;
+    }
+    if (!tries) FSB_CACHED_COUNT_(c, data_misses);
+    if (!tries && file && fsb_cached_small_(&st)) fsb_cached_data_ahead_(c, &n, 1);
+    else if (!tries) fsb_cached_names_ahead_(c, &n);
+    if (!fsb_cached_get_send_(c, op, op->path, file ? &st : NULL, tries))
+        fsb_cached_finish_(op, -ENOMEM);
+}
+
+/* READ straight from inner, of a known version or not. Gives up the pin. */
+static void fsb_cached_read_send_(fsb_cached_ *c, fsb_op *op, fsb_cached_file_ *f,
+                                  const fsb_stat *st, uint64_t hash, int tries)
+{
+    pthread_mutex_lock(&f->lock);
+    const fsb_handle inner = f->inner;
+    pthread_mutex_unlock(&f->lock);
+    fsb_cached_call_ *k = fsb_cached_call_new_(c, op, FSB_OP_READ, fsb_cached_read_done_);
+    if (!k) {
+        fsb_cached_unpin_(c, f);
+        fsb_cached_finish_(op, -ENOMEM);
+        return;
+    }
+    k->file = f, k->op.handle = inner, k->tries = tries;
+    k->path = fsb_cached_path_of_(f), k->hash = hash, k->seq = fsb_cached_seq_(c);
+    if (st) {
+        k->file_id = st->file_id, k->version = st->version;
+        k->offset = op->offset, k->size = op->size, k->op.stat = *st;
+        fsb_cached_fly_(k);
+    }
+    fsb_cached_send_(k);
+}
+
+/* The bytes are not here, or it is not known which are right. Takes over the pin. */
+static void fsb_cached_read_miss_(fsb_cached_ *c, fsb_op *op, fsb_cached_file_ *f,
+                                  const fsb_cached_name_ *n, const fsb_stat *st, int tries)
+{
+    pthread_mutex_lock(&f->lock);
+    const fsb_handle inner = f->inner;
+    const int        random = f->run == 0;
+    pthread_mutex_unlock(&f->lock);
+    if (!tries) FSB_CACHED_COUNT_(c, data_misses);
+    if (!tries && st && fsb_cached_small_(st)) fsb_cached_data_ahead_(c, n, 1);
+    if (!inner) {
+        const int get = !tries && st && fsb_cached_small_(st) && fsb_cached_can_(c, FSB_OP_GET);
+        if (get) {
+            fsb_cached_path_ *path = fsb_cached_path_of_(f);
+            const int         sent = fsb_cached_get_send_(c, op, path->text, st, tries);
+            fsb_cached_path_put_(c, path);
+            fsb_cached_unpin_(c, f);
+            if (!sent) fsb_cached_finish_(op, -ENOMEM);
+            return;
+        }
+        fsb_cached_open_late_(c, f, op, tries, op->offset < FSB_CACHED_CHUNK_ ? FSB_CACHED_CHUNK_
+                                                                              : 0);
+        return;
+    }
+    const uint64_t from = op->offset / FSB_CACHED_CHUNK_ * FSB_CACHED_CHUNK_, end = op->offset
+                                                                                    + op->size;
+    const uint64_t to = (end + FSB_CACHED_CHUNK_ - 1) / FSB_CACHED_CHUNK_ * FSB_CACHED_CHUNK_;
+    const int      rest = st && !random && op->size < FSB_CACHED_CHUNK_ && fsb_cached_ahead_ok_(c);
+    fsb_stat       copy;
+    memset(&copy, 0, sizeof copy);
+    if (st) copy = *st;
+    if (rest) (void)__atomic_add_fetch(&f->state, 1, __ATOMIC_ACQ_REL);
+    const uint64_t hash = n->hash;
+    fsb_cached_read_send_(c, op, f, st, hash, tries);
+    if (rest) { /* behind the wanted range, the rest of its chunk */
+        fsb_cached_read_ahead_(c, f, inner, &copy, hash, from, to);
+        fsb_cached_unpin_(c, f);
+    }
+}
+
+/* READ. Takes over the pin. */
+static void fsb_cached_read_(fsb_cached_ *c, fsb_op *op, fsb_cached_file_ *f, int tries,
+                             int64_t error)
+{
+    if (!(f->flags & FSB_O_READ)) {
+        fsb_cached_unpin_(c, f);
+        fsb_cached_finish_(op, -EBADF);
+        return;
+    }
+    fsb_cached_path_      *path = fsb_cached_path_of_(f);
+    const fsb_cached_name_ n = fsb_cached_split_(c, path->text);
+    fsb_stat               st;
+    uint64_t               missing = 0;
+    const int known = fsb_cached_find_(c, &n, &st) == FSB_CACHED_STAT_ && S_ISREG(st.mode) &&
+                      st.file_id == f->file_id && op->size <= (size_t)FSB_IO_MAX;
+    if (known && !tries && st.size > FSB_CACHED_CHUNK_)
+        fsb_cached_read_more_(c, f, &st, n.hash, op->offset, op->size);
+    if (known && fsb_cached_bytes_(c, op, &st, op->offset, &missing)) {
+        if (!tries) FSB_CACHED_COUNT_(c, data_hits);
+        if (fsb_cached_small_(&st)) fsb_cached_data_ahead_(c, &n, 0);
+        fsb_cached_path_put_(c, path);
+        fsb_cached_unpin_(c, f);
+        op->done(op);
+        return;
+    }
+    uint64_t at = missing * FSB_CACHED_CHUNK_ > op->offset ? missing * FSB_CACHED_CHUNK_
+                                                           : op->offset;
+    const int joined = !error && known && tries < FSB_CACHED_TRIES_ &&
+                       (fsb_cached_join_read_(c, &st, at, op, tries) ||
+                        (fsb_cached_small_(&st) && fsb_cached_join_list_(c, &n, 1, op, tries)));
+    if (joined || error) {
+        fsb_cached_path_put_(c, path);
+        fsb_cached_unpin_(c, f);
+        if (!joined) fsb_cached_finish_(op, error);
+        return;
+    }
+    fsb_cached_read_miss_(c, op, f, &n, known ? &st : NULL, tries);
+    fsb_cached_path_put_(c, path);
+}
+
+/* ---- [backend: open and close] --------------------------------------------------------------- */
+
+static void fsb_cached_quiet_(fsb_cached_call_ *k)
+{
+    fsb_cached_call_free_(k);
+}
+
+/* Closes inner's handle of a file that is closed here, once. Nobody waits for it. */
+static void fsb_cached_close_inner_(fsb_cached_ *c, fsb_cached_file_ *f)
+{
+    pthread_mutex_lock(&f->lock);
+    const fsb_handle inner = f->inner;
+    f->inner = 0;
+    pthread_mutex_unlock(&f->lock);
+    fsb_cached_call_ *k =
+        inner ? fsb_cached_call_new_(c, NULL, FSB_OP_CLOSE, fsb_cached_quiet_) : NULL;
+    if (!k) return;
+    k->op.handle = inner;
+    fsb_cached_send_(k);
+}
+
+static void fsb_cached_touch_call_(fsb_cached_call_ *k, int settle);
+
+static void fsb_cached_opened_(fsb_cached_call_ *k)
+{
+    fsb_cached_      *c = k->c;
+    fsb_op           *op = &k->op;
+    fsb_cached_file_ *f = NULL;
+    const uint32_t    changes = op->flags & (FSB_O_CREATE | FSB_O_TRUNC);
+    const char       *path = k->path->text;
+    if (changes) fsb_cached_touch_call_(k, 1);
+    if (op->result >= 0) {
+        const fsb_cached_name_ n = fsb_cached_split_(c, path);
+        const void            *data = op->buf ? op->buf : op->slice.data;
+        if (!changes) fsb_cached_keep_(c, &n, k->seq, &op->stat);
+        if (op->flags & FSB_O_READ && data && fsb_cached_holds_(c, n.hash, k->seq))
+            fsb_cached_put_(c, op->stat.file_id, op->stat.version, op->stat.size, 0, data,
+                            (size_t)op->result);
+        const int err =
+            fsb_cached_file_new_(c, &f, path, op->flags, op->stat.file_id, op->handle);
+        if (err) {
+            fsb_cached_call_ *x = fsb_cached_call_new_(c, NULL, FSB_OP_CLOSE, fsb_cached_quiet_);
+            if (x) x->op.handle = op->handle, fsb_cached_send_(x);
+            fsb_slice_release(&op->slice);
+            op->result = err;
+        }
+    }
+    if (op->result == -ENOENT && !changes) {
+        const fsb_cached_name_ n = fsb_cached_split_(c, path);
+        fsb_cached_keep_(c, &n, k->seq, NULL);
+    }
+    if (fsb_cached_lost_(op->result) && !changes && !(op->flags & FSB_O_WRITE)) {
+        fsb_cached_up_(k, NULL);
+        return;
+    }
+    k->op.handle = f ? fsb_cached_handle_(f) : 0;
+    fsb_cached_answer_(k);
+}
+
+/* OPEN of a known file, for reading: nobody is asked. Its bytes, if wanted, must be here, too. */
+static int fsb_cached_open_known_(fsb_cached_ *c, fsb_op *op, const fsb_cached_name_ *n)
+{
+    fsb_cached_file_ *f;
+    fsb_stat          st;
+    uint64_t          missing;
+    const fsb_cached_state_ state = fsb_cached_find_(c, n, &st);
+    fsb_cached_no_slice_(op);
+    if (state == FSB_CACHED_ABSENT_) {
+        FSB_CACHED_COUNT_(c, negative_hits);
+        op->result = -ENOENT;
+        return 1;
+    }
+    if (state != FSB_CACHED_STAT_ || !S_ISREG(st.mode) || !(st.mode & 0444)) return 0;
+    if (op->file_id && op->file_id != st.file_id) return 0;
+    op->result = 0;
+    if (op->size && !fsb_cached_bytes_(c, op, &st, 0, &missing)) return 0;
+    const int err = fsb_cached_file_new_(c, &f, op->path, op->flags, st.file_id, 0);
+    if (err) {
+        fsb_slice_release(&op->slice);
+        op->result = err;
+        return 1;
+    }
+    FSB_CACHED_COUNT_(c, attr_hits);
+    op->stat = st, op->handle = fsb_cached_handle_(f);
+    if (op->size && fsb_cached_small_(&st)) fsb_cached_data_ahead_(c, n, 0);
+    return 1;
+}
+
+static void fsb_cached_open_(fsb_cached_ *c, fsb_op *op, int tries, int64_t error)
+{
+    const fsb_cached_name_ n = fsb_cached_split_(c, op->path);
+    const int              plain = op->flags == FSB_O_READ;
+    if (plain && fsb_cached_open_known_(c, op, &n)) {
+        op->done(op);
+        return;
+    }
+    if (error) {
+        fsb_cached_finish_(op, error);
+        return;
+    }
+    if (plain && tries < FSB_CACHED_TRIES_ && fsb_cached_join_list_(c, &n, op->size > 0, op, tries))
+        return;
+    if (!tries) FSB_CACHED_COUNT_(c, attr_misses);
+    fsb_cached_call_ *k = fsb_cached_call_new_(c, op, FSB_OP_OPEN, fsb_cached_opened_);
+    if (k) k->path = fsb_cached_path_copy_(c, op->path);
+    if (!k || !k->path) {
+        if (k) fsb_cached_call_free_(k);
+        fsb_cached_finish_(op, -ENOMEM);
+        return;
+    }
+    fsb_stat st;
+    if (plain && !tries) {
+        fsb_cached_names_ahead_(c, &n);
+        if (fsb_cached_look_(c, &n, &st) == FSB_CACHED_STAT_ && fsb_cached_small_(&st))
+            fsb_cached_data_ahead_(c, &n, 1);
+    }
+    if (op->flags & (FSB_O_CREATE | FSB_O_TRUNC)) fsb_cached_touch_call_(k, 0);
+    k->seq = fsb_cached_seq_(c);
+    fsb_cached_send_(k);
+}
+
+static fsb_cached_watch_ *fsb_cached_watch_take_(fsb_cached_ *c, fsb_handle handle);
+
+/* CLOSE: what only read has nothing to tell; what wrote waits for inner's answer. */
+static void fsb_cached_close_op_(fsb_cached_ *c, fsb_op *op)
+{
+    fsb_cached_watch_ *w = op->handle >> 32 == UINT32_MAX ? fsb_cached_watch_take_(c, op->handle)
+                                                          : NULL;
+    if (w) {
+        fsb_cached_free_(c, w, sizeof *w);
+        fsb_cached_finish_(op, 0);
+        return;
+    }
+    fsb_cached_file_ *f = fsb_cached_pin_(c, op->handle);
+    uint64_t          state = f ? __atomic_load_n(&f->state, __ATOMIC_ACQUIRE) : 0;
+    do {
+        if (f && !(state & FSB_CACHED_CLOSED_)) continue;
+        if (f) fsb_cached_unpin_(c, f);
+        fsb_cached_finish_(op, -EBADF);
+        return;
+    } while (!__atomic_compare_exchange_n(&f->state, &state, (state | FSB_CACHED_CLOSED_) - 1, 0,
+                                          __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE));
+    pthread_mutex_lock(&f->lock);
+    const fsb_handle inner = f->inner;
+    const int        never = !inner && !f->opening;
+    const int        wait = inner && f->flags & ~(uint32_t)FSB_O_READ;
+    if (wait) f->inner = 0;
+    pthread_mutex_unlock(&f->lock);
+    if (never) (void)__atomic_sub_fetch(&c->lazy, 1, __ATOMIC_RELAXED);
+    fsb_cached_call_ *k = wait ? fsb_cached_call_new_(c, op, FSB_OP_CLOSE, fsb_cached_passed_)
+                               : NULL;
+    if (k) {
+        k->op.handle = inner, k->file = f;
+        fsb_cached_send_(k);
+        return;
+    }
+    if (inner && !wait) fsb_cached_close_inner_(c, f);
+    fsb_cached_unpin_(c, f);
+    fsb_cached_finish_(op, wait ? -ENOMEM : 0);
+}
+
+/* ---- [backend: changes] ---------------------------------------------------------------------- */
+
+static void fsb_cached_touch_or_settle_(fsb_cached_call_ *k, const char *path, const fsb_stat *st,
+                                        int settle)
+{
+    fsb_cached_           *c = k->c;
+    const fsb_cached_name_ n = fsb_cached_split_(c, path);
+    if (settle && k->op.result >= 0 && st) fsb_cached_settle_(c, &n, 0, k->seq, st);
+    else fsb_cached_touch_attr_(c, path);
+}
+
+/* Names that a call makes or removes. */
+static void fsb_cached_touch_names_(fsb_cached_call_ *k, int settle)
+{
+    fsb_cached_  *c = k->c;
+    const fsb_op *op = &k->op;
+    const int     ok = settle && op->result >= 0;
+    const char   *path = op->code == FSB_OP_LINK ? op->path2 : op->path;
+    if (op->code == FSB_OP_RENAME) {
+        k->cut |= fsb_cached_touch_name_(c, op->path, settle ? k->cut : -1);
+        k->cut |= fsb_cached_touch_name_(c, op->path2, settle ? k->cut : -1);
+        if (ok) (void)fsb_cached_each_file_(c, fsb_cached_moved_, op);
+        return;
+    }
+    if (ok) {
+        const int gone = op->code == FSB_OP_UNLINK || op->code == FSB_OP_RMDIR;
+        const fsb_cached_name_ n = fsb_cached_split_(c, path);
+        fsb_cached_settle_(c, &n, 1, k->seq, gone ? NULL : &op->stat);
+        fsb_cached_drop_(c, path, 0);
+        fsb_cached_touch_parent_(c, &n);
+    } else (void)fsb_cached_touch_name_(c, path, 0);
+}
+
+/* A change of ours is about to be sent, or (settle) was answered. */
+static void fsb_cached_touch_call_(fsb_cached_call_ *k, int settle)
+{
+    fsb_cached_      *c = k->c;
+    const fsb_op     *op = &k->op;
+    const fsb_stat   *st = NULL;
+    fsb_cached_file_ *f = op->code == FSB_OP_COPY ? k->file2 : k->file;
+    const int names = op->code == FSB_OP_MKDIR || op->code == FSB_OP_UNLINK ||
+                      op->code == FSB_OP_RMDIR || op->code == FSB_OP_RENAME ||
+                      op->code == FSB_OP_LINK || op->code == FSB_OP_SYMLINK ||
+                      op->code == FSB_OP_MKNOD ||
+                      ((op->code == FSB_OP_OPEN || op->code == FSB_OP_PUT) &&
+                       op->flags & FSB_O_CREATE);
+    if (names) fsb_cached_touch_names_(k, settle);
+    if (names && op->code != FSB_OP_LINK) return;
+    if (op->code == FSB_OP_WRITE || op->code == FSB_OP_SETATTR || op->code == FSB_OP_ALLOCATE ||
+        op->code == FSB_OP_OPEN || op->code == FSB_OP_PUT)
+        st = &op->stat;
+    if (settle && st && !st->file_id) st = NULL;
+    const char *path = op->code == FSB_OP_OPEN || op->code == FSB_OP_PUT || !f
+                           ? (k->path ? k->path->text : op->path)
+                           : k->path->text;
+    fsb_cached_path_ *now = f && settle ? fsb_cached_path_of_(f) : NULL;
+    if (now && now != k->path) { /* it was renamed meanwhile */
+        fsb_cached_touch_attr_(c, path);
+        fsb_cached_touch_attr_(c, now->text);
+    } else fsb_cached_touch_or_settle_(k, path, st, settle);
+    fsb_cached_path_put_(c, now);
+}
+
+/* Bytes written by us are known: whole chunks of them are kept. */
+static void fsb_cached_written_(fsb_cached_call_ *k)
+{
+    fsb_cached_  *c = k->c;
+    const fsb_op *op = &k->op;
+    const uint64_t at = op->code == FSB_OP_PUT                ? 0
+                        : k->op.flags & FSB_WRITE_APPEND ? op->out_offset
+                                                         : op->offset;
+    fsb_stat       st;
+    const fsb_cached_name_ n = fsb_cached_split_(c, k->path->text);
+    if (!op->size || !op->stat.file_id || fsb_cached_look_(c, &n, &st) != FSB_CACHED_STAT_) return;
+    if (st.file_id == op->stat.file_id && st.version == op->stat.version)
+        fsb_cached_put_(c, st.file_id, st.version, st.size, at, op->data, op->size);
+}
+
+static void fsb_cached_changed_(fsb_cached_call_ *k)
+{
+    const fsb_handle handle = k->upper->handle;
+    const uint32_t   code = k->op.code;
+    fsb_cached_touch_call_(k, 1);
+    if ((code == FSB_OP_WRITE || code == FSB_OP_PUT) && k->op.result >= 0) fsb_cached_written_(k);
+    if (code == FSB_OP_EXEC && !__atomic_load_n(&k->c->leased, __ATOMIC_RELAXED)) fsb_cached_suspect_(k->c);
+    k->op.handle = handle;
+    fsb_cached_answer_(k);
+}
+
+/* ---- [backend: the rest] --------------------------------------------------------------------- */
+
+/* GETXATTR of "user.fsb.status" of "/". */
+static void fsb_cached_status_(fsb_cached_ *c, fsb_op *op)
+{
+    char          text[64] = "online";
+    const int64_t ns = __atomic_load_n(&c->away_since_ns, __ATOMIC_ACQUIRE);
+    const time_t  since = (time_t)(ns / 1000000000);
+    struct tm     t;
+    if (ns && gmtime_r(&since, &t)) strftime(text, sizeof text, "offline since %FT%TZ", &t);
+    const size_t size = strlen(text);
+    op->result = (int64_t)size;
+    if (op->size && op->size < size) op->result = -ERANGE;
+    else if (op->size) memcpy(op->buf, text, size);
+    op->done(op);
+}
+
+static uint32_t fsb_cached_xattr_hash_(const fsb_cached_ *c, const char *name)
+{
+    return (uint32_t)fsb_cached_hash_(c->seed, name, strlen(name)) | 1;
+}
+
+/* 1 if the file is known not to have that xattr. With `keep` it is now. */
+static int fsb_cached_missing_(fsb_cached_ *c, const fsb_cached_name_ *n, const char *name,
+                               int keep, uint64_t seq)
+{
+    const uint32_t     hash = fsb_cached_xattr_hash_(c, name);
+    fsb_cached_shard_ *s = fsb_cached_shard_of_(c, n->folder_hash);
+    int                known = 0;
+    pthread_mutex_lock(&s->lock);
+    fsb_cached_entry_ *e = fsb_cached_entry_of_(fsb_cached_folder_of_(s, n), n);
+    if (e && e->state == FSB_CACHED_STAT_ && fsb_cached_fresh_(c, e->epoch, e->until)) {
+        for (int i = 0; i < FSB_CACHED_MISSING_; ++i) known |= e->missing[i] == hash;
+        if (keep && !known && fsb_cached_holds_(c, n->hash, seq))
+            e->missing[e->missing_next++ % FSB_CACHED_MISSING_] = hash;
+    }
+    pthread_mutex_unlock(&s->lock);
+    return known;
+}
+
+static void fsb_cached_xattr_done_(fsb_cached_call_ *k)
+{
+    if (k->op.result == -ENODATA) {
+        const fsb_cached_name_ n = fsb_cached_split_(k->c, k->path->text);
+        (void)fsb_cached_missing_(k->c, &n, k->op.path2, 1, k->seq);
+    }
+    fsb_cached_up_(k, NULL);
+}
+
+static int fsb_cached_changes_(const fsb_op *op)
+{
+    switch (op->code) {
+    case FSB_OP_OPEN: return (op->flags & (FSB_O_CREATE | FSB_O_TRUNC)) != 0;
+    case FSB_OP_WRITE: case FSB_OP_MKDIR: case FSB_OP_UNLINK: case FSB_OP_RMDIR:
+    case FSB_OP_RENAME: case FSB_OP_LINK: case FSB_OP_SYMLINK: case FSB_OP_MKNOD:
+    case FSB_OP_SETATTR: case FSB_OP_ALLOCATE: case FSB_OP_COPY: case FSB_OP_SETXATTR:
+    case FSB_OP_REMOVEXATTR: case FSB_OP_PUT: case FSB_OP_EXEC: return 1;
+    default: return 0;
+    }
+}
+
+/* Which calls name an open file: 1 must, 2 may. */
+static int fsb_cached_takes_handle_(uint32_t code)
+{
+    switch (code) {
+    case FSB_OP_READ: case FSB_OP_WRITE: case FSB_OP_ALLOCATE: case FSB_OP_SEEK:
+    case FSB_OP_COPY: case FSB_OP_LOCK: case FSB_OP_DESCRIPTOR: return 1;
+    case FSB_OP_STAT: case FSB_OP_READLINK: case FSB_OP_LIST: case FSB_OP_SYNC:
+    case FSB_OP_LINK: case FSB_OP_SETATTR: case FSB_OP_STATFS: case FSB_OP_GETXATTR:
+    case FSB_OP_SETXATTR: case FSB_OP_LISTXATTR: case FSB_OP_REMOVEXATTR: return 2;
+    default: return 0;
+    }
+}
+
+/* WATCH without a lease: inner's, under a handle of ours. */
+static void fsb_cached_watched_(fsb_cached_call_ *k)
+{
+    fsb_cached_file_ *f = NULL;
+    fsb_op           *op = &k->op;
+    const int         err = op->result < 0 ? 0
+                                           : fsb_cached_file_new_(k->c, &f, k->path->text,
+                                                                  FSB_CACHED_WATCHING_, 0, op->handle);
+    if (err) {
+        fsb_cached_call_ *x = fsb_cached_call_new_(k->c, NULL, FSB_OP_CLOSE, fsb_cached_quiet_);
+        if (x) x->op.handle = op->handle, fsb_cached_send_(x);
+        op->result = err;
+    }
+    op->handle = f ? fsb_cached_handle_(f) : 0;
+    fsb_cached_answer_(k);
+}
+
+/* Everything that is not answered here: on to inner, with inner's handles. Takes over the pin. */
+static void fsb_cached_pass_(fsb_cached_ *c, fsb_op *op, fsb_cached_file_ *f, int tries)
+{
+    fsb_cached_file_ *f2 = op->code == FSB_OP_COPY ? fsb_cached_pin_(c, op->handle2) : NULL;
+    if (op->code == FSB_OP_COPY && !f2) {
+        fsb_cached_unpin_(c, f);
+        fsb_cached_finish_(op, -EBADF);
+        return;
+    }
+    fsb_handle inner[2] = {0, 0};
+    for (int i = 0; i < 2; ++i) {
+        fsb_cached_file_ *one = i ? f2 : f, *other = i ? f : f2;
+        if (!one) continue;
+        pthread_mutex_lock(&one->lock);
+        inner[i] = one->inner;
+        pthread_mutex_unlock(&one->lock);
+        if (inner[i]) continue;
+        fsb_cached_unpin_(c, other);
+        fsb_cached_open_late_(c, one, op, tries, 0);
+        return;
+    }
+    const int change = fsb_cached_changes_(op);
+    fsb_cached_call_ *k = fsb_cached_call_new_(
+        c, op, op->code, change                             ? fsb_cached_changed_
+                         : op->code == FSB_OP_GETXATTR ? fsb_cached_xattr_done_
+                         : op->code == FSB_OP_WATCH    ? fsb_cached_watched_
+                                                       : fsb_cached_passed_);
+    if (k) {
+        if (f) k->op.handle = inner[0];
+        if (f2) k->op.handle2 = inner[1];
+        k->file = f, k->file2 = f2;
+        if (f2) k->path = fsb_cached_path_of_(f2);
+        else if (f) k->path = fsb_cached_path_of_(f);
+        else if (op->path) k->path = fsb_cached_path_copy_(c, op->path);
+    }
+    if (!k || (!k->path && (f || op->path))) {
+        if (k) fsb_cached_call_free_(k);
+        else fsb_cached_unpin_(c, f), fsb_cached_unpin_(c, f2);
+        fsb_cached_finish_(op, -ENOMEM);
+        return;
+    }
+    if (change && op->code != FSB_OP_EXEC) fsb_cached_touch_call_(k, 0);
+    k->seq = fsb_cached_seq_(c);
+    op->layer[0] = k;
+    fsb_cached_send_(k);
+}
+
+/* UNLINK and RENAME take a name from files that are open, but not at inner yet: those first. */
+static int fsb_cached_lazy_first_(fsb_cached_ *c, fsb_op *op, int tries)
+{
+    fsb_cached_file_ *f = NULL;
+    fsb_op            ask;
+    if ((op->code != FSB_OP_UNLINK && op->code != FSB_OP_RENAME) ||
+        !__atomic_load_n(&c->lazy, __ATOMIC_ACQUIRE))
+        return 0;
+    ask = *op, ask.user = &f;
+    if (!fsb_cached_each_file_(c, fsb_cached_find_lazy_, &ask)) return 0;
+    fsb_cached_open_late_(c, f, op, tries, 0);
+    return 1;
+}
+
+static void fsb_cached_watch_op_(fsb_cached_ *c, fsb_op *op);
+
+static int fsb_cached_check_(const fsb_op *op)
+{
+    const int takes = fsb_cached_takes_handle_(op->code);
+    if (takes == 1) return op->handle ? 0 : -EBADF;
+    if (takes == 2 && op->handle) return 0;
+    if (op->code == FSB_OP_CLOSE) return 0;
+    if (!op->path || op->path[0] != '/') return -EINVAL;
+    const size_t size = strlen(op->path);
+    if (size > FSB_PATH_MAX) return -ENAMETOOLONG;
+    if (op->code == FSB_OP_LIST && !op->emit) return -EINVAL;
+    const int two = op->code == FSB_OP_RENAME || op->code == FSB_OP_LINK;
+    if (two && (!op->path2 || op->path2[0] != '/')) return -EINVAL;
+    if (two && strlen(op->path2) > FSB_PATH_MAX) return -ENAMETOOLONG;
+    return 0;
+}
+
+/* 1 if op is odd enough to be inner's to refuse: what is answered here is well-formed. */
+static int fsb_cached_odd_(const fsb_op *op)
+{
+    const char *p = op->path;
+    if (op->handle || !p) return op->flags != 0;
+    if (op->code == FSB_OP_LIST) {
+        if (op->flags > (FSB_LIST_STAT | FSB_LIST_DATA | FSB_LIST_DEEP)) return 1;
+        if (op->flags && !(op->flags & FSB_LIST_STAT)) return 1;
+    } else if (op->code == FSB_OP_OPEN) {
+        if (!p[1]) return 1;
+    } else if (op->flags || ((op->code == FSB_OP_GET) && !p[1])) return 1;
+    if (op->size > (size_t)FSB_IO_MAX) return 1;
+    for (; *p; ++p) { /* "//", "/.", "/..", a '/' at the end, a name that is too long */
+        const char  *name = p + 1;
+        const size_t size = strcspn(name, "/");
+        if (*p != '/' || size > FSB_NAME_MAX) return 1;
+        if (!size) return p != op->path || name[0];
+        if (name[0] == '.' && (size == 1 || (size == 2 && name[1] == '.'))) return 1;
+        p += size;
+    }
+    return 0;
+}
+
+/* Ops that may be answered from memory. Takes over the pin; 0: it was left to pass. */
+static int fsb_cached_serve_(fsb_cached_ *c, fsb_op *op, fsb_cached_file_ *f, int tries,
+                             int64_t error)
+{
+    const int odd = fsb_cached_odd_(op);
+    if (op->code == FSB_OP_READ && !op->flags) fsb_cached_read_(c, op, f, tries, error);
+    else if (odd) return 0;
+    else if (op->code == FSB_OP_STAT) fsb_cached_stat_(c, op, f, tries, error);
+    else if (f) return 0;
+    else if (op->code == FSB_OP_LIST) fsb_cached_list_(c, op, tries, error);
+    else if (op->code == FSB_OP_READLINK) fsb_cached_readlink_(c, op, error);
+    else if (op->code == FSB_OP_GET) fsb_cached_get_(c, op, tries, error);
+    else if (op->code == FSB_OP_OPEN) fsb_cached_open_(c, op, tries, error);
+    else return 0;
+    return 1;
+}
+
+/* Starts an op, or starts it again: `tries` times what it waited for came to nothing, `error` is
+   what inner answered it already. */
+static void fsb_cached_start_(fsb_cached_ *c, fsb_op *op, int tries, int64_t error)
+{
+    fsb_cached_file_ *f = NULL;
+    const int         takes = fsb_cached_takes_handle_(op->code);
+    const int         away = __atomic_load_n(&c->away, __ATOMIC_RELAXED);
+    const int         err = tries ? 0 : fsb_cached_check_(op);
+    if (away) fsb_cached_probe_(c);
+    if (takes && op->handle) f = fsb_cached_pin_(c, op->handle);
+    if (err || (takes && op->handle && (!f || f->flags == FSB_CACHED_WATCHING_))) {
+        fsb_cached_unpin_(c, f);
+        fsb_cached_finish_(op, err ? err : -EBADF);
+    } else if (op->code == FSB_OP_CLOSE) {
+        fsb_cached_close_op_(c, op);
+    } else if (op->code == FSB_OP_LIST && f) {
+        fsb_cached_unpin_(c, f);
+        fsb_cached_finish_(op, -ENOTDIR);
+    } else if (op->code == FSB_OP_WATCH && op->flags & FSB_WATCH_HELD) {
+        fsb_cached_watch_op_(c, op);
+    } else if (op->code == FSB_OP_GETXATTR && !f && !op->path[1] && op->path2 &&
+               !strcmp(op->path2, "user.fsb.status")) {
+        fsb_cached_status_(c, op);
+    } else if (fsb_cached_serve_(c, op, f, tries, error)) {
+    } else if (error) {
+        fsb_cached_unpin_(c, f);
+        fsb_cached_finish_(op, error);
+    } else if (away && fsb_cached_changes_(op) && (!c->inner || c->inner->submit)) {
+        fsb_cached_unpin_(c, f);
+        fsb_cached_finish_(op, -ENETDOWN);
+    } else if (!fsb_cached_lazy_first_(c, op, tries)) {
+        const int ask = op->code == FSB_OP_GETXATTR && !f && op->path2 && !fsb_cached_odd_(op);
+        const fsb_cached_name_ n = fsb_cached_split_(c, ask ? op->path : "/");
+        if (ask && fsb_cached_missing_(c, &n, op->path2, 0, 0)) fsb_cached_finish_(op, -ENODATA);
+        else fsb_cached_pass_(c, op, f, tries);
+    }
+}
+
+/* ---- [backend: events] ----------------------------------------------------------------------- */
+
+/* 1 if an event tells of what is known already. */
+static int fsb_cached_known_event_(fsb_cached_ *c, const fsb_event *event)
+{
+    fsb_stat        st;
+    const fsb_stat *is = event->stat;
+    if (!is || (event->kind != FSB_EVENT_CONTENT && event->kind != FSB_EVENT_ATTR)) return 0;
+    const fsb_cached_name_ n = fsb_cached_split_(c, event->path);
+    if (fsb_cached_look_(c, &n, &st) != FSB_CACHED_STAT_) return 0;
+    return st.file_id == is->file_id && st.version == is->version && st.size == is->size &&
+           st.mode == is->mode && st.uid == is->uid && st.gid == is->gid &&
+           st.nlink == is->nlink && st.mtime_ns == is->mtime_ns && st.ctime_ns == is->ctime_ns;
+}
+
+/* Forgets what an event tells of. */
+static void fsb_cached_apply_(fsb_cached_ *c, const fsb_event *event)
+{
+    fsb_op moved;
+    switch (event->kind) {
+    case FSB_EVENT_CREATED: (void)fsb_cached_touch_name_(c, event->path, 0); break;
+    case FSB_EVENT_REMOVED: (void)fsb_cached_touch_name_(c, event->path, -1); break;
+    case FSB_EVENT_CONTENT: case FSB_EVENT_ATTR: fsb_cached_touch_attr_(c, event->path); break;
+    case FSB_EVENT_RENAMED:
+        (void)fsb_cached_touch_name_(c, event->path, -1);
+        if (!event->path2) break;
+        (void)fsb_cached_touch_name_(c, event->path2, -1);
+        memset(&moved, 0, sizeof moved);
+        moved.path = event->path, moved.path2 = event->path2;
+        (void)fsb_cached_each_file_(c, fsb_cached_moved_, &moved);
+        break;
+    default:
+        if (!event->path[1]) fsb_cached_suspect_(c);
+        else (void)fsb_cached_touch_name_(c, event->path, 1);
+    }
+}
+
+/* On inner's thread; who made the change waits until this returns. */
+static void fsb_cached_event_(void *user, const fsb_event *event)
+{
+    fsb_cached_ *c = (fsb_cached_ *)user;
+    if (!event->path || event->path[0] != '/' || strlen(event->path) > FSB_PATH_MAX) return;
+    if (event->path2 && (event->path2[0] != '/' || strlen(event->path2) > FSB_PATH_MAX)) return;
+    FSB_CACHED_COUNT_(c, events);
+    /* An older answer may still be on its way up: only if none is, nothing needs to be said. */
+    const int quiet = !__atomic_load_n(&c->live, __ATOMIC_ACQUIRE);
+    if (quiet && fsb_cached_known_event_(c, event)) return;
+    fsb_cached_apply_(c, event);
+    pthread_mutex_lock(&c->watch_lock);
+    while (c->telling) pthread_cond_wait(&c->watch_idle, &c->watch_lock);
+    c->telling = 1, c->teller = pthread_self();
+    fsb_handle last = 0;
+    for (;;) { /* by rising handle, so that the list may change meanwhile */
+        fsb_cached_watch_ *w = NULL;
+        for (fsb_cached_watch_ *i = c->watches; i; i = i->next)
+            if (i->handle > last && (!w || i->handle < w->handle)) w = i;
+        if (!w) break;
+        last = w->handle;
+        void (*const tell)(void *, const fsb_event *) = w->event;
+        void *const whom = w->user;
+        pthread_mutex_unlock(&c->watch_lock);
+        tell(whom, event);
+        pthread_mutex_lock(&c->watch_lock);
+    }
+    c->telling = 0;
+    pthread_cond_broadcast(&c->watch_idle);
+    pthread_mutex_unlock(&c->watch_lock);
+}
+
+static void fsb_cached_watch_op_(fsb_cached_ *c, fsb_op *op)
+{
+    fsb_cached_watch_ *w = NULL;
+    int                err = 0;
+    if (op->path[1] || !op->event) err = -EINVAL;
+    else if (!__atomic_load_n(&c->leased, __ATOMIC_RELAXED)) err = -ENOSYS;
+    else w = (fsb_cached_watch_ *)fsb_cached_new_(c, sizeof *w);
+    if (!err && !w) err = -ENOMEM;
+    if (w) {
+        w->event = op->event, w->user = op->user;
+        pthread_mutex_lock(&c->watch_lock);
+        w->handle = (uint64_t)UINT32_MAX << 32 | ++c->last_watch;
+        w->next = c->watches, c->watches = w;
+        op->handle = w->handle;
+        pthread_mutex_unlock(&c->watch_lock);
+    }
+    fsb_cached_finish_(op, err);
+}
+
+/* Out of the list, once its event() is not running, unless that is who asks. */
+static fsb_cached_watch_ *fsb_cached_watch_take_(fsb_cached_ *c, fsb_handle handle)
+{
+    pthread_mutex_lock(&c->watch_lock);
+    fsb_cached_watch_ **at = &c->watches, *w;
+    while (*at && (*at)->handle != handle) at = &(*at)->next;
+    w = *at;
+    if (w) *at = w->next;
+    while (w && c->telling && !pthread_equal(c->teller, pthread_self()))
+        pthread_cond_wait(&c->watch_idle, &c->watch_lock);
+    pthread_mutex_unlock(&c->watch_lock);
+    return w;
+}
+
+/* ---- [backend: disk] -------------------------------------------------------------------------
+
+   A thread writes to L2, so that who brings bytes never waits for a disk. What is too much for its
+   queue is not written. A folder's record is its names and attributes under share and path. */
+
+typedef struct fsb_cached_head_ {
+    uint32_t magic, stat_size; /* another layout is no record */
+    uint32_t count, complete;
+    fsb_stat stat; /* of the folder; file_id 0: not known */
+} fsb_cached_head_;
+enum { FSB_CACHED_MAGIC_ = 0x46425346, FSB_CACHED_RECORD_MAX_ = 1 << 20 };
+
+static void fsb_cached_record_free_(fsb_cached_ *c, fsb_cached_record_ *r)
+{
+    fsb_slice_release(&r->slice);
+    fsb_cached_free_(c, r->value, r->size);
+    fsb_cached_path_put_(c, r->path);
+    fsb_cached_free_(c, r, sizeof *r);
+}
+
+/* Queues a record, which is the queue's then. */
+static void fsb_cached_record_put_(fsb_cached_ *c, fsb_cached_record_ *r)
+{
+    const uint64_t bytes = r->slice.size + r->size + sizeof *r;
+    pthread_mutex_lock(&c->disk_lock);
+    const int room = c->disk_started && c->record_bytes + bytes <= c->record_max;
+    if (room) {
+        r->next = NULL, *c->last_record = r, c->last_record = &r->next;
+        c->record_bytes += bytes;
+        pthread_cond_signal(&c->disk_wake);
+    }
+    pthread_mutex_unlock(&c->disk_lock);
+    if (!room) fsb_cached_record_free_(c, r);
+}
+
+static void fsb_cached_record_chunk_(fsb_cached_ *c, const fsb_cache_key *key)
+{
+    fsb_cached_record_ *r =
+        c->disk ? (fsb_cached_record_ *)fsb_cached_new_(c, sizeof *r) : NULL;
+    if (!r) return;
+    r->key = *key;
+    if (fsb_cache_get(c->core, key, &r->slice) == 1) fsb_cached_record_put_(c, r);
+    else fsb_cached_free_(c, r, sizeof *r);
+}
+
+/* The folder's names and attributes in one piece. Shard locked. */
+static char *fsb_cached_pack_(fsb_cached_ *c, const fsb_cached_folder_ *f, const fsb_stat *st,
+                              size_t *size)
+{
+    fsb_cached_head_ head;
+    memset(&head, 0, sizeof head);
+    head.magic = FSB_CACHED_MAGIC_, head.stat_size = sizeof(fsb_stat);
+    head.count = f->order_count, head.complete = 1, head.stat = *st;
+    *size = sizeof head;
+    for (uint32_t i = 0; i < f->order_count; ++i)
+        *size += sizeof(fsb_stat) + 2u + f->order[i]->name_size;
+    char *value = *size > FSB_CACHED_RECORD_MAX_
+                      ? NULL
+                      : (char *)fsb_cached_resize_(c, NULL, 0, *size);
+    if (!value) return NULL;
+    char *at = value;
+    memcpy(at, &head, sizeof head), at += sizeof head;
+    for (uint32_t i = 0; i < f->order_count; ++i) {
+        fsb_cached_entry_ *e = f->order[i];
+        fsb_stat           none;
+        memset(&none, 0, sizeof none);
+        memcpy(at, e->state == FSB_CACHED_STAT_ ? &e->stat : &none, sizeof none);
+        at += sizeof none;
+        memcpy(at, &e->name_size, 2), at += 2;
+        memcpy(at, fsb_cached_entry_name_(e), e->name_size), at += e->name_size;
+    }
+    return value;
+}
+
+static void fsb_cached_record_folder_(fsb_cached_ *c, const fsb_cached_path_ *path)
+{
+    if (!c->disk) return;
+    fsb_stat               st;
+    const fsb_cached_name_ own = fsb_cached_split_(c, path->text);
+    const fsb_cached_name_ n = fsb_cached_join_(c, path->text, path->size, "", 0);
+    fsb_cached_shard_     *s = fsb_cached_shard_of_(c, n.folder_hash);
+    if (fsb_cached_look_(c, &own, &st) != FSB_CACHED_STAT_) memset(&st, 0, sizeof st);
+    fsb_cached_record_ *r = (fsb_cached_record_ *)fsb_cached_new_(c, sizeof *r);
+    if (r) r->path = fsb_cached_path_copy_(c, path->text);
+    if (r && r->path) {
+        pthread_mutex_lock(&s->lock);
+        fsb_cached_folder_ *f = fsb_cached_folder_of_(s, &n);
+        if (f && f->listed == FSB_CACHED_STAT_)
+            r->value = fsb_cached_pack_(c, f, &st, &r->size);
+        pthread_mutex_unlock(&s->lock);
+    }
+    if (r && r->value) fsb_cached_record_put_(c, r);
+    else if (r) r->size = 0, fsb_cached_record_free_(c, r);
+}
+
+/* A record's key: the share and the path. */
+static size_t fsb_cached_record_key_(const fsb_cached_ *c, const char *path, size_t size, char *out)
+{
+    memcpy(out, &c->share, 8);
+    memcpy(out + 8, path, size);
+    return 8 + size;
+}
+
+static void *fsb_cached_disk_main_(void *arg)
+{
+    fsb_cached_ *c = (fsb_cached_ *)arg;
+    char         key[FSB_PATH_MAX + 9];
+    pthread_mutex_lock(&c->disk_lock);
+    for (;;) {
+        while (!c->records && !c->closing) pthread_cond_wait(&c->disk_wake, &c->disk_lock);
+        fsb_cached_record_ *r = c->records;
+        if (!r) break;
+        c->records = r->next;
+        if (!r->next) c->last_record = &c->records;
+        pthread_mutex_unlock(&c->disk_lock);
+        const uint64_t bytes = r->slice.size + r->size + sizeof *r;
+        if (r->value)
+            (void)fsb_cache_disk_meta_put(
+                c->disk, key, fsb_cached_record_key_(c, r->path->text, r->path->size, key),
+                r->value, r->size);
+        else (void)fsb_cache_disk_put(c->disk, &r->key, r->slice.data, r->slice.size);
+        fsb_cached_record_free_(c, r);
+        pthread_mutex_lock(&c->disk_lock);
+        c->record_bytes -= bytes;
+    }
+    pthread_mutex_unlock(&c->disk_lock);
+    return NULL;
+}
+
+/* One entry of a record, as it was: good enough while the host is away. Shard locked. */
+static void fsb_cached_unpack_one_(fsb_cached_ *c, fsb_cached_folder_ *f, const char *path,
+                                   const fsb_stat *st, const char *name, size_t name_size)
+{
+    const fsb_cached_name_ n = fsb_cached_join_(c, path, strlen(path), name, name_size);
+    if (!name_size || name_size > FSB_NAME_MAX || memchr(name, '/', name_size)) return;
+    fsb_cached_entry_ *e = fsb_cached_entry_of_(f, &n);
+    if (!e) {
+        e = fsb_cached_entry_make_(c, f, &n);
+        if (!e) return;
+        e->stat = *st;
+        e->state = st->file_id ? FSB_CACHED_STAT_ : FSB_CACHED_NAMED_;
+    }
+    if (e->place) return;
+    e->cookie = f->order_count + 1;
+    fsb_cached_place_(c, f, e);
+}
+
+static void fsb_cached_unpack_(fsb_cached_ *c, fsb_cached_folder_ *f, const char *path,
+                               const char *value, size_t size)
+{
+    fsb_cached_head_ head;
+    if (size < sizeof head) return;
+    memcpy(&head, value, sizeof head);
+    if (head.magic != FSB_CACHED_MAGIC_ || head.stat_size != sizeof(fsb_stat)) return;
+    size_t at = sizeof head;
+    for (uint32_t i = 0; i < head.count; ++i) {
+        fsb_stat st;
+        uint16_t name_size;
+        if (size - at < sizeof st + 2) return;
+        memcpy(&st, value + at, sizeof st);
+        memcpy(&name_size, value + at + sizeof st, 2);
+        at += sizeof st + 2;
+        if (size - at < name_size) return;
+        fsb_cached_unpack_one_(c, f, path, &st, value + at, name_size);
+        at += name_size;
+    }
+    f->listed = FSB_CACHED_STAT_, f->complete = 1;
+}
+
+/* What L2 remembers of a folder, to be answered while the host is away. Reads the disk. */
+static void fsb_cached_load_path_(fsb_cached_ *c, const char *path, size_t path_size)
+{
+    char                   key[FSB_PATH_MAX + 9];
+    const fsb_cached_name_ n = fsb_cached_join_(c, path, path_size, "", 0);
+    fsb_cached_shard_     *s = fsb_cached_shard_of_(c, n.folder_hash);
+    pthread_mutex_lock(&s->lock);
+    const fsb_cached_folder_ *was = fsb_cached_folder_of_(s, &n);
+    const int                 known = was && (was->loaded || was->listed == FSB_CACHED_STAT_);
+    pthread_mutex_unlock(&s->lock);
+    char *value = known ? NULL : (char *)fsb_cached_resize_(c, NULL, 0, FSB_CACHED_RECORD_MAX_);
+    if (!value) return;
+    const int64_t size =
+        fsb_cache_disk_meta_get(c->disk, key, fsb_cached_record_key_(c, path, path_size, key),
+                                value, FSB_CACHED_RECORD_MAX_);
+    if (size > 0 && size <= FSB_CACHED_RECORD_MAX_) {
+        pthread_mutex_lock(&s->lock);
+        fsb_cached_folder_ *f = fsb_cached_folder_make_(c, s, &n, 0);
+        if (f && !f->loaded) {
+            f->loaded = 1;
+            if (f->listed == FSB_CACHED_UNKNOWN_ && !f->lister) {
+                fsb_cached_unlist_(f);
+                fsb_cached_unpack_(c, f, fsb_cached_folder_path_(f), value, (size_t)size);
+            }
+        }
+        pthread_mutex_unlock(&s->lock);
+    }
+    fsb_cached_free_(c, value, FSB_CACHED_RECORD_MAX_);
+}
+
+static void fsb_cached_load_folder_(fsb_cached_ *c, const fsb_cached_name_ *n)
+{
+    char             key[16];
+    fsb_cached_head_ head;
+    if (n->folder_size) {
+        fsb_cached_load_path_(c, n->folder, n->folder_size);
+        return;
+    }
+    /* the root has no folder: its attributes stand in its own record */
+    char *value = (char *)fsb_cached_resize_(c, NULL, 0, FSB_CACHED_RECORD_MAX_);
+    if (!value) return;
+    const int64_t size = fsb_cache_disk_meta_get(
+        c->disk, key, fsb_cached_record_key_(c, "/", 1, key), value, FSB_CACHED_RECORD_MAX_);
+    if (size >= (int64_t)sizeof head && size <= FSB_CACHED_RECORD_MAX_) {
+        memcpy(&head, value, sizeof head);
+        fsb_cached_shard_ *s = fsb_cached_shard_of_(c, n->folder_hash);
+        pthread_mutex_lock(&s->lock);
+        fsb_cached_folder_ *f = fsb_cached_folder_make_(c, s, n, 0);
+        fsb_cached_entry_  *e = f ? fsb_cached_entry_make_(c, f, n) : NULL;
+        if (e && e->state == FSB_CACHED_UNKNOWN_ && head.magic == FSB_CACHED_MAGIC_ &&
+            head.stat_size == sizeof(fsb_stat) && head.stat.file_id)
+            e->stat = head.stat, e->state = FSB_CACHED_STAT_;
+        pthread_mutex_unlock(&s->lock);
+    }
+    fsb_cached_free_(c, value, FSB_CACHED_RECORD_MAX_);
+}
+
+/* ---- [backend: public] ----------------------------------------------------------------------- */
+
+static void fsb_cached_submit_(fsb_backend *b, fsb_op *const *ops, size_t n)
+{
+    for (size_t i = 0; i < n; ++i) {
+        fsb_op *op = ops[i];
+        op->layer[0] = NULL;
+        fsb_cached_no_slice_(op);
+        fsb_cached_start_((fsb_cached_ *)(void *)b, op, 0, 0);
+    }
+}
+
+/* Only what waits long can be hurried: LOCK, EXEC, and other calls that were passed on as they
+   are. */
+static void fsb_cached_cancel_(fsb_backend *b, fsb_op *op)
+{
+    fsb_cached_      *c = (fsb_cached_ *)(void *)b;
+    fsb_cached_call_ *k = (fsb_cached_call_ *)op->layer[0];
+    if (k && c->inner && c->inner->cancel) c->inner->cancel(c->inner, &k->op);
+}
+
+typedef struct fsb_cached_waiter_ {
+    fsb_cached_    *c;
+    pthread_mutex_t lock;
+    pthread_cond_t  cond;
+    int             done;
+} fsb_cached_waiter_;
+
+/* What was only lent until now is copied, for the caller to keep. */
+static void fsb_cached_wake_(fsb_op *op)
+{
+    fsb_cached_waiter_ *w = (fsb_cached_waiter_ *)op->layer[1];
+    if (op->result > 0 && !op->buf && op->slice.data && !op->slice.release) {
+        const fsb_slice lent = op->slice;
+        char           *to = fsb_cached_room_(w->c, op, lent.size);
+        if (to) memcpy(to, lent.data, lent.size);
+        else fsb_cached_no_slice_(op), op->result = -ENOMEM;
+    }
+    pthread_mutex_lock(&w->lock);
+    w->done = 1;
+    pthread_cond_signal(&w->cond);
+    pthread_mutex_unlock(&w->lock);
+}
+
+static int64_t fsb_cached_call_wait_(fsb_backend *b, fsb_op *op)
+{
+    void (*const done)(fsb_op *) = op->done;
+    void *const        layer = op->layer[1];
+    fsb_cached_waiter_ w;
+    w.c = (fsb_cached_ *)(void *)b, w.done = 0;
+    pthread_mutex_init(&w.lock, NULL);
+    pthread_cond_init(&w.cond, NULL);
+    op->done = fsb_cached_wake_, op->layer[1] = &w;
+    fsb_cached_submit_(b, &op, 1);
+    pthread_mutex_lock(&w.lock);
+    while (!w.done) pthread_cond_wait(&w.cond, &w.lock);
+    pthread_mutex_unlock(&w.lock);
+    pthread_cond_destroy(&w.cond);
+    pthread_mutex_destroy(&w.lock);
+    op->done = done, op->layer[1] = layer;
+    return op->result;
+}
+
+/* The lease is there: answers of requests sent before it are not under it. */
+static void fsb_cached_leased_(fsb_cached_ *c, const fsb_op *op)
+{
+    if (op->result == -ENOSYS || op->result == -EINVAL)
+        __atomic_store_n(&c->watchable, 0, __ATOMIC_RELEASE);
+    if (op->result < 0) return;
+    fsb_cached_bump_all_(c);
+    c->lease = op->handle;
+    __atomic_store_n(&c->leased, 1, __ATOMIC_RELEASE);
+    fsb_cached_suspect_(c);
+}
+
+static void fsb_cached_lease_done_(fsb_cached_call_ *k)
+{
+    fsb_cached_leased_(k->c, &k->op);
+    fsb_cached_call_free_(k);
+}
+
+static void fsb_cached_lease_op_(fsb_cached_ *c, fsb_op *op)
+{
+    op->code = FSB_OP_WATCH, op->path = "/", op->flags = FSB_WATCH_HELD | FSB_WATCH_DEEP;
+    op->event = fsb_cached_event_, op->user = c;
+}
+
+/* Asks for the lease, where it could not be had when this was opened. */
+static void fsb_cached_lease_(fsb_cached_ *c)
+{
+    if (__atomic_load_n(&c->leased, __ATOMIC_ACQUIRE) || !c->inner || !c->inner->submit ||
+        !c->inner->call[FSB_OP_WATCH] || !__atomic_load_n(&c->watchable, __ATOMIC_ACQUIRE))
+        return;
+    fsb_cached_call_ *k = fsb_cached_call_new_(c, NULL, FSB_OP_WATCH, fsb_cached_lease_done_);
+    if (!k) return;
+    fsb_cached_lease_op_(c, &k->op);
+    fsb_cached_send_(k);
+}
+
+static void fsb_cached_destroy_(fsb_cached_ *c)
+{
+    for (uint32_t i = 0; i < FSB_CACHED_SHARDS_; ++i) {
+        fsb_cached_shard_ *s = &c->shards[i];
+        for (uint32_t j = 0; s->table && j < s->table_size; ++j)
+            while (s->table[j]) fsb_cached_folder_remove_(c, s, &s->table[j]);
+        if (s->table) (void)fsb_cached_counted_(c, s->table, s->table_size * sizeof *s->table, 0);
+        pthread_mutex_destroy(&s->lock);
+    }
+    for (uint32_t i = 0; i < c->file_count; ++i) {
+        fsb_cached_file_ *f = fsb_cached_file_at_(c, i);
+        fsb_cached_path_put_(c, f->path);
+        pthread_mutex_destroy(&f->lock);
+    }
+    for (uint32_t i = 0; i < c->file_count / FSB_CACHED_BLOCK_; ++i)
+        fsb_cached_free_(c, c->blocks[i], FSB_CACHED_BLOCK_ * sizeof *c->blocks[i]);
+    while (c->watches) {
+        fsb_cached_watch_ *w = c->watches;
+        c->watches = w->next;
+        fsb_cached_free_(c, w, sizeof *w);
+    }
+    fsb_cache_close(c->core);
+    pthread_mutex_destroy(&c->file_lock);
+    pthread_mutex_destroy(&c->watch_lock);
+    pthread_mutex_destroy(&c->disk_lock);
+    pthread_cond_destroy(&c->watch_idle);
+    pthread_cond_destroy(&c->disk_wake);
+    pthread_cond_destroy(&c->quiet);
+    fsb_cached_free_(c, c, sizeof *c);
+}
+
+/* Handles that were left open are closed at inner. */
+static int fsb_cached_close_left_(fsb_cached_ *c, fsb_cached_file_ *f, const fsb_op *op)
+{
+    (void)op;
+    fsb_cached_close_inner_(c, f);
+    return 0;
+}
+
+static void fsb_cached_close_(fsb_backend *b)
+{
+    fsb_cached_ *c = (fsb_cached_ *)(void *)b;
+    fsb_op       op;
+    memset(&op, 0, sizeof op);
+    op.code = FSB_OP_CLOSE, op.handle = c->lease;
+    if (c->lease) (void)c->inner->call[FSB_OP_CLOSE](c->inner, &op);
+    (void)fsb_cached_each_file_(c, fsb_cached_close_left_, NULL);
+    pthread_mutex_lock(&c->disk_lock);
+    while (__atomic_load_n(&c->live, __ATOMIC_ACQUIRE))
+        pthread_cond_wait(&c->quiet, &c->disk_lock);
+    c->closing = 1;
+    pthread_cond_broadcast(&c->disk_wake);
+    pthread_mutex_unlock(&c->disk_lock);
+    if (c->disk_started) pthread_join(c->disk_thread, NULL);
+    fsb_cached_destroy_(c);
+}
+
+static int fsb_cached_open_parts_(fsb_cached_ *c, const fsb_cache_backend_desc *d)
+{
+    const uint64_t most = d->max_bytes ? d->max_bytes : 128u << 20;
+    fsb_cache_desc core;
+    memset(&core, 0, sizeof core);
+    core.max_bytes = most - most / 4, core.allocator = d->allocator, core.log = d->log;
+    if (core.max_bytes < 1 << 20) core.max_bytes = 1 << 20;
+    c->folder_max = most / 4, c->record_max = most / 8;
+    c->read_ahead = d->read_ahead ? d->read_ahead : 8u << 20;
+    if (c->read_ahead > most / 8) c->read_ahead = most / 8;
+    for (uint32_t i = 0; i < FSB_CACHED_SHARDS_; ++i) {
+        fsb_cached_shard_ *s = &c->shards[i];
+        s->table = (fsb_cached_folder_ **)fsb_cached_counted_(c, NULL, 0, 16 * sizeof *s->table);
+        if (!s->table) return -ENOMEM;
+        memset(s->table, 0, 16 * sizeof *s->table);
+        s->table_size = 16;
+    }
+    int err = fsb_cache_open(&c->core, &core);
+    if (!err && c->disk) {
+        sigset_t all, old;
+        sigfillset(&all);
+        pthread_sigmask(SIG_SETMASK, &all, &old); /* threads of ours take no signals */
+        err = -pthread_create(&c->disk_thread, NULL, fsb_cached_disk_main_, c);
+        pthread_sigmask(SIG_SETMASK, &old, NULL);
+        c->disk_started = !err;
+    }
+    return err;
+}
+
+static void fsb_cached_fill_(fsb_cached_ *c)
+{
+    c->base.size = sizeof c->base, c->base.name = "cached";
+    c->base.flags = c->inner ? c->inner->flags : 0;
+    c->base.close = fsb_cached_close_;
+    if (!c->inner || c->inner->submit) c->base.submit = fsb_cached_submit_;
+    c->base.cancel = fsb_cached_cancel_;
+    for (uint32_t i = FSB_OP_STAT; i < FSB_OP_COUNT; ++i) {
+        const int ours = i == FSB_OP_GETXATTR || i == FSB_OP_WATCH;
+        if (ours || fsb_cached_can_(c, i)) c->base.call[i] = fsb_cached_call_wait_;
+    }
+}
+
+FSB_API int fsb_cached_backend(fsb_backend **out, const fsb_cache_backend_desc *d)
+{
+    if (!out || !d || (!d->inner && !d->offline)) return -EINVAL;
+    if (d->inner && d->inner->size < sizeof *d->inner) return -EINVAL;
+    fsb_cached_ *c = (fsb_cached_ *)fsb_cache_alloc_(&d->allocator, sizeof *c);
+    if (!c) return -ENOMEM;
+    c->inner = d->inner, c->allocator = d->allocator, c->log = d->log, c->disk = d->disk;
+    c->ttl_ms = d->ttl_ms ? d->ttl_ms : 1000, c->epoch = 1, c->watchable = 1;
+    c->seed = fsb_cache_random_(), c->last_record = &c->records;
+    c->share = fsb_cached_hash_(0, d->share ? d->share : "", d->share ? strlen(d->share) : 0);
+    for (uint32_t i = 0; i < FSB_CACHED_SHARDS_; ++i)
+        pthread_mutex_init(&c->shards[i].lock, NULL);
+    pthread_mutex_init(&c->file_lock, NULL);
+    pthread_mutex_init(&c->watch_lock, NULL);
+    pthread_mutex_init(&c->disk_lock, NULL);
+    pthread_cond_init(&c->watch_idle, NULL);
+    pthread_cond_init(&c->disk_wake, NULL);
+    pthread_cond_init(&c->quiet, NULL);
+    const int err = fsb_cached_open_parts_(c, d);
+    if (err) {
+        fsb_cached_destroy_(c);
+        return err;
+    }
+    fsb_cached_fill_(c);
+    if (d->offline) fsb_cached_go_away_(c, "offline: what is remembered is served as it was");
+    else if (c->inner->call[FSB_OP_WATCH]) {
+        fsb_op op;
+        memset(&op, 0, sizeof op);
+        fsb_cached_lease_op_(c, &op);
+        (void)c->inner->call[FSB_OP_WATCH](c->inner, &op);
+        fsb_cached_leased_(c, &op);
+        fsb_cached_heard_(c, &op);
+    }
+    *out = &c->base;
+    return 0;
+}
+
+FSB_API void fsb_cached_get_stats(fsb_backend *cached, fsb_cached_stats *out)
+{
+    fsb_cached_    *c = (fsb_cached_ *)(void *)cached;
+    uint64_t       *to = (uint64_t *)(void *)out;
+    const uint64_t *from = (const uint64_t *)(const void *)&c->stats;
+    memset(out, 0, sizeof *out);
+    for (size_t i = 0; i < offsetof(fsb_cached_stats, leased) / sizeof *to; ++i)
+        to[i] = __atomic_load_n(&from[i], __ATOMIC_RELAXED);
+    out->folder_bytes = __atomic_load_n(&c->folder_bytes, __ATOMIC_RELAXED);
+    out->offline_since_ns = (uint64_t)__atomic_load_n(&c->away_since_ns, __ATOMIC_RELAXED);
+    out->leased = __atomic_load_n(&c->leased, __ATOMIC_RELAXED);
 }
 
 #ifdef __cplusplus

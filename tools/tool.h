@@ -95,6 +95,25 @@ static inline uint64_t tool_number(const char *option, const char *text, uint64_
     return value;
 }
 
+/* Bytes: "4096", "64K", "512M", "10G", "1T"; in least..most, or a usage message. */
+static inline uint64_t tool_size(const char *option, const char *text, uint64_t least,
+                                 uint64_t most)
+{
+    static const char units[] = "KMGT";
+    char             *end = NULL;
+    errno = 0;
+    unsigned long long value = strtoull(text, &end, 10);
+    const char        *unit = *end ? strchr(units, *end & ~32) : NULL;
+    const int          shift = unit ? 10 * (int)(unit - units + 1) : 0;
+    int                bad = text[0] < '0' || text[0] > '9' || errno || (*end && (!unit || end[1]));
+    if (!bad && value > (UINT64_MAX >> shift)) bad = 1;
+    value <<= shift;
+    if (bad || value < least || value > most)
+        tool_usage("%s: '%s' is not a size from %llu to %llu bytes (K, M, G, T: 1024 and its "
+                   "powers)", option, text, (unsigned long long)least, (unsigned long long)most);
+    return value;
+}
+
 static inline void tool_raise_descriptor_limit(void)
 {
     struct rlimit limit;
