@@ -456,6 +456,7 @@ FSB_API void fsb_workers_close(fsb_workers *workers);
 #if (defined(FSB_IMPLEMENTATION) || defined(FSB_BACKEND_IMPLEMENTATION)) && \
     !defined(FSB_BACKEND_DONE_)
 #define FSB_BACKEND_DONE_
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -2239,20 +2240,23 @@ typedef struct fsb_local_dirent_ { /* as getdents64(2) fills them in */
     char           name[1];
 } fsb_local_dirent_;
 
-/* All bytes of a small file, or NULL. Its stat was taken before; the same one after the reading
-   says that these are the bytes of that version. */
-static const void *fsb_local_small_(fsb_local_ *l, fsb_backend_listing_ *ls, int dir,
-                                    const char *name, const fsb_stat *st)
+/* The stat of a regular file, by an open descriptor (one walk of its name, not two), and all its
+   bytes if it is small. The same stat behind the reading says that these are that version's. */
+static int fsb_local_small_(fsb_local_ *l, fsb_backend_listing_ *ls, int dir, fsb_dirent *entry)
 {
-    if (!ls->room || !S_ISREG(st->mode) || st->size > FSB_BACKEND_SMALL_) return NULL;
-    const int fd = openat(dir, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
-    if (fd < 0) return NULL;
-    fsb_stat      after;
-    const ssize_t n = pread(fd, ls->room, (size_t)st->size + 1, 0);
-    const int     whole = n >= 0 && (uint64_t)n == st->size && !fsb_local_look_(l, fd, "", &after)
-                          && after.version == st->version && after.file_id == st->file_id;
+    const int how = O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NOCTTY | O_NONBLOCK;
+    const int fd = openat(dir, entry->name, how);
+    if (fd < 0) return fsb_local_look_(l, dir, entry->name, &entry->stat);
+    const fsb_stat *st = &entry->stat;
+    fsb_stat        after;
+    const int       err = fsb_local_look_(l, fd, "", &entry->stat);
+    if (!err && S_ISREG(st->mode) && st->size <= FSB_BACKEND_SMALL_) {
+        const ssize_t n = pread(fd, ls->room, (size_t)st->size + 1, 0);
+        if (n >= 0 && (uint64_t)n == st->size && !fsb_local_look_(l, fd, "", &after)
+            && after.version == st->version) entry->data = ls->room;
+    }
     close(fd);
-    return whole ? ls->room : NULL;
+    return err;
 }
 
 /* Emits one entry: 0 go on, 1 stop. */
@@ -2261,16 +2265,14 @@ static int fsb_local_emit_(fsb_local_ *l, fsb_backend_listing_ *ls, int dir,
 {
     fsb_dirent  entry;
     const char *name = d->name;
+    int         gone = 0;
     if (name[0] == '.' && (!name[1] || (name[1] == '.' && !name[2]))) return 0;
     memset(&entry, 0, sizeof entry);
-    if (ls->op->flags & FSB_LIST_STAT) {
-        if (fsb_local_look_(l, dir, name, &entry.stat)) return 0; /* gone meanwhile */
-    } else {
-        entry.stat.ino = d->ino, entry.stat.mode = (uint32_t)d->type << 12;
-    }
     entry.name = name, entry.name_size = strlen(name), entry.cookie = (uint64_t)d->offset;
-    entry.data = fsb_local_small_(l, ls, dir, name, &entry.stat);
-    return fsb_backend_listing_emit_(ls, &entry);
+    if (ls->room && d->type == DT_REG) gone = fsb_local_small_(l, ls, dir, &entry);
+    else if (ls->op->flags & FSB_LIST_STAT) gone = fsb_local_look_(l, dir, name, &entry.stat);
+    else entry.stat.ino = d->ino, entry.stat.mode = (uint32_t)d->type << 12;
+    return gone ? 0 : fsb_backend_listing_emit_(ls, &entry);
 }
 
 static int64_t fsb_local_list_from_(fsb_local_ *l, fsb_backend_listing_ *ls, int dir,

@@ -1201,6 +1201,56 @@ static int watch_mounted(void)
     return test_.bad != 0;
 }
 
+/* A folder is renamed before what happened in it was read: the path told is the new one, and so
+   everything below it is said to be lost. */
+typedef struct late {
+    int held, go, created, renamed, lost;
+} late;
+
+static void late_event(void *user, const fsb_event *e)
+{
+    late *l = user;
+    if (!strcmp(e->path, "/hold")) {
+        __atomic_store_n(&l->held, 1, __ATOMIC_RELEASE);
+        while (!__atomic_load_n(&l->go, __ATOMIC_ACQUIRE)) usleep(1000);
+    }
+    l->created += e->kind == FSB_EVENT_CREATED && !strcmp(e->path, "/b/f");
+    if (e->kind == FSB_EVENT_LOST && !strcmp(e->path, "/b")) {
+        CHECK_EQ(l->renamed, 1); /* behind it */
+        __atomic_store_n(&l->lost, 1, __ATOMIC_RELEASE);
+    }
+    l->renamed += e->kind == FSB_EVENT_RENAMED && !strcmp(e->path2, "/b");
+}
+
+static void test_watch_early(void)
+{
+    fsb_backend *b = open_local("early", 0), *other = NULL;
+    char         root[300];
+    late         l = {0};
+    snprintf(root, sizeof root, "%s/early", test_dir());
+    fsb_local_desc desc = {.root = root};
+    CHECK_EQ(fsb_local_open(&other, &desc), 0);
+    REQUIRE(b && other);
+    CHECK_EQ(C(MKDIR, .path = "/a", MODE(0755)), 0);
+    CHECK_EQ(C(WATCH, .path = "/", .flags = FSB_WATCH_FOREIGN, .event = late_event, .user = &l), 0);
+    const int exact = conf_op.out_offset == 1;
+    CHECK_EQ(C(CLOSE, .handle = conf_op.handle), 0);
+    CHECK_EQ(C(WATCH, .path = "/", .flags = FSB_WATCH_DEEP, .event = late_event, .user = &l), 0);
+    CHECK_EQ(conf_op.out_offset, 0); /* not asked for */
+    if (exact) {
+        conf_put(other, "/hold", "");
+        while (!__atomic_load_n(&l.held, __ATOMIC_ACQUIRE)) usleep(1000);
+        conf_put(other, "/a/f", "x");
+        CHECK_EQ(conf_call(other, (fsb_op){.code = FSB_OP_RENAME, .path = "/a", .path2 = "/b"}), 0);
+        __atomic_store_n(&l.go, 1, __ATOMIC_RELEASE);
+        for (int i = 0; i < 300 && !__atomic_load_n(&l.lost, __ATOMIC_ACQUIRE); ++i) usleep(10000);
+        CHECK(l.created == 1 && l.lost == 1);
+    }
+    b->close(b);
+    other->close(other);
+    if (!exact) SKIP("fanotify may not be used here");
+}
+
 static void in_child(int (*fn)(void), const char *why)
 {
     int         status = 0;
@@ -1309,6 +1359,7 @@ int main(int argc, char **argv)
     TEST(test_watch_close);
     TEST(test_watch_limit);
     TEST(test_watch_foreign);
+    TEST(test_watch_early);
     TEST(test_watch_inotify);
     TEST(test_watch_mounted);
     return test_end("test_backend");
