@@ -2,7 +2,8 @@
 
    A backend answers stat, open, read, write, list, rename, ... on paths of its own (see "vtable"
    below). Here are a folder of this machine (local), a folder that exists in memory only (memory),
-   a part of any backend (scoped), and a pool of threads to run blocking calls on.
+   a part of any backend (scoped), a pool of threads to run blocking calls on, and what people
+   expect of any backend: whole files, trees walked, removed and copied, batches.
 
    QUICK START   (extracted, compiled and run by the tests)
        #define FSB_BACKEND_IMPLEMENTATION      // in ONE source file, before its other includes
@@ -28,13 +29,13 @@
            return 0;
        }
 
-   NEEDS     Linux 4.16, better 5.6 (openat2), POSIX threads (-pthread). The local backend acts on
-             descriptors through /proc/self/fd, so /proc must be mounted. With a strict -std=,
-             include this header before those of libc.
+   NEEDS     Linux 4.16, better 5.6 (openat2), POSIX threads (-pthread), glibc 2.29 or musl 1.1.24.
+             The local backend acts on descriptors through /proc/self/fd, so /proc must be mounted.
+             With a strict -std=, include this header before those of libc.
    OPTIONS   FSB_STATIC, FSB_API: once, before the first fsb header. They change the linkage only.
    THREADS   Every backend may be used by many threads at once. Threads are started by
-             fsb_workers_open() and by the first WATCH of a local or memory backend (one each);
-             they block all signals.
+             fsb_workers_open(), by the first WATCH of a local or memory backend (one each), and
+             by fsb_backend_copy() while it runs; they block all signals.
    MEMORY    The desc's allocator only; without one, realloc and free. Handles take 40 bytes.
    ERRORS    Negative errno values; what each call answers is POSIX's, see the vtable, and:
              -EACCES a path leads outside the root, -ESTALE it leads to another file than file_id
@@ -458,6 +459,9 @@ typedef struct fsb_local_desc {
                                   process's descriptor limit is usually met first: -EMFILE */
     uint32_t      allow_exec;  /* 1: EXEC runs commands, as this user and not jailed (default 0:
                                   -EACCES) */
+    const char *const *exec_env; /* what commands find in their environment, NULL behind the last;
+                                    must outlive the backend (default: a PATH only; `environ` gives
+                                    them this process's own) */
     fsb_allocator allocator;
     fsb_logger    log;
 } fsb_local_desc;
@@ -1597,6 +1601,7 @@ typedef struct fsb_local_ {
     uint64_t             root_dev;
     fsb_backend_handles_ handles;
     uint32_t             allow_exec;
+    const char *const   *env; /* of commands; NULL: a PATH only */
     pthread_mutex_t      position[FSB_LOCAL_STRIPES_]; /* of descriptors: APPEND and SEEK use it */
     pthread_mutex_t      runs_lock; /* leaf; guards the next */
     fsb_local_run_      *runs;      /* commands under way */
@@ -3330,13 +3335,14 @@ static int fsb_local_env_sets_(const char *const *env, size_t count, const char 
 /* The host's variables but those that are set anew, and these, each once: the last one counts. */
 static const char **fsb_local_env_(fsb_local_ *l, const char *const *over, size_t *room)
 {
-    const char *const *host = (const char *const *)environ;
-    const size_t       more = fsb_local_env_count_(over);
-    size_t             n = 0;
+    static const char *const path[] = {"PATH=/usr/local/bin:/usr/bin:/bin", NULL};
+    const char *const       *host = l->env ? l->env : path;
+    const size_t             more = fsb_local_env_count_(over);
+    size_t                   n = 0;
     *room = (fsb_local_env_count_(host) + more + 1) * sizeof(char *);
     const char **all = (const char **)fsb_backend_new_(&l->allocator, *room);
     if (!all) return NULL;
-    for (; host && *host; ++host)
+    for (; *host; ++host)
         if (!fsb_local_env_sets_(over, more, *host)) all[n++] = *host;
     for (size_t i = 0; i < more; ++i)
         if (!fsb_local_env_sets_(over + i + 1, more - i - 1, over[i])) all[n++] = over[i];
@@ -3666,7 +3672,7 @@ FSB_API int fsb_local_open(fsb_backend **out, const fsb_local_desc *desc)
     fsb_local_ *l = (fsb_local_ *)fsb_backend_new_(&desc->allocator, sizeof *l);
     if (!l) return -ENOMEM;
     l->allocator = desc->allocator, l->log = desc->log, l->flags = desc->flags;
-    l->allow_exec = desc->allow_exec;
+    l->allow_exec = desc->allow_exec, l->env = desc->exec_env;
     l->root = fsb_local_errno_(open(desc->root, O_PATH | O_DIRECTORY | O_CLOEXEC));
     struct stat st;
     int         err = l->root < 0 ? l->root : fsb_local_errno_(fstat(l->root, &st));
@@ -5087,13 +5093,14 @@ static fsb_op fsb_backend_op_(uint32_t code, const char *path)
     return op;
 }
 
-/* UNLINK, RMDIR, STAT: a path and no more. */
+/* UNLINK, RMDIR, STAT: a path and no more. *st is zeros if it failed. */
 static int fsb_backend_simple_(fsb_backend *b, uint32_t code, const char *path, fsb_stat *st)
 {
-    fsb_op op = fsb_backend_op_(code, path);
-    if (fsb_backend_call(b, &op) < 0) return (int)op.result;
+    fsb_op        op = fsb_backend_op_(code, path);
+    const int64_t n = fsb_backend_call(b, &op);
+    if (n < 0) memset(&op.stat, 0, sizeof op.stat);
     if (st) *st = op.stat;
-    return 0;
+    return n < 0 ? (int)n : 0;
 }
 
 static int fsb_backend_mkdir_(fsb_backend *b, const char *path, uint32_t mode)
