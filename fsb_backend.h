@@ -2618,7 +2618,7 @@ static void *fsb_local_watch_main_(void *arg)
         for (ssize_t at = 0; at < n;) {
             const struct inotify_event *e =
                 (const struct inotify_event *)(const void *)(buf.bytes + at);
-            at += (ssize_t)sizeof *e + e->len;
+            at += (ssize_t)(sizeof *e + e->len);
             fsb_local_kernel_event_(l, e);
         }
     }
