@@ -3146,7 +3146,7 @@ static void fsb_local_inotify_read_(fsb_local_ *l, const char *bytes, ssize_t si
 {
     for (ssize_t at = 0; at < size;) {
         const struct inotify_event *e = (const struct inotify_event *)(const void *)(bytes + at);
-        at += (ssize_t)sizeof *e + e->len;
+        at += (ssize_t)(sizeof *e + e->len);
         if (!fsb_local_said_again_(e, bytes + size)) fsb_local_kernel_event_(l, e);
     }
 }
