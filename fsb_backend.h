@@ -513,6 +513,43 @@ typedef struct fsb_scoped_desc {
    Errors: -EINVAL; -ENOTDIR prefix is no folder; -ENAMETOOLONG; -ENOMEM; STAT's. Threads: any. */
 FSB_API int fsb_scoped_open(fsb_backend **out, const fsb_scoped_desc *desc);
 
+/* ---- SFTP ------------------------------------------------------------------------------------ */
+
+typedef struct fsb_sftp_desc {
+    /* Required: makes a connection to an SFTP server (version 3, such as OpenSSH's), for instance
+       by running "ssh -s HOST sftp". fds[0] is read, fds[1] written; they may be one; both become
+       the backend's, which makes them non-blocking. Called again after a connection was lost.
+       Returns 0 or a negative errno. Where writing to fds[1] can raise SIGPIPE (a pipe), block it.
+       */
+    int (*connect)(void *user, int fds[2]);
+    void         *user;        /* handed to connect */
+    const char   *root;        /* the folder that becomes "/"; a relative one starts where the
+                                  server does, mostly the home folder (default "/"; copied) */
+    uint32_t      timeout_ms;  /* of an operation without its own (default 30000) */
+    uint32_t      max_handles; /* open files (default 4096, at most 1 << 24) */
+    fsb_allocator allocator;
+    fsb_logger    log;
+} fsb_sftp_desc;
+
+/* The files of an SFTP server: its version 3, and of OpenSSH's extensions posix-rename, hardlink,
+   lsetstat, statvfs, fsync and limits. Pieces of one operation are in flight together;
+   operations of several threads take turns: pool several backends where that is too slow.
+   What the protocol cannot say:
+   file_id  is made of the path: it does not outlive a RENAME, and hard links have one each. What
+            this backend removes or replaces gets another one, what others do that to keeps it.
+   version  is made of mtime (in seconds), size, and the changes of this backend: others' changes
+            of the same second and size are missed. nlink is 1.
+   Links    symbolic links before the last component are followed by the server, root or not: the
+            limits are those of its user. WRITE with APPEND is atomic within this backend only.
+   Errors   the server tells few; EEXIST, ENOTEMPTY, EISDIR, ENOSPC, ... are found by asking again.
+   No EXCHANGE (-EINVAL), MKNOD of other than regular files (-EPERM), SYNC of a folder and LINK of an
+   open file (-ENOSYS), COPY, xattrs, locks, holes, watches, commands.
+   A lost connection ends the open files (-ESTALE), and what was under way (-ECONNRESET; a timeout
+   ends it, too); the next operation makes a new one.
+   Errors: -EINVAL; -ENOMEM; -EPROTO no such server; -ENOENT, -ENOTDIR of root; connect()'s.
+   Threads: any; may block. */
+FSB_API int fsb_sftp_open(fsb_backend **out, const fsb_sftp_desc *desc);
+
 /* ---- threads to run blocking calls on -------------------------------------------------------- */
 
 typedef struct fsb_workers fsb_workers;
@@ -543,7 +580,8 @@ FSB_API void fsb_workers_close(fsb_workers *workers);
 /* ==== IMPLEMENTATION: [memory] [path] [check] [bytes] [handles] [call] [listing] [workers]
         [watch]
         [local: resolve, stat, create, files, attributes, list, watch, fanotify, exec]
-        [memory backend] [conveniences: files, walk, batch, copy] [scoped] */
+        [memory backend] [conveniences: files, walk, batch, copy] [scoped]
+        [sftp: wire, exchange, connection, stat, files, names, list, calls] */
 #if (defined(FSB_IMPLEMENTATION) || defined(FSB_BACKEND_IMPLEMENTATION)) && \
     !defined(FSB_BACKEND_DONE_)
 #define FSB_BACKEND_DONE_
@@ -562,6 +600,7 @@ FSB_API void fsb_workers_close(fsb_workers *workers);
 #include <sys/fanotify.h>
 #include <sys/inotify.h>
 #include <sys/ioctl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
 #include <sys/syscall.h>
@@ -6273,6 +6312,1238 @@ FSB_API int fsb_scoped_open(fsb_backend **out, const fsb_scoped_desc *desc)
     for (uint32_t i = FSB_OP_STAT; i < FSB_OP_COUNT; ++i) {
         const int composed = i == FSB_OP_GET || i == FSB_OP_PUT;
         s->base.call[i] = composed || fsb_backend_has_(s->inner, i) ? fsb_scoped_call_ : NULL;
+    }
+    *out = &s->base;
+    return 0;
+}
+
+/* ---- [sftp: wire] ---------------------------------------------------------------------------- */
+
+/* Version 3: draft-ietf-secsh-filexfer-02, and OpenSSH's PROTOCOL file for the extensions. */
+enum {
+    FSB_SFTP_INIT_ = 1, FSB_SFTP_VERSION_ = 2, FSB_SFTP_OPEN_ = 3, FSB_SFTP_CLOSE_ = 4,
+    FSB_SFTP_READ_ = 5, FSB_SFTP_WRITE_ = 6, FSB_SFTP_LSTAT_ = 7, FSB_SFTP_FSTAT_ = 8,
+    FSB_SFTP_SETSTAT_ = 9, FSB_SFTP_FSETSTAT_ = 10, FSB_SFTP_OPENDIR_ = 11,
+    FSB_SFTP_READDIR_ = 12, FSB_SFTP_REMOVE_ = 13, FSB_SFTP_MKDIR_ = 14, FSB_SFTP_RMDIR_ = 15,
+    FSB_SFTP_REALPATH_ = 16, FSB_SFTP_RENAME_ = 18, FSB_SFTP_READLINK_ = 19,
+    FSB_SFTP_SYMLINK_ = 20, FSB_SFTP_STATUS_ = 101, FSB_SFTP_HANDLE_ = 102, FSB_SFTP_DATA_ = 103,
+    FSB_SFTP_NAME_ = 104, FSB_SFTP_ATTRS_ = 105, FSB_SFTP_EXTENDED_ = 200,
+    FSB_SFTP_EXTENDED_REPLY_ = 201
+};
+enum { /* extensions that the server has */
+    FSB_SFTP_POSIX_RENAME_ = 1, FSB_SFTP_STATVFS_ = 2, FSB_SFTP_HARDLINK_ = 4,
+    FSB_SFTP_FSYNC_ = 8, FSB_SFTP_LSETSTAT_ = 16, FSB_SFTP_LIMITS_ = 32
+};
+enum { FSB_SFTP_PIECE_ = 32768, FSB_SFTP_PACKET_MAX_ = 1 << 20, FSB_SFTP_COUNTS_ = 1024 };
+
+typedef struct fsb_sftp_file_ { /* an open file */
+    uint64_t      file_id, epoch; /* epoch: of the connection that it is open on */
+    uint64_t     *writes;         /* the count of changes that makes its version */
+    uint32_t      size;
+    unsigned char name[256]; /* the server's handle */
+} fsb_sftp_file_;
+
+typedef struct fsb_sftp_ {
+    fsb_backend          base; /* first */
+    fsb_sftp_desc        desc;
+    fsb_backend_handles_ handles;
+    pthread_mutex_t      lock; /* one operation at a time; guards all below */
+    int                  fds[2]; /* -1: not connected */
+    uint64_t             epoch;  /* of the connection, counted */
+    int64_t              end;    /* when the operation times out, ms */
+    uint32_t             next_id, extensions, max_read, max_write;
+    unsigned char       *out, *in; /* requests to send; the answer being read */
+    size_t               out_size, out_room, in_size, in_room;
+    int                  broken;   /* why the requests in `out` are incomplete */
+    uint64_t             writes[FSB_SFTP_COUNTS_], lives[FSB_SFTP_COUNTS_]; /* by hash of path */
+    size_t               root_size;
+    char                 root[FSB_PATH_MAX + 1];
+    char                 home[FSB_PATH_MAX + 1]; /* root as it was asked for */
+} fsb_sftp_;
+
+/* One answer. A request's place among those of its exchange says where it goes. */
+typedef struct fsb_sftp_answer_ {
+    int            err; /* 0, or what STATUS says */
+    int            eof;
+    unsigned char *buf; /* where DATA goes, at most room bytes */
+    size_t         room, got;
+    fsb_stat       stat;   /* ATTRS */
+    const unsigned char *body; /* HANDLE, NAME, EXTENDED_REPLY: until the next exchange */
+    size_t         body_size;
+} fsb_sftp_answer_;
+
+static int64_t fsb_sftp_now_(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+static void fsb_sftp_bytes_(fsb_sftp_ *s, const void *data, size_t size)
+{
+    if (s->out_room - s->out_size < size) {
+        const size_t room = (s->out_size + size) * 2 + 512;
+        void *p = fsb_backend_resize_(&s->desc.allocator, s->out, s->out_room, room);
+        if (!p) {
+            s->broken = -ENOMEM;
+            return;
+        }
+        s->out = (unsigned char *)p, s->out_room = room;
+    }
+    if (size) memcpy(s->out + s->out_size, data, size);
+    s->out_size += size;
+}
+
+static void fsb_sftp_u32_(fsb_sftp_ *s, uint32_t v)
+{
+    const unsigned char b[4] = {(unsigned char)(v >> 24), (unsigned char)(v >> 16),
+                                (unsigned char)(v >> 8), (unsigned char)v};
+    fsb_sftp_bytes_(s, b, 4);
+}
+
+static void fsb_sftp_u64_(fsb_sftp_ *s, uint64_t v)
+{
+    fsb_sftp_u32_(s, (uint32_t)(v >> 32));
+    fsb_sftp_u32_(s, (uint32_t)v);
+}
+
+static void fsb_sftp_string_(fsb_sftp_ *s, const void *data, size_t size)
+{
+    fsb_sftp_u32_(s, (uint32_t)size);
+    fsb_sftp_bytes_(s, data, size);
+}
+
+static void fsb_sftp_text_(fsb_sftp_ *s, const char *text) { fsb_sftp_string_(s, text, strlen(text)); }
+
+static void fsb_sftp_path_(fsb_sftp_ *s, const char *path) /* the server's, of ours */
+{
+    const size_t size = path[1] ? strlen(path) : 0;
+    const size_t all = s->root_size + size;
+    if (all > FSB_PATH_MAX) s->broken = -ENAMETOOLONG;
+    fsb_sftp_u32_(s, all ? (uint32_t)all : 1);
+    fsb_sftp_bytes_(s, s->root, s->root_size);
+    if (all) fsb_sftp_bytes_(s, path, size);
+    else fsb_sftp_bytes_(s, "/", 1);
+}
+
+/* Starts a request; fsb_sftp_finish_() with what it returned closes it. */
+static size_t fsb_sftp_begin_(fsb_sftp_ *s, unsigned char type)
+{
+    const size_t at = s->out_size;
+    fsb_sftp_u32_(s, 0);
+    fsb_sftp_bytes_(s, &type, 1);
+    fsb_sftp_u32_(s, s->next_id++);
+    return at;
+}
+
+static void fsb_sftp_finish_(fsb_sftp_ *s, size_t at)
+{
+    if (s->broken) return;
+    const size_t size = s->out_size - at - 4;
+    for (int i = 0; i < 4; ++i) s->out[at + (size_t)i] = (unsigned char)(size >> (24 - 8 * i));
+}
+
+static void fsb_sftp_on_path_(fsb_sftp_ *s, unsigned char type, const char *path)
+{
+    const size_t at = fsb_sftp_begin_(s, type);
+    fsb_sftp_path_(s, path);
+    fsb_sftp_finish_(s, at);
+}
+
+static void fsb_sftp_on_file_(fsb_sftp_ *s, unsigned char type, const fsb_sftp_file_ *f)
+{
+    const size_t at = fsb_sftp_begin_(s, type);
+    fsb_sftp_string_(s, f->name, f->size);
+    fsb_sftp_finish_(s, at);
+}
+
+/* ---- [sftp: exchange] ------------------------------------------------------------------------ */
+
+static void fsb_sftp_hang_up_(fsb_sftp_ *s)
+{
+    if (s->fds[0] >= 0) close(s->fds[0]);
+    if (s->fds[1] >= 0 && s->fds[1] != s->fds[0]) close(s->fds[1]);
+    s->fds[0] = s->fds[1] = -1;
+    s->in_size = s->out_size = 0;
+}
+
+static int fsb_sftp_poll_(fsb_sftp_ *s, int fd, short events)
+{
+    struct pollfd p;
+    p.fd = fd, p.events = events;
+    for (;;) {
+        const int64_t left = s->end - fsb_sftp_now_();
+        if (left <= 0) return -ETIMEDOUT;
+        const int n = poll(&p, 1, left > INT_MAX ? INT_MAX : (int)left);
+        if (n > 0) return 0;
+        if (n < 0 && errno != EINTR) return -errno;
+    }
+}
+
+static int fsb_sftp_send_(fsb_sftp_ *s)
+{
+    for (size_t at = 0; at < s->out_size;) {
+        ssize_t n = send(s->fds[1], s->out + at, s->out_size - at, MSG_NOSIGNAL);
+        if (n < 0 && errno == ENOTSOCK) n = write(s->fds[1], s->out + at, s->out_size - at);
+        if (n >= 0) at += (size_t)n;
+        else if (errno == EAGAIN) {
+            const int err = fsb_sftp_poll_(s, s->fds[1], POLLOUT);
+            if (err) return err;
+        } else if (errno != EINTR) return -ECONNRESET;
+    }
+    s->out_size = 0;
+    return 0;
+}
+
+/* Reads until `size` bytes are there. */
+static int fsb_sftp_fill_(fsb_sftp_ *s, size_t from, size_t size)
+{
+    if (s->in_room < from + size) {
+        void *p = fsb_backend_resize_(&s->desc.allocator, s->in, s->in_room, from + size);
+        if (!p) return -ENOMEM;
+        s->in = (unsigned char *)p, s->in_room = from + size;
+    }
+    for (size_t got = 0; got < size;) {
+        const ssize_t n = read(s->fds[0], s->in + from + got, size - got);
+        if (n > 0) got += (size_t)n;
+        else if (n == 0) return -ECONNRESET;
+        else if (errno == EAGAIN) {
+            const int err = fsb_sftp_poll_(s, s->fds[0], POLLIN);
+            if (err) return err;
+        } else if (errno != EINTR) return -ECONNRESET;
+    }
+    return 0;
+}
+
+/* What is read from an answer; err sticks once it was too short. */
+typedef struct fsb_sftp_cursor_ {
+    const unsigned char *at;
+    size_t               left;
+    int                  err;
+} fsb_sftp_cursor_;
+
+static const unsigned char *fsb_sftp_get_(fsb_sftp_cursor_ *c, size_t size)
+{
+    static const unsigned char zero[8] = {0, 0, 0, 0, 0, 0, 0, 0};
+    if (c->err || c->left < size) {
+        c->err = -EPROTO, c->left = 0;
+        return zero;
+    }
+    const unsigned char *p = c->at;
+    c->at += size, c->left -= size;
+    return p;
+}
+
+static uint32_t fsb_sftp_get32_(fsb_sftp_cursor_ *c)
+{
+    const unsigned char *p = fsb_sftp_get_(c, 4);
+    return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
+}
+
+static uint64_t fsb_sftp_get64_(fsb_sftp_cursor_ *c)
+{
+    const uint64_t high = fsb_sftp_get32_(c);
+    return high << 32 | fsb_sftp_get32_(c);
+}
+
+static const unsigned char *fsb_sftp_get_string_(fsb_sftp_cursor_ *c, size_t *size)
+{
+    *size = fsb_sftp_get32_(c);
+    const unsigned char *p = fsb_sftp_get_(c, *size);
+    if (c->err) *size = 0;
+    return p;
+}
+
+static void fsb_sftp_get_stat_(fsb_sftp_cursor_ *c, fsb_stat *st)
+{
+    memset(st, 0, sizeof *st);
+    const uint32_t flags = fsb_sftp_get32_(c);
+    if (flags & 1) st->size = fsb_sftp_get64_(c);
+    if (flags & 2) st->uid = fsb_sftp_get32_(c), st->gid = fsb_sftp_get32_(c);
+    st->mode = flags & 4 ? fsb_sftp_get32_(c) : S_IFREG | 0644;
+    if (flags & 8) {
+        st->atime_ns = (int64_t)fsb_sftp_get32_(c) * 1000000000;
+        st->mtime_ns = (int64_t)fsb_sftp_get32_(c) * 1000000000;
+    }
+    for (uint32_t n = flags & 0x80000000U ? fsb_sftp_get32_(c) : 0; n && !c->err; --n) {
+        size_t size;
+        (void)fsb_sftp_get_string_(c, &size), (void)fsb_sftp_get_string_(c, &size);
+    }
+    st->ctime_ns = st->mtime_ns, st->nlink = 1, st->blksize = 131072;
+    st->blocks = st->size / 512 + (st->size % 512 != 0);
+}
+
+static int fsb_sftp_errno_(uint32_t status)
+{
+    switch (status) {
+    case 0: return 0;
+    case 2: case 10: return -ENOENT;
+    case 3: return -EACCES;
+    case 5: return -EINVAL;
+    case 6: case 7: return -ECONNRESET;
+    case 8: return -EOPNOTSUPP;
+    case 11: return -EEXIST;
+    case 12: return -EROFS;
+    case 14: return -ENOSPC;
+    case 15: return -EDQUOT;
+    case 18: return -ENOTEMPTY;
+    case 19: return -ENOTDIR;
+    case 21: return -ELOOP;
+    default: return -EIO; /* 4, Failure: anything */
+    }
+}
+
+static int fsb_sftp_take_(fsb_sftp_answer_ *a, unsigned char type, fsb_sftp_cursor_ c)
+{
+    if (type == FSB_SFTP_STATUS_) {
+        const uint32_t status = fsb_sftp_get32_(&c);
+        a->eof = status == 1;
+        a->err = a->eof ? 0 : fsb_sftp_errno_(status);
+    } else if (type == FSB_SFTP_ATTRS_) {
+        fsb_sftp_get_stat_(&c, &a->stat);
+    } else if (type == FSB_SFTP_DATA_) {
+        size_t               size;
+        const unsigned char *p = fsb_sftp_get_string_(&c, &size);
+        if (size > a->room || !size) return -EPROTO;
+        memcpy(a->buf, p, size);
+        a->got = size;
+    } else if (type == FSB_SFTP_HANDLE_ || type == FSB_SFTP_NAME_
+               || type == FSB_SFTP_EXTENDED_REPLY_) {
+        a->body = c.at, a->body_size = c.left;
+    } else return -EPROTO;
+    return c.err;
+}
+
+/* Sends the requests made since the last exchange, and reads their n answers, in whatever order. */
+static int fsb_sftp_answers_(fsb_sftp_ *s, fsb_sftp_answer_ *answers, uint32_t n)
+{
+    const uint32_t first = s->next_id - n;
+    int            err = fsb_sftp_send_(s);
+    s->in_size = 0;
+    for (uint32_t i = 0; !err && i < n; ++i) {
+        err = fsb_sftp_fill_(s, 0, 4);
+        if (err) break;
+        fsb_sftp_cursor_ c = {s->in, 4, 0};
+        const uint32_t   size = fsb_sftp_get32_(&c);
+        if (size < 5 || size > FSB_SFTP_PACKET_MAX_) return -EPROTO;
+        err = fsb_sftp_fill_(s, 0, size);
+        if (err) break;
+        c.at = s->in + 1, c.left = size - 1, c.err = 0;
+        const uint32_t id = fsb_sftp_get32_(&c);
+        if (id - first >= n) return -EPROTO;
+        err = fsb_sftp_take_(&answers[id - first], s->in[0], c);
+    }
+    return err;
+}
+
+/* 0, or why the connection is gone. An answer that has a body must be the only one of its
+   exchange that has, and the last. */
+static int fsb_sftp_exchange_(fsb_sftp_ *s, fsb_sftp_answer_ *answers, uint32_t n)
+{
+    int err = s->broken;
+    s->broken = 0;
+    if (err) { /* nothing was sent: the connection is as it was */
+        s->out_size = 0;
+        return err;
+    }
+    err = fsb_sftp_answers_(s, answers, n);
+    if (err) {
+        if (s->desc.log.fn)
+            s->desc.log.fn(s->desc.log.user, FSB_LOG_WARN, "sftp/connection", strerror(-err));
+        fsb_sftp_hang_up_(s);
+    }
+    return err;
+}
+
+/* One request, already made, and its answer; *a may be NULL. */
+static int fsb_sftp_one_(fsb_sftp_ *s, fsb_sftp_answer_ *a)
+{
+    fsb_sftp_answer_ mine;
+    memset(&mine, 0, sizeof mine);
+    const int err = fsb_sftp_exchange_(s, &mine, 1);
+    if (a) *a = mine;
+    return err ? err : mine.err;
+}
+
+/* ---- [sftp: connection] ---------------------------------------------------------------------- */
+
+static void fsb_sftp_extension_(fsb_sftp_ *s, const unsigned char *name, size_t size)
+{
+    static const struct { const char *name; uint32_t bit; } known[] = {
+        {"posix-rename@openssh.com", FSB_SFTP_POSIX_RENAME_},
+        {"statvfs@openssh.com", FSB_SFTP_STATVFS_}, {"hardlink@openssh.com", FSB_SFTP_HARDLINK_},
+        {"fsync@openssh.com", FSB_SFTP_FSYNC_}, {"lsetstat@openssh.com", FSB_SFTP_LSETSTAT_},
+        {"limits@openssh.com", FSB_SFTP_LIMITS_}};
+    for (size_t i = 0; i < sizeof known / sizeof *known; ++i)
+        if (strlen(known[i].name) == size && memcmp(known[i].name, name, size) == 0)
+            s->extensions |= known[i].bit;
+}
+
+static size_t fsb_sftp_extended_(fsb_sftp_ *s, const char *name)
+{
+    const size_t at = fsb_sftp_begin_(s, FSB_SFTP_EXTENDED_);
+    fsb_sftp_text_(s, name);
+    return at;
+}
+
+static int fsb_sftp_hello_(fsb_sftp_ *s)
+{
+    static const unsigned char init[9] = {0, 0, 0, 5, FSB_SFTP_INIT_, 0, 0, 0, 3};
+    s->out_size = 0, s->extensions = 0;
+    fsb_sftp_bytes_(s, init, sizeof init);
+    int err = s->broken ? s->broken : fsb_sftp_send_(s);
+    if (!err) err = fsb_sftp_fill_(s, 0, 4);
+    if (err) return err == -ECONNRESET ? -EPROTO : err;
+    fsb_sftp_cursor_ c = {s->in, 4, 0};
+    const uint32_t   size = fsb_sftp_get32_(&c);
+    if (size < 5 || size > 65536) return -EPROTO;
+    err = fsb_sftp_fill_(s, 0, size);
+    if (err) return err == -ECONNRESET ? -EPROTO : err;
+    c.at = s->in + 1, c.left = size - 1, c.err = 0;
+    if (s->in[0] != FSB_SFTP_VERSION_ || fsb_sftp_get32_(&c) < 3) return -EPROTO;
+    while (c.left && !c.err) {
+        size_t               n, m;
+        const unsigned char *name = fsb_sftp_get_string_(&c, &n);
+        (void)fsb_sftp_get_string_(&c, &m);
+        if (!c.err) fsb_sftp_extension_(s, name, n);
+    }
+    return c.err;
+}
+
+static int fsb_sftp_limits_(fsb_sftp_ *s)
+{
+    fsb_sftp_answer_ a;
+    s->max_read = s->max_write = FSB_SFTP_PIECE_;
+    if (!(s->extensions & FSB_SFTP_LIMITS_)) return 0;
+    fsb_sftp_finish_(s, fsb_sftp_extended_(s, "limits@openssh.com"));
+    const int err = fsb_sftp_one_(s, &a);
+    if (err || !a.body) return err;
+    fsb_sftp_cursor_ c = {a.body, a.body_size, 0};
+    (void)fsb_sftp_get64_(&c);
+    const uint64_t reads = fsb_sftp_get64_(&c), writes = fsb_sftp_get64_(&c), most = 256 << 10;
+    if (c.err) return c.err;
+    if (reads > FSB_SFTP_PIECE_) s->max_read = (uint32_t)(reads < most ? reads : most);
+    if (writes > FSB_SFTP_PIECE_) s->max_write = (uint32_t)(writes < most ? writes : most);
+    return 0;
+}
+
+/* Root as the server names it, which must be a folder. */
+static int fsb_sftp_find_root_(fsb_sftp_ *s)
+{
+    fsb_sftp_answer_ a;
+    size_t           at = fsb_sftp_begin_(s, FSB_SFTP_REALPATH_), size = 0;
+    fsb_sftp_text_(s, s->home);
+    fsb_sftp_finish_(s, at);
+    int err = fsb_sftp_one_(s, &a);
+    if (err) return err;
+    fsb_sftp_cursor_ c = {a.body, a.body ? a.body_size : 0, 0};
+    const uint32_t       names = fsb_sftp_get32_(&c);
+    const unsigned char *path = fsb_sftp_get_string_(&c, &size);
+    if (names != 1 || c.err || !size || path[0] != '/' || size > FSB_PATH_MAX) return -EPROTO;
+    memcpy(s->root, path, size);
+    s->root_size = size > 1 ? size : 0, s->root[s->root_size] = '\0';
+    at = fsb_sftp_begin_(s, FSB_SFTP_OPENDIR_); /* follows a link, unlike LSTAT */
+    fsb_sftp_path_(s, "/");
+    fsb_sftp_finish_(s, at);
+    err = fsb_sftp_one_(s, &a);
+    if (err) return err == -EIO ? -ENOTDIR : err;
+    fsb_sftp_cursor_ h = {a.body, a.body ? a.body_size : 0, 0};
+    const unsigned char *name = fsb_sftp_get_string_(&h, &size);
+    if (h.err || size > 256) return -EPROTO;
+    unsigned char copy[256];
+    memcpy(copy, name, size);
+    at = fsb_sftp_begin_(s, FSB_SFTP_CLOSE_);
+    fsb_sftp_string_(s, copy, size);
+    fsb_sftp_finish_(s, at);
+    return fsb_sftp_one_(s, NULL);
+}
+
+/* Connects if there is no connection. Lock held: the callback connect() belongs to the backend. */
+static int fsb_sftp_connect_(fsb_sftp_ *s)
+{
+    if (s->fds[0] >= 0) return 0;
+    int err = s->desc.connect(s->desc.user, s->fds);
+    if (err < 0) s->fds[0] = s->fds[1] = -1;
+    for (int i = 0; !err && i < 2; ++i)
+        if (fcntl(s->fds[i], F_SETFL, fcntl(s->fds[i], F_GETFL) | O_NONBLOCK) < 0) err = -errno;
+    ++s->epoch;
+    if (!err) err = fsb_sftp_hello_(s);
+    if (!err) err = fsb_sftp_limits_(s);
+    if (!err) err = fsb_sftp_find_root_(s);
+    if (err) fsb_sftp_hang_up_(s);
+    return err;
+}
+
+/* ---- [sftp: stat] ---------------------------------------------------------------------------- */
+
+static uint64_t fsb_sftp_hash_(const char *path) /* FNV-1a, finished */
+{
+    uint64_t h = 0xcbf29ce484222325ULL;
+    for (; *path; ++path) h = (h ^ (unsigned char)*path) * 0x100000001b3ULL;
+    return fsb_backend_mix_(h);
+}
+
+static uint64_t *fsb_sftp_writes_(fsb_sftp_ *s, const char *path)
+{
+    return &s->writes[fsb_sftp_hash_(path) % FSB_SFTP_COUNTS_];
+}
+
+static uint64_t fsb_sftp_id_(fsb_sftp_ *s, const char *path)
+{
+    const uint64_t h = fsb_sftp_hash_(path);
+    const uint64_t id = fsb_backend_mix_(h + s->lives[h % FSB_SFTP_COUNTS_]);
+    return id ? id : 1;
+}
+
+static void fsb_sftp_identify_(fsb_stat *st, uint64_t id, uint64_t writes)
+{
+    st->file_id = st->ino = id;
+    st->version = fsb_backend_mix_((uint64_t)st->mtime_ns + fsb_backend_mix_(st->size + writes));
+    if (!st->version) st->version = 1;
+}
+
+/* The name is another file's from now on, or nobody's. */
+static void fsb_sftp_gone_(fsb_sftp_ *s, const char *path)
+{
+    ++s->lives[fsb_sftp_hash_(path) % FSB_SFTP_COUNTS_];
+    ++*fsb_sftp_writes_(s, path);
+}
+
+static int fsb_sftp_lstat_(fsb_sftp_ *s, const char *path, fsb_stat *st)
+{
+    fsb_sftp_answer_ a;
+    fsb_sftp_on_path_(s, FSB_SFTP_LSTAT_, path);
+    const int err = fsb_sftp_one_(s, &a);
+    if (err) return err;
+    fsb_sftp_identify_(&a.stat, fsb_sftp_id_(s, path), *fsb_sftp_writes_(s, path));
+    *st = a.stat;
+    return 0;
+}
+
+/* LSTAT of op->path, which must be the file that was meant. */
+static int fsb_sftp_look_(fsb_sftp_ *s, fsb_op *op, fsb_stat *st)
+{
+    if (op->file_id && op->file_id != fsb_sftp_id_(s, op->path)) return -ESTALE;
+    return fsb_sftp_lstat_(s, op->path, st);
+}
+
+static int fsb_sftp_is_regular_(const fsb_stat *st)
+{
+    if (S_ISDIR(st->mode)) return -EISDIR;
+    if (S_ISLNK(st->mode)) return -ELOOP;
+    return S_ISREG(st->mode) ? 0 : -ENXIO;
+}
+
+/* ---- [sftp: files] --------------------------------------------------------------------------- */
+
+static int fsb_sftp_drop_(void *owner, fsb_backend_slot_ *slot)
+{
+    fsb_sftp_ *s = (fsb_sftp_ *)owner;
+    fsb_backend_free_(&s->desc.allocator, slot->object, sizeof(fsb_sftp_file_));
+    return 0;
+}
+
+static int fsb_sftp_open_(fsb_sftp_ *s, const char *path, uint32_t pflags, uint32_t mode,
+                          fsb_sftp_file_ *f)
+{
+    fsb_sftp_answer_ a;
+    const size_t     at = fsb_sftp_begin_(s, FSB_SFTP_OPEN_);
+    fsb_sftp_path_(s, path);
+    fsb_sftp_u32_(s, pflags);
+    fsb_sftp_u32_(s, 4);
+    fsb_sftp_u32_(s, mode);
+    fsb_sftp_finish_(s, at);
+    const int err = fsb_sftp_one_(s, &a);
+    if (err) return err;
+    size_t               size = 0;
+    fsb_sftp_cursor_     c = {a.body, a.body ? a.body_size : 0, 0};
+    const unsigned char *name = fsb_sftp_get_string_(&c, &size);
+    if (c.err || size > sizeof f->name) return -EPROTO;
+    memcpy(f->name, name, size);
+    f->size = (uint32_t)size, f->epoch = s->epoch;
+    f->file_id = fsb_sftp_id_(s, path), f->writes = fsb_sftp_writes_(s, path);
+    return 0;
+}
+
+static int fsb_sftp_close_file_(fsb_sftp_ *s, const fsb_sftp_file_ *f)
+{
+    fsb_sftp_on_file_(s, FSB_SFTP_CLOSE_, f);
+    return fsb_sftp_one_(s, NULL);
+}
+
+static void fsb_sftp_attrs_(fsb_sftp_ *s, const fsb_attr *a, const fsb_stat *now, uint32_t mask)
+{
+    const uint32_t owner = mask & (FSB_ATTR_UID | FSB_ATTR_GID);
+    const uint32_t times = mask & (FSB_ATTR_ATIME | FSB_ATTR_MTIME | FSB_ATTR_ATIME_NOW
+                                   | FSB_ATTR_MTIME_NOW);
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME, &t);
+    fsb_sftp_u32_(s, (mask & FSB_ATTR_SIZE ? 1u : 0) | (owner ? 2u : 0)
+                         | (mask & FSB_ATTR_MODE ? 4u : 0) | (times ? 8u : 0));
+    if (mask & FSB_ATTR_SIZE) fsb_sftp_u64_(s, a->size);
+    if (owner) fsb_sftp_u32_(s, mask & FSB_ATTR_UID ? a->uid : now->uid);
+    if (owner) fsb_sftp_u32_(s, mask & FSB_ATTR_GID ? a->gid : now->gid);
+    if (mask & FSB_ATTR_MODE) fsb_sftp_u32_(s, a->mode & 07777);
+    if (!times) return;
+    const int64_t atime = mask & FSB_ATTR_ATIME ? a->atime_ns / 1000000000
+        : mask & FSB_ATTR_ATIME_NOW             ? t.tv_sec
+                                                : now->atime_ns / 1000000000;
+    const int64_t mtime = mask & FSB_ATTR_MTIME ? a->mtime_ns / 1000000000
+        : mask & FSB_ATTR_MTIME_NOW             ? t.tv_sec
+                                                : now->mtime_ns / 1000000000;
+    fsb_sftp_u32_(s, (uint32_t)atime);
+    fsb_sftp_u32_(s, (uint32_t)mtime);
+}
+
+/* Sets what attr asks of a file (f) or a path whose stat is *st; *st is new afterwards. The owner
+   first: it takes set-user-id away. */
+static int fsb_sftp_set_(fsb_sftp_ *s, const char *path, const fsb_sftp_file_ *f,
+                         const fsb_attr *attr, uint32_t mask, fsb_stat *st)
+{
+    const uint32_t owner = FSB_ATTR_UID | FSB_ATTR_GID, link = S_ISLNK(st->mode);
+    const uint32_t parts[2] = {mask & owner, mask & ~owner};
+    fsb_sftp_answer_ answers[3];
+    uint32_t         n = 0;
+    memset(answers, 0, sizeof answers);
+    if (link && mask & FSB_ATTR_MODE) return -EOPNOTSUPP;
+    if (link && mask && !(s->extensions & FSB_SFTP_LSETSTAT_)) return -EOPNOTSUPP;
+    for (int i = 0; i < 2; ++i) {
+        if (!parts[i]) continue;
+        const size_t at = link ? fsb_sftp_extended_(s, "lsetstat@openssh.com")
+                               : fsb_sftp_begin_(s, f ? FSB_SFTP_FSETSTAT_ : FSB_SFTP_SETSTAT_);
+        if (f) fsb_sftp_string_(s, f->name, f->size);
+        else fsb_sftp_path_(s, path);
+        fsb_sftp_attrs_(s, attr, st, parts[i]);
+        fsb_sftp_finish_(s, at);
+        ++n;
+    }
+    if (f) fsb_sftp_on_file_(s, FSB_SFTP_FSTAT_, f);
+    else fsb_sftp_on_path_(s, FSB_SFTP_LSTAT_, path);
+    int err = fsb_sftp_exchange_(s, answers, n + 1);
+    for (uint32_t i = 0; !err && i <= n; ++i) err = answers[i].err;
+    if (err) return err;
+    uint64_t *writes = f ? f->writes : fsb_sftp_writes_(s, path);
+    if (mask) ++*writes;
+    *st = answers[n].stat;
+    fsb_sftp_identify_(st, f ? f->file_id : fsb_sftp_id_(s, path), *writes);
+    return 0;
+}
+
+/* Reads up to size bytes, all pieces in flight at once; fewer only at the end of the file. */
+static int64_t fsb_sftp_read_(fsb_sftp_ *s, const fsb_sftp_file_ *f, uint64_t offset, void *buf,
+                              size_t size)
+{
+    enum { MOST = FSB_IO_MAX / FSB_SFTP_PIECE_ };
+    fsb_sftp_answer_ answers[MOST];
+    unsigned char   *to = (unsigned char *)buf;
+    size_t           done = 0;
+    while (done < size) {
+        uint32_t n = 0;
+        memset(answers, 0, sizeof answers);
+        for (size_t from = done; from < size && n < MOST; from += answers[n++].room) {
+            answers[n].buf = to + from;
+            answers[n].room = size - from < s->max_read ? size - from : s->max_read;
+            const size_t at = fsb_sftp_begin_(s, FSB_SFTP_READ_);
+            fsb_sftp_string_(s, f->name, f->size);
+            fsb_sftp_u64_(s, offset + from);
+            fsb_sftp_u32_(s, (uint32_t)answers[n].room);
+            fsb_sftp_finish_(s, at);
+        }
+        const int err = fsb_sftp_exchange_(s, answers, n);
+        if (err) return err;
+        for (uint32_t i = 0; i < n; ++i) { /* a short piece: what is behind it is asked again */
+            if (answers[i].err) return answers[i].err;
+            if (answers[i].eof) return (int64_t)done;
+            done += answers[i].got;
+            if (answers[i].got < answers[i].room) break;
+        }
+    }
+    return (int64_t)done;
+}
+
+/* Why a server said no more than Failure to a write. */
+static int fsb_sftp_why_(fsb_sftp_ *s, int err)
+{
+    fsb_sftp_answer_ a;
+    if (err != -EIO || !(s->extensions & FSB_SFTP_STATVFS_)) return err;
+    const size_t at = fsb_sftp_extended_(s, "statvfs@openssh.com");
+    fsb_sftp_path_(s, "/");
+    fsb_sftp_finish_(s, at);
+    if (fsb_sftp_one_(s, &a) || !a.body || a.body_size < 40) return err;
+    fsb_sftp_cursor_ c = {a.body + 32, 8, 0}; /* f_bavail */
+    return fsb_sftp_get64_(&c) ? err : -ENOSPC;
+}
+
+static int64_t fsb_sftp_write_(fsb_sftp_ *s, const fsb_sftp_file_ *f, uint64_t offset,
+                               const void *data, size_t size, fsb_stat *st)
+{
+    enum { MOST = FSB_IO_MAX / FSB_SFTP_PIECE_ };
+    fsb_sftp_answer_     answers[MOST + 1];
+    const unsigned char *from = (const unsigned char *)data;
+    uint32_t             n = 0;
+    memset(answers, 0, sizeof answers);
+    for (size_t done = 0, piece; done < size; done += piece, ++n) {
+        piece = size - done < s->max_write ? size - done : s->max_write;
+        const size_t at = fsb_sftp_begin_(s, FSB_SFTP_WRITE_);
+        fsb_sftp_string_(s, f->name, f->size);
+        fsb_sftp_u64_(s, offset + done);
+        fsb_sftp_string_(s, from + done, piece);
+        fsb_sftp_finish_(s, at);
+    }
+    fsb_sftp_on_file_(s, FSB_SFTP_FSTAT_, f);
+    int err = fsb_sftp_exchange_(s, answers, n + 1);
+    for (uint32_t i = 0; !err && i <= n; ++i) err = answers[i].err;
+    if (err) return fsb_sftp_why_(s, err);
+    if (size) ++*f->writes;
+    *st = answers[n].stat;
+    fsb_sftp_identify_(st, f->file_id, *f->writes);
+    return (int64_t)size;
+}
+
+/* OPEN, GET and PUT share this: the file that op means, opened. */
+static int fsb_sftp_open_op_(fsb_sftp_ *s, fsb_op *op, uint32_t flags, fsb_sftp_file_ *f)
+{
+    const uint32_t mode = fsb_backend_new_mode_(op, 0644);
+    uint32_t       pflags = (flags & FSB_O_READ ? 1u : 0) | (flags & FSB_O_WRITE ? 2u : 0);
+    fsb_attr       attr = op->attr;
+    int            err = fsb_sftp_look_(s, op, &op->stat);
+    if (err == -ENOENT && flags & FSB_O_CREATE) {
+        err = fsb_sftp_open_(s, op->path, pflags | 8 | 32, mode, f);
+        if (err) return fsb_sftp_why_(s, err);
+        ++*f->writes;
+        attr.mode = mode; /* as it stands: the server's umask was in the way */
+        const uint32_t mask = FSB_ATTR_MODE | (attr.mask & (FSB_ATTR_UID | FSB_ATTR_GID));
+        err = fsb_sftp_set_(s, NULL, f, &attr, mask, &op->stat);
+    } else {
+        if (!err && flags & FSB_O_EXCL) err = -EEXIST;
+        if (!err) err = fsb_sftp_is_regular_(&op->stat);
+        if (err) return err;
+        if (flags & FSB_O_TRUNC) pflags |= 16 | 8; /* servers want CREAT with it */
+        err = fsb_sftp_open_(s, op->path, pflags, mode, f);
+        if (err || !(flags & FSB_O_TRUNC)) return err;
+        ++*f->writes;
+        err = fsb_sftp_set_(s, NULL, f, &attr, 0, &op->stat);
+    }
+    if (err && s->fds[0] >= 0) fsb_sftp_close_file_(s, f);
+    return err;
+}
+
+static int64_t fsb_sftp_on_open_(fsb_sftp_ *s, fsb_op *op)
+{
+    void *room = NULL;
+    fsb_sftp_file_ *f = (fsb_sftp_file_ *)fsb_backend_new_(&s->desc.allocator, sizeof *f);
+    if (!f) return -ENOMEM;
+    int64_t n = fsb_sftp_open_op_(s, op, op->flags, f);
+    if (n) {
+        fsb_backend_free_(&s->desc.allocator, f, sizeof *f);
+        return n;
+    }
+    if (op->flags & FSB_O_READ && op->size) {
+        room = fsb_backend_room_(&s->desc.allocator, op);
+        n = room ? fsb_sftp_read_(s, f, 0, room, op->size) : -ENOMEM;
+    }
+    const fsb_handle h = n < 0 ? 0 : fsb_backend_handle_new_(&s->handles, -1, op->flags & 3, f);
+    if (n >= 0 && !h) n = -EMFILE;
+    if (n >= 0) op->handle = h;
+    if (room) n = fsb_backend_answer_(op, room, n);
+    if (n < 0) {
+        if (s->fds[0] >= 0) fsb_sftp_close_file_(s, f);
+        fsb_backend_free_(&s->desc.allocator, f, sizeof *f);
+    }
+    return n;
+}
+
+static int64_t fsb_sftp_on_get_(fsb_sftp_ *s, fsb_op *op)
+{
+    fsb_sftp_file_ f;
+    int64_t        n = fsb_sftp_open_op_(s, op, FSB_O_READ, &f);
+    if (n) return n;
+    if (op->size) {
+        void *room = fsb_backend_room_(&s->desc.allocator, op);
+        n = room ? fsb_sftp_read_(s, &f, 0, room, op->size) : -ENOMEM;
+        n = fsb_backend_answer_(op, room, n);
+    }
+    if (s->fds[0] >= 0) fsb_sftp_close_file_(s, &f);
+    return n;
+}
+
+static int64_t fsb_sftp_on_put_(fsb_sftp_ *s, fsb_op *op)
+{
+    fsb_sftp_file_ f;
+    int64_t        n = fsb_sftp_open_op_(s, op, op->flags, &f);
+    if (n) return n;
+    if (op->size) n = fsb_sftp_write_(s, &f, 0, op->data, op->size, &op->stat);
+    const int err = s->fds[0] >= 0 ? fsb_sftp_close_file_(s, &f) : 0;
+    return n >= 0 && err ? err : n;
+}
+
+static int64_t fsb_sftp_on_read_(fsb_sftp_ *s, fsb_op *op, fsb_sftp_file_ *f)
+{
+    if (!op->size) return 0;
+    void *room = fsb_backend_room_(&s->desc.allocator, op);
+    if (!room) return -ENOMEM;
+    return fsb_backend_answer_(op, room, fsb_sftp_read_(s, f, op->offset, room, op->size));
+}
+
+static int64_t fsb_sftp_on_write_(fsb_sftp_ *s, fsb_op *op, fsb_sftp_file_ *f)
+{
+    fsb_stat st;
+    if (op->flags & FSB_WRITE_APPEND) {
+        memset(&st, 0, sizeof st);
+        const int err = fsb_sftp_set_(s, NULL, f, &op->attr, 0, &st);
+        if (err) return err;
+        op->out_offset = st.size;
+    }
+    const uint64_t at = op->flags & FSB_WRITE_APPEND ? op->out_offset : op->offset;
+    int64_t        n = fsb_sftp_write_(s, f, at, op->data, op->size, &st);
+    if (n >= 0 && op->flags & FSB_WRITE_KILL_PRIV) {
+        fsb_attr attr;
+        memset(&attr, 0, sizeof attr);
+        attr.mode = fsb_backend_killed_(st.mode);
+        const int err = attr.mode != st.mode
+            ? fsb_sftp_set_(s, NULL, f, &attr, FSB_ATTR_MODE, &st) : 0;
+        if (err) n = err;
+    }
+    if (n >= 0) op->stat = st;
+    return n;
+}
+
+/* ---- [sftp: names] --------------------------------------------------------------------------- */
+
+/* Runs the one request made for op->path. A server that says no more than Failure is asked what is
+   there: an error of `there` for a file, `folder` for a folder. */
+static int fsb_sftp_try_(fsb_sftp_ *s, const char *path, int there, int folder)
+{
+    fsb_stat  st;
+    const int err = fsb_sftp_one_(s, NULL);
+    if (err != -EIO && err != -EACCES && err != -EEXIST) return err;
+    if (fsb_sftp_lstat_(s, path, &st)) return err;
+    const int better = S_ISDIR(st.mode) ? folder : there;
+    return better && (err == -EIO || better == -EEXIST || better == -EISDIR) ? better : err;
+}
+
+static int64_t fsb_sftp_on_mkdir_(fsb_sftp_ *s, fsb_op *op)
+{
+    fsb_attr       attr = op->attr;
+    const uint32_t owner = attr.mask & (FSB_ATTR_UID | FSB_ATTR_GID);
+    const size_t   at = fsb_sftp_begin_(s, FSB_SFTP_MKDIR_);
+    attr.mode = fsb_backend_new_mode_(op, 0755);
+    fsb_sftp_path_(s, op->path);
+    fsb_sftp_attrs_(s, &attr, &op->stat, FSB_ATTR_MODE);
+    fsb_sftp_finish_(s, at);
+    int err = fsb_sftp_try_(s, op->path, -EEXIST, -EEXIST);
+    if (err) return err;
+    fsb_sftp_gone_(s, op->path);
+    err = fsb_sftp_lstat_(s, op->path, &op->stat);
+    attr.mode |= op->stat.mode & S_ISGID; /* handed down by the folder it is in */
+    if (err || (!owner && (op->stat.mode & 07777) == attr.mode)) return err;
+    return fsb_sftp_set_(s, op->path, NULL, &attr, FSB_ATTR_MODE | owner, &op->stat);
+}
+
+static int64_t fsb_sftp_on_remove_(fsb_sftp_ *s, fsb_op *op)
+{
+    const int folder = op->code == FSB_OP_RMDIR;
+    fsb_sftp_on_path_(s, folder ? FSB_SFTP_RMDIR_ : FSB_SFTP_REMOVE_, op->path);
+    const int err = fsb_sftp_try_(s, op->path, folder ? -ENOTDIR : 0,
+                                  folder ? -ENOTEMPTY : -EISDIR);
+    if (!err) fsb_sftp_gone_(s, op->path);
+    return err == -ENOENT && folder ? fsb_sftp_lstat_(s, op->path, &op->stat) ? err : -ENOTDIR
+                                    : err;
+}
+
+static int64_t fsb_sftp_on_rename_(fsb_sftp_ *s, fsb_op *op)
+{
+    const size_t n = strlen(op->path);
+    fsb_stat     st;
+    if (op->flags & FSB_RENAME_EXCHANGE) return -EINVAL;
+    if (strncmp(op->path, op->path2, n) == 0 && op->path2[n] == '/') return -EINVAL;
+    const int    replace = !op->flags && s->extensions & FSB_SFTP_POSIX_RENAME_;
+    const size_t at = replace ? fsb_sftp_extended_(s, "posix-rename@openssh.com")
+                              : fsb_sftp_begin_(s, FSB_SFTP_RENAME_);
+    fsb_sftp_path_(s, op->path);
+    fsb_sftp_path_(s, op->path2);
+    fsb_sftp_finish_(s, at);
+    int err = fsb_sftp_one_(s, NULL);
+    if (err == -EIO && !fsb_sftp_lstat_(s, op->path2, &st)) {
+        if (!replace) err = -EEXIST;
+        else err = S_ISDIR(st.mode) ? -ENOTEMPTY : -ENOTDIR;
+        if (replace && S_ISDIR(st.mode) && !fsb_sftp_lstat_(s, op->path, &st)
+            && !S_ISDIR(st.mode)) err = -EISDIR;
+    }
+    if (!err) fsb_sftp_gone_(s, op->path), fsb_sftp_gone_(s, op->path2);
+    return err;
+}
+
+static int64_t fsb_sftp_on_link_(fsb_sftp_ *s, fsb_op *op)
+{
+    if (!(s->extensions & FSB_SFTP_HARDLINK_) || op->handle) return -ENOSYS;
+    int err = fsb_sftp_look_(s, op, &op->stat);
+    if (!err && S_ISDIR(op->stat.mode)) err = -EPERM;
+    if (err) return err;
+    const size_t at = fsb_sftp_extended_(s, "hardlink@openssh.com");
+    fsb_sftp_path_(s, op->path);
+    fsb_sftp_path_(s, op->path2);
+    fsb_sftp_finish_(s, at);
+    err = fsb_sftp_try_(s, op->path2, -EEXIST, -EEXIST);
+    if (err) return err;
+    fsb_sftp_gone_(s, op->path2);
+    return fsb_sftp_lstat_(s, op->path2, &op->stat);
+}
+
+static int64_t fsb_sftp_on_symlink_(fsb_sftp_ *s, fsb_op *op)
+{
+    const size_t at = fsb_sftp_begin_(s, FSB_SFTP_SYMLINK_);
+    fsb_sftp_text_(s, op->path2); /* OpenSSH, and all who follow it, take the text first */
+    fsb_sftp_path_(s, op->path);
+    fsb_sftp_finish_(s, at);
+    const int err = fsb_sftp_try_(s, op->path, -EEXIST, -EEXIST);
+    if (err) return err;
+    fsb_sftp_gone_(s, op->path);
+    return fsb_sftp_lstat_(s, op->path, &op->stat);
+}
+
+static int64_t fsb_sftp_on_mknod_(fsb_sftp_ *s, fsb_op *op)
+{
+    fsb_sftp_file_ f;
+    if ((op->attr.mode & S_IFMT) && !S_ISREG(op->attr.mode)) return -EPERM;
+    const int err = fsb_sftp_open_op_(s, op, FSB_O_WRITE | FSB_O_CREATE | FSB_O_EXCL, &f);
+    return err ? err : fsb_sftp_close_file_(s, &f);
+}
+
+static int64_t fsb_sftp_on_readlink_(fsb_sftp_ *s, fsb_op *op)
+{
+    fsb_sftp_answer_ a;
+    size_t           size = 0;
+    if (op->handle) return -EINVAL;
+    int err = fsb_sftp_look_(s, op, &op->stat);
+    if (!err && !S_ISLNK(op->stat.mode)) err = -EINVAL;
+    if (err) return err;
+    fsb_sftp_on_path_(s, FSB_SFTP_READLINK_, op->path);
+    err = fsb_sftp_one_(s, &a);
+    if (err) return err;
+    fsb_sftp_cursor_     c = {a.body, a.body ? a.body_size : 0, 0};
+    const uint32_t       names = fsb_sftp_get32_(&c);
+    const unsigned char *text = fsb_sftp_get_string_(&c, &size);
+    if (names != 1 || c.err) return -EPROTO;
+    if (size > op->size) size = op->size;
+    void *room = fsb_backend_room_(&s->desc.allocator, op);
+    if (!room) return op->size ? -ENOMEM : 0;
+    memcpy(room, text, size);
+    return fsb_backend_answer_(op, room, (int64_t)size);
+}
+
+/* ---- [sftp: list] ---------------------------------------------------------------------------- */
+
+/* A folder is read whole and handed out in the order of its names' hashes, which are the cookies:
+   they keep while names come and go. */
+typedef struct fsb_sftp_entry_ {
+    uint64_t cookie;
+    fsb_stat stat;
+    size_t   name; /* where it begins in names */
+} fsb_sftp_entry_;
+
+typedef struct fsb_sftp_listing_ {
+    fsb_sftp_entry_ *entries;
+    size_t           count, room;
+    char            *names;
+    size_t           size, names_room;
+} fsb_sftp_listing_;
+
+static int fsb_sftp_entry_order_(const void *a, const void *b)
+{
+    const uint64_t x = ((const fsb_sftp_entry_ *)a)->cookie;
+    const uint64_t y = ((const fsb_sftp_entry_ *)b)->cookie;
+    return (x > y) - (x < y);
+}
+
+static int fsb_sftp_room_(const fsb_allocator *a, void **p, size_t *room, size_t need)
+{
+    if (need <= *room) return 0;
+    void *more = fsb_backend_resize_(a, *p, *room, need * 2);
+    if (!more) return -ENOMEM;
+    *p = more, *room = need * 2;
+    return 0;
+}
+
+static int fsb_sftp_list_add_(fsb_sftp_ *s, fsb_sftp_listing_ *l, const unsigned char *name,
+                              size_t size, const fsb_stat *st)
+{
+    const fsb_allocator *a = &s->desc.allocator;
+    void                *entries = l->entries, *names = l->names;
+    if (!size || size > FSB_NAME_MAX || memchr(name, '/', size) || memchr(name, 0, size)) return 0;
+    if (name[0] == '.' && (size == 1 || (size == 2 && name[1] == '.'))) return 0;
+    int err = fsb_sftp_room_(a, &entries, &l->room, (l->count + 1) * sizeof *l->entries);
+    l->entries = (fsb_sftp_entry_ *)entries;
+    if (!err) err = fsb_sftp_room_(a, &names, &l->names_room, l->size + size + 1);
+    l->names = (char *)names;
+    if (err) return err;
+    fsb_sftp_entry_ *e = &l->entries[l->count++];
+    e->name = l->size, e->stat = *st;
+    memcpy(l->names + l->size, name, size);
+    l->names[l->size + size] = '\0', l->size += size + 1;
+    e->cookie = fsb_sftp_hash_(l->names + e->name) >> 1 | 1;
+    return 0;
+}
+
+static int fsb_sftp_read_folder_(fsb_sftp_ *s, const fsb_sftp_file_ *dir, fsb_sftp_listing_ *l)
+{
+    for (;;) {
+        fsb_sftp_answer_ a;
+        fsb_sftp_on_file_(s, FSB_SFTP_READDIR_, dir);
+        int err = fsb_sftp_one_(s, &a);
+        if (err || a.eof) return err;
+        fsb_sftp_cursor_ c = {a.body, a.body ? a.body_size : 0, 0};
+        for (uint32_t n = fsb_sftp_get32_(&c); n && !c.err && !err; --n) {
+            size_t               size, longer;
+            fsb_stat             st;
+            const unsigned char *name = fsb_sftp_get_string_(&c, &size);
+            (void)fsb_sftp_get_string_(&c, &longer);
+            fsb_sftp_get_stat_(&c, &st);
+            if (!c.err) err = fsb_sftp_list_add_(s, l, name, size, &st);
+        }
+        if (err || c.err) return err ? err : c.err;
+    }
+}
+
+static int fsb_sftp_fill_listing_(fsb_sftp_ *s, fsb_op *op, fsb_sftp_listing_ *l)
+{
+    fsb_sftp_answer_ a;
+    fsb_sftp_file_   dir;
+    size_t           size = 0;
+    int              err = fsb_sftp_look_(s, op, &op->stat);
+    if (!err && !S_ISDIR(op->stat.mode)) err = -ENOTDIR;
+    if (err) return err;
+    fsb_sftp_on_path_(s, FSB_SFTP_OPENDIR_, op->path);
+    err = fsb_sftp_one_(s, &a);
+    if (err) return err;
+    fsb_sftp_cursor_     c = {a.body, a.body ? a.body_size : 0, 0};
+    const unsigned char *name = fsb_sftp_get_string_(&c, &size);
+    if (c.err || size > sizeof dir.name) return -EPROTO;
+    memcpy(dir.name, name, size);
+    dir.size = (uint32_t)size;
+    err = fsb_sftp_read_folder_(s, &dir, l);
+    if (s->fds[0] >= 0) fsb_sftp_close_file_(s, &dir);
+    char         path[FSB_PATH_MAX + FSB_NAME_MAX + 2];
+    const size_t folder = op->path[1] ? strlen(op->path) : 0;
+    memcpy(path, op->path, folder);
+    path[folder] = '/';
+    for (size_t i = 0; !err && i < l->count; ++i) {
+        fsb_sftp_entry_ *e = &l->entries[i];
+        memcpy(path + folder + 1, l->names + e->name, strlen(l->names + e->name) + 1);
+        fsb_sftp_identify_(&e->stat, fsb_sftp_id_(s, path), *fsb_sftp_writes_(s, path));
+    }
+    return err;
+}
+
+/* Hands the names out, without the lock. */
+static int64_t fsb_sftp_hand_out_(fsb_op *op, const fsb_sftp_listing_ *l)
+{
+    uint64_t used = 0;
+    for (size_t i = 0; i < l->count; ++i) {
+        const fsb_sftp_entry_ *e = &l->entries[i];
+        fsb_dirent             d;
+        if (e->cookie <= op->offset) continue;
+        if (op->size64 && used >= op->size64) return 0;
+        memset(&d, 0, sizeof d);
+        d.name = l->names + e->name, d.name_size = strlen(d.name), d.cookie = e->cookie;
+        d.stat = e->stat;
+        if (op->emit(op, &d)) return 0;
+        used += d.name_size + (op->flags & FSB_LIST_STAT ? sizeof d.stat : 16);
+    }
+    return 1;
+}
+
+/* ---- [sftp: calls] --------------------------------------------------------------------------- */
+
+static int64_t fsb_sftp_on_setattr_(fsb_sftp_ *s, fsb_op *op, fsb_sftp_file_ *f, uint32_t flags)
+{
+    fsb_attr attr = op->attr;
+    uint32_t mask = attr.mask & ~(uint32_t)FSB_ATTR_KILL_PRIV;
+    fsb_stat st;
+    memset(&st, 0, sizeof st);
+    if (f && mask & FSB_ATTR_SIZE && !(flags & FSB_O_WRITE)) return -EBADF;
+    int err = f ? fsb_sftp_set_(s, NULL, f, &attr, 0, &st) : fsb_sftp_look_(s, op, &st);
+    if (err) return err;
+    if (mask & FSB_ATTR_SIZE && !S_ISREG(st.mode)) return S_ISDIR(st.mode) ? -EISDIR : -EINVAL;
+    if (attr.mask & FSB_ATTR_KILL_PRIV) {
+        attr.mode = fsb_backend_killed_(mask & FSB_ATTR_MODE ? attr.mode : st.mode);
+        mask |= FSB_ATTR_MODE;
+    }
+    err = fsb_sftp_set_(s, op->path, f, &attr, mask, &st);
+    if (!err) op->stat = st;
+    return fsb_sftp_why_(s, err);
+}
+
+static int64_t fsb_sftp_on_sync_(fsb_sftp_ *s, fsb_op *op, fsb_sftp_file_ *f)
+{
+    fsb_sftp_file_ mine;
+    if (!f) {
+        int err = fsb_sftp_look_(s, op, &op->stat);
+        if (!err && S_ISDIR(op->stat.mode)) err = -ENOSYS;
+        if (!err && !S_ISREG(op->stat.mode)) err = -EINVAL;
+        if (!err) err = fsb_sftp_open_(s, op->path, 1, 0, &mine);
+        if (err) return err;
+    }
+    int err = -ENOSYS;
+    if (s->extensions & FSB_SFTP_FSYNC_) {
+        const size_t at = fsb_sftp_extended_(s, "fsync@openssh.com");
+        fsb_sftp_string_(s, f ? f->name : mine.name, f ? f->size : mine.size);
+        fsb_sftp_finish_(s, at);
+        err = fsb_sftp_one_(s, NULL);
+    }
+    if (!f && s->fds[0] >= 0) fsb_sftp_close_file_(s, &mine);
+    return err;
+}
+
+static int64_t fsb_sftp_on_statfs_(fsb_sftp_ *s, fsb_op *op)
+{
+    fsb_sftp_answer_ a;
+    uint64_t         v[11];
+    if (!(s->extensions & FSB_SFTP_STATVFS_) || op->handle) return -ENOSYS;
+    const size_t at = fsb_sftp_extended_(s, "statvfs@openssh.com");
+    fsb_sftp_path_(s, op->path);
+    fsb_sftp_finish_(s, at);
+    const int err = fsb_sftp_one_(s, &a);
+    if (err) return err;
+    fsb_sftp_cursor_ c = {a.body, a.body ? a.body_size : 0, 0};
+    for (int i = 0; i < 11; ++i) v[i] = fsb_sftp_get64_(&c);
+    if (c.err) return -EPROTO;
+    memset(&op->statfs, 0, sizeof op->statfs);
+    op->statfs.bsize = (uint32_t)v[0], op->statfs.frsize = (uint32_t)v[1];
+    op->statfs.blocks = v[2], op->statfs.bfree = v[3], op->statfs.bavail = v[4];
+    op->statfs.files = v[5], op->statfs.ffree = v[6], op->statfs.namelen = (uint32_t)v[10];
+    return 0;
+}
+
+static int64_t fsb_sftp_on_path_op_(fsb_sftp_ *s, fsb_op *op)
+{
+    switch (op->code) {
+    case FSB_OP_STAT: return fsb_sftp_look_(s, op, &op->stat);
+    case FSB_OP_READLINK: return fsb_sftp_on_readlink_(s, op);
+    case FSB_OP_OPEN: return fsb_sftp_on_open_(s, op);
+    case FSB_OP_GET: return fsb_sftp_on_get_(s, op);
+    case FSB_OP_PUT: return fsb_sftp_on_put_(s, op);
+    case FSB_OP_SYNC: return fsb_sftp_on_sync_(s, op, NULL);
+    case FSB_OP_MKDIR: return fsb_sftp_on_mkdir_(s, op);
+    case FSB_OP_UNLINK: case FSB_OP_RMDIR: return fsb_sftp_on_remove_(s, op);
+    case FSB_OP_RENAME: return fsb_sftp_on_rename_(s, op);
+    case FSB_OP_LINK: return fsb_sftp_on_link_(s, op);
+    case FSB_OP_SYMLINK: return fsb_sftp_on_symlink_(s, op);
+    case FSB_OP_MKNOD: return fsb_sftp_on_mknod_(s, op);
+    case FSB_OP_SETATTR: return fsb_sftp_on_setattr_(s, op, NULL, 0);
+    case FSB_OP_STATFS: return fsb_sftp_on_statfs_(s, op);
+    default: return -ENOSYS;
+    }
+}
+
+static int64_t fsb_sftp_on_handle_op_(fsb_sftp_ *s, fsb_op *op, fsb_backend_slot_ *slot)
+{
+    fsb_sftp_file_ *f = (fsb_sftp_file_ *)slot->object;
+    const int       alive = f->epoch == s->epoch && s->fds[0] >= 0;
+    if (op->code == FSB_OP_CLOSE) {
+        const int ended = fsb_backend_handle_close_(&s->handles, op->handle);
+        return ended || !alive ? ended : fsb_sftp_close_file_(s, f);
+    }
+    if (op->code == FSB_OP_READ && !(slot->flags & FSB_O_READ)) return -EBADF;
+    if (op->code == FSB_OP_WRITE && !(slot->flags & FSB_O_WRITE)) return -EBADF;
+    if (!alive) return -ESTALE;
+    switch (op->code) {
+    case FSB_OP_STAT: return fsb_sftp_set_(s, NULL, f, &op->attr, 0, &op->stat);
+    case FSB_OP_READ: return fsb_sftp_on_read_(s, op, f);
+    case FSB_OP_WRITE: return fsb_sftp_on_write_(s, op, f);
+    case FSB_OP_SYNC: return fsb_sftp_on_sync_(s, op, f);
+    case FSB_OP_SETATTR: return fsb_sftp_on_setattr_(s, op, f, slot->flags);
+    case FSB_OP_LINK: case FSB_OP_STATFS: return -ENOSYS;
+    default: return -EINVAL;
+    }
+}
+
+static int64_t fsb_sftp_on_handle_(fsb_sftp_ *s, fsb_op *op)
+{
+    fsb_backend_slot_ *slot = fsb_backend_pin_(&s->handles, op->handle);
+    if (!slot) return -EBADF;
+    const int64_t n = fsb_sftp_on_handle_op_(s, op, slot);
+    fsb_backend_unpin_(&s->handles, slot);
+    return n;
+}
+
+static int64_t fsb_sftp_on_list_(fsb_sftp_ *s, fsb_op *op)
+{
+    fsb_sftp_listing_ l;
+    memset(&l, 0, sizeof l);
+    int64_t n = op->handle ? -EBADF : fsb_sftp_connect_(s);
+    if (!n) n = fsb_sftp_fill_listing_(s, op, &l);
+    pthread_mutex_unlock(&s->lock);
+    if (l.count) qsort(l.entries, l.count, sizeof *l.entries, fsb_sftp_entry_order_);
+    if (!n) n = fsb_sftp_hand_out_(op, &l);
+    fsb_backend_free_(&s->desc.allocator, l.entries, l.room);
+    fsb_backend_free_(&s->desc.allocator, l.names, l.names_room);
+    return n;
+}
+
+static int64_t fsb_sftp_call_(fsb_backend *b, fsb_op *op)
+{
+    fsb_sftp_ *s = (fsb_sftp_ *)(void *)b;
+    int64_t    n = fsb_backend_check_(op);
+    if (n) return op->result = n;
+    const uint32_t takes = fsb_backend_rule_of_(op->code).takes;
+    const int      by_handle = takes & FSB_BACKEND_HANDLE_
+        || (takes & FSB_BACKEND_AT_ && op->handle);
+    pthread_mutex_lock(&s->lock);
+    s->end = fsb_sftp_now_() + (op->timeout_ms ? op->timeout_ms : s->desc.timeout_ms);
+    if (op->code == FSB_OP_LIST) return op->result = fsb_sftp_on_list_(s, op); /* unlocks */
+    if (by_handle) {
+        n = fsb_sftp_on_handle_(s, op);
+    } else {
+        n = fsb_sftp_connect_(s);
+        if (!n) n = fsb_sftp_on_path_op_(s, op);
+    }
+    pthread_mutex_unlock(&s->lock);
+    return op->result = n;
+}
+
+static void fsb_sftp_close_(fsb_backend *b)
+{
+    fsb_sftp_          *s = (fsb_sftp_ *)(void *)b;
+    const fsb_allocator a = s->desc.allocator;
+    fsb_sftp_hang_up_(s);
+    fsb_backend_handles_close_(&s->handles);
+    fsb_backend_free_(&a, s->out, s->out_room);
+    fsb_backend_free_(&a, s->in, s->in_room);
+    pthread_mutex_destroy(&s->lock);
+    fsb_backend_free_(&a, s, sizeof *s);
+}
+
+FSB_API int fsb_sftp_open(fsb_backend **out, const fsb_sftp_desc *desc)
+{
+    static const unsigned char none[] = {
+        FSB_OP_ALLOCATE, FSB_OP_SEEK, FSB_OP_COPY, FSB_OP_GETXATTR, FSB_OP_SETXATTR,
+        FSB_OP_LISTXATTR, FSB_OP_REMOVEXATTR, FSB_OP_LOCK, FSB_OP_WATCH, FSB_OP_EXEC,
+        FSB_OP_DESCRIPTOR};
+    if (!out || !desc || !desc->connect) return -EINVAL;
+    const char *root = desc->root ? desc->root : "/";
+    if (!*root || strlen(root) > FSB_PATH_MAX) return -EINVAL;
+    fsb_sftp_ *s = (fsb_sftp_ *)fsb_backend_new_(&desc->allocator, sizeof *s);
+    if (!s) return -ENOMEM;
+    s->desc = *desc, s->fds[0] = s->fds[1] = -1;
+    if (!s->desc.timeout_ms) s->desc.timeout_ms = 30000;
+    memcpy(s->home, root, strlen(root) + 1);
+    int err = fsb_backend_handles_open_(&s->handles, &s->desc.allocator,
+                                        desc->max_handles ? desc->max_handles : 4096,
+                                        fsb_sftp_drop_, s);
+    if (err) {
+        fsb_backend_free_(&desc->allocator, s, sizeof *s);
+        return err;
+    }
+    pthread_mutex_init(&s->lock, NULL);
+    fsb_backend_fill_(&s->base, "sftp", fsb_sftp_close_, fsb_sftp_call_);
+    s->base.flags = 0;
+    for (size_t i = 0; i < sizeof none; ++i) s->base.call[none[i]] = NULL;
+    s->end = fsb_sftp_now_() + s->desc.timeout_ms;
+    err = fsb_sftp_connect_(s);
+    if (err) {
+        fsb_sftp_close_(&s->base);
+        return err;
     }
     *out = &s->base;
     return 0;
