@@ -3650,7 +3650,8 @@ static void fsb_chunk_release_(fsb_chunk_request_ *req)
 static fsb_op *fsb_chunk_aim_(fsb_chunk_request_ *req)
 {
     fsb_op *op = &req->op;
-    if (op->code == FSB_OP_LIST) op->emit = fsb_chunk_emit_, op->size64 = req->room;
+    if (op->code == FSB_OP_LIST)
+        op->emit = fsb_chunk_emit_, op->size64 = op->size ? op->size : req->room;
     if (req->room && op->code != FSB_OP_LIST) op->buf = fsb_chunk_answer_data_(req);
     if (req->room) op->size = req->room;
     op->done = fsb_chunk_submitted_;
@@ -5175,7 +5176,7 @@ static int64_t fsb_chunk_listing_(fsb_op *op, unsigned char *data, size_t size, 
     while (c.at < c.end) {
         const int err = fsb_chunk_entry_(&c, op->flags, &entry, name, folder);
         if (err) return err;
-        if (op->emit(op, &entry)) return 0;
+        if (op->emit(op, &entry)) return entry.folder != NULL; /* below: its own were all there */
     }
     return result > 1 ? -EPROTO : result;
 }
