@@ -620,9 +620,53 @@ static void test_never_stale(void)
     race_run(&h, &r);
     fsb_cached_stats s;
     fsb_cached_get_stats(r.clients[1], &s);
-    fprintf(stderr, "hits %llu %llu %llu calls %llu looked %llu\n", (unsigned long long)s.attr_hits, (unsigned long long)s.data_hits, (unsigned long long)s.listing_hits, (unsigned long long)s.calls, (unsigned long long)r.looked);
     CHECK(s.attr_hits > 50 && s.data_hits > 50 && s.listing_hits > 10); /* else nothing was tried */
     for (int i = 0; i < 3; ++i) r.clients[i]->close(r.clients[i]);
+    hub_close(&h);
+}
+
+/* What L2 holds: read again without the host being asked for data, and while it is away. */
+static void test_disk(void)
+{
+    hub                    h;
+    char                   dir[300], path[64], body[10240];
+    fsb_cache_disk        *disk = NULL;
+    fsb_cache_disk_desc    dd = {0};
+    fsb_cache_backend_desc d = {0};
+    snprintf(dir, sizeof dir, "%s/l2", test_dir());
+    dd.dir = dir, dd.max_bytes = 64 << 20;
+    hub_open(&h);
+    for (int i = 0; i < 20; ++i) {
+        memset(body, i, sizeof body);
+        snprintf(path, sizeof path, "/d%d", i % 2);
+        (void)ELSEWHERE(MKDIR, .path = path, MODE(0755));
+        snprintf(path, sizeof path, "/d%d/f%d", i % 2, i);
+        CHECK_EQ(ELSEWHERE(PUT, .path = path, .data = body, .size = sizeof body,
+                           .flags = FSB_O_WRITE | FSB_O_CREATE), (int64_t)sizeof body);
+    }
+    for (int round = 0; round < 3; ++round) {
+        REQUIRE(fsb_cache_disk_open(&disk, &dd) == 0);
+        d.disk = disk, d.share = "share", d.offline = round == 2;
+        h.ports[round].lost = 0;
+        fsb_backend *inner = hub_port(&h);
+        if (round == 2) h.ports[round].lost = -ENOTCONN;
+        fsb_backend *b = cached_over(inner, d);
+        conf_stat(b, "/");
+        CHECK_EQ(conf_count(b, "/"), 2);
+        CHECK_EQ(conf_count(b, "/d0"), 10);
+        CHECK_EQ(conf_count(b, "/d1"), 10);
+        CHECK_EQ(C(STAT, .path = "/d0/none"), -ENOENT);
+        for (int i = 0; i < 20; ++i) {
+            snprintf(path, sizeof path, "/d%d/f%d", i % 2, i);
+            CHECK_EQ(C(GET, .path = path, .buf = body, .size = sizeof body), (int64_t)sizeof body);
+            for (size_t k = 0; k < sizeof body; k += 1000) CHECK_EQ(body[k], i);
+        }
+        settle(&h, round);
+        if (round) CHECK_EQ(h.ports[round].calls[FSB_OP_GET], 0);
+        if (round == 2) CHECK_EQ(C(MKDIR, .path = "/new", MODE(0755)), -ENETDOWN);
+        b->close(b);
+        fsb_cache_disk_close(disk);
+    }
     hub_close(&h);
 }
 
@@ -669,6 +713,7 @@ int main(int argc, char **argv)
     TEST(test_offline);
     TEST(test_few_calls);
     TEST(test_read_ahead);
+    TEST(test_disk);
     TEST(test_never_stale);
     return test_end("test_cached");
 }
