@@ -625,6 +625,78 @@ static void test_never_stale(void)
     hub_close(&h);
 }
 
+/* What changed untold is seen when events were lost, or where there is no lease, in time. */
+static void test_lost_and_ttl(void)
+{
+    hub h;
+    hub_open(&h);
+    fsb_cache_backend_desc d = {.ttl_ms = 50};
+    fsb_backend           *b = cached_over(hub_port(&h), d);
+    elsewhere_put(&h, "/a", "one");
+    conf_stat(b, "/"), conf_is(b, "/a", "one");
+    settle(&h, 0);
+    CHECK_EQ(fsb_write_file(h.memory, "/a", "two", 3, 0644), 0); /* nobody is told */
+    usleep(70000);
+    conf_is(b, "/a", "one");
+    fsb_event e = {.kind = FSB_EVENT_LOST, .path = "/"};
+    pthread_mutex_lock(&h.lock);
+    hub_tell(&h, NULL, &e);
+    pthread_mutex_unlock(&h.lock);
+    conf_is(b, "/a", "two");
+    b->close(b);
+    fsb_backend *inner = hub_port(&h);
+    h.ports[1].no_lease = 1;
+    b = cached_over(inner, d);
+    conf_stat(b, "/"), conf_is(b, "/a", "two");
+    CHECK_EQ(C(STAT, .path = "/later"), -ENOENT);
+    CHECK_EQ(fsb_write_file(h.memory, "/a", "three", 5, 0644), 0);
+    CHECK_EQ(fsb_write_file(h.memory, "/later", "x", 1, 0644), 0);
+    usleep(70000);
+    conf_is(b, "/a", "three"), conf_is(b, "/later", "x");
+    CHECK_EQ(C(WATCH, .path = "/", .flags = FSB_WATCH_HELD | FSB_WATCH_DEEP, .event = conf_event),
+             -ENOSYS);
+    b->close(b);
+    hub_close(&h);
+}
+
+/* Files keep being themselves when their names change; a second name tells what the first does. */
+static void test_names(void)
+{
+    hub  h;
+    char got[10];
+    hub_open(&h);
+    fsb_backend *b = cached_over(hub_port(&h), (fsb_cache_backend_desc){0});
+    CHECK_EQ(C(MKDIR, .path = "/d", MODE(0755)), 0);
+    conf_stat(b, "/");
+    conf_put(b, "/d/a", "aaa"), conf_put(b, "/d/b", "bbb"), conf_put(b, "/d/c", "ccc");
+    settle(&h, 0);
+    const fsb_handle a = conf_open(b, "/d/a", FSB_O_READ), bb = conf_open(b, "/d/b", FSB_O_READ);
+    CHECK_EQ(C(RENAME, .path = "/d/c", .path2 = "/d/b"), 0);
+    CHECK_EQ(C(RENAME, .path = "/d", .path2 = "/e"), 0);
+    CHECK_EQ(C(UNLINK, .path = "/e/a"), 0);
+    conf_put(b, "/e/a", "new");
+    CHECK_EQ(C(READ, .handle = a, .buf = got, .size = 3), 3);
+    CHECK(memcmp(got, "aaa", 3) == 0);
+    CHECK_EQ(C(READ, .handle = bb, .buf = got, .size = 3), 3);
+    CHECK(memcmp(got, "bbb", 3) == 0);
+    CHECK_EQ(C(CLOSE, .handle = a), 0);
+    CHECK_EQ(C(CLOSE, .handle = bb), 0);
+    conf_is(b, "/e/b", "ccc"), conf_is(b, "/e/a", "new");
+    CHECK_EQ(C(STAT, .path = "/d/a"), -ENOENT);
+    CHECK_EQ(C(LINK, .path = "/e/a", .path2 = "/link"), 0);
+    CHECK_EQ(conf_stat(b, "/e/a").nlink, 2);
+    conf_put(b, "/link", "through the link");
+    conf_is(b, "/e/a", "through the link");
+    const fsb_handle w = conf_open(b, "/e/b", FSB_O_READ | FSB_O_WRITE);
+    CHECK_EQ(C(RENAME, .path = "/e/b", .path2 = "/moved"), 0);
+    conf_is(b, "/moved", "ccc");
+    CHECK_EQ(C(WRITE, .handle = w, .data = "CCCC", .size = 4), 4);
+    conf_is(b, "/moved", "CCCC");
+    CHECK_EQ(C(CLOSE, .handle = w), 0);
+    b->close(b);
+    hub_close(&h);
+}
+
 /* What L2 holds: read again without the host being asked for data, and while it is away. */
 static void test_disk(void)
 {
@@ -713,6 +785,8 @@ int main(int argc, char **argv)
     TEST(test_offline);
     TEST(test_few_calls);
     TEST(test_read_ahead);
+    TEST(test_lost_and_ttl);
+    TEST(test_names);
     TEST(test_disk);
     TEST(test_never_stale);
     return test_end("test_cached");
