@@ -733,7 +733,7 @@ FSB_CACHE_HOT_ uint64_t fsb_cache_mix_(uint64_t h, uint64_t word)
 FSB_CACHE_HOT_ uint64_t fsb_cache_hash_(uint64_t seed, const uint64_t key[4])
 {
     const uint64_t h = fsb_cache_mix_(fsb_cache_mix_(seed, key[0]), key[1]);
-    return fsb_cache_mix_(fsb_cache_mix_(h, key[2]), key[3]) * 0xD6E8FEB86659FD93u;
+    return fsb_cache_mix_(fsb_cache_mix_(h, key[2]), key[3]);
 }
 
 FSB_CACHE_HOT_ fsb_cache_shard_ *fsb_cache_shard_of_(fsb_cache *c, uint64_t hash)
@@ -1552,43 +1552,66 @@ static void fsb_cache_secret_(uint8_t *secret, uint64_t seed) /* splitmix64 */
     }
 }
 
+/* Takes n stripes, the first of them the first of a block. */
 static void fsb_cache_stripes_(uint64_t lanes[8], const uint8_t *p, const uint8_t *secret, size_t n)
 {
-    for (; n; --n, p += FSB_CACHE_STRIPE_, secret += 8)
+    const uint8_t *last = secret + FSB_CACHE_SECRET_ - FSB_CACHE_STRIPE_;
+    for (size_t k = 1; k <= n; ++k, p += FSB_CACHE_STRIPE_) {
+        const uint8_t *s = secret + (k - 1) % FSB_CACHE_BLOCK_ * 8;
         for (int i = 0; i < 8; ++i) {
             const uint64_t data = fsb_cache_get64_(p + 8 * i);
-            const uint64_t mixed = data ^ fsb_cache_get64_(secret + 8 * i);
+            const uint64_t mixed = data ^ fsb_cache_get64_(s + 8 * i);
             lanes[i ^ 1] += data;
             lanes[i] += (mixed & 0xffffffffu) * (mixed >> 32);
         }
-}
-
-static void fsb_cache_scramble_(uint64_t lanes[8], const uint8_t *secret)
-{
-    for (int i = 0; i < 8; ++i) {
-        lanes[i] ^= lanes[i] >> 47 ^ fsb_cache_get64_(secret + 8 * i);
-        lanes[i] *= 0x9E3779B1u;
+        for (int i = 0; i < 8 && k % FSB_CACHE_BLOCK_ == 0; ++i) /* a block ends: scramble */
+            lanes[i] = (lanes[i] ^ lanes[i] >> 47 ^ fsb_cache_get64_(last + 8 * i)) * 0x9E3779B1u;
     }
 }
 
 #if defined(__x86_64__)
-/* The same for four lanes at once: 4 times as fast, which reads wait for. */
-__attribute__((target("avx2"))) static void
-fsb_cache_stripes_avx2_(uint64_t lanes[8], const uint8_t *p, const uint8_t *secret, size_t n)
+/* The same, four lanes at once: reads wait for it. */
+#define FSB_CACHE_AVX2_ __attribute__((target("avx2")))
+FSB_CACHE_AVX2_ static inline __m256i fsb_cache_load_avx2_(const void *p)
 {
-    __m256i a = _mm256_loadu_si256((const __m256i *)(const void *)lanes);
-    __m256i b = _mm256_loadu_si256((const __m256i *)(const void *)(lanes + 4));
-    for (; n; --n, p += FSB_CACHE_STRIPE_, secret += 8) {
-        const __m256i x = _mm256_loadu_si256((const __m256i *)(const void *)p);
-        const __m256i y = _mm256_loadu_si256((const __m256i *)(const void *)(p + 32));
-        const __m256i u =
-            _mm256_xor_si256(x, _mm256_loadu_si256((const __m256i *)(const void *)secret));
-        const __m256i v =
-            _mm256_xor_si256(y, _mm256_loadu_si256((const __m256i *)(const void *)(secret + 32)));
-        a = _mm256_add_epi64(a, _mm256_shuffle_epi32(x, 0x4e));
-        b = _mm256_add_epi64(b, _mm256_shuffle_epi32(y, 0x4e));
-        a = _mm256_add_epi64(a, _mm256_mul_epu32(u, _mm256_srli_epi64(u, 32)));
-        b = _mm256_add_epi64(b, _mm256_mul_epu32(v, _mm256_srli_epi64(v, 32)));
+    return _mm256_loadu_si256((const __m256i *)p);
+}
+
+FSB_CACHE_AVX2_ static inline __m256i fsb_cache_stripe_avx2_(__m256i lanes, const uint8_t *p,
+                                                             const uint8_t *secret)
+{
+    const __m256i data = fsb_cache_load_avx2_(p);
+    const __m256i mixed = _mm256_xor_si256(data, fsb_cache_load_avx2_(secret));
+    const __m256i product = _mm256_mul_epu32(mixed, _mm256_srli_epi64(mixed, 32));
+    return _mm256_add_epi64(lanes, _mm256_add_epi64(product, _mm256_shuffle_epi32(data, 0x4e)));
+}
+
+FSB_CACHE_AVX2_ static inline __m256i fsb_cache_scramble_avx2_(__m256i lanes, const uint8_t *secret)
+{
+    const __m256i prime = _mm256_set1_epi64x(0x9E3779B1);
+    const __m256i mixed = _mm256_xor_si256(lanes, _mm256_xor_si256(_mm256_srli_epi64(lanes, 47),
+                                                                   fsb_cache_load_avx2_(secret)));
+    const __m256i high = _mm256_mul_epu32(_mm256_srli_epi64(mixed, 32), prime);
+    return _mm256_add_epi64(_mm256_mul_epu32(mixed, prime), _mm256_slli_epi64(high, 32));
+}
+
+FSB_CACHE_AVX2_ static void fsb_cache_stripes_avx2_(uint64_t lanes[8], const uint8_t *p,
+                                                    const uint8_t *secret, size_t n)
+{
+    const uint8_t *last = secret + FSB_CACHE_SECRET_ - FSB_CACHE_STRIPE_;
+    __m256i        a = fsb_cache_load_avx2_(lanes), b = fsb_cache_load_avx2_(lanes + 4);
+    while (n) {
+        const size_t   now = n < FSB_CACHE_BLOCK_ ? n : (size_t)FSB_CACHE_BLOCK_;
+        const uint8_t *s = secret;
+        for (size_t i = 0; i < now; ++i, s += 8, p += FSB_CACHE_STRIPE_) {
+            a = fsb_cache_stripe_avx2_(a, p, s);
+            b = fsb_cache_stripe_avx2_(b, p + 32, s + 32);
+        }
+        if (now == FSB_CACHE_BLOCK_) {
+            a = fsb_cache_scramble_avx2_(a, last);
+            b = fsb_cache_scramble_avx2_(b, last + 32);
+        }
+        n -= now;
     }
     _mm256_storeu_si256((__m256i *)(void *)lanes, a);
     _mm256_storeu_si256((__m256i *)(void *)(lanes + 4), b);
@@ -1621,14 +1644,9 @@ static fsb_cache_sum_ fsb_cache_xxh3_(const uint8_t *secret, const void *data, s
         if (size) memcpy(padded, data, size);
         p = padded, left = sizeof padded;
     }
-    const uint8_t *last = p + left - FSB_CACHE_STRIPE_;
-    for (; left > FSB_CACHE_STRIPE_ * FSB_CACHE_BLOCK_;) {
-        stripes(lanes, p, secret, FSB_CACHE_BLOCK_);
-        fsb_cache_scramble_(lanes, secret + FSB_CACHE_SECRET_ - FSB_CACHE_STRIPE_);
-        p += FSB_CACHE_STRIPE_ * FSB_CACHE_BLOCK_, left -= FSB_CACHE_STRIPE_ * FSB_CACHE_BLOCK_;
-    }
     stripes(lanes, p, secret, left / FSB_CACHE_STRIPE_);
-    stripes(lanes, last, secret + FSB_CACHE_SECRET_ - FSB_CACHE_STRIPE_ - 7, 1);
+    stripes(lanes, p + left - FSB_CACHE_STRIPE_,
+            secret + FSB_CACHE_SECRET_ - FSB_CACHE_STRIPE_ - 7, 1);
     fsb_cache_sum_ sum;
     sum.word[0] = fsb_cache_merge_(lanes, secret + 11, size * 0x9E3779B185EBCA87u);
     sum.word[1] = fsb_cache_merge_(lanes, secret + FSB_CACHE_SECRET_ - FSB_CACHE_STRIPE_ - 11,
@@ -2546,6 +2564,7 @@ static int fsb_cache_table_load_(fsb_cache_disk *d)
         }
     }
     fsb_cache_free_(&d->desc.allocator, rows, FSB_CACHE_SCAN_);
+    d->hand = d->known < d->slot_count ? d->known : (uint32_t)(fsb_cache_random_() % d->slot_count);
     return 0;
 }
 
