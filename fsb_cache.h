@@ -514,7 +514,8 @@ typedef struct fsb_cache_backend_desc {
     fsb_backend    *inner;   /* required unless offline; borrowed, and must outlive this one */
     const char     *share;   /* names what inner serves (copied): a part of every key, so that one
                                 L2 directory serves many (default "") */
-    uint64_t        max_bytes; /* of memory: data, attributes, names (default 128 MiB, at least 1) */
+    uint64_t        max_bytes; /* of memory: data, attributes, names (default 128 MiB; at least
+                                  1 MiB of data) */
     fsb_cache_disk *disk;      /* L2, borrowed; NULL: none */
     uint32_t        ttl_ms;    /* how long an answer is kept where inner gives no lease: WATCH with
                                   FSB_WATCH_HELD answered -ENOSYS (default 1000) */
@@ -2919,7 +2920,8 @@ struct fsb_cached_ {
 
 static void fsb_cached_start_(fsb_cached_ *c, fsb_op *op, int tries, int64_t error);
 
-#define FSB_CACHED_COUNT_(c, field) ((void)__atomic_add_fetch(&(c)->stats.field, 1, __ATOMIC_RELAXED))
+#define FSB_CACHED_COUNT_(c, field) \
+    ((void)__atomic_add_fetch(&(c)->stats.field, 1, __ATOMIC_RELAXED))
 
 static void *fsb_cached_resize_(fsb_cached_ *c, void *ptr, size_t old_size, size_t size)
 {
@@ -3064,7 +3066,8 @@ static int fsb_cached_holds_(fsb_cached_ *c, uint64_t hash, uint64_t seq)
 
 static int64_t fsb_cached_until_(const fsb_cached_ *c)
 {
-    return __atomic_load_n(&c->leased, __ATOMIC_RELAXED) ? INT64_MAX : fsb_cached_clock_ms_() + c->ttl_ms;
+    const int leased = __atomic_load_n(&c->leased, __ATOMIC_RELAXED);
+    return leased ? INT64_MAX : fsb_cached_clock_ms_() + c->ttl_ms;
 }
 
 static int fsb_cached_fresh_(fsb_cached_ *c, uint64_t epoch, int64_t until)
@@ -3191,7 +3194,8 @@ static fsb_cached_folder_ *fsb_cached_folder_make_(fsb_cached_ *c, fsb_cached_sh
     return f;
 }
 
-static fsb_cached_entry_ *fsb_cached_entry_of_(const fsb_cached_folder_ *f, const fsb_cached_name_ *n)
+static fsb_cached_entry_ *fsb_cached_entry_of_(const fsb_cached_folder_ *f,
+                                               const fsb_cached_name_ *n)
 {
     if (!f || !f->table_size) return NULL;
     fsb_cached_entry_ *e = f->table[n->hash & (f->table_size - 1)];
@@ -4082,7 +4086,8 @@ static void fsb_cached_list_entry_(fsb_cached_call_ *k, const fsb_dirent *entry)
     fsb_cached_folder_ *f = fsb_cached_folder_of_(s, &n);
     fsb_cached_entry_  *e = f ? fsb_cached_entry_make_(c, f, &n) : NULL;
     const int           holds = fsb_cached_holds_(c, n.hash, k->seq);
-    if (e && holds && f->verified == fsb_cached_epoch_(c)) fsb_cached_entry_set_(c, e, &entry->stat);
+    if (e && holds && f->verified == fsb_cached_epoch_(c))
+        fsb_cached_entry_set_(c, e, &entry->stat);
     if (f && f->lister == k) {
         if (!e) fsb_cached_unlist_(f);
         else {
@@ -4354,7 +4359,8 @@ static void fsb_cached_list_(fsb_cached_ *c, fsb_op *op, int tries, int64_t erro
 {
     const int deep = op->flags & FSB_LIST_DEEP && !__atomic_load_n(&c->away, __ATOMIC_RELAXED);
     uint64_t  cookie = op->offset, bytes = 0;
-    if (!deep && fsb_cached_list_known_(c, op, &cookie, &bytes)) { /* what lies below is inner's to tell */
+    /* what lies below is inner's to tell */
+    if (!deep && fsb_cached_list_known_(c, op, &cookie, &bytes)) {
         if (!tries) FSB_CACHED_COUNT_(c, listing_hits);
         if (!op->offset) fsb_cached_walk_(c, op->path, FSB_LIST_STAT);
         op->done(op);
@@ -5192,7 +5198,8 @@ static void fsb_cached_changed_(fsb_cached_call_ *k)
     const uint32_t   code = k->op.code;
     fsb_cached_touch_call_(k, 1);
     if ((code == FSB_OP_WRITE || code == FSB_OP_PUT) && k->op.result >= 0) fsb_cached_written_(k);
-    if (code == FSB_OP_EXEC && !__atomic_load_n(&k->c->leased, __ATOMIC_RELAXED)) fsb_cached_suspect_(k->c);
+    if (code == FSB_OP_EXEC && !__atomic_load_n(&k->c->leased, __ATOMIC_RELAXED))
+        fsb_cached_suspect_(k->c); /* who knows what it did */
     k->op.handle = handle;
     fsb_cached_answer_(k);
 }
@@ -5276,9 +5283,9 @@ static void fsb_cached_watched_(fsb_cached_call_ *k)
 {
     fsb_cached_file_ *f = NULL;
     fsb_op           *op = &k->op;
-    const int         err = op->result < 0 ? 0
-                                           : fsb_cached_file_new_(k->c, &f, k->path->text,
-                                                                  FSB_CACHED_WATCHING_, 0, op->handle);
+    int               err = 0;
+    if (op->result >= 0)
+        err = fsb_cached_file_new_(k->c, &f, k->path->text, FSB_CACHED_WATCHING_, 0, op->handle);
     if (err) {
         fsb_cached_call_ *x = fsb_cached_call_new_(k->c, NULL, FSB_OP_CLOSE, fsb_cached_quiet_);
         if (x) x->op.handle = op->handle, fsb_cached_send_(x);
