@@ -69,6 +69,10 @@ SANE  = -fno-sanitize-recover=all -fno-omit-frame-pointer
 build/asan/%: SANITIZE = -fsanitize=address,undefined $(SANE)
 build/tsan/%: SANITIZE = -fsanitize=thread
 
+ifeq ($(shell pkg-config --exists glib-2.0 && echo yes),yes) # what the cache is measured beside
+build/bench/bench_cache: FEATURES += -DBENCH_GLIB $(patsubst -I%,-isystem %,$(shell pkg-config --cflags glib-2.0))
+build/bench/bench_cache: LDLIBS += $(shell pkg-config --libs glib-2.0)
+endif
 build/bench/%: bench/%.c build/line | build/bench
 	$(SAY)$(LINK)
 build/fuzz/%: tests/%.c build/line | build/fuzz

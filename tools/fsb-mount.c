@@ -112,7 +112,6 @@ static tool_url parse_url(const char *text)
 {
     tool_url  url;
     const int err = tool_url_parse(text, &url);
-    if (err == -EPROTONOSUPPORT) tool_usage("'%s': this release has no such transport yet", text);
     if (err) tool_usage("'%s' is no URL of a host; write fsb+unix:///PATH?share=NAME", text);
     return url;
 }
