@@ -410,6 +410,8 @@ typedef struct fsb_chunk_server_desc {
     uint64_t      max_bytes; /* of requests and answers held per client (default 16 MiB, least 2) */
     uint32_t      max_locks; /* held and waited for, per client, besides (default 65536) */
     uint32_t      hello_ms;  /* from connect to hello, at most (default 10000) */
+    uint32_t      max_unproven;      /* "tls:": at once, before they show a code (default 64) */
+    uint32_t      max_unproven_each; /* of these from one address (default 16) */
     uint32_t      frame_ms;  /* without a byte inside a frame, either way (default 30000) */
     uint32_t      request_ms;   /* a request's time where the client sets none (default 30000) */
     uint32_t      away_ms;      /* what a client had is kept so long for it to come back (default
@@ -2430,6 +2432,14 @@ typedef struct fsb_chunk_kept_ {
     unsigned char bytes[FSB_CHUNK_KEPT_BYTES_];
 } fsb_chunk_kept_;
 
+/* An address that wrong codes came from. */
+enum { FSB_CHUNK_FAILURES_ = 64 };
+typedef struct fsb_chunk_failure_ {
+    unsigned char from[16]; /* as IPv6 */
+    uint32_t      count;    /* since a right one */
+    int64_t       until;    /* the next is looked at then, ms */
+} fsb_chunk_failure_;
+
 /* What a join code opens. */
 typedef struct fsb_chunk_grant_ {
     fsb_chunk_key_ key;
@@ -2472,6 +2482,10 @@ struct fsb_chunk_conn_ {
     int                    secure; /* 1: TLS, and grant says what its code opens */
     int                    revoked; /* 1: it no longer does; by atomics */
     fsb_chunk_grant_       grant;
+    unsigned char          from[16]; /* its address, if secure */
+    int                    unproven; /* 1: counted in server->unproven; guarded by server->lock */
+    fsb_chunk_conn_       *line_next; /* likewise, these three: its requests for the workers */
+    fsb_chunk_request_    *jobs, **jobs_tail;
     unsigned char          id[16];  /* of the client; with the next, from hello on */
     int                    stays;   /* 1: it comes back; what it has is kept for a while */
     int                    resumed; /* 1: it has come back, and has it again */
@@ -2526,7 +2540,9 @@ struct fsb_chunk_server {
     uint32_t             threads, idle, queued, listening, connections;
     uint64_t             numbers;
     int                  closing;
-    fsb_chunk_request_  *jobs, **jobs_tail;
+    fsb_chunk_conn_     *line, **line_tail; /* clients with requests for the workers, in turn */
+    uint32_t             unproven;          /* connections that have not shown a code yet */
+    fsb_chunk_failure_   failures[FSB_CHUNK_FAILURES_];
     fsb_chunk_grant_    *grants; /* guarded by lock */
     size_t               grant_count;
     fsb_chunk_secure_   *secure; /* set once, before the first listener that needs it */
@@ -3681,20 +3697,31 @@ static void fsb_chunk_job_(void *arg)
     fsb_chunk_finish_(req);
 }
 
+/* The workers take one request of each client in turn, so that nobody waits behind all that another
+   has asked for. Lock held. */
+static void fsb_chunk_line_up_(fsb_chunk_server *s, fsb_chunk_conn_ *conn)
+{
+    conn->line_next = NULL;
+    *s->line_tail = conn, s->line_tail = &conn->line_next;
+}
+
 static void *fsb_chunk_worker_(void *arg)
 {
     fsb_chunk_server *s = (fsb_chunk_server *)arg;
     pthread_mutex_lock(&s->lock);
     for (;;) {
-        while (!s->jobs && !s->closing) {
+        while (!s->line && !s->closing) {
             ++s->idle;
             pthread_cond_wait(&s->work, &s->lock);
             --s->idle;
         }
-        fsb_chunk_request_ *req = s->jobs;
-        if (!req) break;
-        s->jobs = req->next, --s->queued;
-        if (!s->jobs) s->jobs_tail = &s->jobs;
+        fsb_chunk_conn_ *conn = s->line;
+        if (!conn) break;
+        s->line = conn->line_next; /* one of its requests, then it is the next one's turn */
+        if (!s->line) s->line_tail = &s->line;
+        fsb_chunk_request_ *req = conn->jobs;
+        conn->jobs = req->next, --s->queued;
+        if (conn->jobs) fsb_chunk_line_up_(s, conn);
         pthread_mutex_unlock(&s->lock);
         fsb_chunk_job_(req);
         pthread_mutex_lock(&s->lock);
@@ -3723,8 +3750,10 @@ static void fsb_chunk_run_elsewhere_(fsb_chunk_request_ *req)
     }
     const int none = !s->threads;
     if (!none) {
+        fsb_chunk_conn_ *conn = req->conn;
+        if (!conn->jobs) conn->jobs_tail = &conn->jobs, fsb_chunk_line_up_(s, conn);
         req->next = NULL;
-        *s->jobs_tail = req, s->jobs_tail = &req->next, ++s->queued;
+        *conn->jobs_tail = req, conn->jobs_tail = &req->next, ++s->queued;
         pthread_cond_signal(&s->work);
     }
     pthread_mutex_unlock(&s->lock);
@@ -3968,6 +3997,76 @@ static fsb_chunk_secure_ *fsb_chunk_secure_server_(const fsb_allocator *a)
 }
 #endif
 
+/* How often have wrong codes come from there? An entry for it, the stalest if it has none. */
+static fsb_chunk_failure_ *fsb_chunk_failure_of_(fsb_chunk_server *s, const unsigned char *from)
+{
+    fsb_chunk_failure_ *stalest = &s->failures[0];
+    for (int i = 0; i < FSB_CHUNK_FAILURES_; ++i) {
+        fsb_chunk_failure_ *f = &s->failures[i];
+        if (memcmp(f->from, from, sizeof f->from) == 0) return f;
+        if (f->until < stalest->until) stalest = f;
+    }
+    memset(stalest, 0, sizeof *stalest);
+    memcpy(stalest->from, from, sizeof stalest->from);
+    return stalest;
+}
+
+/* Who failed before has to wait, 0.2 s, doubled up to 12.8 s; others do not. Unproven connections
+   are few for each address, so that not more than those wait. */
+static int fsb_chunk_hold_back_(fsb_chunk_conn_ *conn)
+{
+    fsb_chunk_server *s = conn->server;
+    struct pollfd     p = {s->wake, POLLIN, 0};
+    if (!conn->secure) return 0;
+    pthread_mutex_lock(&s->lock);
+    const int64_t wait = fsb_chunk_failure_of_(s, conn->from)->until - fsb_chunk_now_ms_();
+    pthread_mutex_unlock(&s->lock);
+    return wait > 0 && poll(&p, 1, (int)wait) > 0 ? -ECANCELED : 0;
+}
+
+/* It has shown a right code, or a wrong one, or is gone before. */
+static void fsb_chunk_judge_(fsb_chunk_conn_ *conn, int right, int wrong)
+{
+    fsb_chunk_server *s = conn->server;
+    if (!conn->secure) return;
+    pthread_mutex_lock(&s->lock);
+    fsb_chunk_failure_ *f = fsb_chunk_failure_of_(s, conn->from);
+    s->unproven -= (uint32_t)conn->unproven, conn->unproven = 0;
+    if (right) f->count = 0, f->until = 0;
+    if (wrong) f->until = fsb_chunk_now_ms_() + (100ll << (f->count < 7 ? ++f->count : 7));
+    pthread_mutex_unlock(&s->lock);
+}
+
+/* Is there room for one more that has not shown a code? Lock held. */
+static int fsb_chunk_room_for_(fsb_chunk_server *s, fsb_chunk_conn_ *conn)
+{
+    uint32_t same = 0;
+    for (const fsb_chunk_conn_ *c = s->conns; c; c = c->next)
+        same += c->unproven && memcmp(c->from, conn->from, sizeof c->from) == 0;
+    if (s->unproven >= s->desc.max_unproven || same >= s->desc.max_unproven_each) return 0;
+    conn->unproven = 1, ++s->unproven;
+    return 1;
+}
+
+/* The peer's address as IPv6; zero if it has none. */
+static void fsb_chunk_from_(int fd, unsigned char from[16])
+{
+    struct sockaddr_storage name;
+    socklen_t               size = sizeof name;
+    memset(from, 0, 16);
+    if (getpeername(fd, (struct sockaddr *)&name, &size) != 0) return;
+    if (name.ss_family == AF_INET6) {
+        struct sockaddr_in6 in6;
+        memcpy(&in6, &name, sizeof in6);
+        memcpy(from, &in6.sin6_addr, 16);
+    } else if (name.ss_family == AF_INET) {
+        struct sockaddr_in in;
+        memcpy(&in, &name, sizeof in);
+        from[10] = from[11] = 0xff;
+        memcpy(from + 12, &in.sin_addr, 4);
+    }
+}
+
 static int fsb_chunk_grant_set_(fsb_chunk_grant_ *g, const fsb_chunk_code *code)
 {
     const size_t share = code->share ? strlen(code->share) : 0;
@@ -4171,6 +4270,7 @@ static int fsb_chunk_hello_(fsb_chunk_conn_ *conn, const fsb_chunk_frame_ *f)
         : share                                                           ? 0
                                                                           : -ENOENT;
     memcpy(conn->id, id, sizeof conn->id);
+    fsb_chunk_judge_(conn, 1, 0);
     if (!err && (wants & FSB_CHUNK_STAYS_)) fsb_chunk_return_(conn, share, wants);
     if (err) answer.status = -fsb_chunk_error_to_wire_(-err);
     else {
@@ -4427,6 +4527,7 @@ static int fsb_chunk_conn_new_(fsb_chunk_server *s, int in, int out, int owns, i
             err = -ENOMEM;
         if (!err) err = fsb_chunk_stream_init_(&conn->stream, in, out);
         conn->secure = secure;
+        if (secure) fsb_chunk_from_(in, conn->from);
         if (!err && secure)
             err = fsb_chunk_tls_open_(s->secure, &conn->stream, 1, conn, &s->desc.allocator);
         if (!err) err = fsb_chunk_in_resize_(conn, FSB_CHUNK_IN_);
@@ -4434,6 +4535,7 @@ static int fsb_chunk_conn_new_(fsb_chunk_server *s, int in, int out, int owns, i
     pthread_mutex_lock(&s->lock);
     if (!err && s->closing) err = -ECANCELED;
     if (!err && s->connections >= s->desc.max_clients) err = -EAGAIN;
+    if (!err && secure && !fsb_chunk_room_for_(s, conn)) err = -EAGAIN;
     if (!err) {
         ++s->connections;
         conn->number = ++s->numbers, conn->owns = owns;
@@ -4451,7 +4553,9 @@ static int fsb_chunk_conn_new_(fsb_chunk_server *s, int in, int out, int owns, i
 static int fsb_chunk_conn_run_(fsb_chunk_conn_ *conn)
 {
     fsb_chunk_server *s = conn->server;
-    const int         err = fsb_chunk_loop_(conn);
+    int               err = fsb_chunk_hold_back_(conn);
+    if (!err) err = fsb_chunk_loop_(conn);
+    fsb_chunk_judge_(conn, 0, err == -EACCES && !conn->share);
     fsb_chunk_log_(&s->desc.log, err && err != -ECANCELED ? FSB_LOG_WARN : FSB_LOG_INFO,
                    "chunk/client", "client %llu: %s", (unsigned long long)conn->number,
                    err == 0                ? "left"
@@ -4713,6 +4817,8 @@ static void fsb_chunk_server_defaults_(fsb_chunk_server_desc *d)
     if (!d->max_bytes) d->max_bytes = 16u << 20;
     if (!d->max_locks) d->max_locks = 65536;
     if (!d->hello_ms) d->hello_ms = 10000;
+    if (!d->max_unproven) d->max_unproven = 64;
+    if (!d->max_unproven_each) d->max_unproven_each = 16;
     if (!d->frame_ms) d->frame_ms = 30000;
     if (!d->request_ms) d->request_ms = 30000;
     if (!d->away_ms) d->away_ms = 60000;
@@ -4753,7 +4859,7 @@ FSB_API int fsb_chunk_server_open(fsb_chunk_server **out, const fsb_chunk_server
     if (desc->share_count > SIZE_MAX / sizeof(fsb_chunk_share)) return -EINVAL;
     fsb_chunk_server *s = (fsb_chunk_server *)fsb_chunk_alloc_(&a, sizeof *s);
     if (!s) return -ENOMEM;
-    s->desc = *desc, s->desc.shares = NULL, s->jobs_tail = &s->jobs;
+    s->desc = *desc, s->desc.shares = NULL, s->line_tail = &s->line;
     fsb_chunk_server_defaults_(&s->desc);
     s->boot_id = fsb_chunk_random_();
     s->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);

@@ -106,6 +106,13 @@ static fsb_backend *dial(const host *h)
     return b;
 }
 
+static fsb_backend *dial_plain(const host *h)
+{
+    fsb_backend *b = NULL;
+    CHECK_EQ(dial_as(h, NULL, &b), 0);
+    return b;
+}
+
 static int without_tls(void)
 {
 #ifdef FSB_WITH_OPENSSL
@@ -655,6 +662,119 @@ static void test_storm(void)
     host_close(&h);
 }
 
+/* ---- limits ---- */
+
+static void test_silent_connections(void) /* they keep nobody else out, and are ended */
+{
+    fsb_chunk_server_desc d = {.hello_ms = 1500};
+    host                  h;
+    int                   fds[40][2], ended = 0;
+    char                  byte;
+    NEED_TLS();
+    REQUIRE(host_open(&h, "tls:*:0", d) == 0);
+    const char *port = strrchr(h.address, ':') + 1;
+    char        there[64];
+    snprintf(there, sizeof there, "127.0.0.2:%s", port); /* the loopback has many addresses */
+    for (int i = 0; i < 40; ++i) {
+        fds[i][0] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        struct sockaddr_in from = {.sin_family = AF_INET, .sin_addr = {htonl(0x7f000003)}};
+        struct sockaddr_in to = {.sin_family = AF_INET, .sin_addr = {htonl(0x7f000001)},
+                                 .sin_port = htons((uint16_t)atoi(port))};
+        CHECK_EQ(bind(fds[i][0], (struct sockaddr *)&from, sizeof from), 0);
+        CHECK_EQ(connect(fds[i][0], (struct sockaddr *)&to, sizeof to), 0);
+    }
+    EVENTUALLY(logged(&h, "turned away"));
+    snprintf(h.address, sizeof h.address, "tls:%s", there);
+    fsb_backend *b = dial(&h);
+    REQUIRE(b != NULL);
+    CHECK_EQ(do_path(b, FSB_OP_STAT, "/", NULL), 0);
+    for (int i = 0; i < 40; ++i) {
+        struct pollfd p = {fds[i][0], POLLIN, 0};
+        ended += poll(&p, 1, 10000) == 1 && recv(fds[i][0], &byte, 1, 0) <= 0;
+        close(fds[i][0]);
+    }
+    CHECK_EQ(ended, 40);
+    CHECK_EQ(do_path(b, FSB_OP_STAT, "/", NULL), 0);
+    b->close(b);
+    host_close(&h);
+}
+
+static int64_t clock_ms(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+static void test_wrong_codes_slow_down(void) /* who sends them, not others */
+{
+    host         h;
+    fsb_backend *b = NULL;
+    char         wrong[FSB_CHUNK_CODE_SIZE];
+    NEED_TLS();
+    REQUIRE(host_open(&h, "tls:127.0.0.1:0", plain) == 0);
+    CHECK_EQ(fsb_chunk_code_create(wrong, sizeof wrong), 0);
+    const int64_t begin = clock_ms();
+    for (int i = 0; i < 4; ++i) CHECK_EQ(dial_as(&h, wrong, &b), -EACCES);
+    CHECK(clock_ms() - begin >= 1000); /* 0.2 + 0.4 + 0.8 s */
+    b = dial(&h);
+    REQUIRE(b != NULL);
+    b->close(b);
+    CHECK(clock_ms() - begin >= 2500);
+    const int64_t again = clock_ms();
+    b = dial(&h); /* a right code makes up for all */
+    REQUIRE(b != NULL);
+    CHECK(clock_ms() - again < 1500);
+    b->close(b);
+    host_close(&h);
+}
+
+/* One client asks for a hundred slow things; another's one thing does not wait for them all. */
+static int64_t slow_call(fsb_backend *b, fsb_op *op)
+{
+    cutter *c = (cutter *)b;
+    if (op->code == FSB_OP_READLINK) nap(20);
+    return c->inner->call[op->code](c->inner, op);
+}
+
+static void count_done(fsb_op *op)
+{
+    __atomic_add_fetch((int *)op->user, 1, __ATOMIC_RELEASE);
+}
+
+static void test_fair(void)
+{
+    static fsb_op         ops[100];
+    fsb_op               *list[100];
+    fsb_chunk_server_desc d = {.threads = 1};
+    host                  h;
+    cutter                c;
+    int                   done = 0;
+    memset(&h, 0, sizeof h);
+    pthread_mutex_init(&h.lock, NULL);
+    REQUIRE(fsb_memory_open(&h.inner, NULL) == 0);
+    fsb_backend *const real = h.inner;
+    cutter_init(&c, real, NULL, 0);
+    c.base.call[FSB_OP_READLINK] = slow_call;
+    h.inner = &c.base;
+    REQUIRE(host_listen(&h, unix_address(), d) == 0);
+    fsb_backend *greedy = dial_plain(&h), *modest = dial_plain(&h);
+    REQUIRE(greedy && modest);
+    for (int i = 0; i < 100; ++i) {
+        ops[i] = (fsb_op){.code = FSB_OP_READLINK, .path = "/none", .size = 10, .user = &done,
+                          .done = count_done};
+        list[i] = &ops[i];
+    }
+    greedy->submit(greedy, list, 100);
+    nap(100); /* all are queued */
+    CHECK_EQ(do_path(modest, FSB_OP_STAT, "/", NULL), 0);
+    CHECK(__atomic_load_n(&done, __ATOMIC_ACQUIRE) < 60);
+    EVENTUALLY(__atomic_load_n(&done, __ATOMIC_ACQUIRE) == 100);
+    greedy->close(greedy), modest->close(modest);
+    h.inner = real;
+    host_close(&h);
+}
+
 int main(int argc, char **argv)
 {
     test_begin(argc, argv);
@@ -672,5 +792,8 @@ int main(int argc, char **argv)
     TEST(test_nobody_comes_back);
     TEST(test_revoked_meanwhile);
     TEST(test_storm);
+    TEST(test_silent_connections);
+    TEST(test_wrong_codes_slow_down);
+    TEST(test_fair);
     return test_end("test_safe");
 }
