@@ -9,6 +9,7 @@ static void explore_step(void);
 #define FSB_IMPLEMENTATION
 #include "fsb_mount.h"
 #include "fsb_backend.h"
+#include "conformance.h"
 #include "test.h"
 #include <fcntl.h>
 #include <setjmp.h>
@@ -479,6 +480,375 @@ static void test_handles_stress(void)
     fsb_handles_close(stress.t);
 }
 
+/* ---- mounts ---- */
+
+static const char *where(fsb_mounts *t, const char *path, char *out) /* number and rest */
+{
+    fsb_mounted at;
+    const int   err = fsb_mounts_resolve(t, path, &at);
+    if (err) return err == -ENOENT ? "none" : "error";
+    sprintf(out, "%u%s", at.binds[0].number, at.rest);
+    fsb_mounts_release(t, &at);
+    return out;
+}
+
+static int add(fsb_mounts *t, const char *path, fsb_backend *b, uint32_t flags)
+{
+    const fsb_bind bind = {.backend = b, .flags = flags};
+    return fsb_mounts_add(t, path, strlen(path), &bind);
+}
+
+static void test_mounts(void)
+{
+    fsb_backend     a = {.size = sizeof a}, b = {.size = sizeof b};
+    lines           log = {0};
+    test_memory     m = {0};
+    fsb_mounts     *t = NULL;
+    fsb_mounts_desc d = {.allocator = {test_memory_fn, &m}, .log = {log_line, &log}};
+    fsb_mounted     at;
+    char            out[FSB_PATH_MAX + 20], path[5000];
+    REQUIRE(fsb_mounts_open(&t, &d) == 0);
+    CHECK_STR(where(t, "/", out), "none");
+    CHECK_EQ(add(t, "/a", &a, 0), 0);
+    CHECK_EQ(add(t, "/a/b/c", &a, 0), 0);
+    CHECK_STR(where(t, "/", out), "none");
+    CHECK_STR(where(t, "/ab", out), "none"); /* on component boundaries */
+    CHECK_STR(where(t, "/a", out), "1");
+    CHECK_STR(where(t, "/a/b", out), "1/b");
+    CHECK_STR(where(t, "/a/b/cd/e", out), "1/b/cd/e");
+    CHECK_STR(where(t, "/a/b/c", out), "2");
+    CHECK_STR(where(t, "/a/b/c/d", out), "2/d");
+    CHECK_EQ(add(t, "/", &b, 0), 0);
+    CHECK_STR(where(t, "/", out), "3");
+    CHECK_STR(where(t, "/x", out), "3/x");
+    CHECK_EQ(add(t, "/a", &b, 0), -EEXIST);
+    CHECK_STR(log.item, "mounts/add");
+    memset(path, 'x', sizeof path);
+    for (size_t i = 0; i < sizeof path; i += 200) path[i] = '/';
+    const struct { const char *path; size_t size; int err; } bad[] = {
+        {"", 0, -EINVAL}, {"a", 1, -EINVAL}, {"//", 2, -EINVAL}, {"/a/", 3, -EINVAL},
+        {"/a//b", 5, -EINVAL}, {"/.", 2, -EINVAL}, {"/a/.", 4, -EINVAL}, {"/..", 3, -EACCES},
+        {"/a/../b", 7, -EACCES}, {"/a\0b", 4, -EILSEQ}, {path, 4096, -ENAMETOOLONG},
+        {path + 1, 10, -EINVAL}, {NULL, 0, -EINVAL},
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; ++i) {
+        const fsb_bind bind = {.backend = &a};
+        const int      before = log.count;
+        CHECK_EQ(fsb_mounts_add(t, bad[i].path, bad[i].size, &bind), bad[i].err);
+        CHECK_EQ(log.count, before + 1);
+    }
+    path[4095] = '\0'; /* the longest there is, below the root: no depth to look for */
+    CHECK_EQ(fsb_mounts_resolve(t, path, &at), 0);
+    fsb_mounts_release(t, &at);
+    CHECK_EQ(fsb_mounts_add(t, path, 4095, &(fsb_bind){.backend = &a}), 0);
+    CHECK_STR(where(t, path, out), "4");
+    for (size_t i = 0; i < 200; i += 2) memcpy(path + i, "/y", 2);
+    CHECK_EQ(fsb_mounts_add(t, path, 2 * FSB_BIND_DEPTH_MAX, &(fsb_bind){.backend = &a}), 0);
+    CHECK_EQ(fsb_mounts_add(t, path, 2 * FSB_BIND_DEPTH_MAX + 2, &(fsb_bind){.backend = &a}),
+             -E2BIG);
+    path[150] = '\0';
+    CHECK_STR(where(t, path, out), "5/y/y/y/y/y/y/y/y/y/y/y/y/y");
+
+    CHECK_EQ(fsb_mounts_resolve(t, "/a/x", &at), 0); /* in use */
+    CHECK_EQ(fsb_mounts_remove(t, "/a", NULL), -EBUSY);
+    CHECK_STR(where(t, "/a", out), "1");
+    CHECK_EQ(add(t, "/a", &b, FSB_BIND_REPLACE), -EBUSY);
+    CHECK_EQ(add(t, "/a", &b, FSB_BIND_BEFORE), 0);
+    CHECK_EQ(fsb_mounts_remove(t, "/a", &a), -EBUSY); /* through the old union */
+    CHECK_EQ(at.count, 1);
+    CHECK(at.binds[0].backend == &a);
+    fsb_mounts_release(t, &at);
+    CHECK_EQ(fsb_mounts_resolve(t, "/a", &at), 0);
+    CHECK_EQ(at.count, 2);
+    CHECK(at.binds[0].backend == &b && at.binds[1].backend == &a);
+    fsb_mounts_release(t, &at);
+    CHECK_EQ(add(t, "/a", &b, FSB_BIND_AFTER), 0);
+    CHECK_EQ(fsb_mounts_remove(t, "/a", &a), 0);
+    CHECK_EQ(add(t, "/a", &a, FSB_BIND_REPLACE), 0);
+    CHECK_EQ(fsb_mounts_remove(t, "/a", &b), -ENOENT);
+    CHECK_EQ(fsb_mounts_remove(t, "/a", NULL), 0);
+    CHECK_EQ(fsb_mounts_remove(t, "/a", NULL), -ENOENT);
+    CHECK_STR(where(t, "/a/b/x", out), "3/a/b/x");
+    CHECK_STR(where(t, "/a/b/c", out), "2");
+
+    char next[FSB_PATH_MAX + 1] = "", all[300] = "";
+    CHECK_EQ(add(t, "/a!", &a, 0), 0);
+    CHECK_EQ(add(t, "/a/b", &a, 0), 0);
+    CHECK_EQ(add(t, "/b", &a, 0), 0);
+    while (fsb_mounts_next(t, "/", next))
+        if (strlen(next) < 20) strcat(strcat(all, next), " ");
+    CHECK_STR(all, "/ /a/b /a/b/c /a! /b ");
+    all[0] = next[0] = '\0';
+    while (fsb_mounts_next(t, "/a", next)) strcat(strcat(all, next), " ");
+    CHECK_STR(all, "/a/b /a/b/c ");
+    fsb_mounts_close(t);
+    CHECK_EQ(m.live, 0);
+    CHECK_EQ(m.wrong_size, 0);
+}
+
+/* Many points come and go; a plain array knows what is right. Resolving asks for no memory. */
+static void test_mounts_random(void)
+{
+    enum { N = 3000 };
+    static unsigned char there[N];
+    fsb_backend          a = {.size = sizeof a};
+    test_memory          m = {0};
+    fsb_mounts          *t = NULL;
+    unsigned             seed = 1;
+    char                 path[64], out[100];
+    REQUIRE(fsb_mounts_open(&t, &(fsb_mounts_desc){.allocator = {test_memory_fn, &m}}) == 0);
+    for (unsigned i = 0; i < 60000; ++i) {
+        const unsigned n = (unsigned)rand_r(&seed) % N;
+        sprintf(path, "/%u/%u/%u-a-longer-name-than-fits", n / 300, n / 10 % 30, n % 10);
+        if (there[n]) CHECK_EQ(fsb_mounts_remove(t, path, NULL), 0);
+        else CHECK_EQ(add(t, path, &a, 0), 0);
+        there[n] = !there[n];
+        const unsigned k = (unsigned)rand_r(&seed) % N;
+        sprintf(path, "/%u/%u/%u-a-longer-name-than-fits/x", k / 300, k / 10 % 30, k % 10);
+        const uint64_t before = m.calls;
+        CHECK_EQ(strcmp(where(t, path, out), "none") != 0, there[k]);
+        CHECK_EQ(m.calls, before);
+    }
+    memset(there, 0, sizeof there);
+    fsb_mounts_close(t);
+    CHECK_EQ(m.live, 0);
+}
+
+/* "/a/b" is there, then "/a" too, then "/a/b" alone again: "/a/b/x" never leads to the root. */
+static fsb_mounts *churn_table;
+static int         churn_quit;
+static void *churn_main(void *arg)
+{
+    fsb_backend *b = arg;
+    while (!__atomic_load_n(&churn_quit, __ATOMIC_RELAXED)) {
+        while (add(churn_table, "/a", b, 0)) {}
+        while (fsb_mounts_remove(churn_table, "/a/b", NULL)) {}
+        while (add(churn_table, "/a/b", b, 0)) {}
+        while (add(churn_table, "/a/b", b, FSB_BIND_REPLACE)) {}
+        while (add(churn_table, "/a/b", b, FSB_BIND_AFTER)) {}
+        while (fsb_mounts_remove(churn_table, "/a", NULL)) {}
+    }
+    return NULL;
+}
+
+static void *churn_reader(void *arg)
+{
+    for (int i = 0; i < 200000; ++i) {
+        fsb_mounted at;
+        if (fsb_mounts_resolve(churn_table, "/a/b/x", &at) != 0) {
+            CHECK(0);
+            break;
+        }
+        CHECK(at.binds[0].backend == arg);
+        fsb_mounts_release(churn_table, &at);
+    }
+    return NULL;
+}
+
+static void test_mounts_stress(void)
+{
+    fsb_backend a = {.size = sizeof a}, root = {.size = sizeof root};
+    pthread_t   writer, readers[2];
+    churn_quit = 0;
+    REQUIRE(fsb_mounts_open(&churn_table, NULL) == 0);
+    CHECK_EQ(add(churn_table, "/", &root, 0), 0);
+    CHECK_EQ(add(churn_table, "/a/b", &a, 0), 0);
+    pthread_create(&writer, NULL, churn_main, &a);
+    for (int i = 0; i < 2; ++i) pthread_create(&readers[i], NULL, churn_reader, &a);
+    for (int i = 0; i < 2; ++i) pthread_join(readers[i], NULL);
+    __atomic_store_n(&churn_quit, 1, __ATOMIC_RELAXED);
+    pthread_join(writer, NULL);
+    fsb_mounts_close(churn_table);
+}
+
+/* ---- namespace ---- */
+
+static fsb_backend *memory(void)
+{
+    fsb_backend *b = NULL;
+    CHECK_EQ(fsb_memory_open(&b, NULL), 0);
+    return b;
+}
+
+static void test_namespace_conformance(void)
+{
+    fsb_backend *files = memory(), *b = NULL;
+    fsb_mounts  *t = NULL;
+    test_memory  m = {0};
+    const conformance_traits traits = {.name = "namespace", .can_chown = 1, .has_xattr = 1,
+                                       .has_mknod = 1, .has_sparse = 1, .has_punch = 1,
+                                       .has_watch = 1};
+    REQUIRE(fsb_mounts_open(&t, NULL) == 0);
+    CHECK_EQ(add(t, "/", files, 0), 0);
+    CHECK_EQ(fsb_namespace_backend(&b, &(fsb_namespace_desc){
+        .mounts = t, .allocator = {test_memory_fn, &m}}), 0);
+    REQUIRE(b);
+    conformance_run(b, &traits);
+    b->close(b);
+    CHECK_EQ(m.live, 0);
+    CHECK_EQ(fsb_mounts_remove(t, "/", NULL), 0);
+    /* and the same where the files are a folder of a backend, at a point of the namespace */
+    fsb_backend *inner = NULL, *all = NULL;
+    CHECK_EQ(fsb_write_file(files, "/beside", "x", 1, 0644), 0);
+    fsb_op mkdir = {.code = FSB_OP_MKDIR, .path = "/in",
+                    .attr = {.mask = FSB_ATTR_MODE, .mode = 0755}};
+    CHECK_EQ(fsb_backend_call(files, &mkdir), 0);
+    CHECK_EQ(fsb_scoped_open(&inner, &(fsb_scoped_desc){.inner = files, .prefix = "/in"}), 0);
+    CHECK_EQ(add(t, "/mnt/here", inner, 0), 0);
+    CHECK_EQ(fsb_namespace_backend(&b, &(fsb_namespace_desc){.mounts = t}), 0);
+    CHECK_EQ(fsb_scoped_open(&all, &(fsb_scoped_desc){.inner = b, .prefix = "/mnt/here"}), 0);
+    conformance_traits scoped = traits;
+    scoped.scoped = 1, scoped.name = "namespace below a point";
+    conformance_run(all, &scoped);
+    all->close(all);
+    b->close(b);
+    fsb_mounts_close(t);
+    inner->close(inner);
+    files->close(files);
+}
+
+typedef struct names { char text[2000]; uint64_t cookie; int stop; } names;
+static int add_name(fsb_op *op, const fsb_dirent *e)
+{
+    names *n = op->user;
+    if (n->stop && n->text[0]) return 1;
+    strcat(strcat(n->text, e->name), S_ISDIR(e->stat.mode) ? "/ " : " ");
+    n->cookie = e->cookie;
+    return 0;
+}
+
+static const char *list(fsb_backend *b, const char *path, names *n)
+{
+    memset(n, 0, sizeof *n);
+    fsb_op op = {.code = FSB_OP_LIST, .path = path, .emit = add_name, .user = n};
+    const int64_t end = fsb_backend_call(b, &op);
+    char whole[2000] = "";
+    strcpy(whole, n->text);
+    if (end < 0) return strcpy(n->text, strerror((int)-end));
+    /* one name a call says the same */
+    char     single[2000] = "";
+    uint64_t cookie = 0;
+    for (int i = 0; i < 100; ++i) {
+        memset(n, 0, sizeof *n);
+        n->stop = 1, op.offset = cookie;
+        const int64_t more = fsb_backend_call(b, &op);
+        strcat(single, n->text), cookie = n->cookie;
+        CHECK(more >= 0);
+        if (more) break;
+    }
+    CHECK_STR(single, whole);
+    return strcpy(n->text, whole);
+}
+
+static void test_namespace(void)
+{
+    fsb_backend *one = memory(), *two = memory(), *three = memory(), *b = NULL, *other = NULL;
+    fsb_mounts  *t = NULL, *theirs = NULL;
+    fsb_handles *handles = NULL;
+    lines        log = {0};
+    names        n;
+    void        *data = NULL;
+    size_t       size;
+    REQUIRE(fsb_mounts_open(&t, NULL) == 0 && fsb_mounts_open(&theirs, NULL) == 0);
+    REQUIRE(fsb_handles_open(&handles, &(fsb_handles_desc){
+        .release = fsb_namespace_release, .log = {log_line, &log}}) == 0);
+    CHECK_EQ(fsb_write_file(one, "/f", "one", 3, 0644), 0);
+    CHECK_EQ(fsb_write_file(two, "/f", "two", 3, 0644), 0);
+    CHECK_EQ(fsb_write_file(two, "/g", "g", 1, 0644), 0);
+    CHECK_EQ(fsb_write_file(three, "/h", "h", 1, 0644), 0);
+    CHECK_EQ(add(t, "/", one, 0), 0);
+    CHECK_EQ(add(t, "/u", two, 0), 0);
+    CHECK_EQ(add(t, "/u", three, FSB_BIND_AFTER), 0);
+    CHECK_EQ(add(t, "/deep/down/ro", three, FSB_BIND_READ_ONLY), 0);
+    CHECK_EQ(add(theirs, "/", one, 0), 0);
+    fsb_namespace_desc d = {.mounts = t, .handles = handles, .owner = 1};
+    REQUIRE(fsb_namespace_backend(&b, &d) == 0);
+    d.mounts = theirs, d.owner = 2;
+    REQUIRE(fsb_namespace_backend(&other, &d) == 0);
+
+    CHECK_STR(list(b, "/", &n), "f deep/ u/ ");
+    CHECK_STR(list(b, "/deep", &n), "down/ ");
+    CHECK_STR(list(b, "/deep/down", &n), "ro/ ");
+    CHECK_STR(list(b, "/u", &n), "f g h ");
+    CHECK_STR(list(b, "/none", &n), strerror(ENOENT));
+    CHECK_EQ(C(STAT, .path = "/deep"), 0);
+    CHECK(S_ISDIR(conf_op.stat.mode));
+    CHECK_EQ(C(MKDIR, .path = "/deep", MODE(0755)), 0); /* the backend may still have it */
+    CHECK_EQ(C(RMDIR, .path = "/deep"), -EBUSY);
+    CHECK_EQ(C(RENAME, .path = "/deep", .path2 = "/x"), -EBUSY);
+    CHECK_EQ(C(RMDIR, .path = "/u"), -EBUSY);
+    CHECK_EQ(C(RENAME, .path = "/f", .path2 = "/u/x"), -EXDEV);
+    CHECK_EQ(C(LINK, .path = "/f", .path2 = "/u/x"), -EXDEV);
+    CHECK_EQ(C(RENAME, .path = "/u/h", .path2 = "/u/i"), 0); /* inside the member that has it */
+    CHECK_EQ(C(RENAME, .path = "/u/i", .path2 = "/u/h"), 0);
+    CHECK_EQ(C(PUT, .path = "/u/new", .flags = FSB_O_WRITE | FSB_O_CREATE, .data = "n", .size = 1,
+               MODE(0644)), 1);
+    CHECK_EQ(fsb_read_file(two, "/new", 10, NULL, &data, &size), 0); /* in the first */
+    free(data);
+    CHECK_EQ(C(UNLINK, .path = "/u/new"), 0);
+    CHECK_EQ(C(UNLINK, .path = "/deep/down/ro/h"), -EROFS);
+    CHECK_EQ(C(OPEN, .path = "/deep/down/ro/h", .flags = FSB_O_WRITE), -EROFS);
+    const uint64_t first = conf_stat(b, "/f").file_id, second = conf_stat(b, "/u/f").file_id;
+    CHECK(first != second); /* the backends call both the same */
+    CHECK_EQ(C(STAT, .path = "/u/f", .file_id = second), 0);
+    CHECK_EQ(C(STAT, .path = "/u/f", .file_id = first), -ESTALE);
+
+    const fsb_handle h = conf_open(b, "/u/f", FSB_O_READ | FSB_O_WRITE);
+    const fsb_handle k = conf_open(b, "/f", FSB_O_READ | FSB_O_WRITE);
+    CHECK_EQ(C(COPY, .handle = h, .handle2 = k, .size64 = 3), -EXDEV);
+    CHECK_EQ(fsb_mounts_remove(t, "/u", NULL), -EBUSY);
+    fsb_op steal = {.code = FSB_OP_STAT, .handle = h};
+    CHECK_EQ(fsb_backend_call(other, &steal), -EACCES);
+    CHECK(strstr(log.text, "another owner's"));
+    steal.code = FSB_OP_CLOSE;
+    CHECK_EQ(fsb_backend_call(other, &steal), -EACCES);
+    CHECK_EQ(C(STAT, .handle = h), 0);
+    CHECK_EQ(C(CLOSE, .handle = h), 0);
+    CHECK_EQ(C(CLOSE, .handle = h), -EBADF);
+    CHECK_EQ(fsb_mounts_remove(t, "/u", two), 0);
+    CHECK_STR(list(b, "/u", &n), "h ");
+    CHECK_EQ(C(STAT, .path = "/a/../f"), -EINVAL);
+    CHECK_EQ(C(STAT, .path = "f"), -EINVAL);
+    b->close(b); /* with an open file */
+    other->close(other);
+    CHECK_EQ(fsb_mounts_remove(t, "/", NULL), 0);
+    fsb_handles_close(handles);
+    fsb_mounts_close(t);
+    fsb_mounts_close(theirs);
+    one->close(one);
+    two->close(two);
+    three->close(three);
+}
+
+/* Every allocation fails once; nothing is lost. */
+static void test_no_memory(void)
+{
+    fsb_backend *files = memory();
+    for (uint64_t k = 1;; ++k) {
+        test_memory   m = {.fail_at = k};
+        fsb_allocator a = {test_memory_fn, &m};
+        fsb_mounts   *t = NULL;
+        fsb_backend  *b = NULL;
+        int err = fsb_mounts_open(&t, &(fsb_mounts_desc){.allocator = a});
+        if (!err) err = add(t, "/a-name-that-does-not-fit-into-a-point", files, 0);
+        if (!err) err = add(t, "/a-name-that-does-not-fit-into-a-point", files, FSB_BIND_BEFORE);
+        if (!err) err = fsb_namespace_backend(&b, &(fsb_namespace_desc){.mounts = t, .allocator = a});
+        if (!err)
+            err = (int)C(OPEN, .path = "/a-name-that-does-not-fit-into-a-point/f",
+                         .flags = FSB_O_WRITE | FSB_O_CREATE, MODE(0644));
+        if (b) b->close(b);
+        fsb_mounts_close(t);
+        CHECK_EQ(m.live, 0);
+        if (!err) break;
+        CHECK_EQ(err, -ENOMEM);
+        if (k > 100) {
+            CHECK(0);
+            break;
+        }
+    }
+    files->close(files);
+}
+
 int main(int argc, char **argv)
 {
     test_begin(argc, argv);
@@ -489,5 +859,11 @@ int main(int argc, char **argv)
     TEST(test_handles_idle);
     TEST(test_handles_million);
     TEST(test_handles_stress);
+    TEST(test_mounts);
+    TEST(test_mounts_random);
+    TEST(test_mounts_stress);
+    TEST(test_namespace_conformance);
+    TEST(test_namespace);
+    TEST(test_no_memory);
     return test_end("test_tables");
 }
