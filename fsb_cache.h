@@ -866,10 +866,10 @@ static void fsb_cache_drop_(fsb_cache_shard_ *s, fsb_cache_entry_ *e, uint64_t h
 static int fsb_cache_evict_(fsb_cache_shard_ *s)
 {
     for (uint64_t left = 2 * (uint64_t)s->count + 1; left; --left) {
-        const int small = s->queue[FSB_CACHE_SMALL_].tail &&
+        const int fresh = s->queue[FSB_CACHE_SMALL_].tail &&
             (!s->queue[FSB_CACHE_MAIN_].tail ||
              s->queue[FSB_CACHE_SMALL_].bytes * 10 >= s->max_bytes);
-        const uint32_t tail = s->queue[small ? FSB_CACHE_SMALL_ : FSB_CACHE_MAIN_].tail;
+        const uint32_t tail = s->queue[fresh ? FSB_CACHE_SMALL_ : FSB_CACHE_MAIN_].tail;
         if (!tail) return 0;
         fsb_cache_entry_ *e = fsb_cache_entry_at_(s, tail);
         if (__atomic_load_n(&e->refs, __ATOMIC_RELAXED) > 1 ||
@@ -880,7 +880,7 @@ static int fsb_cache_evict_(fsb_cache_shard_ *s)
             continue;
         }
         const uint64_t hash = fsb_cache_hash_(s->cache->seed, e->key);
-        if (small) fsb_cache_ghost_add_(s, hash);
+        if (fresh) fsb_cache_ghost_add_(s, hash);
         fsb_cache_drop_(s, e, hash);
         ++s->evictions;
         return 1;
@@ -1289,12 +1289,12 @@ static int fsb_cache_load_(fsb_cache_shard_ *s, fsb_cache_flight_ *f, size_t max
                            int64_t (*load)(void *user, void *buf, size_t size), void *user)
 {
     fsb_cache_entry_ *e = f->entry;
-    uint64_t          small[128]; /* a small value is written where readers may look: in words */
-    uint8_t          *buf = e->block ? e->block : (uint8_t *)small;
+    uint64_t          room[128]; /* a small value is written where readers may look: in words */
+    uint8_t          *buf = e->block ? e->block : (uint8_t *)room;
     const int64_t     n = load(user, buf, max_size);
     if (n < 0) return (int)n;
     if ((uint64_t)n > max_size) return -EINVAL;
-    if (!e->block) fsb_cache_write_small_(e, small, (size_t)n);
+    if (!e->block) fsb_cache_write_small_(e, room, (size_t)n);
     fsb_cache_trim_(s, e, (size_t)n);
     return (uint64_t)n == e->size ? 0 : -ENOMEM;
 }
