@@ -100,8 +100,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         (void)fsb_cache_disk_get(disk, &any, buf, sizeof buf);
     }
     (void)fsb_cache_disk_meta_walk(disk, "", 0, touch, buf);
-    if (!desc.read_only &&
-        (fsb_cache_disk_put(disk, &key, "chunk", 5) || fsb_cache_disk_meta_put(disk, "k", 1, "v", 1)))
+    if (!desc.read_only && (fsb_cache_disk_put(disk, &key, "chunk", 5) ||
+                            fsb_cache_disk_meta_put(disk, "k", 1, "v", 1)))
         __builtin_trap();
     fsb_cache_disk_close(disk);
     return 0;
