@@ -36,8 +36,8 @@
    OPTIONS   FSB_STATIC, FSB_API: once, before the first fsb header.
    THREADS   Every object may be shared by any number of threads. A hit in memory takes no lock.
              A loader that fsb_cache_fetch() calls runs without any lock of the cache held.
-   MEMORY    desc.allocator only. What fsb_cache has from it never exceeds desc.max_bytes: tables and
-             pinned bytes are included. fsb_cache_disk needs about 65 bytes a chunk, 40 a record.
+   MEMORY    desc.allocator only. What fsb_cache has from it never exceeds desc.max_bytes: tables
+             and pinned bytes are included. fsb_cache_disk needs 70 bytes a chunk, 40 a record.
    ERRORS    0, a count, or a negative errno. -ENOENT it is not there; -E2BIG a value is larger than
              this cache takes; -ENOMEM there is no memory, or all that there may be is pinned.
    DOES NOT  keep what is in memory over a restart, tell the threads of a process apart, lock the
@@ -407,7 +407,8 @@ typedef struct fsb_cache_stats {
     uint64_t pinned;           /* bytes of values that are gone, but still pinned */
 } fsb_cache_stats;
 
-/* Counts since the cache was opened. Errors: none. Threads: any. */
+/* Counts since the cache was opened; of hits and misses a few may be lost where threads meet.
+   Errors: none. Threads: any. */
 FSB_API void fsb_cache_get_stats(fsb_cache *cache, fsb_cache_stats *out);
 
 /* ---- [disk] chunks and records that survive -------------------------------------------------- */
@@ -919,10 +920,10 @@ static void fsb_cache_drop_(fsb_cache_shard_ *s, fsb_cache_entry_ *e, uint64_t h
 static int fsb_cache_evict_(fsb_cache_shard_ *s)
 {
     for (uint64_t left = 2 * (uint64_t)s->count + 1; left; --left) {
-        const int small = s->queue[FSB_CACHE_SMALL_].tail &&
+        const int fresh = s->queue[FSB_CACHE_SMALL_].tail &&
             (!s->queue[FSB_CACHE_MAIN_].tail ||
              s->queue[FSB_CACHE_SMALL_].bytes * 10 >= s->max_bytes);
-        const uint32_t tail = s->queue[small ? FSB_CACHE_SMALL_ : FSB_CACHE_MAIN_].tail;
+        const uint32_t tail = s->queue[fresh ? FSB_CACHE_SMALL_ : FSB_CACHE_MAIN_].tail;
         if (!tail) return 0;
         fsb_cache_entry_ *e = fsb_cache_entry_at_(s, tail);
         if (__atomic_load_n(&e->refs, __ATOMIC_RELAXED) > 1 ||
@@ -933,7 +934,7 @@ static int fsb_cache_evict_(fsb_cache_shard_ *s)
             continue;
         }
         const uint64_t hash = fsb_cache_hash_(s->cache->seed, e->key);
-        if (small) fsb_cache_ghost_add_(s, hash);
+        if (fresh) fsb_cache_ghost_add_(s, hash);
         fsb_cache_drop_(s, e, hash);
         ++s->evictions;
         return 1;
@@ -1054,7 +1055,7 @@ static void fsb_cache_divert_(fsb_cache_shard_ *s, const uint64_t key[4])
 /* ---- [core] read ----------------------------------------------------------------------------- */
 
 /* Threads have stacks of their own, whose addresses tell them apart at no cost. Where two of them
-   share a counter all the same they may lose a count: an exact one would cost as much as the hit. */
+   share one all the same, counts may get lost: an exact one would cost as much as the hit. */
 FSB_CACHE_HOT_ void fsb_cache_count_(fsb_cache *c, int hit)
 {
     const uint64_t     where = (uint64_t)(uintptr_t)__builtin_frame_address(0) >> 16;
@@ -1142,8 +1143,8 @@ FSB_API int fsb_cache_get(fsb_cache *cache, const fsb_cache_key *key, fsb_slice 
 }
 
 /* Copies a small value without a pin. -EAGAIN: it is not small, or others changed something. */
-FSB_CACHE_HOT_ int64_t fsb_cache_copy_small_(fsb_cache_shard_ *s, uint64_t hash, const uint64_t key[4],
-                                     uint8_t *buf, size_t room)
+FSB_CACHE_HOT_ int64_t fsb_cache_copy_small_(fsb_cache_shard_ *s, uint64_t hash,
+                                             const uint64_t key[4], uint8_t *buf, size_t room)
 {
     const uint32_t changes = FSB_CACHE_LOAD_(&s->changes);
     if (changes & 1) return -EAGAIN;
@@ -1342,12 +1343,12 @@ static int fsb_cache_load_(fsb_cache_shard_ *s, fsb_cache_flight_ *f, size_t max
                            int64_t (*load)(void *user, void *buf, size_t size), void *user)
 {
     fsb_cache_entry_ *e = f->entry;
-    uint64_t          small[128]; /* a small value is written where readers may look: in words */
-    uint8_t          *buf = e->block ? e->block : (uint8_t *)small;
+    uint64_t          room[128]; /* a small value is written where readers may look: in words */
+    uint8_t          *buf = e->block ? e->block : (uint8_t *)room;
     const int64_t     n = load(user, buf, max_size);
     if (n < 0) return (int)n;
     if ((uint64_t)n > max_size) return -EINVAL;
-    if (!e->block) fsb_cache_write_small_(e, small, (size_t)n);
+    if (!e->block) fsb_cache_write_small_(e, room, (size_t)n);
     fsb_cache_trim_(s, e, (size_t)n);
     return (uint64_t)n == e->size ? 0 : -ENOMEM;
 }

@@ -186,10 +186,10 @@ static void bench_memory(void)
             theirs[i] = rate(lru_hits, threads);
 #endif
         }
-        bench_row(threads == 1 ? "hit, copied" : "hit, copied, 2 threads", copy, ROUNDS, "M/s", name,
-                  beside, ROUNDS, BENCH_MORE, note);
-        bench_row(threads == 1 ? "hit, pinned" : "hit, pinned, 2 threads", pin, ROUNDS, "M/s", name,
-                  beside, ROUNDS, BENCH_MORE, note);
+        bench_row(threads == 1 ? "hit, copied" : "hit, copied, 2 threads", copy, ROUNDS, "M/s",
+                  name, beside, ROUNDS, BENCH_MORE, note);
+        bench_row(threads == 1 ? "hit, pinned" : "hit, pinned, 2 threads", pin, ROUNDS, "M/s",
+                  name, beside, ROUNDS, BENCH_MORE, note);
     }
     fsb_cache_close(bench.cache);
 }
@@ -239,8 +239,10 @@ static void bench_chunks(void)
             need(pread(plain, buf, sizeof buf, (off_t)(i * 7 % CHUNKS) * FSB_CACHE_CHUNK), "pread");
         preads[r] = (bench_now() - t) / CHUNKS * 1e6;
     }
-    bench_row("chunk, write", write, ROUNDS, "us", "pwrite", pwrites, ROUNDS, BENCH_LESS, "128 KiB");
-    bench_row("chunk, warm read", read, ROUNDS, "us", "pread", preads, ROUNDS, BENCH_LESS, "checked");
+    bench_row("chunk, write", write, ROUNDS, "us", "pwrite", pwrites, ROUNDS, BENCH_LESS,
+              "128 KiB, summed");
+    bench_row("chunk, warm read", read, ROUNDS, "us", "pread", preads, ROUNDS, BENCH_LESS,
+              "128 KiB, checked");
     fsb_cache_disk_close(disk);
     close(plain);
 }
