@@ -758,7 +758,7 @@ static fsb_backend_rule_ fsb_backend_rule_of_(uint32_t code)
         {PATH | BYTES, 0},           /* GET */
         {PATH | DATA | CREATES, 30}, /* PUT: all but FSB_O_READ */
         {HANDLE, 31},                /* LOCK: all of FSB_LOCK_* */
-        {PATH, FSB_WATCH_DEEP | FSB_WATCH_FOREIGN}, /* WATCH; HELD is for who keeps leases */
+        {PATH, FSB_WATCH_DEEP | FSB_WATCH_FOREIGN | FSB_WATCH_HELD},
         {PATH | CHANGES, FSB_EXEC_SHELL}, /* EXEC */
         {HANDLE, 0},                 /* DESCRIPTOR */
     };
@@ -814,7 +814,9 @@ static int fsb_backend_check_more_(const fsb_op *op)
     case FSB_OP_SETATTR: return fsb_backend_check_attr_(op);
     case FSB_OP_LIST: /* DATA and DEEP go with STAT */
         return op->emit && (op->flags < FSB_LIST_DATA || op->flags & FSB_LIST_STAT) ? 0 : -EINVAL;
-    case FSB_OP_WATCH: return op->event ? 0 : -EINVAL;
+    case FSB_OP_WATCH: /* leases are for who answers from afar */
+        if (!op->event) return -EINVAL;
+        return op->flags & FSB_WATCH_HELD ? -ENOSYS : 0;
     case FSB_OP_EXEC: return fsb_backend_check_exec_(op);
     case FSB_OP_RENAME:
         if (op->flags == (FSB_RENAME_NOREPLACE | FSB_RENAME_EXCHANGE)) return -EINVAL;

@@ -38,7 +38,7 @@ static conformance_traits traits(const char *name, int local)
     const int root = geteuid() == 0;
     return (conformance_traits){.name = name, .can_chown = !local || root, .has_xattr = 1,
                                 .has_mknod = !local || root, .has_sparse = 1, .has_punch = 1,
-                                .has_watch = 1, .has_descriptor = local};
+                                .has_watch = 1, .has_descriptor = local, .has_deep = 1};
 }
 
 static void test_normalize(void)
@@ -1651,6 +1651,8 @@ static void test_watch_early(void)
     CHECK_EQ(C(CLOSE, .handle = conf_op.handle), 0);
     CHECK_EQ(C(WATCH, .path = "/", .flags = FSB_WATCH_DEEP, .event = late_event, .user = &l), 0);
     CHECK_EQ(conf_op.out_offset, 0); /* not asked for */
+    CHECK_EQ(C(WATCH, .path = "/", .flags = FSB_WATCH_HELD, .event = late_event), -ENOSYS);
+    CHECK_EQ(C(WATCH, .path = "/", .flags = 8, .event = late_event), -EINVAL);
     if (exact) {
         conf_put(other, "/hold", "");
         while (!__atomic_load_n(&l.held, __ATOMIC_ACQUIRE)) usleep(1000);
