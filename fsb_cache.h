@@ -2560,6 +2560,12 @@ static int fsb_cache_table_load_(fsb_cache_disk *d)
         n = fsb_cache_read_(d->table_file, rows, FSB_CACHE_SCAN_,
                             ((uint64_t)d->known + 1) * FSB_CACHE_ROW_) / FSB_CACHE_ROW_;
         for (size_t i = 0; i < n && d->known < d->slot_count; ++i) {
+            if (i + 16 < n) { /* the index is larger than the processor's caches */
+                uint64_t key[4];
+                for (int w = 0; w < 4; ++w)
+                    key[w] = fsb_cache_get64_(rows + (i + 16) * FSB_CACHE_ROW_ + 8 * w);
+                __builtin_prefetch(&d->index[fsb_cache_place_(d, key)], 1);
+            }
             fsb_cache_table_row_(d, d->known, rows + i * FSB_CACHE_ROW_);
             ++d->known;
         }
