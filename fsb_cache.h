@@ -4411,7 +4411,8 @@ static void fsb_cached_read_ahead_(fsb_cached_ *c, fsb_cached_file_ *f, fsb_hand
         const fsb_cache_key key =
             fsb_cached_key_(c, st->file_id, st->version, from / FSB_CACHED_CHUNK_);
         fsb_slice part;
-        uint64_t  size = to - from < (uint64_t)FSB_IO_MAX ? to - from : (uint64_t)FSB_IO_MAX;
+        uint64_t  size = FSB_IO_MAX - from % FSB_IO_MAX; /* as large READs are cut by the kernel */
+        if (size > to - from) size = to - from;
         if (fsb_cache_get(c->core, &key, &part) == 1) {
             fsb_slice_release(&part);
             from += FSB_CACHED_CHUNK_;
@@ -4670,6 +4671,36 @@ static void fsb_cached_readlink_(fsb_cached_ *c, fsb_op *op, int64_t error)
 
 /* ---- [backend: reading] ---------------------------------------------------------------------- */
 
+/* Answers those waiting READs that want nothing but what has just come: without another copy.
+   Returns the others. */
+static fsb_cached_call_ *fsb_cached_share_(fsb_cached_call_ *k, const void *data, uint64_t size,
+                                           fsb_cached_call_ *waiters)
+{
+    fsb_cached_      *c = k->c;
+    fsb_cached_call_ *rest = NULL;
+    while (waiters) {
+        fsb_cached_call_ *w = waiters;
+        fsb_op           *up = w->upper;
+        const uint64_t    file = k->op.stat.size;
+        waiters = w->next;
+        const uint64_t left = up->offset < file ? file - up->offset : 0;
+        const uint64_t want = up->size < left ? up->size : left;
+        if (up->code != FSB_OP_READ || up->offset < k->offset || !want ||
+            up->offset - k->offset > size || want > size - (up->offset - k->offset)) {
+            w->next = rest, rest = w;
+            continue;
+        }
+        fsb_cached_call_free_(w);
+        fsb_cached_no_slice_(up);
+        const char *from = (const char *)data + (up->offset - k->offset);
+        if (up->buf) memcpy(up->buf, from, (size_t)want);
+        else up->slice.data = from, up->slice.size = (size_t)want;
+        FSB_CACHED_COUNT_(c, data_hits);
+        fsb_cached_finish_(up, (int64_t)want);
+    }
+    return rest;
+}
+
 /* Bytes of a known version have come, whoever asked for them. */
 static void fsb_cached_read_done_(fsb_cached_call_ *k)
 {
@@ -4677,15 +4708,19 @@ static void fsb_cached_read_done_(fsb_cached_call_ *k)
     const fsb_op *op = &k->op;
     const void   *data = op->buf ? op->buf : op->slice.data;
     fsb_cached_call_ *waiters = NULL;
+    int               ok = 0;
     if (op->result >= 0 && k->file_id && fsb_cached_holds_(c, k->hash, k->seq)) {
         const uint64_t left = k->op.stat.size > k->offset ? k->op.stat.size - k->offset : 0;
         const uint64_t want = k->size < left ? k->size : left;
         if ((uint64_t)op->result < want) fsb_cached_touch_attr_(c, k->path->text); /* it shrank */
-        else if (data)
+        else if (data) {
+            ok = 1;
             fsb_cached_put_(c, k->file_id, k->version, k->op.stat.size, k->offset, data,
                             (size_t)op->result);
+        }
     }
     waiters = fsb_cached_land_(k);
+    if (ok) waiters = fsb_cached_share_(k, data, (uint64_t)op->result, waiters);
     if (k->upper) k->op.stat = k->upper->stat;
     fsb_cached_up_(k, waiters);
 }

@@ -401,7 +401,7 @@ static void test_offline(void)
     CHECK(strncmp(text, "offline since 20", 16) == 0);
     h.ports[0].lost = 0;
     elsewhere_put(&h, "/a", "changed meanwhile");
-    CHECK_EQ(C(GET, .path = "/b", .size = 100), 8);
+    CHECK_EQ(C(GET, .path = "/b", .buf = text, .size = 60), 8);
     conf_is(b, "/a", "changed meanwhile");
     CHECK_EQ(C(UNLINK, .path = "/a"), 0);
     CHECK_EQ(C(STAT, .path = "/a"), -ENOENT);
