@@ -1227,7 +1227,8 @@ static void exec_refusals(fsb_backend *b)
     e.argv = empty;
     CHECK_EQ(fsb_backend_call(b, &op), -EINVAL);
     e.argv = gone;
-    CHECK_EQ(fsb_backend_call(b, &op), -ENOENT);
+    const int64_t n = fsb_backend_call(b, &op); /* a folder of PATH may be closed to us */
+    CHECK(n == -ENOENT || n == -EACCES);
     e.argv = folder;
     CHECK_EQ(fsb_backend_call(b, &op), -EACCES);
     e.argv = two, op.flags = FSB_EXEC_SHELL;
