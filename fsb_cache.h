@@ -2790,6 +2790,7 @@ struct fsb_cached_entry_ {
     fsb_stat           stat;
     uint32_t           place;     /* in folder->order + 1; 0: not there */
     uint32_t           missing[FSB_CACHED_MISSING_]; /* hashes of xattr names it has not; 0: none */
+    uint32_t           missing_epoch; /* c->xattr_epoch when they were; else they mean nothing */
     uint8_t            state, missing_next;
     uint16_t           name_size;
     /* the name and a '\0' stand behind it */
@@ -2853,6 +2854,7 @@ struct fsb_cached_call_ {
     fsb_cached_file_ *file, *file2; /* pinned, or NULL */
     fsb_cached_path_ *path;
     uint64_t          seq; /* c->now when it was sent */
+    uint32_t          xattr_epoch; /* c->xattr_epoch then */
     uint64_t          hash; /* of the name it is about; of a LIST the folder's */
     uint64_t          file_id, version; /* of a READ */
     uint64_t          offset, size;
@@ -2883,6 +2885,7 @@ typedef struct fsb_cached_record_ {
 
 struct fsb_cached_ {
     fsb_backend     base; /* first */
+    uint32_t          xattr_epoch; /* by atomics: counts what may give files xattrs */
     fsb_backend    *inner;
     fsb_allocator   allocator;
     fsb_logger      log;
@@ -5234,11 +5237,14 @@ static void fsb_cached_written_(fsb_cached_call_ *k)
         fsb_cached_put_(c, st.file_id, st.version, st.size, at, op->data, op->size);
 }
 
+static int fsb_cached_names_(uint32_t code);
+
 static void fsb_cached_changed_(fsb_cached_call_ *k)
 {
     const fsb_handle handle = k->upper->handle;
     const uint32_t   code = k->op.code;
     fsb_cached_touch_call_(k, 1);
+    if (fsb_cached_names_(code)) (void)__atomic_add_fetch(&k->c->xattr_epoch, 1, __ATOMIC_SEQ_CST);
     if ((code == FSB_OP_WRITE || code == FSB_OP_PUT) && k->op.result >= 0) fsb_cached_written_(k);
     if (code == FSB_OP_EXEC && !__atomic_load_n(&k->c->leased, __ATOMIC_RELAXED))
         fsb_cached_suspect_(k->c); /* who knows what it did */
@@ -5268,16 +5274,24 @@ static uint32_t fsb_cached_xattr_hash_(const fsb_cached_ *c, const char *name)
     return (uint32_t)fsb_cached_hash_(c->seed, name, strlen(name)) | 1;
 }
 
-/* 1 if the file is known not to have that xattr. With `keep` it is now. */
+/* 1 if the file is known not to have that xattr. With `keep` it is now: if nothing of the kind was
+   changed here since it was asked for, in epoch `asked`. */
 static int fsb_cached_missing_(fsb_cached_ *c, const fsb_cached_name_ *n, const char *name,
-                               int keep, uint64_t seq)
+                               int keep, uint64_t seq, uint32_t asked)
 {
     const uint32_t     hash = fsb_cached_xattr_hash_(c, name);
     fsb_cached_shard_ *s = fsb_cached_shard_of_(c, n->folder_hash);
     int                known = 0;
     pthread_mutex_lock(&s->lock);
     fsb_cached_entry_ *e = fsb_cached_entry_of_(fsb_cached_folder_of_(s, n), n);
-    if (e && e->state == FSB_CACHED_STAT_ && fsb_cached_fresh_(c, e->epoch, e->until)) {
+    const uint32_t     epoch = __atomic_load_n(&c->xattr_epoch, __ATOMIC_SEQ_CST);
+    if (e && e->missing_epoch != epoch) {
+        memset(e->missing, 0, sizeof e->missing);
+        e->missing_epoch = epoch;
+    }
+    if (keep && epoch != asked) e = NULL;
+    if (e && e->state == FSB_CACHED_STAT_ && e->stat.nlink < 2 &&
+        fsb_cached_fresh_(c, e->epoch, e->until)) {
         for (int i = 0; i < FSB_CACHED_MISSING_; ++i) known |= e->missing[i] == hash;
         if (keep && !known && fsb_cached_holds_(c, n->hash, seq))
             e->missing[e->missing_next++ % FSB_CACHED_MISSING_] = hash;
@@ -5290,7 +5304,7 @@ static void fsb_cached_xattr_done_(fsb_cached_call_ *k)
 {
     if (k->op.result == -ENODATA) {
         const fsb_cached_name_ n = fsb_cached_split_(k->c, k->path->text);
-        (void)fsb_cached_missing_(k->c, &n, k->op.path2, 1, k->seq);
+        (void)fsb_cached_missing_(k->c, &n, k->op.path2, 1, k->seq, k->xattr_epoch);
     }
     fsb_cached_up_(k, NULL);
 }
@@ -5305,6 +5319,14 @@ static int fsb_cached_changes_(const fsb_op *op)
     case FSB_OP_REMOVEXATTR: case FSB_OP_PUT: case FSB_OP_EXEC: return 1;
     default: return 0;
     }
+}
+
+/* May it give a file xattrs, or a name to another file? */
+static int fsb_cached_names_(uint32_t code)
+{
+    return code == FSB_OP_SETXATTR || code == FSB_OP_REMOVEXATTR || code == FSB_OP_SETATTR ||
+           code == FSB_OP_RENAME || code == FSB_OP_LINK || code == FSB_OP_UNLINK ||
+           code == FSB_OP_EXEC;
 }
 
 /* Which calls name an open file: 1 must, 2 may. */
@@ -5379,6 +5401,8 @@ static void fsb_cached_pass_(fsb_cached_ *c, fsb_op *op, fsb_cached_file_ *f, in
         return;
     }
     if (change && op->code != FSB_OP_EXEC) fsb_cached_touch_call_(k, 0);
+    if (fsb_cached_names_(op->code)) (void)__atomic_add_fetch(&c->xattr_epoch, 1, __ATOMIC_SEQ_CST);
+    k->xattr_epoch = __atomic_load_n(&c->xattr_epoch, __ATOMIC_SEQ_CST);
     k->seq = fsb_cached_seq_(c);
     op->layer[0] = k;
     fsb_cached_send_(k);
@@ -5489,7 +5513,7 @@ static void fsb_cached_start_(fsb_cached_ *c, fsb_op *op, int tries, int64_t err
     } else if (!fsb_cached_lazy_first_(c, op, tries)) {
         const int ask = op->code == FSB_OP_GETXATTR && !f && op->path2 && !fsb_cached_odd_(op);
         const fsb_cached_name_ n = fsb_cached_split_(c, ask ? op->path : "/");
-        if (ask && fsb_cached_missing_(c, &n, op->path2, 0, 0)) fsb_cached_finish_(op, -ENODATA);
+        if (ask && fsb_cached_missing_(c, &n, op->path2, 0, 0, 0)) fsb_cached_finish_(op, -ENODATA);
         else fsb_cached_pass_(c, op, f, tries);
     }
 }
