@@ -3380,7 +3380,8 @@ static fsb_cached_entry_ *fsb_cached_forget_(fsb_cached_ *c, fsb_cached_folder_ 
         e = fsb_cached_entry_make_(c, f, n);
         if (!e) f->complete = 0;
     } else if (e) {
-        if (names) e->state = FSB_CACHED_UNKNOWN_, memset(e->missing, 0, sizeof e->missing);
+        memset(e->missing, 0, sizeof e->missing); /* SETXATTR may be what happened */
+        if (names) e->state = FSB_CACHED_UNKNOWN_;
         else if (e->state == FSB_CACHED_STAT_) e->state = FSB_CACHED_NAMED_;
         else if (e->state == FSB_CACHED_ABSENT_) e->state = FSB_CACHED_UNKNOWN_;
     }

@@ -687,6 +687,11 @@ static void test_names(void)
     CHECK_EQ(conf_stat(b, "/e/a").nlink, 2);
     conf_put(b, "/link", "through the link");
     conf_is(b, "/e/a", "through the link");
+    conf_stat(b, "/e/b");
+    CHECK_EQ(C(GETXATTR, .path = "/e/b", .path2 = "user.x", .buf = got, .size = 10), -ENODATA);
+    CHECK_EQ(C(SETXATTR, .path = "/e/b", .path2 = "user.x", .data = "v", .size = 1), 0);
+    conf_stat(b, "/e/b");
+    CHECK_EQ(C(GETXATTR, .path = "/e/b", .path2 = "user.x", .buf = got, .size = 10), 1);
     const fsb_handle w = conf_open(b, "/e/b", FSB_O_READ | FSB_O_WRITE);
     CHECK_EQ(C(RENAME, .path = "/e/b", .path2 = "/moved"), 0);
     conf_is(b, "/moved", "ccc");
