@@ -2834,6 +2834,7 @@ typedef struct fsb_cached_file_ {
     uint64_t          file_id;
     pthread_mutex_t   lock; /* leaf; guards what follows */
     fsb_cached_path_ *path; /* as of the last rename that is known */
+    int               unnamed; /* 1: that may be the name of another file by now, or of none */
     fsb_handle        inner; /* 0: not opened yet */
     int               opening, open_error;
     fsb_cached_call_ *waiting; /* for inner */
@@ -3607,6 +3608,17 @@ static int fsb_cached_each_file_(fsb_cached_ *c, int (*each)(fsb_cached_ *c, fsb
 }
 
 /* After op->path became op->path2 (EXCHANGE: and the reverse), so did what is open there. */
+/* The name that op removes, makes or replaces is no longer that of who has it open. */
+static int fsb_cached_unname_(fsb_cached_ *c, fsb_cached_file_ *f, const fsb_op *op)
+{
+    const char *gone = op->code == FSB_OP_RENAME ? op->path2 : op->path;
+    (void)c;
+    pthread_mutex_lock(&f->lock);
+    if (f->path && !strcmp(f->path->text, gone)) f->unnamed = 1;
+    pthread_mutex_unlock(&f->lock);
+    return 0;
+}
+
 static int fsb_cached_moved_(fsb_cached_ *c, fsb_cached_file_ *f, const fsb_op *op)
 {
     const char *from = op->path, *to = op->path2;
@@ -5181,9 +5193,13 @@ static void fsb_cached_touch_names_(fsb_cached_call_ *k, int settle)
     if (op->code == FSB_OP_RENAME) {
         k->cut |= fsb_cached_touch_name_(c, op->path, settle ? k->cut : -1);
         k->cut |= fsb_cached_touch_name_(c, op->path2, settle ? k->cut : -1);
+        if (settle && !(op->flags & FSB_RENAME_EXCHANGE))
+            (void)fsb_cached_each_file_(c, fsb_cached_unname_, op);
         if (ok) (void)fsb_cached_each_file_(c, fsb_cached_moved_, op);
         return;
     }
+    if (settle && op->code == FSB_OP_UNLINK)
+        (void)fsb_cached_each_file_(c, fsb_cached_unname_, op);
     if (ok) {
         const int gone = op->code == FSB_OP_UNLINK || op->code == FSB_OP_RMDIR;
         const fsb_cached_name_ n = fsb_cached_split_(c, path);
@@ -5216,7 +5232,13 @@ static void fsb_cached_touch_call_(fsb_cached_call_ *k, int settle)
                            ? (k->path ? k->path->text : op->path)
                            : k->path->text;
     fsb_cached_path_ *now = f && settle ? fsb_cached_path_of_(f) : NULL;
-    if (now && now != k->path) { /* it was renamed meanwhile */
+    int unnamed = 0;
+    if (now) {
+        pthread_mutex_lock(&f->lock);
+        unnamed = f->unnamed;
+        pthread_mutex_unlock(&f->lock);
+    }
+    if (now && (unnamed || now != k->path)) { /* it was renamed meanwhile, or removed */
         fsb_cached_touch_attr_(c, path);
         fsb_cached_touch_attr_(c, now->text);
     } else fsb_cached_touch_or_settle_(k, path, st, settle);
@@ -5538,6 +5560,10 @@ static int fsb_cached_known_event_(fsb_cached_ *c, const fsb_event *event)
 static void fsb_cached_apply_(fsb_cached_ *c, const fsb_event *event)
 {
     fsb_op moved;
+    memset(&moved, 0, sizeof moved);
+    moved.path = event->path, moved.path2 = event->path2;
+    if (event->kind == FSB_EVENT_REMOVED || event->kind == FSB_EVENT_CREATED)
+        (void)fsb_cached_each_file_(c, fsb_cached_unname_, &moved);
     switch (event->kind) {
     case FSB_EVENT_CREATED: (void)fsb_cached_touch_name_(c, event->path, 0); break;
     case FSB_EVENT_REMOVED: (void)fsb_cached_touch_name_(c, event->path, -1); break;
@@ -5546,8 +5572,8 @@ static void fsb_cached_apply_(fsb_cached_ *c, const fsb_event *event)
         (void)fsb_cached_touch_name_(c, event->path, -1);
         if (!event->path2) break;
         (void)fsb_cached_touch_name_(c, event->path2, -1);
-        memset(&moved, 0, sizeof moved);
-        moved.path = event->path, moved.path2 = event->path2;
+        moved.code = FSB_OP_RENAME;
+        (void)fsb_cached_each_file_(c, fsb_cached_unname_, &moved);
         (void)fsb_cached_each_file_(c, fsb_cached_moved_, &moved);
         break;
     default:
