@@ -1,5 +1,5 @@
-/* bench_tls.c - what TLS costs: a file over fsb_chunk.h's TLS, beside the same bytes through OpenSSL
-   alone on a socket pair, with the same key and cipher; and what an idle client costs the host. */
+/* bench_tls.c - what TLS costs: a file over fsb_chunk.h's TLS, beside the same bytes through
+   OpenSSL alone on a socket pair, with the same cipher; and what an idle client costs the host. */
 #define FSB_BACKEND_IMPLEMENTATION
 #define FSB_CHUNK_IMPLEMENTATION
 #include "../fsb_backend.h"
@@ -179,7 +179,7 @@ static void idle(const char *code)
     }
     if (read(out[0], address, sizeof address) <= 0) exit(1);
     fsb_chunk_client_desc where = {.address = address, .code = code, .reconnect = 1};
-    if (fsb_chunk_client_open(&b[0], &where) != 0) exit(1); /* what the first one loads is not its */
+    if (fsb_chunk_client_open(&b[0], &where) != 0) exit(1); /* it loads what all share */
     const long before = resident_kib(pid);
     for (int i = 1; i < CLIENTS; ++i)
         if (fsb_chunk_client_open(&b[i], &where) != 0) failed = 1;

@@ -685,7 +685,7 @@ static void test_storm(void)
     host_close(&h);
 }
 
-/* A proxy that lets so many bytes of the host's through, then flips a bit, or ends the connection. */
+/* A proxy that lets so many bytes of the host's through, then flips a bit, or ends it all. */
 typedef struct proxy {
     char    to[400];
     int64_t limit; /* bytes until something happens; by atomics */
