@@ -4011,7 +4011,7 @@ static fsb_chunk_failure_ *fsb_chunk_failure_of_(fsb_chunk_server *s, const unsi
     return stalest;
 }
 
-/* Who failed before has to wait, 0.2 s, doubled up to 12.8 s; others do not. Unproven connections
+/* Who failed before has to wait, 0.2 s, doubled up to 3.2 s; others do not. Unproven connections
    are few for each address, so that not more than those wait. */
 static int fsb_chunk_hold_back_(fsb_chunk_conn_ *conn)
 {
@@ -4033,7 +4033,7 @@ static void fsb_chunk_judge_(fsb_chunk_conn_ *conn, int right, int wrong)
     fsb_chunk_failure_ *f = fsb_chunk_failure_of_(s, conn->from);
     s->unproven -= (uint32_t)conn->unproven, conn->unproven = 0;
     if (right) f->count = 0, f->until = 0;
-    if (wrong) f->until = fsb_chunk_now_ms_() + (100ll << (f->count < 7 ? ++f->count : 7));
+    if (wrong) f->until = fsb_chunk_now_ms_() + (100ll << (f->count < 5 ? ++f->count : 5));
     pthread_mutex_unlock(&s->lock);
 }
 

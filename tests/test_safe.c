@@ -180,6 +180,29 @@ static void test_codes_mistyped(void)
     CHECK_EQ(fsb_chunk_code_parse(typed, out, sizeof out), -EINVAL);
 }
 
+/* Whatever people, or worse, may type: an answer, never a crash, and what is taken stays itself. */
+static void test_codes_noise(void)
+{
+    static const char symbols[] = "0123456789ABCDEFGHJKMNPQRSTVWXYZabcilou- #\n\xff";
+    char              typed[80], out[FSB_CHUNK_CODE_SIZE], again[FSB_CHUNK_CODE_SIZE];
+    uint32_t          seed = 1;
+    int               taken = 0;
+    for (int i = 0; i < 300000; ++i) {
+        seed = seed * 1664525u + 1013904223u;
+        const size_t n = i % 2 ? 28 : seed >> 8 & 63;
+        for (size_t k = 0; k < n; ++k) {
+            seed = seed * 1664525u + 1013904223u;
+            typed[k] = symbols[(seed >> 16) % (i % 2 ? 32 : sizeof symbols - 1)];
+        }
+        typed[n] = '\0';
+        if (fsb_chunk_code_parse(typed, out, sizeof out) != 0) continue;
+        ++taken;
+        CHECK_EQ(fsb_chunk_code_parse(out, again, sizeof again), 0);
+        CHECK_STR(out, again);
+    }
+    CHECK(taken > 50 && taken < 400); /* one in 1024 of those of the right length */
+}
+
 /* ---- TLS ---- */
 
 static void test_tls_files(void)
@@ -662,6 +685,104 @@ static void test_storm(void)
     host_close(&h);
 }
 
+/* A proxy that lets so many bytes of the host's through, then flips a bit, or ends it all. */
+typedef struct proxy {
+    char    to[400];
+    int64_t limit; /* bytes until something happens; by atomics */
+    int     flips;
+} proxy;
+
+typedef struct proxied {
+    proxy *p;
+    int    near, far;
+} proxied;
+
+static void *proxy_main(void *arg)
+{
+    proxied    *c = (proxied *)arg;
+    char        bytes[4096];
+    ssize_t     n = 1;
+    while (n > 0) {
+        struct pollfd w[2] = {{c->near, POLLIN, 0}, {c->far, POLLIN, 0}};
+        if (poll(w, 2, -1) < 0) break;
+        const int from = w[0].revents ? c->near : c->far;
+        n = recv(from, bytes, sizeof bytes, 0);
+        if (n <= 0) break;
+        if (from == c->far) {
+            const int64_t left = __atomic_fetch_sub(&c->p->limit, n, __ATOMIC_ACQ_REL);
+            if (left >= 0 && left < n && c->p->flips) bytes[left] ^= 4;
+            else if (left >= 0 && left < n) (void)wire_send(c->near, bytes, (size_t)left), n = 0;
+        }
+        if (n && wire_send(from == c->near ? c->far : c->near, bytes, (size_t)n) != 0) break;
+    }
+    close(c->near), close(c->far);
+    free(c);
+    return NULL;
+}
+
+static int proxy_connect(void *user, int fds[2])
+{
+    proxy    *p = (proxy *)user;
+    proxied  *c = (proxied *)malloc(sizeof *c);
+    pthread_t thread;
+    int       pair[2], far[2];
+    const int err = fsb_chunk_dial(p->to, 2000, far);
+    if (err || socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) != 0) {
+        free(c);
+        return err ? err : -EMFILE;
+    }
+    fcntl(far[0], F_SETFL, fcntl(far[0], F_GETFL) & ~O_NONBLOCK);
+    c->p = p, c->near = pair[1], c->far = far[0];
+    if (pthread_create(&thread, NULL, proxy_main, c) != 0) abort();
+    pthread_detach(thread);
+    fds[0] = fds[1] = pair[0];
+    return 0;
+}
+
+/* The same work with the line spoiled at ever another byte: right bytes, each thing once. */
+static void spoil(int flips)
+{
+    static unsigned char  bytes[40000], back[40000];
+    host                  h;
+    proxy                 p;
+    char                  name[40];
+    NEED_TLS();
+    REQUIRE(host_open(&h, "tls:127.0.0.1:0", plain) == 0);
+    memset(&p, 0, sizeof p);
+    snprintf(p.to, sizeof p.to, "%.300s", h.address + 4);
+    p.flips = flips, p.limit = INT64_MAX;
+    fsb_chunk_client_desc d = {.connect = proxy_connect, .user = &p, .share = "share",
+                               .code = h.code, .timeout_ms = 20000, .reconnect = 1};
+    fsb_backend          *b = NULL;
+    for (size_t i = 0; i < sizeof bytes; ++i) bytes[i] = (unsigned char)(i * 13 + (i >> 8));
+    CHECK_EQ(fsb_write_file(h.inner, "/file", bytes, sizeof bytes, 0644), 0);
+    REQUIRE(fsb_chunk_client_open(&b, &d) == 0);
+    const fsb_handle f = open_file(b, "/file", FSB_O_READ);
+    for (int i = 0; i < 40; ++i) {
+        __atomic_store_n(&p.limit, i < 30 ? i * 5 : i * 1000, __ATOMIC_RELEASE);
+        snprintf(name, sizeof name, "/d%d", i);
+        CHECK_EQ(do_path(b, FSB_OP_MKDIR, name, NULL), 0);
+        memset(back, 0, sizeof back);
+        CHECK_EQ(do_io(b, FSB_OP_READ, f, back, sizeof back, 0), (int64_t)sizeof back);
+        CHECK(memcmp(bytes, back, sizeof back) == 0);
+    }
+    fsb_chunk_client_info info;
+    fsb_chunk_client_get_info(b, &info);
+    CHECK(info.reconnects >= 35);
+    b->close(b);
+    host_close(&h);
+}
+
+static void test_bits_flip(void)
+{
+    spoil(1);
+}
+
+static void test_cut_anywhere(void)
+{
+    spoil(0);
+}
+
 /* ---- limits ---- */
 
 static void test_silent_connections(void) /* they keep nobody else out, and are ended */
@@ -780,6 +901,7 @@ int main(int argc, char **argv)
     test_begin(argc, argv);
     TEST(test_codes);
     TEST(test_codes_mistyped);
+    TEST(test_codes_noise);
     TEST(test_tls_files);
     TEST(test_tls_conformance);
     TEST(test_tls_wrong_code);
@@ -792,6 +914,8 @@ int main(int argc, char **argv)
     TEST(test_nobody_comes_back);
     TEST(test_revoked_meanwhile);
     TEST(test_storm);
+    TEST(test_bits_flip);
+    TEST(test_cut_anywhere);
     TEST(test_silent_connections);
     TEST(test_wrong_codes_slow_down);
     TEST(test_fair);

@@ -8,6 +8,7 @@
 #include <ifaddrs.h>
 #include <netdb.h>
 #include <net/if.h>
+#include <sys/prctl.h>
 #include <pthread.h>
 #include <signal.h>
 #include <sys/stat.h>
@@ -31,6 +32,13 @@ static const char help[] =
     "  --stdio             serve one client on stdin and stdout instead, until it leaves\n"
     "  --read-only         clients may change nothing\n"
     "  --max-clients N     at once; more are turned away (default 1024)\n"
+    "  --max-unproven N    connections at once that have not shown a code yet (default 64, of\n"
+    "                      these 16 from one address); wrong codes slow their address down\n"
+    "  --request-timeout SECONDS   a request takes no longer (default 30)\n"
+    "  --keep SECONDS      keep the open files and locks of a client whose connection is lost so\n"
+    "                      long for it to come back (default 60)\n"
+    "  --no-sandbox        leave this process the chance to gain privileges (by set-user-id\n"
+    "                      programs, for instance), which it gives up otherwise\n"
     "  --log FILE          write the log there, with times, instead of to stderr\n"
     "  -v, --verbose       log clients as they come and go; twice: more\n"
     "  --help, --version\n"
@@ -53,7 +61,8 @@ typedef struct host {
     const char       *log_path, *code_path, *new_code, *revoked;
     codes_line        line; /* of --new-code */
     codes             codes;
-    uint32_t          max_clients;
+    uint32_t          max_clients, max_unproven, request_ms, away_ms;
+    int               no_sandbox;
     fsb_chunk_share   shares[MAX_SHARES];
     char              names[MAX_SHARES][256];
     size_t            share_count;
@@ -72,7 +81,7 @@ static void name_copy(const char *option, char *to, size_t size, const char *nam
 static void parse_options(host *h, int argc, char **argv)
 {
     enum { LISTEN = 256, STDIO, READ_ONLY, MAX_CLIENTS, LOG, HELP, VERSION, CODE_FILE, NEW_CODE,
-           REVOKE, SHARE, UNTIL };
+           REVOKE, SHARE, UNTIL, MAX_UNPROVEN, REQUEST, KEEP, NO_SANDBOX };
     static const struct option options[] = {{"listen", required_argument, NULL, LISTEN},
                                             {"stdio", no_argument, NULL, STDIO},
                                             {"read-only", no_argument, NULL, READ_ONLY},
@@ -86,6 +95,10 @@ static void parse_options(host *h, int argc, char **argv)
                                             {"revoke", required_argument, NULL, REVOKE},
                                             {"share", required_argument, NULL, SHARE},
                                             {"until", required_argument, NULL, UNTIL},
+                                            {"max-unproven", required_argument, NULL, MAX_UNPROVEN},
+                                            {"request-timeout", required_argument, NULL, REQUEST},
+                                            {"keep", required_argument, NULL, KEEP},
+                                            {"no-sandbox", no_argument, NULL, NO_SANDBOX},
                                             {NULL, 0, NULL, 0}};
     int                        c;
     while ((c = getopt_long(argc, argv, "v", options, NULL)) != -1) {
@@ -99,6 +112,17 @@ static void parse_options(host *h, int argc, char **argv)
         case MAX_CLIENTS:
             h->max_clients = (uint32_t)tool_number("--max-clients", optarg, 1, 1000000);
             break;
+        case MAX_UNPROVEN:
+            h->max_unproven = (uint32_t)tool_number("--max-unproven", optarg, 1, 100000);
+            break;
+        case REQUEST:
+            h->request_ms = (uint32_t)tool_number("--request-timeout", optarg, 1, 86400) * 1000;
+            break;
+        case KEEP:
+            h->away_ms = (uint32_t)tool_number("--keep", optarg, 0, 86400) * 1000;
+            if (!h->away_ms) h->away_ms = FSB_CHUNK_NEVER;
+            break;
+        case NO_SANDBOX: h->no_sandbox = 1; break;
         case LOG: h->log_path = optarg; break;
         case CODE_FILE: h->code_path = optarg; break;
         case NEW_CODE: h->new_code = optarg; break;
@@ -332,6 +356,9 @@ int main(int argc, char **argv)
     if (h.new_code || h.revoked) change_codes(&h);
     h.logger = tool_log_open(&h.log, h.log_path, h.verbose);
     tool_raise_descriptor_limit();
+    const int confined = !h.no_sandbox && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0;
+    h.logger.fn(h.logger.user, FSB_LOG_INFO, "host/sandbox",
+                confined ? "no new privileges can be gained" : "new privileges can be gained");
     (void)signal(SIGPIPE, SIG_IGN);
     sigemptyset(&stop);
     sigaddset(&stop, SIGTERM), sigaddset(&stop, SIGINT), sigaddset(&stop, SIGHUP);
@@ -340,7 +367,8 @@ int main(int argc, char **argv)
 
     fsb_chunk_server_desc desc = {0};
     desc.shares = h.shares, desc.share_count = h.share_count;
-    desc.max_clients = h.max_clients, desc.log = h.logger;
+    desc.max_clients = h.max_clients, desc.max_unproven = h.max_unproven;
+    desc.request_ms = h.request_ms, desc.away_ms = h.away_ms, desc.log = h.logger;
     const int err = fsb_chunk_server_open(&h.server, &desc);
     if (err) tool_fail("cannot start: %s", strerror(-err));
     if (!h.stdio) first_codes(&h), start_listening(&h);
