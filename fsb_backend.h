@@ -346,7 +346,7 @@ FSB_API int64_t fsb_backend_call(fsb_backend *backend, fsb_op *op);
 
 /* Starts n ops; done() of each is called once. A backend with submit() gets them whole; else each
    is run by `runner`, and on this thread before the call returns if there is no runner, if it has
-   no room, or if the backend is FSB_BACKEND_QUICK and op is not a SYNC.
+   no room, or if the backend is FSB_BACKEND_QUICK and op is neither a SYNC nor an EXEC.
    Errors: none but in op->result. Threads: any. */
 FSB_API void fsb_backend_submit(fsb_backend *backend, fsb_op *const *ops, size_t n,
                                 fsb_runner runner);
@@ -371,6 +371,8 @@ typedef struct fsb_local_desc {
     uint32_t      flags;       /* FSB_LOCAL_* */
     uint32_t      max_handles; /* open files and watches (default 65536, at most 1 << 24); the
                                   process's descriptor limit is usually met first: -EMFILE */
+    uint32_t      allow_exec;  /* 1: EXEC runs commands, as this user and not jailed (default 0:
+                                  -EACCES) */
     fsb_allocator allocator;
     fsb_logger    log;
 } fsb_local_desc;
@@ -380,8 +382,15 @@ typedef struct fsb_local_desc {
    kernel has no openat2, symbolic links before the last component answer -EACCES. file_id is made
    of device, inode and creation time; version of ctime, mtime and size, so that a file system with
    coarse clocks can miss a same-size change within one tick (Linux before 6.13: 4 ms).
-   WATCH starts a thread that reads inotify; where the watch limit is reached, folders are looked at
-   once a second instead. CLOSE of a watch waits for a running event() of it, unless called by it.
+   WATCH starts a thread. As root (CAP_SYS_ADMIN and CAP_DAC_READ_SEARCH), where nothing else is
+   mounted below the root, it reads fanotify: exact, at any depth, and FSB_WATCH_FOREIGN leaves out
+   what this process did itself; op->out_offset is 1 then. A folder that comes with what is in it is
+   one event. Else it reads inotify, folder by folder, tells of everything, and out_offset is 0;
+   past the limit of inotify watches folders are looked at once a second. No kernel tells of stores
+   through mmap(2) before the file is closed. Events are at most some 16,000 behind, then LOST. CLOSE of a watch waits for a running event() of it, unless called by it.
+   EXEC blocks until the command has ended and its output with it; who keeps the pipes open behind
+   it is waited for 100 ms. It needs SIGCHLD not to be ignored, and nobody else to wait for any
+   child (-ECHILD).
    Errors: -EINVAL no root; -ENOENT, -ENOTDIR, -EACCES of the root; -EMFILE, -ENOMEM.
    Threads: any. */
 FSB_API int fsb_local_open(fsb_backend **out, const fsb_local_desc *desc);
@@ -394,8 +403,8 @@ typedef struct fsb_memory_desc {
 } fsb_memory_desc;
 
 /* An empty folder (mode 0755, owned by this process) that lives in memory. Files are sparse in
-   pieces of 64 KiB; reading leaves atime alone. WATCH starts a thread that calls event(); CLOSE of
-   a watch waits for a running event() of it, unless called by it.
+   pieces of 64 KiB; reading leaves atime alone. WATCH starts a thread that calls event(), for every
+   change, FSB_WATCH_FOREIGN or not (op->out_offset is 0); CLOSE of a watch waits for a running event() of it, unless called by it.
    Errors: -EINVAL, -ENOMEM. Threads: any. */
 FSB_API int fsb_memory_open(fsb_backend **out, const fsb_memory_desc *desc);
 
@@ -477,9 +486,10 @@ FSB_API void fsb_workers_close(fsb_workers *workers);
 #endif
 #endif /* FSB_BACKEND_H */
 
-/* ==== IMPLEMENTATION: [memory] [path] [check] [bytes] [handles] [call] [workers] [watch]
-        [local: resolve, stat, create, files, attributes, list, watch] [memory backend] [scoped]
-        [sftp: wire, exchange, connection, stat, files, names, list, calls] */
+/* ==== IMPLEMENTATION: [memory] [path] [check] [bytes] [handles] [call] [listing] [workers]
+        [watch]
+        [local: resolve, stat, create, files, attributes, list, watch, fanotify, exec] [memory backend]
+        [scoped] [sftp: wire, exchange, connection, stat, files, names, list, calls] */
 #if (defined(FSB_IMPLEMENTATION) || defined(FSB_BACKEND_IMPLEMENTATION)) && \
     !defined(FSB_BACKEND_DONE_)
 #define FSB_BACKEND_DONE_
@@ -489,16 +499,21 @@ FSB_API void fsb_workers_close(fsb_workers *workers);
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
+#include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
+#include <sys/fanotify.h>
 #include <sys/inotify.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <sys/uio.h>
+#include <sys/wait.h>
 #include <sys/xattr.h>
 #include <time.h>
 #include <unistd.h>
@@ -625,7 +640,7 @@ static fsb_backend_rule_ fsb_backend_rule_of_(uint32_t code)
         {0, 0},
         {AT, 0},                     /* STAT */
         {AT | BYTES, 0},             /* READLINK */
-        {AT, FSB_LIST_STAT},         /* LIST */
+        {AT, FSB_LIST_STAT | FSB_LIST_DATA | FSB_LIST_DEEP},
         {PATH | BYTES, 31},          /* OPEN: all of FSB_O_* */
         {HANDLE | BYTES, 0},         /* READ */
         {HANDLE | DATA | CHANGES, FSB_WRITE_APPEND | FSB_WRITE_KILL_PRIV},
@@ -650,7 +665,7 @@ static fsb_backend_rule_ fsb_backend_rule_of_(uint32_t code)
         {PATH | BYTES, 0},           /* GET */
         {PATH | DATA | CREATES, 30}, /* PUT: all but FSB_O_READ */
         {HANDLE, 31},                /* LOCK: all of FSB_LOCK_* */
-        {PATH, FSB_WATCH_DEEP},      /* WATCH */
+        {PATH, FSB_WATCH_DEEP | FSB_WATCH_FOREIGN}, /* WATCH; HELD is for who keeps leases */
         {PATH | CHANGES, FSB_EXEC_SHELL}, /* EXEC */
         {HANDLE, 0},                 /* DESCRIPTOR */
     };
@@ -676,6 +691,25 @@ static int fsb_backend_check_attr_(const fsb_op *op)
     return 0;
 }
 
+/* A command comes from outside: what execve(2) could not be told as it is meant is refused. */
+static int fsb_backend_check_exec_(const fsb_op *op)
+{
+    const fsb_exec *e = op->exec;
+    enum { MOST = 4096 }; /* arguments, and variables */
+    size_t n = 0;
+    if (!e || !e->argv || !e->argv[0] || !e->argv[0][0]) return -EINVAL;
+    if (op->flags & FSB_EXEC_SHELL && e->argv[1]) return -EINVAL;
+    if (e->input_size && !e->input) return -EINVAL;
+    while (e->argv[n])
+        if (++n > MOST) return -E2BIG;
+    n = 0;
+    for (const char *const *v = e->env; v && *v; ++v) {
+        if ((*v)[0] == '=' || !strchr(*v, '=')) return -EINVAL;
+        if (++n > MOST) return -E2BIG;
+    }
+    return 0;
+}
+
 /* The checks of one call that are more than a table's row. */
 static int fsb_backend_check_more_(const fsb_op *op)
 {
@@ -685,8 +719,10 @@ static int fsb_backend_check_more_(const fsb_op *op)
         return op->flags & FSB_O_WRITE ? fsb_backend_check_open_(op) : -EINVAL;
     case FSB_OP_GET: return op->path[1] ? 0 : -EISDIR;
     case FSB_OP_SETATTR: return fsb_backend_check_attr_(op);
-    case FSB_OP_LIST: return op->emit ? 0 : -EINVAL;
+    case FSB_OP_LIST: /* DATA and DEEP go with STAT */
+        return op->emit && (op->flags < FSB_LIST_DATA || op->flags & FSB_LIST_STAT) ? 0 : -EINVAL;
     case FSB_OP_WATCH: return op->event ? 0 : -EINVAL;
+    case FSB_OP_EXEC: return fsb_backend_check_exec_(op);
     case FSB_OP_RENAME:
         if (op->flags == (FSB_RENAME_NOREPLACE | FSB_RENAME_EXCHANGE)) return -EINVAL;
         return op->path[1] && op->path2[1] ? 0 : -EBUSY;
@@ -993,8 +1029,9 @@ FSB_API void fsb_backend_submit(fsb_backend *b, fsb_op *const *ops, size_t n, fs
     }
     for (size_t i = 0; i < n; ++i) {
         fsb_op   *op = ops[i];
-        const int here = !runner.run || (b->flags & FSB_BACKEND_QUICK && op->code != FSB_OP_SYNC);
-        op->layer[0] = b;
+        const int slow = op->code == FSB_OP_SYNC || op->code == FSB_OP_EXEC;
+        const int here = !runner.run || (b->flags & FSB_BACKEND_QUICK && !slow);
+        op->layer[0] = b, op->layer[1] = NULL;
         if (here || runner.run(runner.user, fsb_backend_job_, op)) fsb_backend_job_(op);
     }
 }
@@ -1068,6 +1105,116 @@ FSB_API int fsb_write_file(fsb_backend *b, const char *path, const void *data, s
     op.code = FSB_OP_CLOSE, op.flags = 0;
     if (fsb_backend_call(b, &op) < 0 && !err) err = (int)op.result;
     return err;
+}
+
+/* ---- [listing] ------------------------------------------------------------------------------- */
+
+/* A LIST under way: what it has handed out, and the folders it goes into next, in the order they
+   were found. The queue is bounded, however broad the tree: a folder that does not fit is left out,
+   as one behind the budget is. */
+enum { FSB_BACKEND_SMALL_ = 64 << 10, FSB_BACKEND_QUEUE_ = 4 << 20 /* bytes */ };
+
+typedef struct fsb_backend_folder_ { /* the path with its '\0' follows */
+    struct fsb_backend_folder_ *next;
+    uint64_t                    file_id;
+    size_t                      size;
+} fsb_backend_folder_;
+
+typedef struct fsb_backend_listing_ {
+    fsb_op               *op;
+    const fsb_allocator  *allocator;
+    const char           *folder; /* the one being listed; NULL: op->path */
+    char                 *room;   /* DATA: for a small file and a byte; NULL: none is read */
+    uint64_t              spent;
+    size_t                queued; /* bytes */
+    fsb_backend_folder_  *first, **last;
+} fsb_backend_listing_;
+
+/* Lists one folder: 1 all of it, 0 stopped, or an error. *stat is its own, taken first. */
+typedef int64_t (*fsb_backend_list_one_)(void *owner, fsb_backend_listing_ *ls, const char *path,
+                                         uint64_t file_id, uint64_t offset, fsb_stat *stat);
+
+/* folder + "/" + name; 0 if that is too long. */
+static int fsb_backend_join_(char *out, const char *folder, const char *name)
+{
+    const size_t a = folder[1] ? strlen(folder) : 0, b = strlen(name);
+    if (a + 1 + b > FSB_PATH_MAX) return 0;
+    memcpy(out, folder, a);
+    out[a] = '/';
+    memcpy(out + a + 1, name, b + 1);
+    return 1;
+}
+
+static void fsb_backend_listing_push_(fsb_backend_listing_ *ls, const fsb_dirent *entry)
+{
+    char path[FSB_PATH_MAX + 1];
+    if (!fsb_backend_join_(path, ls->folder ? ls->folder : ls->op->path, entry->name)) return;
+    const size_t         size = strlen(path) + 1, bytes = sizeof(fsb_backend_folder_) + size;
+    fsb_backend_folder_ *f = NULL;
+    if (ls->queued + bytes <= FSB_BACKEND_QUEUE_)
+        f = (fsb_backend_folder_ *)fsb_backend_new_(ls->allocator, bytes);
+    if (!f) return;
+    memcpy(f + 1, path, size);
+    f->file_id = entry->stat.file_id, f->size = size;
+    *ls->last = f, ls->last = &f->next, ls->queued += bytes;
+}
+
+static fsb_backend_folder_ *fsb_backend_listing_pop_(fsb_backend_listing_ *ls)
+{
+    fsb_backend_folder_ *f = ls->first;
+    if (!f) return NULL;
+    ls->first = f->next, ls->queued -= sizeof *f + f->size;
+    if (!ls->first) ls->last = &ls->first;
+    return f;
+}
+
+/* Hands an entry out: 0 go on, 1 stop before it. */
+static int fsb_backend_listing_emit_(fsb_backend_listing_ *ls, fsb_dirent *entry)
+{
+    fsb_op *op = ls->op;
+    if (op->size64 && ls->spent >= op->size64) return 1;
+    entry->folder = ls->folder;
+    if (op->emit(op, entry)) return 1;
+    ls->spent += sizeof entry->stat + entry->name_size + (entry->data ? entry->stat.size : 0);
+    if (op->flags & FSB_LIST_DEEP && entry->name_size && S_ISDIR(entry->stat.mode))
+        fsb_backend_listing_push_(ls, entry);
+    return 0;
+}
+
+/* The folders below, as far as the budget goes; one that cannot be listed is left out. */
+static void fsb_backend_listing_below_(fsb_backend_listing_ *ls, fsb_backend_list_one_ one,
+                                       void *owner)
+{
+    fsb_backend_folder_ *f;
+    int                  more = 1;
+    while (more && (f = fsb_backend_listing_pop_(ls)) != NULL) {
+        fsb_dirent whole;
+        memset(&whole, 0, sizeof whole);
+        ls->folder = (const char *)(const void *)(f + 1), whole.name = "";
+        const int64_t n = one(owner, ls, ls->folder, f->file_id, 0, &whole.stat);
+        if (n == 1) more = !fsb_backend_listing_emit_(ls, &whole);
+        else more = n < 0;
+        fsb_backend_free_(ls->allocator, f, sizeof *f + f->size);
+    }
+}
+
+/* LIST, where `one` lists a folder. */
+static int64_t fsb_backend_list_(fsb_op *op, const fsb_allocator *a, fsb_backend_list_one_ one,
+                                 void *owner)
+{
+    fsb_backend_listing_ ls;
+    fsb_stat             stat;
+    memset(&ls, 0, sizeof ls);
+    ls.op = op, ls.allocator = a, ls.last = &ls.first;
+    if (op->flags & FSB_LIST_DATA)
+        ls.room = (char *)fsb_backend_resize_(a, NULL, 0, FSB_BACKEND_SMALL_ + 1);
+    const int64_t n = one(owner, &ls, op->path, op->file_id, op->offset, &stat);
+    if (n >= 0 && op->flags & FSB_LIST_STAT) op->stat = stat;
+    if (n == 1) fsb_backend_listing_below_(&ls, one, owner);
+    for (fsb_backend_folder_ *f; (f = fsb_backend_listing_pop_(&ls)) != NULL;)
+        fsb_backend_free_(a, f, sizeof *f + f->size);
+    fsb_backend_free_(a, ls.room, FSB_BACKEND_SMALL_ + 1);
+    return n;
 }
 
 /* ---- [workers] ------------------------------------------------------------------------------- */
@@ -1194,7 +1341,7 @@ typedef struct fsb_backend_watch_ {
     struct fsb_backend_watch_ *next;
     void (*event)(void *user, const fsb_event *event);
     void    *user;
-    uint32_t deep;
+    uint32_t deep, foreign;
     int      dead;      /* closed while running: the thread frees it */
     size_t   path_size; /* the path with its '\0' follows */
 } fsb_backend_watch_;
@@ -1261,6 +1408,7 @@ static fsb_backend_watch_ *fsb_backend_watch_new_(fsb_backend_watches_ *ws, cons
     if (!w) return NULL;
     memcpy(w + 1, op->path, size);
     w->event = op->event, w->user = op->user, w->deep = op->flags & FSB_WATCH_DEEP;
+    w->foreign = op->flags & FSB_WATCH_FOREIGN;
     w->path_size = size;
     pthread_mutex_lock(&ws->lock);
     w->next = ws->list, ws->list = w;
@@ -1297,18 +1445,17 @@ static int fsb_backend_watch_view_(const fsb_backend_watch_ *w, const fsb_event 
     if (e->kind != FSB_EVENT_RENAMED || (one && two)) return one;
     mine->kind = one ? FSB_EVENT_REMOVED : FSB_EVENT_CREATED;
     mine->path = one ? e->path : e->path2, mine->path2 = NULL;
+    if (one) mine->stat = NULL;
     return one || two;
 }
 
-/* Tells everybody; on the backend's thread only. */
-static void fsb_backend_watches_tell_(fsb_backend_watches_ *ws, uint32_t kind, const char *path,
-                                      const char *path2)
+/* Tells everybody who wants to know; on the backend's thread only. own: this process did it. */
+static void fsb_backend_watches_tell_(fsb_backend_watches_ *ws, const fsb_event *event, int own)
 {
-    fsb_event event, mine;
-    event.kind = kind, event.path = path, event.path2 = path2;
+    fsb_event mine;
     pthread_mutex_lock(&ws->lock);
     for (fsb_backend_watch_ *w = ws->list, *next; w; w = next) {
-        if (fsb_backend_watch_view_(w, &event, &mine)) {
+        if (!(own && w->foreign) && fsb_backend_watch_view_(w, event, &mine)) {
             ws->running = w;
             pthread_mutex_unlock(&ws->lock);
             w->event(w->user, &mine);
@@ -1329,6 +1476,16 @@ static int fsb_backend_watches_want_(fsb_backend_watches_ *ws, const char *path,
     pthread_mutex_lock(&ws->lock);
     for (const fsb_backend_watch_ *w = ws->list; w && !found; w = w->next)
         found = !w->dead && (!deep || w->deep) && fsb_backend_watch_wants_(w, path);
+    pthread_mutex_unlock(&ws->lock);
+    return found;
+}
+
+/* 1 if anybody wants to know what this process does itself. */
+static int fsb_backend_watches_own_(fsb_backend_watches_ *ws)
+{
+    int found = 0;
+    pthread_mutex_lock(&ws->lock);
+    for (const fsb_backend_watch_ *w = ws->list; w && !found; w = w->next) found = !w->foreign;
     pthread_mutex_unlock(&ws->lock);
     return found;
 }
@@ -1377,6 +1534,8 @@ typedef struct fsb_local_statx_ {
 
 typedef struct fsb_local_folder_ fsb_local_folder_;
 typedef struct fsb_local_polled_ fsb_local_polled_;
+typedef struct fsb_local_run_ fsb_local_run_;
+typedef struct fsb_local_fan_ fsb_local_fan_;
 
 typedef struct fsb_local_ {
     fsb_backend          base; /* first */
@@ -1387,9 +1546,13 @@ typedef struct fsb_local_ {
     int                  no_openat2; /* atomic: the kernel has none, or a filter forbids it */
     uint64_t             root_dev;
     fsb_backend_handles_ handles;
+    uint32_t             allow_exec;
     pthread_mutex_t      position[FSB_LOCAL_STRIPES_]; /* of descriptors: APPEND and SEEK use it */
+    pthread_mutex_t      runs_lock; /* leaf; guards the next */
+    fsb_local_run_      *runs;      /* commands under way */
     fsb_backend_watches_ watches;
     int                  inotify, wake[2];
+    fsb_local_fan_      *fan; /* instead of inotify; NULL: it cannot be */
     pthread_mutex_t      folders_lock; /* before watches.lock; guards the next four */
     fsb_local_folder_   *folders; /* by wd */
     size_t               folder_count, folder_room;
@@ -2114,27 +2277,46 @@ typedef struct fsb_local_dirent_ { /* as getdents64(2) fills them in */
     char           name[1];
 } fsb_local_dirent_;
 
+/* All bytes of a small file, or NULL. Its stat was taken before; the same one after the reading
+   says that these are the bytes of that version. */
+static const void *fsb_local_small_(fsb_local_ *l, fsb_backend_listing_ *ls, int dir,
+                                    const char *name, const fsb_stat *st)
+{
+    if (!ls->room || !S_ISREG(st->mode) || st->size > FSB_BACKEND_SMALL_) return NULL;
+    const int fd = openat(dir, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+    if (fd < 0) return NULL;
+    fsb_stat      after;
+    const ssize_t n = pread(fd, ls->room, (size_t)st->size + 1, 0);
+    const int     whole = n >= 0 && (uint64_t)n == st->size && !fsb_local_look_(l, fd, "", &after)
+                          && after.version == st->version && after.file_id == st->file_id;
+    close(fd);
+    return whole ? ls->room : NULL;
+}
+
 /* Emits one entry: 0 go on, 1 stop. */
-static int fsb_local_emit_(fsb_local_ *l, fsb_op *op, int dir, const fsb_local_dirent_ *d)
+static int fsb_local_emit_(fsb_local_ *l, fsb_backend_listing_ *ls, int dir,
+                           const fsb_local_dirent_ *d)
 {
     fsb_dirent  entry;
     const char *name = d->name;
     if (name[0] == '.' && (!name[1] || (name[1] == '.' && !name[2]))) return 0;
     memset(&entry, 0, sizeof entry);
-    if (op->flags & FSB_LIST_STAT) {
+    if (ls->op->flags & FSB_LIST_STAT) {
         if (fsb_local_look_(l, dir, name, &entry.stat)) return 0; /* gone meanwhile */
     } else {
         entry.stat.ino = d->ino, entry.stat.mode = (uint32_t)d->type << 12;
     }
     entry.name = name, entry.name_size = strlen(name), entry.cookie = (uint64_t)d->offset;
-    return op->emit(op, &entry);
+    entry.data = fsb_local_small_(l, ls, dir, name, &entry.stat);
+    return fsb_backend_listing_emit_(ls, &entry);
 }
 
-static int64_t fsb_local_list_from_(fsb_local_ *l, fsb_op *op, int dir)
+static int64_t fsb_local_list_from_(fsb_local_ *l, fsb_backend_listing_ *ls, int dir,
+                                    uint64_t offset)
 {
     union { uint64_t align; char bytes[FSB_LOCAL_LIST_BYTES_]; } buf;
-    if (op->offset > INT64_MAX) return -EINVAL;
-    if (op->offset && lseek(dir, (off_t)op->offset, SEEK_SET) < 0) return -errno;
+    if (offset > INT64_MAX) return -EINVAL;
+    if (offset && lseek(dir, (off_t)offset, SEEK_SET) < 0) return -errno;
     for (;;) {
         const long n = syscall(SYS_getdents64, dir, buf.bytes, sizeof buf.bytes);
         if (n < 0) return -errno;
@@ -2142,9 +2324,26 @@ static int64_t fsb_local_list_from_(fsb_local_ *l, fsb_op *op, int dir)
         const fsb_local_dirent_ *d;
         for (long at = 0; at < n; at += d->size) {
             d = (const fsb_local_dirent_ *)(const void *)(buf.bytes + at);
-            if (fsb_local_emit_(l, op, dir, d)) return 0;
+            if (fsb_local_emit_(l, ls, dir, d)) return 0;
         }
     }
+}
+
+/* A folder found on the way is listed only if it is still the same one (file_id), so that a
+   symbolic link put in its place is not followed. */
+static int64_t fsb_local_list_one_(void *owner, fsb_backend_listing_ *ls, const char *path,
+                                   uint64_t file_id, uint64_t offset, fsb_stat *st)
+{
+    fsb_local_ *l = (fsb_local_ *)owner;
+    const int   how = O_RDONLY | O_DIRECTORY | O_NOFOLLOW;
+    const int   dir = fsb_local_open_path_(l, path, strlen(path), how);
+    if (dir < 0) return dir;
+    const int stat = file_id || ls->op->flags & FSB_LIST_STAT;
+    int64_t   n = stat ? fsb_local_look_(l, dir, "", st) : 0;
+    if (!n && file_id && file_id != st->file_id) n = -ESTALE;
+    if (!n) n = fsb_local_list_from_(l, ls, dir, offset);
+    close(dir);
+    return n;
 }
 
 static int64_t fsb_local_list_(fsb_local_ *l, fsb_op *op)
@@ -2154,15 +2353,7 @@ static int64_t fsb_local_list_(fsb_local_ *l, fsb_op *op)
         if (slot) fsb_backend_unpin_(&l->handles, slot);
         return slot ? -ENOTDIR : -EBADF;
     }
-    const int how = O_RDONLY | O_DIRECTORY | O_NOFOLLOW;
-    const int dir = fsb_local_open_path_(l, op->path, strlen(op->path), how);
-    if (dir < 0) return dir;
-    fsb_stat st;
-    int64_t  n = op->file_id ? fsb_local_look_(l, dir, "", &st) : 0;
-    if (!n && op->file_id && op->file_id != st.file_id) n = -ESTALE;
-    if (!n) n = fsb_local_list_from_(l, op, dir);
-    close(dir);
-    return n;
+    return fsb_backend_list_(op, &l->allocator, fsb_local_list_one_, l);
 }
 
 /* ---- [local: watch] -------------------------------------------------------------------------- */
@@ -2187,9 +2378,22 @@ typedef struct fsb_local_scan_ {
     int              err;
 } fsb_local_scan_;
 
+static void fsb_local_tell_by_(fsb_local_ *l, uint32_t kind, const char *path, const char *path2,
+                               int own)
+{
+    fsb_event event;
+    fsb_op    op;
+    memset(&op, 0, sizeof op);
+    op.code = FSB_OP_STAT, op.path = path2 ? path2 : path;
+    event.kind = kind, event.path = path, event.path2 = path2, event.stat = NULL;
+    const int there = kind != FSB_EVENT_REMOVED && kind != FSB_EVENT_LOST;
+    if (there && !fsb_local_stat_(l, &op)) event.stat = &op.stat;
+    fsb_backend_watches_tell_(&l->watches, &event, own);
+}
+
 static void fsb_local_tell_(fsb_local_ *l, uint32_t kind, const char *path, const char *path2)
 {
-    fsb_backend_watches_tell_(&l->watches, kind, path, path2);
+    fsb_local_tell_by_(l, kind, path, path2, 0);
 }
 
 static char *fsb_local_path_dup_(fsb_local_ *l, const char *path)
@@ -2203,17 +2407,6 @@ static char *fsb_local_path_dup_(fsb_local_ *l, const char *path)
 static void fsb_local_path_free_(fsb_local_ *l, char *path)
 {
     if (path) fsb_backend_free_(&l->allocator, path, strlen(path) + 1);
-}
-
-/* folder + "/" + name; 0 if that is too long. */
-static int fsb_local_join_(char *out, const char *folder, const char *name)
-{
-    const size_t a = folder[1] ? strlen(folder) : 0, b = strlen(name);
-    if (a + 1 + b > FSB_PATH_MAX) return 0;
-    memcpy(out, folder, a);
-    out[a] = '/';
-    memcpy(out + a + 1, name, b + 1);
-    return 1;
 }
 
 /* The first folder whose wd is not below `wd`; folders locked. */
@@ -2416,7 +2609,7 @@ static int fsb_local_scan_emit_(fsb_op *op, const fsb_dirent *entry)
 {
     fsb_local_scan_ *s = (fsb_local_scan_ *)op->user;
     char             path[FSB_PATH_MAX + 1];
-    if (!fsb_local_join_(path, s->folder, entry->name)) return 0;
+    if (!fsb_backend_join_(path, s->folder, entry->name)) return 0;
     if (s->report) fsb_local_tell_(s->l, FSB_EVENT_CREATED, path, NULL);
     if (S_ISDIR(entry->stat.mode)) s->err = fsb_local_todo_push_(s, path);
     return s->err != 0;
@@ -2477,7 +2670,7 @@ static int fsb_local_wanted_(fsb_local_ *l, const char *path)
 {
     char child[FSB_PATH_MAX + 1];
     if (fsb_backend_watches_want_(&l->watches, path, 0)) return 1;
-    return fsb_local_join_(child, path, "x") && fsb_backend_watches_want_(&l->watches, child, 0);
+    return fsb_backend_join_(child, path, "x") && fsb_backend_watches_want_(&l->watches, child, 0);
 }
 
 /* Forgets the folders that no watch asks for any more. */
@@ -2498,7 +2691,7 @@ static void fsb_local_folders_prune_(fsb_local_ *l)
 static void fsb_local_came_(fsb_local_ *l, const char *path, uint32_t mask)
 {
     char child[FSB_PATH_MAX + 1];
-    if (!(mask & IN_ISDIR) || !fsb_local_join_(child, path, "x")) return;
+    if (!(mask & IN_ISDIR) || !fsb_backend_join_(child, path, "x")) return;
     if (!fsb_backend_watches_want_(&l->watches, child, 1)) return;
     const int err = fsb_local_scan_from_(l, path, 1);
     if (err == -ENOSPC || err == -ENOMEM) fsb_local_tell_(l, FSB_EVENT_LOST, path, NULL);
@@ -2561,7 +2754,7 @@ static void fsb_local_kernel_event_(fsb_local_ *l, const struct inotify_event *e
         fsb_local_folder_drop_(l, at);
         known = 0;
     }
-    if (known && e->len) known = fsb_local_join_(path, l->folders[at].path, e->name);
+    if (known && e->len) known = fsb_backend_join_(path, l->folders[at].path, e->name);
     else if (known) memcpy(path, l->folders[at].path, strlen(l->folders[at].path) + 1);
     pthread_mutex_unlock(&l->folders_lock);
     /* A folder below a watched one is told of by its parent; the watch's own is not. */
@@ -2580,7 +2773,7 @@ static void fsb_local_compare_(fsb_local_ *l, const char *folder, const fsb_loca
             const fsb_local_seen_ *was = fsb_local_snapshot_find_(other, e);
             if (was && (!changed || (was->version == e->version && was->file_id == e->file_id)))
                 continue;
-            if (!fsb_local_join_(path, folder, fsb_local_seen_name_(e))) continue;
+            if (!fsb_backend_join_(path, folder, fsb_local_seen_name_(e))) continue;
             fsb_local_tell_(l, was ? (uint32_t)FSB_EVENT_CONTENT : missing, path, NULL);
             if (!was && changed && e->folder) fsb_local_came_(l, path, IN_ISDIR);
         }
@@ -2628,6 +2821,246 @@ static void fsb_local_poll_(fsb_local_ *l)
     l->polled_ms = fsb_local_clock_ms_() + FSB_LOCAL_POLL_MS_;
 }
 
+/* ---- [local: fanotify] ----------------------------------------------------------------------- */
+
+/* Where this process may (CAP_SYS_ADMIN, CAP_DAC_READ_SEARCH) and the file system can, one mark
+   reports all of it: no folder is missed, and who did it is known. An event names a folder by its
+   handle; its path is looked up when the event is read, so it is where the folder is now. A folder
+   that was renamed in between has been told of under its new path too early: that is found out when
+   the rename comes (`told`), and everything below it is said to be LOST. */
+enum { FSB_LOCAL_FAN_INIT_ = 1 | 2 | 0x400 | 0x800, /* CLOEXEC, NONBLOCK, REPORT_DFID_NAME */
+       FSB_LOCAL_FAN_ADD_ = 1 | 0x100,              /* to the file system */
+       FSB_LOCAL_FAN_MODIFY_ = 2, FSB_LOCAL_FAN_ATTRIB_ = 4, FSB_LOCAL_FAN_CLOSE_WRITE_ = 8,
+       FSB_LOCAL_FAN_CREATE_ = 0x100, FSB_LOCAL_FAN_DELETE_ = 0x200,
+       FSB_LOCAL_FAN_OVERFLOW_ = 0x4000, FSB_LOCAL_FAN_RENAME_ = 0x10000000,
+       FSB_LOCAL_FAN_ONDIR_ = 0x40000000 };
+enum { FSB_LOCAL_FAN_NAME_ = 2, FSB_LOCAL_FAN_OLD_ = 10, FSB_LOCAL_FAN_NEW_ = 12 }; /* records */
+enum { FSB_LOCAL_TOLD_ = 32 << 10 };
+
+typedef struct fsb_local_record_ { /* as read(2) fills it in; the handle and the name follow */
+    uint8_t  type, pad;
+    uint16_t size;
+    int32_t  fsid[2];
+    uint32_t handle_bytes;
+    int32_t  handle_type;
+} fsb_local_record_;
+
+struct fsb_local_fan_ {
+    int    fd, mount; /* mount: the root, open for reading */
+    int    own;       /* somebody wants this process's own events */
+    size_t root_size;
+    char   root[FSB_PATH_MAX + 1]; /* where the root is now */
+    /* The last folder looked up, of this batch. */
+    size_t known_size; /* of the handle, 0: none */
+    char   known[160], folder[FSB_PATH_MAX + 1];
+    int    inside;     /* it is in the root */
+    /* Folders told of in this batch and the one before, each with its '\0'. */
+    size_t told_size, told_old;
+    int    told_full, told_full_old;
+    char   told[FSB_LOCAL_TOLD_];
+};
+
+/* The path behind a descriptor; 0: there is none. */
+static size_t fsb_local_path_of_(int fd, char *out)
+{
+    const fsb_local_proc_ name = fsb_local_proc_of_(fd);
+    const ssize_t         n = readlink(name.text, out, FSB_PATH_MAX + 1);
+    if (n <= 0 || n > FSB_PATH_MAX) return 0;
+    out[n] = '\0';
+    return (size_t)n;
+}
+
+/* 1 if something is mounted below the root: another file system, which the mark does not cover.
+   mountinfo's fifth field is the place, with odd bytes as \ooo. */
+static int fsb_local_mounts_below_(const char *root)
+{
+    char      text[4096], place[FSB_PATH_MAX + 1];
+    size_t    n = 0, from = 0, field = 0;
+    int       found = 0;
+    const int fd = open("/proc/self/mountinfo", O_RDONLY | O_CLOEXEC);
+    ssize_t   got = fd < 0 ? -1 : 0;
+    while (!found && fd >= 0 && (got = read(fd, text, sizeof text)) > 0) {
+        for (ssize_t i = 0; i < got; ++i) {
+            const char c = text[i];
+            if (c == ' ' && ++field == 5) {
+                place[n] = '\0';
+                found |= strcmp(place, root) != 0 && fsb_backend_below_(root, place);
+            }
+            if (c == ' ' || c == '\n') n = from = 0;
+            if (c == '\n') field = 0;
+            if (c == ' ' || c == '\n' || field != 4 || n == FSB_PATH_MAX) continue;
+            place[n++] = c;
+            if (n < from + 4 || place[n - 4] != '\\') continue;
+            place[n - 4] = (char)((place[n - 3] - '0') * 64 + (place[n - 2] - '0') * 8 + c - '0');
+            from = n -= 3;
+        }
+    }
+    if (fd >= 0) close(fd);
+    return found || got < 0;
+}
+
+/* 0 if folders can be found by their handles. */
+static int fsb_local_fan_probe_(int mount)
+{
+    union { struct file_handle align; char bytes[sizeof(struct file_handle) + 128]; } room;
+    struct file_handle *handle = &room.align;
+    int                 id;
+    handle->handle_bytes = 128;
+    if (name_to_handle_at(mount, "", handle, &id, AT_EMPTY_PATH)) return -errno;
+    const int fd = open_by_handle_at(mount, handle, O_PATH | O_CLOEXEC);
+    if (fd < 0) return -errno;
+    close(fd);
+    return 0;
+}
+
+static void fsb_local_fan_close_(fsb_local_ *l)
+{
+    if (!l->fan) return;
+    if (l->fan->fd >= 0) close(l->fan->fd);
+    if (l->fan->mount >= 0) close(l->fan->mount);
+    fsb_backend_free_(&l->allocator, l->fan, sizeof *l->fan);
+    l->fan = NULL;
+}
+
+/* Tries to; without, inotify does. Errors: -ENOMEM only. */
+static int fsb_local_fan_open_(fsb_local_ *l)
+{
+    enum { MASK = FSB_LOCAL_FAN_MODIFY_ | FSB_LOCAL_FAN_ATTRIB_ | FSB_LOCAL_FAN_CLOSE_WRITE_
+                  | FSB_LOCAL_FAN_CREATE_ | FSB_LOCAL_FAN_DELETE_ | FSB_LOCAL_FAN_RENAME_
+                  | FSB_LOCAL_FAN_ONDIR_ };
+    fsb_local_fan_ *f = (fsb_local_fan_ *)fsb_backend_new_(&l->allocator, sizeof *f);
+    if (!f) return -ENOMEM;
+    l->fan = f;
+    f->mount = openat(l->root, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    f->fd = f->mount < 0 ? -1 : fanotify_init(FSB_LOCAL_FAN_INIT_, O_RDONLY | O_CLOEXEC);
+    f->root_size = f->fd < 0 ? 0 : fsb_local_path_of_(l->root, f->root);
+    if (!f->root_size || fsb_local_mounts_below_(f->root) || fsb_local_fan_probe_(f->mount)
+        || fanotify_mark(f->fd, FSB_LOCAL_FAN_ADD_, MASK, f->mount, NULL)) fsb_local_fan_close_(l);
+    return 0;
+}
+
+/* The folder a record names, as a path; NULL: it is not in the root, or gone. */
+static const char *fsb_local_fan_folder_(fsb_local_ *l, const fsb_local_record_ *record)
+{
+    fsb_local_fan_    *f = l->fan;
+    const char        *handle = (const char *)record + offsetof(fsb_local_record_, handle_bytes);
+    const size_t       size = 8 + record->handle_bytes;
+    char               path[FSB_PATH_MAX + 1];
+    fsb_stat           st;
+    if (f->known_size == size && !memcmp(f->known, handle, size))
+        return f->inside ? f->folder : NULL;
+    f->inside = 0, f->known_size = size <= sizeof f->known ? size : 0;
+    memcpy(f->known, handle, f->known_size);
+    const int fd = open_by_handle_at(f->mount, (struct file_handle *)(uintptr_t)handle,
+                                     O_PATH | O_CLOEXEC);
+    if (fd < 0) return NULL;
+    const size_t n = fsb_local_look_(l, fd, "", &st) || !st.nlink ? 0 : fsb_local_path_of_(fd, path);
+    close(fd);
+    if (!n || !fsb_backend_below_(f->root, path)) return NULL;
+    const size_t skip = f->root_size > 1 ? f->root_size : 0;
+    if (path[skip]) memcpy(f->folder, path + skip, n - skip + 1);
+    else memcpy(f->folder, "/", 2);
+    f->inside = 1;
+    const size_t text = strlen(f->folder) + 1;
+    if (f->told_size + text > sizeof f->told) f->told_full = 1;
+    else memcpy(f->told + f->told_size, f->folder, text), f->told_size += text;
+    return f->folder;
+}
+
+/* What a record is about, into `out`; 0: nothing in the root. */
+static int fsb_local_fan_path_(fsb_local_ *l, const fsb_local_record_ *record, char *out)
+{
+    const char *folder = record ? fsb_local_fan_folder_(l, record) : NULL;
+    if (!folder) return 0;
+    const char *name = (const char *)(record + 1) + record->handle_bytes;
+    if (strcmp(name, ".")) return fsb_backend_join_(out, folder, name);
+    memcpy(out, folder, strlen(folder) + 1);
+    return 1;
+}
+
+/* A folder is at `path` now. What was told of it before, under that name, came too early. */
+static void fsb_local_fan_moved_(fsb_local_ *l, const char *path)
+{
+    fsb_local_fan_ *f = l->fan;
+    int             early = f->told_full || f->told_full_old;
+    for (size_t at = 0; at < f->told_size && !early; at += strlen(f->told + at) + 1)
+        early = fsb_backend_below_(path, f->told + at);
+    f->known_size = 0;
+    if (early) fsb_local_tell_(l, FSB_EVENT_LOST, path, NULL);
+}
+
+static void fsb_local_fan_renamed_(fsb_local_ *l, const fsb_local_record_ *old,
+                                   const fsb_local_record_ *fresh, int folder, int own)
+{
+    char      from[FSB_PATH_MAX + 1], to[FSB_PATH_MAX + 1];
+    const int one = fsb_local_fan_path_(l, old, from), two = fsb_local_fan_path_(l, fresh, to);
+    if (one && two) fsb_local_tell_by_(l, FSB_EVENT_RENAMED, from, to, own);
+    else if (one) fsb_local_tell_by_(l, FSB_EVENT_REMOVED, from, NULL, own);
+    else if (two) fsb_local_tell_by_(l, FSB_EVENT_CREATED, to, NULL, own);
+    if (two && folder) fsb_local_fan_moved_(l, to);
+}
+
+/* The kernel merges what happened to one name; the order is what leads to what is there now. */
+static void fsb_local_fan_changed_(fsb_local_ *l, uint64_t mask, const char *path, int own)
+{
+    const int created = (mask & FSB_LOCAL_FAN_CREATE_) != 0;
+    int       deleted = (mask & FSB_LOCAL_FAN_DELETE_) != 0;
+    fsb_op    op;
+    memset(&op, 0, sizeof op);
+    op.code = FSB_OP_STAT, op.path = path;
+    if (created && deleted && !fsb_local_stat_(l, &op)) {
+        fsb_local_tell_by_(l, FSB_EVENT_REMOVED, path, NULL, own);
+        deleted = 0;
+    }
+    if (created) fsb_local_tell_by_(l, FSB_EVENT_CREATED, path, NULL, own);
+    if (mask & (FSB_LOCAL_FAN_MODIFY_ | FSB_LOCAL_FAN_CLOSE_WRITE_))
+        fsb_local_tell_by_(l, FSB_EVENT_CONTENT, path, NULL, own);
+    if (mask & FSB_LOCAL_FAN_ATTRIB_) fsb_local_tell_by_(l, FSB_EVENT_ATTR, path, NULL, own);
+    if (deleted) fsb_local_tell_by_(l, FSB_EVENT_REMOVED, path, NULL, own);
+}
+
+static void fsb_local_fan_event_(fsb_local_ *l, const struct fanotify_event_metadata *e, pid_t self)
+{
+    const fsb_local_record_ *name = NULL, *old = NULL, *fresh = NULL, *record;
+    char                     path[FSB_PATH_MAX + 1];
+    const int                own = e->pid == self;
+    if (e->mask & FSB_LOCAL_FAN_OVERFLOW_) fsb_local_tell_(l, FSB_EVENT_LOST, "/", NULL);
+    if (e->mask & FSB_LOCAL_FAN_OVERFLOW_ || (own && !l->fan->own)) return;
+    for (size_t at = e->metadata_len; at + sizeof *record < e->event_len; at += record->size) {
+        record = (const fsb_local_record_ *)(const void *)((const char *)e + at);
+        if (record->size < sizeof *record) return;
+        if (record->type == FSB_LOCAL_FAN_NAME_) name = record;
+        if (record->type == FSB_LOCAL_FAN_OLD_) old = record;
+        if (record->type == FSB_LOCAL_FAN_NEW_) fresh = record;
+    }
+    if (e->mask & FSB_LOCAL_FAN_RENAME_)
+        fsb_local_fan_renamed_(l, old, fresh, (e->mask & FSB_LOCAL_FAN_ONDIR_) != 0, own);
+    if (fsb_local_fan_path_(l, name, path)) fsb_local_fan_changed_(l, e->mask, path, own);
+}
+
+/* A batch of events. */
+static void fsb_local_fan_read_(fsb_local_ *l, const char *bytes, ssize_t size)
+{
+    fsb_local_fan_ *f = l->fan;
+    char            root[FSB_PATH_MAX + 1];
+    struct stat     st;
+    const pid_t     self = getpid();
+    const size_t    n = !fstat(l->root, &st) && st.st_nlink ? fsb_local_path_of_(l->root, root) : 0;
+    if (n) memcpy(f->root, root, n + 1), f->root_size = n;
+    memmove(f->told, f->told + f->told_old, f->told_size - f->told_old);
+    f->told_old = f->told_size -= f->told_old;
+    f->told_full_old = f->told_full, f->told_full = 0;
+    f->known_size = 0, f->own = fsb_backend_watches_own_(&l->watches);
+    for (ssize_t at = 0; at < size;) {
+        const struct fanotify_event_metadata *e =
+            (const struct fanotify_event_metadata *)(const void *)(bytes + at);
+        at += (ssize_t)e->event_len;
+        fsb_local_fan_event_(l, e, self);
+    }
+}
+
+/* ---- [local: watch thread] ------------------------------------------------------------------- */
+
 /* How long the thread may sleep, ms. */
 static int fsb_local_patience_(fsb_local_ *l)
 {
@@ -2640,12 +3073,32 @@ static int fsb_local_patience_(fsb_local_ *l)
     return left > 0 ? (int)left : 0;
 }
 
+/* 1 if the next event of a batch says the same: a file is written to, and written to again. */
+static int fsb_local_said_again_(const struct inotify_event *e, const char *end)
+{
+    const struct inotify_event *next =
+        (const struct inotify_event *)(const void *)((const char *)(e + 1) + e->len);
+    const uint32_t content = IN_MODIFY | IN_CLOSE_WRITE;
+    if ((const char *)next == end || !(e->mask & content) || !(next->mask & content)) return 0;
+    return next->wd == e->wd && next->len == e->len && !memcmp(next->name, e->name, e->len);
+}
+
+static void fsb_local_inotify_read_(fsb_local_ *l, const char *bytes, ssize_t size)
+{
+    for (ssize_t at = 0; at < size;) {
+        const struct inotify_event *e = (const struct inotify_event *)(const void *)(bytes + at);
+        at += (ssize_t)sizeof *e + e->len;
+        if (!fsb_local_said_again_(e, bytes + size)) fsb_local_kernel_event_(l, e);
+    }
+}
+
 static void *fsb_local_watch_main_(void *arg)
 {
     fsb_local_   *l = (fsb_local_ *)arg;
     struct pollfd p[2];
-    union { struct inotify_event align; char bytes[16 << 10]; } buf;
-    p[0].fd = l->inotify, p[0].events = POLLIN, p[1].fd = l->wake[0], p[1].events = POLLIN;
+    union { uint64_t align; char bytes[16 << 10]; } buf;
+    p[0].fd = l->fan ? l->fan->fd : l->inotify, p[0].events = POLLIN;
+    p[1].fd = l->wake[0], p[1].events = POLLIN;
     for (;;) {
         const int ready = poll(p, 2, fsb_local_patience_(l));
         if (ready < 0 && errno != EINTR) break;
@@ -2653,15 +3106,21 @@ static void *fsb_local_watch_main_(void *arg)
         if (ready > 0 && p[1].revents && read(l->wake[0], buf.bytes, sizeof buf.bytes) <= 0) break;
         fsb_local_poll_(l);
         if (ready <= 0 || !p[0].revents) continue;
-        const ssize_t n = read(l->inotify, buf.bytes, sizeof buf.bytes);
-        for (ssize_t at = 0; at < n;) {
-            const struct inotify_event *e =
-                (const struct inotify_event *)(const void *)(buf.bytes + at);
-            at += (ssize_t)sizeof *e + e->len;
-            fsb_local_kernel_event_(l, e);
-        }
+        const ssize_t n = read(p[0].fd, buf.bytes, sizeof buf.bytes);
+        if (n > 0 && l->fan) fsb_local_fan_read_(l, buf.bytes, n);
+        else if (n > 0) fsb_local_inotify_read_(l, buf.bytes, n);
     }
     return NULL;
+}
+
+/* Where the kernel's events come from. */
+static int fsb_local_watch_source_(fsb_local_ *l)
+{
+    l->inotify = -1;
+    const int err = fsb_local_fan_open_(l);
+    if (err || l->fan) return err;
+    l->inotify = fsb_local_errno_(inotify_init1(IN_CLOEXEC | IN_NONBLOCK));
+    return l->inotify < 0 ? l->inotify : 0;
 }
 
 static int fsb_local_watch_start_(fsb_local_ *l)
@@ -2669,17 +3128,29 @@ static int fsb_local_watch_start_(fsb_local_ *l)
     int err = 0;
     pthread_mutex_lock(&l->folders_lock);
     if (!l->watches.started) {
-        l->inotify = fsb_local_errno_(inotify_init1(IN_CLOEXEC | IN_NONBLOCK));
-        err = l->inotify < 0 ? l->inotify : fsb_local_errno_(pipe2(l->wake, O_CLOEXEC));
+        err = fsb_local_watch_source_(l);
+        if (!err) err = fsb_local_errno_(pipe2(l->wake, O_CLOEXEC));
         if (!err) {
             err = fsb_backend_thread_(&l->watches.thread, 256 << 10, fsb_local_watch_main_, l);
             if (err) close(l->wake[0]), close(l->wake[1]);
         }
         if (err && l->inotify >= 0) close(l->inotify);
+        if (err) fsb_local_fan_close_(l);
         l->watches.started = !err;
     }
     pthread_mutex_unlock(&l->folders_lock);
     return err;
+}
+
+/* Has what happens at and below op->path reported. */
+static int fsb_local_watch_path_(fsb_local_ *l, const fsb_op *op)
+{
+    if (!l->fan && op->flags & FSB_WATCH_DEEP) return fsb_local_scan_from_(l, op->path, 0);
+    if (!l->fan) return fsb_local_folder_add_(l, op->path);
+    fsb_op there;
+    memset(&there, 0, sizeof there);
+    there.code = FSB_OP_STAT, there.path = op->path;
+    return (int)fsb_local_stat_(l, &there);
 }
 
 static int64_t fsb_local_watch_(fsb_local_ *l, fsb_op *op)
@@ -2688,15 +3159,14 @@ static int64_t fsb_local_watch_(fsb_local_ *l, fsb_op *op)
     if (err) return err;
     fsb_backend_watch_ *w = fsb_backend_watch_new_(&l->watches, op);
     if (!w) return -ENOMEM;
-    err = op->flags & FSB_WATCH_DEEP ? fsb_local_scan_from_(l, op->path, 0)
-                                     : fsb_local_folder_add_(l, op->path);
+    err = fsb_local_watch_path_(l, op);
     const fsb_handle handle = err ? 0 : fsb_backend_handle_new_(&l->handles, -1, 0, w);
     if (!err && !handle) err = -ENFILE;
     if (err) {
         fsb_backend_watch_close_(&l->watches, w);
         fsb_local_folders_prune_(l);
     } else {
-        op->handle = handle;
+        op->handle = handle, op->out_offset = l->fan && op->flags & FSB_WATCH_FOREIGN;
     }
     return err;
 }
@@ -2707,7 +3177,8 @@ static void fsb_local_watch_stop_(fsb_local_ *l)
         close(l->wake[1]);
         pthread_join(l->watches.thread, NULL);
         close(l->wake[0]);
-        close(l->inotify);
+        if (l->inotify >= 0) close(l->inotify);
+        fsb_local_fan_close_(l);
     }
     while (l->folder_count) fsb_local_folder_drop_(l, l->folder_count - 1);
     for (fsb_local_polled_ *f = l->polled, *next; f; f = next) {
@@ -2716,6 +3187,339 @@ static void fsb_local_watch_stop_(fsb_local_ *l)
     }
     l->polled = NULL;
     fsb_backend_free_(&l->allocator, l->folders, l->folder_room * sizeof *l->folders);
+}
+
+/* ---- [local: exec] --------------------------------------------------------------------------- */
+
+/* A command is one call that blocks: poll(2) on its end, its two pipes and a wake-up for cancel().
+   What it reads comes from a memfd, so that nobody must feed it, and no SIGPIPE can come back. */
+enum { FSB_LOCAL_RUN_BYTES_ = 64 << 10, FSB_LOCAL_KILL_MS_ = 2000, FSB_LOCAL_GRACE_MS_ = 100,
+       FSB_LOCAL_REAP_MS_ = 5 };
+enum { FSB_LOCAL_NOEXEC_SEAL_ = 8 };
+#ifdef SYS_pidfd_open
+#define FSB_LOCAL_PIDFD_OPEN_ SYS_pidfd_open
+#else
+#define FSB_LOCAL_PIDFD_OPEN_ 434
+#endif
+
+typedef struct fsb_local_run_pipe_ {
+    int      fd; /* our end; -1: closed */
+    uint64_t handed;
+} fsb_local_run_pipe_;
+
+struct fsb_local_run_ {
+    fsb_local_run_     *next;
+    fsb_local_         *l;
+    fsb_op             *op;
+    pid_t               pid;
+    int                 pidfd; /* -1: this kernel has none */
+    int                 wake;  /* eventfd: cancel() */
+    fsb_local_run_pipe_ out[2];
+    char               *room;
+    int                 why;      /* 0, or the result once it is being ended */
+    int                 stopping; /* SIGTERM was sent; 2: SIGKILL, too */
+    int                 ended;    /* the command itself; its group may go on */
+    int64_t             deadline_ms; /* when the next of these is due; INT64_MAX: none */
+};
+
+/* A descriptor above those that the child gives to stdin, stdout and stderr. */
+static int fsb_local_high_(int fd)
+{
+    if (fd < 0 || fd > 2) return fd;
+    const int high = fsb_local_errno_(fcntl(fd, F_DUPFD_CLOEXEC, 3));
+    close(fd);
+    return high;
+}
+
+static int fsb_local_run_pipe_open_(int ends[2])
+{
+    if (pipe2(ends, O_CLOEXEC)) return -errno;
+    ends[0] = fsb_local_high_(ends[0]), ends[1] = fsb_local_high_(ends[1]);
+    const int err = ends[0] < 0 ? ends[0] : ends[1] < 0 ? ends[1] : 0;
+    if (!err && !fcntl(ends[0], F_SETFL, O_NONBLOCK)) return 0;
+    for (int i = 0; i < 2; ++i)
+        if (ends[i] >= 0) close(ends[i]);
+    return err ? err : -EIO;
+}
+
+/* What the command reads: a descriptor of its own. */
+static int fsb_local_run_input_(const fsb_exec *e)
+{
+    if (!e->input_size) return fsb_local_high_(fsb_local_errno_(open("/dev/null", O_RDONLY
+                                                                     | O_CLOEXEC)));
+    long fd = syscall(SYS_memfd_create, "fsb-exec", 1 | FSB_LOCAL_NOEXEC_SEAL_); /* 1: CLOEXEC */
+    if (fd < 0 && errno == EINVAL) fd = syscall(SYS_memfd_create, "fsb-exec", 1);
+    if (fd < 0) return -errno;
+    const int64_t n = fsb_local_pwrite_((int)fd, e->input, e->input_size, 0);
+    const int     again = n < 0 ? (int)n : fsb_local_reopen_((int)fd, O_RDONLY);
+    close((int)fd);
+    return fsb_local_high_(again);
+}
+
+static size_t fsb_local_env_count_(const char *const *env)
+{
+    size_t n = 0;
+    while (env && env[n]) ++n;
+    return n;
+}
+
+/* 1 if env sets the variable of `text`, "NAME=value". */
+static int fsb_local_env_sets_(const char *const *env, size_t count, const char *text)
+{
+    const char  *equals = strchr(text, '=');
+    const size_t size = equals ? (size_t)(equals - text) + 1 : strlen(text) + 1;
+    for (size_t i = 0; i < count; ++i)
+        if (!strncmp(env[i], text, size)) return 1;
+    return 0;
+}
+
+/* The host's variables but those that are set anew, and these, each once: the last one counts. */
+static const char **fsb_local_env_(fsb_local_ *l, const char *const *over, size_t *room)
+{
+    const char *const *host = (const char *const *)environ;
+    const size_t       more = fsb_local_env_count_(over);
+    size_t             n = 0;
+    *room = (fsb_local_env_count_(host) + more + 1) * sizeof(char *);
+    const char **all = (const char **)fsb_backend_new_(&l->allocator, *room);
+    if (!all) return NULL;
+    for (; host && *host; ++host)
+        if (!fsb_local_env_sets_(over, more, *host)) all[n++] = *host;
+    for (size_t i = 0; i < more; ++i)
+        if (!fsb_local_env_sets_(over + i + 1, more - i - 1, over[i])) all[n++] = over[i];
+    return all;
+}
+
+/* In the child: nothing of this process but the four descriptors, no signal blocked or ignored, a
+   group of its own. dir, fds: where it runs; stdin, stdout, stderr. */
+static int fsb_local_spawn_in_(pid_t *pid, const fsb_op *op, const char *const *env, int dir,
+                               const int fds[3], posix_spawn_file_actions_t *does,
+                               posix_spawnattr_t *attr)
+{
+    const char *const  shell[] = {"/bin/sh", "-c", op->exec->argv[0], NULL};
+    const char *const *argv = op->flags & FSB_EXEC_SHELL ? shell : op->exec->argv;
+    const int          flags = POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGDEF
+                               | POSIX_SPAWN_SETSIGMASK;
+    sigset_t           none, all;
+    sigemptyset(&none);
+    sigfillset(&all);
+    int err = posix_spawnattr_setflags(attr, (short)flags);
+    if (!err) err = posix_spawnattr_setsigmask(attr, &none);
+    if (!err) err = posix_spawnattr_setsigdefault(attr, &all);
+    if (!err) err = posix_spawn_file_actions_addfchdir_np(does, dir);
+    for (int i = 0; i < 3 && !err; ++i) err = posix_spawn_file_actions_adddup2(does, fds[i], i);
+#if defined(__GLIBC__) && (__GLIBC__ > 2 || __GLIBC_MINOR__ >= 34)
+    if (!err) err = posix_spawn_file_actions_addclosefrom_np(does, 3);
+#endif
+    if (!err)
+        err = posix_spawnp(pid, argv[0], does, attr, (char *const *)(uintptr_t)argv,
+                           (char *const *)(uintptr_t)env);
+    return -err;
+}
+
+static int fsb_local_spawn_(fsb_local_run_ *r, int dir, const int fds[3])
+{
+    size_t                     room = 0;
+    posix_spawn_file_actions_t does;
+    posix_spawnattr_t          attr;
+    const char               **env = fsb_local_env_(r->l, r->op->exec->env, &room);
+    if (!env) return -ENOMEM;
+    int err = -posix_spawn_file_actions_init(&does);
+    if (!err) {
+        err = -posix_spawnattr_init(&attr);
+        if (!err) {
+            err = fsb_local_spawn_in_(&r->pid, r->op, env, dir, fds, &does, &attr);
+            posix_spawnattr_destroy(&attr);
+        }
+        posix_spawn_file_actions_destroy(&does);
+    }
+    fsb_backend_free_(&r->l->allocator, env, room);
+    return err;
+}
+
+/* Opens all that the command needs, and starts it. */
+static int fsb_local_run_start_(fsb_local_run_ *r)
+{
+    int out[2] = {-1, -1}, errs[2] = {-1, -1}, fds[3] = {-1, -1, -1}, dir = -1;
+    int err = fsb_local_open_path_(r->l, r->op->path, strlen(r->op->path),
+                                   O_PATH | O_DIRECTORY | O_NOFOLLOW);
+    if (err >= 0) dir = fsb_local_high_(err), err = dir < 0 ? dir : 0;
+    if (!err) fds[0] = fsb_local_run_input_(r->op->exec), err = fds[0] < 0 ? fds[0] : 0;
+    if (!err && !(err = fsb_local_run_pipe_open_(out))) r->out[0].fd = out[0], fds[1] = out[1];
+    if (!err && !(err = fsb_local_run_pipe_open_(errs))) r->out[1].fd = errs[0], fds[2] = errs[1];
+    if (!err) err = fsb_local_spawn_(r, dir, fds);
+    if (dir >= 0) close(dir);
+    for (int i = 0; i < 3; ++i)
+        if (fds[i] >= 0) close(fds[i]);
+    if (!err) r->pidfd = (int)syscall(FSB_LOCAL_PIDFD_OPEN_, r->pid, 0);
+    return err;
+}
+
+/* The next step of ending the group: SIGTERM, two seconds later SIGKILL. It leads the group until
+   it is waited for, so that the number can be nobody else's. */
+static void fsb_local_run_stop_(fsb_local_run_ *r, int why)
+{
+    if (!r->stopping) r->why = why;
+    kill(-r->pid, r->stopping ? SIGKILL : SIGTERM);
+    r->deadline_ms = r->stopping ? INT64_MAX : fsb_local_clock_ms_() + FSB_LOCAL_KILL_MS_;
+    if (r->stopping < 2) ++r->stopping;
+}
+
+/* Hands n bytes of stdout (0) or stderr (1) out; the command ends if nobody wants more. */
+static void fsb_local_run_hand_(fsb_local_run_ *r, int which, size_t n)
+{
+    fsb_exec            *e = r->op->exec;
+    fsb_local_run_pipe_ *p = &r->out[which];
+    const uint64_t       left = e->max_output ? e->max_output - p->handed : UINT64_MAX;
+    size_t               take = n < left ? n : (size_t)left;
+    if (!e->output || r->stopping) take = 0;
+    e->cut[which] += n - take;
+    p->handed += take;
+    if (take && e->output(r->op, which + 1, r->room, take)) fsb_local_run_stop_(r, 0);
+}
+
+/* Reads once; the pipe closes at its end. 0: there is nothing more now. */
+static size_t fsb_local_run_read_(fsb_local_run_ *r, int which, size_t most)
+{
+    fsb_local_run_pipe_ *p = &r->out[which];
+    if (p->fd < 0) return 0;
+    const ssize_t n = read(p->fd, r->room, most);
+    if (n > 0) fsb_local_run_hand_(r, which, (size_t)n);
+    if (n > 0 || (n < 0 && (errno == EAGAIN || errno == EINTR))) return n > 0 ? (size_t)n : 0;
+    close(p->fd);
+    p->fd = -1;
+    return 0;
+}
+
+/* The command has ended and its time is up: takes what lies in the pipes now, and no more, since
+   somebody may write to them for ever. */
+static void fsb_local_run_drain_(fsb_local_run_ *r)
+{
+    for (int i = 0; i < 2; ++i) {
+        int left = 0;
+        if (r->out[i].fd < 0 || ioctl(r->out[i].fd, FIONREAD, &left)) continue;
+        while (left > 0) {
+            const int    most = left < FSB_LOCAL_RUN_BYTES_ ? left : (int)FSB_LOCAL_RUN_BYTES_;
+            const size_t n = fsb_local_run_read_(r, i, (size_t)most);
+            if (!n) break;
+            left -= (int)n;
+        }
+    }
+}
+
+/* Notes its end, but leaves it to be waited for: the group keeps its number. */
+static int fsb_local_run_ended_(fsb_local_run_ *r)
+{
+    siginfo_t info;
+    memset(&info, 0, sizeof info);
+    if (r->ended) return 0;
+    if (waitid(P_PID, (id_t)r->pid, &info, WEXITED | WNOHANG | WNOWAIT)) {
+        if (errno == EINTR) return 0;
+        r->ended = 1; /* somebody else has waited for it */
+        return -ECHILD;
+    }
+    if (!info.si_pid) return 0;
+    r->ended = 1;
+    r->op->exec->exit_code = info.si_code == CLD_EXITED ? info.si_status : 0;
+    r->op->exec->signal = info.si_code == CLD_EXITED ? 0 : info.si_status;
+    if (!r->stopping) r->deadline_ms = fsb_local_clock_ms_() + FSB_LOCAL_GRACE_MS_;
+    return 0;
+}
+
+/* What is due by the clock; 1: the call is over. */
+static int fsb_local_run_due_(fsb_local_run_ *r)
+{
+    const int closed = r->out[0].fd < 0 && r->out[1].fd < 0;
+    if (r->ended && (closed || r->stopping == 2)) return 1;
+    if (fsb_local_clock_ms_() < r->deadline_ms) return 0;
+    if (r->ended && !r->stopping) return 1;
+    fsb_local_run_stop_(r, -ETIMEDOUT);
+    return 0;
+}
+
+static int fsb_local_run_wait_(fsb_local_run_ *r)
+{
+    struct pollfd p[4];
+    int           err = 0;
+    while (!err && !fsb_local_run_due_(r)) {
+        int64_t left = -1; /* for ever */
+        if (r->deadline_ms != INT64_MAX) left = r->deadline_ms - fsb_local_clock_ms_();
+        if (r->deadline_ms != INT64_MAX && left < 0) left = 0;
+        if (r->pidfd < 0 && !r->ended && (left < 0 || left > FSB_LOCAL_REAP_MS_))
+            left = FSB_LOCAL_REAP_MS_;
+        if (left > INT_MAX) left = INT_MAX;
+        p[0].fd = r->ended ? -1 : r->pidfd, p[1].fd = r->stopping ? -1 : r->wake;
+        p[2].fd = r->out[0].fd, p[3].fd = r->out[1].fd;
+        for (int i = 0; i < 4; ++i) p[i].events = POLLIN, p[i].revents = 0;
+        if (poll(p, 4, (int)left) < 0 && errno != EINTR) err = -errno;
+        if (p[1].revents) fsb_local_run_stop_(r, -EINTR);
+        for (int i = 0; i < 2; ++i)
+            if (p[2 + i].revents) fsb_local_run_read_(r, i, FSB_LOCAL_RUN_BYTES_);
+        if (!err && (p[0].revents || r->pidfd < 0)) err = fsb_local_run_ended_(r);
+    }
+    fsb_local_run_drain_(r);
+    if (r->stopping || err) kill(-r->pid, SIGKILL); /* who of the group is left */
+    int status;
+    while (waitpid(r->pid, &status, 0) < 0 && errno == EINTR) {}
+    return err ? err : r->why;
+}
+
+/* In and out of the list that cancel() looks at. -EINTR: it was there before us. */
+static int fsb_local_run_enter_(fsb_local_run_ *r)
+{
+    pthread_mutex_lock(&r->l->runs_lock);
+    const int early = r->op->layer[1] == (void *)r->l;
+    r->op->layer[1] = NULL;
+    if (!early) r->next = r->l->runs, r->l->runs = r;
+    pthread_mutex_unlock(&r->l->runs_lock);
+    return early ? -EINTR : 0;
+}
+
+static void fsb_local_run_leave_(fsb_local_run_ *r)
+{
+    pthread_mutex_lock(&r->l->runs_lock);
+    fsb_local_run_ **at = &r->l->runs;
+    while (*at != r) at = &(*at)->next;
+    *at = r->next;
+    pthread_mutex_unlock(&r->l->runs_lock);
+}
+
+/* Ends a command; other calls end soon anyway. */
+static void fsb_local_cancel_(fsb_backend *b, fsb_op *op)
+{
+    fsb_local_ *l = (fsb_local_ *)(void *)b;
+    if (op->code != FSB_OP_EXEC) return;
+    pthread_mutex_lock(&l->runs_lock);
+    const fsb_local_run_ *r = l->runs;
+    while (r && r->op != op) r = r->next;
+    const uint64_t one = 1;
+    if (!r) op->layer[1] = l; /* not begun */
+    else if (write(r->wake, &one, sizeof one) < 0) {} /* it is awake, then */
+    pthread_mutex_unlock(&l->runs_lock);
+}
+
+static int64_t fsb_local_exec_(fsb_local_ *l, fsb_op *op)
+{
+    fsb_local_run_ r;
+    if (!l->allow_exec) return -EACCES;
+    memset(&r, 0, sizeof r);
+    r.l = l, r.op = op, r.pidfd = r.out[0].fd = r.out[1].fd = -1;
+    r.deadline_ms = op->timeout_ms ? fsb_local_clock_ms_() + op->timeout_ms : INT64_MAX;
+    op->exec->exit_code = op->exec->signal = 0, op->exec->cut[0] = op->exec->cut[1] = 0;
+    r.wake = fsb_local_errno_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+    if (r.wake < 0) return r.wake;
+    r.room = (char *)fsb_backend_resize_(&l->allocator, NULL, 0, FSB_LOCAL_RUN_BYTES_);
+    int err = r.room ? fsb_local_run_enter_(&r) : -ENOMEM;
+    if (!err) {
+        err = fsb_local_run_start_(&r);
+        if (!err) err = fsb_local_run_wait_(&r);
+        fsb_local_run_leave_(&r);
+    }
+    for (int i = 0; i < 2; ++i)
+        if (r.out[i].fd >= 0) close(r.out[i].fd);
+    if (r.pidfd >= 0) close(r.pidfd);
+    close(r.wake);
+    fsb_backend_free_(&l->allocator, r.room, FSB_LOCAL_RUN_BYTES_);
+    return err;
 }
 
 /* ---- [local: open] --------------------------------------------------------------------------- */
@@ -2750,6 +3554,7 @@ static int64_t fsb_local_dispatch_(fsb_local_ *l, fsb_op *op)
     case FSB_OP_GET: return fsb_local_get_(l, op);
     case FSB_OP_PUT: return fsb_local_put_(l, op);
     case FSB_OP_WATCH: return fsb_local_watch_(l, op);
+    case FSB_OP_EXEC: return fsb_local_exec_(l, op);
     case FSB_OP_DESCRIPTOR: return fsb_local_descriptor_(l, op);
     default: return -ENOSYS;
     }
@@ -2784,6 +3589,7 @@ static void fsb_local_close_(fsb_backend *b)
     fsb_backend_handles_close_(&l->handles);
     fsb_backend_watches_destroy_(&l->watches);
     pthread_mutex_destroy(&l->folders_lock);
+    pthread_mutex_destroy(&l->runs_lock);
     for (int i = 0; i < FSB_LOCAL_STRIPES_; ++i) pthread_mutex_destroy(&l->position[i]);
     close(l->root);
     fsb_backend_free_(&a, l, sizeof *l);
@@ -2802,10 +3608,11 @@ static void fsb_backend_fill_(fsb_backend *b, const char *name, void (*close_fn)
 FSB_API int fsb_local_open(fsb_backend **out, const fsb_local_desc *desc)
 {
     if (!out || !desc || !desc->root) return -EINVAL;
-    if (desc->flags & ~(uint32_t)FSB_LOCAL_READ_ONLY) return -EINVAL;
+    if (desc->flags & ~(uint32_t)FSB_LOCAL_READ_ONLY || desc->allow_exec > 1) return -EINVAL;
     fsb_local_ *l = (fsb_local_ *)fsb_backend_new_(&desc->allocator, sizeof *l);
     if (!l) return -ENOMEM;
     l->allocator = desc->allocator, l->log = desc->log, l->flags = desc->flags;
+    l->allow_exec = desc->allow_exec;
     l->root = fsb_local_errno_(open(desc->root, O_PATH | O_DIRECTORY | O_CLOEXEC));
     struct stat st;
     int         err = l->root < 0 ? l->root : fsb_local_errno_(fstat(l->root, &st));
@@ -2821,8 +3628,10 @@ FSB_API int fsb_local_open(fsb_backend **out, const fsb_local_desc *desc)
     l->root_dev = (uint64_t)major(st.st_dev) << 32 | minor(st.st_dev);
     for (int i = 0; i < FSB_LOCAL_STRIPES_; ++i) pthread_mutex_init(&l->position[i], NULL);
     pthread_mutex_init(&l->folders_lock, NULL);
+    pthread_mutex_init(&l->runs_lock, NULL);
     fsb_backend_watches_init_(&l->watches, &l->allocator);
     fsb_backend_fill_(&l->base, "local", fsb_local_close_, fsb_local_call_);
+    l->base.cancel = fsb_local_cancel_;
     *out = &l->base;
     return 0;
 }
@@ -3376,6 +4185,22 @@ static void fsb_memory_tell_moved_(fsb_memory_ *m, const fsb_memory_entry_ *from
     fsb_memory_queue_(m, FSB_EVENT_RENAMED, a && b ? a : NULL, b);
 }
 
+static void fsb_memory_tell_now_(fsb_memory_ *m, uint32_t kind, const char *path,
+                                 const char *path2)
+{
+    fsb_event         event;
+    fsb_memory_where_ w;
+    fsb_stat          st;
+    event.kind = kind, event.path = path, event.path2 = path2, event.stat = NULL;
+    if (kind != FSB_EVENT_REMOVED && kind != FSB_EVENT_LOST) {
+        pthread_rwlock_rdlock(&m->lock);
+        if (!fsb_memory_find_(m, path2 ? path2 : path, &w) && w.node)
+            st = w.node->stat, event.stat = &st;
+        pthread_rwlock_unlock(&m->lock);
+    }
+    fsb_backend_watches_tell_(&m->watches, &event, 0);
+}
+
 static void *fsb_memory_watch_main_(void *arg)
 {
     fsb_memory_ *m = (fsb_memory_ *)arg;
@@ -3393,10 +4218,10 @@ static void *fsb_memory_watch_main_(void *arg)
             m->lost = 0;
         }
         pthread_mutex_unlock(&m->queue_lock);
-        if (lost) fsb_backend_watches_tell_(&m->watches, FSB_EVENT_LOST, "/", NULL);
+        if (lost) fsb_memory_tell_now_(m, FSB_EVENT_LOST, "/", NULL);
         if (e) {
             const char *path = (const char *)(const void *)(e + 1);
-            fsb_backend_watches_tell_(&m->watches, e->kind, path, e->size2 ? path + e->size : NULL);
+            fsb_memory_tell_now_(m, e->kind, path, e->size2 ? path + e->size : NULL);
             fsb_backend_free_(&m->allocator, e, sizeof *e + e->size + e->size2);
         }
         pthread_mutex_lock(&m->queue_lock);
@@ -3424,7 +4249,7 @@ static int64_t fsb_memory_watch_(fsb_memory_run_ *r)
         fsb_backend_watch_close_(&m->watches, w);
         return -ENFILE;
     }
-    r->op->handle = handle;
+    r->op->handle = handle, r->op->out_offset = 0;
     return 0;
 }
 
@@ -3947,42 +4772,88 @@ static size_t fsb_memory_batch_(fsb_memory_ *m, fsb_memory_node_ *folder, uint64
     return n;
 }
 
-static int fsb_memory_emit_(fsb_op *op, const fsb_memory_found_ *f)
+/* All bytes of a small file, and its stat of the same moment. */
+static const void *fsb_memory_small_(fsb_memory_ *m, fsb_backend_listing_ *ls,
+                                     const fsb_memory_node_ *folder, fsb_memory_found_ *f)
+{
+    const void *data = NULL;
+    if (!ls->room || !S_ISREG(f->stat.mode)) return NULL;
+    pthread_rwlock_rdlock(&m->lock);
+    const size_t             behind = fsb_memory_place_after_(folder, f->cookie);
+    const fsb_memory_place_ *place = behind ? &folder->places[behind - 1] : NULL;
+    if (place && place->cookie == f->cookie && place->entry
+        && place->entry->node->stat.size <= FSB_BACKEND_SMALL_) {
+        f->stat = place->entry->node->stat;
+        fsb_memory_load_(place->entry->node, ls->room, (size_t)f->stat.size, 0);
+        data = ls->room;
+    }
+    pthread_rwlock_unlock(&m->lock);
+    return data;
+}
+
+static int fsb_memory_emit_(fsb_memory_ *m, fsb_backend_listing_ *ls,
+                            const fsb_memory_node_ *folder, fsb_memory_found_ *f)
 {
     fsb_dirent entry;
     memset(&entry, 0, sizeof entry);
+    entry.data = fsb_memory_small_(m, ls, folder, f);
     entry.name = f->name, entry.name_size = f->name_size, entry.cookie = f->cookie;
-    if (op->flags & FSB_LIST_STAT) entry.stat = f->stat;
+    if (ls->op->flags & FSB_LIST_STAT) entry.stat = f->stat;
     else entry.stat.ino = f->stat.ino, entry.stat.mode = f->stat.mode & S_IFMT;
-    return op->emit(op, &entry);
+    return fsb_backend_listing_emit_(ls, &entry);
 }
 
-static int64_t fsb_memory_list_(fsb_memory_run_ *r)
+/* The folder at path, kept until fsb_memory_folder_put_(). */
+static int fsb_memory_folder_get_(fsb_memory_ *m, const char *path, uint64_t file_id,
+                                  fsb_memory_node_ **folder, fsb_stat *st)
 {
-    fsb_memory_      *m = r->m;
-    fsb_memory_node_ *folder;
-    fsb_memory_found_ found[FSB_MEMORY_BATCH_];
+    fsb_memory_where_ w;
     pthread_rwlock_rdlock(&m->lock);
-    int err = fsb_memory_at_(r, &folder);
-    if (!err && !fsb_memory_is_dir_(folder)) err = -ENOTDIR;
-    if (!err) __atomic_add_fetch(&folder->users, 1, __ATOMIC_RELAXED);
-    pthread_rwlock_unlock(&m->lock);
-    if (err) return err;
-    uint64_t cookie = r->op->offset;
-    int64_t  end = -1;
-    while (end < 0) {
-        const size_t n = fsb_memory_batch_(m, folder, cookie, found);
-        if (!n) end = 1;
-        for (size_t i = 0; i < n && end < 0; ++i) {
-            cookie = found[i].cookie;
-            if (fsb_memory_emit_(r->op, &found[i])) end = 0;
-        }
+    int err = fsb_memory_find_(m, path, &w);
+    if (!err && !w.node) err = -ENOENT;
+    if (!err && file_id && file_id != w.node->stat.file_id) err = -ESTALE;
+    if (!err && !fsb_memory_is_dir_(w.node)) err = -ENOTDIR;
+    if (!err) {
+        __atomic_add_fetch(&w.node->users, 1, __ATOMIC_RELAXED);
+        *folder = w.node, *st = w.node->stat;
     }
+    pthread_rwlock_unlock(&m->lock);
+    return err;
+}
+
+static void fsb_memory_folder_put_(fsb_memory_ *m, fsb_memory_node_ *folder)
+{
     pthread_rwlock_wrlock(&m->lock);
     __atomic_sub_fetch(&folder->users, 1, __ATOMIC_RELAXED);
     fsb_memory_node_put_(m, folder);
     pthread_rwlock_unlock(&m->lock);
+}
+
+static int64_t fsb_memory_list_one_(void *owner, fsb_backend_listing_ *ls, const char *path,
+                                    uint64_t file_id, uint64_t offset, fsb_stat *st)
+{
+    fsb_memory_      *m = (fsb_memory_ *)owner;
+    fsb_memory_node_ *folder;
+    fsb_memory_found_ found[FSB_MEMORY_BATCH_];
+    const int         err = fsb_memory_folder_get_(m, path, file_id, &folder, st);
+    if (err) return err;
+    int64_t end = -1;
+    while (end < 0) {
+        const size_t n = fsb_memory_batch_(m, folder, offset, found);
+        if (!n) end = 1;
+        for (size_t i = 0; i < n && end < 0; ++i) {
+            offset = found[i].cookie;
+            if (fsb_memory_emit_(m, ls, folder, &found[i])) end = 0;
+        }
+    }
+    fsb_memory_folder_put_(m, folder);
     return end;
+}
+
+static int64_t fsb_memory_list_(fsb_memory_run_ *r)
+{
+    if (r->slot) return -ENOTDIR; /* handles are of regular files */
+    return fsb_backend_list_(r->op, &r->m->allocator, fsb_memory_list_one_, r->m);
 }
 
 /* ---- [memory backend: open] ------------------------------------------------------------------ */
@@ -4147,7 +5018,7 @@ FSB_API int fsb_memory_open(fsb_backend **out, const fsb_memory_desc *desc)
         return err;
     }
     fsb_backend_fill_(&m->base, "memory", fsb_memory_close_, fsb_memory_call_);
-    m->base.call[FSB_OP_DESCRIPTOR] = NULL;
+    m->base.call[FSB_OP_DESCRIPTOR] = m->base.call[FSB_OP_EXEC] = NULL;
     *out = &m->base;
     return 0;
 }
@@ -4166,18 +5037,21 @@ typedef struct fsb_scoped_ {
     fsb_backend        base; /* first */
     fsb_allocator      allocator;
     fsb_backend       *inner;
-    pthread_mutex_t    lock; /* leaf; guards watches */
+    pthread_mutex_t    lock; /* held around inner's cancel() only; guards watches and runs */
     fsb_scoped_watch_ *watches;
+    struct fsb_scoped_lift_ *runs; /* commands under way, for cancel() */
     size_t             prefix_size; /* 0: the whole of inner */
     char               prefix[FSB_PATH_MAX + 1];
 } fsb_scoped_;
 
 /* An op on its way down: a copy with inner's paths. */
 typedef struct fsb_scoped_lift_ {
-    fsb_op       op;
-    fsb_op      *upper;
-    fsb_scoped_ *scope;
-    char         path[FSB_PATH_MAX + 1], path2[FSB_PATH_MAX + 1];
+    fsb_op                   op;
+    fsb_op                  *upper;
+    fsb_scoped_             *scope;
+    fsb_exec                 exec;
+    struct fsb_scoped_lift_ *next; /* EXEC: in scope->runs */
+    char                     path[FSB_PATH_MAX + 1], path2[FSB_PATH_MAX + 1];
 } fsb_scoped_lift_;
 
 /* Refuses symbolic links before the last component. `path` is inner's. */
@@ -4221,9 +5095,10 @@ static void fsb_scoped_event_(void *user, const fsb_event *event)
     const char              *one = fsb_scoped_strip_(w->scope, event->path);
     const char              *two = fsb_scoped_strip_(w->scope, event->path2);
     fsb_event                mine;
-    mine.kind = event->kind, mine.path = one, mine.path2 = two;
+    mine.kind = event->kind, mine.path = one, mine.path2 = two, mine.stat = event->stat;
     if (event->kind == FSB_EVENT_LOST && !one) mine.path = "/";
-    if (event->kind == FSB_EVENT_RENAMED && !two) mine.kind = FSB_EVENT_REMOVED;
+    if (event->kind == FSB_EVENT_RENAMED && !two)
+        mine.kind = FSB_EVENT_REMOVED, mine.stat = NULL;
     if (event->kind == FSB_EVENT_RENAMED && !one) {
         mine.kind = FSB_EVENT_CREATED, mine.path = two, mine.path2 = NULL;
     }
@@ -4232,8 +5107,13 @@ static void fsb_scoped_event_(void *user, const fsb_event *event)
 
 static int fsb_scoped_emit_(fsb_op *op, const fsb_dirent *entry)
 {
-    fsb_op *upper = ((fsb_scoped_lift_ *)op->user)->upper;
-    return upper->emit(upper, entry);
+    const fsb_scoped_lift_ *lift = (const fsb_scoped_lift_ *)op->user;
+    fsb_dirent              mine = *entry;
+    if (entry->folder) {
+        mine.folder = fsb_scoped_strip_(lift->scope, entry->folder);
+        if (!mine.folder) return 0; /* inner's mistake: not below op->path */
+    }
+    return lift->upper->emit(lift->upper, &mine);
 }
 
 /* Hands what inner answered up. */
@@ -4243,6 +5123,46 @@ static void fsb_scoped_answer_(fsb_op *upper, const fsb_op *op)
     if (op->result < 0) return;
     upper->handle = op->handle, upper->out_offset = op->out_offset;
     upper->stat = op->stat, upper->statfs = op->statfs, upper->slice = op->slice;
+}
+
+static int fsb_scoped_output_(fsb_op *op, int fd, const void *data, size_t size)
+{
+    fsb_op *upper = ((fsb_scoped_lift_ *)op->user)->upper;
+    return upper->exec->output(upper, fd, data, size);
+}
+
+/* EXEC: cancel() finds inner's op by the upper one. */
+static void fsb_scoped_exec_(fsb_scoped_ *s, fsb_scoped_lift_ *lift)
+{
+    fsb_exec *exec = lift->upper->exec;
+    lift->exec = *exec, lift->op.exec = &lift->exec, lift->op.user = lift;
+    if (exec->output) lift->exec.output = fsb_scoped_output_;
+    pthread_mutex_lock(&s->lock);
+    const int early = lift->upper->layer[1] == (void *)s; /* cancelled */
+    lift->op.layer[1] = lift->upper->layer[1] = NULL;
+    lift->next = s->runs, s->runs = lift;
+    pthread_mutex_unlock(&s->lock);
+    if (early) lift->op.result = -EINTR;
+    else fsb_backend_call(s->inner, &lift->op);
+    pthread_mutex_lock(&s->lock);
+    fsb_scoped_lift_ **at = &s->runs;
+    while (*at != lift) at = &(*at)->next;
+    *at = lift->next;
+    pthread_mutex_unlock(&s->lock);
+    exec->exit_code = lift->exec.exit_code, exec->signal = lift->exec.signal;
+    exec->cut[0] = lift->exec.cut[0], exec->cut[1] = lift->exec.cut[1];
+}
+
+static void fsb_scoped_cancel_(fsb_backend *b, fsb_op *op)
+{
+    fsb_scoped_ *s = (fsb_scoped_ *)(void *)b;
+    if (op->code != FSB_OP_EXEC) return;
+    pthread_mutex_lock(&s->lock);
+    fsb_scoped_lift_ *lift = s->runs;
+    while (lift && lift->upper != op) lift = lift->next;
+    if (lift) s->inner->cancel(s->inner, &lift->op);
+    else op->layer[1] = s; /* not begun */
+    pthread_mutex_unlock(&s->lock);
 }
 
 /* Calls that carry a path. */
@@ -4258,7 +5178,8 @@ static int64_t fsb_scoped_lifted_(fsb_scoped_ *s, fsb_op *op)
         err = fsb_scoped_path_(s, op->path2, lift.path2), lift.op.path2 = lift.path2;
     if (err) return op->result = err;
     if (op->code == FSB_OP_LIST) lift.op.emit = fsb_scoped_emit_, lift.op.user = &lift;
-    fsb_backend_call(s->inner, &lift.op);
+    if (op->code == FSB_OP_EXEC) fsb_scoped_exec_(s, &lift);
+    else fsb_backend_call(s->inner, &lift.op);
     fsb_scoped_answer_(op, &lift.op);
     return op->result;
 }
@@ -4347,6 +5268,7 @@ FSB_API int fsb_scoped_open(fsb_backend **out, const fsb_scoped_desc *desc)
     pthread_mutex_init(&s->lock, NULL);
     fsb_backend_fill_(&s->base, "scoped", fsb_scoped_close_, fsb_scoped_call_);
     s->base.flags = desc->inner->flags;
+    if (desc->inner->cancel) s->base.cancel = fsb_scoped_cancel_;
     for (uint32_t i = FSB_OP_STAT; i < FSB_OP_COUNT; ++i) {
         const int composed = i == FSB_OP_GET || i == FSB_OP_PUT;
         s->base.call[i] = composed || fsb_backend_has_(s->inner, i) ? fsb_scoped_call_ : NULL;

@@ -4278,6 +4278,16 @@ static void fsb_session_sql_close_(fsb_session_sql_ *c)
     fsb_session_drop_(&c->store->desc.allocator, c, sizeof *c);
 }
 
+/* Two processes that turn a new file to WAL at once would wait for each other: SQLite then answers
+   busy without asking the handler, and the loser is to try again. */
+static int fsb_session_sql_wal_(fsb_session_sql_ *c)
+{
+    int err, tries = 0;
+    do err = fsb_session_sql_exec_(c, "PRAGMA journal_mode=WAL");
+    while (err == -ETIMEDOUT && fsb_session_busy_(c, tries++));
+    return err;
+}
+
 static int fsb_session_sql_setup_(fsb_session_sql_ *c)
 {
     static fts5_tokenizer const tokenizer = {fsb_session_fts_create_, fsb_session_fts_delete_,
@@ -4287,8 +4297,7 @@ static int fsb_session_sql_setup_(fsb_session_sql_ *c)
     sqlite3_busy_handler(c->db, fsb_session_busy_, c);
     sqlite3_limit(c->db, SQLITE_LIMIT_LENGTH, 1000000000);
     int err = fsb_session_sql_exec_(c, "PRAGMA cache_size=-16384; PRAGMA temp_store=MEMORY");
-    if (!err && !c->store->desc.read_only)
-        err = fsb_session_sql_exec_(c, "PRAGMA journal_mode=WAL");
+    if (!err && !c->store->desc.read_only) err = fsb_session_sql_wal_(c);
     if (!err) err = fsb_session_sql_exec_(c, sync[c->store->desc.durability]);
     fts5_api *api = fsb_session_fts_(c->db);
     if (api && !c->store->desc.no_search) {

@@ -3,9 +3,11 @@
 #include "../fsb_backend.h"
 #include "conformance.h"
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <sched.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
 
 static const char *fresh_dir(const char *name)
@@ -361,12 +363,18 @@ static void drop_slice(void)
     if (conf_op.result >= 0) fsb_slice_release(&conf_op.slice);
 }
 
+static int conf_any_emit(fsb_op *op, const fsb_dirent *e)
+{
+    ((conf_tree *)op->user)->names += e->name_size > 0;
+    return 0;
+}
+
 /* Everything that allocates, under an allocator that fails the k-th time. */
 static int oom_round(const fsb_allocator *a, int local, const char *root)
 {
     fsb_backend    *b = NULL, *s = NULL;
     fsb_memory_desc md = {.allocator = *a};
-    fsb_local_desc  ld = {.allocator = *a, .root = root};
+    fsb_local_desc  ld = {.allocator = *a, .root = root, .allow_exec = 1};
     int             err = local ? fsb_local_open(&b, &ld) : fsb_memory_open(&b, &md);
     if (err) return err;
     fsb_scoped_desc sd = {.inner = b, .prefix = "/", .allocator = *a};
@@ -384,6 +392,13 @@ static int oom_round(const fsb_allocator *a, int local, const char *root)
     if (n >= 0) n = C(READ, .handle = h, .size = 100), drop_slice();
     if (n >= 0) n = C(READLINK, .path = "/d/l", .size = 9), drop_slice();
     if (n >= 0) n = C(RENAME, .path = "/d", .path2 = "/e");
+    const char *argv[] = {"true", NULL};
+    fsb_exec    run = {.argv = argv};
+    if (n >= 0 && local) n = conf_call(s, (fsb_op){.code = FSB_OP_EXEC, .path = "/", .exec = &run});
+    conf_tree tree = {0}; /* leaves out what there is no memory for */
+    if (n >= 0)
+        n = conf_call(s, (fsb_op){.code = FSB_OP_LIST, .path = "/", .flags = 7, .user = &tree,
+                                  .emit = conf_any_emit});
     void  *data = NULL;
     size_t size = 0;
     if (n >= 0) n = fsb_read_file(b, "/e/f", 1 << 20, a, &data, &size);
@@ -653,6 +668,330 @@ static void test_short_table(void)
     CHECK_EQ(fsb_backend_call(&old, &op), -ENOSYS);
 }
 
+/* ---- commands ---- */
+
+typedef struct heard { /* what a command wrote */
+    char     text[2][4096];
+    uint64_t size[2];
+    uint64_t stop_at; /* bytes of stdout, then output() asks for the end; 0: never */
+    int      calls;
+} heard;
+
+static int hear(fsb_op *op, int fd, const void *data, size_t size)
+{
+    heard *h = op->user;
+    CHECK(fd == 1 || fd == 2);
+    const uint64_t had = h->size[fd - 1], room = sizeof h->text[0] - 1;
+    if (had < room) memcpy(h->text[fd - 1] + had, data, size < room - had ? size : room - had);
+    h->size[fd - 1] += size, ++h->calls;
+    return h->stop_at && h->size[0] >= h->stop_at;
+}
+
+static fsb_backend *open_exec(const char *name)
+{
+    fsb_local_desc desc = {.root = fresh_dir(name), .allow_exec = 1};
+    fsb_backend   *b = NULL;
+    CHECK_EQ(fsb_local_open(&b, &desc), 0);
+    return b;
+}
+
+/* One line of shell in `path`; what else is asked stands in *e. */
+static int64_t shell(fsb_backend *b, const char *path, const char *line, fsb_exec *e, heard *h,
+                     uint32_t timeout_ms)
+{
+    const char *argv[] = {line, NULL};
+    e->argv = argv, e->output = hear;
+    *h = (heard){.stop_at = h->stop_at};
+    fsb_op op = {.code = FSB_OP_EXEC, .path = path, .flags = FSB_EXEC_SHELL, .exec = e,
+                 .timeout_ms = timeout_ms, .user = h};
+    const int64_t n = fsb_backend_call(b, &op);
+    CHECK_EQ(n, op.result);
+    e->argv = NULL;
+    return n;
+}
+
+static int descriptors(void)
+{
+    int n = 0;
+    for (int fd = 0; fd < 1024; ++fd) n += fcntl(fd, F_GETFD) >= 0;
+    return n;
+}
+
+static int64_t now_ms(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+static void exec_basics(fsb_backend *b)
+{
+    heard    h = {0};
+    fsb_exec e = {0};
+    CHECK_EQ(shell(b, "/", "echo out; echo err >&2; exit 7", &e, &h, 0), 0);
+    CHECK_STR(h.text[0], "out\n");
+    CHECK_STR(h.text[1], "err\n");
+    CHECK_EQ(e.exit_code, 7);
+    CHECK_EQ(e.signal, 0);
+    CHECK_EQ(shell(b, "/", "kill -9 $$", &e, &h, 0), 0);
+    CHECK_EQ(e.exit_code, 0);
+    CHECK_EQ(e.signal, 9);
+    CHECK_EQ(shell(b, "/", "cat", &e, &h, 0), 0); /* no stdin: its end comes at once */
+    CHECK_EQ(h.size[0] + h.size[1], 0);
+    e.input = "some input", e.input_size = 10;
+    CHECK_EQ(shell(b, "/", "cat; cat /dev/stdin | wc -c", &e, &h, 0), 0);
+    CHECK(!memcmp(h.text[0], "some input", 10));
+    static char big[3 << 20];
+    memset(big, 'x', sizeof big);
+    e.input = big, e.input_size = sizeof big;
+    CHECK_EQ(shell(b, "/", "wc -c; echo x", &e, &h, 0), 0);
+    CHECK_EQ(atoi(h.text[0]), (int)sizeof big);
+    CHECK_EQ(shell(b, "/", "exit 3", &e, &h, 0), 0); /* nobody reads it: no SIGPIPE for us */
+    CHECK_EQ(e.exit_code, 3);
+    e.input = NULL, e.input_size = 0;
+    const char *argv[] = {"printf", "%s|", "a b", "$HOME", NULL}; /* no shell: as they stand */
+    fsb_op      op = {.code = FSB_OP_EXEC, .path = "/", .exec = &e, .user = &h};
+    e.argv = argv, h = (heard){0};
+    CHECK_EQ(fsb_backend_call(b, &op), 0);
+    CHECK_STR(h.text[0], "a b|$HOME|");
+    e.output = NULL; /* nobody listens */
+    CHECK_EQ(fsb_backend_call(b, &op), 0);
+}
+
+static void exec_places(fsb_backend *b, const char *where)
+{
+    heard    h = {0};
+    fsb_exec e = {0};
+    char     want[400];
+    CHECK_EQ(C(MKDIR, .path = "/in", MODE(0755)), 0);
+    CHECK_EQ(C(SYMLINK, .path = "/out", .path2 = "/etc"), 0);
+    CHECK_EQ(C(SYMLINK, .path = "/up", .path2 = ".."), 0);
+    CHECK_EQ(shell(b, "/in", "pwd -P", &e, &h, 0), 0);
+    snprintf(want, sizeof want, "%s/in\n", where);
+    CHECK_STR(h.text[0], want);
+    CHECK(shell(b, "/out", "pwd", &e, &h, 0) < 0);
+    CHECK(shell(b, "/up", "pwd", &e, &h, 0) < 0);
+    CHECK_EQ(shell(b, "/up/x", "pwd", &e, &h, 0), -EACCES);
+    CHECK_EQ(shell(b, "/../x", "pwd", &e, &h, 0), -EINVAL);
+    CHECK_EQ(shell(b, "/none", "pwd", &e, &h, 0), -ENOENT);
+    conf_put(b, "/file", "x");
+    CHECK_EQ(shell(b, "/file", "pwd", &e, &h, 0), -ENOTDIR);
+    CHECK_EQ(h.calls, 0);
+    C(UNLINK, .path = "/file"), C(UNLINK, .path = "/out"), C(UNLINK, .path = "/up");
+    C(RMDIR, .path = "/in");
+}
+
+static void exec_environment(fsb_backend *b)
+{
+    heard       h = {0};
+    fsb_exec    e = {0};
+    const char *good[] = {"FSB_A=first", "FSB_NL=two\nlines", "FSB_EMPTY=", "FSB_A=last", NULL};
+    setenv("FSB_HOST", "kept", 1), setenv("FSB_A", "host", 1);
+    e.env = good;
+    CHECK_EQ(shell(b, "/", "echo \"$FSB_A|$FSB_NL|${FSB_EMPTY-unset}|$FSB_HOST\"; "
+                           "env | grep -c ^FSB_A=", &e, &h, 0), 0);
+    CHECK_STR(h.text[0], "last|two\nlines||kept\n1\n");
+    const char *bad[][2] = {{"NOVALUE", NULL}, {"=x", NULL}, {"", NULL}};
+    for (int i = 0; i < 3; ++i) {
+        e.env = bad[i];
+        CHECK_EQ(shell(b, "/", "true", &e, &h, 0), -EINVAL);
+    }
+    unsetenv("FSB_HOST"), unsetenv("FSB_A");
+}
+
+static void exec_refusals(fsb_backend *b)
+{
+    const char *none[] = {NULL}, *empty[] = {"", NULL}, *two[] = {"true", "x", NULL};
+    const char *gone[] = {"fsb-no-such-program", NULL}, *folder[] = {"/", NULL};
+    fsb_exec    e = {0};
+    fsb_op      op = {.code = FSB_OP_EXEC, .path = "/"};
+    CHECK_EQ(fsb_backend_call(b, &op), -EINVAL);
+    op.exec = &e;
+    CHECK_EQ(fsb_backend_call(b, &op), -EINVAL);
+    e.argv = none;
+    CHECK_EQ(fsb_backend_call(b, &op), -EINVAL);
+    e.argv = empty;
+    CHECK_EQ(fsb_backend_call(b, &op), -EINVAL);
+    e.argv = gone;
+    CHECK_EQ(fsb_backend_call(b, &op), -ENOENT);
+    e.argv = folder;
+    CHECK_EQ(fsb_backend_call(b, &op), -EACCES);
+    e.argv = two, op.flags = FSB_EXEC_SHELL;
+    CHECK_EQ(fsb_backend_call(b, &op), -EINVAL);
+    op.flags = 2;
+    CHECK_EQ(fsb_backend_call(b, &op), -EINVAL);
+    op.flags = 0, e.input_size = 1;
+    CHECK_EQ(fsb_backend_call(b, &op), -EINVAL);
+    fsb_backend *m = open_memory();
+    CHECK_EQ(fsb_backend_call(m, &op), -ENOSYS);
+    m->close(m);
+    e.input_size = 0;
+    fsb_local_desc desc = {.root = test_dir()};
+    CHECK_EQ(fsb_local_open(&m, &desc), 0);
+    CHECK_EQ(fsb_backend_call(m, &op), -EACCES); /* not allowed unless asked for */
+    m->close(m);
+}
+
+static void exec_limits(fsb_backend *b)
+{
+    heard    h = {0};
+    fsb_exec e = {.max_output = 1000};
+    CHECK_EQ(shell(b, "/", "head -c 2000000000 /dev/zero; head -c 1500 /dev/zero >&2", &e, &h, 0),
+             0);
+    CHECK_EQ(h.size[0], 1000);
+    CHECK_EQ(e.cut[0], UINT64_C(2000000000) - 1000);
+    CHECK_EQ(h.size[1], 1000);
+    CHECK_EQ(e.cut[1], 500);
+    e.max_output = 0, h.stop_at = 100000;
+    int64_t start = now_ms();
+    CHECK_EQ(shell(b, "/", "cat /dev/zero", &e, &h, 0), 0); /* endless: output() ends it */
+    CHECK_EQ(e.signal, SIGTERM);
+    CHECK(now_ms() - start < 1500);
+    h.stop_at = 0, start = now_ms();
+    CHECK_EQ(shell(b, "/", "sleep 100", &e, &h, 200), -ETIMEDOUT);
+    CHECK_EQ(e.signal, SIGTERM);
+    CHECK(now_ms() - start >= 200 && now_ms() - start < 1500);
+    start = now_ms(); /* ignores TERM, its child as well */
+    CHECK_EQ(shell(b, "/", "trap '' TERM; echo $$; sleep 100; sleep 100", &e, &h, 200),
+             -ETIMEDOUT);
+    CHECK_EQ(e.signal, SIGKILL);
+    CHECK(now_ms() - start >= 2200 && now_ms() - start < 4000);
+    int left = 1;
+    for (int i = 0; i < 300 && left; ++i) { /* somebody else waits for the grandchild */
+        left = !kill(-(pid_t)atoi(h.text[0]), 0);
+        if (left) usleep(10000);
+    }
+    CHECK(!left); /* nobody of the group */
+    start = now_ms(); /* a child that keeps the pipes open does not hold the call */
+    CHECK_EQ(shell(b, "/", "echo $$; sleep 100 & exit 4", &e, &h, 0), 0);
+    CHECK_EQ(e.exit_code, 4);
+    CHECK(now_ms() - start < 1500);
+    CHECK_EQ(kill(-(pid_t)atoi(h.text[0]), SIGKILL), 0); /* and was left alone */
+    start = now_ms();
+    CHECK_EQ(shell(b, "/", "(while :; do echo more; done) & echo $$ >&2", &e, &h, 0), 0);
+    CHECK(now_ms() - start < 1500);
+    kill(-(pid_t)atoi(h.text[1]), SIGKILL);
+}
+
+static void exec_child_state(fsb_backend *b)
+{
+    heard        h = {0};
+    fsb_exec     e = {0};
+    sigset_t     block, old;
+    const int    open_fd = dup(2); /* not close-on-exec */
+    void       (*was)(int) = signal(SIGPIPE, SIG_IGN);
+    sigemptyset(&block), sigaddset(&block, SIGINT);
+    pthread_sigmask(SIG_BLOCK, &block, &old);
+    CHECK_EQ(shell(b, "/", "ls /proc/self/fd | wc -l; grep -E 'Sig(Blk|Ign)' /proc/self/status",
+                   &e, &h, 0), 0);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    signal(SIGPIPE, was);
+    close(open_fd);
+    CHECK_EQ(atoi(h.text[0]), 4); /* three, and that of the listing */
+    CHECK(strstr(h.text[0], "SigBlk:\t0000000000000000"));
+    const char *ignored = strstr(h.text[0], "SigIgn:\t"); /* libc has two of its own above 31 */
+    CHECK(ignored && (strtoull(ignored + 8, NULL, 16) & 0x7fffffff) == 0);
+}
+
+static void test_exec(void)
+{
+    char         where[400], real[PATH_MAX];
+    fsb_backend *b = open_exec("exec");
+    REQUIRE(b);
+    const int before = descriptors();
+    snprintf(where, sizeof where, "%s/exec", test_dir());
+    REQUIRE(realpath(where, real));
+    exec_basics(b);
+    exec_places(b, real);
+    exec_environment(b);
+    exec_refusals(b);
+    exec_child_state(b);
+    exec_limits(b);
+    CHECK_EQ(descriptors(), before);
+    CHECK(waitpid(-1, NULL, WNOHANG) < 0 && errno == ECHILD); /* no zombies */
+    CHECK_EQ(C(MKDIR, .path = "/sub", MODE(0755)), 0);
+    fsb_scoped_desc desc = {.inner = b, .prefix = "/sub"};
+    fsb_backend    *s = NULL;
+    CHECK_EQ(fsb_scoped_open(&s, &desc), 0);
+    REQUIRE(s);
+    snprintf(real + strlen(real), sizeof real - strlen(real), "/sub");
+    exec_basics(s);
+    exec_places(s, real);
+    s->close(s);
+    b->close(b);
+}
+
+typedef struct exec_crowd {
+    fsb_op   op;
+    fsb_exec exec;
+    heard    heard;
+    char     line[32];
+    const char *argv[2];
+} exec_crowd;
+
+static int  exec_finished;
+static void exec_done(fsb_op *op)
+{
+    (void)op;
+    __atomic_add_fetch(&exec_finished, 1, __ATOMIC_RELEASE);
+}
+
+static void exec_submit(fsb_backend *b, fsb_workers *w, exec_crowd *c, int n, const char *line)
+{
+    exec_finished = 0;
+    for (int i = 0; i < n; ++i) {
+        memset(&c[i], 0, sizeof c[i]);
+        snprintf(c[i].line, sizeof c[i].line, line, i);
+        c[i].argv[0] = c[i].line;
+        c[i].exec = (fsb_exec){.argv = c[i].argv, .output = hear};
+        c[i].op = (fsb_op){.code = FSB_OP_EXEC, .path = "/", .flags = FSB_EXEC_SHELL,
+                           .exec = &c[i].exec, .user = &c[i].heard, .done = exec_done};
+        fsb_op *op = &c[i].op;
+        fsb_backend_submit(b, &op, 1, fsb_workers_runner(w));
+    }
+}
+
+static int exec_wait(int n)
+{
+    for (int i = 0; i < 2000 && __atomic_load_n(&exec_finished, __ATOMIC_ACQUIRE) < n; ++i)
+        usleep(10000);
+    return __atomic_load_n(&exec_finished, __ATOMIC_ACQUIRE);
+}
+
+static void test_exec_crowd(void) /* a hundred at once, and ending them */
+{
+    fsb_backend     *b = open_exec("exec-crowd"), *s = NULL;
+    fsb_workers     *w = NULL;
+    fsb_workers_desc desc = {.threads = 100};
+    fsb_scoped_desc  scope = {.inner = b, .prefix = "/"};
+    exec_crowd      *c = calloc(101, sizeof *c);
+    const int        before = descriptors();
+    CHECK_EQ(fsb_workers_open(&w, &desc), 0);
+    CHECK_EQ(fsb_scoped_open(&s, &scope), 0);
+    REQUIRE(b && w && c && s);
+    exec_submit(b, w, c, 100, "sleep 0.3; echo %d");
+    CHECK_EQ(exec_wait(100), 100);
+    for (int i = 0; i < 100; ++i) {
+        CHECK_EQ(c[i].op.result, 0);
+        CHECK_EQ(atoi(c[i].heard.text[0]), i);
+    }
+    for (int round = 0; round < 2; ++round) { /* 100 run, the last one waits for a thread */
+        fsb_backend *on = round ? s : b;
+        exec_submit(on, w, c, 101, "exec sleep 10%d");
+        usleep(300000);
+        for (int i = 101; i-- > 0;) on->cancel(on, &c[i].op);
+        CHECK_EQ(exec_wait(101), 101);
+        for (int i = 0; i < 101; ++i) CHECK_EQ(c[i].op.result, -EINTR);
+        CHECK_EQ(c[0].exec.signal, SIGTERM);
+        CHECK_EQ(c[100].exec.signal, 0); /* it never began */
+    }
+    fsb_workers_close(w);
+    CHECK_EQ(descriptors(), before);
+    s->close(s);
+    b->close(b);
+    free(c);
+}
+
 /* ---- watch ---- */
 
 typedef struct closer {
@@ -688,6 +1027,196 @@ static void test_watch_close(void)
 {
     watch_close_in_event(open_memory());
     watch_close_in_event(open_local("watch-close", 0));
+}
+
+/* What another process does is told of, every single change. */
+enum { CHANGES = 1000, STEPS = 8 };
+
+typedef struct changes {
+    unsigned char seen[FSB_EVENT_LOST + 1][CHANGES];
+    unsigned      lost, own, no_stat;
+} changes;
+
+static void changed(void *user, const fsb_event *e)
+{
+    changes    *c = user;
+    const char *path = e->kind == FSB_EVENT_RENAMED ? e->path2 : e->path;
+    const char *name = strrchr(path, '/') + 1;
+    unsigned    i;
+    c->lost += e->kind == FSB_EVENT_LOST;
+    c->own += !strncmp(name, "own", 3);
+    if (e->kind == FSB_EVENT_REMOVED) CHECK(!e->stat);
+    else if (e->stat) CHECK(e->stat->file_id != 0);
+    if (sscanf(name, "%*[nf]%u", &i) == 1 && i < CHANGES)
+        __atomic_store_n(&c->seen[e->kind][i], 1, __ATOMIC_RELEASE);
+}
+
+static int changed_all(changes *c, uint32_t kind)
+{
+    unsigned missing = CHANGES;
+    for (int patience = 0; patience < 500 && missing; ++patience) {
+        missing = 0;
+        for (unsigned i = 0; i < CHANGES; ++i)
+            missing += !__atomic_load_n(&c->seen[kind][i], __ATOMIC_ACQUIRE);
+        if (missing) usleep(10000);
+    }
+    if (missing) fprintf(stderr, "kind %u: %u of %d changes were not told\n", kind, missing, CHANGES);
+    return !missing;
+}
+
+/* One step of the other process: the same change to every file. */
+static int change_one(int step, unsigned i)
+{
+    char            path[32], other[64] = "aside";
+    struct timespec old[2] = {{1000, 0}, {1000, 0}};
+    int             fd = -1, err = 0;
+    snprintf(path, sizeof path, "%c%u", step == 7 ? 'f' : 'n', i);
+    switch (step) {
+    case 0: fd = open(path, O_WRONLY | O_CREAT | O_EXCL, 0644); break;
+    case 1:
+        fd = open(path, O_WRONLY);
+        err |= write(fd, "same", 4) != 4 || futimens(fd, old);
+        break;
+    case 2: err = chmod(path, 0600); break;
+    case 3: /* replaced */
+        fd = open(other, O_WRONLY | O_CREAT | O_EXCL, 0644);
+        err = rename(other, path);
+        break;
+    case 4: /* there and back */
+        err = rename(path, other) || rename(other, path);
+        break;
+    case 5: err = unlink(path); break;
+    case 6: /* a folder, and a file in it at once */
+        err = mkdir(path, 0755);
+        snprintf(other, sizeof other, "n%u/n%u", i, i);
+        fd = open(other, O_WRONLY | O_CREAT | O_EXCL, 0644);
+        break;
+    default: /* through another name of the file */
+        snprintf(other, sizeof other, "n%u/n%u", i, i);
+        err = link(other, path);
+        fd = open(path, O_WRONLY);
+        err |= write(fd, "link", 4) != 4;
+        break;
+    }
+    if (fd >= 0) close(fd);
+    return err;
+}
+
+static void change_all(const char *dir, int step)
+{
+    int         status = 0;
+    const pid_t pid = fork();
+    if (pid == 0) {
+        int err = chdir(dir);
+        for (unsigned i = 0; i < CHANGES; ++i) err |= change_one(step, i);
+        _exit(err != 0);
+    }
+    REQUIRE(pid > 0 && waitpid(pid, &status, 0) == pid);
+    CHECK_EQ(status, 0);
+}
+
+/* Everything is told of, and of this process's own, nothing, where that can be known. */
+static int watch_foreign(const char *name, int want_exact)
+{
+    fsb_backend *b = open_local(name, 0);
+    changes     *c = calloc(1, sizeof *c);
+    char         dir[400], path[32];
+    const uint32_t kinds[STEPS] = {FSB_EVENT_CREATED, FSB_EVENT_CONTENT, FSB_EVENT_ATTR,
+                                   FSB_EVENT_RENAMED, FSB_EVENT_RENAMED, FSB_EVENT_REMOVED,
+                                   FSB_EVENT_CREATED, FSB_EVENT_CREATED};
+    if (!b || !c) return 1;
+    snprintf(dir, sizeof dir, "%s/%s/d", test_dir(), name);
+    CHECK_EQ(C(MKDIR, .path = "/d", MODE(0755)), 0);
+    CHECK_EQ(C(WATCH, .path = "/", .flags = FSB_WATCH_DEEP | FSB_WATCH_FOREIGN, .event = changed,
+               .user = c), 0);
+    const fsb_handle h = conf_op.handle;
+    const int        exact = conf_op.out_offset == 1;
+    if (want_exact >= 0) CHECK_EQ(exact, want_exact);
+    for (unsigned i = 0; i < 100; ++i) {
+        snprintf(path, sizeof path, "/own%u", i);
+        conf_put(b, path, "x");
+        CHECK_EQ(C(UNLINK, .path = path), 0);
+    }
+    for (int step = 0; step < STEPS; ++step) {
+        memset(c->seen, 0, sizeof c->seen);
+        change_all(dir, step);
+        CHECK(changed_all(c, kinds[step]));
+        if (step == 7) CHECK(changed_all(c, FSB_EVENT_CONTENT));
+    }
+    CHECK_EQ(__atomic_load_n(&c->lost, __ATOMIC_RELAXED), 0);
+    if (exact) CHECK_EQ(__atomic_load_n(&c->own, __ATOMIC_RELAXED), 0);
+    else CHECK(__atomic_load_n(&c->own, __ATOMIC_RELAXED) > 0);
+    CHECK_EQ(C(CLOSE, .handle = h), 0);
+    b->close(b);
+    free(c);
+    return test_.bad != 0;
+}
+
+static void test_watch_foreign(void) { watch_foreign("foreign", -1); }
+
+/* In a child that may not use fanotify. */
+static int watch_inotify(void)
+{
+    struct sock_filter code[] = {
+        {BPF_LD | BPF_W | BPF_ABS, 0, 0, offsetof(struct seccomp_data, nr)},
+        {BPF_JMP | BPF_JEQ | BPF_K, 0, 1, SYS_fanotify_init},
+        {BPF_RET | BPF_K, 0, 0, SECCOMP_RET_ERRNO | EPERM},
+        {BPF_RET | BPF_K, 0, 0, SECCOMP_RET_ALLOW},
+    };
+    struct sock_fprog filter = {sizeof code / sizeof *code, code};
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)) return 77;
+    if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter)) return 77;
+    conformance_traits t = traits("local without fanotify", 1);
+    fsb_backend       *b = open_local("inotify-conformance", 0);
+    if (!b) return 1;
+    t.many = 10;
+    conformance_run(b, &t);
+    b->close(b);
+    return watch_foreign("inotify", 0);
+}
+
+/* In a child with a file system mounted below the root. */
+static int watch_mounted(void)
+{
+    char place[400];
+    snprintf(place, sizeof place, "%s/a b\\c", fresh_dir("mounted"));
+    if (mkdir(place, 0755) || unshare(CLONE_NEWNS)) return 77;
+    if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL)) return 77;
+    if (mount("none", place, "tmpfs", 0, NULL)) return 77;
+    fsb_local_desc desc = {.root = place};
+    fsb_backend   *b = NULL;
+    changes       *c = calloc(1, sizeof *c);
+    CHECK_EQ(fsb_local_open(&b, &desc), 0);
+    if (!b || !c) return 1;
+    CHECK_EQ(C(WATCH, .path = "/", .flags = FSB_WATCH_FOREIGN, .event = changed, .user = c), 0);
+    CHECK_EQ(conf_op.out_offset, 1); /* the mounted one itself */
+    b->close(b);
+    snprintf(place, sizeof place, "%s/mounted", test_dir());
+    CHECK_EQ(fsb_local_open(&b, &desc), 0);
+    CHECK_EQ(C(WATCH, .path = "/", .flags = FSB_WATCH_FOREIGN | FSB_WATCH_DEEP, .event = changed,
+               .user = c), 0);
+    CHECK_EQ(conf_op.out_offset, 0); /* it is below: no one mark covers both */
+    b->close(b);
+    free(c);
+    return test_.bad != 0;
+}
+
+static void in_child(int (*fn)(void), const char *why)
+{
+    int         status = 0;
+    const char *dir = test_dir();
+    const pid_t pid = fork();
+    if (pid == 0) _exit(dir ? fn() : 1);
+    REQUIRE(pid > 0 && waitpid(pid, &status, 0) == pid);
+    if (WIFEXITED(status) && WEXITSTATUS(status) == 77) SKIP(why);
+    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+
+static void test_watch_inotify(void) { in_child(watch_inotify, "no seccomp filters here"); }
+static void test_watch_mounted(void)
+{
+    if (geteuid() != 0) SKIP("not root");
+    in_child(watch_mounted, "nothing may be mounted here");
 }
 
 static int write_text(const char *path, const char *text)
@@ -775,7 +1304,12 @@ int main(int argc, char **argv)
     TEST(test_submit);
     TEST(test_files);
     TEST(test_short_table);
+    TEST(test_exec);
+    TEST(test_exec_crowd);
     TEST(test_watch_close);
     TEST(test_watch_limit);
+    TEST(test_watch_foreign);
+    TEST(test_watch_inotify);
+    TEST(test_watch_mounted);
     return test_end("test_backend");
 }
