@@ -127,7 +127,7 @@ static inline void tool_split(const char *path, int whole, int (*exists)(const c
         if (snprintf(rest, FSB_PATH_MAX + 1, "/%s%s", last, was) > FSB_PATH_MAX)
             tool_fail("the path is too long");
         snprintf(was, sizeof was, "%s", rest);
-        memmove(folder, dirname(up), strlen(dirname(up)) + 1);
+        snprintf(folder, PATH_MAX, "%s", dirname(up));
         if (!exists || exists(folder)) return;
     }
 }
