@@ -5893,7 +5893,7 @@ static int fsb_sftp_set_(fsb_sftp_ *s, const char *path, const fsb_sftp_file_ *f
 static int64_t fsb_sftp_read_(fsb_sftp_ *s, const fsb_sftp_file_ *f, uint64_t offset, void *buf,
                               size_t size)
 {
-    enum { MOST = FSB_IO_MAX / FSB_SFTP_PIECE_ };
+    enum { MOST = (int)FSB_IO_MAX / (int)FSB_SFTP_PIECE_ };
     fsb_sftp_answer_ answers[MOST];
     unsigned char   *to = (unsigned char *)buf;
     size_t           done = 0;
@@ -5937,7 +5937,7 @@ static int fsb_sftp_why_(fsb_sftp_ *s, int err)
 static int64_t fsb_sftp_write_(fsb_sftp_ *s, const fsb_sftp_file_ *f, uint64_t offset,
                                const void *data, size_t size, fsb_stat *st)
 {
-    enum { MOST = FSB_IO_MAX / FSB_SFTP_PIECE_ };
+    enum { MOST = (int)FSB_IO_MAX / (int)FSB_SFTP_PIECE_ };
     fsb_sftp_answer_     answers[MOST + 1];
     const unsigned char *from = (const unsigned char *)data;
     uint32_t             n = 0;

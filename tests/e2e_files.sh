@@ -58,8 +58,11 @@ works_at here "$dir/here"
 check "mkdir -p" "fsb mkdir -p here/x/y/z && [ -d here/x/y/z ] && fsb rm -r here/x"
 check "json of cp" "fsb cp --json -r tree here/j | grep -q '\"ok\":true' && fsb rm -r here/j"
 check "names of folders" "cd tree && [ \$(fsb ls . | wc -l) = 4 ] && [ \$(fsb ls ../tree/a/.. | wc -l) = 4 ]"
+check "exec, with its exit status" "[ \"\$(fsb exec here -c 'pwd; exit 3')\" = \"\$PWD/here\" ];
+    fsb exec here sh -c 'echo to stderr >&2; exit 3' 2>said; [ \$? = 3 ] && grep -q 'to stderr' said"
 host data
 works_at host "$url"
+check "exec is not for every host" "! fsb exec '$url' true"
 stop_host
 
 # ---- [ssh] ---------------------------------------------------------------------------------------
@@ -90,6 +93,15 @@ if start_sshd "$bin:/usr/bin:/bin"; then
     mkdir far
     works_at ssh "ssh://127.0.0.1:$port$dir/far"
     works_at sftp "sftp://127.0.0.1:$port$dir/far"
+    url="ssh://127.0.0.1:$port$dir/tree"
+    mount_at "$mnt"
+    check "a mount over ssh" "cmp '$mnt/big' tree/big && diff -r --no-dereference '$mnt' tree"
+    unmount_at "$mnt"
+    url="sftp://127.0.0.1:$port$dir/tree"
+    mount_at "$mnt"
+    check "a mount over SFTP" "cmp '$mnt/big' tree/big && diff -r --no-dereference '$mnt' tree &&
+        echo new >'$mnt/new' && grep new tree/new && rm '$mnt/new' && [ ! -e tree/new ]"
+    unmount_at "$mnt"
     end_sshd
     if start_sshd "/usr/bin:/bin"; then
         check "ssh falls back to SFTP, and says so" \

@@ -56,6 +56,7 @@ static inline int tool_ssh_connect(void *user, int fds[2])
     ssh->child = fork();
     if (ssh->child == 0) {
         (void)dup2(pair[1], STDIN_FILENO), (void)dup2(pair[1], STDOUT_FILENO);
+        (void)signal(SIGPIPE, SIG_DFL); /* ours ignores it, and exec keeps that */
         tool_ssh_run(ssh);
         _exit(126);
     }
@@ -141,7 +142,7 @@ static inline int tool_open_local(tool_place *p, int whole, fsb_logger log)
     tool_split(p->url.path, whole, tool_exists, folder, p->path);
     if (!whole && !strcmp(p->path, "/") && realpath(folder, real) && real[1])
         tool_split(real, 0, NULL, folder, p->path); /* "." and the like: by their names */
-    desc.root = folder, desc.log = log;
+    desc.root = folder, desc.allow_exec = 1, desc.log = log; /* this user's own machine */
     return fsb_local_open(&p->backend, &desc);
 }
 
