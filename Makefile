@@ -31,7 +31,8 @@ WARNINGS := -Wall -Wextra -Wpedantic -Wconversion -Wsign-conversion -Wshadow -Wu
             -Wstrict-prototypes -Wmissing-prototypes -Wwrite-strings -Wvla
 COMPILE   = $(CC) -std=c11 -D_GNU_SOURCE -I. $(FEATURES) $(WARNINGS) $(CFLAGS) -pthread \
             -MMD -MP -MF $@.d -MT $@
-LINK      = $(COMPILE) $(SANITIZE) -o $@ $(filter %.c %.o,$^) $(LDFLAGS) $(LDLIBS)
+# Its first source only: what that includes is a prerequisite too, once it was compiled.
+LINK      = $(COMPILE) $(SANITIZE) -o $@ $(filter %.c,$<) $(filter %.o,$^) $(LDFLAGS) $(LDLIBS)
 SAY       = $(if $(V),,@echo '  cc $@';)
 
 HEADERS := $(wildcard fsb_*.h)
@@ -42,7 +43,8 @@ LINKED  := build/bench/link # the emulated network link
 FUZZERS := $(patsubst tests/%.c,build/fuzz/%,$(wildcard tests/fuzz_*.c))
 GROUPS  := $(patsubst tools/%.c,obj/%.o,$(wildcard tools/fsb_*.c)) # of fsb's sub-commands
 
-.PHONY: all tools tests sanitized benches demo test bench bench-quick bench-peers fuzz install deb cross blocks clean
+.PHONY: all tools tests sanitized benches demo test bench bench-quick bench-peers fuzz install deb \
+        cross blocks clean
 all: tools tests benches
 tools: $(TOOLS:%=build/%)
 tests: $(TESTS:%=build/%)
@@ -69,6 +71,10 @@ SANE  = -fno-sanitize-recover=all -fno-omit-frame-pointer
 build/asan/%: SANITIZE = -fsanitize=address,undefined $(SANE)
 build/tsan/%: SANITIZE = -fsanitize=thread
 
+ifeq ($(shell pkg-config --exists glib-2.0 && echo yes),yes) # what the cache is measured beside
+build/bench/bench_cache: FEATURES += -DBENCH_GLIB $(patsubst -I%,-isystem %,$(shell pkg-config --cflags glib-2.0))
+build/bench/bench_cache: LDLIBS += $(shell pkg-config --libs glib-2.0)
+endif
 build/bench/%: bench/%.c build/line | build/bench
 	$(SAY)$(LINK)
 build/fuzz/%: tests/%.c build/line | build/fuzz

@@ -2,7 +2,8 @@
 
    A backend answers stat, open, read, write, list, rename, ... on paths of its own (see "vtable"
    below). Here are a folder of this machine (local), a folder that exists in memory only (memory),
-   a part of any backend (scoped), and a pool of threads to run blocking calls on.
+   a part of any backend (scoped), a pool of threads to run blocking calls on, and what people
+   expect of any backend: whole files, trees walked, removed and copied, batches.
 
    QUICK START   (extracted, compiled and run by the tests)
        #define FSB_BACKEND_IMPLEMENTATION      // in ONE source file, before its other includes
@@ -28,13 +29,13 @@
            return 0;
        }
 
-   NEEDS     Linux 4.16, better 5.6 (openat2), POSIX threads (-pthread). The local backend acts on
-             descriptors through /proc/self/fd, so /proc must be mounted. With a strict -std=,
-             include this header before those of libc.
+   NEEDS     Linux 4.16, better 5.6 (openat2), POSIX threads (-pthread), glibc 2.29 or musl 1.1.24.
+             The local backend acts on descriptors through /proc/self/fd, so /proc must be mounted.
+             With a strict -std=, include this header before those of libc.
    OPTIONS   FSB_STATIC, FSB_API: once, before the first fsb header. They change the linkage only.
    THREADS   Every backend may be used by many threads at once. Threads are started by
-             fsb_workers_open() and by the first WATCH of a local or memory backend (one each);
-             they block all signals.
+             fsb_workers_open(), by the first WATCH of a local or memory backend (one each), and
+             by fsb_backend_copy() while it runs; they block all signals.
    MEMORY    The desc's allocator only; without one, realloc and free. Handles take 40 bytes.
    ERRORS    Negative errno values; what each call answers is POSIX's, see the vtable, and:
              -EACCES a path leads outside the root, -ESTALE it leads to another file than file_id
@@ -363,6 +364,91 @@ FSB_API int fsb_read_file(fsb_backend *backend, const char *path, size_t most,
 FSB_API int fsb_write_file(fsb_backend *backend, const char *path, const void *data, size_t size,
                            uint32_t mode);
 
+/* ---- files and trees, on any backend --------------------------------------------------------- */
+
+/* Makes the file or replaces the one there, in one step: others see the old bytes or the new ones,
+   also if this process or the machine stops in between. Folders above that are missing are made
+   (0755). mode 0: that of the file there, else 0644.
+   Errors: -EINVAL, -EISDIR; MKDIR's, OPEN's, WRITE's, SYNC's, RENAME's. Threads: any. */
+FSB_API int fsb_file_replace(fsb_backend *backend, const char *path, const void *data, size_t size,
+                             uint32_t mode);
+
+/* Makes the folder and those above it that are missing; one that is there is fine.
+   Errors: -EINVAL; -ENOTDIR a file is in the way; else MKDIR's. Threads: any. */
+FSB_API int fsb_backend_mkdir_all(fsb_backend *backend, const char *path, uint32_t mode);
+
+/* Removes a file, or a folder and all below it; symbolic links are removed, not followed. What
+   cannot be removed stays, and the rest goes.
+   Errors: -ENOENT nothing there; -EBUSY path is "/"; the first of UNLINK, RMDIR, LIST.
+   Threads: any. */
+FSB_API int fsb_backend_remove_all(fsb_backend *backend, const char *path,
+                                   const fsb_allocator *allocator);
+
+/* Makes an empty file if there is none, and sets the times of whatever is there; never a byte of
+   it. mtime_ns NULL: now. Errors: SETATTR's, PUT's. Threads: any. */
+FSB_API int fsb_backend_touch(fsb_backend *backend, const char *path, const int64_t *mtime_ns);
+
+/* One step of a walk; its pointers are valid during visit() only. */
+enum {
+    FSB_WALK_FILE = 1, /* anything but a folder */
+    FSB_WALK_FOLDER,   /* before what is in it; visit() answering 1 passes it by */
+    FSB_WALK_LEAVE,    /* behind all that is in it */
+    FSB_WALK_ERROR     /* the folder cannot be listed (further); LEAVE follows */
+};
+typedef struct fsb_walk_step {
+    uint32_t        kind;  /* FSB_WALK_* */
+    uint32_t        depth; /* 0: where the walk began */
+    int             error;
+    const char     *path;
+    const fsb_stat *stat; /* as it was listed */
+} fsb_walk_step;
+
+/* Goes through a tree, depth first; symbolic links are files. visit() answers 0 to go on; what is
+   negative ends the walk, and is its result. Names may come and go meanwhile, the visited one too.
+   Memory: 16 KiB for each level. allocator NULL: libc's.
+   Errors: STAT's of path; -ENOMEM; visit()'s. Threads: any; visit() runs on this one. */
+FSB_API int fsb_backend_walk(fsb_backend *backend, const char *path, const fsb_allocator *allocator,
+                             int (*visit)(void *user, const fsb_walk_step *step), void *user);
+
+/* Submits n ops of any kinds and waits for all: done() need not be set, and emit() or output()
+   is given a copy of the op, with its user. Each has its own result then. They run at the same
+   time, in no order. Returns 0, or the result of the first in the array that failed.
+   Errors: -ENOMEM nothing was started. Threads: any, but not one of the runner's. */
+FSB_API int fsb_backend_batch(fsb_backend *backend, fsb_op *const *ops, size_t n, fsb_runner runner,
+                              const fsb_allocator *allocator);
+
+enum {
+    FSB_COPY_RESUME = 1, /* passes over files of the same size and mtime, goes on with what an
+                            earlier call has left, and leaves what this one could not finish */
+    FSB_COPY_VERIFY = 2, /* reads back what was written and compares: -EBADMSG */
+    FSB_COPY_OWNERS = 4  /* owners too, and set-user-id and set-group-id */
+};
+typedef struct fsb_copy_progress {
+    uint64_t files, folders, bytes; /* done so far; bytes: without holes */
+    uint64_t passed, failed;        /* files passed over (RESUME); names that failed */
+    int      error;                 /* the first, 0: none, and its name in the source */
+    char     error_path[FSB_PATH_MAX + 1];
+} fsb_copy_progress;
+typedef struct fsb_copy_desc {
+    fsb_backend *from, *to;          /* required; may be the same */
+    const char  *from_path, *to_path; /* required: a file or folder, and what it becomes there */
+    uint32_t     flags;              /* FSB_COPY_* */
+    uint32_t     parallel;           /* threads, and files or MiB at once (default 8, 1-64) */
+    /* On the caller's thread, now and then and at the end; not 0 ends the copy: -ECANCELED. */
+    int (*progress)(void *user, const fsb_copy_progress *progress);
+    void         *user;
+    fsb_allocator allocator;
+} fsb_copy_desc;
+
+/* Copies a file, or a folder into a new or existing one, with modes and times. Large files are
+   written aside (".fsb-copy-...") in pieces of 1 MiB, and renamed when whole; holes stay holes;
+   within one backend its COPY moves the bytes. Hard links become files of their own. A name that
+   fails is counted and the rest goes on. Starts `parallel` threads, which end with the call. *out
+   (may be NULL) is the last progress.
+   Errors: -EINVAL, also for a folder into itself; -ENOMEM, -EAGAIN; -ECANCELED; else the first
+   name's. Threads: any; may block long. */
+FSB_API int fsb_backend_copy(const fsb_copy_desc *desc, fsb_copy_progress *out);
+
 /* ---- backends -------------------------------------------------------------------------------- */
 
 enum { FSB_LOCAL_READ_ONLY = 1 }; /* what would change anything answers -EROFS */
@@ -373,6 +459,9 @@ typedef struct fsb_local_desc {
                                   process's descriptor limit is usually met first: -EMFILE */
     uint32_t      allow_exec;  /* 1: EXEC runs commands, as this user and not jailed (default 0:
                                   -EACCES) */
+    const char *const *exec_env; /* what commands find in their environment, NULL behind the last;
+                                    must outlive the backend (default: a PATH only; `environ` gives
+                                    them this process's own) */
     fsb_allocator allocator;
     fsb_logger    log;
 } fsb_local_desc;
@@ -387,7 +476,8 @@ typedef struct fsb_local_desc {
    what this process did itself; op->out_offset is 1 then. A folder that comes with what is in it is
    one event. Else it reads inotify, folder by folder, tells of everything, and out_offset is 0;
    past the limit of inotify watches folders are looked at once a second. No kernel tells of stores
-   through mmap(2) before the file is closed. Events are at most some 16,000 behind, then LOST. CLOSE of a watch waits for a running event() of it, unless called by it.
+   through mmap(2) before the file is closed. Events are at most some 16,000 behind, then LOST.
+   CLOSE of a watch waits for a running event() of it, unless called by it.
    EXEC blocks until the command has ended and its output with it; who keeps the pipes open behind
    it is waited for 100 ms. It needs SIGCHLD not to be ignored, and nobody else to wait for any
    child (-ECHILD).
@@ -404,7 +494,8 @@ typedef struct fsb_memory_desc {
 
 /* An empty folder (mode 0755, owned by this process) that lives in memory. Files are sparse in
    pieces of 64 KiB; reading leaves atime alone. WATCH starts a thread that calls event(), for every
-   change, FSB_WATCH_FOREIGN or not (op->out_offset is 0); CLOSE of a watch waits for a running event() of it, unless called by it.
+   change, FSB_WATCH_FOREIGN or not (op->out_offset is 0); CLOSE of a watch waits for a running
+   event() of it, unless called by it.
    Errors: -EINVAL, -ENOMEM. Threads: any. */
 FSB_API int fsb_memory_open(fsb_backend **out, const fsb_memory_desc *desc);
 
@@ -488,11 +579,13 @@ FSB_API void fsb_workers_close(fsb_workers *workers);
 
 /* ==== IMPLEMENTATION: [memory] [path] [check] [bytes] [handles] [call] [listing] [workers]
         [watch]
-        [local: resolve, stat, create, files, attributes, list, watch, fanotify, exec] [memory backend]
-        [scoped] [sftp: wire, exchange, connection, stat, files, names, list, calls] */
+        [local: resolve, stat, create, files, attributes, list, watch, fanotify, exec]
+        [memory backend] [conveniences: files, walk, batch, copy] [scoped]
+        [sftp: wire, exchange, connection, stat, files, names, list, calls] */
 #if (defined(FSB_IMPLEMENTATION) || defined(FSB_BACKEND_IMPLEMENTATION)) && \
     !defined(FSB_BACKEND_DONE_)
 #define FSB_BACKEND_DONE_
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -665,7 +758,7 @@ static fsb_backend_rule_ fsb_backend_rule_of_(uint32_t code)
         {PATH | BYTES, 0},           /* GET */
         {PATH | DATA | CREATES, 30}, /* PUT: all but FSB_O_READ */
         {HANDLE, 31},                /* LOCK: all of FSB_LOCK_* */
-        {PATH, FSB_WATCH_DEEP | FSB_WATCH_FOREIGN}, /* WATCH; HELD is for who keeps leases */
+        {PATH, FSB_WATCH_DEEP | FSB_WATCH_FOREIGN | FSB_WATCH_HELD},
         {PATH | CHANGES, FSB_EXEC_SHELL}, /* EXEC */
         {HANDLE, 0},                 /* DESCRIPTOR */
     };
@@ -721,7 +814,9 @@ static int fsb_backend_check_more_(const fsb_op *op)
     case FSB_OP_SETATTR: return fsb_backend_check_attr_(op);
     case FSB_OP_LIST: /* DATA and DEEP go with STAT */
         return op->emit && (op->flags < FSB_LIST_DATA || op->flags & FSB_LIST_STAT) ? 0 : -EINVAL;
-    case FSB_OP_WATCH: return op->event ? 0 : -EINVAL;
+    case FSB_OP_WATCH: /* leases are for who answers from afar */
+        if (!op->event) return -EINVAL;
+        return op->flags & FSB_WATCH_HELD ? -ENOSYS : 0;
     case FSB_OP_EXEC: return fsb_backend_check_exec_(op);
     case FSB_OP_RENAME:
         if (op->flags == (FSB_RENAME_NOREPLACE | FSB_RENAME_EXCHANGE)) return -EINVAL;
@@ -1547,6 +1642,7 @@ typedef struct fsb_local_ {
     uint64_t             root_dev;
     fsb_backend_handles_ handles;
     uint32_t             allow_exec;
+    const char *const   *env; /* of commands; NULL: a PATH only */
     pthread_mutex_t      position[FSB_LOCAL_STRIPES_]; /* of descriptors: APPEND and SEEK use it */
     pthread_mutex_t      runs_lock; /* leaf; guards the next */
     fsb_local_run_      *runs;      /* commands under way */
@@ -2277,20 +2373,23 @@ typedef struct fsb_local_dirent_ { /* as getdents64(2) fills them in */
     char           name[1];
 } fsb_local_dirent_;
 
-/* All bytes of a small file, or NULL. Its stat was taken before; the same one after the reading
-   says that these are the bytes of that version. */
-static const void *fsb_local_small_(fsb_local_ *l, fsb_backend_listing_ *ls, int dir,
-                                    const char *name, const fsb_stat *st)
+/* The stat of a regular file, by an open descriptor (one walk of its name, not two), and all its
+   bytes if it is small. The same stat behind the reading says that these are that version's. */
+static int fsb_local_small_(fsb_local_ *l, fsb_backend_listing_ *ls, int dir, fsb_dirent *entry)
 {
-    if (!ls->room || !S_ISREG(st->mode) || st->size > FSB_BACKEND_SMALL_) return NULL;
-    const int fd = openat(dir, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
-    if (fd < 0) return NULL;
-    fsb_stat      after;
-    const ssize_t n = pread(fd, ls->room, (size_t)st->size + 1, 0);
-    const int     whole = n >= 0 && (uint64_t)n == st->size && !fsb_local_look_(l, fd, "", &after)
-                          && after.version == st->version && after.file_id == st->file_id;
+    const int how = O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NOCTTY | O_NONBLOCK;
+    const int fd = openat(dir, entry->name, how);
+    if (fd < 0) return fsb_local_look_(l, dir, entry->name, &entry->stat);
+    const fsb_stat *st = &entry->stat;
+    fsb_stat        after;
+    const int       err = fsb_local_look_(l, fd, "", &entry->stat);
+    if (!err && S_ISREG(st->mode) && st->size <= FSB_BACKEND_SMALL_) {
+        const ssize_t n = pread(fd, ls->room, (size_t)st->size + 1, 0);
+        if (n >= 0 && (uint64_t)n == st->size && !fsb_local_look_(l, fd, "", &after)
+            && after.version == st->version) entry->data = ls->room;
+    }
     close(fd);
-    return whole ? ls->room : NULL;
+    return err;
 }
 
 /* Emits one entry: 0 go on, 1 stop. */
@@ -2299,16 +2398,14 @@ static int fsb_local_emit_(fsb_local_ *l, fsb_backend_listing_ *ls, int dir,
 {
     fsb_dirent  entry;
     const char *name = d->name;
+    int         gone = 0;
     if (name[0] == '.' && (!name[1] || (name[1] == '.' && !name[2]))) return 0;
     memset(&entry, 0, sizeof entry);
-    if (ls->op->flags & FSB_LIST_STAT) {
-        if (fsb_local_look_(l, dir, name, &entry.stat)) return 0; /* gone meanwhile */
-    } else {
-        entry.stat.ino = d->ino, entry.stat.mode = (uint32_t)d->type << 12;
-    }
     entry.name = name, entry.name_size = strlen(name), entry.cookie = (uint64_t)d->offset;
-    entry.data = fsb_local_small_(l, ls, dir, name, &entry.stat);
-    return fsb_backend_listing_emit_(ls, &entry);
+    if (ls->room && d->type == DT_REG) gone = fsb_local_small_(l, ls, dir, &entry);
+    else if (ls->op->flags & FSB_LIST_STAT) gone = fsb_local_look_(l, dir, name, &entry.stat);
+    else entry.stat.ino = d->ino, entry.stat.mode = (uint32_t)d->type << 12;
+    return gone ? 0 : fsb_backend_listing_emit_(ls, &entry);
 }
 
 static int64_t fsb_local_list_from_(fsb_local_ *l, fsb_backend_listing_ *ls, int dir,
@@ -2954,7 +3051,8 @@ static const char *fsb_local_fan_folder_(fsb_local_ *l, const fsb_local_record_ 
     const int fd = open_by_handle_at(f->mount, (struct file_handle *)(uintptr_t)handle,
                                      O_PATH | O_CLOEXEC);
     if (fd < 0) return NULL;
-    const size_t n = fsb_local_look_(l, fd, "", &st) || !st.nlink ? 0 : fsb_local_path_of_(fd, path);
+    const int    gone = fsb_local_look_(l, fd, "", &st) || !st.nlink;
+    const size_t n = gone ? 0 : fsb_local_path_of_(fd, path);
     close(fd);
     if (!n || !fsb_backend_below_(f->root, path)) return NULL;
     const size_t skip = f->root_size > 1 ? f->root_size : 0;
@@ -3019,7 +3117,9 @@ static void fsb_local_fan_changed_(fsb_local_ *l, uint64_t mask, const char *pat
     if (deleted) fsb_local_tell_by_(l, FSB_EVENT_REMOVED, path, NULL, own);
 }
 
-static void fsb_local_fan_event_(fsb_local_ *l, const struct fanotify_event_metadata *e, pid_t self)
+/* `bytes` is where the event stands, aligned to 4 only: *e is a copy of its head. */
+static void fsb_local_fan_event_(fsb_local_ *l, const struct fanotify_event_metadata *e,
+                                 const char *bytes, pid_t self)
 {
     const fsb_local_record_ *name = NULL, *old = NULL, *fresh = NULL, *record;
     char                     path[FSB_PATH_MAX + 1];
@@ -3027,7 +3127,7 @@ static void fsb_local_fan_event_(fsb_local_ *l, const struct fanotify_event_meta
     if (e->mask & FSB_LOCAL_FAN_OVERFLOW_) fsb_local_tell_(l, FSB_EVENT_LOST, "/", NULL);
     if (e->mask & FSB_LOCAL_FAN_OVERFLOW_ || (own && !l->fan->own)) return;
     for (size_t at = e->metadata_len; at + sizeof *record < e->event_len; at += record->size) {
-        record = (const fsb_local_record_ *)(const void *)((const char *)e + at);
+        record = (const fsb_local_record_ *)(const void *)(bytes + at);
         if (record->size < sizeof *record) return;
         if (record->type == FSB_LOCAL_FAN_NAME_) name = record;
         if (record->type == FSB_LOCAL_FAN_OLD_) old = record;
@@ -3052,10 +3152,10 @@ static void fsb_local_fan_read_(fsb_local_ *l, const char *bytes, ssize_t size)
     f->told_full_old = f->told_full, f->told_full = 0;
     f->known_size = 0, f->own = fsb_backend_watches_own_(&l->watches);
     for (ssize_t at = 0; at < size;) {
-        const struct fanotify_event_metadata *e =
-            (const struct fanotify_event_metadata *)(const void *)(bytes + at);
-        at += (ssize_t)e->event_len;
-        fsb_local_fan_event_(l, e, self);
+        struct fanotify_event_metadata e;
+        memcpy(&e, bytes + at, sizeof e);
+        fsb_local_fan_event_(l, &e, bytes + at, self);
+        at += (ssize_t)e.event_len;
     }
 }
 
@@ -3087,7 +3187,7 @@ static void fsb_local_inotify_read_(fsb_local_ *l, const char *bytes, ssize_t si
 {
     for (ssize_t at = 0; at < size;) {
         const struct inotify_event *e = (const struct inotify_event *)(const void *)(bytes + at);
-        at += (ssize_t)sizeof *e + e->len;
+        at += (ssize_t)(sizeof *e + e->len);
         if (!fsb_local_said_again_(e, bytes + size)) fsb_local_kernel_event_(l, e);
     }
 }
@@ -3276,13 +3376,14 @@ static int fsb_local_env_sets_(const char *const *env, size_t count, const char 
 /* The host's variables but those that are set anew, and these, each once: the last one counts. */
 static const char **fsb_local_env_(fsb_local_ *l, const char *const *over, size_t *room)
 {
-    const char *const *host = (const char *const *)environ;
-    const size_t       more = fsb_local_env_count_(over);
-    size_t             n = 0;
+    static const char *const path[] = {"PATH=/usr/local/bin:/usr/bin:/bin", NULL};
+    const char *const       *host = l->env ? l->env : path;
+    const size_t             more = fsb_local_env_count_(over);
+    size_t                   n = 0;
     *room = (fsb_local_env_count_(host) + more + 1) * sizeof(char *);
     const char **all = (const char **)fsb_backend_new_(&l->allocator, *room);
     if (!all) return NULL;
-    for (; host && *host; ++host)
+    for (; *host; ++host)
         if (!fsb_local_env_sets_(over, more, *host)) all[n++] = *host;
     for (size_t i = 0; i < more; ++i)
         if (!fsb_local_env_sets_(over + i + 1, more - i - 1, over[i])) all[n++] = over[i];
@@ -3612,7 +3713,7 @@ FSB_API int fsb_local_open(fsb_backend **out, const fsb_local_desc *desc)
     fsb_local_ *l = (fsb_local_ *)fsb_backend_new_(&desc->allocator, sizeof *l);
     if (!l) return -ENOMEM;
     l->allocator = desc->allocator, l->log = desc->log, l->flags = desc->flags;
-    l->allow_exec = desc->allow_exec;
+    l->allow_exec = desc->allow_exec, l->env = desc->exec_env;
     l->root = fsb_local_errno_(open(desc->root, O_PATH | O_DIRECTORY | O_CLOEXEC));
     struct stat st;
     int         err = l->root < 0 ? l->root : fsb_local_errno_(fstat(l->root, &st));
@@ -5021,6 +5122,947 @@ FSB_API int fsb_memory_open(fsb_backend **out, const fsb_memory_desc *desc)
     m->base.call[FSB_OP_DESCRIPTOR] = m->base.call[FSB_OP_EXEC] = NULL;
     *out = &m->base;
     return 0;
+}
+
+/* ---- [conveniences: files] ------------------------------------------------------------------- */
+
+static fsb_op fsb_backend_op_(uint32_t code, const char *path)
+{
+    fsb_op op;
+    memset(&op, 0, sizeof op);
+    op.code = code, op.path = path;
+    return op;
+}
+
+/* UNLINK, RMDIR, STAT: a path and no more. *st is zeros if it failed. */
+static int fsb_backend_simple_(fsb_backend *b, uint32_t code, const char *path, fsb_stat *st)
+{
+    fsb_op        op = fsb_backend_op_(code, path);
+    const int64_t n = fsb_backend_call(b, &op);
+    if (n < 0) memset(&op.stat, 0, sizeof op.stat);
+    if (st) *st = op.stat;
+    return n < 0 ? (int)n : 0;
+}
+
+static int fsb_backend_mkdir_(fsb_backend *b, const char *path, uint32_t mode)
+{
+    fsb_op op = fsb_backend_op_(FSB_OP_MKDIR, path);
+    op.attr.mask = FSB_ATTR_MODE, op.attr.mode = mode;
+    return (int)fsb_backend_call(b, &op);
+}
+
+FSB_API int fsb_backend_mkdir_all(fsb_backend *b, const char *path, uint32_t mode)
+{
+    char part[FSB_PATH_MAX + 1];
+    int  err = fsb_backend_path_check_(path);
+    if (!err) err = path[1] ? fsb_backend_mkdir_(b, path, mode) : -EEXIST;
+    if (err == -ENOENT) { /* from the top, then; what is missing is made, the last as well */
+        err = 0;
+        for (size_t at = 1; !err || err == -EEXIST; ++at) {
+            if (path[at] && path[at] != '/') continue;
+            memcpy(part, path, at);
+            part[at] = '\0';
+            err = fsb_backend_mkdir_(b, part, mode);
+            if (!path[at]) break;
+        }
+    }
+    if (err != -EEXIST) return err;
+    fsb_stat st;
+    err = fsb_backend_simple_(b, FSB_OP_STAT, path, &st);
+    return !err && !S_ISDIR(st.mode) ? -ENOTDIR : err;
+}
+
+/* A name in the folder of `path` that nobody else has: ".fsb-KIND-" and 16 hex digits. */
+static int fsb_backend_aside_(const char *path, const char *kind, uint64_t number, char *out)
+{
+    const size_t folder = (size_t)(fsb_backend_name_(path) - path);
+    if (folder + 32 > FSB_PATH_MAX) return -ENAMETOOLONG;
+    memcpy(out, path, folder);
+    snprintf(out + folder, 32, ".fsb-%s-%016llx", kind, (unsigned long long)number);
+    return 0;
+}
+
+/* Makes the new file at `aside`, with all its bytes on the disk. */
+static int fsb_file_write_aside_(fsb_backend *b, const char *aside, const void *data, size_t size,
+                                 uint32_t mode)
+{
+    fsb_op op = fsb_backend_op_(FSB_OP_OPEN, aside);
+    op.flags = FSB_O_WRITE | FSB_O_CREATE | FSB_O_EXCL;
+    op.attr.mask = FSB_ATTR_MODE, op.attr.mode = mode;
+    if (fsb_backend_call(b, &op) < 0) return (int)op.result;
+    int err = 0;
+    for (size_t at = 0; at < size && !err; at += op.size) {
+        op.code = FSB_OP_WRITE, op.flags = 0, op.offset = at, op.data = (const char *)data + at;
+        op.size = size - at < FSB_IO_MAX ? size - at : (size_t)FSB_IO_MAX;
+        if (fsb_backend_call(b, &op) < 0) err = (int)op.result;
+    }
+    op.code = FSB_OP_SYNC, op.flags = 0;
+    if (!err && fsb_backend_call(b, &op) < 0 && op.result != -ENOSYS) err = (int)op.result;
+    op.code = FSB_OP_CLOSE;
+    if (fsb_backend_call(b, &op) < 0 && !err) err = (int)op.result;
+    return err;
+}
+
+FSB_API int fsb_file_replace(fsb_backend *b, const char *path, const void *data, size_t size,
+                             uint32_t mode)
+{
+    char            aside[FSB_PATH_MAX + 1], folder[FSB_PATH_MAX + 1];
+    struct timespec now;
+    fsb_stat        st;
+    int             err = fsb_backend_path_check_(path);
+    if (!err && !path[1]) err = -EISDIR;
+    if (err || (!data && size)) return err ? err : -EINVAL;
+    if (!mode && !fsb_backend_simple_(b, FSB_OP_STAT, path, &st) && S_ISREG(st.mode))
+        mode = st.mode & 07777;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    uint64_t number = fsb_backend_mix_((uint64_t)now.tv_nsec ^ (uint64_t)(uintptr_t)&now)
+                      ^ (uint64_t)getpid();
+    err = -EEXIST;
+    for (int tries = 0; tries < 100 && (err == -EEXIST || (err == -ENOENT && tries < 2)); ++tries) {
+        const size_t n = (size_t)(fsb_backend_name_(path) - path) - 1;
+        memcpy(folder, path, n);
+        folder[n] = '\0';
+        if (err == -ENOENT && n) fsb_backend_mkdir_all(b, folder, 0755);
+        number = fsb_backend_mix_(number + 1);
+        err = fsb_backend_aside_(path, "new", number, aside);
+        if (!err) err = fsb_file_write_aside_(b, aside, data, size, mode ? mode : 0644);
+    }
+    fsb_op op = fsb_backend_op_(FSB_OP_RENAME, aside);
+    op.path2 = path;
+    if (!err && fsb_backend_call(b, &op) < 0) err = (int)op.result;
+    if (err && err != -EEXIST && err != -ENAMETOOLONG)
+        fsb_backend_simple_(b, FSB_OP_UNLINK, aside, NULL);
+    return err;
+}
+
+FSB_API int fsb_backend_touch(fsb_backend *b, const char *path, const int64_t *mtime_ns)
+{
+    fsb_op op = fsb_backend_op_(FSB_OP_SETATTR, path), put = fsb_backend_op_(FSB_OP_PUT, path);
+    op.attr.mask = FSB_ATTR_ATIME_NOW | FSB_ATTR_MTIME_NOW;
+    if (mtime_ns) {
+        op.attr.mask = FSB_ATTR_ATIME | FSB_ATTR_MTIME;
+        op.attr.atime_ns = op.attr.mtime_ns = *mtime_ns;
+    }
+    if (fsb_backend_call(b, &op) != -ENOENT) return (int)op.result;
+    put.flags = FSB_O_WRITE | FSB_O_CREATE, put.data = "";
+    put.attr.mask = FSB_ATTR_MODE, put.attr.mode = 0644;
+    if (fsb_backend_call(b, &put) < 0) return (int)put.result;
+    return (int)fsb_backend_call(b, &op); /* somebody else may have made it, long ago */
+}
+
+/* ---- [conveniences: walk] -------------------------------------------------------------------- */
+
+/* A folder under way: a part of its listing, and where the next part starts. */
+enum { FSB_WALK_ROOM_ = 16 << 10 };
+
+typedef struct fsb_walk_name_ {
+    fsb_stat stat;
+    size_t   bytes; /* to the next one; the name with its '\0' follows */
+} fsb_walk_name_;
+
+typedef struct fsb_walk_level_ {
+    struct fsb_walk_level_ *up;
+    fsb_stat                stat;
+    size_t                  path_size; /* of the folder's */
+    uint64_t                cookie;
+    size_t                  used, at; /* of room, bytes */
+    int                     whole, failed;
+    union { uint64_t align; char bytes[FSB_WALK_ROOM_]; } room;
+} fsb_walk_level_;
+
+typedef struct fsb_walk_ {
+    fsb_backend     *b;
+    fsb_allocator    allocator;
+    fsb_walk_level_ *level;
+    uint32_t         depth;
+    int (*visit)(void *user, const fsb_walk_step *step);
+    void *user;
+    char  path[FSB_PATH_MAX + 1];
+} fsb_walk_;
+
+static int fsb_walk_tell_(fsb_walk_ *w, uint32_t kind, const fsb_stat *st, int error)
+{
+    fsb_walk_step step;
+    step.kind = kind, step.depth = w->depth, step.error = error;
+    step.path = w->path, step.stat = st;
+    return w->visit(w->user, &step);
+}
+
+/* A folder: told of, and gone into unless it is passed by. */
+static int fsb_walk_enter_(fsb_walk_ *w, const fsb_stat *st)
+{
+    const fsb_stat copy = *st;
+    const int      answer = fsb_walk_tell_(w, FSB_WALK_FOLDER, &copy, 0);
+    if (answer) return answer < 0 ? answer : 0;
+    fsb_walk_level_ *level =
+        (fsb_walk_level_ *)fsb_backend_resize_(&w->allocator, NULL, 0, sizeof *level);
+    if (!level) return -ENOMEM;
+    level->up = w->level, level->stat = copy, level->path_size = strlen(w->path);
+    level->cookie = 0, level->used = level->at = 0, level->whole = level->failed = 0;
+    w->level = level, ++w->depth;
+    return 0;
+}
+
+static int fsb_walk_emit_(fsb_op *op, const fsb_dirent *entry)
+{
+    fsb_walk_level_ *level = (fsb_walk_level_ *)op->user;
+    const size_t     bytes = (sizeof(fsb_walk_name_) + entry->name_size + 8) / 8 * 8;
+    if (entry->folder || !entry->name_size) return 0; /* not asked for */
+    if (bytes > FSB_WALK_ROOM_ - level->used) return 1;
+    fsb_walk_name_ *name = (fsb_walk_name_ *)(void *)(level->room.bytes + level->used);
+    name->stat = entry->stat, name->bytes = bytes;
+    memcpy(name + 1, entry->name, entry->name_size);
+    ((char *)(name + 1))[entry->name_size] = '\0';
+    level->used += bytes, level->cookie = entry->cookie;
+    return 0;
+}
+
+/* The next part of the folder's listing. */
+static int fsb_walk_fill_(fsb_walk_ *w)
+{
+    fsb_walk_level_ *level = w->level;
+    fsb_op           op = fsb_backend_op_(FSB_OP_LIST, w->path);
+    level->used = level->at = 0;
+    op.file_id = level->stat.file_id, op.flags = FSB_LIST_STAT, op.offset = level->cookie;
+    op.size64 = FSB_WALK_ROOM_, op.emit = fsb_walk_emit_, op.user = level;
+    const int64_t n = fsb_backend_call(w->b, &op);
+    level->whole = n != 0 || !level->used;
+    if (n >= 0) return 0;
+    --w->depth;
+    const int answer = fsb_walk_tell_(w, FSB_WALK_ERROR, &level->stat, (int)n);
+    ++w->depth;
+    return answer < 0 ? answer : 0;
+}
+
+/* Behind the last name: back up. */
+static int fsb_walk_leave_(fsb_walk_ *w)
+{
+    fsb_walk_level_ *level = w->level;
+    w->level = level->up, --w->depth;
+    const int answer = fsb_walk_tell_(w, FSB_WALK_LEAVE, &level->stat, 0);
+    fsb_backend_free_(&w->allocator, level, sizeof *level);
+    return answer < 0 ? answer : 0;
+}
+
+static int fsb_walk_step_(fsb_walk_ *w)
+{
+    fsb_walk_level_ *level = w->level;
+    w->path[level->path_size] = '\0';
+    if (level->at == level->used) return level->whole ? fsb_walk_leave_(w) : fsb_walk_fill_(w);
+    fsb_walk_name_ *name = (fsb_walk_name_ *)(void *)(level->room.bytes + level->at);
+    char            path[FSB_PATH_MAX + 1];
+    level->at += name->bytes;
+    if (!fsb_backend_join_(path, w->path, (const char *)(name + 1)))
+        return fsb_walk_tell_(w, FSB_WALK_ERROR, &level->stat, -ENAMETOOLONG) < 0 ? -ENAMETOOLONG
+                                                                                 : 0;
+    memcpy(w->path, path, strlen(path) + 1);
+    if (S_ISDIR(name->stat.mode)) return fsb_walk_enter_(w, &name->stat);
+    const int answer = fsb_walk_tell_(w, FSB_WALK_FILE, &name->stat, 0);
+    return answer < 0 ? answer : 0;
+}
+
+FSB_API int fsb_backend_walk(fsb_backend *b, const char *path, const fsb_allocator *allocator,
+                             int (*visit)(void *user, const fsb_walk_step *step), void *user)
+{
+    fsb_walk_ w;
+    fsb_stat  st;
+    int       err = visit ? fsb_backend_path_check_(path) : -EINVAL;
+    if (!err) err = fsb_backend_simple_(b, FSB_OP_STAT, path, &st);
+    if (err) return err;
+    memset(&w, 0, sizeof w);
+    w.b = b, w.visit = visit, w.user = user;
+    if (allocator) w.allocator = *allocator;
+    memcpy(w.path, path, strlen(path) + 1);
+    if (S_ISDIR(st.mode)) err = fsb_walk_enter_(&w, &st);
+    else err = fsb_walk_tell_(&w, FSB_WALK_FILE, &st, 0);
+    while (w.level && err >= 0) err = fsb_walk_step_(&w);
+    while (w.level) {
+        fsb_walk_level_ *level = w.level;
+        w.level = level->up;
+        fsb_backend_free_(&w.allocator, level, sizeof *level);
+    }
+    return err < 0 ? err : 0;
+}
+
+typedef struct fsb_remove_ {
+    fsb_backend *b;
+    int          err; /* the first */
+} fsb_remove_;
+
+static int fsb_remove_visit_(void *user, const fsb_walk_step *step)
+{
+    fsb_remove_ *r = (fsb_remove_ *)user;
+    int          err = 0;
+    if (step->kind == FSB_WALK_ERROR) err = step->error == -ENOENT ? 0 : step->error;
+    else if (step->kind != FSB_WALK_FOLDER)
+        err = fsb_backend_simple_(r->b, step->kind == FSB_WALK_FILE ? FSB_OP_UNLINK : FSB_OP_RMDIR,
+                                  step->path, NULL);
+    if (err && !r->err && (err != -ENOENT || step->depth == 0)) r->err = err;
+    return 0;
+}
+
+FSB_API int fsb_backend_remove_all(fsb_backend *b, const char *path, const fsb_allocator *allocator)
+{
+    fsb_remove_ r;
+    r.b = b, r.err = 0;
+    if (path && path[0] == '/' && !path[1]) return -EBUSY;
+    const int err = fsb_backend_walk(b, path, allocator, fsb_remove_visit_, &r);
+    return err ? err : r.err;
+}
+
+/* ---- [conveniences: batch] ------------------------------------------------------------------- */
+
+typedef struct fsb_batch_ {
+    fsb_allocator   allocator;
+    pthread_mutex_t lock; /* guards left */
+    pthread_cond_t  wake;
+    size_t          left;
+} fsb_batch_;
+
+typedef struct fsb_batch_op_ {
+    fsb_op       op; /* first: done() is given it */
+    fsb_batch_  *batch;
+} fsb_batch_op_;
+
+/* Borrowed bytes are gone when done() returns. */
+static void fsb_batch_keep_(fsb_batch_ *batch, fsb_op *op)
+{
+    fsb_op like;
+    memset(&like, 0, sizeof like);
+    like.size = op->slice.size;
+    void *room = fsb_backend_room_(&batch->allocator, &like);
+    if (room) memcpy(room, op->slice.data, like.size);
+    if (room) fsb_backend_answer_(&like, room, (int64_t)like.size);
+    else op->result = -ENOMEM;
+    op->slice = like.slice;
+}
+
+static void fsb_batch_done_(fsb_op *op)
+{
+    fsb_batch_ *batch = ((fsb_batch_op_ *)(void *)op)->batch;
+    if (op->result >= 0 && op->slice.size && !op->slice.release) fsb_batch_keep_(batch, op);
+    pthread_mutex_lock(&batch->lock);
+    if (!--batch->left) pthread_cond_signal(&batch->wake);
+    pthread_mutex_unlock(&batch->lock);
+}
+
+/* Hands the answers to the caller's op, which keeps what is its own. */
+static void fsb_batch_answer_(fsb_op *op, const fsb_op *from)
+{
+    fsb_op answer = *from;
+    answer.done = op->done, answer.next = op->next;
+    answer.layer[0] = op->layer[0], answer.layer[1] = op->layer[1];
+    *op = answer;
+}
+
+FSB_API int fsb_backend_batch(fsb_backend *b, fsb_op *const *ops, size_t n, fsb_runner runner,
+                              const fsb_allocator *allocator)
+{
+    fsb_allocator a;
+    fsb_batch_    batch;
+    memset(&a, 0, sizeof a);
+    if (allocator) a = *allocator;
+    batch.allocator = a;
+    if (!n) return 0;
+    const size_t each = sizeof(fsb_batch_op_) + sizeof(fsb_op *);
+    if (n > SIZE_MAX / each) return -ENOMEM;
+    fsb_batch_op_ *mine = (fsb_batch_op_ *)fsb_backend_new_(&a, n * each);
+    if (!mine) return -ENOMEM;
+    fsb_op **list = (fsb_op **)(void *)(mine + n);
+    pthread_mutex_init(&batch.lock, NULL);
+    pthread_cond_init(&batch.wake, NULL);
+    batch.left = n;
+    for (size_t i = 0; i < n; ++i) {
+        mine[i].op = *ops[i], mine[i].batch = &batch, mine[i].op.done = fsb_batch_done_;
+        memset(&mine[i].op.slice, 0, sizeof mine[i].op.slice);
+        list[i] = &mine[i].op;
+    }
+    fsb_backend_submit(b, list, n, runner);
+    pthread_mutex_lock(&batch.lock);
+    while (batch.left) pthread_cond_wait(&batch.wake, &batch.lock);
+    pthread_mutex_unlock(&batch.lock);
+    int err = 0;
+    for (size_t i = 0; i < n; ++i) {
+        fsb_batch_answer_(ops[i], &mine[i].op);
+        if (ops[i]->result < 0 && !err) err = (int)ops[i]->result;
+    }
+    pthread_cond_destroy(&batch.wake);
+    pthread_mutex_destroy(&batch.lock);
+    fsb_backend_free_(&a, mine, n * each);
+    return err;
+}
+
+/* ---- [conveniences: copy] -------------------------------------------------------------------- */
+
+/* The caller's thread walks the source and hands the names to workers; a large file goes in pieces,
+   at most a window of them ahead of the first that is missing, so that an aside file is known to be
+   whole up to a window before its end. */
+enum { FSB_COPY_PIECE_ = FSB_IO_MAX, FSB_COPY_WINDOW_ = 64, FSB_COPY_TICK_MS_ = 100 };
+
+typedef struct fsb_copy_folder_ { /* its mode and times come last; its path follows */
+    struct fsb_copy_folder_ *up;
+    fsb_stat                 stat;
+    uint64_t                 pending; /* names in it under way, and the walk */
+    size_t                   size;
+} fsb_copy_folder_;
+
+typedef struct fsb_copy_ {
+    fsb_copy_desc     d;
+    fsb_workers      *workers;
+    fsb_copy_folder_ *folder; /* that the walk is in; the walk's own */
+    int64_t           tick_ms; /* when progress is due; the walk's own */
+    int               stop;    /* atomic */
+    pthread_mutex_t   lock; /* leaf; guards all below, and pending, low, bits of the others */
+    pthread_cond_t    wake;
+    fsb_copy_progress p;
+    uint64_t          pending; /* jobs */
+} fsb_copy_;
+
+typedef struct fsb_copy_file_ { /* the paths follow: from, to */
+    fsb_copy_        *c;
+    fsb_copy_folder_ *folder; /* NULL: the copy is of this file */
+    fsb_stat          stat;
+    fsb_handle        in, out;
+    uint64_t          pending;   /* pieces, and who hands them out */
+    uint64_t          low, bits; /* the first piece missing; which behind it are done */
+    int               err;       /* atomic */
+    size_t            from_size, to_size; /* with their '\0' */
+} fsb_copy_file_;
+
+typedef struct fsb_copy_piece_ {
+    fsb_copy_file_ *file;
+    uint64_t        index;
+} fsb_copy_piece_;
+
+static const char *fsb_copy_from_(const fsb_copy_file_ *f)
+{
+    return (const char *)(const void *)(f + 1);
+}
+
+static const char *fsb_copy_to_(const fsb_copy_file_ *f)
+{
+    return fsb_copy_from_(f) + f->from_size;
+}
+
+static void fsb_copy_failed_(fsb_copy_ *c, const char *path, int err)
+{
+    pthread_mutex_lock(&c->lock);
+    if (!c->p.error) {
+        c->p.error = err;
+        memcpy(c->p.error_path, path, strlen(path) + 1);
+    }
+    ++c->p.failed;
+    pthread_mutex_unlock(&c->lock);
+}
+
+/* What is kept of a source: set-user-id and set-group-id go only together with the owner. */
+static void fsb_copy_attr_(const fsb_copy_ *c, const fsb_stat *st, fsb_attr *a)
+{
+    const int owners = (c->d.flags & FSB_COPY_OWNERS) != 0;
+    memset(a, 0, sizeof *a);
+    a->mask = FSB_ATTR_ATIME | FSB_ATTR_MTIME;
+    if (!S_ISLNK(st->mode)) a->mask |= FSB_ATTR_MODE;
+    if (owners) a->mask |= FSB_ATTR_UID | FSB_ATTR_GID;
+    a->mode = st->mode & (owners ? 07777 : 01777), a->uid = st->uid, a->gid = st->gid;
+    a->atime_ns = st->atime_ns, a->mtime_ns = st->mtime_ns;
+}
+
+static int fsb_copy_settle_(fsb_copy_ *c, const char *path, fsb_handle handle, const fsb_stat *st)
+{
+    fsb_op op = fsb_backend_op_(FSB_OP_SETATTR, path);
+    op.handle = handle;
+    fsb_copy_attr_(c, st, &op.attr);
+    if (handle) op.attr.mask |= FSB_ATTR_SIZE, op.attr.size = st->size;
+    return (int)fsb_backend_call(c->d.to, &op);
+}
+
+/* Progress, on the walk's thread. -ECANCELED: stop. */
+static int fsb_copy_tick_(fsb_copy_ *c, int force)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    const int64_t now = t.tv_sec * INT64_C(1000) + t.tv_nsec / 1000000;
+    if (!c->d.progress || (!force && now < c->tick_ms)) return c->stop ? -ECANCELED : 0;
+    c->tick_ms = now + FSB_COPY_TICK_MS_;
+    pthread_mutex_lock(&c->lock);
+    const fsb_copy_progress p = c->p;
+    pthread_mutex_unlock(&c->lock);
+    if (!c->d.progress(c->d.user, &p)) return c->stop ? -ECANCELED : 0;
+    __atomic_store_n(&c->stop, 1, __ATOMIC_RELAXED);
+    return -ECANCELED;
+}
+
+/* Waits for a job to end, a moment at most; locked. */
+static void fsb_copy_rest_(fsb_copy_ *c)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME, &t);
+    t.tv_nsec += FSB_COPY_TICK_MS_ * 1000000L;
+    if (t.tv_nsec >= 1000000000L) t.tv_nsec -= 1000000000L, ++t.tv_sec;
+    pthread_cond_timedwait(&c->wake, &c->lock, &t);
+}
+
+/* ---- folders ---- */
+
+/* One name less is under way in the folder; the last one settles it, and leaves the one above. */
+static void fsb_copy_folder_put_(fsb_copy_ *c, fsb_copy_folder_ *f)
+{
+    while (f) {
+        pthread_mutex_lock(&c->lock);
+        const uint64_t left = --f->pending;
+        pthread_mutex_unlock(&c->lock);
+        if (left) return;
+        fsb_copy_folder_ *up = f->up;
+        const char       *path = (const char *)(const void *)(f + 1);
+        const int         err = fsb_copy_settle_(c, path, 0, &f->stat);
+        if (err) fsb_copy_failed_(c, path, err);
+        fsb_backend_free_(&c->d.allocator, f, sizeof *f + f->size);
+        f = up;
+    }
+}
+
+static int fsb_copy_folder_make_(fsb_copy_ *c, const char *to, const fsb_stat *st)
+{
+    fsb_stat  there;
+    const int err = fsb_backend_mkdir_(c->d.to, to, (st->mode & 0777) | 0700);
+    if (err != -EEXIST) return err;
+    const int found = fsb_backend_simple_(c->d.to, FSB_OP_STAT, to, &there);
+    return !found && !S_ISDIR(there.mode) ? -ENOTDIR : found;
+}
+
+static int fsb_copy_enter_(fsb_copy_ *c, const char *to, const fsb_stat *st)
+{
+    const size_t size = strlen(to) + 1;
+    int          err = fsb_copy_folder_make_(c, to, st);
+    if (err) return err;
+    fsb_copy_folder_ *f = (fsb_copy_folder_ *)fsb_backend_new_(&c->d.allocator, sizeof *f + size);
+    if (!f) return -ENOMEM;
+    memcpy(f + 1, to, size);
+    f->up = c->folder, f->stat = *st, f->pending = 1, f->size = size;
+    pthread_mutex_lock(&c->lock);
+    if (f->up) ++f->up->pending;
+    ++c->p.folders;
+    pthread_mutex_unlock(&c->lock);
+    c->folder = f;
+    return 0;
+}
+
+/* ---- one name, by a worker ---- */
+
+static void fsb_copy_file_done_(fsb_copy_file_ *f, int err)
+{
+    fsb_copy_ *c = f->c;
+    if (err) fsb_copy_failed_(c, fsb_copy_from_(f), err);
+    fsb_copy_folder_put_(c, f->folder);
+    fsb_backend_free_(&c->d.allocator, f, sizeof *f + f->from_size + f->to_size);
+    pthread_mutex_lock(&c->lock);
+    if (!err) ++c->p.files;
+    --c->pending;
+    pthread_cond_signal(&c->wake);
+    pthread_mutex_unlock(&c->lock);
+}
+
+/* 1 if RESUME passes the file over. */
+static int fsb_copy_there_(const fsb_copy_file_ *f)
+{
+    fsb_copy_ *c = f->c;
+    fsb_stat   st;
+    if (!(c->d.flags & FSB_COPY_RESUME) || !S_ISREG(f->stat.mode)) return 0;
+    if (fsb_backend_simple_(c->d.to, FSB_OP_STAT, fsb_copy_to_(f), &st)) return 0;
+    if (!S_ISREG(st.mode) || st.size != f->stat.size || st.mtime_ns != f->stat.mtime_ns) return 0;
+    pthread_mutex_lock(&c->lock);
+    ++c->p.passed;
+    pthread_mutex_unlock(&c->lock);
+    return 1;
+}
+
+/* A link or a node; what is there is replaced. */
+static int fsb_copy_special_(fsb_copy_file_ *f)
+{
+    fsb_copy_ *c = f->c;
+    char       text[FSB_PATH_MAX + 1];
+    fsb_op     make = fsb_backend_op_(FSB_OP_MKNOD, fsb_copy_to_(f));
+    make.attr.mask = FSB_ATTR_MODE, make.attr.mode = f->stat.mode & (S_IFMT | 01777);
+    make.attr.rdev_major = f->stat.rdev_major, make.attr.rdev_minor = f->stat.rdev_minor;
+    if (S_ISLNK(f->stat.mode)) {
+        fsb_op read = fsb_backend_op_(FSB_OP_READLINK, fsb_copy_from_(f));
+        read.buf = text, read.size = FSB_PATH_MAX;
+        if (fsb_backend_call(c->d.from, &read) < 0) return (int)read.result;
+        text[read.result] = '\0';
+        make.code = FSB_OP_SYMLINK, make.path2 = text;
+        memset(&make.attr, 0, sizeof make.attr);
+    }
+    if (fsb_backend_call(c->d.to, &make) == -EEXIST) {
+        const int err = fsb_backend_simple_(c->d.to, FSB_OP_UNLINK, fsb_copy_to_(f), NULL);
+        if (err) return err;
+        fsb_backend_call(c->d.to, &make);
+    }
+    if (make.result < 0) return (int)make.result;
+    const int err = fsb_copy_settle_(c, fsb_copy_to_(f), 0, &f->stat);
+    return err == -EOPNOTSUPP ? 0 : err; /* a link's times, where there are none */
+}
+
+static int fsb_copy_put_(fsb_copy_file_ *f, const char *data, size_t size)
+{
+    fsb_backend *to = f->c->d.to;
+    fsb_op       op = fsb_backend_op_(FSB_OP_PUT, fsb_copy_to_(f));
+    op.flags = FSB_O_WRITE | FSB_O_CREATE | FSB_O_TRUNC, op.data = data, op.size = size;
+    op.attr.mask = FSB_ATTR_MODE, op.attr.mode = f->stat.mode & 0777;
+    if (fsb_backend_call(to, &op) == -ELOOP) { /* a link is replaced, not written through */
+        const int err = fsb_backend_simple_(to, FSB_OP_UNLINK, fsb_copy_to_(f), NULL);
+        if (err) return err;
+        fsb_backend_call(to, &op);
+    }
+    return op.result < 0 ? (int)op.result : fsb_copy_settle_(f->c, fsb_copy_to_(f), 0, &f->stat);
+}
+
+/* A small file: one call to read it, one to write it, one for its times. */
+static int fsb_copy_small_(fsb_copy_file_ *f)
+{
+    fsb_copy_   *c = f->c;
+    const size_t size = (size_t)f->stat.size, room = 2 * size + 2;
+    char        *buf = (char *)fsb_backend_resize_(&c->d.allocator, NULL, 0, room);
+    fsb_op       op = fsb_backend_op_(FSB_OP_GET, fsb_copy_from_(f));
+    if (!buf) return -ENOMEM;
+    op.buf = buf, op.size = size ? size : 1, op.file_id = f->stat.file_id;
+    int64_t n = fsb_backend_call(c->d.from, &op);
+    if (n >= 0 && op.stat.size > (uint64_t)n) n = -EAGAIN; /* it grew meanwhile */
+    if (n >= 0) f->stat.mtime_ns = op.stat.mtime_ns, f->stat.size = (uint64_t)n;
+    int err = n < 0 ? (int)n : fsb_copy_put_(f, buf, (size_t)n);
+    if (!err && c->d.flags & FSB_COPY_VERIFY) {
+        fsb_op back = fsb_backend_op_(FSB_OP_GET, fsb_copy_to_(f));
+        back.buf = buf + size + 1, back.size = size + 1;
+        if (fsb_backend_call(c->d.to, &back) < 0) err = (int)back.result;
+        else if (back.result != n || memcmp(buf, buf + size + 1, (size_t)n)) err = -EBADMSG;
+    }
+    fsb_backend_free_(&c->d.allocator, buf, room);
+    pthread_mutex_lock(&c->lock);
+    if (!err) c->p.bytes += (uint64_t)n;
+    pthread_mutex_unlock(&c->lock);
+    return err;
+}
+
+static void fsb_copy_job_(void *arg)
+{
+    fsb_copy_file_ *f = (fsb_copy_file_ *)arg;
+    int             err = 0;
+    if (__atomic_load_n(&f->c->stop, __ATOMIC_RELAXED)) err = -ECANCELED;
+    else if (!S_ISREG(f->stat.mode)) err = fsb_copy_special_(f);
+    else if (!fsb_copy_there_(f)) err = fsb_copy_small_(f);
+    fsb_copy_file_done_(f, err);
+}
+
+/* ---- a large file, in pieces ---- */
+
+/* Where it is written to: the same place for the same version of the source. */
+static int fsb_copy_aside_(const fsb_copy_file_ *f, char *out)
+{
+    uint64_t h = fsb_backend_mix_(f->stat.file_id) ^ f->stat.version;
+    h = fsb_backend_mix_(h) ^ f->stat.size;
+    for (const char *p = fsb_backend_name_(fsb_copy_to_(f)); *p; ++p)
+        h = (h ^ (unsigned char)*p) * UINT64_C(0x100000001b3);
+    return fsb_backend_aside_(fsb_copy_to_(f), "copy", fsb_backend_mix_(h), out);
+}
+
+static void fsb_copy_close_(fsb_backend *b, fsb_handle handle, int *err)
+{
+    fsb_op op = fsb_backend_op_(FSB_OP_CLOSE, NULL);
+    op.handle = handle;
+    if (handle && fsb_backend_call(b, &op) < 0 && !*err) *err = (int)op.result;
+}
+
+/* All pieces are there, or there is an error: the file gets its name, or goes. */
+static void fsb_copy_finish_(fsb_copy_file_ *f)
+{
+    fsb_copy_ *c = f->c;
+    char       aside[FSB_PATH_MAX + 1];
+    int        err = f->err, ignored = 0;
+    if (!err) err = fsb_copy_settle_(c, NULL, f->out, &f->stat);
+    fsb_copy_close_(c->d.to, f->out, &err);
+    fsb_copy_close_(c->d.from, f->in, &ignored);
+    if (!fsb_copy_aside_(f, aside)) {
+        fsb_op op = fsb_backend_op_(FSB_OP_RENAME, aside);
+        op.path2 = fsb_copy_to_(f);
+        if (!err && fsb_backend_call(c->d.to, &op) < 0) err = (int)op.result;
+        if (err && !(c->d.flags & FSB_COPY_RESUME))
+            fsb_backend_simple_(c->d.to, FSB_OP_UNLINK, aside, NULL);
+    }
+    fsb_copy_file_done_(f, err);
+}
+
+/* The first error counts. */
+static void fsb_copy_piece_failed_(fsb_copy_file_ *f, int err)
+{
+    int none = 0;
+    __atomic_compare_exchange_n(&f->err, &none, err, 0, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
+}
+
+/* Piece `index` is done (n bytes), or failed. */
+static void fsb_copy_piece_done_(fsb_copy_file_ *f, uint64_t index, uint64_t n, int err)
+{
+    if (err) fsb_copy_piece_failed_(f, err);
+    pthread_mutex_lock(&f->c->lock);
+    f->bits |= UINT64_C(1) << (index - f->low);
+    while (f->bits & 1) f->bits >>= 1, ++f->low;
+    f->c->p.bytes += n;
+    pthread_cond_signal(&f->c->wake);
+    pthread_mutex_unlock(&f->c->lock);
+}
+
+static void fsb_copy_file_put_(fsb_copy_file_ *f)
+{
+    pthread_mutex_lock(&f->c->lock);
+    const uint64_t left = --f->pending;
+    pthread_mutex_unlock(&f->c->lock);
+    if (!left) fsb_copy_finish_(f);
+}
+
+/* Within one backend. 1: it cannot. */
+static int fsb_copy_within_(fsb_copy_file_ *f, uint64_t at, size_t size)
+{
+    fsb_op op = fsb_backend_op_(FSB_OP_COPY, NULL);
+    op.handle = f->in, op.handle2 = f->out;
+    for (size_t done = 0; done < size; done += (size_t)op.result) {
+        op.offset = op.offset2 = at + done, op.size64 = size - done;
+        const int64_t n = fsb_backend_call(f->c->d.to, &op);
+        if (n == -ENOSYS || n == -EOPNOTSUPP) return 1;
+        if (n <= 0) return n < 0 ? (int)n : -EAGAIN; /* it became shorter */
+    }
+    return 0;
+}
+
+static int fsb_copy_is_zero_(const char *p, size_t size)
+{
+    return !size || (!p[0] && !memcmp(p, p + 1, size - 1));
+}
+
+static int fsb_copy_bytes_(fsb_copy_file_ *f, uint64_t at, size_t size, char *buf)
+{
+    fsb_copy_ *c = f->c;
+    fsb_op     op = fsb_backend_op_(FSB_OP_READ, NULL);
+    op.handle = f->in, op.offset = at, op.size = size, op.buf = buf;
+    if (fsb_backend_call(c->d.from, &op) < 0) return (int)op.result;
+    if ((size_t)op.result != size) return -EAGAIN; /* it became shorter */
+    if (fsb_copy_is_zero_(buf, size)) return 0;    /* stays a hole */
+    op = fsb_backend_op_(FSB_OP_WRITE, NULL);
+    op.handle = f->out, op.offset = at, op.size = size, op.data = buf;
+    if (fsb_backend_call(c->d.to, &op) < 0) return (int)op.result;
+    if (!(c->d.flags & FSB_COPY_VERIFY)) return 0;
+    op = fsb_backend_op_(FSB_OP_READ, NULL);
+    op.handle = f->out, op.offset = at, op.size = size, op.buf = buf + size;
+    if (fsb_backend_call(c->d.to, &op) < 0) return (int)op.result;
+    return (size_t)op.result == size && !memcmp(buf, buf + size, size) ? 0 : -EBADMSG;
+}
+
+static void fsb_copy_piece_job_(void *arg)
+{
+    const fsb_copy_piece_ piece = *(fsb_copy_piece_ *)arg;
+    fsb_copy_file_       *f = piece.file;
+    fsb_copy_            *c = f->c;
+    const uint64_t        at = piece.index * FSB_COPY_PIECE_, left = f->stat.size - at;
+    const size_t          size = left < FSB_COPY_PIECE_ ? (size_t)left : (size_t)FSB_COPY_PIECE_;
+    const int             verify = (c->d.flags & FSB_COPY_VERIFY) != 0;
+    fsb_backend_free_(&c->d.allocator, arg, sizeof piece);
+    int err = __atomic_load_n(&f->err, __ATOMIC_RELAXED);
+    if (!err && __atomic_load_n(&c->stop, __ATOMIC_RELAXED)) err = -ECANCELED;
+    int by_hand = 1;
+    if (!err && c->d.from == c->d.to && !verify) by_hand = fsb_copy_within_(f, at, size);
+    if (!err && by_hand <= 0) err = by_hand;
+    else if (!err) {
+        char *buf = (char *)fsb_backend_resize_(&c->d.allocator, NULL, 0, size * 2);
+        err = buf ? fsb_copy_bytes_(f, at, size, buf) : -ENOMEM;
+        fsb_backend_free_(&c->d.allocator, buf, size * 2);
+    }
+    fsb_copy_piece_done_(f, piece.index, err ? 0 : size, err);
+    fsb_copy_file_put_(f);
+}
+
+/* Hands a piece to a worker, once it is inside the window; `data` 0: a hole. */
+static void fsb_copy_piece_start_(fsb_copy_file_ *f, uint64_t index, int data)
+{
+    fsb_copy_ *c = f->c;
+    pthread_mutex_lock(&c->lock);
+    while (index - f->low >= FSB_COPY_WINDOW_) fsb_copy_rest_(c);
+    if (data) ++f->pending;
+    pthread_mutex_unlock(&c->lock);
+    fsb_copy_piece_ *piece = NULL;
+    if (data) piece = (fsb_copy_piece_ *)fsb_backend_new_(&c->d.allocator, sizeof *piece);
+    if (piece) {
+        piece->file = f, piece->index = index;
+        if (fsb_workers_run(c->workers, fsb_copy_piece_job_, piece)) fsb_copy_piece_job_(piece);
+    } else {
+        fsb_copy_piece_done_(f, index, 0, data ? -ENOMEM : 0);
+        if (data) fsb_copy_file_put_(f);
+    }
+}
+
+/* The end of what is data at `at`, and where it starts; a source that cannot tell is all data. */
+static uint64_t fsb_copy_extent_(fsb_copy_file_ *f, uint64_t *at)
+{
+    fsb_op op = fsb_backend_op_(FSB_OP_SEEK, NULL);
+    op.handle = f->in, op.offset = *at, op.flags = FSB_SEEK_DATA;
+    const int64_t n = fsb_backend_call(f->c->d.from, &op);
+    if (n == -ENXIO) return *at = f->stat.size; /* a hole to the end */
+    if (n < 0) return f->stat.size;
+    *at = op.out_offset > *at ? op.out_offset : *at;
+    op.offset = *at, op.flags = FSB_SEEK_HOLE;
+    if (fsb_backend_call(f->c->d.from, &op) < 0) return f->stat.size;
+    return op.out_offset < f->stat.size ? op.out_offset : f->stat.size;
+}
+
+static void fsb_copy_pieces_(fsb_copy_file_ *f)
+{
+    const uint64_t count = (f->stat.size + FSB_COPY_PIECE_ - 1) / FSB_COPY_PIECE_;
+    uint64_t       index = f->low;
+    while (index < count) {
+        uint64_t       at = index * FSB_COPY_PIECE_;
+        const uint64_t end = fsb_copy_extent_(f, &at);
+        const uint64_t last = (end + FSB_COPY_PIECE_ - 1) / FSB_COPY_PIECE_;
+        while (index < count && index < at / FSB_COPY_PIECE_) fsb_copy_piece_start_(f, index++, 0);
+        if (at >= f->stat.size) return;
+        do fsb_copy_piece_start_(f, index++, 1);
+        while (index < last);
+        if (fsb_copy_tick_(f->c, 0) || __atomic_load_n(&f->err, __ATOMIC_RELAXED)) return;
+    }
+}
+
+static int fsb_copy_large_open_(fsb_copy_file_ *f)
+{
+    fsb_copy_ *c = f->c;
+    const int  resume = (c->d.flags & FSB_COPY_RESUME) != 0;
+    char       aside[FSB_PATH_MAX + 1];
+    fsb_op     op = fsb_backend_op_(FSB_OP_OPEN, fsb_copy_from_(f));
+    op.file_id = f->stat.file_id, op.flags = FSB_O_READ;
+    if (fsb_backend_call(c->d.from, &op) < 0) return (int)op.result;
+    f->in = op.handle, f->stat = op.stat;
+    const int err = fsb_copy_aside_(f, aside);
+    if (err) return err;
+    op = fsb_backend_op_(FSB_OP_OPEN, aside);
+    op.flags = FSB_O_READ | FSB_O_WRITE | FSB_O_CREATE;
+    if (!resume) op.flags |= FSB_O_TRUNC;
+    op.attr.mask = FSB_ATTR_MODE, op.attr.mode = 0600;
+    if (fsb_backend_call(c->d.to, &op) < 0) return (int)op.result;
+    f->out = op.handle;
+    const uint64_t whole = op.stat.size / FSB_COPY_PIECE_;
+    if (whole > FSB_COPY_WINDOW_) f->low = whole - FSB_COPY_WINDOW_;
+    return 0;
+}
+
+/* On the walk's thread. */
+static void fsb_copy_large_(fsb_copy_file_ *f)
+{
+    if (fsb_copy_there_(f)) {
+        fsb_copy_file_done_(f, 0);
+        return;
+    }
+    f->err = fsb_copy_large_open_(f);
+    if (!f->err) {
+        fsb_copy_pieces_(f);
+        if (fsb_copy_tick_(f->c, 0)) fsb_copy_piece_failed_(f, -ECANCELED);
+    }
+    fsb_copy_file_put_(f);
+}
+
+/* ---- the walk ---- */
+
+static int fsb_copy_file_start_(fsb_copy_ *c, const char *from, const char *to,
+                                const fsb_stat *st)
+{
+    const size_t    from_size = strlen(from) + 1, to_size = strlen(to) + 1;
+    fsb_copy_file_ *f = (fsb_copy_file_ *)fsb_backend_new_(&c->d.allocator,
+                                                           sizeof *f + from_size + to_size);
+    if (!f) return -ENOMEM;
+    f->c = c, f->folder = c->folder, f->stat = *st, f->pending = 1;
+    f->from_size = from_size, f->to_size = to_size;
+    memcpy(f + 1, from, from_size);
+    memcpy((char *)(f + 1) + from_size, to, to_size);
+    pthread_mutex_lock(&c->lock);
+    ++c->pending;
+    if (f->folder) ++f->folder->pending;
+    pthread_mutex_unlock(&c->lock);
+    if (S_ISREG(st->mode) && st->size > FSB_COPY_PIECE_) fsb_copy_large_(f);
+    else if (fsb_workers_run(c->workers, fsb_copy_job_, f)) fsb_copy_job_(f);
+    return 0;
+}
+
+static int fsb_copy_visit_(void *user, const fsb_walk_step *step)
+{
+    fsb_copy_   *c = (fsb_copy_ *)user;
+    char         to[FSB_PATH_MAX + 1];
+    const char  *base = c->d.to_path, *tail = step->path;
+    const size_t skip = c->d.from_path[1] ? strlen(c->d.from_path) : 0;
+    const size_t n = base[1] ? strlen(base) : 0;
+    tail += step->path[1] ? skip : 1;
+    if (fsb_copy_tick_(c, 0)) return -ECANCELED;
+    int err = n + strlen(tail) > FSB_PATH_MAX ? -ENAMETOOLONG : 0;
+    if (!err) memcpy(to, base, n), memcpy(to + n, tail, strlen(tail) + 1);
+    if (!err && !to[0]) memcpy(to, "/", 2);
+    if (step->kind == FSB_WALK_LEAVE) {
+        fsb_copy_folder_ *f = c->folder;
+        c->folder = f->up;
+        fsb_copy_folder_put_(c, f);
+        return 0;
+    }
+    if (step->kind == FSB_WALK_ERROR) err = step->error;
+    else if (!err && step->kind == FSB_WALK_FOLDER) err = fsb_copy_enter_(c, to, step->stat);
+    else if (!err) err = fsb_copy_file_start_(c, step->path, to, step->stat);
+    if (err) fsb_copy_failed_(c, step->path, err);
+    return err && step->kind == FSB_WALK_FOLDER;
+}
+
+static int fsb_copy_check_(const fsb_copy_desc *d)
+{
+    if (!d || !d->from || !d->to || d->flags > 7 || d->parallel > 64) return -EINVAL;
+    int err = fsb_backend_path_check_(d->from_path);
+    if (!err) err = fsb_backend_path_check_(d->to_path);
+    if (!err && d->from == d->to && fsb_backend_below_(d->from_path, d->to_path)) err = -EINVAL;
+    return err;
+}
+
+/* Walks, and waits for what is under way. */
+static int fsb_copy_run_(fsb_copy_ *c)
+{
+    int err = fsb_backend_walk(c->d.from, c->d.from_path, &c->d.allocator, fsb_copy_visit_, c);
+    while (c->folder) { /* the walk ended inside */
+        fsb_copy_folder_ *f = c->folder;
+        c->folder = f->up;
+        fsb_copy_folder_put_(c, f);
+    }
+    uint64_t left = 1;
+    while (left) {
+        pthread_mutex_lock(&c->lock);
+        if (c->pending) fsb_copy_rest_(c);
+        left = c->pending;
+        pthread_mutex_unlock(&c->lock);
+        if (left && fsb_copy_tick_(c, 0)) err = -ECANCELED;
+    }
+    if (fsb_copy_tick_(c, 1)) err = -ECANCELED;
+    return err ? err : c->p.error;
+}
+
+FSB_API int fsb_backend_copy(const fsb_copy_desc *desc, fsb_copy_progress *out)
+{
+    fsb_workers_desc w;
+    int              err = fsb_copy_check_(desc);
+    if (err) return err;
+    fsb_copy_ *c = (fsb_copy_ *)fsb_backend_new_(&desc->allocator, sizeof *c);
+    if (!c) return -ENOMEM;
+    memset(&w, 0, sizeof w);
+    c->d = *desc;
+    w.threads = desc->parallel ? desc->parallel : 8, w.queue = 2 * w.threads;
+    w.allocator = desc->allocator;
+    pthread_mutex_init(&c->lock, NULL);
+    pthread_cond_init(&c->wake, NULL);
+    err = fsb_workers_open(&c->workers, &w);
+    if (!err) {
+        err = fsb_copy_run_(c);
+        fsb_workers_close(c->workers);
+        if (out) *out = c->p;
+    }
+    pthread_cond_destroy(&c->wake);
+    pthread_mutex_destroy(&c->lock);
+    fsb_backend_free_(&desc->allocator, c, sizeof *c);
+    return err;
 }
 
 /* ---- [scoped] -------------------------------------------------------------------------------- */

@@ -36,8 +36,8 @@
    OPTIONS   FSB_STATIC, FSB_API: once, before the first fsb header.
    THREADS   Every object may be shared by any number of threads. A hit in memory takes no lock.
              A loader that fsb_cache_fetch() calls runs without any lock of the cache held.
-   MEMORY    desc.allocator only. What fsb_cache has from it never exceeds desc.max_bytes, tables and
-             pinned bytes included. fsb_cache_disk needs about 80 bytes a chunk, 40 a record.
+   MEMORY    desc.allocator only. What fsb_cache has from it never exceeds desc.max_bytes: tables
+             and pinned bytes are included. fsb_cache_disk needs 70 bytes a chunk, 40 a record.
    ERRORS    0, a count, or a negative errno. -ENOENT it is not there; -E2BIG a value is larger than
              this cache takes; -ENOMEM there is no memory, or all that there may be is pinned.
    DOES NOT  keep what is in memory over a restart, tell the threads of a process apart, lock the
@@ -407,7 +407,8 @@ typedef struct fsb_cache_stats {
     uint64_t pinned;           /* bytes of values that are gone, but still pinned */
 } fsb_cache_stats;
 
-/* Counts since the cache was opened. Errors: none. Threads: any. */
+/* Counts since the cache was opened; of hits and misses a few may be lost where threads meet.
+   Errors: none. Threads: any. */
 FSB_API void fsb_cache_get_stats(fsb_cache *cache, fsb_cache_stats *out);
 
 /* ---- [disk] chunks and records that survive -------------------------------------------------- */
@@ -454,9 +455,9 @@ FSB_API int fsb_cache_disk_put(fsb_cache_disk *disk, const fsb_cache_key *key, c
 /* Forgets a chunk. Errors: ENOENT there was none, EROFS. Threads: any. */
 FSB_API int fsb_cache_disk_remove(fsb_cache_disk *disk, const fsb_cache_key *key);
 
-/* Records are small values under keys of 1 to 4096 bytes: attributes, names, listings, of up to
-   16 MiB. They are written at once and in the order of the calls; of too many the oldest go. Where a
-   key's record is damaged there is none: never an older one.
+/* Records are values of up to 16 MiB under keys of 1 to 4096 bytes: attributes, names, listings.
+   They are written at once and in the order of the calls; of too many the oldest go. Where a key's
+   record is damaged there is none: never an older one.
 
    Copies the value to buf and returns its size; a size above `size` means that nothing was copied.
    Errors: ENOENT, EINVAL. Threads: any. */
@@ -514,7 +515,8 @@ typedef struct fsb_cache_backend_desc {
     fsb_backend    *inner;   /* required unless offline; borrowed, and must outlive this one */
     const char     *share;   /* names what inner serves (copied): a part of every key, so that one
                                 L2 directory serves many (default "") */
-    uint64_t        max_bytes; /* of memory: data, attributes, names (default 128 MiB, at least 1) */
+    uint64_t        max_bytes; /* of memory: data, attributes, names (default 128 MiB; at least
+                                  1 MiB of data) */
     fsb_cache_disk *disk;      /* L2, borrowed; NULL: none */
     uint32_t        ttl_ms;    /* how long an answer is kept where inner gives no lease: WATCH with
                                   FSB_WATCH_HELD answered -ENOSYS (default 1000) */
@@ -659,9 +661,11 @@ enum {
 };
 
 struct fsb_cache_shard_;
-typedef struct fsb_cache_segment_ { /* its entries follow */
+typedef struct fsb_cache_segment_ { /* its entries follow; at a multiple of 64 */
     struct fsb_cache_shard_ *shard;
-    uint64_t                 reserved;
+    uint32_t                 number;
+    uint32_t                 shift; /* bytes from what was allocated to here */
+    uint64_t                 reserved[6];
 } fsb_cache_segment_;
 
 typedef struct fsb_cache_queue_ {
@@ -716,25 +720,29 @@ struct fsb_cache {
     fsb_cache_shard_  shards[1]; /* as many as there are */
 };
 
+/* What a hit runs through; in line it costs 60 instructions less. */
+#define FSB_CACHE_HOT_ static inline __attribute__((always_inline))
 #define FSB_CACHE_LOAD_(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
 #define FSB_CACHE_STORE_(p, value) __atomic_store_n((p), (value), __ATOMIC_RELEASE)
 
-static uint64_t fsb_cache_hash_(const fsb_cache *c, const uint64_t key[4])
+FSB_CACHE_HOT_ uint64_t fsb_cache_mix_(uint64_t h, uint64_t word)
 {
-    uint64_t h = c->seed;
-    for (int i = 0; i < 4; ++i) {
-        h = (h ^ key[i]) * 0x9E3779B97F4A7C15u;
-        h ^= h >> 32;
-    }
-    return h * 0xD6E8FEB86659FD93u;
+    h = (h ^ word) * 0x9E3779B97F4A7C15u;
+    return h ^ h >> 32;
 }
 
-static fsb_cache_shard_ *fsb_cache_shard_of_(fsb_cache *c, uint64_t hash)
+FSB_CACHE_HOT_ uint64_t fsb_cache_hash_(uint64_t seed, const uint64_t key[4])
+{
+    const uint64_t h = fsb_cache_mix_(fsb_cache_mix_(seed, key[0]), key[1]);
+    return fsb_cache_mix_(fsb_cache_mix_(h, key[2]), key[3]);
+}
+
+FSB_CACHE_HOT_ fsb_cache_shard_ *fsb_cache_shard_of_(fsb_cache *c, uint64_t hash)
 {
     return &c->shards[(hash >> 26) & c->shard_mask];
 }
 
-static fsb_cache_entry_ *fsb_cache_entry_at_(fsb_cache_shard_ *s, uint32_t number)
+FSB_CACHE_HOT_ fsb_cache_entry_ *fsb_cache_entry_at_(fsb_cache_shard_ *s, uint32_t number)
 {
     uint8_t *segment = (uint8_t *)FSB_CACHE_LOAD_(&s->segments[number / FSB_CACHE_SEGMENT_]);
     return (fsb_cache_entry_ *)(void *)(segment + sizeof(fsb_cache_segment_) +
@@ -750,18 +758,19 @@ static uint32_t fsb_cache_number_(const fsb_cache_shard_ *s, const fsb_cache_ent
 {
     const fsb_cache_segment_ *segment =
         (const fsb_cache_segment_ *)(const void *)((const uint8_t *)e - e->back);
-    return (uint32_t)segment->reserved * FSB_CACHE_SEGMENT_ +
+    return segment->number * FSB_CACHE_SEGMENT_ +
            (e->back - (uint32_t)sizeof *segment) / s->stride;
 }
 
-static int fsb_cache_is_(const fsb_cache_entry_ *e, const uint64_t key[4])
+FSB_CACHE_HOT_ int fsb_cache_is_(const fsb_cache_entry_ *e, const uint64_t key[4])
 {
     return FSB_CACHE_LOAD_(&e->key[0]) == key[0] && FSB_CACHE_LOAD_(&e->key[1]) == key[1] &&
            FSB_CACHE_LOAD_(&e->key[2]) == key[2] && FSB_CACHE_LOAD_(&e->key[3]) == key[3];
 }
 
 /* The entry of a key. Without the lock its answer counts only if `changes` did not move. */
-static fsb_cache_entry_ *fsb_cache_find_(fsb_cache_shard_ *s, uint64_t hash, const uint64_t key[4])
+FSB_CACHE_HOT_ fsb_cache_entry_ *fsb_cache_find_(fsb_cache_shard_ *s, uint64_t hash,
+                                                 const uint64_t key[4])
 {
     const uint32_t tag = (uint32_t)(hash >> 32) & ~s->number_mask;
     for (uint32_t at = (uint32_t)hash & s->index_mask;; at = (at + 1) & s->index_mask) {
@@ -791,7 +800,7 @@ static void fsb_cache_index_remove_(fsb_cache_shard_ *s, uint64_t hash, uint32_t
     FSB_CACHE_STORE_(&s->changes, s->changes + 1);
     for (uint32_t at = (hole + 1) & mask; s->index[at]; at = (at + 1) & mask) {
         const fsb_cache_entry_ *e = fsb_cache_entry_at_(s, s->index[at] & s->number_mask);
-        const uint32_t          home = (uint32_t)fsb_cache_hash_(s->cache, e->key) & mask;
+        const uint32_t          home = (uint32_t)fsb_cache_hash_(s->cache->seed, e->key) & mask;
         if (((at - home) & mask) < ((at - hole) & mask)) continue;
         FSB_CACHE_STORE_(&s->index[hole], s->index[at]);
         hole = at;
@@ -911,10 +920,10 @@ static void fsb_cache_drop_(fsb_cache_shard_ *s, fsb_cache_entry_ *e, uint64_t h
 static int fsb_cache_evict_(fsb_cache_shard_ *s)
 {
     for (uint64_t left = 2 * (uint64_t)s->count + 1; left; --left) {
-        const int small = s->queue[FSB_CACHE_SMALL_].tail &&
+        const int fresh = s->queue[FSB_CACHE_SMALL_].tail &&
             (!s->queue[FSB_CACHE_MAIN_].tail ||
              s->queue[FSB_CACHE_SMALL_].bytes * 10 >= s->max_bytes);
-        const uint32_t tail = s->queue[small ? FSB_CACHE_SMALL_ : FSB_CACHE_MAIN_].tail;
+        const uint32_t tail = s->queue[fresh ? FSB_CACHE_SMALL_ : FSB_CACHE_MAIN_].tail;
         if (!tail) return 0;
         fsb_cache_entry_ *e = fsb_cache_entry_at_(s, tail);
         if (__atomic_load_n(&e->refs, __ATOMIC_RELAXED) > 1 ||
@@ -924,8 +933,8 @@ static int fsb_cache_evict_(fsb_cache_shard_ *s)
             fsb_cache_enqueue_(s, e, FSB_CACHE_MAIN_);
             continue;
         }
-        const uint64_t hash = fsb_cache_hash_(s->cache, e->key);
-        if (small) fsb_cache_ghost_add_(s, hash);
+        const uint64_t hash = fsb_cache_hash_(s->cache->seed, e->key);
+        if (fresh) fsb_cache_ghost_add_(s, hash);
         fsb_cache_drop_(s, e, hash);
         ++s->evictions;
         return 1;
@@ -933,16 +942,22 @@ static int fsb_cache_evict_(fsb_cache_shard_ *s)
     return 0;
 }
 
+static size_t fsb_cache_segment_bytes_(uint32_t stride)
+{
+    return 63 + sizeof(fsb_cache_segment_) + (size_t)FSB_CACHE_SEGMENT_ * stride;
+}
+
 /* Adds a segment of entries to the free list. Lock held. */
 static int fsb_cache_grow_(fsb_cache_shard_ *s)
 {
-    const size_t size = sizeof(fsb_cache_segment_) + (size_t)FSB_CACHE_SEGMENT_ * s->stride;
+    const size_t size = fsb_cache_segment_bytes_(s->stride);
     if (s->segment_count == s->segment_max || s->bytes + size > s->max_bytes) return 0;
-    fsb_cache_segment_ *segment =
-        (fsb_cache_segment_ *)fsb_cache_alloc_(&s->cache->desc.allocator, size);
-    if (!segment) return 0;
-    const uint32_t first = s->segment_count * FSB_CACHE_SEGMENT_;
-    segment->shard = s, segment->reserved = s->segment_count;
+    uint8_t *block = (uint8_t *)fsb_cache_alloc_(&s->cache->desc.allocator, size);
+    if (!block) return 0;
+    const uint32_t      shift = (uint32_t)(-(uintptr_t)block & 63);
+    const uint32_t      first = s->segment_count * FSB_CACHE_SEGMENT_;
+    fsb_cache_segment_ *segment = (fsb_cache_segment_ *)(void *)(block + shift);
+    segment->shard = s, segment->number = s->segment_count, segment->shift = shift;
     FSB_CACHE_STORE_(&s->segments[s->segment_count], segment);
     s->bytes += size, ++s->segment_count;
     for (uint32_t i = FSB_CACHE_SEGMENT_; i-- > 0;) {
@@ -988,7 +1003,7 @@ static int fsb_cache_make_(fsb_cache_shard_ *s, size_t size, fsb_cache_entry_ **
     return err;
 }
 
-static uint8_t *fsb_cache_value_(fsb_cache_entry_ *e)
+FSB_CACHE_HOT_ uint8_t *fsb_cache_value_(fsb_cache_entry_ *e)
 {
     return e->block ? e->block : (uint8_t *)(e + 1);
 }
@@ -1039,21 +1054,23 @@ static void fsb_cache_divert_(fsb_cache_shard_ *s, const uint64_t key[4])
 
 /* ---- [core] read ----------------------------------------------------------------------------- */
 
-static void fsb_cache_count_(fsb_cache *c, int hit)
+/* Threads have stacks of their own, whose addresses tell them apart at no cost. Where two of them
+   share one all the same, counts may get lost: an exact one would cost as much as the hit. */
+FSB_CACHE_HOT_ void fsb_cache_count_(fsb_cache *c, int hit)
 {
-    /* Threads have stacks of their own: the address tells them apart at no cost. */
     const uint64_t     where = (uint64_t)(uintptr_t)__builtin_frame_address(0) >> 16;
     fsb_cache_stripe_ *stripe = &c->stripes[(where * 0x9E3779B97F4A7C15u) >> 58];
-    __atomic_add_fetch(hit ? &stripe->hits : &stripe->misses, 1, __ATOMIC_RELAXED);
+    uint64_t          *counter = hit ? &stripe->hits : &stripe->misses;
+    __atomic_store_n(counter, __atomic_load_n(counter, __ATOMIC_RELAXED) + 1, __ATOMIC_RELAXED);
 }
 
-static void fsb_cache_touch_(fsb_cache_entry_ *e) /* the one byte that a hit writes, once */
+FSB_CACHE_HOT_ void fsb_cache_touch_(fsb_cache_entry_ *e) /* the one byte that a hit writes, once */
 {
     if (!__atomic_load_n(&e->hit, __ATOMIC_RELAXED))
         __atomic_store_n(&e->hit, 1, __ATOMIC_RELAXED);
 }
 
-static int fsb_cache_pin_(fsb_cache_entry_ *e) /* 0: it does not live */
+FSB_CACHE_HOT_ int fsb_cache_pin_(fsb_cache_entry_ *e) /* 0: it does not live */
 {
     uint32_t refs = __atomic_load_n(&e->refs, __ATOMIC_RELAXED);
     while (refs)
@@ -1074,7 +1091,8 @@ static fsb_cache_entry_ *fsb_cache_find_live_(fsb_cache_shard_ *s, uint64_t hash
     return NULL;
 }
 
-static fsb_cache_entry_ *fsb_cache_look_locked_(fsb_cache_shard_ *s, uint64_t hash,
+__attribute__((noinline)) static fsb_cache_entry_ *
+fsb_cache_look_locked_(fsb_cache_shard_ *s, uint64_t hash,
                                                 const uint64_t key[4])
 {
     pthread_mutex_lock(&s->lock);
@@ -1085,7 +1103,8 @@ static fsb_cache_entry_ *fsb_cache_look_locked_(fsb_cache_shard_ *s, uint64_t ha
 }
 
 /* The entry of a key with a pin for the caller, or NULL. */
-static fsb_cache_entry_ *fsb_cache_look_(fsb_cache_shard_ *s, uint64_t hash, const uint64_t key[4])
+FSB_CACHE_HOT_ fsb_cache_entry_ *fsb_cache_look_(fsb_cache_shard_ *s, uint64_t hash,
+                                                 const uint64_t key[4])
 {
     for (int i = 0; i < FSB_CACHE_TRIES_; ++i) {
         const uint32_t changes = FSB_CACHE_LOAD_(&s->changes);
@@ -1103,7 +1122,7 @@ static fsb_cache_entry_ *fsb_cache_look_(fsb_cache_shard_ *s, uint64_t hash, con
     return fsb_cache_look_locked_(s, hash, key);
 }
 
-static void fsb_cache_hand_out_(fsb_cache_entry_ *e, fsb_slice *out)
+FSB_CACHE_HOT_ void fsb_cache_hand_out_(fsb_cache_entry_ *e, fsb_slice *out)
 {
     out->data = fsb_cache_value_(e), out->size = e->size;
     out->release = fsb_cache_release_, out->owner = e;
@@ -1111,7 +1130,7 @@ static void fsb_cache_hand_out_(fsb_cache_entry_ *e, fsb_slice *out)
 
 FSB_API int fsb_cache_get(fsb_cache *cache, const fsb_cache_key *key, fsb_slice *out)
 {
-    const uint64_t    hash = fsb_cache_hash_(cache, key->word);
+    const uint64_t    hash = fsb_cache_hash_(cache->seed, key->word);
     fsb_cache_entry_ *e = fsb_cache_look_(fsb_cache_shard_of_(cache, hash), hash, key->word);
     fsb_cache_count_(cache, e != NULL);
     if (!e) {
@@ -1124,8 +1143,8 @@ FSB_API int fsb_cache_get(fsb_cache *cache, const fsb_cache_key *key, fsb_slice 
 }
 
 /* Copies a small value without a pin. -EAGAIN: it is not small, or others changed something. */
-static int64_t fsb_cache_copy_small_(fsb_cache_shard_ *s, uint64_t hash, const uint64_t key[4],
-                                     uint8_t *buf, size_t room)
+FSB_CACHE_HOT_ int64_t fsb_cache_copy_small_(fsb_cache_shard_ *s, uint64_t hash,
+                                             const uint64_t key[4], uint8_t *buf, size_t room)
 {
     const uint32_t changes = FSB_CACHE_LOAD_(&s->changes);
     if (changes & 1) return -EAGAIN;
@@ -1136,14 +1155,14 @@ static int64_t fsb_cache_copy_small_(fsb_cache_shard_ *s, uint64_t hash, const u
         size > s->cache->desc.small_bytes)
         return -EAGAIN;
     const uint64_t *from = (const uint64_t *)(const void *)(e + 1);
-    size_t          at = 0;
-    for (; at + 8 <= size; at += 8) {
-        const uint64_t word = FSB_CACHE_LOAD_(from++);
-        memcpy(buf + at, &word, 8);
+    const size_t    words = size / 8;
+    for (size_t i = 0; i < words; ++i) {
+        const uint64_t word = FSB_CACHE_LOAD_(&from[i]);
+        memcpy(buf + 8 * i, &word, 8);
     }
-    if (at < size) {
-        const uint64_t word = FSB_CACHE_LOAD_(from);
-        memcpy(buf + at, &word, size - at);
+    if (size % 8) {
+        const uint64_t word = FSB_CACHE_LOAD_(&from[words]);
+        memcpy(buf + 8 * words, &word, size % 8);
     }
     if (FSB_CACHE_LOAD_(&s->changes) != changes) return -EAGAIN;
     fsb_cache_touch_(e);
@@ -1153,7 +1172,7 @@ static int64_t fsb_cache_copy_small_(fsb_cache_shard_ *s, uint64_t hash, const u
 FSB_API int64_t fsb_cache_get_copy(fsb_cache *cache, const fsb_cache_key *key, void *buf,
                                    size_t size)
 {
-    const uint64_t    hash = fsb_cache_hash_(cache, key->word);
+    const uint64_t    hash = fsb_cache_hash_(cache->seed, key->word);
     fsb_cache_shard_ *s = fsb_cache_shard_of_(cache, hash);
     int64_t           n = fsb_cache_copy_small_(s, hash, key->word, (uint8_t *)buf, size);
     if (n == -EAGAIN) {
@@ -1174,7 +1193,7 @@ FSB_API int64_t fsb_cache_get_copy(fsb_cache *cache, const fsb_cache_key *key, v
 FSB_API int fsb_cache_put(fsb_cache *cache, const fsb_cache_key *key, const void *data, size_t size,
                           uint32_t ttl_ms)
 {
-    const uint64_t    hash = fsb_cache_hash_(cache, key->word);
+    const uint64_t    hash = fsb_cache_hash_(cache->seed, key->word);
     fsb_cache_shard_ *s = fsb_cache_shard_of_(cache, hash);
     fsb_cache_entry_ *e = NULL;
     if (size > cache->max_value) return -E2BIG;
@@ -1197,7 +1216,7 @@ FSB_API int fsb_cache_put(fsb_cache *cache, const fsb_cache_key *key, const void
 
 FSB_API int fsb_cache_remove(fsb_cache *cache, const fsb_cache_key *key)
 {
-    const uint64_t    hash = fsb_cache_hash_(cache, key->word);
+    const uint64_t    hash = fsb_cache_hash_(cache->seed, key->word);
     fsb_cache_shard_ *s = fsb_cache_shard_of_(cache, hash);
     pthread_mutex_lock(&s->lock);
     fsb_cache_entry_ *e = fsb_cache_find_live_(s, hash, key->word);
@@ -1215,7 +1234,7 @@ FSB_API void fsb_cache_clear(fsb_cache *cache)
         for (int q = 0; q < 2; ++q)
             while (s->queue[q].tail) {
                 fsb_cache_entry_ *e = fsb_cache_entry_at_(s, s->queue[q].tail);
-                fsb_cache_drop_(s, e, fsb_cache_hash_(cache, e->key));
+                fsb_cache_drop_(s, e, fsb_cache_hash_(cache->seed, e->key));
                 ++s->removed;
             }
         s->flights = NULL;
@@ -1324,12 +1343,12 @@ static int fsb_cache_load_(fsb_cache_shard_ *s, fsb_cache_flight_ *f, size_t max
                            int64_t (*load)(void *user, void *buf, size_t size), void *user)
 {
     fsb_cache_entry_ *e = f->entry;
-    uint64_t          small[128]; /* a small value is written where readers may look: in words */
-    uint8_t          *buf = e->block ? e->block : (uint8_t *)small;
+    uint64_t          room[128]; /* a small value is written where readers may look: in words */
+    uint8_t          *buf = e->block ? e->block : (uint8_t *)room;
     const int64_t     n = load(user, buf, max_size);
     if (n < 0) return (int)n;
     if ((uint64_t)n > max_size) return -EINVAL;
-    if (!e->block) fsb_cache_write_small_(e, small, (size_t)n);
+    if (!e->block) fsb_cache_write_small_(e, room, (size_t)n);
     fsb_cache_trim_(s, e, (size_t)n);
     return (uint64_t)n == e->size ? 0 : -ENOMEM;
 }
@@ -1340,7 +1359,7 @@ FSB_API int fsb_cache_fetch(fsb_cache *cache, const fsb_cache_key *key, size_t m
 {
     if (fsb_cache_get(cache, key, out)) return 1;
     if (max_size > cache->max_value) return -E2BIG;
-    const uint64_t     hash = fsb_cache_hash_(cache, key->word);
+    const uint64_t     hash = fsb_cache_hash_(cache->seed, key->word);
     fsb_cache_shard_  *s = fsb_cache_shard_of_(cache, hash);
     fsb_cache_flight_ *f = NULL;
     int                err;
@@ -1423,7 +1442,7 @@ FSB_API int fsb_cache_open(fsb_cache **out, const fsb_cache_desc *desc)
     const size_t size = sizeof(fsb_cache) + (d.shards - 1) * sizeof(fsb_cache_shard_);
     const uint64_t   room = (d.max_bytes - size) / d.shards;
     const uint32_t   stride = (uint32_t)sizeof(fsb_cache_entry_) + d.small_bytes;
-    const uint64_t   each = sizeof(fsb_cache_segment_) + (uint64_t)FSB_CACHE_SEGMENT_ * stride;
+    const uint64_t   each = fsb_cache_segment_bytes_(stride);
     const uint32_t   segments =
         (uint32_t)((d.max_entries / d.shards + FSB_CACHE_SEGMENT_) / FSB_CACHE_SEGMENT_);
     const uint32_t entries = segments * FSB_CACHE_SEGMENT_;
@@ -1457,8 +1476,8 @@ FSB_API void fsb_cache_close(fsb_cache *cache)
         fsb_cache_shard_ *s = &cache->shards[i];
         if (!s->segments) break; /* it was not opened */
         for (uint32_t n = 0; n < s->segment_count; ++n)
-            fsb_cache_free_(&a, s->segments[n],
-                            sizeof **s->segments + (size_t)FSB_CACHE_SEGMENT_ * s->stride);
+            fsb_cache_free_(&a, (uint8_t *)s->segments[n] - s->segments[n]->shift,
+                            fsb_cache_segment_bytes_(s->stride));
         fsb_cache_free_(&a, s->segments, cache->shard_bytes);
         pthread_mutex_destroy(&s->lock);
     }
@@ -1509,10 +1528,7 @@ static void fsb_cache_set_(uint8_t *p, uint64_t value, int bytes)
 static uint64_t fsb_cache_check_(uint64_t seed, const uint8_t *p, size_t size)
 {
     uint64_t h = seed ^ (size * 0xA0761D6478BD642Fu);
-    for (; size >= 8; p += 8, size -= 8) {
-        h = (h ^ fsb_cache_get64_(p)) * 0x9E3779B97F4A7C15u;
-        h ^= h >> 32;
-    }
+    for (; size >= 8; p += 8, size -= 8) h = fsb_cache_mix_(h, fsb_cache_get64_(p));
     uint64_t tail = 0;
     for (size_t i = 0; i < size; ++i) tail |= (uint64_t)p[i] << 8 * i;
     h = (h ^ tail) * 0xD6E8FEB86659FD93u;
@@ -1537,43 +1553,66 @@ static void fsb_cache_secret_(uint8_t *secret, uint64_t seed) /* splitmix64 */
     }
 }
 
+/* Takes n stripes, the first of them the first of a block. */
 static void fsb_cache_stripes_(uint64_t lanes[8], const uint8_t *p, const uint8_t *secret, size_t n)
 {
-    for (; n; --n, p += FSB_CACHE_STRIPE_, secret += 8)
+    const uint8_t *last = secret + FSB_CACHE_SECRET_ - FSB_CACHE_STRIPE_;
+    for (size_t k = 1; k <= n; ++k, p += FSB_CACHE_STRIPE_) {
+        const uint8_t *s = secret + (k - 1) % FSB_CACHE_BLOCK_ * 8;
         for (int i = 0; i < 8; ++i) {
             const uint64_t data = fsb_cache_get64_(p + 8 * i);
-            const uint64_t mixed = data ^ fsb_cache_get64_(secret + 8 * i);
+            const uint64_t mixed = data ^ fsb_cache_get64_(s + 8 * i);
             lanes[i ^ 1] += data;
             lanes[i] += (mixed & 0xffffffffu) * (mixed >> 32);
         }
-}
-
-static void fsb_cache_scramble_(uint64_t lanes[8], const uint8_t *secret)
-{
-    for (int i = 0; i < 8; ++i) {
-        lanes[i] ^= lanes[i] >> 47 ^ fsb_cache_get64_(secret + 8 * i);
-        lanes[i] *= 0x9E3779B1u;
+        for (int i = 0; i < 8 && k % FSB_CACHE_BLOCK_ == 0; ++i) /* a block ends: scramble */
+            lanes[i] = (lanes[i] ^ lanes[i] >> 47 ^ fsb_cache_get64_(last + 8 * i)) * 0x9E3779B1u;
     }
 }
 
 #if defined(__x86_64__)
-/* The same for four lanes at once: 4 times as fast, which reads wait for. */
-__attribute__((target("avx2"))) static void
-fsb_cache_stripes_avx2_(uint64_t lanes[8], const uint8_t *p, const uint8_t *secret, size_t n)
+/* The same, four lanes at once: reads wait for it. */
+#define FSB_CACHE_AVX2_ __attribute__((target("avx2")))
+FSB_CACHE_AVX2_ static inline __m256i fsb_cache_load_avx2_(const void *p)
 {
-    __m256i a = _mm256_loadu_si256((const __m256i *)(const void *)lanes);
-    __m256i b = _mm256_loadu_si256((const __m256i *)(const void *)(lanes + 4));
-    for (; n; --n, p += FSB_CACHE_STRIPE_, secret += 8) {
-        const __m256i x = _mm256_loadu_si256((const __m256i *)(const void *)p);
-        const __m256i y = _mm256_loadu_si256((const __m256i *)(const void *)(p + 32));
-        const __m256i u =
-            _mm256_xor_si256(x, _mm256_loadu_si256((const __m256i *)(const void *)secret));
-        const __m256i v =
-            _mm256_xor_si256(y, _mm256_loadu_si256((const __m256i *)(const void *)(secret + 32)));
-        a = _mm256_add_epi64(a, _mm256_shuffle_epi32(x, 0x4e));
-        b = _mm256_add_epi64(b, _mm256_shuffle_epi32(y, 0x4e));
-        a = _mm256_add_epi64(a, _mm256_mul_epu32(u, _mm256_srli_epi64(u, 32)));
-        b = _mm256_add_epi64(b, _mm256_mul_epu32(v, _mm256_srli_epi64(v, 32)));
+    return _mm256_loadu_si256((const __m256i *)p);
+}
+
+FSB_CACHE_AVX2_ static inline __m256i fsb_cache_stripe_avx2_(__m256i lanes, const uint8_t *p,
+                                                             const uint8_t *secret)
+{
+    const __m256i data = fsb_cache_load_avx2_(p);
+    const __m256i mixed = _mm256_xor_si256(data, fsb_cache_load_avx2_(secret));
+    const __m256i product = _mm256_mul_epu32(mixed, _mm256_srli_epi64(mixed, 32));
+    return _mm256_add_epi64(lanes, _mm256_add_epi64(product, _mm256_shuffle_epi32(data, 0x4e)));
+}
+
+FSB_CACHE_AVX2_ static inline __m256i fsb_cache_scramble_avx2_(__m256i lanes, const uint8_t *secret)
+{
+    const __m256i prime = _mm256_set1_epi64x(0x9E3779B1);
+    const __m256i mixed = _mm256_xor_si256(lanes, _mm256_xor_si256(_mm256_srli_epi64(lanes, 47),
+                                                                   fsb_cache_load_avx2_(secret)));
+    const __m256i high = _mm256_mul_epu32(_mm256_srli_epi64(mixed, 32), prime);
+    return _mm256_add_epi64(_mm256_mul_epu32(mixed, prime), _mm256_slli_epi64(high, 32));
+}
+
+FSB_CACHE_AVX2_ static void fsb_cache_stripes_avx2_(uint64_t lanes[8], const uint8_t *p,
+                                                    const uint8_t *secret, size_t n)
+{
+    const uint8_t *last = secret + FSB_CACHE_SECRET_ - FSB_CACHE_STRIPE_;
+    __m256i        a = fsb_cache_load_avx2_(lanes), b = fsb_cache_load_avx2_(lanes + 4);
+    while (n) {
+        const size_t   now = n < FSB_CACHE_BLOCK_ ? n : (size_t)FSB_CACHE_BLOCK_;
+        const uint8_t *s = secret;
+        for (size_t i = 0; i < now; ++i, s += 8, p += FSB_CACHE_STRIPE_) {
+            a = fsb_cache_stripe_avx2_(a, p, s);
+            b = fsb_cache_stripe_avx2_(b, p + 32, s + 32);
+        }
+        if (now == FSB_CACHE_BLOCK_) {
+            a = fsb_cache_scramble_avx2_(a, last);
+            b = fsb_cache_scramble_avx2_(b, last + 32);
+        }
+        n -= now;
     }
     _mm256_storeu_si256((__m256i *)(void *)lanes, a);
     _mm256_storeu_si256((__m256i *)(void *)(lanes + 4), b);
@@ -1582,10 +1621,7 @@ fsb_cache_stripes_avx2_(uint64_t lanes[8], const uint8_t *p, const uint8_t *secr
 
 static uint64_t fsb_cache_merge_(const uint64_t lanes[8], const uint8_t *secret, uint64_t h)
 {
-    for (int i = 0; i < 8; ++i) {
-        h = (h ^ lanes[i] ^ fsb_cache_get64_(secret + 8 * i)) * 0x9E3779B97F4A7C15u;
-        h ^= h >> 32;
-    }
+    for (int i = 0; i < 8; ++i) h = fsb_cache_mix_(h, lanes[i] ^ fsb_cache_get64_(secret + 8 * i));
     h = (h ^ h >> 37) * 0x165667919E3779F9u;
     return h ^ h >> 32;
 }
@@ -1609,14 +1645,9 @@ static fsb_cache_sum_ fsb_cache_xxh3_(const uint8_t *secret, const void *data, s
         if (size) memcpy(padded, data, size);
         p = padded, left = sizeof padded;
     }
-    const uint8_t *last = p + left - FSB_CACHE_STRIPE_;
-    for (; left > FSB_CACHE_STRIPE_ * FSB_CACHE_BLOCK_;) {
-        stripes(lanes, p, secret, FSB_CACHE_BLOCK_);
-        fsb_cache_scramble_(lanes, secret + FSB_CACHE_SECRET_ - FSB_CACHE_STRIPE_);
-        p += FSB_CACHE_STRIPE_ * FSB_CACHE_BLOCK_, left -= FSB_CACHE_STRIPE_ * FSB_CACHE_BLOCK_;
-    }
     stripes(lanes, p, secret, left / FSB_CACHE_STRIPE_);
-    stripes(lanes, last, secret + FSB_CACHE_SECRET_ - FSB_CACHE_STRIPE_ - 7, 1);
+    stripes(lanes, p + left - FSB_CACHE_STRIPE_,
+            secret + FSB_CACHE_SECRET_ - FSB_CACHE_STRIPE_ - 7, 1);
     fsb_cache_sum_ sum;
     sum.word[0] = fsb_cache_merge_(lanes, secret + 11, size * 0x9E3779B185EBCA87u);
     sum.word[1] = fsb_cache_merge_(lanes, secret + FSB_CACHE_SECRET_ - FSB_CACHE_STRIPE_ - 11,
@@ -1660,11 +1691,12 @@ struct fsb_cache_disk {
     uint64_t            seed; /* of this folder's checksums */
     uint8_t             secret[FSB_CACHE_SECRET_];
     int                 read_only; /* atomic; 1 also after a failed write */
-    int                 outdated;  /* the file of records misses changes: it must not be read again */
+    int                 outdated;  /* the records on disk miss changes: not to be read again */
     pthread_mutex_t     lock; /* chunks; never held around i/o of data */
     fsb_cache_slot_    *slots;
     uint32_t           *index; /* slot + 1 by hash of its key; 0: empty */
-    uint32_t            slot_count, index_mask, known, hand; /* slots below `known` mean something */
+    uint32_t            slot_count, index_mask, hand;
+    uint32_t            known; /* slots below it mean something */
     uint64_t            hits, misses, puts, evictions, damaged, chunks, chunk_bytes; /* atomic */
     pthread_mutex_t     record_lock; /* records; leaf */
     fsb_cache_record_  *records;
@@ -1777,12 +1809,7 @@ static int fsb_cache_write_row_(fsb_cache_disk *d, uint32_t number, const fsb_ca
 
 static uint32_t fsb_cache_place_(const fsb_cache_disk *d, const uint64_t key[4])
 {
-    uint64_t h = d->seed;
-    for (int i = 0; i < 4; ++i) {
-        h = (h ^ key[i]) * 0x9E3779B97F4A7C15u;
-        h ^= h >> 32;
-    }
-    return (uint32_t)h & d->index_mask;
+    return (uint32_t)fsb_cache_hash_(d->seed, key) & d->index_mask;
 }
 
 /* The number of a key's slot + 1, or 0. Lock held, as below. */
@@ -2279,7 +2306,8 @@ static int fsb_cache_record_rewrite_to_(fsb_cache_disk *d, int file, fsb_cache_r
     d->outdated = 0; /* what is copied is what counts now */
     uint64_t     end = FSB_CACHE_ROW_;
     int          err = 0;
-    for (size_t i = 0; i < n && !err; ++i) err = fsb_cache_record_copy_(d, &list[i], file, &end, buf);
+    for (size_t i = 0; i < n && !err; ++i)
+        err = fsb_cache_record_copy_(d, &list[i], file, &end, buf);
     if (!err) err = fsb_cache_record_header_(d, file, end);
     if (!err && renameat(d->dir, "records.new", d->dir, "records")) err = -errno;
     if (err) return err;
@@ -2303,7 +2331,8 @@ static void fsb_cache_record_tidy_(fsb_cache_disk *d, uint64_t more)
     uint8_t           *buf = (uint8_t *)fsb_cache_resize_(a, NULL, 0, room);
     int                err = list && buf ? 0 : -ENOMEM;
     if (!err) {
-        const int file = openat(d->dir, "records.new", O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+        const int how = O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC;
+        const int file = openat(d->dir, "records.new", how, 0600);
         err = file < 0 ? -errno : fsb_cache_record_rewrite_to_(d, file, list, buf);
         if (file >= 0 && file != d->record_file) (void)close(file);
     }
@@ -2435,11 +2464,10 @@ FSB_API int fsb_cache_disk_meta_walk(fsb_cache_disk *disk, const void *prefix, s
 /* The folder's lock. Where nothing can be written, it is shared: readers do no harm. */
 static int fsb_cache_lock_(fsb_cache_disk *d, const char *name)
 {
-    char      pid[24];
-    const int wish = d->read_only ? LOCK_SH : LOCK_EX;
-    d->lock_file = openat(d->dir, "lock", d->read_only ? O_RDONLY | O_CLOEXEC
-                                                       : O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-    if (d->lock_file < 0 && !d->read_only && (errno == EACCES || errno == EROFS || errno == EPERM)) {
+    char pid[24];
+    const int how = d->read_only ? O_RDONLY : O_RDWR | O_CREAT;
+    d->lock_file = openat(d->dir, "lock", how | O_CLOEXEC, 0600);
+    if (!d->read_only && d->lock_file < 0 && (errno == EACCES || errno == EROFS)) {
         d->read_only = 1;
         fsb_cache_log_(&d->desc.log, FSB_LOG_WARN,
                        "the disk cache %s cannot be written: %s; it is only read", name,
@@ -2447,7 +2475,7 @@ static int fsb_cache_lock_(fsb_cache_disk *d, const char *name)
         return fsb_cache_lock_(d, name);
     }
     if (d->lock_file < 0) return d->read_only ? 0 : -errno; /* nobody can have locked it */
-    if (flock(d->lock_file, wish | LOCK_NB)) {
+    if (flock(d->lock_file, (d->read_only ? LOCK_SH : LOCK_EX) | LOCK_NB)) {
         const int err = errno == EWOULDBLOCK ? -EBUSY : -errno;
         pid[fsb_cache_read_(d->lock_file, pid, sizeof pid - 1, 0)] = '\0';
         if (err == -EBUSY)
@@ -2465,8 +2493,7 @@ static int fsb_cache_lock_(fsb_cache_disk *d, const char *name)
 /* A file of the folder; where it is only read and there is none, an empty one stands in. */
 static int fsb_cache_file_(fsb_cache_disk *d, const char *name, int *file)
 {
-    *file = openat(d->dir, name, d->read_only ? O_RDONLY | O_CLOEXEC : O_RDWR | O_CREAT | O_CLOEXEC,
-                   0600);
+    *file = openat(d->dir, name, (d->read_only ? O_RDONLY : O_RDWR | O_CREAT) | O_CLOEXEC, 0600);
     if (*file < 0 && d->read_only && errno == ENOENT)
         *file = open("/dev/null", O_RDONLY | O_CLOEXEC);
     return *file < 0 ? -errno : 0;
@@ -2533,11 +2560,18 @@ static int fsb_cache_table_load_(fsb_cache_disk *d)
         n = fsb_cache_read_(d->table_file, rows, FSB_CACHE_SCAN_,
                             ((uint64_t)d->known + 1) * FSB_CACHE_ROW_) / FSB_CACHE_ROW_;
         for (size_t i = 0; i < n && d->known < d->slot_count; ++i) {
+            if (i + 16 < n) { /* the index is larger than the processor's caches */
+                uint64_t key[4];
+                for (int w = 0; w < 4; ++w)
+                    key[w] = fsb_cache_get64_(rows + (i + 16) * FSB_CACHE_ROW_ + 8 * w);
+                __builtin_prefetch(&d->index[fsb_cache_place_(d, key)], 1);
+            }
             fsb_cache_table_row_(d, d->known, rows + i * FSB_CACHE_ROW_);
             ++d->known;
         }
     }
     fsb_cache_free_(&d->desc.allocator, rows, FSB_CACHE_SCAN_);
+    d->hand = d->known < d->slot_count ? d->known : (uint32_t)(fsb_cache_random_() % d->slot_count);
     return 0;
 }
 
@@ -2718,6 +2752,7 @@ FSB_API int fsb_cache_disk_clear(const fsb_cache_disk_desc *desc)
 enum {
     FSB_CACHED_SHARDS_ = 64, FSB_CACHED_STRIPES_ = 8192, FSB_CACHED_CHUNK_ = 128 << 10,
     FSB_CACHED_BLOCK_ = 256, FSB_CACHED_BLOCKS_ = 4096, FSB_CACHED_TRIES_ = 6,
+    FSB_CACHED_SMALL_ = 64 << 10, /* files whose bytes come with a LIST */
     FSB_CACHED_PIECE_ = 32,    /* names copied out at once */
     FSB_CACHED_MISSING_ = 4,   /* xattr names remembered as missing, of one file */
     FSB_CACHED_AHEAD_ = 64     /* folders on their way at once */
@@ -2821,10 +2856,11 @@ struct fsb_cached_call_ {
     uint64_t          hash; /* of the name it is about; of a LIST the folder's */
     uint64_t          file_id, version; /* of a READ */
     uint64_t          offset, size;
-    int               tries, flying, cut, shown;
+    int               tries, flying, shown;
+    int               cut; /* LIST: 2 no more is shown, 1 nothing below; RENAME: of a folder */
     uint64_t          shown_bytes;
     fsb_cached_path_ *deep; /* LIST: the folder that entries are coming from now */
-    int               top_done;
+    int               top_done, begun;
 };
 
 typedef struct fsb_cached_watch_ fsb_cached_watch_;
@@ -2891,7 +2927,8 @@ struct fsb_cached_ {
 
 static void fsb_cached_start_(fsb_cached_ *c, fsb_op *op, int tries, int64_t error);
 
-#define FSB_CACHED_COUNT_(c, field) ((void)__atomic_add_fetch(&(c)->stats.field, 1, __ATOMIC_RELAXED))
+#define FSB_CACHED_COUNT_(c, field) \
+    ((void)__atomic_add_fetch(&(c)->stats.field, 1, __ATOMIC_RELAXED))
 
 static void *fsb_cached_resize_(fsb_cached_ *c, void *ptr, size_t old_size, size_t size)
 {
@@ -3036,7 +3073,8 @@ static int fsb_cached_holds_(fsb_cached_ *c, uint64_t hash, uint64_t seq)
 
 static int64_t fsb_cached_until_(const fsb_cached_ *c)
 {
-    return __atomic_load_n(&c->leased, __ATOMIC_RELAXED) ? INT64_MAX : fsb_cached_clock_ms_() + c->ttl_ms;
+    const int leased = __atomic_load_n(&c->leased, __ATOMIC_RELAXED);
+    return leased ? INT64_MAX : fsb_cached_clock_ms_() + c->ttl_ms;
 }
 
 static int fsb_cached_fresh_(fsb_cached_ *c, uint64_t epoch, int64_t until)
@@ -3163,7 +3201,8 @@ static fsb_cached_folder_ *fsb_cached_folder_make_(fsb_cached_ *c, fsb_cached_sh
     return f;
 }
 
-static fsb_cached_entry_ *fsb_cached_entry_of_(const fsb_cached_folder_ *f, const fsb_cached_name_ *n)
+static fsb_cached_entry_ *fsb_cached_entry_of_(const fsb_cached_folder_ *f,
+                                               const fsb_cached_name_ *n)
 {
     if (!f || !f->table_size) return NULL;
     fsb_cached_entry_ *e = f->table[n->hash & (f->table_size - 1)];
@@ -3700,7 +3739,7 @@ static void fsb_cached_no_slice_(fsb_op *op)
 static int fsb_cached_bytes_(fsb_cached_ *c, fsb_op *op, const fsb_stat *st, uint64_t offset,
                              uint64_t *missing)
 {
-    fsb_slice      part[FSB_IO_MAX / FSB_CACHED_CHUNK_ + 2];
+    fsb_slice      part[(size_t)FSB_IO_MAX / (size_t)FSB_CACHED_CHUNK_ + 2];
     const uint64_t left = offset < st->size ? st->size - offset : 0;
     const size_t   want = left < op->size ? (size_t)left : op->size;
     const uint64_t first = offset / FSB_CACHED_CHUNK_;
@@ -3986,7 +4025,7 @@ static void fsb_cached_list_begin_(fsb_cached_call_ *k, const char *folder, uint
     const uint64_t epoch = fsb_cached_epoch_(c);
     const int      may = fsb_cached_holdable_(c, &n, epoch);
     fsb_cached_path_put_(c, k->deep);
-    k->deep = fsb_cached_path_copy_(c, folder);
+    k->deep = fsb_cached_path_copy_(c, folder), k->begun = 1;
     pthread_mutex_lock(&s->lock);
     fsb_cached_folder_ *f = may && fsb_cached_holds_(c, n.folder_hash, k->seq)
                                 ? fsb_cached_folder_make_(c, s, &n, epoch)
@@ -4054,7 +4093,8 @@ static void fsb_cached_list_entry_(fsb_cached_call_ *k, const fsb_dirent *entry)
     fsb_cached_folder_ *f = fsb_cached_folder_of_(s, &n);
     fsb_cached_entry_  *e = f ? fsb_cached_entry_make_(c, f, &n) : NULL;
     const int           holds = fsb_cached_holds_(c, n.hash, k->seq);
-    if (e && holds && f->verified == fsb_cached_epoch_(c)) fsb_cached_entry_set_(c, e, &entry->stat);
+    if (e && holds && f->verified == fsb_cached_epoch_(c))
+        fsb_cached_entry_set_(c, e, &entry->stat);
     if (f && f->lister == k) {
         if (!e) fsb_cached_unlist_(f);
         else {
@@ -4072,18 +4112,21 @@ static void fsb_cached_list_entry_(fsb_cached_call_ *k, const fsb_dirent *entry)
 }
 
 /* An entry of ours on to who asked, as far as it was asked for. */
-static void fsb_cached_show_(fsb_cached_call_ *k, const fsb_dirent *entry)
+static void fsb_cached_show_(fsb_cached_call_ *k, const fsb_dirent *entry, int top)
 {
     fsb_op    *up = k->upper;
     fsb_dirent mine = *entry;
-    if (!up || k->cut) return;
-    if (up->size64 && k->shown_bytes >= up->size64) k->cut = 1;
-    if (!k->cut) {
+    if (!up || k->cut || (!(up->flags & FSB_LIST_DEEP) && (!top || !entry->name_size))) return;
+    int stop = up->size64 && k->shown_bytes >= up->size64;
+    if (!stop) {
         if (!(up->flags & FSB_LIST_DATA)) mine.data = NULL;
-        mine.folder = NULL;
-        k->cut = up->emit(up, &mine) != 0;
+        if (top) mine.folder = NULL;
+        stop = up->emit(up, &mine) != 0;
     }
-    if (k->cut) return;
+    if (stop) {
+        k->cut = top ? 2 : 1; /* 1: all of the folder itself was shown */
+        return;
+    }
     ++k->shown, k->shown_bytes += sizeof mine.stat + mine.name_size;
     if (mine.data) k->shown_bytes += mine.stat.size;
 }
@@ -4097,16 +4140,18 @@ static int fsb_cached_emit_(fsb_op *op, const fsb_dirent *entry)
                  !fsb_cached_below_(k->path->text, k->path->size, folder, strlen(folder))))
         return 0; /* not what was asked for */
     if (op->flags & FSB_LIST_STAT && (!k->deep || strcmp(k->deep->text, folder) != 0)) {
-        fsb_cached_list_end_(k, 0);
+        if (!top && !k->top_done) { /* folders below come behind the last name */
+            k->top_done = 1;
+            fsb_cached_list_end_(k, 1);
+        } else fsb_cached_list_end_(k, 0);
         if (!top || !k->top_done) fsb_cached_list_begin_(k, folder, top ? op->offset : 0);
     }
+    if (entry->name_size && op->flags & FSB_LIST_STAT) fsb_cached_list_entry_(k, entry);
     if (!entry->name_size) {
         if (top) k->top_done = 1;
         fsb_cached_list_end_(k, 1);
-        return 0;
     }
-    if (op->flags & FSB_LIST_STAT) fsb_cached_list_entry_(k, entry);
-    if (top) fsb_cached_show_(k, entry);
+    fsb_cached_show_(k, entry, top);
     return 0;
 }
 
@@ -4124,9 +4169,9 @@ static void fsb_cached_listed_(fsb_cached_call_ *k)
         return;
     }
     if (result >= 0 && k->op.flags & FSB_LIST_STAT) {
-        if (!k->deep && !k->top_done && !k->op.offset)
+        if (!k->begun && !k->op.offset)
             fsb_cached_list_begin_(k, k->path->text, 0); /* an empty folder */
-        fsb_cached_list_end_(k, result == 1);
+        fsb_cached_list_end_(k, result == 1 && !k->top_done); /* below, only a mark says so */
         if (k->op.stat.file_id && !k->op.offset) {
             const fsb_cached_name_ n = fsb_cached_split_(c, k->path->text);
             fsb_cached_keep_(c, &n, k->seq, &k->op.stat);
@@ -4135,7 +4180,7 @@ static void fsb_cached_listed_(fsb_cached_call_ *k)
     fsb_cached_list_end_(k, 0);
     fsb_cached_call_ *waiters = fsb_cached_land_(k);
     fsb_cached_trim_(c);
-    if (result >= 0) result = k->cut ? 0 : result == 1 || k->top_done;
+    if (result >= 0) result = k->cut == 2 ? 0 : result == 1 || k->top_done;
     const int again = up && !k->shown && !k->cut && fsb_cached_lost_(result) && !k->tries;
     if (up && result >= 0) up->stat = k->op.stat;
     if (!up) (void)__atomic_sub_fetch(&c->lists_ahead, 1, __ATOMIC_RELAXED);
@@ -4230,6 +4275,7 @@ static void fsb_cached_walk_(fsb_cached_ *c, const char *path, uint32_t flags)
 typedef struct fsb_cached_piece_ {
     uint32_t   count, end; /* end: nothing is behind them */
     fsb_dirent entries[FSB_CACHED_PIECE_];
+    fsb_slice  data[FSB_CACHED_PIECE_]; /* pinned */
     char       names[FSB_CACHED_PIECE_][FSB_NAME_MAX + 1];
 } fsb_cached_piece_;
 
@@ -4252,7 +4298,15 @@ static int fsb_cached_copy_names_(fsb_cached_ *c, fsb_cached_folder_ *f, const f
         const int whole = e->state == FSB_CACHED_STAT_ && fsb_cached_fresh_(c, e->epoch, e->until);
         if (!whole && (op->flags & FSB_LIST_STAT || !e->stat.ino)) break;
         fsb_dirent *to = &p->entries[p->count];
-        memset(to, 0, sizeof *to);
+        fsb_slice  *data = &p->data[p->count];
+        memset(to, 0, sizeof *to), memset(data, 0, sizeof *data);
+        const int wants = op->flags & FSB_LIST_DATA && S_ISREG(e->stat.mode) && e->stat.size &&
+                          e->stat.size <= FSB_CACHED_SMALL_;
+        if (wants && !fsb_cached_chunk_(c, &e->stat, 0, 0, data) &&
+            !__atomic_load_n(&c->away, __ATOMIC_RELAXED))
+            break; /* inner has them */
+        to->data = data->data;
+        if (op->flags & FSB_LIST_DATA && S_ISREG(e->stat.mode) && !e->stat.size) to->data = "";
         memcpy(p->names[p->count], fsb_cached_entry_name_(e), e->name_size + 1u);
         to->name = p->names[p->count++], to->name_size = e->name_size;
         to->cookie = e->cookie, to->stat = e->stat;
@@ -4263,63 +4317,64 @@ static int fsb_cached_copy_names_(fsb_cached_ *c, fsb_cached_folder_ *f, const f
 }
 
 /* Shows a piece. 1: it was enough. */
-static int fsb_cached_show_piece_(fsb_cached_ *c, fsb_op *op, fsb_cached_piece_ *p,
-                                  uint64_t *bytes, uint64_t *cookie)
+static int fsb_cached_show_piece_(fsb_op *op, fsb_cached_piece_ *p, uint64_t *bytes,
+                                  uint64_t *cookie)
 {
+    int stop = 0;
     for (uint32_t i = 0; i < p->count; ++i) {
-        fsb_dirent *e = &p->entries[i];
-        fsb_slice   data;
-        memset(&data, 0, sizeof data);
-        if (op->size64 && *bytes >= op->size64) return 1;
-        if (op->flags & FSB_LIST_DATA && S_ISREG(e->stat.mode) && e->stat.size &&
-            e->stat.size <= FSB_CACHED_CHUNK_ && fsb_cached_chunk_(c, &e->stat, 0, 0, &data))
-            e->data = data.data, *bytes += e->stat.size;
-        const int stop = op->emit(op, e) != 0;
-        fsb_slice_release(&data);
-        if (stop) return 1;
-        *cookie = e->cookie, *bytes += sizeof e->stat + e->name_size;
+        const fsb_dirent *e = &p->entries[i];
+        if (!stop) stop = (op->size64 && *bytes >= op->size64) || op->emit(op, e) != 0;
+        if (!stop) {
+            *cookie = e->cookie, *bytes += sizeof e->stat + e->name_size;
+            if (e->data) *bytes += e->stat.size;
+        }
+        fsb_slice_release(&p->data[i]);
     }
-    return 0;
+    return stop;
 }
 
-/* Answers a LIST from memory: 1, or 0 if nothing was shown. */
-static int fsb_cached_list_known_(fsb_cached_ *c, fsb_op *op)
+static void fsb_cached_load_folder_(fsb_cached_ *c, const fsb_cached_name_ *n);
+static fsb_cached_state_ fsb_cached_find_(fsb_cached_ *c, const fsb_cached_name_ *n, fsb_stat *st);
+
+/* Answers a LIST from memory: 1, or 0 if only names up to *cookie were shown, or none. */
+static int fsb_cached_list_known_(fsb_cached_ *c, fsb_op *op, uint64_t *cookie, uint64_t *bytes)
 {
     const fsb_cached_name_ n = fsb_cached_join_(c, op->path, strlen(op->path), "", 0);
     const fsb_cached_name_ own = fsb_cached_split_(c, op->path);
     fsb_cached_shard_     *s = fsb_cached_shard_of_(c, n.folder_hash);
-    uint64_t               bytes = 0, cookie = op->offset;
     uint32_t               place = UINT32_MAX;
     fsb_stat               st;
-    if (fsb_cached_look_(c, &own, &st) != FSB_CACHED_STAT_ || !S_ISDIR(st.mode)) return 0;
+    if (fsb_cached_find_(c, &own, &st) != FSB_CACHED_STAT_ || !S_ISDIR(st.mode)) return 0;
+    if (op->file_id && op->file_id != st.file_id) return 0;
+    if (c->disk && __atomic_load_n(&c->away, __ATOMIC_RELAXED)) fsb_cached_load_folder_(c, &n);
     fsb_cached_piece_ *p = (fsb_cached_piece_ *)fsb_cached_resize_(c, NULL, 0, sizeof *p);
     if (!p) return 0;
-    int shown = 0, stop = 0, ok = 1;
+    int stop = 0, ok = 1;
     do {
         pthread_mutex_lock(&s->lock);
-        ok = fsb_cached_copy_names_(c, fsb_cached_folder_of_(s, &n), op, cookie, &place, p);
+        ok = fsb_cached_copy_names_(c, fsb_cached_folder_of_(s, &n), op, *cookie, &place, p);
         pthread_mutex_unlock(&s->lock);
+        if (ok) stop = fsb_cached_show_piece_(op, p, bytes, cookie);
         if (!ok) break;
-        shown = 1;
-        stop = fsb_cached_show_piece_(c, op, p, &bytes, &cookie);
     } while (!stop && !p->end);
-    const int end = ok && !stop && p->end;
     fsb_cached_free_(c, p, sizeof *p);
-    if (!shown) return 0;
-    op->stat = st, op->result = end;
-    return 1;
+    op->stat = st, op->result = ok && !stop;
+    return ok;
 }
 
 static void fsb_cached_list_(fsb_cached_ *c, fsb_op *op, int tries, int64_t error)
 {
-    if (fsb_cached_list_known_(c, op)) {
+    const int deep = op->flags & FSB_LIST_DEEP && !__atomic_load_n(&c->away, __ATOMIC_RELAXED);
+    uint64_t  cookie = op->offset, bytes = 0;
+    /* what lies below is inner's to tell */
+    if (!deep && fsb_cached_list_known_(c, op, &cookie, &bytes)) {
         if (!tries) FSB_CACHED_COUNT_(c, listing_hits);
         if (!op->offset) fsb_cached_walk_(c, op->path, FSB_LIST_STAT);
         op->done(op);
         return;
     }
     const fsb_cached_name_ n = fsb_cached_join_(c, op->path, strlen(op->path), "", 0);
-    if (!error && !op->offset && tries < FSB_CACHED_TRIES_ &&
+    if (!error && !deep && !cookie && tries < FSB_CACHED_TRIES_ &&
         fsb_cached_join_list_(c, &n, op->flags & FSB_LIST_DATA, op, tries))
         return;
     fsb_cached_call_ *k =
@@ -4331,10 +4386,11 @@ static void fsb_cached_list_(fsb_cached_ *c, fsb_op *op, int tries, int64_t erro
         return;
     }
     if (!tries) FSB_CACHED_COUNT_(c, listing_misses);
-    k->op.flags |= FSB_LIST_STAT;
-    if (!op->offset && fsb_cached_ahead_ok_(c)) k->op.flags |= FSB_LIST_DEEP;
+    k->op.flags |= FSB_LIST_STAT, k->op.offset = cookie;
+    k->shown = cookie != op->offset, k->shown_bytes = bytes; /* it goes on behind those */
+    if (!cookie && fsb_cached_ahead_ok_(c)) k->op.flags |= FSB_LIST_DEEP;
     if (k->op.size64 < FSB_IO_MAX / 4) k->op.size64 = FSB_IO_MAX / 4;
-    k->tries = tries, k->size = op->offset ? 0 : UINT64_MAX;
+    k->tries = tries, k->size = cookie ? 0 : UINT64_MAX;
     const int first = !op->offset;
     fsb_cached_path_ *path = first ? fsb_cached_path_copy_(c, op->path) : NULL;
     fsb_cached_list_send_(k);
@@ -4355,7 +4411,8 @@ static void fsb_cached_read_ahead_(fsb_cached_ *c, fsb_cached_file_ *f, fsb_hand
         const fsb_cache_key key =
             fsb_cached_key_(c, st->file_id, st->version, from / FSB_CACHED_CHUNK_);
         fsb_slice part;
-        uint64_t  size = to - from < (uint64_t)FSB_IO_MAX ? to - from : (uint64_t)FSB_IO_MAX;
+        uint64_t  size = FSB_IO_MAX - from % FSB_IO_MAX; /* as large READs are cut by the kernel */
+        if (size > to - from) size = to - from;
         if (fsb_cache_get(c->core, &key, &part) == 1) {
             fsb_slice_release(&part);
             from += FSB_CACHED_CHUNK_;
@@ -4452,14 +4509,14 @@ static void fsb_cached_data_ahead_(fsb_cached_ *c, const fsb_cached_name_ *n, in
         uint64_t ahead = 0;
         if (f->data_next < e->place) f->data_next = e->place - 1;
         for (uint32_t i = e->place; i < f->data_next; ++i)
-            if (f->order[i]->stat.size <= FSB_CACHED_CHUNK_) ahead += f->order[i]->stat.size;
+            if (f->order[i]->stat.size <= FSB_CACHED_SMALL_) ahead += f->order[i]->stat.size;
         while (messages < 3 && ahead < 2u * FSB_IO_MAX && f->data_next < f->order_count) {
             uint64_t bytes = 0;
             places[messages] = f->data_next;
             cookies[messages] = f->data_next ? f->order[f->data_next - 1]->cookie : 0;
             for (; f->data_next < f->order_count && bytes < FSB_IO_MAX * 7u / 8; ++f->data_next) {
                 const uint64_t size = f->order[f->data_next]->stat.size;
-                bytes += 200 + (size <= FSB_CACHED_CHUNK_ ? size : 0);
+                bytes += 200 + (size <= FSB_CACHED_SMALL_ ? size : 0);
             }
             counts[messages] = f->data_next - places[messages];
             ++messages, ahead += bytes;
@@ -4614,6 +4671,36 @@ static void fsb_cached_readlink_(fsb_cached_ *c, fsb_op *op, int64_t error)
 
 /* ---- [backend: reading] ---------------------------------------------------------------------- */
 
+/* Answers those waiting READs that want nothing but what has just come: without another copy.
+   Returns the others. */
+static fsb_cached_call_ *fsb_cached_share_(fsb_cached_call_ *k, const void *data, uint64_t size,
+                                           fsb_cached_call_ *waiters)
+{
+    fsb_cached_      *c = k->c;
+    fsb_cached_call_ *rest = NULL;
+    while (waiters) {
+        fsb_cached_call_ *w = waiters;
+        fsb_op           *up = w->upper;
+        const uint64_t    file = k->op.stat.size;
+        waiters = w->next;
+        const uint64_t left = up->offset < file ? file - up->offset : 0;
+        const uint64_t want = up->size < left ? up->size : left;
+        if (up->code != FSB_OP_READ || up->offset < k->offset || !want ||
+            up->offset - k->offset > size || want > size - (up->offset - k->offset)) {
+            w->next = rest, rest = w;
+            continue;
+        }
+        fsb_cached_call_free_(w);
+        fsb_cached_no_slice_(up);
+        const char *from = (const char *)data + (up->offset - k->offset);
+        if (up->buf) memcpy(up->buf, from, (size_t)want);
+        else up->slice.data = from, up->slice.size = (size_t)want;
+        FSB_CACHED_COUNT_(c, data_hits);
+        fsb_cached_finish_(up, (int64_t)want);
+    }
+    return rest;
+}
+
 /* Bytes of a known version have come, whoever asked for them. */
 static void fsb_cached_read_done_(fsb_cached_call_ *k)
 {
@@ -4621,15 +4708,19 @@ static void fsb_cached_read_done_(fsb_cached_call_ *k)
     const fsb_op *op = &k->op;
     const void   *data = op->buf ? op->buf : op->slice.data;
     fsb_cached_call_ *waiters = NULL;
+    int               ok = 0;
     if (op->result >= 0 && k->file_id && fsb_cached_holds_(c, k->hash, k->seq)) {
         const uint64_t left = k->op.stat.size > k->offset ? k->op.stat.size - k->offset : 0;
         const uint64_t want = k->size < left ? k->size : left;
         if ((uint64_t)op->result < want) fsb_cached_touch_attr_(c, k->path->text); /* it shrank */
-        else if (data)
+        else if (data) {
+            ok = 1;
             fsb_cached_put_(c, k->file_id, k->version, k->op.stat.size, k->offset, data,
                             (size_t)op->result);
+        }
     }
     waiters = fsb_cached_land_(k);
+    if (ok) waiters = fsb_cached_share_(k, data, (uint64_t)op->result, waiters);
     if (k->upper) k->op.stat = k->upper->stat;
     fsb_cached_up_(k, waiters);
 }
@@ -4694,7 +4785,7 @@ static void fsb_cached_open_late_(fsb_cached_ *c, fsb_cached_file_ *f, fsb_op *o
     if (wait) w->next = f->waiting, f->waiting = w;
     if (send) f->opening = 1;
     pthread_mutex_unlock(&f->lock);
-    k->op.path = k->path->text, k->op.flags = f->flags & FSB_O_READ ? FSB_O_READ : f->flags;
+    k->op.path = k->path->text, k->op.flags = f->flags; /* what opens late only reads */
     k->op.file_id = f->file_id, k->op.size = size;
     if (send) {
         fsb_cached_send_(k);
@@ -4844,8 +4935,8 @@ static void fsb_cached_read_miss_(fsb_cached_ *c, fsb_op *op, fsb_cached_file_ *
             if (!sent) fsb_cached_finish_(op, -ENOMEM);
             return;
         }
-        fsb_cached_open_late_(c, f, op, tries, op->offset < FSB_CACHED_CHUNK_ ? FSB_CACHED_CHUNK_
-                                                                              : 0);
+        const size_t first = op->offset < FSB_CACHED_CHUNK_ ? (size_t)FSB_CACHED_CHUNK_ : 0;
+        fsb_cached_open_late_(c, f, op, tries, first);
         return;
     }
     const uint64_t from = op->offset / FSB_CACHED_CHUNK_ * FSB_CACHED_CHUNK_, end = op->offset
@@ -5149,7 +5240,8 @@ static void fsb_cached_changed_(fsb_cached_call_ *k)
     const uint32_t   code = k->op.code;
     fsb_cached_touch_call_(k, 1);
     if ((code == FSB_OP_WRITE || code == FSB_OP_PUT) && k->op.result >= 0) fsb_cached_written_(k);
-    if (code == FSB_OP_EXEC && !__atomic_load_n(&k->c->leased, __ATOMIC_RELAXED)) fsb_cached_suspect_(k->c);
+    if (code == FSB_OP_EXEC && !__atomic_load_n(&k->c->leased, __ATOMIC_RELAXED))
+        fsb_cached_suspect_(k->c); /* who knows what it did */
     k->op.handle = handle;
     fsb_cached_answer_(k);
 }
@@ -5233,9 +5325,9 @@ static void fsb_cached_watched_(fsb_cached_call_ *k)
 {
     fsb_cached_file_ *f = NULL;
     fsb_op           *op = &k->op;
-    const int         err = op->result < 0 ? 0
-                                           : fsb_cached_file_new_(k->c, &f, k->path->text,
-                                                                  FSB_CACHED_WATCHING_, 0, op->handle);
+    int               err = 0;
+    if (op->result >= 0)
+        err = fsb_cached_file_new_(k->c, &f, k->path->text, FSB_CACHED_WATCHING_, 0, op->handle);
     if (err) {
         fsb_cached_call_ *x = fsb_cached_call_new_(k->c, NULL, FSB_OP_CLOSE, fsb_cached_quiet_);
         if (x) x->op.handle = op->handle, fsb_cached_send_(x);

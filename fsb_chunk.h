@@ -54,16 +54,35 @@
        others change in folders that the client's requests led through, and answers the one who
        changed it when this client has sent 0x103 SEEN (tag: up to which event), 2 s at most. Neither
        has an answer.
-       0x100 HELLO must come first. Meta: u16 lowest and u16 highest version, u32 zero, 16 bytes
-       client id, string share. Answer: u16 version, u16 rights, u32 requests that may be in flight,
-       u64 boot id of the server, u64 bit n set: FSB_OP n is served, u32 bytes of data at most.
+       0x100 HELLO must come first. Meta: u16 lowest and u16 highest version, u32 flags, 16 bytes
+       client id, string share. Answer: u16 version, u16 rights, u32 requests that may be in
+       flight, u64 boot id of the server, u64 bit n set: FSB_OP n is served, u32 bytes of data at
+       most, u32 flags. Of the client's flags 1 says that it STAYS: it sends 0x104 PING (no meta;
+       answered) when it has heard nothing for 7 s, 0x105 GOODBYE (no answer) before it leaves for
+       good, as the server does before it stops; what it has is kept for a while if the connection
+       just ends. The low half of a tag is then a slot, the high half its turn: a slot's next turn
+       begins only when the last was answered or given up. 2, with 1: it is BACK, with the id that
+       it had before. The answer's flag 1 says: files, locks and answers are still here. Then the
+       client repeats what was not answered, each request with its tag; of what must not be done
+       twice the server has kept the last answer of each slot below 4096.
        0x101 CANCEL, meta u64 tag: that request may end early with EINTR. It has no answer itself.
        Who breaks these rules is disconnected, with a line in the log.
        Over TLS all of this is inside: version 1.3, suites with SHA-256, an external PSK with
-       (EC)DHE, no certificates, no tickets. A join code is 26 symbols of Crockford's base 32 and two
-       that are their number modulo 1021; in capitals, in fours with dashes, it is the key material
-       of two BLAKE3 derive_key: "fsb 2026 join code: the key of TLS", 32 bytes, and "fsb 2026 join
-       code: its name on the wire", 16 bytes: in hex, the PSK's identity.
+       (EC)DHE, no certificates, no tickets. A join code is 26 symbols of Crockford's base 32 and
+       two that are their number modulo 1021; in capitals, in fours with dashes, it is the key
+       material of two BLAKE3 derive_key: "fsb 2026 join code: the key of TLS", 32 bytes, and "fsb
+       2026 join code: its name on the wire", 16 bytes: in hex, the PSK's identity.
+
+   COMING BACK   With desc.reconnect a client outlives its connection. It finds out at once, or if
+       nothing is heard, within 15 s; then it connects anew, after 0.1 s, doubled up to 2 s, for
+       good. Meanwhile calls wait, each its own time, then end with -ETIMEDOUT; with -EACCES at
+       once when the code opens nothing any more. On the same host, within its desc.away_ms, open
+       files (without a name too) and locks are as they were, and what was under way is done
+       exactly once. On a host that was started anew, or later, files are opened again by their
+       names, as this client's own renames left them: -ESTALE if another file is there now, -EIO if
+       they held locks, which are gone. What may have been done but cannot safely be repeated
+       (making, removing and renaming names, appending, exclusive creation) ends with -EIO: look
+       before you try again.
 
    NEEDS     POSIX threads (-pthread), Linux 4.14. With a strict -std=, include it before libc's.
    OPTIONS   FSB_STATIC, FSB_API: once, before the first fsb header. FSB_WITH_OPENSSL: TLS, with
@@ -78,7 +97,7 @@
    ERRORS    0 or a negative errno. -EPROTO the peer broke the protocol, -ENOTCONN the connection is
              gone, -ETIMEDOUT no answer in time; details go to the log.
    DOES NOT  encrypt but by "tls:" (else loopback TCP and unix sockets only, unless asked for by
-             name), reconnect, checksum the bytes of files on the way where TLS does not (headers
+             name), checksum the bytes of files on the way where TLS does not (headers
              and meta are), detect deadlocks of locks. Locks live in the server: they bind its
              clients, not the host's own programs.
    LICENCE   MIT, at the end of this file.            CHANGES   0.1.0 first version. */
@@ -380,6 +399,8 @@ typedef struct fsb_chunk_share {
     uint32_t     rights;  /* FSB_CHUNK_READ, or that and FSB_CHUNK_WRITE */
 } fsb_chunk_share;
 
+#define FSB_CHUNK_NEVER UINT32_MAX /* a duration that means: not at all */
+
 typedef struct fsb_chunk_server_desc {
     const fsb_chunk_share *shares; /* [share_count], copied; at least one */
     size_t                 share_count;
@@ -389,8 +410,12 @@ typedef struct fsb_chunk_server_desc {
     uint64_t      max_bytes; /* of requests and answers held per client (default 16 MiB, least 2) */
     uint32_t      max_locks; /* held and waited for, per client, besides (default 65536) */
     uint32_t      hello_ms;  /* from connect to hello, at most (default 10000) */
+    uint32_t      max_unproven;      /* "tls:": at once, before they show a code (default 64) */
+    uint32_t      max_unproven_each; /* of these from one address (default 16) */
     uint32_t      frame_ms;  /* without a byte inside a frame, either way (default 30000) */
     uint32_t      request_ms;   /* a request's time where the client sets none (default 30000) */
+    uint32_t      away_ms;      /* what a client had is kept so long for it to come back (default
+                                   60000; FSB_CHUNK_NEVER: not at all) */
     uint32_t      threads;      /* that may wait for a disk, at most, 1 to 1024 (default 8) */
     uint32_t      socket_mode;  /* permissions of a unix socket (default 0600) */
     int           insecure_tcp; /* 1: listen on other addresses than loopback too, unprotected */
@@ -473,6 +498,8 @@ typedef struct fsb_chunk_client_desc {
     void    *user;        /* handed to connect */
     uint32_t timeout_ms;  /* of connecting, and of an operation without its own (default 30000),
                              unless it is a LOCK that waits: that has none */
+    int      reconnect;   /* 1: when the connection is lost, calls wait up to their time while it
+                             connects anew, and is where it was: see COMING BACK */
     unsigned char id[16]; /* names this client; all zero: random */
     fsb_allocator allocator;
     fsb_logger    log;
@@ -482,6 +509,7 @@ typedef struct fsb_chunk_client_info {
     uint32_t rights; /* FSB_CHUNK_* as the host granted them */
     uint32_t max_requests;
     uint64_t boot_id; /* differs whenever the host was started anew */
+    uint64_t reconnects; /* since open */
 } fsb_chunk_client_info;
 
 /* Connects and says hello; *out is the share as a backend, ended by its close(). Its call[] waits
@@ -1681,6 +1709,14 @@ enum {
     FSB_CHUNK_CANCEL_ = 0x101,
     FSB_CHUNK_EVENT_ = 0x102,
     FSB_CHUNK_SEEN_ = 0x103,
+    FSB_CHUNK_PING_ = 0x104,
+    FSB_CHUNK_GOODBYE_ = 0x105,
+    FSB_CHUNK_STAYS_ = 1, /* of HELLO: it sends PINGs, and comes back */
+    FSB_CHUNK_BACK_ = 2,  /* it was here before; in the answer 1: what it had is still here */
+    FSB_CHUNK_PING_MS_ = 7000,    /* without a word a client asks after so long ... */
+    FSB_CHUNK_SILENT_MS_ = 15000, /* ... and both take the connection for lost after so long */
+    FSB_CHUNK_KEPT_SLOTS_ = 4096, /* of tags, whose last answers are kept */
+    FSB_CHUNK_KEPT_BYTES_ = FSB_CHUNK_HEADER_ + 112, /* OPEN's and WRITE's have most */
     FSB_CHUNK_VERSION_ = 1
 };
 
@@ -2389,6 +2425,21 @@ struct fsb_chunk_lock_ {
     fsb_chunk_lock_    *spare;  /* of one that waits: memory for a split when it is granted */
 };
 
+/* The last answer of a tag's slot, as it was sent, without the bytes of a file. */
+typedef struct fsb_chunk_kept_ {
+    uint64_t      tag;
+    uint32_t      size; /* 0: none */
+    unsigned char bytes[FSB_CHUNK_KEPT_BYTES_];
+} fsb_chunk_kept_;
+
+/* An address that wrong codes came from. */
+enum { FSB_CHUNK_FAILURES_ = 64 };
+typedef struct fsb_chunk_failure_ {
+    unsigned char from[16]; /* as IPv6 */
+    uint32_t      count;    /* since a right one */
+    int64_t       until;    /* the next is looked at then, ms */
+} fsb_chunk_failure_;
+
 /* What a join code opens. */
 typedef struct fsb_chunk_grant_ {
     fsb_chunk_key_ key;
@@ -2431,6 +2482,17 @@ struct fsb_chunk_conn_ {
     int                    secure; /* 1: TLS, and grant says what its code opens */
     int                    revoked; /* 1: it no longer does; by atomics */
     fsb_chunk_grant_       grant;
+    unsigned char          from[16]; /* its address, if secure */
+    int                    unproven; /* 1: counted in server->unproven; guarded by server->lock */
+    fsb_chunk_conn_       *line_next; /* likewise, these three: its requests for the workers */
+    fsb_chunk_request_    *jobs, **jobs_tail;
+    unsigned char          id[16];  /* of the client; with the next, from hello on */
+    int                    stays;   /* 1: it comes back; what it has is kept for a while */
+    int                    resumed; /* 1: it has come back, and has it again */
+    int                    lively;  /* its last frame was a request, not a PING */
+    int64_t                heard;   /* when bytes came, ms */
+    fsb_chunk_conn_       *heir;    /* has come back with this one's id; by atomics */
+    int                    leaves;  /* 1: it will not come back; by atomics */
     /* of the connection's thread alone */
     unsigned char    *in;
     size_t            in_size, in_start, in_end;
@@ -2449,6 +2511,8 @@ struct fsb_chunk_conn_ {
     uint64_t          held;    /* bytes of these */
     fsb_chunk_slot_  *slots;
     int               slot_count, slot_free;
+    fsb_chunk_kept_  *kept; /* [kept_count] by the slot of the tag */
+    uint32_t          kept_count;
     int               slot_gone; /* unpinned, to be closed by the connection's thread */
     uint32_t          locks; /* guarded by server->locks_lock */
     /* a lease: guarded by server->leases_lock */
@@ -2476,7 +2540,9 @@ struct fsb_chunk_server {
     uint32_t             threads, idle, queued, listening, connections;
     uint64_t             numbers;
     int                  closing;
-    fsb_chunk_request_  *jobs, **jobs_tail;
+    fsb_chunk_conn_     *line, **line_tail; /* clients with requests for the workers, in turn */
+    uint32_t             unproven;          /* connections that have not shown a code yet */
+    fsb_chunk_failure_   failures[FSB_CHUNK_FAILURES_];
     fsb_chunk_grant_    *grants; /* guarded by lock */
     size_t               grant_count;
     fsb_chunk_secure_   *secure; /* set once, before the first listener that needs it */
@@ -2681,6 +2747,33 @@ static unsigned char *fsb_chunk_answer_data_(fsb_chunk_request_ *req)
         fsb_chunk_fixed_size_(req->shape->answer);
 }
 
+/* Keeps the answer of what must not be done twice, in place of the one before of that slot. */
+static void fsb_chunk_keep_answer_(fsb_chunk_request_ *req, const unsigned char *bytes, size_t size)
+{
+    fsb_chunk_conn_ *conn = req->conn;
+    const uint32_t   slot = (uint32_t)req->tag, code = req->op.code;
+    const int        counts = code == FSB_OP_OPEN || code == FSB_OP_CLOSE ||
+        (req->shape->traits & FSB_CHUNK_CHANGES_) != 0;
+    if (!counts || slot >= FSB_CHUNK_KEPT_SLOTS_ || size > FSB_CHUNK_KEPT_BYTES_) return;
+    pthread_mutex_lock(&conn->lock);
+    if (slot >= conn->kept_count) {
+        uint32_t count = conn->kept_count ? conn->kept_count : 8;
+        while (count <= slot) count *= 2;
+        fsb_chunk_kept_ *kept = (fsb_chunk_kept_ *)fsb_chunk_resize_(
+            &conn->server->desc.allocator, conn->kept, conn->kept_count * sizeof *kept,
+            count * sizeof *kept);
+        if (kept) {
+            memset(kept + conn->kept_count, 0, (count - conn->kept_count) * sizeof *kept);
+            conn->kept = kept, conn->kept_count = count;
+        }
+    }
+    if (slot < conn->kept_count) {
+        conn->kept[slot].tag = req->tag, conn->kept[slot].size = (uint32_t)size;
+        memcpy(conn->kept[slot].bytes, bytes, size);
+    }
+    pthread_mutex_unlock(&conn->lock);
+}
+
 /* Writes header and meta of the answer; data_size bytes of data stand behind them or will follow.
    */
 static void fsb_chunk_answer_(fsb_chunk_request_ *req, int64_t result, size_t data_size,
@@ -2702,6 +2795,7 @@ static void fsb_chunk_answer_(fsb_chunk_request_ *req, int64_t result, size_t da
     if (!flags) req->block->size += f.data_size;
     fsb_chunk_count_(&req->conn->server->stats.requests, 1);
     if (result < 0) fsb_chunk_count_(&req->conn->server->stats.errors, 1);
+    if (req->conn->stays) fsb_chunk_keep_answer_(req, header, FSB_CHUNK_HEADER_ + f.meta_size);
 }
 
 /* ---- [handles] ------------------------------------------------------------------------------- */
@@ -3572,7 +3666,8 @@ static void fsb_chunk_release_(fsb_chunk_request_ *req)
 static fsb_op *fsb_chunk_aim_(fsb_chunk_request_ *req)
 {
     fsb_op *op = &req->op;
-    if (op->code == FSB_OP_LIST) op->emit = fsb_chunk_emit_, op->size64 = req->room;
+    if (op->code == FSB_OP_LIST)
+        op->emit = fsb_chunk_emit_, op->size64 = op->size ? op->size : req->room;
     if (req->room && op->code != FSB_OP_LIST) op->buf = fsb_chunk_answer_data_(req);
     if (req->room) op->size = req->room;
     op->done = fsb_chunk_submitted_;
@@ -3602,20 +3697,31 @@ static void fsb_chunk_job_(void *arg)
     fsb_chunk_finish_(req);
 }
 
+/* The workers take one request of each client in turn, so that nobody waits behind all that another
+   has asked for. Lock held. */
+static void fsb_chunk_line_up_(fsb_chunk_server *s, fsb_chunk_conn_ *conn)
+{
+    conn->line_next = NULL;
+    *s->line_tail = conn, s->line_tail = &conn->line_next;
+}
+
 static void *fsb_chunk_worker_(void *arg)
 {
     fsb_chunk_server *s = (fsb_chunk_server *)arg;
     pthread_mutex_lock(&s->lock);
     for (;;) {
-        while (!s->jobs && !s->closing) {
+        while (!s->line && !s->closing) {
             ++s->idle;
             pthread_cond_wait(&s->work, &s->lock);
             --s->idle;
         }
-        fsb_chunk_request_ *req = s->jobs;
-        if (!req) break;
-        s->jobs = req->next, --s->queued;
-        if (!s->jobs) s->jobs_tail = &s->jobs;
+        fsb_chunk_conn_ *conn = s->line;
+        if (!conn) break;
+        s->line = conn->line_next; /* one of its requests, then it is the next one's turn */
+        if (!s->line) s->line_tail = &s->line;
+        fsb_chunk_request_ *req = conn->jobs;
+        conn->jobs = req->next, --s->queued;
+        if (conn->jobs) fsb_chunk_line_up_(s, conn);
         pthread_mutex_unlock(&s->lock);
         fsb_chunk_job_(req);
         pthread_mutex_lock(&s->lock);
@@ -3644,8 +3750,10 @@ static void fsb_chunk_run_elsewhere_(fsb_chunk_request_ *req)
     }
     const int none = !s->threads;
     if (!none) {
+        fsb_chunk_conn_ *conn = req->conn;
+        if (!conn->jobs) conn->jobs_tail = &conn->jobs, fsb_chunk_line_up_(s, conn);
         req->next = NULL;
-        *s->jobs_tail = req, s->jobs_tail = &req->next, ++s->queued;
+        *conn->jobs_tail = req, conn->jobs_tail = &req->next, ++s->queued;
         pthread_cond_signal(&s->work);
     }
     pthread_mutex_unlock(&s->lock);
@@ -3757,6 +3865,45 @@ static int fsb_chunk_read_now_(fsb_chunk_request_ *req, int fd)
     return 0;
 }
 
+/* Was this done already, and only the answer lost with a connection? Then it is given again; the
+   bytes that an OPEN brings are read again. */
+static int fsb_chunk_repeat_(fsb_chunk_request_ *req)
+{
+    fsb_chunk_conn_     *conn = req->conn;
+    const fsb_allocator *a = &conn->server->desc.allocator;
+    const uint32_t       slot = (uint32_t)req->tag;
+    fsb_chunk_kept_      kept;
+    fsb_chunk_frame_     f;
+    fsb_chunk_slot_      file;
+    kept.size = 0;
+    pthread_mutex_lock(&conn->lock);
+    if (slot < conn->kept_count && conn->kept[slot].tag == req->tag) kept = conn->kept[slot];
+    pthread_mutex_unlock(&conn->lock);
+    if (!kept.size || fsb_chunk_unseal_(kept.bytes, kept.size, &f) <= 0 || f.op != req->op.code)
+        return 0;
+    fsb_chunk_block_ *b = fsb_chunk_block_new_(a, kept.size + f.data_size);
+    if (!b) return 0;
+    unsigned char *header = fsb_chunk_block_bytes_(b);
+    memcpy(header, kept.bytes, kept.size);
+    if (f.data_size) {
+        fsb_backend      *backend = conn->share->backend;
+        fsb_chunk_cursor_ c = {f.meta, f.meta + f.meta_size, 0};
+        fsb_op            op;
+        memset(&op, 0, sizeof op);
+        memset(&file, 0, sizeof file);
+        const int pinned = fsb_chunk_pin_(conn, fsb_chunk_get64_(&c), 0, &file);
+        op.code = FSB_OP_READ, op.handle = file.handle, op.size = f.data_size;
+        op.buf = header + kept.size;
+        if (pinned < 0 || backend->call[FSB_OP_READ](backend, &op) < 0) op.result = 0;
+        fsb_chunk_unpin_(conn, pinned);
+        f.status = (int32_t)op.result, f.data_size = (uint32_t)op.result;
+        fsb_chunk_seal_(header, &f);
+    }
+    b->size = kept.size + f.data_size;
+    fsb_chunk_push_(conn, b, 1);
+    return 1;
+}
+
 /* One request. `more`: others stand behind it in the buffer. 0, or an error that ends the
    connection. */
 static int fsb_chunk_request_run_(fsb_chunk_conn_ *conn, const fsb_chunk_frame_ *f, int more)
@@ -3775,6 +3922,7 @@ static int fsb_chunk_request_run_(fsb_chunk_conn_ *conn, const fsb_chunk_frame_ 
     fsb_chunk_cursor_ c = {f->meta, f->meta + f->meta_size, 0};
     fsb_chunk_decode_(&c, req.shape->request, &req.op);
     if (c.bad || (f->data_size && !(req.shape->request & FSB_CHUNK_DATA_))) return -EPROTO;
+    if (conn->resumed && fsb_chunk_repeat_(&req)) return 0;
     if (req.shape->request & FSB_CHUNK_DATA_) {
         if (f->data_size > (uint32_t)FSB_IO_MAX) return -EPROTO;
         req.op.data = f->data, req.op.size = f->data_size;
@@ -3848,6 +3996,76 @@ static fsb_chunk_secure_ *fsb_chunk_secure_server_(const fsb_allocator *a)
     return fsb_chunk_secure_new_(a, 1);
 }
 #endif
+
+/* How often have wrong codes come from there? An entry for it, the stalest if it has none. */
+static fsb_chunk_failure_ *fsb_chunk_failure_of_(fsb_chunk_server *s, const unsigned char *from)
+{
+    fsb_chunk_failure_ *stalest = &s->failures[0];
+    for (int i = 0; i < FSB_CHUNK_FAILURES_; ++i) {
+        fsb_chunk_failure_ *f = &s->failures[i];
+        if (memcmp(f->from, from, sizeof f->from) == 0) return f;
+        if (f->until < stalest->until) stalest = f;
+    }
+    memset(stalest, 0, sizeof *stalest);
+    memcpy(stalest->from, from, sizeof stalest->from);
+    return stalest;
+}
+
+/* Who failed before has to wait, 0.2 s, doubled up to 12.8 s; others do not. Unproven connections
+   are few for each address, so that not more than those wait. */
+static int fsb_chunk_hold_back_(fsb_chunk_conn_ *conn)
+{
+    fsb_chunk_server *s = conn->server;
+    struct pollfd     p = {s->wake, POLLIN, 0};
+    if (!conn->secure) return 0;
+    pthread_mutex_lock(&s->lock);
+    const int64_t wait = fsb_chunk_failure_of_(s, conn->from)->until - fsb_chunk_now_ms_();
+    pthread_mutex_unlock(&s->lock);
+    return wait > 0 && poll(&p, 1, (int)wait) > 0 ? -ECANCELED : 0;
+}
+
+/* It has shown a right code, or a wrong one, or is gone before. */
+static void fsb_chunk_judge_(fsb_chunk_conn_ *conn, int right, int wrong)
+{
+    fsb_chunk_server *s = conn->server;
+    if (!conn->secure) return;
+    pthread_mutex_lock(&s->lock);
+    fsb_chunk_failure_ *f = fsb_chunk_failure_of_(s, conn->from);
+    s->unproven -= (uint32_t)conn->unproven, conn->unproven = 0;
+    if (right) f->count = 0, f->until = 0;
+    if (wrong) f->until = fsb_chunk_now_ms_() + (100ll << (f->count < 7 ? ++f->count : 7));
+    pthread_mutex_unlock(&s->lock);
+}
+
+/* Is there room for one more that has not shown a code? Lock held. */
+static int fsb_chunk_room_for_(fsb_chunk_server *s, fsb_chunk_conn_ *conn)
+{
+    uint32_t same = 0;
+    for (const fsb_chunk_conn_ *c = s->conns; c; c = c->next)
+        same += c->unproven && memcmp(c->from, conn->from, sizeof c->from) == 0;
+    if (s->unproven >= s->desc.max_unproven || same >= s->desc.max_unproven_each) return 0;
+    conn->unproven = 1, ++s->unproven;
+    return 1;
+}
+
+/* The peer's address as IPv6; zero if it has none. */
+static void fsb_chunk_from_(int fd, unsigned char from[16])
+{
+    struct sockaddr_storage name;
+    socklen_t               size = sizeof name;
+    memset(from, 0, 16);
+    if (getpeername(fd, (struct sockaddr *)&name, &size) != 0) return;
+    if (name.ss_family == AF_INET6) {
+        struct sockaddr_in6 in6;
+        memcpy(&in6, &name, sizeof in6);
+        memcpy(from, &in6.sin6_addr, 16);
+    } else if (name.ss_family == AF_INET) {
+        struct sockaddr_in in;
+        memcpy(&in, &name, sizeof in);
+        from[10] = from[11] = 0xff;
+        memcpy(from + 12, &in.sin_addr, 4);
+    }
+}
 
 static int fsb_chunk_grant_set_(fsb_chunk_grant_ *g, const fsb_chunk_code *code)
 {
@@ -3933,14 +4151,112 @@ static uint64_t fsb_chunk_served_(const fsb_chunk_share *share) /* bit n: FSB_OP
     return bits;
 }
 
+/* ---- [return] -------------------------------------------------------------------------------- */
+
+/* A client that comes back. Its former connection, which may not know yet that it is lost, first
+   ends what was under way; then files, locks and answers pass to the new one, and what the client
+   repeats because the answer was lost is answered from those. */
+
+static int fsb_chunk_say_(fsb_chunk_conn_ *conn, uint32_t op, uint32_t flags, uint64_t tag)
+{
+    fsb_chunk_block_ *b = fsb_chunk_block_new_(&conn->server->desc.allocator, FSB_CHUNK_HEADER_);
+    fsb_chunk_frame_  f;
+    if (!b) return -ENOMEM;
+    memset(&f, 0, sizeof f);
+    f.op = op, f.flags = flags, f.tag = tag;
+    fsb_chunk_seal_(fsb_chunk_block_bytes_(b), &f);
+    b->size = FSB_CHUNK_HEADER_;
+    fsb_chunk_push_(conn, b, 1);
+    return 0;
+}
+
+/* The same client's connection before this one. Nobody but it knows the id, yet the code must be
+   the same too. Lock held. */
+static fsb_chunk_conn_ *fsb_chunk_former_(const fsb_chunk_conn_ *conn, const fsb_chunk_share *share)
+{
+    for (fsb_chunk_conn_ *c = conn->server->conns; c; c = c->next)
+        if (c != conn && c->stays && c->share == share && c->secure == conn->secure &&
+            memcmp(c->id, conn->id, sizeof c->id) == 0 &&
+            strcmp(c->grant.key.identity, conn->grant.key.identity) == 0)
+            return c;
+    return NULL;
+}
+
+/* Hello of a client that stays: waits until its former connection has passed on what it had, or, if
+   this is a new life of the client, has given it up. */
+static void fsb_chunk_return_(fsb_chunk_conn_ *conn, const fsb_chunk_share *share, uint32_t wants)
+{
+    fsb_chunk_server *s = conn->server;
+    fsb_chunk_conn_  *former;
+    pthread_mutex_lock(&s->lock);
+    while ((former = fsb_chunk_former_(conn, share)) != NULL) {
+        fsb_chunk_conn_ *none = NULL;
+        if (!(wants & FSB_CHUNK_BACK_)) __atomic_store_n(&former->leaves, 1, __ATOMIC_RELAXED);
+        else (void)__atomic_compare_exchange_n(&former->heir, &none, conn, 0, __ATOMIC_ACQ_REL,
+                                               __ATOMIC_ACQUIRE);
+        fsb_chunk_kick_(former->kick);
+        pthread_cond_wait(&s->changed, &s->lock);
+    }
+    conn->stays = s->desc.away_ms != FSB_CHUNK_NEVER && conn->owns;
+    conn->heard = fsb_chunk_now_ms_();
+    pthread_mutex_unlock(&s->lock);
+}
+
+/* Passes on what the client had. The heir waits for this in its hello. */
+static void fsb_chunk_bequeath_(fsb_chunk_conn_ *conn, fsb_chunk_conn_ *heir)
+{
+    fsb_chunk_server *s = conn->server;
+    fsb_chunk_close_gone_(conn);
+    pthread_mutex_lock(&s->locks_lock);
+    for (unsigned i = 0; i < FSB_CHUNK_BUCKETS_; ++i)
+        for (fsb_chunk_lock_ *l = s->held[i]; l; l = l->next)
+            if (l->conn == conn) l->conn = heir;
+    heir->locks = conn->locks, conn->locks = 0;
+    pthread_mutex_unlock(&s->locks_lock);
+    pthread_mutex_lock(&heir->lock);
+    heir->slots = conn->slots, heir->slot_count = conn->slot_count;
+    heir->slot_free = conn->slot_free;
+    heir->kept = conn->kept, heir->kept_count = conn->kept_count;
+    heir->resumed = 1;
+    pthread_mutex_unlock(&heir->lock);
+    conn->slots = NULL, conn->slot_count = 0, conn->slot_free = -1;
+    conn->kept = NULL, conn->kept_count = 0;
+}
+
+/* The connection is lost, the client may come back: waits for that. Returns the new connection, or
+   NULL when it is time to give up what the client had. */
+static fsb_chunk_conn_ *fsb_chunk_linger_(fsb_chunk_conn_ *conn)
+{
+    fsb_chunk_server *s = conn->server;
+    const int64_t     until = fsb_chunk_now_ms_() + s->desc.away_ms;
+    struct pollfd     p[2] = {{conn->kick, POLLIN, 0}, {s->wake, POLLIN, 0}};
+    uint64_t          count;
+    fsb_chunk_tls_close_(&conn->stream);
+    if (conn->stream.in != conn->stream.out) close(conn->stream.in);
+    close(conn->stream.out);
+    conn->owns = 0;
+    fsb_chunk_free_(&s->desc.allocator, conn->in, conn->in_size);
+    conn->in = NULL, conn->in_size = 0;
+    for (;;) {
+        const int64_t left = until - fsb_chunk_now_ms_();
+        fsb_chunk_conn_ *const heir = __atomic_load_n(&conn->heir, __ATOMIC_ACQUIRE);
+        if (heir) return heir;
+        if (left <= 0 || p[1].revents || __atomic_load_n(&conn->leaves, __ATOMIC_RELAXED) ||
+            __atomic_load_n(&conn->revoked, __ATOMIC_RELAXED))
+            return NULL;
+        if (poll(p, 2, left < INT_MAX ? (int)left : INT_MAX) > 0 && p[0].revents)
+            (void)!read(conn->kick, &count, sizeof count);
+    }
+}
+
 /* The first frame. An error ends the connection, once the client was told. */
 static int fsb_chunk_hello_(fsb_chunk_conn_ *conn, const fsb_chunk_frame_ *f)
 {
     fsb_chunk_cursor_ c = {f->meta, f->meta + f->meta_size, 0};
     const uint32_t    low = fsb_chunk_get16_(&c), high = fsb_chunk_get16_(&c);
-    (void)fsb_chunk_get32_(&c);
-    (void)fsb_chunk_step_(&c, 16);
-    const char *name = fsb_chunk_get_string_(&c);
+    const uint32_t    wants = fsb_chunk_get32_(&c);
+    const void *const id = fsb_chunk_step_(&c, sizeof conn->id);
+    const char *const name = fsb_chunk_get_string_(&c);
     if (f->op != FSB_CHUNK_HELLO_ || f->flags || f->data_size || c.bad || c.end - c.at >= 8)
         return -EPROTO;
     fsb_chunk_block_ *b = fsb_chunk_block_new_(&conn->server->desc.allocator, 64);
@@ -3953,6 +4269,9 @@ static int fsb_chunk_hello_(fsb_chunk_conn_ *conn, const fsb_chunk_frame_ *f)
     const int err = low > FSB_CHUNK_VERSION_ || high < FSB_CHUNK_VERSION_ ? -EPROTO
         : share                                                           ? 0
                                                                           : -ENOENT;
+    memcpy(conn->id, id, sizeof conn->id);
+    fsb_chunk_judge_(conn, 1, 0);
+    if (!err && (wants & FSB_CHUNK_STAYS_)) fsb_chunk_return_(conn, share, wants);
     if (err) answer.status = -fsb_chunk_error_to_wire_(-err);
     else {
         fsb_chunk_cursor_ w = {meta, meta + 32, 0};
@@ -3963,7 +4282,7 @@ static int fsb_chunk_hello_(fsb_chunk_conn_ *conn, const fsb_chunk_frame_ *f)
         fsb_chunk_put64_(&w, conn->server->boot_id);
         fsb_chunk_put64_(&w, fsb_chunk_served_(share));
         fsb_chunk_put32_(&w, FSB_IO_MAX);
-        fsb_chunk_put32_(&w, 0);
+        fsb_chunk_put32_(&w, conn->resumed ? 1 : 0);
         answer.meta_size = 32;
     }
     fsb_chunk_seal_(header, &answer);
@@ -3980,6 +4299,13 @@ static int fsb_chunk_hello_(fsb_chunk_conn_ *conn, const fsb_chunk_frame_ *f)
 static int fsb_chunk_frame_run_(fsb_chunk_conn_ *conn, const fsb_chunk_frame_ *f, int more)
 {
     if (!conn->share) return fsb_chunk_hello_(conn, f);
+    conn->lively = f->op != FSB_CHUNK_PING_;
+    if (f->op == FSB_CHUNK_PING_ || f->op == FSB_CHUNK_GOODBYE_) {
+        if (f->flags || f->data_size || f->meta_size) return -EPROTO;
+        if (f->op == FSB_CHUNK_PING_) return fsb_chunk_say_(conn, f->op, FSB_CHUNK_ANSWER_, f->tag);
+        __atomic_store_n(&conn->leaves, 1, __ATOMIC_RELAXED);
+        return 0;
+    }
     if (f->op == FSB_CHUNK_SEEN_) {
         if (f->flags || f->data_size || f->meta_size || !conn->told) return -EPROTO;
         fsb_chunk_seen_(conn, f->tag);
@@ -4061,7 +4387,7 @@ static int fsb_chunk_fill_(fsb_chunk_conn_ *conn)
         fsb_chunk_recv_(&conn->stream, conn->in + conn->in_end, conn->in_size - conn->in_end);
     if (n == -EAGAIN) return 0;
     if (n <= 0) return n ? (int)n : -EPIPE;
-    conn->in_end += (size_t)n;
+    conn->in_end += (size_t)n, conn->heard = fsb_chunk_now_ms_();
     fsb_chunk_count_(&conn->server->stats.bytes_in, (uint64_t)n);
     return 0;
 }
@@ -4076,21 +4402,25 @@ static int fsb_chunk_patience_(fsb_chunk_conn_ *conn, int reads, int64_t now, in
     if (have && (!conn->in_deadline || have - conn->in_mark >= (64 << 10)))
         conn->in_deadline = now + limit, conn->in_mark = have;
     if (have && conn->in_deadline < until) until = conn->in_deadline;
+    if (conn->stays && conn->heard + FSB_CHUNK_SILENT_MS_ < until)
+        until = conn->heard + FSB_CHUNK_SILENT_MS_;
     const int64_t ack = __atomic_load_n(&conn->ack_deadline, __ATOMIC_RELAXED);
     if (ack && ack < until) until = ack;
     pthread_mutex_lock(&conn->lock);
     if ((conn->head || fsb_chunk_unsent_(&conn->stream)) && conn->moved + limit < until)
         until = conn->moved + limit;
     pthread_mutex_unlock(&conn->lock);
-    const int64_t ends = __atomic_load_n(&conn->grant.expires_ns, __ATOMIC_RELAXED);
-    if (ends && until == INT64_MAX) return 1000;
-    if (until == INT64_MAX) return conn->in_size > FSB_CHUNK_IN_ || conn->batch ? 1000 : -1;
-    return until <= now ? -ETIMEDOUT : until - now < INT_MAX ? (int)(until - now) : INT_MAX;
+    const int soon = conn->in_size > FSB_CHUNK_IN_ || conn->batch ||
+        __atomic_load_n(&conn->grant.expires_ns, __ATOMIC_RELAXED);
+    if (until <= now) return -ETIMEDOUT;
+    if (soon && until - now > 1000) return 1000;
+    return until == INT64_MAX ? -1 : until - now < INT_MAX ? (int)(until - now) : INT_MAX;
 }
 
 /* Nothing for a second: back to the memory of a client at rest. */
 static void fsb_chunk_rest_(fsb_chunk_conn_ *conn)
 {
+    conn->lively = 0;
     fsb_chunk_block_free_(conn, conn->batch);
     conn->batch = NULL;
     if (conn->in_end == conn->in_start && conn->in_size > FSB_CHUNK_IN_) {
@@ -4112,6 +4442,8 @@ static int fsb_chunk_wait_(fsb_chunk_conn_ *conn, int reads, int64_t hello)
     if (patience == -ETIMEDOUT) return -ETIMEDOUT;
     if (__atomic_load_n(&conn->revoked, __ATOMIC_RELAXED) || fsb_chunk_expired_(&conn->grant))
         return -EACCES;
+    if (__atomic_load_n(&conn->heir, __ATOMIC_ACQUIRE)) return -ENOTCONN;
+    if (__atomic_load_n(&conn->leaves, __ATOMIC_RELAXED)) return -ECONNRESET;
     if (reads && fsb_chunk_ready_(&conn->stream)) return 1;
     pthread_mutex_lock(&conn->lock);
     const int sends =
@@ -4120,7 +4452,7 @@ static int fsb_chunk_wait_(fsb_chunk_conn_ *conn, int reads, int64_t hello)
     pthread_mutex_unlock(&conn->lock);
     if (broken) return broken;
     if (!reads) p[0].events = POLLRDHUP;
-    const int n = fsb_chunk_poll_(p, sends ? 4 : 3, patience, conn->share != NULL);
+    const int n = fsb_chunk_poll_(p, sends ? 4 : 3, patience, conn->lively);
     if (n < 0) return errno == EINTR ? 0 : -errno;
     if (n == 0) {
         fsb_chunk_rest_(conn);
@@ -4167,6 +4499,7 @@ static void fsb_chunk_conn_free_(fsb_chunk_conn_ *conn)
             fsb_chunk_strfree_(a, conn->slots[i].path);
         }
     fsb_chunk_free_(a, conn->slots, (size_t)conn->slot_count * sizeof *conn->slots);
+    fsb_chunk_free_(a, conn->kept, conn->kept_count * sizeof *conn->kept);
     fsb_chunk_free_(a, conn->in, conn->in_size);
     if (conn->kick >= 0) close(conn->kick);
     fsb_chunk_tls_close_(&conn->stream);
@@ -4194,6 +4527,7 @@ static int fsb_chunk_conn_new_(fsb_chunk_server *s, int in, int out, int owns, i
             err = -ENOMEM;
         if (!err) err = fsb_chunk_stream_init_(&conn->stream, in, out);
         conn->secure = secure;
+        if (secure) fsb_chunk_from_(in, conn->from);
         if (!err && secure)
             err = fsb_chunk_tls_open_(s->secure, &conn->stream, 1, conn, &s->desc.allocator);
         if (!err) err = fsb_chunk_in_resize_(conn, FSB_CHUNK_IN_);
@@ -4201,6 +4535,7 @@ static int fsb_chunk_conn_new_(fsb_chunk_server *s, int in, int out, int owns, i
     pthread_mutex_lock(&s->lock);
     if (!err && s->closing) err = -ECANCELED;
     if (!err && s->connections >= s->desc.max_clients) err = -EAGAIN;
+    if (!err && secure && !fsb_chunk_room_for_(s, conn)) err = -EAGAIN;
     if (!err) {
         ++s->connections;
         conn->number = ++s->numbers, conn->owns = owns;
@@ -4218,7 +4553,9 @@ static int fsb_chunk_conn_new_(fsb_chunk_server *s, int in, int out, int owns, i
 static int fsb_chunk_conn_run_(fsb_chunk_conn_ *conn)
 {
     fsb_chunk_server *s = conn->server;
-    const int         err = fsb_chunk_loop_(conn);
+    int               err = fsb_chunk_hold_back_(conn);
+    if (!err) err = fsb_chunk_loop_(conn);
+    fsb_chunk_judge_(conn, 0, err == -EACCES && !conn->share);
     fsb_chunk_log_(&s->desc.log, err && err != -ECANCELED ? FSB_LOG_WARN : FSB_LOG_INFO,
                    "chunk/client", "client %llu: %s", (unsigned long long)conn->number,
                    err == 0                ? "left"
@@ -4229,13 +4566,18 @@ static int fsb_chunk_conn_run_(fsb_chunk_conn_ *conn)
                        : err == -ENOENT    ? "disconnected: no such share"
                        : err == -EPIPE     ? "lost in the middle of a frame"
                                            : "lost");
-    fsb_chunk_lock_leave_(conn, NULL, 1);
+    const int stays = conn->stays && err != -ECANCELED && err != -EACCES &&
+        !__atomic_load_n(&conn->leaves, __ATOMIC_RELAXED);
+    if (conn->stays && err == -ECANCELED) (void)fsb_chunk_say_(conn, FSB_CHUNK_GOODBYE_, 0, 0);
+    fsb_chunk_lock_leave_(conn, NULL, !stays);
     fsb_chunk_lease_leave_(conn);
     pthread_mutex_lock(&conn->lock);
     conn->broken = err ? err : -ENOTCONN;
     while (conn->pending) pthread_cond_wait(&conn->quiet, &conn->lock);
     pthread_mutex_unlock(&conn->lock);
-    fsb_chunk_lock_leave_(conn, NULL, 1); /* what was granted meanwhile */
+    fsb_chunk_conn_ *const heir = stays ? fsb_chunk_linger_(conn) : NULL;
+    if (heir) fsb_chunk_bequeath_(conn, heir);
+    else fsb_chunk_lock_leave_(conn, NULL, 1); /* also what was granted meanwhile */
     pthread_mutex_lock(&s->lock);
     if (conn->prev) conn->prev->next = conn->next;
     else s->conns = conn->next;
@@ -4475,8 +4817,11 @@ static void fsb_chunk_server_defaults_(fsb_chunk_server_desc *d)
     if (!d->max_bytes) d->max_bytes = 16u << 20;
     if (!d->max_locks) d->max_locks = 65536;
     if (!d->hello_ms) d->hello_ms = 10000;
+    if (!d->max_unproven) d->max_unproven = 64;
+    if (!d->max_unproven_each) d->max_unproven_each = 16;
     if (!d->frame_ms) d->frame_ms = 30000;
     if (!d->request_ms) d->request_ms = 30000;
+    if (!d->away_ms) d->away_ms = 60000;
     if (!d->threads) d->threads = 8;
     if (!d->socket_mode) d->socket_mode = 0600;
 }
@@ -4514,7 +4859,7 @@ FSB_API int fsb_chunk_server_open(fsb_chunk_server **out, const fsb_chunk_server
     if (desc->share_count > SIZE_MAX / sizeof(fsb_chunk_share)) return -EINVAL;
     fsb_chunk_server *s = (fsb_chunk_server *)fsb_chunk_alloc_(&a, sizeof *s);
     if (!s) return -ENOMEM;
-    s->desc = *desc, s->desc.shares = NULL, s->jobs_tail = &s->jobs;
+    s->desc = *desc, s->desc.shares = NULL, s->line_tail = &s->line;
     fsb_chunk_server_defaults_(&s->desc);
     s->boot_id = fsb_chunk_random_();
     s->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -4564,12 +4909,33 @@ typedef struct fsb_chunk_call_ {
     uint32_t                index, generation;
     uint32_t                code; /* FSB_OP_*; or CANCEL, SEEN, which have no answer */
     int                     state;
+    int                     repeat; /* it was sent before, on a connection that is lost */
+    fsb_handle              file;   /* CLOSE: ours, free when this is over */
     int64_t                 deadline;
     const void             *data; /* op->data at submit() */
     size_t                  head_size, data_size, sent;
     unsigned char          *head; /* inlined, or allocated where a path is long */
     unsigned char           inlined[FSB_CHUNK_HEAD_];
 } fsb_chunk_call_;
+
+/* A file that a client who comes back has open, so that it can open it again on another host. */
+typedef struct fsb_chunk_file_ {
+    fsb_handle remote; /* the host's */
+    uint64_t   file_id;
+    char      *path; /* NULL: free */
+    uint32_t   flags, generation;
+    uint32_t   next;   /* of the free ones: index + 1 */
+    int        locked; /* it has held locks */
+    int        error;  /* why it cannot be used any more: another file is there now, a lost lock */
+} fsb_chunk_file_;
+
+/* A connection that stands, and what hello said on it. */
+typedef struct fsb_chunk_way_ {
+    fsb_chunk_stream_     stream;
+    fsb_chunk_client_info info;
+    uint64_t              served;
+    int                   resumed; /* the host has what we had there */
+} fsb_chunk_way_;
 
 typedef struct fsb_chunk_client_ {
     fsb_backend           base; /* first: it is what callers hold */
@@ -4579,7 +4945,12 @@ typedef struct fsb_chunk_client_ {
     uint32_t              timeout_ms;
     fsb_chunk_key_        key;    /* of a "tls:" address */
     fsb_chunk_secure_    *secure; /* NULL: no TLS */
-    fsb_chunk_stream_     stream;
+    char                 *address, *share; /* address: without "tls:" */
+    int (*connect)(void *user, int fds[2]);
+    void             *user;
+    unsigned char     id[16];
+    int               stays; /* it comes back when the connection is lost */
+    fsb_chunk_stream_ stream;
     int                   kick; /* eventfd: look at the queue, or end */
     pthread_t             thread;
     pthread_t             receiver; /* the same, set by itself; by atomics */
@@ -4587,6 +4958,7 @@ typedef struct fsb_chunk_client_ {
     unsigned char *in;
     size_t         in_size, in_start, in_end;
     int64_t        next_tick;
+    int64_t        heard, pinged; /* when bytes came, and a PING was sent, ms */
     /* guarded by lock */
     pthread_mutex_t   lock;
     pthread_cond_t    unsent; /* a call is no longer SENDING, or event() is over */
@@ -4599,7 +4971,30 @@ typedef struct fsb_chunk_client_ {
     void (*event)(void *user, const fsb_event *event); /* of whom the lease is; NULL: none */
     void *event_user;
     int   telling; /* event() runs; its end is told by unsent */
+    int               lost;    /* 1: there is none now; what comes is queued */
+    int               refused; /* why the host will not have us back, or 0 */
+    int               found;   /* 1: way is the new one */
+    fsb_chunk_way_    way;     /* of the connector alone, until found */
+    fsb_chunk_file_  *files;   /* [file_count]; handles are generation << 32 | index + 1 */
+    uint32_t          file_count, file_free;
 } fsb_chunk_client_;
+
+static fsb_chunk_file_ *fsb_chunk_file_of_(fsb_chunk_client_ *c, fsb_handle handle) /* lock held */
+{
+    const uint32_t i = (uint32_t)handle - 1;
+    if (i >= c->file_count || !c->files[i].path || c->files[i].generation != handle >> 32)
+        return NULL;
+    return &c->files[i];
+}
+
+static void fsb_chunk_file_drop_(fsb_chunk_client_ *c, fsb_handle handle) /* lock held */
+{
+    fsb_chunk_file_ *file = fsb_chunk_file_of_(c, handle);
+    if (!file) return;
+    fsb_chunk_strfree_(&c->allocator, file->path);
+    file->path = NULL, ++file->generation;
+    file->next = c->file_free, c->file_free = (uint32_t)handle;
+}
 
 /* A free call, counted as in flight. Lock held. */
 static fsb_chunk_call_ *fsb_chunk_call_new_(fsb_chunk_client_ *c)
@@ -4628,7 +5023,8 @@ static void fsb_chunk_call_free_(fsb_chunk_client_ *c, fsb_chunk_call_ *call) /*
 {
     if (call->head != call->inlined)
         fsb_chunk_free_(&c->allocator, call->head, FSB_CHUNK_HEADER_ + FSB_CHUNK_META_MAX_);
-    call->state = FSB_CHUNK_FREE_, call->op = NULL;
+    if (call->file) fsb_chunk_file_drop_(c, call->file);
+    call->state = FSB_CHUNK_FREE_, call->op = NULL, call->file = 0, call->repeat = 0;
     ++call->generation;
     call->next = c->spare, c->spare = call;
     --c->in_flight;
@@ -4672,6 +5068,31 @@ static int fsb_chunk_call_encode_(fsb_chunk_client_ *c, fsb_chunk_call_ *call, f
     return 0;
 }
 
+/* The host's handle for ours. Lock held. */
+static int fsb_chunk_remote_(fsb_chunk_client_ *c, fsb_handle *handle)
+{
+    const fsb_chunk_file_ *file = fsb_chunk_file_of_(c, *handle);
+    if (!*handle) return 0;
+    if (!file) return -EBADF;
+    *handle = file->remote;
+    return file->error;
+}
+
+/* Encodes op with the host's handles in the place of ours. Lock held. */
+static int fsb_chunk_call_prepare_(fsb_chunk_client_ *c, fsb_chunk_call_ *call, fsb_op *op)
+{
+    const uint32_t fields = fsb_chunk_shape_of_(op->code)->request;
+    int            err = 0;
+    if (!c->stays || !(fields & FSB_CHUNK_HANDLE_)) return fsb_chunk_call_encode_(c, call, op);
+    fsb_op theirs = *op;
+    err = fsb_chunk_remote_(c, &theirs.handle);
+    if (!err && (fields & FSB_CHUNK_HANDLE2_)) err = fsb_chunk_remote_(c, &theirs.handle2);
+    if (err && op->code == FSB_OP_CLOSE) fsb_chunk_file_drop_(c, op->handle);
+    if (!err) err = fsb_chunk_call_encode_(c, call, &theirs);
+    if (!err && op->code == FSB_OP_CLOSE) call->file = op->handle;
+    return err;
+}
+
 static void fsb_chunk_enqueue_(fsb_chunk_client_ *c, fsb_chunk_call_ *call) /* lock held */
 {
     call->state = FSB_CHUNK_QUEUED_;
@@ -4697,7 +5118,7 @@ static int fsb_chunk_enqueue_seen_(fsb_chunk_client_ *c, uint64_t number)
 static void fsb_chunk_enqueue_cancel_(fsb_chunk_client_ *c, uint64_t tag)
 {
     fsb_chunk_frame_ f;
-    fsb_chunk_call_ *call = c->broken ? NULL : fsb_chunk_call_new_(c);
+    fsb_chunk_call_ *call = c->broken || c->lost ? NULL : fsb_chunk_call_new_(c);
     if (!call) return;
     fsb_chunk_cursor_ w = {call->head + FSB_CHUNK_HEADER_, call->head + FSB_CHUNK_HEAD_, 0};
     memset(&f, 0, sizeof f);
@@ -4705,6 +5126,19 @@ static void fsb_chunk_enqueue_cancel_(fsb_chunk_client_ *c, uint64_t tag)
     fsb_chunk_put64_(&w, tag);
     fsb_chunk_seal_(call->head, &f);
     call->head_size = FSB_CHUNK_HEADER_ + 8;
+    call->deadline = fsb_chunk_now_ms_() + c->timeout_ms;
+    fsb_chunk_enqueue_(c, call);
+}
+
+static void fsb_chunk_enqueue_ping_(fsb_chunk_client_ *c) /* lock held */
+{
+    fsb_chunk_frame_ f;
+    fsb_chunk_call_ *call = c->broken || c->lost ? NULL : fsb_chunk_call_new_(c);
+    if (!call) return;
+    memset(&f, 0, sizeof f);
+    f.op = call->code = FSB_CHUNK_PING_;
+    fsb_chunk_seal_(call->head, &f);
+    call->head_size = FSB_CHUNK_HEADER_;
     call->deadline = fsb_chunk_now_ms_() + c->timeout_ms;
     fsb_chunk_enqueue_(c, call);
 }
@@ -4785,18 +5219,18 @@ static void fsb_chunk_client_flush_(fsb_chunk_client_ *c)
         return;
     }
     c->sending = 1, c->blocked = 0;
-    while ((c->head || fsb_chunk_unsent_(&c->stream)) && !c->broken && !c->blocked) {
+    while ((c->head || fsb_chunk_unsent_(&c->stream)) && !c->broken && !c->lost && !c->blocked) {
         const int n = fsb_chunk_gather_(c, calls, parts, &count);
         pthread_mutex_unlock(&c->lock);
         const int64_t sent = fsb_chunk_send_(&c->stream, parts, count, 0);
         pthread_mutex_lock(&c->lock);
         const int all = fsb_chunk_scatter_(c, calls, n, sent > 0 ? (size_t)sent : 0);
-        if (sent < 0 && sent != -EAGAIN) c->broken = -ENOTCONN;
+        if (sent < 0 && sent != -EAGAIN) *(c->stays ? &c->lost : &c->broken) = -ENOTCONN;
         else if (!all || fsb_chunk_unsent_(&c->stream)) c->blocked = !fsb_chunk_wait_for_room_(c);
     }
     c->sending = 0;
-    const int kick = c->blocked || c->broken;
-    if (c->broken) pthread_cond_broadcast(&c->unsent);
+    const int kick = c->blocked || c->broken || c->lost;
+    if (c->broken || c->lost) pthread_cond_broadcast(&c->unsent);
     pthread_mutex_unlock(&c->lock);
     if (kick) fsb_chunk_kick_(c->kick);
 }
@@ -4848,7 +5282,7 @@ static int64_t fsb_chunk_listing_(fsb_op *op, unsigned char *data, size_t size, 
     while (c.at < c.end) {
         const int err = fsb_chunk_entry_(&c, op->flags, &entry, name, folder);
         if (err) return err;
-        if (op->emit(op, &entry)) return 0;
+        if (op->emit(op, &entry)) return entry.folder != NULL; /* below: its own were all there */
     }
     return result > 1 ? -EPROTO : result;
 }
@@ -4974,10 +5408,81 @@ static void fsb_chunk_client_lost_(fsb_chunk_client_ *c)
     pthread_mutex_unlock(&c->lock);
 }
 
+/* A file is open: our handle for it instead of the host's. Lock held. */
+static int fsb_chunk_file_opened_(fsb_chunk_client_ *c, fsb_op *op)
+{
+    const uint32_t room = c->file_count ? c->file_count * 2 : 8;
+    if (!c->file_free) {
+        fsb_chunk_file_ *files = (fsb_chunk_file_ *)fsb_chunk_resize_(
+            &c->allocator, c->files, c->file_count * sizeof *files, room * sizeof *files);
+        if (!files) return -ENOMEM;
+        memset(files + c->file_count, 0, (room - c->file_count) * sizeof *files);
+        for (uint32_t i = room; i > c->file_count; --i)
+            files[i - 1].next = c->file_free, c->file_free = i;
+        c->files = files, c->file_count = room;
+    }
+    fsb_chunk_file_ *file = &c->files[c->file_free - 1];
+    file->path = fsb_chunk_strdup_(&c->allocator, op->path);
+    if (!file->path) return -ENOMEM;
+    file->remote = op->handle, file->file_id = op->stat.file_id;
+    file->flags = op->flags, file->error = file->locked = 0;
+    op->handle = (uint64_t)file->generation << 32 | c->file_free;
+    c->file_free = file->next;
+    return 0;
+}
+
+/* path, or what lies below it, is path2 now. Lock held. */
+static void fsb_chunk_file_renamed_(fsb_chunk_client_ *c, fsb_chunk_file_ *file, const char *path,
+                                    const char *path2)
+{
+    const size_t n = strlen(path), m = strlen(path2), all = strlen(file->path);
+    if (strncmp(file->path, path, n) != 0 || (file->path[n] && file->path[n] != '/')) return;
+    char *name = (char *)fsb_chunk_resize_(&c->allocator, NULL, 0, m + all - n + 1);
+    if (!name) return; /* it will not be found again, or not as the same file: -ESTALE */
+    memcpy(name, path2, m);
+    memcpy(name + m, file->path + n, all - n + 1);
+    fsb_chunk_strfree_(&c->allocator, file->path);
+    file->path = name;
+}
+
+/* Notes what an answer says about the files that are open. Returns the result. */
+static int64_t fsb_chunk_note_(fsb_chunk_client_ *c, fsb_op *op, int64_t result)
+{
+    fsb_chunk_file_ *file;
+    fsb_op           undo;
+    int              err = 0;
+    pthread_mutex_lock(&c->lock);
+    if (op->code == FSB_OP_OPEN) err = fsb_chunk_file_opened_(c, op);
+    if (op->code == FSB_OP_LOCK && !(op->flags & FSB_LOCK_TEST) &&
+        (file = fsb_chunk_file_of_(c, op->handle)) != NULL)
+        file->locked |= (op->flags & (FSB_LOCK_SHARED | FSB_LOCK_EXCLUSIVE)) != 0;
+    for (uint32_t i = 0; op->code == FSB_OP_RENAME && i < c->file_count; ++i) {
+        const int   swaps = (op->flags & FSB_RENAME_EXCHANGE) != 0;
+        const char *before = c->files[i].path;
+        if (!before) continue;
+        fsb_chunk_file_renamed_(c, &c->files[i], op->path, op->path2);
+        if (swaps && c->files[i].path == before)
+            fsb_chunk_file_renamed_(c, &c->files[i], op->path2, op->path);
+    }
+    if (err) { /* nobody gets to know of it */
+        fsb_chunk_call_ *call = fsb_chunk_call_new_(c);
+        memset(&undo, 0, sizeof undo);
+        undo.code = FSB_OP_CLOSE, undo.handle = op->handle;
+        if (call && fsb_chunk_call_encode_(c, call, &undo) == 0)
+            fsb_chunk_enqueue_(c, call), ++c->late;
+        else if (call) fsb_chunk_call_free_(c, call);
+    }
+    pthread_mutex_unlock(&c->lock);
+    if (err) fsb_chunk_client_flush_(c);
+    return err ? err : result;
+}
+
 /* One frame of the server's. */
 static int fsb_chunk_answered_(fsb_chunk_client_ *c, const fsb_chunk_frame_ *f)
 {
     if (f->op == FSB_CHUNK_EVENT_) return fsb_chunk_event_(c, f);
+    if (f->op == FSB_CHUNK_PING_ && c->stays) return 0;
+    if (f->op == FSB_CHUNK_GOODBYE_ && c->stays) return -ECONNRESET;
     const uint32_t index = (uint32_t)f->tag, generation = (uint32_t)(f->tag >> 32);
     fsb_op        *op = NULL;
     int            err = 0;
@@ -4999,7 +5504,8 @@ static int fsb_chunk_answered_(fsb_chunk_client_ *c, const fsb_chunk_frame_ *f)
         fsb_chunk_client_flush_(c);
         return 0;
     }
-    const int64_t result = fsb_chunk_accept_answer_(op, f);
+    int64_t result = fsb_chunk_accept_answer_(op, f);
+    if (c->stays && result >= 0) result = fsb_chunk_note_(c, op, result);
     op->result = result;
     op->done(op);
     return result == -EPROTO && f->status != -fsb_chunk_error_to_wire_(EPROTO) ? -EPROTO : 0;
@@ -5107,7 +5613,7 @@ static int fsb_chunk_client_fill_(fsb_chunk_client_ *c)
     const int64_t n = fsb_chunk_recv_(&c->stream, c->in + c->in_end, most - c->in_end);
     if (n == -EAGAIN) return 0;
     if (n <= 0) return -ENOTCONN;
-    c->in_end += (size_t)n;
+    c->in_end += (size_t)n, c->heard = fsb_chunk_now_ms_();
     return 0;
 }
 
@@ -5120,6 +5626,21 @@ static int fsb_chunk_tick_(fsb_chunk_client_ *c)
     return fsb_chunk_expire_(c, now);
 }
 
+/* A host that says nothing is asked whether it is there. */
+static int fsb_chunk_ask_(fsb_chunk_client_ *c)
+{
+    const int64_t now = fsb_chunk_now_ms_();
+    if (!c->stays || now - c->heard < FSB_CHUNK_PING_MS_) return 0;
+    if (now - c->heard >= FSB_CHUNK_SILENT_MS_) return -ETIMEDOUT;
+    if (now - c->pinged < FSB_CHUNK_PING_MS_ / 2) return 0;
+    c->pinged = now;
+    pthread_mutex_lock(&c->lock);
+    fsb_chunk_enqueue_ping_(c);
+    pthread_mutex_unlock(&c->lock);
+    fsb_chunk_client_flush_(c);
+    return 0;
+}
+
 /* Waits for answers, for room to send, for a kick. With nothing in flight for a second it gives
    memory back and sleeps until it is kicked. */
 static int fsb_chunk_client_wait_(fsb_chunk_client_ *c)
@@ -5128,13 +5649,15 @@ static int fsb_chunk_client_wait_(fsb_chunk_client_ *c)
         {c->stream.in, POLLIN, 0}, {c->kick, POLLIN, 0}, {c->stream.out, POLLOUT, 0}};
     uint64_t count;
     pthread_mutex_lock(&c->lock);
-    const int over = c->closing || c->broken, blocked = c->blocked, busy = c->in_flight != 0;
+    const int over = c->closing || c->broken || c->lost;
+    const int blocked = c->blocked, busy = c->in_flight != 0;
     if (busy) c->asleep = 0;
-    const int patience = busy ? FSB_CHUNK_TICK_MS_ : c->asleep ? -1 : 1000;
+    const int sleeps = c->asleep, most = c->stays ? FSB_CHUNK_PING_MS_ / 2 : -1;
+    const int patience = busy ? (int)FSB_CHUNK_TICK_MS_ : sleeps ? most : 1000;
     pthread_mutex_unlock(&c->lock);
     if (over) return -ENOTCONN;
     if (fsb_chunk_ready_(&c->stream)) return fsb_chunk_client_fill_(c);
-    const int n = fsb_chunk_poll_(p, blocked ? 3 : 2, patience, patience > 0);
+    const int n = fsb_chunk_poll_(p, blocked ? 3 : 2, patience, !sleeps);
     if (n < 0) return errno == EINTR ? 0 : -ENOTCONN;
     if (n == 0 && !busy) {
         pthread_mutex_lock(&c->lock);
@@ -5146,8 +5669,427 @@ static int fsb_chunk_client_wait_(fsb_chunk_client_ *c)
     if (p[1].revents && read(c->kick, &count, sizeof count) < 0 && errno != EAGAIN)
         return -ENOTCONN;
     if (p[2].revents) fsb_chunk_client_flush_(c);
-    const int err = busy ? fsb_chunk_tick_(c) : 0;
-    return err || !p[0].revents ? err : fsb_chunk_client_fill_(c);
+    int err = busy ? fsb_chunk_tick_(c) : 0;
+    if (!err && p[0].revents) err = fsb_chunk_client_fill_(c);
+    return err ? err : fsb_chunk_ask_(c);
+}
+
+/* ---- [reconnect] ----------------------------------------------------------------------------- */
+
+/* Where a client that stays comes back to: the same host, which has kept what it had there for a
+   while, or one that was started anew: then files are opened again by their names, if these still
+   lead to the same files, and what may have been done but must not be done twice ends with -EIO. */
+
+/* Moves all of size bytes before the deadline; it is only for hello, before there is a receiver. */
+static int fsb_chunk_exchange_(fsb_chunk_stream_ *s, int sends, unsigned char *bytes, size_t size,
+                               int64_t deadline)
+{
+    while (size || (sends && fsb_chunk_unsent_(s))) {
+        struct iovec  part;
+        struct pollfd p = {sends ? s->out : s->in, (short)(sends ? POLLOUT : POLLIN), 0};
+        const int64_t left = deadline - fsb_chunk_now_ms_();
+        part.iov_base = bytes, part.iov_len = size;
+        const int64_t n = sends ? fsb_chunk_send_(s, &part, size != 0, 0)
+                                : fsb_chunk_recv_(s, bytes, size);
+        if (left <= 0 && n <= 0) return -ETIMEDOUT;
+        if (n == -EAGAIN || (!n && sends)) {
+            if (poll(&p, 1, left < INT_MAX ? (int)left : INT_MAX) < 0 && errno != EINTR)
+                return -errno;
+            continue;
+        }
+        if (!n || n == -EPIPE || n == -ECONNRESET) return -ENOTCONN;
+        if (n < 0) return (int)n;
+        bytes += n, size -= (size_t)n;
+    }
+    return 0;
+}
+
+/* A WRITE of a MiB in few pieces: the default of a unix socket is 208 KiB. TCP tunes its own. */
+static void fsb_chunk_widen_(const fsb_chunk_stream_ *s)
+{
+    int       room = 1 << 20, domain = 0;
+    socklen_t size = sizeof domain;
+    if (getsockopt(s->out, SOL_SOCKET, SO_DOMAIN, &domain, &size) == 0 && domain == AF_UNIX)
+        (void)setsockopt(s->out, SOL_SOCKET, SO_SNDBUF, &room, sizeof room);
+}
+
+#ifdef FSB_WITH_OPENSSL
+/* The client's key, where the host's digest is the one that it is for. */
+static int fsb_chunk_use_key_(SSL *ssl, const EVP_MD *digest, const unsigned char **identity,
+                              size_t *size, SSL_SESSION **session)
+{
+    const fsb_chunk_client_ *c = (const fsb_chunk_client_ *)SSL_get_app_data(ssl);
+    *identity = NULL, *size = 0, *session = NULL;
+    if (digest && EVP_MD_get_size(digest) != 32) return 1;
+    *session = fsb_chunk_tls_session_(ssl, &c->key);
+    *identity = (const unsigned char *)c->key.identity, *size = FSB_CHUNK_IDENTITY_ - 1;
+    return *session != NULL;
+}
+
+static fsb_chunk_secure_ *fsb_chunk_secure_client_(const fsb_allocator *a)
+{
+    fsb_chunk_secure_ *secure = fsb_chunk_secure_new_(a, 0);
+    if (secure) SSL_CTX_set_psk_use_session_callback(secure->context, fsb_chunk_use_key_);
+    return secure;
+}
+#else
+static fsb_chunk_secure_ *fsb_chunk_secure_client_(const fsb_allocator *a)
+{
+    return fsb_chunk_secure_new_(a, 0);
+}
+#endif
+
+static void fsb_chunk_way_close_(fsb_chunk_stream_ *s)
+{
+    fsb_chunk_tls_close_(s);
+    if (s->in >= 0) close(s->in);
+    if (s->out >= 0 && s->out != s->in) close(s->out);
+    s->in = s->out = -1;
+}
+
+/* Sends a frame that stands in `bytes`. */
+static int fsb_chunk_tell_host_(fsb_chunk_stream_ *s, unsigned char *bytes, fsb_chunk_cursor_ *w,
+                                uint32_t op, uint64_t tag, int64_t deadline)
+{
+    fsb_chunk_frame_ f;
+    while (!w->bad && (w->at - bytes) % 8) fsb_chunk_put_(w, 0, 1);
+    if (w->bad) return -ENAMETOOLONG;
+    memset(&f, 0, sizeof f);
+    f.op = op, f.tag = tag, f.meta_size = (uint32_t)(w->at - bytes) - FSB_CHUNK_HEADER_;
+    fsb_chunk_seal_(bytes, &f);
+    return fsb_chunk_exchange_(s, 1, bytes, (size_t)(w->at - bytes), deadline);
+}
+
+/* The next answer, of room bytes at most; it has no data. */
+static int fsb_chunk_hear_host_(fsb_chunk_stream_ *s, unsigned char *bytes, size_t room,
+                                fsb_chunk_frame_ *f, int64_t deadline)
+{
+    int err = fsb_chunk_exchange_(s, 0, bytes, FSB_CHUNK_HEADER_, deadline);
+    if (err) return err;
+    if (fsb_chunk_unseal_(bytes, FSB_CHUNK_HEADER_, f) < 0 || f->data_size ||
+        f->meta_size > room - FSB_CHUNK_HEADER_)
+        return -EPROTO;
+    err = fsb_chunk_exchange_(s, 0, bytes + FSB_CHUNK_HEADER_, f->meta_size, deadline);
+    if (err) return err;
+    if (fsb_chunk_unseal_(bytes, FSB_CHUNK_HEADER_ + f->meta_size, f) < 0) return -EPROTO;
+    return f->flags != FSB_CHUNK_ANSWER_ || f->status < -4095 ? -EPROTO : 0;
+}
+
+static int fsb_chunk_say_hello_(fsb_chunk_client_ *c, fsb_chunk_way_ *way, int back,
+                                int64_t deadline)
+{
+    unsigned char     bytes[FSB_CHUNK_HEADER_ + 296] = {0};
+    fsb_chunk_cursor_ w = {bytes + FSB_CHUNK_HEADER_, bytes + sizeof bytes, 0};
+    fsb_chunk_frame_  f;
+    const uint32_t    wants = (c->stays ? (uint32_t)FSB_CHUNK_STAYS_ : 0) |
+        (back ? (uint32_t)FSB_CHUNK_BACK_ : 0);
+    fsb_chunk_put16_(&w, FSB_CHUNK_VERSION_), fsb_chunk_put16_(&w, FSB_CHUNK_VERSION_);
+    fsb_chunk_put32_(&w, wants);
+    memcpy(fsb_chunk_step_(&w, sizeof c->id), c->id, sizeof c->id);
+    fsb_chunk_put_string_(&w, c->share);
+    int err = fsb_chunk_tell_host_(&way->stream, bytes, &w, FSB_CHUNK_HELLO_, 0, deadline);
+    if (!err) err = fsb_chunk_hear_host_(&way->stream, bytes, sizeof bytes, &f, deadline);
+    if (err) return err;
+    if (f.op != FSB_CHUNK_HELLO_ || f.tag) return -EPROTO;
+    if (f.status < 0) return -fsb_chunk_error_from_wire_(-f.status);
+    fsb_chunk_cursor_ r = {f.meta, f.meta + f.meta_size, 0};
+    const uint32_t    version = fsb_chunk_get16_(&r);
+    way->info.rights = fsb_chunk_get16_(&r);
+    way->info.max_requests = fsb_chunk_get32_(&r);
+    way->info.boot_id = fsb_chunk_get64_(&r);
+    way->served = fsb_chunk_get64_(&r);
+    const uint32_t most = fsb_chunk_get32_(&r);
+    way->resumed = back && (fsb_chunk_get32_(&r) & 1) != 0;
+    return r.bad || version != FSB_CHUNK_VERSION_ || most < (uint32_t)FSB_IO_MAX ? -EPROTO : 0;
+}
+
+/* A connection that has said hello, within timeout_ms. */
+static int fsb_chunk_way_open_(fsb_chunk_client_ *c, fsb_chunk_way_ *way, int back,
+                               uint32_t timeout_ms)
+{
+    const int64_t deadline = fsb_chunk_now_ms_() + timeout_ms;
+    int           fds[2] = {-1, -1};
+    memset(way, 0, sizeof *way);
+    way->stream.in = way->stream.out = -1;
+    int err = c->connect ? c->connect(c->user, fds) : fsb_chunk_dial(c->address, timeout_ms, fds);
+    if (err) return err;
+    way->stream.in = fds[0], way->stream.out = fds[1];
+    err = fsb_chunk_stream_init_(&way->stream, fds[0], fds[1]);
+    fsb_chunk_widen_(&way->stream);
+    if (!err && c->secure)
+        err = fsb_chunk_tls_open_(c->secure, &way->stream, 0, c, &c->allocator);
+    if (!err && c->secure) err = fsb_chunk_tls_greet_(&way->stream, deadline);
+    if (!err) err = fsb_chunk_say_hello_(c, way, back, deadline);
+    if (err) fsb_chunk_way_close_(&way->stream);
+    return err;
+}
+
+enum { FSB_CHUNK_REOPEN_ = 32, /* files asked for at a time */
+       FSB_CHUNK_OWN_TAG_ = 1 << 30 /* no slot that answers are kept of */ };
+
+/* Asks for one file again. 1: it was asked for, 0: there is none at i, or an error. */
+static int fsb_chunk_reopen_ask_(fsb_chunk_client_ *c, fsb_chunk_stream_ *s, uint32_t i,
+                                 unsigned char *bytes, int64_t deadline)
+{
+    fsb_chunk_cursor_ w = {bytes + FSB_CHUNK_HEADER_,
+                           bytes + FSB_CHUNK_HEADER_ + FSB_CHUNK_META_MAX_, 0};
+    fsb_op            op;
+    int               there = 0;
+    memset(&op, 0, sizeof op);
+    op.code = FSB_OP_OPEN;
+    pthread_mutex_lock(&c->lock);
+    if (i < c->file_count && c->files[i].path && !c->files[i].error) {
+        fsb_chunk_file_ *file = &c->files[i];
+        const uint32_t   once = FSB_O_CREATE | FSB_O_EXCL | FSB_O_TRUNC;
+        op.path = file->path, op.file_id = file->file_id, op.flags = file->flags & ~once;
+        fsb_chunk_encode_(&w, fsb_chunk_shape_of_(FSB_OP_OPEN)->request, &op);
+        file->error = file->locked ? -EIO : 0; /* its locks are gone; others may hold them */
+        there = !file->error;
+    }
+    pthread_mutex_unlock(&c->lock);
+    if (!there) return 0;
+    const int err = fsb_chunk_tell_host_(s, bytes, &w, FSB_OP_OPEN,
+                                         (uint64_t)FSB_CHUNK_OWN_TAG_ + i, deadline);
+    return err ? err : 1;
+}
+
+/* Opens all files again on a host that knows nothing of them, some at a time. */
+static int fsb_chunk_reopen_(fsb_chunk_client_ *c, fsb_chunk_stream_ *s, unsigned char *bytes)
+{
+    fsb_chunk_frame_ f;
+    fsb_op           op;
+    uint32_t         i = 0, count;
+    int              asked, err = 0;
+    do {
+        const int64_t deadline = fsb_chunk_now_ms_() + FSB_CHUNK_SILENT_MS_;
+        pthread_mutex_lock(&c->lock);
+        count = c->file_count;
+        pthread_mutex_unlock(&c->lock);
+        for (asked = 0; i < count && asked < FSB_CHUNK_REOPEN_ && err >= 0; ++i)
+            asked += err = fsb_chunk_reopen_ask_(c, s, i, bytes, deadline);
+        if (err < 0) return err;
+        while (asked--) {
+            err = fsb_chunk_hear_host_(s, bytes, FSB_CHUNK_HEADER_ + FSB_CHUNK_META_MAX_, &f,
+                                       deadline);
+            const uint64_t k = f.tag - FSB_CHUNK_OWN_TAG_;
+            if (err || f.op != FSB_OP_OPEN || k >= count) return err ? err : -EPROTO;
+            fsb_chunk_cursor_ r = {f.meta, f.meta + f.meta_size, 0};
+            memset(&op, 0, sizeof op);
+            if (f.status >= 0)
+                fsb_chunk_decode_(&r, fsb_chunk_shape_of_(FSB_OP_OPEN)->answer, &op);
+            if (r.bad) return -EPROTO;
+            pthread_mutex_lock(&c->lock);
+            c->files[k].remote = op.handle;
+            if (!op.handle || op.stat.file_id != c->files[k].file_id) c->files[k].error = -ESTALE;
+            pthread_mutex_unlock(&c->lock);
+        }
+    } while (i < count);
+    return 0;
+}
+
+/* The lease, if we held one: it is asked for anew before anything is answered. */
+static int fsb_chunk_relet_(fsb_chunk_client_ *c, fsb_chunk_stream_ *s, unsigned char *bytes)
+{
+    fsb_chunk_cursor_ w = {bytes + FSB_CHUNK_HEADER_,
+                           bytes + FSB_CHUNK_HEADER_ + FSB_CHUNK_META_MAX_, 0};
+    const int64_t     deadline = fsb_chunk_now_ms_() + FSB_CHUNK_SILENT_MS_;
+    fsb_chunk_frame_  f;
+    fsb_op            op;
+    pthread_mutex_lock(&c->lock);
+    const int held = c->event != NULL;
+    pthread_mutex_unlock(&c->lock);
+    if (!held) return 0;
+    memset(&op, 0, sizeof op);
+    op.path = "/", op.flags = FSB_WATCH_HELD | FSB_WATCH_DEEP;
+    fsb_chunk_encode_(&w, fsb_chunk_shape_of_(FSB_OP_WATCH)->request, &op);
+    int err = fsb_chunk_tell_host_(s, bytes, &w, FSB_OP_WATCH, FSB_CHUNK_OWN_TAG_, deadline);
+    if (!err)
+        err = fsb_chunk_hear_host_(s, bytes, FSB_CHUNK_HEADER_ + FSB_CHUNK_META_MAX_, &f, deadline);
+    if (!err && f.op != FSB_OP_WATCH) err = -EPROTO;
+    return err || f.status >= 0 ? err : -fsb_chunk_error_from_wire_(-f.status);
+}
+
+/* One attempt; the connection is where the one before was, or there is none. */
+static int fsb_chunk_attempt_(fsb_chunk_client_ *c)
+{
+    const size_t   room = FSB_CHUNK_HEADER_ + FSB_CHUNK_META_MAX_;
+    unsigned char *bytes = (unsigned char *)fsb_chunk_resize_(&c->allocator, NULL, 0, room);
+    if (!bytes) return -ENOMEM;
+    int err = fsb_chunk_way_open_(c, &c->way, 1, 5000);
+    if (!err) {
+        if (!c->way.resumed) err = fsb_chunk_reopen_(c, &c->way.stream, bytes);
+        if (!err) err = fsb_chunk_relet_(c, &c->way.stream, bytes);
+        if (err) fsb_chunk_way_close_(&c->way.stream);
+    }
+    fsb_chunk_free_(&c->allocator, bytes, room);
+    return err;
+}
+
+/* Tries until it succeeds, on a thread of its own: the receiver has to watch the clock. */
+static void *fsb_chunk_connector_(void *arg)
+{
+    fsb_chunk_client_    *c = (fsb_chunk_client_ *)arg;
+    const struct timespec slice = {0, 50000000};
+    for (int pause = 2;; pause = pause < 20 ? pause * 2 : 40) { /* slices: 0.1 s, doubled, 2 s */
+        const int err = fsb_chunk_attempt_(c);
+        pthread_mutex_lock(&c->lock);
+        c->refused = err == -EACCES ? err : 0;
+        c->found = !err;
+        int over = c->found || c->closing;
+        pthread_mutex_unlock(&c->lock);
+        fsb_chunk_kick_(c->kick);
+        for (int i = 0; i < pause && !over; ++i) {
+            nanosleep(&slice, NULL);
+            pthread_mutex_lock(&c->lock);
+            over = c->closing;
+            pthread_mutex_unlock(&c->lock);
+        }
+        if (over) return NULL;
+    }
+}
+
+/* The connection is lost: what was sent is to be sent again. What nobody waits for is forgotten,
+   unless it has to be undone when it is answered. */
+static void fsb_chunk_requeue_(fsb_chunk_client_ *c)
+{
+    pthread_mutex_lock(&c->lock);
+    c->lost = 1;
+    while (c->sending) pthread_cond_wait(&c->unsent, &c->lock);
+    c->head = NULL, c->tail = &c->head;
+    for (uint32_t i = 0; i < c->call_count; ++i) {
+        fsb_chunk_call_ *call = c->calls[i];
+        const uint32_t   code = call->code;
+        const int undone = code == FSB_OP_OPEN || code == FSB_OP_LOCK || code == FSB_OP_CLOSE;
+        if (call->state == FSB_CHUNK_FREE_) continue;
+        if (code >= FSB_CHUNK_HELLO_ || (!call->op && !undone)) {
+            if (code < FSB_CHUNK_HELLO_) --c->late;
+            fsb_chunk_call_free_(c, call);
+            continue;
+        }
+        call->repeat |= call->state == FSB_CHUNK_SENT_ || call->sent;
+        call->sent = 0, call->next = NULL;
+        fsb_chunk_enqueue_(c, call);
+    }
+    pthread_mutex_unlock(&c->lock);
+}
+
+/* May it be done twice? */
+static int fsb_chunk_repeats_(const fsb_op *op)
+{
+    switch (op->code) {
+    case FSB_OP_WRITE: return !(op->flags & FSB_WRITE_APPEND);
+    case FSB_OP_OPEN: case FSB_OP_PUT: return !(op->flags & FSB_O_EXCL);
+    case FSB_OP_SETXATTR: return !op->flags;
+    case FSB_OP_MKDIR: case FSB_OP_UNLINK: case FSB_OP_RMDIR: case FSB_OP_RENAME:
+    case FSB_OP_LINK: case FSB_OP_SYMLINK: case FSB_OP_MKNOD: case FSB_OP_REMOVEXATTR:
+    case FSB_OP_EXEC: return 0;
+    default: return 1;
+    }
+}
+
+/* The host knows nothing of us: encodes what is queued anew, with its handles. Returns what cannot
+   be repeated, each with its result. Lock held. */
+static fsb_op *fsb_chunk_anew_(fsb_chunk_client_ *c)
+{
+    fsb_chunk_call_ *call = c->head, *next;
+    fsb_op          *over = NULL;
+    c->head = NULL, c->tail = &c->head;
+    for (; call; call = next) {
+        fsb_op *const op = call->op;
+        const int64_t deadline = call->deadline;
+        next = call->next, call->next = NULL;
+        int err = op && call->repeat && !fsb_chunk_repeats_(op) ? -EIO : 0;
+        if (call->head != call->inlined)
+            fsb_chunk_free_(&c->allocator, call->head, FSB_CHUNK_HEADER_ + FSB_CHUNK_META_MAX_);
+        call->head = call->inlined;
+        const int done = !op || op->code == FSB_OP_CLOSE;
+        if (!err && !done) err = fsb_chunk_call_prepare_(c, call, op);
+        if (!err && !done) {
+            call->deadline = deadline;
+            fsb_chunk_enqueue_(c, call);
+            continue;
+        }
+        if (op) op->result = err, op->next = over, over = op;
+        else --c->late;
+        fsb_chunk_call_free_(c, call);
+    }
+    return over;
+}
+
+/* Ends those ops, whose results are set. No lock is held. */
+static void fsb_chunk_end_list_(fsb_op *list)
+{
+    while (list) {
+        fsb_op *next = list->next;
+        list->done(list);
+        list = next;
+    }
+}
+
+/* The host will not have us back: nobody shall wait for it. */
+static void fsb_chunk_refused_(fsb_chunk_client_ *c, int err)
+{
+    fsb_op *over = NULL;
+    pthread_mutex_lock(&c->lock);
+    for (uint32_t i = 0; i < c->call_count; ++i) {
+        fsb_chunk_call_ *call = c->calls[i];
+        if (call->state != FSB_CHUNK_QUEUED_ || !call->op) continue;
+        call->op->result = err, call->op->next = over, over = call->op;
+        fsb_chunk_unqueue_(c, call);
+    }
+    pthread_mutex_unlock(&c->lock);
+    fsb_chunk_end_list_(over);
+}
+
+/* Waits for the connector, watching the clock for those who wait. 1: there is a connection. */
+static int fsb_chunk_await_(fsb_chunk_client_ *c)
+{
+    struct pollfd p = {c->kick, POLLIN, 0};
+    uint64_t      count;
+    for (;;) {
+        pthread_mutex_lock(&c->lock);
+        const int found = c->found, closing = c->closing, refused = c->refused;
+        pthread_mutex_unlock(&c->lock);
+        if (closing || found) return found;
+        if (refused) fsb_chunk_refused_(c, refused);
+        if (poll(&p, 1, FSB_CHUNK_TICK_MS_) > 0) (void)!read(c->kick, &count, sizeof count);
+        (void)fsb_chunk_tick_(c);
+    }
+}
+
+/* Has the connection replaced and goes on with what is queued. 0: the client closes instead. */
+static int fsb_chunk_recover_(fsb_chunk_client_ *c)
+{
+    const int64_t begin = fsb_chunk_now_ms_();
+    pthread_t     thread;
+    fsb_chunk_requeue_(c);
+    while (fsb_chunk_thread_(&thread, fsb_chunk_connector_, c) != 0) {
+        const struct timespec pause = {0, 100000000};
+        nanosleep(&pause, NULL);
+        (void)fsb_chunk_tick_(c);
+    }
+    const int found = fsb_chunk_await_(c);
+    pthread_join(thread, NULL);
+    pthread_mutex_lock(&c->lock);
+    if (c->closing) {
+        if (c->found) fsb_chunk_way_close_(&c->way.stream);
+        pthread_mutex_unlock(&c->lock);
+        return 0;
+    }
+    (void)found;
+    fsb_chunk_way_close_(&c->stream);
+    c->stream = c->way.stream, c->found = 0, c->refused = 0;
+    c->way.info.reconnects = c->info.reconnects + 1, c->info = c->way.info;
+    c->in_start = c->in_end = 0, c->heard = fsb_chunk_now_ms_();
+    fsb_op *over = c->way.resumed ? NULL : fsb_chunk_anew_(c);
+    c->lost = c->blocked = 0;
+    pthread_mutex_unlock(&c->lock);
+    fsb_chunk_log_(&c->log, FSB_LOG_WARN, "chunk/back", "the host is back after %lld ms%s",
+                   (long long)(fsb_chunk_now_ms_() - begin),
+                   c->way.resumed ? "" : ", started anew");
+    fsb_chunk_end_list_(over);
+    fsb_chunk_client_flush_(c);
+    return 1;
 }
 
 static void *fsb_chunk_receiver_(void *arg)
@@ -5155,22 +6097,27 @@ static void *fsb_chunk_receiver_(void *arg)
     fsb_chunk_client_ *c = (fsb_chunk_client_ *)arg;
     pthread_t          self = pthread_self();
     int                err;
+    int               closing;
     __atomic_store(&c->receiver, &self, __ATOMIC_RELAXED);
     do {
-        err = fsb_chunk_answers_(c);
-        if (!err) err = fsb_chunk_client_wait_(c);
-    } while (!err);
-    pthread_mutex_lock(&c->lock);
-    const int closing = c->closing;
-    pthread_mutex_unlock(&c->lock);
-    if (!closing)
-        fsb_chunk_log_(&c->log, FSB_LOG_ERROR, "chunk/lost", "the host is gone: %s",
+        do {
+            err = fsb_chunk_answers_(c);
+            if (!err) err = fsb_chunk_client_wait_(c);
+        } while (!err);
+        pthread_mutex_lock(&c->lock);
+        closing = c->closing;
+        pthread_mutex_unlock(&c->lock);
+        if (closing) break; /* close() has a word to say to the host */
+        fsb_chunk_log_(&c->log, c->stays ? FSB_LOG_WARN : FSB_LOG_ERROR, "chunk/lost",
+                       "the host is gone: %s",
                        err == -EPROTO          ? "it broke the protocol"
-                           : err == -ETIMEDOUT ? "it takes no more requests"
+                           : err == -ETIMEDOUT ? "it does not answer, or takes no more requests"
                            : err == -ENOMEM    ? "out of memory"
+                           : err == -ECONNRESET ? "it has stopped"
                                                : "the connection ended");
-    fsb_chunk_stream_shut_(&c->stream);
-    if (!closing) fsb_chunk_client_lost_(c);
+        fsb_chunk_stream_shut_(&c->stream);
+        fsb_chunk_client_lost_(c);
+    } while (c->stays && fsb_chunk_recover_(c));
     fsb_chunk_fail_all_(c, err == -EPROTO || err == -ETIMEDOUT ? err : -ENOTCONN);
     return NULL;
 }
@@ -5192,10 +6139,10 @@ static int fsb_chunk_start_(fsb_chunk_client_ *c, fsb_op *op)
     op->slice.data = NULL, op->slice.size = 0, op->slice.release = NULL, op->slice.owner = NULL;
     op->layer[0] = NULL;
     pthread_mutex_lock(&c->lock);
-    int              err = c->broken ? c->broken : 0;
+    int              err = c->broken ? c->broken : c->refused;
     fsb_chunk_call_ *call = err ? NULL : fsb_chunk_call_new_(c);
     if (!err && !call) err = -ENOMEM;
-    if (!err) err = fsb_chunk_call_encode_(c, call, op);
+    if (!err) err = fsb_chunk_call_prepare_(c, call, op);
     if (!err && op->code == FSB_OP_WATCH) c->event = op->event, c->event_user = op->user;
     if (!err) {
         call->op = op;
@@ -5315,73 +6262,6 @@ static int64_t fsb_chunk_call_wait_(fsb_backend *b, fsb_op *op)
     return op->result;
 }
 
-/* Moves all of size bytes before the deadline; it is only for hello, before there is a receiver. */
-static int fsb_chunk_exchange_(fsb_chunk_stream_ *s, int sends, unsigned char *bytes, size_t size,
-                               int64_t deadline)
-{
-    while (size || (sends && fsb_chunk_unsent_(s))) {
-        struct iovec  part;
-        struct pollfd p = {sends ? s->out : s->in, (short)(sends ? POLLOUT : POLLIN), 0};
-        const int64_t left = deadline - fsb_chunk_now_ms_();
-        part.iov_base = bytes, part.iov_len = size;
-        const int64_t n = sends ? fsb_chunk_send_(s, &part, size != 0, 0)
-                                : fsb_chunk_recv_(s, bytes, size);
-        if (left <= 0 && n <= 0) return -ETIMEDOUT;
-        if (n == -EAGAIN || (!n && sends)) {
-            if (poll(&p, 1, left < INT_MAX ? (int)left : INT_MAX) < 0 && errno != EINTR)
-                return -errno;
-            continue;
-        }
-        if (!n || n == -EPIPE || n == -ECONNRESET) return -ENOTCONN;
-        if (n < 0) return (int)n;
-        bytes += n, size -= (size_t)n;
-    }
-    return 0;
-}
-
-static int fsb_chunk_say_hello_(fsb_chunk_client_ *c, const fsb_chunk_client_desc *d,
-                                int64_t deadline)
-{
-    unsigned char     bytes[FSB_CHUNK_HEADER_ + 296] = {0}, id[16];
-    fsb_chunk_cursor_ w = {bytes + FSB_CHUNK_HEADER_, bytes + sizeof bytes, 0};
-    fsb_chunk_frame_  f;
-    const uint64_t    random[2] = {fsb_chunk_random_(), fsb_chunk_random_()};
-    int               given = 0;
-    for (size_t i = 0; i < sizeof id; ++i) given |= d->id[i];
-    memcpy(id, given ? (const void *)d->id : (const void *)random, sizeof id);
-    fsb_chunk_put16_(&w, FSB_CHUNK_VERSION_), fsb_chunk_put16_(&w, FSB_CHUNK_VERSION_);
-    fsb_chunk_put32_(&w, 0);
-    memcpy(fsb_chunk_step_(&w, sizeof id), id, sizeof id);
-    fsb_chunk_put_string_(&w, d->share);
-    while (!w.bad && (w.at - bytes) % 8) fsb_chunk_put_(&w, 0, 1);
-    if (w.bad) return -ENAMETOOLONG;
-    memset(&f, 0, sizeof f);
-    f.op = FSB_CHUNK_HELLO_, f.meta_size = (uint32_t)(w.at - bytes) - FSB_CHUNK_HEADER_;
-    fsb_chunk_seal_(bytes, &f);
-    int err = fsb_chunk_exchange_(&c->stream, 1, bytes, (size_t)(w.at - bytes), deadline);
-    if (!err) err = fsb_chunk_exchange_(&c->stream, 0, bytes, FSB_CHUNK_HEADER_, deadline);
-    if (err) return err;
-    if (fsb_chunk_unseal_(bytes, FSB_CHUNK_HEADER_, &f) < 0 || f.op != FSB_CHUNK_HELLO_ ||
-        f.data_size || f.meta_size > sizeof bytes - FSB_CHUNK_HEADER_)
-        return -EPROTO;
-    const size_t whole = FSB_CHUNK_HEADER_ + f.meta_size;
-    err = fsb_chunk_exchange_(&c->stream, 0, bytes + FSB_CHUNK_HEADER_, f.meta_size, deadline);
-    if (err) return err;
-    if (fsb_chunk_unseal_(bytes, whole, &f) < 0 || f.flags != FSB_CHUNK_ANSWER_ || f.tag)
-        return -EPROTO;
-    if (f.status < 0) return f.status < -4095 ? -EPROTO : -fsb_chunk_error_from_wire_(-f.status);
-    fsb_chunk_cursor_ r = {f.meta, f.meta + f.meta_size, 0};
-    const uint32_t    version = fsb_chunk_get16_(&r);
-    c->info.rights = fsb_chunk_get16_(&r);
-    c->info.max_requests = fsb_chunk_get32_(&r);
-    c->info.boot_id = fsb_chunk_get64_(&r);
-    const uint64_t served = fsb_chunk_get64_(&r), most = fsb_chunk_get32_(&r);
-    if (r.bad || version != FSB_CHUNK_VERSION_ || most < (uint64_t)FSB_IO_MAX) return -EPROTO;
-    for (uint32_t i = 1; i < FSB_OP_COUNT; ++i)
-        if ((served >> i & 1) && fsb_chunk_shape_of_(i)) c->base.call[i] = fsb_chunk_call_wait_;
-    return 0;
-}
-
 static void fsb_chunk_client_free_(fsb_chunk_client_ *c)
 {
     const fsb_allocator a = c->allocator;
@@ -5390,11 +6270,13 @@ static void fsb_chunk_client_free_(fsb_chunk_client_ *c)
     fsb_chunk_free_(&a, c->calls, (size_t)c->call_room * sizeof *c->calls);
     fsb_chunk_free_(&a, c->in, c->in_size);
     if (c->kick >= 0) close(c->kick);
-    fsb_chunk_tls_close_(&c->stream);
+    fsb_chunk_way_close_(&c->stream);
     fsb_chunk_secure_free_(c->secure, &a);
     explicit_bzero(&c->key, sizeof c->key);
-    if (c->stream.in >= 0) close(c->stream.in);
-    if (c->stream.out >= 0 && c->stream.out != c->stream.in) close(c->stream.out);
+    for (uint32_t i = 0; i < c->file_count; ++i) fsb_chunk_strfree_(&a, c->files[i].path);
+    fsb_chunk_free_(&a, c->files, c->file_count * sizeof *c->files);
+    fsb_chunk_strfree_(&a, c->address);
+    fsb_chunk_strfree_(&a, c->share);
     pthread_cond_destroy(&c->unsent);
     pthread_mutex_destroy(&c->lock);
     fsb_chunk_free_(&a, c, sizeof *c);
@@ -5408,65 +6290,52 @@ static void fsb_chunk_client_close_(fsb_backend *b)
     pthread_mutex_unlock(&c->lock);
     fsb_chunk_kick_(c->kick);
     pthread_join(c->thread, NULL);
+    if (c->stays && !c->lost) {
+        unsigned char    bytes[FSB_CHUNK_HEADER_];
+        fsb_chunk_frame_ f;
+        memset(&f, 0, sizeof f);
+        f.op = FSB_CHUNK_GOODBYE_;
+        fsb_chunk_seal_(bytes, &f);
+        (void)fsb_chunk_exchange_(&c->stream, 1, bytes, sizeof bytes, fsb_chunk_now_ms_() + 200);
+    }
     fsb_chunk_client_free_(c);
 }
 
-/* A WRITE of a MiB in few pieces: the default of a unix socket is 208 KiB. TCP tunes its own. */
-static void fsb_chunk_widen_(const fsb_chunk_stream_ *s)
+static void fsb_chunk_client_ops_(fsb_chunk_client_ *c, uint64_t served)
 {
-    int       room = 1 << 20, domain = 0;
-    socklen_t size = sizeof domain;
-    if (getsockopt(s->out, SOL_SOCKET, SO_DOMAIN, &domain, &size) == 0 && domain == AF_UNIX)
-        (void)setsockopt(s->out, SOL_SOCKET, SO_SNDBUF, &room, sizeof room);
+    for (uint32_t i = 1; i < FSB_OP_COUNT; ++i)
+        if ((served >> i & 1) && fsb_chunk_shape_of_(i)) c->base.call[i] = fsb_chunk_call_wait_;
 }
 
-#ifdef FSB_WITH_OPENSSL
-/* The client's key, where the host's digest is the one that it is for. */
-static int fsb_chunk_use_key_(SSL *ssl, const EVP_MD *digest, const unsigned char **identity,
-                              size_t *size, SSL_SESSION **session)
+/* Copies what the client needs to connect, now and later. */
+static int fsb_chunk_client_init_(fsb_chunk_client_ *c, const fsb_chunk_client_desc *d)
 {
-    const fsb_chunk_client_ *c = (const fsb_chunk_client_ *)SSL_get_app_data(ssl);
-    *identity = NULL, *size = 0, *session = NULL;
-    if (digest && EVP_MD_get_size(digest) != 32) return 1;
-    *session = fsb_chunk_tls_session_(ssl, &c->key);
-    *identity = (const unsigned char *)c->key.identity, *size = FSB_CHUNK_IDENTITY_ - 1;
-    return *session != NULL;
+    const int      tls = !d->connect && strncmp(d->address, "tls:", 4) == 0;
+    const uint64_t random[2] = {fsb_chunk_random_(), fsb_chunk_random_()};
+    int            given = 0;
+    for (size_t i = 0; i < sizeof c->id; ++i) given |= d->id[i];
+    memcpy(c->id, given ? (const void *)d->id : (const void *)random, sizeof c->id);
+    c->connect = d->connect, c->user = d->user, c->stays = d->reconnect != 0;
+    if (d->address) c->address = fsb_chunk_strdup_(&c->allocator, d->address + (tls ? 4 : 0));
+    if (d->share) c->share = fsb_chunk_strdup_(&c->allocator, d->share);
+    if ((d->address && !c->address) || (d->share && !c->share)) return -ENOMEM;
+    if (!d->code) return tls ? -EINVAL : 0;
+    if (!tls && !d->connect) return -EINVAL;
+    const int err = fsb_chunk_key_of_(d->code, &c->key);
+    if (err) return err;
+    c->secure = fsb_chunk_secure_client_(&c->allocator);
+    return c->secure ? 0 : -ENOSYS;
 }
-
-static fsb_chunk_secure_ *fsb_chunk_secure_client_(const fsb_allocator *a)
-{
-    fsb_chunk_secure_ *secure = fsb_chunk_secure_new_(a, 0);
-    if (secure) SSL_CTX_set_psk_use_session_callback(secure->context, fsb_chunk_use_key_);
-    return secure;
-}
-#else
-static fsb_chunk_secure_ *fsb_chunk_secure_client_(const fsb_allocator *a)
-{
-    return fsb_chunk_secure_new_(a, 0);
-}
-#endif
 
 /* Connects, says hello, starts the receiver. */
 static int fsb_chunk_client_start_(fsb_chunk_client_ *c, const fsb_chunk_client_desc *d)
 {
-    const int64_t deadline = fsb_chunk_now_ms_() + c->timeout_ms;
-    int           fds[2] = {-1, -1};
-    const int     secure = d->code != NULL;
-    const char   *where = d->connect || strncmp(d->address, "tls:", 4) != 0 ? d->address
-                                                                           : d->address + 4;
-    if (secure != (d->connect ? secure : where != d->address)) return -EINVAL;
-    int err = secure ? fsb_chunk_key_of_(d->code, &c->key) : 0;
-    if (!err && secure && !(c->secure = fsb_chunk_secure_client_(&c->allocator))) err = -ENOSYS;
+    int err = fsb_chunk_client_init_(c, d);
+    if (!err) err = fsb_chunk_way_open_(c, &c->way, 0, c->timeout_ms);
     if (err) return err;
-    err = d->connect ? d->connect(d->user, fds) : fsb_chunk_dial(where, c->timeout_ms, fds);
-    if (err) return err;
-    c->stream.in = fds[0], c->stream.out = fds[1];
-    err = fsb_chunk_stream_init_(&c->stream, fds[0], fds[1]);
-    fsb_chunk_widen_(&c->stream);
-    if (!err && secure) err = fsb_chunk_tls_open_(c->secure, &c->stream, 0, c, &c->allocator);
-    if (!err && secure) err = fsb_chunk_tls_greet_(&c->stream, deadline);
-    if (!err) err = fsb_chunk_say_hello_(c, d, deadline);
-    if (!err) err = fsb_chunk_client_resize_(c, FSB_CHUNK_CLIENT_IN_);
+    c->stream = c->way.stream, c->info = c->way.info, c->heard = fsb_chunk_now_ms_();
+    fsb_chunk_client_ops_(c, c->way.served);
+    err = fsb_chunk_client_resize_(c, FSB_CHUNK_CLIENT_IN_);
     return err ? err : fsb_chunk_thread_(&c->thread, fsb_chunk_receiver_, c);
 }
 
@@ -5503,7 +6372,10 @@ FSB_API int fsb_chunk_client_open(fsb_backend **out, const fsb_chunk_client_desc
 
 FSB_API void fsb_chunk_client_get_info(fsb_backend *backend, fsb_chunk_client_info *out)
 {
-    *out = ((fsb_chunk_client_ *)backend)->info;
+    fsb_chunk_client_ *c = (fsb_chunk_client_ *)backend;
+    pthread_mutex_lock(&c->lock);
+    *out = c->info;
+    pthread_mutex_unlock(&c->lock);
 }
 
 #ifdef __cplusplus

@@ -336,6 +336,140 @@ struct fsb_backend {
 extern "C" {
 #endif
 
+/* ---- tables: usable alone, without FSB_WITH_FUSE --------------------------------------------- */
+
+/* Handles: 64-bit ids for objects of yours. An id names a slot and its generation, so that the id
+   of a closed handle never reaches what uses its slot later. Looking one up takes no lock. */
+typedef struct fsb_handles fsb_handles;
+typedef struct fsb_handles_desc {
+    uint32_t max_handles; /* live at once (default 65536, at most 1 << 28); a slot is 32 bytes */
+    uint32_t shards;      /* lists of free slots, a power of two (default 16, at most 256) */
+    uint32_t idle_ms;     /* close what is not used for so long (default 0: never) */
+    uint32_t sweep_ms;    /* a thread sweeps so often (default 0: none, the caller sweeps) */
+    /* Called once for each handle that is gone and pinned no more, by the thread that made it so,
+       under no lock. NULL: objects need no release. */
+    void (*release)(void *user, fsb_handle id, void *object);
+    void         *user;
+    fsb_allocator allocator;
+    fsb_logger    log;
+} fsb_handles_desc;
+typedef struct fsb_handles_stats {
+    uint64_t live, slots;            /* now */
+    uint64_t added, expired, refused; /* so far; refused: the table was full */
+} fsb_handles_stats;
+
+/* Makes a table; it starts a thread only if desc.sweep_ms is set. desc NULL: all defaults.
+   Errors: -EINVAL, -ENOMEM, -EAGAIN no thread. Threads: any. */
+FSB_API int fsb_handles_open(fsb_handles **out, const fsb_handles_desc *desc);
+/* Removes all handles, pinned ones too, and frees the table. NULL is fine.
+   Errors: none. Threads: no other user left. */
+FSB_API void fsb_handles_close(fsb_handles *t);
+/* Gives `object` (not NULL) an id. `owner` is a tag to look up and release by, 0: nobody's.
+   idle_ms: 0 the table's, UINT32_MAX never, at most 1 << 30.
+   Errors: -EMFILE the table is full, -ENOMEM, -EINVAL. Threads: any. */
+FSB_API int fsb_handles_add(fsb_handles *t, void *object, uint32_t owner, uint32_t idle_ms,
+                            fsb_handle *id);
+/* The object of a live handle, which counts as used now. It is live when it is looked up; whoever
+   may be overtaken by a removal pins instead. owner 0: whosever it is.
+   Errors: -EBADF closed, or never given out; -EACCES another owner's. Threads: any. */
+FSB_API int fsb_handles_get(fsb_handles *t, fsb_handle id, uint32_t owner, void **object);
+/* The same, and the object is not released before the unpin. Handles in use do not expire.
+   Errors: as fsb_handles_get(); -EAGAIN four thousand million pins. Threads: any. */
+FSB_API int fsb_handles_pin(fsb_handles *t, fsb_handle id, uint32_t owner, void **object);
+/* Ends one pin; releases the object if the handle was removed meanwhile and this was the last.
+   Errors: -EBADF not pinned. Threads: any. */
+FSB_API int fsb_handles_unpin(fsb_handles *t, fsb_handle id);
+/* Removes a handle: no later call reaches it. Returns 0, or 1 if pins keep its object for now.
+   Errors: as fsb_handles_get(). Threads: any. */
+FSB_API int fsb_handles_remove(fsb_handles *t, fsb_handle id, uint32_t owner);
+/* Removes all handles of `owner` (not 0) and returns how many they were. Those that are being added
+   meanwhile may stay.
+   Errors: none. Threads: any. */
+FSB_API size_t fsb_handles_release(fsb_handles *t, uint32_t owner);
+/* Removes handles that were idle for their time, never early, and late by no more than the time
+   between two sweeps; returns how many. Their ids go to ids[], if that is not NULL: then no more
+   than `room`. To be called at least once in ten days.
+   Errors: none. Threads: any. */
+FSB_API size_t fsb_handles_sweep(fsb_handles *t, fsb_handle *ids, size_t room);
+/* Calls fn for each live handle of `owner` (0: of all), pinned meanwhile, until fn returns not 0,
+   which is returned. Those added or removed meanwhile may be missed.
+   Errors: fn's. Threads: any; fn may call the table. */
+FSB_API int fsb_handles_each(fsb_handles *t, uint32_t owner,
+                             int (*fn)(void *user, fsb_handle id, void *object), void *user);
+/* Errors: none. Threads: any. */
+FSB_API void fsb_handles_stat(fsb_handles *t, fsb_handles_stats *stats);
+
+/* Mount tables: which backend a path belongs to. The mount point with the longest path that is the
+   path or a folder above it wins; several backends on one point are a union: a name is the first
+   one's that has it, new names are made in the first. Resolving takes no lock and no memory. */
+typedef struct fsb_mounts fsb_mounts;
+typedef struct fsb_mounts_desc {
+    uint32_t      max_mounts; /* mount points (default 1 << 20, at most 1 << 24) */
+    fsb_allocator allocator;
+    fsb_logger    log;
+} fsb_mounts_desc;
+enum { /* where in the union on its point; none of them: the point must be new */
+    FSB_BIND_BEFORE = 1, FSB_BIND_AFTER = 2, FSB_BIND_REPLACE = 4,
+    FSB_BIND_READ_ONLY = 8 /* what would change anything answers -EROFS */
+};
+enum { FSB_BIND_DEPTH_MAX = 62, FSB_BIND_UNION_MAX = 16 };
+typedef struct fsb_bind {
+    fsb_backend *backend; /* required; not closed with the table, and must outlive the bind */
+    const char  *prefix;  /* the folder of backend that appears, normalised (NULL: "/"; copied) */
+    uint32_t     flags;   /* FSB_BIND_* */
+    uint32_t     number;  /* -> tells the binds of a table apart; not reused */
+} fsb_bind;
+typedef struct fsb_mounted { /* where a path leads, until it is released */
+    const fsb_bind *binds;   /* [count] */
+    uint32_t        count, number;
+    const char     *rest;    /* of the path, behind the point: "" or "/..."; "" for "/" too */
+} fsb_mounted;
+
+/* desc NULL: all defaults. Errors: -EINVAL, -ENOMEM. Threads: any. */
+FSB_API int fsb_mounts_open(fsb_mounts **out, const fsb_mounts_desc *desc);
+/* Forgets all binds. NULL is fine. Errors: none. Threads: no other user left, nothing unreleased. */
+FSB_API void fsb_mounts_close(fsb_mounts *t);
+/* Binds a backend to `path`, of `size` bytes (normalised: "/", "/a/b"; copied).
+   Errors: -EINVAL no normalised path ("", "a", "//", "/a/", "/."); -EACCES "/.."; -EILSEQ a NUL in
+   it; -ENAMETOOLONG; -E2BIG more than FSB_BIND_DEPTH_MAX components or FSB_BIND_UNION_MAX backends;
+   -EEXIST the point is taken and no flag says where; -EBUSY REPLACE of what is in use; -ENOSPC too
+   many points; -ENOMEM. Threads: any. */
+FSB_API int fsb_mounts_add(fsb_mounts *t, const char *path, size_t size, const fsb_bind *bind);
+/* Takes a backend (NULL: all) off a point. When it returns 0, no call or handle uses it.
+   Errors: -ENOENT no such bind, -EBUSY the point is in use, -ENOMEM. Threads: any. */
+FSB_API int fsb_mounts_remove(fsb_mounts *t, const char *path, const fsb_backend *backend);
+/* Where a normalised path leads. To be released.
+   Errors: -ENOENT nothing is mounted above it; -ENAMETOOLONG. Threads: any. */
+FSB_API int fsb_mounts_resolve(fsb_mounts *t, const char *path, fsb_mounted *out);
+/* Errors: none. Threads: any. */
+FSB_API void fsb_mounts_release(fsb_mounts *t, const fsb_mounted *at);
+/* Copies the next mount point at or below folder `top` behind `path` ("": the first), by name,
+   parents first, into `path` (FSB_PATH_MAX + 1 bytes). Returns 1, or 0 behind the last.
+   Errors: none. Threads: any. */
+FSB_API int fsb_mounts_next(fsb_mounts *t, const char *top, char *path);
+
+typedef struct fsb_namespace_desc {
+    fsb_mounts   *mounts;  /* required; must outlive the namespace, and may change meanwhile */
+    fsb_handles  *handles; /* where its open files are (default: a table of its own); its release()
+                              must be fsb_namespace_release, and it must outlive the namespace */
+    uint32_t      owner;   /* the tag of its handles (default 1): others' answer -EACCES */
+    fsb_allocator allocator;
+    fsb_logger    log;
+} fsb_namespace_desc;
+
+/* A backend that routes every call to what is mounted where its path leads. Mount points are seen
+   in the listings of their folders, and the folders that lead to them as read-only ones even where
+   no backend has them. RENAME, LINK, COPY between two binds answer -EXDEV; RMDIR and RENAME of what
+   holds mount points -EBUSY. Each bind has its own file_ids. A union looks a name up with a STAT of
+   each member. A prefix is no jail against symbolic links: bind an fsb_scoped_open() for that.
+   WATCH sees the one backend that its folder leads to; FSB_WATCH_HELD answers -ENOSYS.
+   Its close() closes its files. Errors: -EINVAL, -ENOMEM. Threads: any. */
+FSB_API int fsb_namespace_backend(fsb_backend **out, const fsb_namespace_desc *desc);
+/* What a shared handle table needs as its release(). Errors: none. Threads: any. */
+FSB_API void fsb_namespace_release(void *user, fsb_handle id, void *object);
+
+/* ---- FUSE ------------------------------------------------------------------------------------ */
+
 typedef struct fsb_mount fsb_mount;
 typedef struct fsb_mount_desc {
     fsb_backend *backend;    /* required; not closed with the mount, and must outlive it */
@@ -345,7 +479,8 @@ typedef struct fsb_mount_desc {
                                 nonempty, attr_timeout=SECONDS, entry_timeout=SECONDS;
                                 the others are FUSE's: man 8 mount.fuse3 */
     const char   *fsname;            /* shown as what is mounted (default "fsb") */
-    uint32_t      threads;           /* that take requests (default 2, at most 64) */
+    uint32_t      threads;           /* that take requests, at most 64 (default 2; 1, which is
+                                        faster, where the backend has submit()) */
     int32_t       attr_timeout_ms;   /* believe attributes so long (default 1000); -1: never */
     int32_t       entry_timeout_ms;  /* the same for names (default 1000); -1: never */
     int64_t       write_behind;      /* bytes of writes that may be on their way when write() has
@@ -395,6 +530,1639 @@ FSB_API const char *fsb_mount_errmsg(fsb_mount *mount, char *buf, size_t size);
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <time.h>
+#include <unistd.h>
+#ifndef CPU_SETSIZE
+#error "fsb_mount.h: GNU extensions are hidden; include it first, or compile with -D_GNU_SOURCE"
+#endif
+
+/* ---- [memory] -------------------------------------------------------------------------------- */
+
+static void *fsb_mount_libc_(void *user, void *ptr, size_t old_size, size_t new_size)
+{
+    (void)user, (void)old_size;
+    if (new_size) return realloc(ptr, new_size);
+    free(ptr);
+    return NULL;
+}
+
+static fsb_allocator fsb_tables_allocator_(const fsb_allocator *wanted)
+{
+    fsb_allocator a = *wanted;
+    if (!a.fn) a.fn = fsb_mount_libc_;
+    return a;
+}
+
+static void *fsb_tables_new_(const fsb_allocator *a, size_t size) /* zeroed */
+{
+    void *p = a->fn(a->user, NULL, 0, size);
+    if (p) memset(p, 0, size);
+    return p;
+}
+
+static void fsb_tables_free_(const fsb_allocator *a, void *ptr, size_t size)
+{
+    if (ptr) a->fn(a->user, ptr, size, 0);
+}
+
+__attribute__((format(printf, 4, 5))) static void
+fsb_tables_log_(const fsb_logger *log, fsb_log_level level, const char *item, const char *format,
+                ...)
+{
+    char    text[512];
+    va_list args;
+    if (!log->fn) return;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    log->fn(log->user, level, item, text);
+}
+
+static uint64_t fsb_tables_mix_(uint64_t x)
+{
+    x ^= x >> 32, x *= 0xd6e8feb86659fd93u;
+    x ^= x >> 32, x *= 0xd6e8feb86659fd93u;
+    return x ^ x >> 32;
+}
+
+static int64_t fsb_tables_now_ms_(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+/* The tests walk through every interleaving of the steps below: each access to shared memory is
+   one. */
+#ifndef FSB_TABLES_STEP_
+#define FSB_TABLES_STEP_() ((void)0)
+#endif
+
+static uint64_t fsb_tables_load_(const uint64_t *p)
+{
+    FSB_TABLES_STEP_();
+    return __atomic_load_n(p, __ATOMIC_ACQUIRE);
+}
+
+/* 1 if *p was *was and is now `is`; else *was is what it is. */
+static int fsb_tables_swap_(uint64_t *p, uint64_t *was, uint64_t is)
+{
+    FSB_TABLES_STEP_();
+    return __atomic_compare_exchange_n(p, was, is, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
+}
+
+/* ---- [handle table] -------------------------------------------------------------------------- */
+
+/* An id is generation << 32 | slot. A slot's state is generation << 32 | pins; odd generations are
+   live ones. What a slot holds is written while its generation is even and nobody pins it, by the
+   one thread that took it from a list of free slots; a reader that saw its own generation before
+   and after has read what belongs to its id. Slots move never and are freed with the table, so that
+   reading one that is gone is harmless. */
+typedef struct fsb_handles_slot_ {
+    uint64_t state;
+    void    *object;
+    uint32_t owner;
+    uint32_t used;    /* when a sweep first saw it unused, in ms; 0: used since the last sweep */
+    uint32_t idle_ms; /* 0: never expires */
+    uint32_t next;    /* in a list of free slots: number + 1 */
+} fsb_handles_slot_;
+typedef char fsb_handles_slot_is_32_bytes_[sizeof(fsb_handles_slot_) <= 32 ? 1 : -1];
+
+enum { FSB_HANDLES_BLOCK_ = 256, FSB_HANDLES_PAD_ = 64 /* slots share no line with strangers */ };
+typedef struct fsb_handles_block_ {
+    fsb_handles_slot_ *slots; /* [FSB_HANDLES_BLOCK_]; NULL: not yet there */
+    void              *memory;
+    uint32_t           shard;
+} fsb_handles_block_;
+
+typedef struct fsb_handles_shard_ { /* a cache line each */
+    uint64_t free;                  /* turn << 32 | number + 1 of the first free slot */
+    uint64_t added;
+    char     pad[48];
+} fsb_handles_shard_;
+
+struct fsb_handles {
+    uint32_t            block_room;
+    uint32_t            shard_mask;
+    fsb_handles_block_ *blocks; /* [block_room] */
+    fsb_handles_shard_ *shards;
+    char                pad[40];
+    uint64_t            live;
+    uint64_t            expired, refused;
+    uint32_t            block_count; /* written under grow */
+    uint32_t            strayed;     /* an owner has slots outside its shard */
+    fsb_handles_desc    desc;
+    int64_t             epoch_ms;
+    pthread_mutex_t     grow; /* leaf */
+    pthread_mutex_t     lock; /* of the sweeper; leaf */
+    pthread_cond_t      wake;
+    pthread_t           sweeper;
+    int                 sweeping, quit;
+};
+
+static fsb_handles_slot_ *fsb_handles_at_(const fsb_handles *t, uint32_t number)
+{
+    const uint32_t b = number / FSB_HANDLES_BLOCK_;
+    if (b >= t->block_room) return NULL;
+    fsb_handles_slot_ *slots = __atomic_load_n(&t->blocks[b].slots, __ATOMIC_ACQUIRE);
+    return slots ? &slots[number % FSB_HANDLES_BLOCK_] : NULL;
+}
+
+/* The handles of an owner are in one shard, so that releasing them is a walk over that one only. */
+static uint32_t fsb_handles_shard_of_(const fsb_handles *t, uint32_t owner)
+{
+    return (owner ? (uint32_t)fsb_tables_mix_(owner) : (uint32_t)sched_getcpu()) & t->shard_mask;
+}
+
+/* The turn counts all changes: a list that was changed and changed back is not taken for itself. */
+static void fsb_handles_push_(fsb_handles *t, uint32_t shard, uint32_t first,
+                              fsb_handles_slot_ *last)
+{
+    uint64_t *head = &t->shards[shard].free;
+    uint64_t  was = fsb_tables_load_(head);
+    do __atomic_store_n(&last->next, (uint32_t)was, __ATOMIC_RELAXED);
+    while (!fsb_tables_swap_(head, &was, ((was >> 32) + 1) << 32 | (first + 1)));
+}
+
+static fsb_handles_slot_ *fsb_handles_pop_(fsb_handles *t, uint32_t shard, uint32_t *number)
+{
+    uint64_t *head = &t->shards[shard].free;
+    uint64_t  was = fsb_tables_load_(head);
+    while ((uint32_t)was) {
+        fsb_handles_slot_ *s = fsb_handles_at_(t, (uint32_t)was - 1);
+        const uint32_t     next = __atomic_load_n(&s->next, __ATOMIC_RELAXED);
+        *number = (uint32_t)was - 1;
+        if (fsb_tables_swap_(head, &was, ((was >> 32) + 1) << 32 | next)) return s;
+    }
+    return NULL;
+}
+
+/* A block more for the shard, unless another thread was faster. -ENOSPC: no block is left. */
+static int fsb_handles_grow_(fsb_handles *t, uint32_t shard)
+{
+    const size_t size = FSB_HANDLES_BLOCK_ * sizeof(fsb_handles_slot_) + FSB_HANDLES_PAD_;
+    const uint32_t n = t->block_count, first = n * FSB_HANDLES_BLOCK_;
+    if (n == t->block_room) return -ENOSPC;
+    char *memory = (char *)fsb_tables_new_(&t->desc.allocator, size);
+    if (!memory) return -ENOMEM;
+    const size_t off = (FSB_HANDLES_PAD_ - (uintptr_t)memory % FSB_HANDLES_PAD_) % FSB_HANDLES_PAD_;
+    fsb_handles_slot_ *slots = (fsb_handles_slot_ *)(void *)(memory + off);
+    for (uint32_t i = 0; i + 1 < FSB_HANDLES_BLOCK_; ++i) slots[i].next = first + i + 2;
+    t->blocks[n].memory = memory, t->blocks[n].shard = shard;
+    __atomic_store_n(&t->blocks[n].slots, slots, __ATOMIC_RELEASE);
+    __atomic_store_n(&t->block_count, n + 1, __ATOMIC_RELEASE);
+    fsb_handles_push_(t, shard, first, &slots[FSB_HANDLES_BLOCK_ - 1]);
+    return 0;
+}
+
+/* No free slot in the shard: more memory, or what other shards have to spare. */
+static fsb_handles_slot_ *fsb_handles_more_(fsb_handles *t, uint32_t shard, uint32_t *number,
+                                            int *err)
+{
+    fsb_handles_slot_ *s = NULL;
+    *err = 0;
+    while (!*err && !s) {
+        pthread_mutex_lock(&t->grow);
+        s = fsb_handles_pop_(t, shard, number);
+        if (!s) *err = fsb_handles_grow_(t, shard);
+        pthread_mutex_unlock(&t->grow);
+        if (!s && !*err) s = fsb_handles_pop_(t, shard, number);
+    }
+    for (uint32_t i = 0; !s && *err == -ENOSPC && i <= t->shard_mask; ++i)
+        if ((s = fsb_handles_pop_(t, i, number))) {
+            __atomic_store_n(&t->strayed, 1, __ATOMIC_SEQ_CST);
+            *err = 0;
+        }
+    if (*err == -ENOSPC) *err = -EMFILE;
+    return s;
+}
+
+__attribute__((noinline)) static int fsb_handles_bad_(const fsb_handles *t, fsb_handle id, int err)
+{
+    fsb_tables_log_(&t->desc.log, FSB_LOG_WARN, "handles/bad", "handle %llx: %s",
+                    (unsigned long long)id,
+                    err == -EACCES ? "another owner's" : "closed, or never given out");
+    return err;
+}
+
+FSB_API int fsb_handles_add(fsb_handles *t, void *object, uint32_t owner, uint32_t idle_ms,
+                            fsb_handle *id)
+{
+    if (!object || !id || (idle_ms > 1u << 30 && idle_ms != UINT32_MAX)) return -EINVAL;
+    int            err = 0;
+    uint32_t       number = 0;
+    const uint32_t shard = fsb_handles_shard_of_(t, owner);
+    if (__atomic_add_fetch(&t->live, 1, __ATOMIC_RELAXED) > t->desc.max_handles) err = -EMFILE;
+    fsb_handles_slot_ *s = err ? NULL : fsb_handles_pop_(t, shard, &number);
+    if (!s && !err) s = fsb_handles_more_(t, shard, &number, &err);
+    if (!s) {
+        __atomic_sub_fetch(&t->live, 1, __ATOMIC_RELAXED);
+        __atomic_add_fetch(&t->refused, 1, __ATOMIC_RELAXED);
+        if (err == -EMFILE)
+            fsb_tables_log_(&t->desc.log, FSB_LOG_WARN, "handles/full", "%u handles are open",
+                            t->desc.max_handles);
+        return err;
+    }
+    const uint64_t generation = (fsb_tables_load_(&s->state) >> 32) + 1;
+    const uint32_t ttl = idle_ms == UINT32_MAX ? 0 : idle_ms ? idle_ms : t->desc.idle_ms;
+    __atomic_store_n(&s->owner, owner, __ATOMIC_RELEASE);
+    __atomic_store_n(&s->idle_ms, ttl, __ATOMIC_RELEASE);
+    __atomic_store_n(&s->used, 0, __ATOMIC_RELEASE);
+    FSB_TABLES_STEP_();
+    __atomic_store_n(&s->object, object, __ATOMIC_RELEASE);
+    FSB_TABLES_STEP_();
+    __atomic_store_n(&s->state, generation << 32, __ATOMIC_RELEASE);
+    __atomic_add_fetch(&t->shards[shard].added, 1, __ATOMIC_RELAXED);
+    *id = generation << 32 | number;
+    return 0;
+}
+
+FSB_API int fsb_handles_get(fsb_handles *t, fsb_handle id, uint32_t owner, void **object)
+{
+    fsb_handles_slot_ *s = fsb_handles_at_(t, (uint32_t)id);
+    if (!s || !(id >> 32 & 1) || fsb_tables_load_(&s->state) >> 32 != id >> 32)
+        return fsb_handles_bad_(t, id, -EBADF);
+    FSB_TABLES_STEP_();
+    void *const    found = __atomic_load_n(&s->object, __ATOMIC_ACQUIRE);
+    const uint32_t whose = __atomic_load_n(&s->owner, __ATOMIC_ACQUIRE);
+    if (__atomic_load_n(&s->used, __ATOMIC_RELAXED))
+        __atomic_store_n(&s->used, 0, __ATOMIC_RELAXED);
+    if (fsb_tables_load_(&s->state) >> 32 != id >> 32) return fsb_handles_bad_(t, id, -EBADF);
+    if (owner && whose != owner) return fsb_handles_bad_(t, id, -EACCES);
+    *object = found;
+    return 0;
+}
+
+/* The slot is dead and unpinned: ours alone, until it is in the list again. */
+static void fsb_handles_finish_(fsb_handles *t, fsb_handles_slot_ *s, uint32_t number,
+                                uint32_t generation)
+{
+    const fsb_handle id = (uint64_t)(generation - 1) << 32 | number;
+    if (t->desc.release) {
+        void *object = __atomic_load_n(&s->object, __ATOMIC_RELAXED);
+        t->desc.release(t->desc.user, id, object);
+    }
+    __atomic_sub_fetch(&t->live, 1, __ATOMIC_RELAXED);
+    if (!generation) return; /* all its ids are used up: retired, so that none comes twice */
+    fsb_handles_push_(t, t->blocks[number / FSB_HANDLES_BLOCK_].shard, number, s);
+}
+
+FSB_API int fsb_handles_unpin(fsb_handles *t, fsb_handle id)
+{
+    fsb_handles_slot_ *s = fsb_handles_at_(t, (uint32_t)id);
+    if (!s || !(id >> 32 & 1)) return fsb_handles_bad_(t, id, -EBADF);
+    uint64_t was = fsb_tables_load_(&s->state);
+    do {
+        const uint32_t ahead = (uint32_t)(was >> 32) - (uint32_t)(id >> 32);
+        if (ahead > 1 || !(uint32_t)was) return fsb_handles_bad_(t, id, -EBADF);
+    } while (!fsb_tables_swap_(&s->state, &was, was - 1));
+    if (!(was >> 32 & 1) && (uint32_t)was == 1)
+        fsb_handles_finish_(t, s, (uint32_t)id, (uint32_t)(was >> 32));
+    return 0;
+}
+
+FSB_API int fsb_handles_pin(fsb_handles *t, fsb_handle id, uint32_t owner, void **object)
+{
+    fsb_handles_slot_ *s = fsb_handles_at_(t, (uint32_t)id);
+    if (!s || !(id >> 32 & 1)) return fsb_handles_bad_(t, id, -EBADF);
+    uint64_t was = fsb_tables_load_(&s->state);
+    do {
+        if (was >> 32 != id >> 32) return fsb_handles_bad_(t, id, -EBADF);
+        if ((uint32_t)was == UINT32_MAX) return -EAGAIN;
+    } while (!fsb_tables_swap_(&s->state, &was, was + 1));
+    if (owner && __atomic_load_n(&s->owner, __ATOMIC_RELAXED) != owner) {
+        fsb_handles_unpin(t, id);
+        return fsb_handles_bad_(t, id, -EACCES);
+    }
+    if (__atomic_load_n(&s->used, __ATOMIC_RELAXED))
+        __atomic_store_n(&s->used, 0, __ATOMIC_RELAXED);
+    *object = __atomic_load_n(&s->object, __ATOMIC_RELAXED);
+    return 0;
+}
+
+/* `idle`: only if nobody pins it. */
+static int fsb_handles_kill_(fsb_handles *t, fsb_handles_slot_ *s, fsb_handle id, int idle)
+{
+    uint64_t was = fsb_tables_load_(&s->state);
+    uint32_t generation;
+    do {
+        if (was >> 32 != id >> 32) return -EBADF;
+        if (idle && (uint32_t)was) return -EBUSY;
+        generation = (uint32_t)(was >> 32) + 1;
+    } while (!fsb_tables_swap_(&s->state, &was, (uint64_t)generation << 32 | (uint32_t)was));
+    if ((uint32_t)was) return 1;
+    fsb_handles_finish_(t, s, (uint32_t)id, generation);
+    return 0;
+}
+
+FSB_API int fsb_handles_remove(fsb_handles *t, fsb_handle id, uint32_t owner)
+{
+    fsb_handles_slot_ *s = fsb_handles_at_(t, (uint32_t)id);
+    if (!s || !(id >> 32 & 1)) return fsb_handles_bad_(t, id, -EBADF);
+    if (owner) { /* a stale id finds a stranger's slot: the removal itself tells */
+        const uint32_t whose = __atomic_load_n(&s->owner, __ATOMIC_ACQUIRE);
+        const uint64_t state = fsb_tables_load_(&s->state);
+        if (state >> 32 == id >> 32 && whose != owner) return fsb_handles_bad_(t, id, -EACCES);
+    }
+    const int err = fsb_handles_kill_(t, s, id, 0);
+    return err < 0 ? fsb_handles_bad_(t, id, err) : err;
+}
+
+/* The next live handle from *number on, of `owner` unless that is 0; 0: there is none. */
+static fsb_handle fsb_handles_next_(fsb_handles *t, uint32_t owner, uint64_t *number,
+                                    fsb_handles_slot_ **slot)
+{
+    const uint32_t count = __atomic_load_n(&t->block_count, __ATOMIC_ACQUIRE);
+    const int      one = owner && !__atomic_load_n(&t->strayed, __ATOMIC_SEQ_CST);
+    const uint32_t shard = owner ? fsb_handles_shard_of_(t, owner) : 0;
+    while (*number < (uint64_t)count * FSB_HANDLES_BLOCK_) {
+        const fsb_handles_block_ *b = &t->blocks[*number / FSB_HANDLES_BLOCK_];
+        if (one && b->shard != shard) {
+            *number = (*number / FSB_HANDLES_BLOCK_ + 1) * FSB_HANDLES_BLOCK_;
+            continue;
+        }
+        const uint32_t     n = (uint32_t)(*number)++;
+        fsb_handles_slot_ *s = &b->slots[n % FSB_HANDLES_BLOCK_];
+        const uint64_t     state = fsb_tables_load_(&s->state);
+        if (!(state >> 32 & 1)) continue;
+        if (owner && __atomic_load_n(&s->owner, __ATOMIC_ACQUIRE) != owner) continue;
+        if (fsb_tables_load_(&s->state) >> 32 != state >> 32) continue;
+        *slot = s;
+        return state >> 32 << 32 | n;
+    }
+    return 0;
+}
+
+FSB_API size_t fsb_handles_release(fsb_handles *t, uint32_t owner)
+{
+    size_t             n = 0;
+    uint64_t           number = 0;
+    fsb_handles_slot_ *s = NULL;
+    fsb_handle         id;
+    if (!owner) return 0;
+    while ((id = fsb_handles_next_(t, owner, &number, &s)))
+        if (fsb_handles_kill_(t, s, id, 0) >= 0) ++n;
+    return n;
+}
+
+FSB_API size_t fsb_handles_sweep(fsb_handles *t, fsb_handle *ids, size_t room)
+{
+    const uint32_t     now = (uint32_t)(fsb_tables_now_ms_() - t->epoch_ms) | 1;
+    size_t             n = 0;
+    uint64_t           number = 0;
+    fsb_handles_slot_ *s = NULL;
+    fsb_handle         id;
+    while ((!ids || n < room) && (id = fsb_handles_next_(t, 0, &number, &s))) {
+        uint32_t       used = __atomic_load_n(&s->used, __ATOMIC_RELAXED);
+        const uint32_t ttl = __atomic_load_n(&s->idle_ms, __ATOMIC_RELAXED);
+        if (!ttl) continue;
+        /* A use writes 0 and asks no clock; it happened before now, so idle time begins here. */
+        if (!used) {
+            __atomic_compare_exchange_n(&s->used, &used, now, 0, __ATOMIC_RELAXED,
+                                        __ATOMIC_RELAXED);
+            continue;
+        }
+        const uint32_t idle = now - used;
+        if (idle > INT32_MAX || idle < ttl || fsb_handles_kill_(t, s, id, 1) != 0) continue;
+        if (ids) ids[n] = id;
+        ++n;
+    }
+    __atomic_add_fetch(&t->expired, n, __ATOMIC_RELAXED);
+    return n;
+}
+
+FSB_API int fsb_handles_each(fsb_handles *t, uint32_t owner,
+                             int (*fn)(void *user, fsb_handle id, void *object), void *user)
+{
+    int                err = 0;
+    uint64_t           number = 0;
+    fsb_handles_slot_ *s = NULL;
+    fsb_handle         id;
+    while (!err && (id = fsb_handles_next_(t, owner, &number, &s))) {
+        uint64_t was = fsb_tables_load_(&s->state);
+        while (was >> 32 == id >> 32 && !fsb_tables_swap_(&s->state, &was, was + 1)) {}
+        if (was >> 32 != id >> 32) continue; /* pinned without counting as a use */
+        err = fn(user, id, __atomic_load_n(&s->object, __ATOMIC_RELAXED));
+        fsb_handles_unpin(t, id);
+    }
+    return err;
+}
+
+FSB_API void fsb_handles_stat(fsb_handles *t, fsb_handles_stats *stats)
+{
+    memset(stats, 0, sizeof *stats);
+    stats->live = __atomic_load_n(&t->live, __ATOMIC_RELAXED);
+    stats->slots = (uint64_t)__atomic_load_n(&t->block_count, __ATOMIC_RELAXED)
+                   * FSB_HANDLES_BLOCK_;
+    stats->expired = __atomic_load_n(&t->expired, __ATOMIC_RELAXED);
+    stats->refused = __atomic_load_n(&t->refused, __ATOMIC_RELAXED);
+    for (uint32_t i = 0; i <= t->shard_mask; ++i)
+        stats->added += __atomic_load_n(&t->shards[i].added, __ATOMIC_RELAXED);
+}
+
+static void *fsb_handles_sweeper_(void *arg)
+{
+    fsb_handles *t = (fsb_handles *)arg;
+    pthread_mutex_lock(&t->lock);
+    while (!t->quit) {
+        struct timespec until;
+        clock_gettime(CLOCK_REALTIME, &until);
+        const int64_t ns = until.tv_nsec + (int64_t)(t->desc.sweep_ms % 1000) * 1000000;
+        until.tv_sec += (time_t)(t->desc.sweep_ms / 1000) + (time_t)(ns / 1000000000);
+        until.tv_nsec = (long)(ns % 1000000000);
+        if (pthread_cond_timedwait(&t->wake, &t->lock, &until) == 0) continue;
+        pthread_mutex_unlock(&t->lock);
+        fsb_handles_sweep(t, NULL, 0);
+        pthread_mutex_lock(&t->lock);
+    }
+    pthread_mutex_unlock(&t->lock);
+    return NULL;
+}
+
+/* Threads of a library must not take the program's signals. */
+static int fsb_tables_thread_(pthread_t *thread, void *(*fn)(void *), void *arg)
+{
+    sigset_t all, old;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    const int err = pthread_create(thread, NULL, fn, arg);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    return -err;
+}
+
+static void fsb_handles_free_(fsb_handles *t)
+{
+    const fsb_allocator a = t->desc.allocator;
+    const size_t slots = FSB_HANDLES_BLOCK_ * sizeof(fsb_handles_slot_) + FSB_HANDLES_PAD_;
+    for (uint32_t i = 0; i < t->block_count; ++i) fsb_tables_free_(&a, t->blocks[i].memory, slots);
+    fsb_tables_free_(&a, t->blocks, t->block_room * sizeof *t->blocks);
+    fsb_tables_free_(&a, t->shards, (t->shard_mask + 1) * sizeof *t->shards);
+    pthread_cond_destroy(&t->wake);
+    pthread_mutex_destroy(&t->lock);
+    pthread_mutex_destroy(&t->grow);
+    fsb_tables_free_(&a, t, sizeof *t);
+}
+
+FSB_API void fsb_handles_close(fsb_handles *t)
+{
+    if (!t) return;
+    if (t->sweeping) {
+        pthread_mutex_lock(&t->lock);
+        t->quit = 1;
+        pthread_cond_signal(&t->wake);
+        pthread_mutex_unlock(&t->lock);
+        pthread_join(t->sweeper, NULL);
+    }
+    for (uint32_t i = 0; t->desc.release && i < t->block_count * FSB_HANDLES_BLOCK_; ++i) {
+        fsb_handles_slot_ *s = fsb_handles_at_(t, i);
+        const uint64_t     live = s->state >> 32 & 1; /* else dead, but held by a pin */
+        if (live || (uint32_t)s->state)
+            t->desc.release(t->desc.user, ((s->state >> 32) - !live) << 32 | i, s->object);
+    }
+    fsb_handles_free_(t);
+}
+
+FSB_API int fsb_handles_open(fsb_handles **out, const fsb_handles_desc *desc)
+{
+    fsb_handles_desc d;
+    memset(&d, 0, sizeof d);
+    if (desc) d = *desc;
+    if (!d.max_handles) d.max_handles = 65536;
+    if (!d.shards) d.shards = 16;
+    if (!out || d.max_handles > 1u << 28 || d.shards > 256 || d.shards & (d.shards - 1)
+        || d.idle_ms > 1u << 30)
+        return -EINVAL;
+    d.allocator = fsb_tables_allocator_(&d.allocator);
+    fsb_handles *t = (fsb_handles *)fsb_tables_new_(&d.allocator, sizeof *t);
+    if (!t) return -ENOMEM;
+    t->desc = d, t->shard_mask = d.shards - 1, t->epoch_ms = fsb_tables_now_ms_();
+    t->block_room = (d.max_handles + FSB_HANDLES_BLOCK_ - 1) / FSB_HANDLES_BLOCK_ + d.shards;
+    pthread_mutex_init(&t->grow, NULL);
+    pthread_mutex_init(&t->lock, NULL);
+    pthread_cond_init(&t->wake, NULL);
+    t->blocks = (fsb_handles_block_ *)fsb_tables_new_(&d.allocator,
+                                                      t->block_room * sizeof *t->blocks);
+    t->shards = (fsb_handles_shard_ *)fsb_tables_new_(&d.allocator, d.shards * sizeof *t->shards);
+    int err = t->blocks && t->shards ? 0 : -ENOMEM;
+    if (!err && d.sweep_ms) err = fsb_tables_thread_(&t->sweeper, fsb_handles_sweeper_, t);
+    if (err) {
+        fsb_handles_free_(t);
+        return err;
+    }
+    t->sweeping = d.sweep_ms != 0;
+    *out = t;
+    return 0;
+}
+
+/* ---- [mount table] --------------------------------------------------------------------------- */
+
+/* Points are found by the hash of their path in an open table of hash << 32 | number + 1. A reader
+   tries the prefixes of its path, longest first, but only those as deep as some point is, and pins
+   what it finds: then nothing of it changes until it is unpinned. Every change of the table is one
+   store, and is counted before it; a reader that saw the count move tries again, so that what it
+   found was there at one moment. Points and tables are memory that is not freed before the end, so
+   that a late reader reads something, and learns that it is too late. */
+enum { FSB_MOUNTS_BLOCK_ = 256, FSB_MOUNTS_INLINE_ = 28 };
+#define FSB_MOUNTS_LIVE_ (UINT64_C(1) << 32)
+#define FSB_MOUNTS_FROZEN_ (UINT64_C(2) << 32) /* about to be replaced or removed */
+#define FSB_MOUNTS_AGAIN_ UINT32_MAX
+#define FSB_MOUNTS_GONE_ ((uint64_t)UINT32_MAX) /* an entry that was removed */
+
+typedef struct fsb_mounts_point_ {
+    uint64_t  state; /* LIVE or FROZEN, and pins */
+    uint32_t  hash;
+    uint16_t  size;         /* of path */
+    uint8_t   count, room;  /* of binds */
+    fsb_bind *binds;
+    char     *path; /* is `inlined` if it fits; not ended by NUL */
+    uint32_t  ghost;        /* dead, but pinned when it died */
+    char      inlined[FSB_MOUNTS_INLINE_];
+} fsb_mounts_point_;
+
+typedef struct fsb_mounts_table_ {
+    uint32_t mask;
+    uint32_t used; /* entries that are not 0 */
+    uint64_t entry[1]; /* [mask + 1] */
+} fsb_mounts_table_;
+
+struct fsb_mounts {
+    uint64_t            changes;
+    uint64_t            depths; /* bit d: there are points of d components */
+    fsb_mounts_table_  *table;
+    fsb_mounts_point_ **blocks; /* [block_room] */
+    uint64_t            seed;
+    uint32_t            block_room;
+    /* lock held */
+    pthread_mutex_t lock; /* leaf */
+    uint32_t        block_count, count, next_number, free_count, room, ghosts;
+    uint32_t       *sorted; /* [room] the points by path */
+    uint32_t       *spare;  /* [room] numbers of unused points */
+    fsb_mounts_table_ *tables[32][2]; /* by the logarithm of their size */
+    uint32_t        of_depth[FSB_BIND_DEPTH_MAX + 1];
+    fsb_mounts_desc desc;
+};
+
+static fsb_mounts_point_ *fsb_mounts_at_(const fsb_mounts *t, uint32_t number)
+{
+    const uint32_t     b = number / FSB_MOUNTS_BLOCK_;
+    fsb_mounts_point_ *block = __atomic_load_n(&t->blocks[b], __ATOMIC_ACQUIRE);
+    return &block[number % FSB_MOUNTS_BLOCK_];
+}
+
+/* 0 if a path is normalised. */
+static int fsb_mounts_path_(const char *path, size_t size)
+{
+    if (!path || !size || path[0] != '/') return -EINVAL;
+    if (memchr(path, '\0', size)) return -EILSEQ;
+    if (size > FSB_PATH_MAX) return -ENAMETOOLONG;
+    for (size_t i = 1, n; i < size || (i > 1 && i == size); i += n + 1) {
+        const char *slash = i < size ? (const char *)memchr(path + i, '/', size - i) : NULL;
+        n = slash ? (size_t)(slash - path) - i : size - i;
+        if (!n || (n == 1 && path[i] == '.')) return -EINVAL;
+        if (n == 2 && path[i] == '.' && path[i + 1] == '.') return -EACCES;
+        if (n > FSB_NAME_MAX) return -ENAMETOOLONG;
+        if (!slash) break;
+    }
+    return 0;
+}
+
+static uint64_t fsb_mounts_word_(const char *p, size_t left)
+{
+    uint64_t w = 0;
+    if (left >= sizeof w) memcpy(&w, p, sizeof w);
+    else
+        for (size_t i = 0; i < left; ++i) ((char *)&w)[i] = p[i];
+#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+    w = __builtin_bswap64(w);
+#endif
+    return w;
+}
+
+/* Hashes the component at *p, which ends before a '/' or at `end`, into h; *p is its end then. */
+static uint64_t fsb_mounts_hash_(uint64_t h, const char **p, const char *end)
+{
+    const uint64_t ones = UINT64_C(0x0101010101010101), slashes = ones * '/';
+    for (;;) {
+        uint64_t       w = fsb_mounts_word_(*p, (size_t)(end - *p));
+        const uint64_t x = w ^ slashes;
+        /* the top bit of each byte that is '/', and of those behind the end */
+        const uint64_t stop = (((x - ones) & ~x) | ((w - ones) & ~w)) & (ones << 7);
+        const unsigned n = stop ? (unsigned)__builtin_ctzll(stop) / 8 : 8;
+        if (n < 8) w &= (UINT64_C(1) << (8 * n)) - 1;
+        h = (h ^ w) * UINT64_C(0x9e3779b97f4a7c15);
+        h ^= h >> 32;
+        *p += n;
+        if (n < 8) return h;
+    }
+}
+
+static int fsb_mounts_pin_(fsb_mounts_point_ *p)
+{
+    uint64_t was = __atomic_load_n(&p->state, __ATOMIC_RELAXED);
+    do {
+        if (!(was & FSB_MOUNTS_LIVE_) || (uint32_t)was == UINT32_MAX) return 0;
+    } while (!__atomic_compare_exchange_n(&p->state, &was, was + 1, 1, __ATOMIC_ACQUIRE,
+                                          __ATOMIC_RELAXED));
+    return 1;
+}
+
+/* Lock held. The point is dead and nobody pins it. */
+static void fsb_mounts_finish_(fsb_mounts *t, uint32_t number)
+{
+    const fsb_allocator *a = &t->desc.allocator;
+    fsb_mounts_point_   *p = fsb_mounts_at_(t, number);
+    for (uint32_t i = 0; i < p->count; ++i)
+        fsb_tables_free_(a, (char *)(uintptr_t)p->binds[i].prefix, strlen(p->binds[i].prefix) + 1);
+    fsb_tables_free_(a, p->binds, p->room * sizeof *p->binds);
+    if (p->path != p->inlined) fsb_tables_free_(a, p->path, p->size);
+    p->binds = NULL, p->count = p->room = 0, p->path = p->inlined;
+    if (p->ghost) p->ghost = 0, --t->ghosts;
+    t->spare[t->free_count++] = number;
+}
+
+static void fsb_mounts_unpin_(fsb_mounts *t, uint32_t number)
+{
+    const uint64_t left = __atomic_sub_fetch(&fsb_mounts_at_(t, number)->state, 1,
+                                             __ATOMIC_ACQ_REL);
+    if (left) return;
+    pthread_mutex_lock(&t->lock);
+    fsb_mounts_finish_(t, number);
+    pthread_mutex_unlock(&t->lock);
+}
+
+/* The point with exactly this path, pinned; 0: none, AGAIN, else number + 1. */
+static uint32_t fsb_mounts_find_(fsb_mounts *t, const fsb_mounts_table_ *table, uint64_t hash,
+                                 const char *path, size_t size)
+{
+    const uint32_t top = (uint32_t)(hash >> 32);
+    for (uint32_t i = (uint32_t)hash & table->mask;; i = (i + 1) & table->mask) {
+        const uint64_t e = __atomic_load_n(&table->entry[i], __ATOMIC_ACQUIRE);
+        if (!e) return 0;
+        if (e >> 32 != top || e == FSB_MOUNTS_GONE_) continue;
+        const uint32_t     number = (uint32_t)e - 1;
+        fsb_mounts_point_ *p = fsb_mounts_at_(t, number);
+        if (!fsb_mounts_pin_(p)) {
+            if (__atomic_load_n(&p->state, __ATOMIC_ACQUIRE) & FSB_MOUNTS_FROZEN_)
+                return FSB_MOUNTS_AGAIN_;
+            continue;
+        }
+        if (p->size == size && memcmp(p->path, path, size) == 0) return number + 1;
+        fsb_mounts_unpin_(t, number);
+    }
+}
+
+/* Once over the table: number + 1, pinned; *size is how much of the path is the point's. */
+static uint32_t fsb_mounts_try_(fsb_mounts *t, const char *path, const char *end, size_t *size)
+{
+    const fsb_mounts_table_ *table = __atomic_load_n(&t->table, __ATOMIC_ACQUIRE);
+    const uint64_t depths = __atomic_load_n(&t->depths, __ATOMIC_RELAXED);
+    uint64_t       hash[FSB_BIND_DEPTH_MAX + 1];
+    uint32_t       ends[FSB_BIND_DEPTH_MAX + 1];
+    unsigned       depth = 0;
+    const char    *p = path;
+    hash[0] = t->seed, ends[0] = 0;
+    if (path + 1 == end) p = end;
+    while (p < end && depths >> depth > 1) {
+        ++p, ++depth;
+        hash[depth] = fsb_mounts_hash_(hash[depth - 1], &p, end);
+        ends[depth] = (uint32_t)(p - path);
+    }
+    uint64_t left = depths & ((UINT64_C(2) << depth) - 1);
+    while (left) {
+        const unsigned d = 63u - (unsigned)__builtin_clzll(left);
+        left ^= UINT64_C(1) << d;
+        const uint32_t found = fsb_mounts_find_(t, table, hash[d], path, ends[d]);
+        *size = ends[d];
+        if (found) return found;
+    }
+    return 0;
+}
+
+FSB_API int fsb_mounts_resolve(fsb_mounts *t, const char *path, fsb_mounted *out)
+{
+    const size_t length = strlen(path);
+    if (length > FSB_PATH_MAX) return -ENAMETOOLONG;
+    for (;;) {
+        const uint64_t before = __atomic_load_n(&t->changes, __ATOMIC_ACQUIRE);
+        size_t         size = 0;
+        const uint32_t found = fsb_mounts_try_(t, path, path + length, &size);
+        if (found == FSB_MOUNTS_AGAIN_) {
+            sched_yield();
+            continue;
+        }
+        if (__atomic_load_n(&t->changes, __ATOMIC_ACQUIRE) == before) {
+            if (!found) return -ENOENT;
+            const fsb_mounts_point_ *p = fsb_mounts_at_(t, found - 1);
+            out->binds = p->binds, out->count = p->count, out->number = found - 1;
+            out->rest = length == 1 ? path + 1 : path + size;
+            return 0;
+        }
+        if (found) fsb_mounts_unpin_(t, found - 1);
+    }
+}
+
+FSB_API void fsb_mounts_release(fsb_mounts *t, const fsb_mounted *at)
+{
+    fsb_mounts_unpin_(t, at->number);
+}
+
+/* ---- [mount table: changes] ------------------------------------------------------------------ */
+
+/* How a path is stored: the root is "", so that every point's path goes on with '/'. */
+static size_t fsb_mounts_stored_(const char *path, size_t size)
+{
+    return size == 1 && path[0] == '/' ? 0 : size;
+}
+
+static uint64_t fsb_mounts_hash_all_(const fsb_mounts *t, const char *path, size_t size,
+                                     unsigned *depth)
+{
+    const char *p = path, *end = path + size;
+    uint64_t    h = t->seed;
+    for (*depth = 0; p < end && *depth <= FSB_BIND_DEPTH_MAX; ++*depth) {
+        ++p;
+        h = fsb_mounts_hash_(h, &p, end);
+    }
+    return h;
+}
+
+/* By components: a folder comes before what is below it, and that before its other siblings. */
+static int fsb_mounts_order_(const char *a, size_t n, const char *b, size_t m)
+{
+    for (size_t i = 0; i < n && i < m; ++i) {
+        const int x = a[i] == '/' ? 0 : (unsigned char)a[i] + 1;
+        const int y = b[i] == '/' ? 0 : (unsigned char)b[i] + 1;
+        if (x != y) return x - y;
+    }
+    return n < m ? -1 : n > m;
+}
+
+/* Lock held. Where in sorted[] the path is, or belongs. */
+static uint32_t fsb_mounts_place_(const fsb_mounts *t, const char *path, size_t size, int *exact)
+{
+    uint32_t low = 0, high = t->count;
+    *exact = 0;
+    while (low < high) {
+        const uint32_t           middle = low + (high - low) / 2;
+        const fsb_mounts_point_ *p = fsb_mounts_at_(t, t->sorted[middle]);
+        const int order = fsb_mounts_order_(p->path, p->size, path, size);
+        if (!order) return *exact = 1, middle;
+        if (order < 0) low = middle + 1;
+        else high = middle;
+    }
+    return low;
+}
+
+/* Lock held. The entry that holds `value`; value 0: one that is free for a new one. */
+static uint64_t *fsb_mounts_entry_(fsb_mounts_table_ *table, uint64_t hash, uint64_t value)
+{
+    uint32_t i = (uint32_t)hash & table->mask;
+    while (table->entry[i] != value && !(!value && table->entry[i] == FSB_MOUNTS_GONE_))
+        i = (i + 1) & table->mask;
+    return &table->entry[i];
+}
+
+static size_t fsb_mounts_table_size_(uint32_t slots)
+{
+    return sizeof(fsb_mounts_table_) + (size_t)slots * sizeof(uint64_t);
+}
+
+/* Lock held. Makes room for one more entry: in a table without removed ones, perhaps a larger one.
+   There are two of each size, used in turn, so that none is written while it is in use. */
+static int fsb_mounts_room_(fsb_mounts *t)
+{
+    fsb_mounts_table_ *old = t->table;
+    if (old && old->used < old->mask / 2) return 0;
+    unsigned level = old ? (unsigned)__builtin_ctz(old->mask + 1) : 6;
+    if (old && t->count >= old->mask / 4) ++level;
+    const uint32_t      slots = UINT32_C(1) << level;
+    fsb_mounts_table_ **place = &t->tables[level][t->tables[level][0] == old && old];
+    if (!*place)
+        *place = (fsb_mounts_table_ *)fsb_tables_new_(&t->desc.allocator,
+                                                      fsb_mounts_table_size_(slots));
+    fsb_mounts_table_ *fresh = *place;
+    if (!fresh) return -ENOMEM;
+    __atomic_add_fetch(&t->changes, 1, __ATOMIC_SEQ_CST);
+    fresh->mask = slots - 1;
+    for (uint32_t i = 0; i < slots; ++i) __atomic_store_n(&fresh->entry[i], 0, __ATOMIC_RELEASE);
+    for (uint32_t i = 0; i < t->count; ++i) {
+        const fsb_mounts_point_ *p = fsb_mounts_at_(t, t->sorted[i]);
+        unsigned                 depth;
+        const uint64_t h = fsb_mounts_hash_all_(t, p->path, p->size, &depth);
+        __atomic_store_n(fsb_mounts_entry_(fresh, h, 0), h >> 32 << 32 | (t->sorted[i] + 1),
+                         __ATOMIC_RELEASE);
+    }
+    fresh->used = t->count;
+    __atomic_store_n(&t->table, fresh, __ATOMIC_RELEASE);
+    return 0;
+}
+
+/* Lock held. Sees to it that spare[] and sorted[] have room and spare[] a number. */
+static int fsb_mounts_grow_(fsb_mounts *t)
+{
+    const fsb_allocator *a = &t->desc.allocator;
+    if (t->free_count) return 0;
+    if (t->block_count == t->block_room) return -ENOSPC;
+    const uint32_t     old = t->room, room = old + FSB_MOUNTS_BLOCK_;
+    const size_t       size = FSB_MOUNTS_BLOCK_ * sizeof(fsb_mounts_point_);
+    uint32_t          *sorted = (uint32_t *)fsb_tables_new_(a, room * sizeof *sorted);
+    uint32_t          *spare = (uint32_t *)fsb_tables_new_(a, room * sizeof *spare);
+    fsb_mounts_point_ *block = (fsb_mounts_point_ *)fsb_tables_new_(a, size);
+    if (!sorted || !spare || !block) {
+        fsb_tables_free_(a, sorted, room * sizeof *sorted);
+        fsb_tables_free_(a, spare, room * sizeof *spare);
+        fsb_tables_free_(a, block, size);
+        return -ENOMEM;
+    }
+    if (t->count) memcpy(sorted, t->sorted, t->count * sizeof *sorted);
+    fsb_tables_free_(a, t->sorted, old * sizeof *sorted);
+    fsb_tables_free_(a, t->spare, old * sizeof *spare);
+    t->sorted = sorted, t->spare = spare, t->room = room;
+    for (uint32_t i = FSB_MOUNTS_BLOCK_; i--;) t->spare[t->free_count++] = old + i;
+    __atomic_store_n(&t->blocks[t->block_count++], block, __ATOMIC_RELEASE);
+    return 0;
+}
+
+/* Lock held. A new point of `count` binds, copied, not yet to be found. */
+static int fsb_mounts_point_new_(fsb_mounts *t, const char *path, size_t size, uint64_t hash,
+                                 const fsb_bind *binds, uint32_t count, uint32_t *number)
+{
+    const fsb_allocator *a = &t->desc.allocator;
+    int                  err = fsb_mounts_grow_(t);
+    if (err) return err;
+    *number = t->spare[--t->free_count];
+    fsb_mounts_point_ *p = fsb_mounts_at_(t, *number);
+    p->hash = (uint32_t)(hash >> 32), p->size = (uint16_t)size, p->count = 0, p->ghost = 0;
+    p->path = p->inlined;
+    p->binds = (fsb_bind *)fsb_tables_new_(a, count * sizeof *p->binds);
+    p->room = (uint8_t)count;
+    if (size > sizeof p->inlined) p->path = (char *)fsb_tables_new_(a, size);
+    for (; p->binds && p->path && p->count < count; ++p->count) {
+        const char *prefix = binds[p->count].prefix ? binds[p->count].prefix : "";
+        char       *copy = (char *)fsb_tables_new_(a, strlen(prefix) + 1);
+        if (!copy) break;
+        memcpy(copy, prefix, strlen(prefix));
+        p->binds[p->count] = binds[p->count], p->binds[p->count].prefix = copy;
+    }
+    if (p->count < count) {
+        if (!p->path) p->path = p->inlined;
+        fsb_mounts_finish_(t, *number);
+        return -ENOMEM;
+    }
+    if (size) memcpy(p->path, path, size);
+    return 0;
+}
+
+/* Lock held. Takes a point that nobody uses, nor a dead one of its path, out of reach; -EBUSY.
+   Readers that meet it meanwhile try again. */
+static int fsb_mounts_freeze_(fsb_mounts *t, fsb_mounts_point_ *p)
+{
+    uint64_t was = FSB_MOUNTS_LIVE_;
+    for (uint32_t i = 0; t->ghosts && i < t->room; ++i) {
+        const fsb_mounts_point_ *q = fsb_mounts_at_(t, i);
+        if (q->ghost && q->size == p->size && !memcmp(q->path, p->path, p->size)) return -EBUSY;
+    }
+    return __atomic_compare_exchange_n(&p->state, &was, FSB_MOUNTS_FROZEN_, 0, __ATOMIC_ACQ_REL,
+                                       __ATOMIC_RELAXED) ? 0 : -EBUSY;
+}
+
+/* Lock held. The union on a point changes: `fresh` takes the place of `old`, which lives on for
+   those who use it. */
+static void fsb_mounts_swap_(fsb_mounts *t, uint32_t place, uint64_t hash, uint32_t old,
+                             uint32_t fresh)
+{
+    const uint64_t     top = hash >> 32 << 32;
+    fsb_mounts_point_ *p = fsb_mounts_at_(t, old);
+    __atomic_store_n(&fsb_mounts_at_(t, fresh)->state, FSB_MOUNTS_LIVE_, __ATOMIC_RELEASE);
+    __atomic_add_fetch(&t->changes, 1, __ATOMIC_SEQ_CST);
+    __atomic_store_n(fsb_mounts_entry_(t->table, hash, top | (old + 1)), top | (fresh + 1),
+                     __ATOMIC_RELEASE);
+    t->sorted[place] = fresh;
+    p->ghost = 1, ++t->ghosts;
+    if (!(uint32_t)__atomic_and_fetch(&p->state, UINT32_MAX, __ATOMIC_ACQ_REL))
+        fsb_mounts_finish_(t, old);
+}
+
+/* Lock held. A path that no point had. */
+static void fsb_mounts_insert_(fsb_mounts *t, uint32_t place, uint64_t hash, unsigned depth,
+                               uint32_t fresh)
+{
+    memmove(t->sorted + place + 1, t->sorted + place, (t->count - place) * sizeof *t->sorted);
+    t->sorted[place] = fresh;
+    ++t->count;
+    __atomic_store_n(&fsb_mounts_at_(t, fresh)->state, FSB_MOUNTS_LIVE_, __ATOMIC_RELEASE);
+    __atomic_add_fetch(&t->changes, 1, __ATOMIC_SEQ_CST);
+    ++t->of_depth[depth];
+    __atomic_or_fetch(&t->depths, UINT64_C(1) << depth, __ATOMIC_RELEASE);
+    uint64_t *entry = fsb_mounts_entry_(t->table, hash, 0);
+    if (!*entry) ++t->table->used;
+    __atomic_store_n(entry, hash >> 32 << 32 | (fresh + 1), __ATOMIC_RELEASE);
+}
+
+/* Lock held. The frozen point goes. */
+static void fsb_mounts_drop_(fsb_mounts *t, uint32_t place, uint64_t hash, unsigned depth)
+{
+    const uint32_t old = t->sorted[place];
+    __atomic_add_fetch(&t->changes, 1, __ATOMIC_SEQ_CST);
+    __atomic_store_n(fsb_mounts_entry_(t->table, hash, hash >> 32 << 32 | (old + 1)),
+                     FSB_MOUNTS_GONE_, __ATOMIC_RELEASE);
+    if (!--t->of_depth[depth])
+        __atomic_and_fetch(&t->depths, ~(UINT64_C(1) << depth), __ATOMIC_RELEASE);
+    memmove(t->sorted + place, t->sorted + place + 1, (t->count - place - 1) * sizeof *t->sorted);
+    --t->count;
+    __atomic_store_n(&fsb_mounts_at_(t, old)->state, 0, __ATOMIC_RELEASE);
+    fsb_mounts_finish_(t, old);
+}
+
+/* Lock held. */
+static int fsb_mounts_add_(fsb_mounts *t, const char *path, size_t size, const fsb_bind *bind)
+{
+    fsb_bind       binds[FSB_BIND_UNION_MAX];
+    uint32_t       n = 0, fresh = 0;
+    unsigned       depth;
+    int            exact;
+    const uint32_t where = bind->flags & (FSB_BIND_BEFORE | FSB_BIND_AFTER | FSB_BIND_REPLACE);
+    const uint64_t hash = fsb_mounts_hash_all_(t, path, size, &depth);
+    if (depth > FSB_BIND_DEPTH_MAX) return -E2BIG;
+    int            err = fsb_mounts_room_(t);
+    const uint32_t place = fsb_mounts_place_(t, path, size, &exact);
+    if (err) return err;
+    if (exact && !where) return -EEXIST;
+    if (!exact && t->count >= t->desc.max_mounts) return -ENOSPC;
+    const fsb_mounts_point_ *old = exact ? fsb_mounts_at_(t, t->sorted[place]) : NULL;
+    const uint32_t           kept = old && where != FSB_BIND_REPLACE ? old->count : 0;
+    if (kept == FSB_BIND_UNION_MAX) return -E2BIG;
+    if (where == FSB_BIND_BEFORE) binds[n++] = *bind;
+    for (uint32_t i = 0; i < kept; ++i) binds[n++] = old->binds[i];
+    if (where != FSB_BIND_BEFORE) binds[n++] = *bind;
+    binds[where == FSB_BIND_BEFORE ? 0 : n - 1].number = ++t->next_number;
+    err = fsb_mounts_point_new_(t, path, size, hash, binds, n, &fresh);
+    if (err) return err;
+    if (exact && where == FSB_BIND_REPLACE) {
+        err = fsb_mounts_freeze_(t, fsb_mounts_at_(t, t->sorted[place]));
+        if (err) {
+            fsb_mounts_finish_(t, fresh);
+            return err;
+        }
+    }
+    if (exact) fsb_mounts_swap_(t, place, hash, t->sorted[place], fresh);
+    else fsb_mounts_insert_(t, place, hash, depth, fresh);
+    return 0;
+}
+
+FSB_API int fsb_mounts_add(fsb_mounts *t, const char *path, size_t size, const fsb_bind *bind)
+{
+    const uint32_t where = bind ? bind->flags & 7 : 0;
+    if (!bind || !bind->backend || (where & (where - 1)) || bind->flags > 15) return -EINVAL;
+    fsb_bind b = *bind;
+    int      err = fsb_mounts_path_(path, size);
+    if (!err && b.prefix) err = fsb_mounts_path_(b.prefix, strlen(b.prefix));
+    if (b.prefix && !b.prefix[1]) b.prefix = NULL;
+    if (!err) {
+        pthread_mutex_lock(&t->lock);
+        err = fsb_mounts_add_(t, path, fsb_mounts_stored_(path, size), &b);
+        pthread_mutex_unlock(&t->lock);
+    }
+    if (err)
+        fsb_tables_log_(&t->desc.log, FSB_LOG_WARN, "mounts/add", "cannot bind %.*s: %s",
+                        (int)(path && size < 200 ? size : 0), path ? path : "",
+                        err == -EACCES ? ".. leads out" : err == -EILSEQ ? "a NUL in the path"
+                        : err == -ENAMETOOLONG ? "the path is too long"
+                        : err == -EINVAL ? "the path is not normalised"
+                        : err == -EEXIST ? "there is one already"
+                        : err == -EBUSY ? "it is in use" : "no room");
+    return err;
+}
+
+/* Lock held. */
+static int fsb_mounts_remove_(fsb_mounts *t, const char *path, size_t size,
+                              const fsb_backend *backend)
+{
+    fsb_bind       binds[FSB_BIND_UNION_MAX];
+    uint32_t       n = 0, fresh = 0;
+    unsigned       depth;
+    int            exact;
+    const uint64_t hash = fsb_mounts_hash_all_(t, path, size, &depth);
+    const uint32_t place = fsb_mounts_place_(t, path, size, &exact);
+    if (!exact) return -ENOENT;
+    fsb_mounts_point_ *p = fsb_mounts_at_(t, t->sorted[place]);
+    for (uint32_t i = 0; backend && i < p->count; ++i)
+        if (p->binds[i].backend != backend) binds[n++] = p->binds[i];
+    if (n == p->count) return -ENOENT;
+    int err = n ? fsb_mounts_point_new_(t, path, size, hash, binds, n, &fresh) : 0;
+    if (err) return err;
+    err = fsb_mounts_freeze_(t, p);
+    if (err && n) fsb_mounts_finish_(t, fresh);
+    if (err) return err;
+    if (n) fsb_mounts_swap_(t, place, hash, t->sorted[place], fresh);
+    else fsb_mounts_drop_(t, place, hash, depth);
+    return 0;
+}
+
+FSB_API int fsb_mounts_remove(fsb_mounts *t, const char *path, const fsb_backend *backend)
+{
+    const size_t size = path ? strlen(path) : 0;
+    int          err = fsb_mounts_path_(path, size);
+    if (err) return err;
+    pthread_mutex_lock(&t->lock);
+    err = fsb_mounts_remove_(t, path, fsb_mounts_stored_(path, size), backend);
+    pthread_mutex_unlock(&t->lock);
+    return err;
+}
+
+FSB_API int fsb_mounts_next(fsb_mounts *t, const char *top, char *path)
+{
+    int          exact, found = 0;
+    const size_t below = fsb_mounts_stored_(top, strlen(top));
+    const int    root = path[0] == '/' && !path[1];
+    pthread_mutex_lock(&t->lock);
+    uint32_t at = path[0] ? fsb_mounts_place_(t, path, root ? 0 : strlen(path), &exact)
+                          : fsb_mounts_place_(t, top, below, &exact);
+    if (path[0] && exact) ++at;
+    if (at < t->count) {
+        const fsb_mounts_point_ *p = fsb_mounts_at_(t, t->sorted[at]);
+        found = p->size >= below && !memcmp(p->path, top, below)
+                && (p->size == below || p->path[below] == '/');
+        if (found) {
+            memcpy(path, p->size ? p->path : "/", p->size ? p->size : 1u);
+            path[p->size ? p->size : 1] = '\0';
+        }
+    }
+    pthread_mutex_unlock(&t->lock);
+    return found;
+}
+
+FSB_API void fsb_mounts_close(fsb_mounts *t)
+{
+    if (!t) return;
+    const fsb_allocator a = t->desc.allocator;
+    while (t->count) fsb_mounts_finish_(t, t->sorted[--t->count]);
+    for (uint32_t i = 0; i < t->block_count; ++i)
+        fsb_tables_free_(&a, t->blocks[i], FSB_MOUNTS_BLOCK_ * sizeof **t->blocks);
+    for (unsigned level = 0; level < 2 * 32; ++level)
+        fsb_tables_free_(&a, t->tables[level / 2][level % 2],
+                         fsb_mounts_table_size_(UINT32_C(1) << level / 2));
+    fsb_tables_free_(&a, t->sorted, t->room * sizeof *t->sorted);
+    fsb_tables_free_(&a, t->spare, t->room * sizeof *t->spare);
+    fsb_tables_free_(&a, t->blocks, t->block_room * sizeof *t->blocks);
+    pthread_mutex_destroy(&t->lock);
+    fsb_tables_free_(&a, t, sizeof *t);
+}
+
+FSB_API int fsb_mounts_open(fsb_mounts **out, const fsb_mounts_desc *desc)
+{
+    fsb_mounts_desc d;
+    struct timespec now;
+    memset(&d, 0, sizeof d);
+    if (desc) d = *desc;
+    if (!d.max_mounts) d.max_mounts = 1u << 20;
+    if (!out || d.max_mounts > 1u << 24) return -EINVAL;
+    d.allocator = fsb_tables_allocator_(&d.allocator);
+    fsb_mounts *t = (fsb_mounts *)fsb_tables_new_(&d.allocator, sizeof *t);
+    if (!t) return -ENOMEM;
+    clock_gettime(CLOCK_REALTIME, &now); /* so that nobody can choose paths that collide */
+    t->seed = fsb_tables_mix_((uint64_t)(uintptr_t)t ^ ((uint64_t)now.tv_nsec << 32));
+    t->desc = d;
+    t->block_room = d.max_mounts / FSB_MOUNTS_BLOCK_ + 2;
+    pthread_mutex_init(&t->lock, NULL);
+    t->blocks = (fsb_mounts_point_ **)fsb_tables_new_(&d.allocator,
+                                                      t->block_room * sizeof *t->blocks);
+    if (!t->blocks || fsb_mounts_room_(t) != 0) {
+        fsb_mounts_close(t);
+        return -ENOMEM;
+    }
+    *out = t;
+    return 0;
+}
+
+/* ---- [namespace] ----------------------------------------------------------------------------- */
+
+typedef struct fsb_namespace_ {
+    fsb_backend        base; /* first */
+    fsb_namespace_desc desc;
+    int                own_handles;
+} fsb_namespace_;
+
+typedef struct fsb_namespace_file_ { /* an open file or watch; it pins its mount point */
+    fsb_namespace_ *ns;
+    fsb_mounted     at;
+    fsb_bind        bind;
+    fsb_handle      handle; /* of bind.backend; 0: closed */
+    void (*event)(void *user, const fsb_event *event);
+    void  *user;
+    size_t mount_size;
+    char   mount[1]; /* [mount_size + 1] of a watch: the path of the point; "" for "/" */
+} fsb_namespace_file_;
+
+/* An op on its way down: a copy with the member's paths. */
+typedef struct fsb_namespace_lift_ {
+    fsb_op          op;
+    fsb_op         *upper;
+    fsb_namespace_ *ns;
+    fsb_mounted     at;
+    const fsb_bind *bind;
+    /* of a merged listing */
+    uint32_t member;
+    uint64_t ordinal, skip;
+    int      stopped, merged, err;
+    char     path[FSB_PATH_MAX + 1], path2[FSB_PATH_MAX + 1];
+} fsb_namespace_lift_;
+
+static int64_t fsb_namespace_inner_(fsb_backend *b, fsb_op *op)
+{
+    const size_t end = offsetof(fsb_backend, call) + (op->code + 1) * sizeof b->call[0];
+    if (op->code < FSB_OP_COUNT && end <= b->size && b->call[op->code])
+        return b->call[op->code](b, op);
+    if (op->code != FSB_OP_GET && op->code != FSB_OP_PUT) return op->result = -ENOSYS;
+    const int put = op->code == FSB_OP_PUT; /* composed of what there is */
+    fsb_op    sub = *op;
+    sub.code = FSB_OP_OPEN;
+    if (put) sub.size = 0;
+    else sub.flags = FSB_O_READ;
+    if (fsb_namespace_inner_(b, &sub) < 0) return op->result = sub.result;
+    op->result = sub.result, op->stat = sub.stat, op->slice = sub.slice;
+    if (put) {
+        sub.code = FSB_OP_WRITE, sub.flags = 0, sub.offset = 0, sub.size = op->size;
+        op->result = op->size ? fsb_namespace_inner_(b, &sub) : 0;
+        if (op->result >= 0) op->stat = sub.stat;
+    }
+    sub.code = FSB_OP_CLOSE, sub.flags = 0;
+    if (fsb_namespace_inner_(b, &sub) < 0 && put && op->result >= 0) op->result = sub.result;
+    return op->result;
+}
+
+/* Files of two binds may have one file_id; here they differ. Its own inverse; 0 stays 0. */
+static uint64_t fsb_namespace_id_(const fsb_bind *bind, uint64_t id)
+{
+    const uint64_t salt = fsb_tables_mix_(bind->number - 1);
+    return !id || id == salt ? id : id ^ salt;
+}
+
+static int fsb_namespace_changes_(const fsb_op *op)
+{
+    switch (op->code) {
+    case FSB_OP_OPEN: return (op->flags & ~(uint32_t)FSB_O_READ) != 0;
+    case FSB_OP_WRITE: case FSB_OP_MKDIR: case FSB_OP_UNLINK: case FSB_OP_RMDIR:
+    case FSB_OP_RENAME: case FSB_OP_LINK: case FSB_OP_SYMLINK: case FSB_OP_MKNOD:
+    case FSB_OP_SETATTR: case FSB_OP_ALLOCATE: case FSB_OP_SETXATTR: case FSB_OP_REMOVEXATTR:
+    case FSB_OP_PUT: case FSB_OP_EXEC: return 1;
+    default: return 0;
+    }
+}
+
+/* Prefix and rest are the member's path. */
+static int fsb_namespace_path_(const fsb_bind *bind, const char *rest, char *out)
+{
+    const size_t n = strlen(bind->prefix), m = strlen(rest);
+    if (n + m > FSB_PATH_MAX) return -ENAMETOOLONG;
+    memcpy(out, bind->prefix, n);
+    memcpy(out + n, rest, m + 1);
+    if (n + m == 0) memcpy(out, "/", 2);
+    return 0;
+}
+
+/* 1 if there are mount points below the path. */
+static int fsb_namespace_holds_(const fsb_namespace_ *ns, const char *path)
+{
+    char at[FSB_PATH_MAX + 1];
+    memcpy(at, path, strlen(path) + 1);
+    return fsb_mounts_next(ns->desc.mounts, path, at);
+}
+
+static int64_t fsb_namespace_stat_at_(const fsb_bind *bind, const char *path, fsb_stat *stat)
+{
+    fsb_op op;
+    memset(&op, 0, sizeof op);
+    op.code = FSB_OP_STAT, op.path = path;
+    if (fsb_namespace_inner_(bind->backend, &op) >= 0) *stat = op.stat;
+    return op.result;
+}
+
+/* Which member of a union has the name; the first, if none. lift->path is its path then. */
+static int fsb_namespace_choose_(fsb_namespace_lift_ *l)
+{
+    fsb_stat stat;
+    for (uint32_t i = 0; i < l->at.count; ++i) {
+        l->bind = &l->at.binds[i];
+        const int err = fsb_namespace_path_(l->bind, l->at.rest, l->path);
+        if (err || l->at.count == 1) return err;
+        const int64_t found = fsb_namespace_stat_at_(l->bind, l->path, &stat);
+        if (found != -ENOENT && found != -ENOTDIR) return 0;
+    }
+    l->bind = l->at.binds;
+    return fsb_namespace_path_(l->bind, l->at.rest, l->path);
+}
+
+/* The second path of RENAME and LINK: of the same bind, or -EXDEV. */
+static int fsb_namespace_second_(fsb_namespace_lift_ *l, const char *path)
+{
+    fsb_mounted two;
+    int         err = path ? fsb_mounts_path_(path, strlen(path)) : -EINVAL;
+    if (!err) err = fsb_mounts_resolve(l->ns->desc.mounts, path, &two);
+    if (err) return err == -EACCES ? -EINVAL : err;
+    int same = -EXDEV;
+    for (uint32_t i = 0; i < two.count; ++i)
+        if (two.binds[i].number == l->bind->number) same = 0;
+    if (!same && !two.rest[0] && l->bind->prefix[0]) same = -EBUSY;
+    if (!same) same = fsb_namespace_path_(l->bind, two.rest, l->path2);
+    fsb_mounts_release(l->ns->desc.mounts, &two);
+    l->op.path2 = l->path2;
+    return same;
+}
+
+/* What inner answered, as the namespace's. */
+static int64_t fsb_namespace_answer_(fsb_op *upper, const fsb_op *op, const fsb_bind *bind)
+{
+    upper->result = op->result;
+    if (op->result < 0) return op->result;
+    upper->stat = op->stat, upper->stat.file_id = fsb_namespace_id_(bind, op->stat.file_id);
+    upper->statfs = op->statfs, upper->slice = op->slice, upper->out_offset = op->out_offset;
+    if (op->code == FSB_OP_LOCK) /* TEST */
+        upper->flags = op->flags, upper->offset = op->offset, upper->size64 = op->size64,
+        upper->pid = op->pid;
+    return op->result;
+}
+
+static const fsb_allocator *fsb_namespace_memory_(const fsb_namespace_ *ns)
+{
+    return &ns->desc.allocator;
+}
+
+static void fsb_namespace_event_path_(const fsb_namespace_file_ *f, const char **path, char *out)
+{
+    const size_t cut = strlen(f->bind.prefix);
+    const int    inside = *path && !strncmp(*path, f->bind.prefix, cut)
+                       && (!cut || (*path)[cut] == '/' || !(*path)[cut]);
+    const char  *rest = inside ? *path + cut : "";
+    if (f->mount_size && !strcmp(rest, "/")) rest = "";
+    const size_t size = strlen(rest);
+    if (!inside || f->mount_size + size > FSB_PATH_MAX) {
+        *path = NULL;
+        return;
+    }
+    memcpy(out, f->mount, f->mount_size);
+    memcpy(out + f->mount_size, rest, size + 1);
+    if (!out[0]) memcpy(out, "/", 2);
+    *path = out;
+}
+
+static void fsb_namespace_event_(void *user, const fsb_event *event)
+{
+    const fsb_namespace_file_ *f = (const fsb_namespace_file_ *)user;
+    char                       one[FSB_PATH_MAX + 1], two[FSB_PATH_MAX + 1];
+    fsb_event                  mine = *event;
+    fsb_stat                   stat;
+    fsb_namespace_event_path_(f, &mine.path, one);
+    fsb_namespace_event_path_(f, &mine.path2, two);
+    if (event->kind == FSB_EVENT_LOST && !mine.path) mine.path = f->mount_size ? f->mount : "/";
+    if (event->kind == FSB_EVENT_RENAMED && !mine.path2) mine.kind = FSB_EVENT_REMOVED;
+    if (event->kind == FSB_EVENT_RENAMED && !mine.path)
+        mine.kind = FSB_EVENT_CREATED, mine.path = mine.path2, mine.path2 = NULL;
+    if (event->stat) {
+        stat = *event->stat, stat.file_id = fsb_namespace_id_(&f->bind, stat.file_id);
+        mine.stat = &stat;
+    }
+    if (mine.path) f->event(f->user, &mine); /* which may close the watch: f is gone then */
+}
+
+FSB_API void fsb_namespace_release(void *user, fsb_handle id, void *object)
+{
+    fsb_namespace_file_ *f = (fsb_namespace_file_ *)object;
+    (void)user, (void)id;
+    if (f->handle) {
+        fsb_op op;
+        memset(&op, 0, sizeof op);
+        op.code = FSB_OP_CLOSE, op.handle = f->handle;
+        fsb_namespace_inner_(f->bind.backend, &op);
+    }
+    fsb_mounts_release(f->ns->desc.mounts, &f->at);
+    fsb_tables_free_(fsb_namespace_memory_(f->ns), f, sizeof *f + f->mount_size);
+}
+
+/* OPEN and WATCH, resolved: what they open takes over the pin of the mount point. */
+static int64_t fsb_namespace_open_(fsb_namespace_lift_ *l, int *kept)
+{
+    fsb_namespace_ *ns = l->ns;
+    fsb_handle      id = 0;
+    const int    watch = l->op.code == FSB_OP_WATCH && l->upper->path[1];
+    const size_t mount = watch ? (size_t)(l->at.rest - l->upper->path) : 0;
+    fsb_namespace_file_ *f =
+        (fsb_namespace_file_ *)fsb_tables_new_(fsb_namespace_memory_(ns), sizeof *f + mount);
+    if (!f) return -ENOMEM;
+    f->ns = ns, f->at = l->at, f->bind = *l->bind;
+    f->event = l->op.code == FSB_OP_WATCH ? l->op.event : NULL, f->user = l->op.user;
+    f->mount_size = mount;
+    memcpy(f->mount, l->upper->path, mount);
+    if (f->event) l->op.event = fsb_namespace_event_, l->op.user = f;
+    int64_t n = fsb_namespace_inner_(f->bind.backend, &l->op);
+    if (n >= 0) {
+        f->handle = l->op.handle, *kept = 1;
+        const int err = fsb_handles_add(ns->desc.handles, f, ns->desc.owner, 0, &id);
+        if (!err) {
+            l->upper->handle = id;
+            return n;
+        }
+        fsb_slice_release(&l->op.slice);
+        fsb_namespace_release(NULL, 0, f);
+        return l->op.result = err;
+    }
+    fsb_tables_free_(fsb_namespace_memory_(ns), f, sizeof *f + mount);
+    return n;
+}
+
+/* ---- [namespace: lists] ---------------------------------------------------------------------- */
+
+/* Cookies of a folder that several show: those of the first backend, then bit 63, the stage (0: the
+   mount points, i: member i of the union) << 56, and which of its names it is. */
+#define FSB_NAMESPACE_MERGED_ (UINT64_C(1) << 63)
+
+/* 1 if an earlier stage, or a mount point, shows the name. */
+static int fsb_namespace_shown_(fsb_namespace_lift_ *l, const char *name, size_t size)
+{
+    char           path[FSB_PATH_MAX + 1], first[FSB_PATH_MAX + 1] = "";
+    fsb_stat       stat;
+    const size_t   n = l->upper->path[1] ? strlen(l->upper->path) : 0;
+    if (n + 1 + size > FSB_PATH_MAX) return 0;
+    memcpy(path, l->upper->path, n);
+    path[n] = '/';
+    memcpy(path + n + 1, name, size);
+    path[n + 1 + size] = '\0';
+    if (fsb_mounts_next(l->ns->desc.mounts, path, first)) return 1;
+    for (uint32_t i = 0; i < l->member; ++i) {
+        const char *rest = path + (l->at.rest - l->upper->path);
+        if (!l->upper->path[1]) rest = path;
+        if (fsb_namespace_path_(&l->at.binds[i], rest, first) == 0
+            && fsb_namespace_stat_at_(&l->at.binds[i], first, &stat) >= 0)
+            return 1;
+    }
+    return 0;
+}
+
+static int fsb_namespace_emit_(fsb_op *op, const fsb_dirent *entry)
+{
+    fsb_namespace_lift_ *l = (fsb_namespace_lift_ *)op->user;
+    fsb_dirent           e = *entry;
+    char                 folder[FSB_PATH_MAX + 1];
+    e.stat.file_id = fsb_namespace_id_(l->bind, e.stat.file_id);
+    if (e.folder) { /* below op->path: the same names follow ours */
+        const char  *rest = e.folder + strlen(l->path[1] ? l->path : "");
+        const size_t n = l->upper->path[1] ? strlen(l->upper->path) : 0, m = strlen(rest);
+        if (n + m > FSB_PATH_MAX) return 0;
+        memcpy(folder, l->upper->path, n);
+        memcpy(folder + n, rest, m + 1);
+        e.folder = n + m ? folder : "/";
+    }
+    if (l->merged) {
+        if (l->member && l->ordinal++ < l->skip) return 0;
+        if (fsb_namespace_shown_(l, e.name, e.name_size)) return 0;
+        if (e.cookie & FSB_NAMESPACE_MERGED_) return l->err = -EOVERFLOW;
+        if (l->member)
+            e.cookie = FSB_NAMESPACE_MERGED_ | (uint64_t)l->member << 56 | l->ordinal;
+    }
+    return l->stopped = l->upper->emit(l->upper, &e);
+}
+
+static void fsb_namespace_virtual_(const char *path, fsb_stat *stat)
+{
+    uint64_t id = 1;
+    for (; *path; ++path) id = fsb_tables_mix_(id ^ (unsigned char)*path);
+    memset(stat, 0, sizeof *stat);
+    stat->file_id = stat->ino = id | 1;
+    stat->version = 1, stat->mode = 0040555, stat->nlink = 2, stat->blksize = 4096;
+}
+
+static int64_t fsb_namespace_call_(fsb_backend *b, fsb_op *op);
+
+/* The mount points in the folder, from the skip-th on. Not 0: emit() stopped. */
+static int fsb_namespace_points_(fsb_namespace_lift_ *l, uint64_t skip)
+{
+    fsb_namespace_ *ns = l->ns;
+    char            at[FSB_PATH_MAX + 1];
+    uint64_t        ordinal = 0;
+    const size_t    n = l->upper->path[1] ? strlen(l->upper->path) : 0;
+    memcpy(at, l->upper->path, strlen(l->upper->path) + 1);
+    memset(l->path2, 0, sizeof l->path2); /* the last name shown */
+    while (fsb_mounts_next(ns->desc.mounts, l->upper->path, at)) {
+        const size_t size = strcspn(at + n + 1, "/");
+        fsb_dirent   e;
+        fsb_op       op;
+        if (!strncmp(l->path2, at + n + 1, size) && !l->path2[size]) continue; /* further down */
+        memcpy(l->path2, at + n + 1, size);
+        l->path2[size] = '\0';
+        if (ordinal++ < skip) continue;
+        memcpy(l->path, at, n + 1 + size);
+        l->path[n + 1 + size] = '\0';
+        memset(&op, 0, sizeof op);
+        memset(&e, 0, sizeof e);
+        op.code = FSB_OP_STAT, op.path = l->path;
+        if (fsb_namespace_call_(&ns->base, &op) < 0) fsb_namespace_virtual_(l->path, &op.stat);
+        e.name = l->path2, e.name_size = size, e.stat = op.stat;
+        e.cookie = FSB_NAMESPACE_MERGED_ | ordinal;
+        if (l->upper->emit(l->upper, &e)) return 1;
+    }
+    return 0;
+}
+
+/* A folder that several show: stage by stage. */
+static int64_t fsb_namespace_merge_(fsb_namespace_lift_ *l, int covered)
+{
+    fsb_op        *op = l->upper;
+    const uint64_t cookie = op->offset;
+    uint32_t       stage = cookie & FSB_NAMESPACE_MERGED_ ? (uint32_t)(cookie >> 56 & 127) : 0;
+    uint64_t       skip = cookie & FSB_NAMESPACE_MERGED_ ? cookie & ((UINT64_C(1) << 56) - 1) : 0;
+    int            found = !covered;
+    l->merged = 1;
+    l->op.flags &= ~(uint32_t)(FSB_LIST_DATA | FSB_LIST_DEEP), l->op.size64 = 0;
+    for (int first = !(cookie & FSB_NAMESPACE_MERGED_);; first = 0) {
+        if (first || stage) {
+            l->member = first ? 0 : stage, l->ordinal = 0, l->skip = first ? 0 : skip;
+            if (covered && l->member < l->at.count) {
+                l->bind = &l->at.binds[l->member];
+                l->op.offset = first ? cookie : 0;
+                const int err = fsb_namespace_path_(l->bind, l->at.rest, l->path);
+                const int64_t n = err ? err : fsb_namespace_inner_(l->bind->backend, &l->op);
+                if (l->err) return l->err;
+                if (n < 0 && n != -ENOENT && n != -ENOTDIR) return n;
+                if (n == 0) return 0;
+                found |= n > 0;
+            }
+        } else if (fsb_namespace_points_(l, skip)) {
+            return 0;
+        }
+        if (!first && (!covered || ++stage >= l->at.count)) break;
+        if (!first) skip = 0;
+    }
+    return found || fsb_namespace_holds_(l->ns, op->path) || op->offset ? 1 : -ENOENT;
+}
+
+/* ---- [namespace: calls] ---------------------------------------------------------------------- */
+
+/* A path that no backend covers, or where it has nothing: perhaps a folder above mount points. */
+static int64_t fsb_namespace_above_(fsb_namespace_ *ns, fsb_op *op, int64_t err)
+{
+    if ((err != -ENOENT && err != -ENOTDIR) || !fsb_namespace_holds_(ns, op->path)) return err;
+    if (op->code == FSB_OP_STAT) return fsb_namespace_virtual_(op->path, &op->stat), 0;
+    return fsb_namespace_changes_(op) ? -EROFS : err;
+}
+
+static int64_t fsb_namespace_resolved_(fsb_namespace_lift_ *l, int *kept)
+{
+    fsb_op    *op = l->upper;
+    const int  root = !l->at.rest[0];
+    int        err = fsb_namespace_choose_(l);
+    const int  open = op->code == FSB_OP_OPEN || op->code == FSB_OP_WATCH;
+    const int  moves = op->code == FSB_OP_RMDIR || op->code == FSB_OP_RENAME;
+    if (err) return err;
+    l->op.path = l->path, l->op.file_id = fsb_namespace_id_(l->bind, op->file_id);
+    if (l->bind->flags & FSB_BIND_READ_ONLY && fsb_namespace_changes_(op)) return -EROFS;
+    if (op->code == FSB_OP_WATCH && op->flags & FSB_WATCH_HELD) return -ENOSYS;
+    if (root && l->bind->prefix[0] && op->code == FSB_OP_UNLINK) return -EISDIR;
+    if (root && l->bind->prefix[0] && moves) return -EBUSY;
+    if (op->path[1] && moves && fsb_namespace_holds_(l->ns, op->path)) return -EBUSY;
+    if (op->code == FSB_OP_RENAME || op->code == FSB_OP_LINK)
+        err = fsb_namespace_second_(l, op->path2);
+    if (err) return err;
+    if (op->code == FSB_OP_LIST) {
+        if (!op->emit) return -EINVAL;
+        l->op.emit = fsb_namespace_emit_, l->op.user = l;
+        if (l->at.count > 1 || fsb_namespace_holds_(l->ns, op->path))
+            return l->op.result = fsb_namespace_merge_(l, 1);
+    }
+    return open ? fsb_namespace_open_(l, kept) : fsb_namespace_inner_(l->bind->backend, &l->op);
+}
+
+static int64_t fsb_namespace_by_path_(fsb_namespace_ *ns, fsb_op *op)
+{
+    fsb_namespace_lift_ l;
+    int                 kept = 0;
+    int64_t             n = op->path ? fsb_mounts_path_(op->path, strlen(op->path)) : -EINVAL;
+    if (n == -EACCES) n = -EINVAL; /* "..": as backends do */
+    if (n < 0) return op->result = n;
+    l.op = *op, l.upper = op, l.ns = ns, l.member = 0, l.merged = l.stopped = l.err = 0;
+    l.ordinal = l.skip = 0, l.bind = NULL;
+    l.op.stat.file_id = 0, l.op.handle = 0;
+    n = fsb_mounts_resolve(ns->desc.mounts, op->path, &l.at);
+    if (n < 0) {
+        if (op->code == FSB_OP_LIST && op->emit) return op->result = fsb_namespace_merge_(&l, 0);
+        return op->result = fsb_namespace_above_(ns, op, n);
+    }
+    n = fsb_namespace_resolved_(&l, &kept);
+    if (n >= 0) {
+        l.op.result = n;
+        fsb_namespace_answer_(op, &l.op, l.bind);
+    } else {
+        op->result = fsb_namespace_above_(ns, op, n);
+    }
+    if (!kept) fsb_mounts_release(ns->desc.mounts, &l.at);
+    return op->result;
+}
+
+/* The op's own handle is pinned: f. */
+static int64_t fsb_namespace_on_(fsb_namespace_lift_ *l, const fsb_namespace_file_ *f)
+{
+    fsb_op              *op = l->upper;
+    fsb_namespace_file_ *two = NULL;
+    void                *found = NULL;
+    int                  err = 0;
+    if (f->event && op->code != FSB_OP_CLOSE) return -EBADF;
+    if (f->bind.flags & FSB_BIND_READ_ONLY && fsb_namespace_changes_(op)) return -EROFS;
+    if (op->code == FSB_OP_LINK) err = fsb_namespace_second_(l, op->path2);
+    if (op->code == FSB_OP_LIST) {
+        if (!op->emit) return -EINVAL;
+        l->op.emit = fsb_namespace_emit_, l->op.user = l;
+    }
+    if (op->code == FSB_OP_COPY) {
+        err = fsb_handles_pin(l->ns->desc.handles, op->handle2, l->ns->desc.owner, &found);
+        if (err) return err;
+        two = (fsb_namespace_file_ *)found;
+        l->op.handle2 = two->handle;
+        if (two->bind.number != f->bind.number) err = -EXDEV;
+        if (two->bind.flags & FSB_BIND_READ_ONLY) err = -EROFS;
+    }
+    if (!err) fsb_namespace_inner_(f->bind.backend, &l->op);
+    if (two) fsb_handles_unpin(l->ns->desc.handles, op->handle2);
+    return err ? err : l->op.result;
+}
+
+static int64_t fsb_namespace_by_handle_(fsb_namespace_ *ns, fsb_op *op)
+{
+    fsb_namespace_lift_ l;
+    void               *found = NULL;
+    const fsb_handle    id = op->handle;
+    int                 err = fsb_handles_pin(ns->desc.handles, id, ns->desc.owner, &found);
+    if (err) return op->result = err;
+    fsb_namespace_file_ *f = (fsb_namespace_file_ *)found;
+    l.op = *op, l.upper = op, l.ns = ns, l.bind = &f->bind, l.merged = 0;
+    l.path[0] = '\0';
+    l.op.handle = f->handle, l.op.stat.file_id = 0;
+    l.op.file_id = fsb_namespace_id_(&f->bind, op->file_id);
+    if (op->code == FSB_OP_CLOSE) err = fsb_handles_remove(ns->desc.handles, id, 0) < 0 ? -EBADF : 0;
+    l.op.result = err ? err : fsb_namespace_on_(&l, f);
+    if (op->code == FSB_OP_CLOSE && !err) f->handle = 0;
+    fsb_namespace_answer_(op, &l.op, &f->bind);
+    fsb_handles_unpin(ns->desc.handles, id);
+    return op->result;
+}
+
+/* Whether op acts on its handle. */
+static int fsb_namespace_by_(const fsb_op *op)
+{
+    switch (op->code) {
+    case FSB_OP_READ: case FSB_OP_WRITE: case FSB_OP_CLOSE: case FSB_OP_ALLOCATE:
+    case FSB_OP_SEEK: case FSB_OP_COPY: case FSB_OP_LOCK: case FSB_OP_DESCRIPTOR: return 1;
+    case FSB_OP_OPEN: case FSB_OP_MKDIR: case FSB_OP_UNLINK: case FSB_OP_RMDIR:
+    case FSB_OP_RENAME: case FSB_OP_SYMLINK: case FSB_OP_MKNOD: case FSB_OP_GET:
+    case FSB_OP_PUT: case FSB_OP_WATCH: case FSB_OP_EXEC: return 0;
+    default: return op->handle != 0;
+    }
+}
+
+static int64_t fsb_namespace_call_(fsb_backend *b, fsb_op *op)
+{
+    fsb_namespace_ *ns = (fsb_namespace_ *)(void *)b;
+    return fsb_namespace_by_(op) ? fsb_namespace_by_handle_(ns, op)
+                                 : fsb_namespace_by_path_(ns, op);
+}
+
+static void fsb_namespace_close_(fsb_backend *b)
+{
+    fsb_namespace_ *ns = (fsb_namespace_ *)(void *)b;
+    fsb_handles_release(ns->desc.handles, ns->desc.owner);
+    if (ns->own_handles) fsb_handles_close(ns->desc.handles);
+    const fsb_allocator a = ns->desc.allocator;
+    fsb_tables_free_(&a, ns, sizeof *ns);
+}
+
+FSB_API int fsb_namespace_backend(fsb_backend **out, const fsb_namespace_desc *desc)
+{
+    if (!out || !desc || !desc->mounts) return -EINVAL;
+    const fsb_allocator a = fsb_tables_allocator_(&desc->allocator);
+    fsb_namespace_     *ns = (fsb_namespace_ *)fsb_tables_new_(&a, sizeof *ns);
+    if (!ns) return -ENOMEM;
+    ns->desc = *desc, ns->desc.allocator = a;
+    if (!ns->desc.owner) ns->desc.owner = 1;
+    if (!ns->desc.handles) {
+        fsb_handles_desc d;
+        memset(&d, 0, sizeof d);
+        d.release = fsb_namespace_release, d.allocator = a, d.log = desc->log;
+        const int err = fsb_handles_open(&ns->desc.handles, &d);
+        if (err) {
+            fsb_tables_free_(&a, ns, sizeof *ns);
+            return err;
+        }
+        ns->own_handles = 1;
+    }
+    ns->base.size = sizeof ns->base, ns->base.name = "namespace";
+    ns->base.close = fsb_namespace_close_;
+    for (uint32_t i = FSB_OP_STAT; i < FSB_OP_COUNT; ++i) ns->base.call[i] = fsb_namespace_call_;
+    *out = &ns->base;
+    return 0;
+}
 
 #ifndef FSB_WITH_FUSE
 
@@ -430,6 +2198,7 @@ FSB_API const char *fsb_mount_errmsg(fsb_mount *m, char *buf, size_t size)
 #include <limits.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <spawn.h>
 #include <stdarg.h>
@@ -467,6 +2236,7 @@ enum {
     FSB_MOUNT_BATCH_MIN_ = 32 << 10, /* of a listing, fetched at once; doubles while it is used */
     FSB_MOUNT_BATCH_MAX_ = 256 << 10,
     FSB_MOUNT_REPLY_MAX_ = 128 << 10, /* of a listing, handed to the kernel at once */
+    FSB_MOUNT_LOOK_NS_ = 60000,
     FSB_MOUNT_QUIET_MS_ = 1000,       /* then unused memory is given back */
     FSB_MOUNT_TRIES_ = 4              /* of an operation whose path changed meanwhile */
 };
@@ -687,6 +2457,7 @@ struct fsb_mount {
     int             fd, epoll, wake, quit; /* wake: for serve(); quit: for its threads */
     int             greeted, tuned;        /* atomic: INIT was answered; read-ahead was raised */
     int             stopping, ended;       /* atomic */
+    int             looking;               /* atomic: a thread polls for the next request */
     int             served, unmounted;
 
     pthread_mutex_t lock; /* leaf: nothing is called with it but the allocator */
@@ -740,14 +2511,6 @@ fsb_mount_log_(fsb_mount *m, fsb_log_level level, const char *item, const char *
         pthread_mutex_unlock(&m->lock);
     }
     if (m->log.fn) m->log.fn(m->log.user, level, item, text);
-}
-
-static void *fsb_mount_libc_(void *user, void *ptr, size_t old_size, size_t new_size)
-{
-    (void)user, (void)old_size;
-    if (new_size) return realloc(ptr, new_size);
-    free(ptr);
-    return NULL;
 }
 
 static void *fsb_mount_alloc_(fsb_mount *m, size_t size)
@@ -4237,6 +6000,23 @@ static void fsb_mount_handle_(fsb_mount *m, fsb_mount_buf_ *b, size_t size)
         fsb_mount_read_ahead_(m);
 }
 
+/* After a request the next one often follows at once: looking for it a moment is cheaper than to be
+   woken, 35 us on an idle core (measured). One thread at a time; 1: there is something. */
+static int fsb_mount_look_(fsb_mount *m)
+{
+    struct pollfd p;
+    p.fd = m->fd, p.events = POLLIN;
+    int found = 0;
+    if (__atomic_exchange_n(&m->looking, 1, __ATOMIC_ACQUIRE)) return 0;
+    for (const int64_t until = fsb_mount_now_() + FSB_MOUNT_LOOK_NS_;
+         !found && fsb_mount_now_() < until;) {
+        found = poll(&p, 1, 0) > 0;
+        if (!found) sched_yield();
+    }
+    __atomic_store_n(&m->looking, 0, __ATOMIC_RELEASE);
+    return found;
+}
+
 static void *fsb_mount_receive_(void *arg)
 {
     fsb_mount      *m = (fsb_mount *)arg;
@@ -4253,6 +6033,7 @@ static void *fsb_mount_receive_(void *arg)
             while (!(b = fsb_mount_buf_new_(m))) poll(NULL, 0, 10); /* memory will come back */
         } else if (err == EAGAIN) {
             fsb_mount_send_together_(m);
+            if (fsb_mount_look_(m)) continue;
             if (!fsb_mount_wait_(m, &b)) break;
         } else if (err != EINTR && err != ENOENT) {
             break; /* ENODEV: unmounted; ENOENT: the request was interrupted */
@@ -4477,7 +6258,7 @@ static void fsb_mount_settings_(fsb_mount *m, const fsb_mount_desc *d)
 {
     const int64_t behind = d->write_behind ? d->write_behind : 16 << 20;
     m->backend = d->backend, m->runner = d->runner, m->log = d->log;
-    m->threads = d->threads ? d->threads : 2, m->timeout_ms = d->timeout_ms;
+    m->threads = d->threads ? d->threads : d->backend->submit ? 1 : 2, m->timeout_ms = d->timeout_ms;
     m->attr_ns = fsb_mount_ns_of_(d->attr_timeout_ms);
     m->entry_ns = fsb_mount_ns_of_(d->entry_timeout_ms);
     m->inlined = !d->backend->submit && (!d->runner.run || d->backend->flags & FSB_BACKEND_QUICK);

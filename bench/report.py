@@ -22,7 +22,8 @@ OUT = os.path.join(ROOT, "build", "bench")
 # What a bench is about, in the order of the page; one that is not here comes last.
 TITLES = {
     "mount": ("A mounted folder", "beside direct access and other file systems"),
-    "link": ("The emulated link", "what it measures of itself, beside what it was asked for"),
+    "link": ("The emulated link", "what it measures of itself, beside what it was asked for "
+                                  "(dashed)"),
     "wan": ("A mount across the link", "beside plain TCP and sshfs"),
     "cache": ("Caches", "hits, misses, eviction"),
     "chunk": ("The wire", "beside a bare socket that moves the same bytes"),
@@ -33,6 +34,7 @@ TITLES = {
     "session": ("Sessions", "saves, loads, search"),
     "blake3": ("BLAKE3", "beside OpenSSL's hashes"),
 }
+CHECKS = ("link",)  # of the benches themselves: neither better nor worse than what it is beside
 
 # ---- running -------------------------------------------------------------------------------------
 
@@ -61,10 +63,8 @@ def describe_machine(quick):
     versions = {"compiler": output_of("cc", "--version")}
     for library in ("fuse3", "lmdb", "sqlite3", "libssh2", "openssl", "libzstd"):
         versions[library] = output_of("pkg-config", "--modversion", library)
-    for peer, command in (("sshfs", ["sshfs", "-V"]), ("ssh", ["ssh", "-V"]),
-                          ("rclone", ["rclone", "version"]),
-                          ("glusterfs", ["glusterfs", "--version"])):
-        versions[peer] = output_of(*command)
+    versions["sshfs"] = output_of("sh", "-c", "sshfs -V 2>&1 | sed -n 's/SSHFS version //p'")
+    versions["ssh"] = output_of("ssh", "-V").split(",")[0]
     changed = output_of("git", "status", "--porcelain", "--untracked-files=no")
     return {
         "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
@@ -213,7 +213,7 @@ def plot_ratios(bench):
     """Bars to either side of 1 on a logarithmic axis; cases that come several times are named
     once. "" if nothing was measured beside ours."""
     rows = [r for r in bench["rows"] if ratio_of(r)]
-    if not rows:
+    if not rows or bench["name"] in CHECKS:
         return ""
     low, high = scale_of([ratio_of(r) for r in rows])
     step = max(1, math.ceil((high - low) / 8))
@@ -354,11 +354,11 @@ def table(rows):
 
 def section(bench):
     title, sub = TITLES.get(bench["name"], (bench["name"], ""))
-    out = ['<section><h2 id="%s">%s</h2><p class=sub>%s' %
+    out = ['<section><h2 id="%s">%s</h2><p class=sub>%s</p>' %
            (escape(bench["name"]), escape(title), escape(sub) or "&nbsp;")]
     if bench["status"]:
-        out.append("<p class=failed>This bench ended with exit status %d." % bench["status"])
-    out += ["<p class=failed>%s" % escape(line) for line in bench.get("said", []) if line]
+        out.append("<p class=failed>This bench ended with exit status %d.</p>" % bench["status"])
+    out += ["<p class=failed>%s</p>" % escape(line) for line in bench.get("said", []) if line]
     out.append(plot_ratios(bench))
     curves = [plot_curve(r) for r in bench["rows"] if len(r.get("quantiles", [])) > 2]
     if curves:
@@ -373,16 +373,17 @@ def page(report):
     links = "".join('<a href="#%s">%s</a>' % (escape(b["name"]),
                     escape(TITLES.get(b["name"], (b["name"],))[0])) for b in report["benches"])
     rows = [r for b in report["benches"] for r in b["rows"]]
-    ratios = [r for r in map(ratio_of, rows) if r]
+    ratios = [ratio_of(r) for b in report["benches"] if b["name"] not in CHECKS for r in b["rows"]]
+    ratios = [r for r in ratios if r]
     return """<!doctype html><html lang=en><meta charset=utf-8>
 <meta name=viewport content="width=device-width,initial-scale=1"><title>fsb: benches</title>
 <style>%s%s</style><main><h1>fsb: benches</h1>
-<p class=about>%d figures, of these %d beside something else: %d at least as good, %d worse.
+<p class=about>%d figures, of these %d beside something else: %d at least as good, %d worse.</p>
 %s<nav>%s</nav>
 <p class="about key">Each figure is the median of <b>n</b> runs; the <b>spread</b> is half of the
 distance from the least to the largest of ours, in percent of it. A <b>ratio</b> is ours to the
 other's, measured in the same run, above ×1 meaning that ours is better. The axes of ratios are
-logarithmic; the whiskers are the spread. Absolute figures are this machine's.
+logarithmic; the whiskers are the spread. Absolute figures are this machine's.</p>
 %s</main></html>
 """ % (PAGE_STYLE, PLOT_STYLE, len(rows), len(ratios), sum(r >= 1 for r in ratios),
        sum(r < 1 for r in ratios), about(report), links,
@@ -441,4 +442,7 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -18,6 +18,7 @@ typedef struct conformance_traits {
     int has_sparse;     /* SEEK, and holes are found */
     int has_punch;      /* ALLOCATE with holes */
     int has_watch;      /* events come */
+    int has_deep;       /* LIST gives the bytes of small files, and goes into folders */
     int has_descriptor; /* DESCRIPTOR */
     int scoped;         /* symbolic links before the last component answer -EACCES */
     int many;           /* names in the big folder (default 5000) */
@@ -481,11 +482,11 @@ static inline void conf_list_deep(fsb_backend *b, const conformance_traits *t)
     const char *files[] = {"/t/empty", "/t/small", "/t/big", "/t/over", "/t/a/x", "/t/a/one/y",
                            "/t/a/one/deep/z"};
     const size_t sizes[] = {0, 1000, 65536, 65537, 10, 20, 30};
+    if (!t->has_deep) return;
     for (size_t i = 0; i < 5; ++i) CHECK_EQ(C(MKDIR, .path = folders[i], MODE(0755)), 0);
     for (size_t i = 0; i < 7; ++i) conf_named_file(b, files[i], sizes[i]);
     if (C(SYMLINK, .path = "/t/link", .path2 = "a")) CHECK(!"made a link");
     CHECK_EQ(C(MKNOD, .path = "/t/fifo", MODE(S_IFIFO | 0600)), 0);
-    (void)t;
     CHECK_EQ(C(LIST, .path = "/t", .flags = FSB_LIST_DATA, .emit = conf_tree_emit), -EINVAL);
     CHECK_EQ(C(LIST, .path = "/t", .flags = FSB_LIST_DEEP, .emit = conf_tree_emit), -EINVAL);
     CHECK_EQ(C(LIST, .path = "/t", .flags = 8 | FSB_LIST_STAT, .emit = conf_tree_emit), -EINVAL);

@@ -94,10 +94,11 @@ check 'host killed in the middle of a read: an error, never a short file' '
 wait "$host_pid" 2>/dev/null
 host_pid=
 check 'and every call after it fails with an errno, soon' '! timeout 20 stat "$mnt/other" 2>"$dir/err"; grep -qiE "not connected|timed out" "$dir/err"'
+host "$data"
+check 'once a host is there again the mount goes on' 'for i in $(seq 50); do timeout 20 cmp "$mnt/big" "$data/big" && exit 0; sleep 0.1; done; exit 1'
 check 'and it still unmounts' 'fusermount3 -u "$mnt" && ! mountpoint -q "$mnt"'
 
 # Signals.
-host "$data"
 mount_at "$mnt"
 check 'SIGTERM unmounts' 'pkill -f "fsb-mount.* $mnt\$"; for i in $(seq 100); do mountpoint -q "$mnt" || break; sleep 0.05; done; ! mountpoint -q "$mnt"'
 mount_at "$mnt"

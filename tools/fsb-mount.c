@@ -24,7 +24,8 @@ static const char help[] =
     "                      remote_locks: flock and fcntl locks hold between all clients of the\n"
     "                      host, not just in this mount\n"
     "  --read-only         change nothing\n"
-    "  --timeout SECONDS   a call waits so long for the host, then fails (default 30)\n"
+    "  --timeout SECONDS   a call waits so long for the host, then fails (default 30); the\n"
+    "                      mount stays, and goes on when the host is back\n"
     "  --memory SIZE       keep so much of what the host has said in memory (default 128M; 0: "
     "nothing)\n"
     "  --cache-dir DIR     keep it on disk too: it outlives this program, and is served while the\n"
@@ -115,7 +116,6 @@ static tool_url parse_url(const char *text)
 {
     tool_url  url;
     const int err = tool_url_parse(text, &url);
-    if (err == -EPROTONOSUPPORT) tool_usage("'%s': this release has no such transport yet", text);
     if (err) tool_usage("'%s' is no URL of a host; write fsb+unix:///PATH?share=NAME", text);
     return url;
 }
@@ -161,7 +161,7 @@ static fsb_backend *connect_to(const options *o, const tool_url *url, fsb_logger
     } else {
         fsb_chunk_client_desc desc = {0};
         desc.address = url->address, desc.share = url->share[0] ? url->share : NULL;
-        desc.timeout_ms = o->timeout_ms, desc.log = log;
+        desc.timeout_ms = o->timeout_ms, desc.reconnect = 1, desc.log = log;
         if (url->scheme == TOOL_TLS) desc.code = url->code;
         ((tool_log *)log.user)->hold = 1; /* the messages below say it better */
         err = fsb_chunk_client_open(&backend, &desc);

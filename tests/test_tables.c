@@ -1,0 +1,869 @@
+/* test_tables.c - handles, mount tables, namespaces and tokens: alone, without FUSE.
+
+   The handle table is run through every interleaving of its steps: FSB_TABLES_STEP_() stands before
+   each access to shared memory, and here it hands over to a scheduler, so that it is the code
+   itself that is explored, not a model of it. */
+#include <stdint.h>
+static void explore_step(void);
+#define FSB_TABLES_STEP_() explore_step()
+#define FSB_IMPLEMENTATION
+#include "fsb_mount.h"
+#include "fsb_backend.h"
+#include "conformance.h"
+#include "test.h"
+#include <fcntl.h>
+#include <setjmp.h>
+#include <ucontext.h>
+
+static void nap(int ms)
+{
+    const struct timespec t = {ms / 1000, ms % 1000 * 1000000L};
+    nanosleep(&t, NULL);
+}
+
+/* ---- every interleaving ---- */
+
+#ifdef __SANITIZE_THREAD__
+enum { BLIND = 1 };
+#else
+enum { BLIND = 0 };
+#endif
+enum { ACTORS = 3, DEPTH = 200 };
+static struct {
+    void (*actor[ACTORS])(void);
+    int        actors, running, at, depth, alive[ACTORS];
+    int        choice[DEPTH], choices[DEPTH]; /* of this run: what was chosen, out of how many */
+    ucontext_t start, context[ACTORS];
+    jmp_buf    main, place[ACTORS]; /* swapcontext() is two system calls */
+    int        started[ACTORS];
+    char       stack[ACTORS][64 << 10];
+    uint64_t   runs;
+} explore = {.running = -1};
+
+static void explore_step(void)
+{
+    if (explore.running < 0) return;
+    if (!_setjmp(explore.place[explore.running])) _longjmp(explore.main, 1);
+}
+
+static void explore_actor(void)
+{
+    explore.actor[explore.running]();
+    explore.alive[explore.running] = 0;
+    _longjmp(explore.main, 1);
+}
+
+static void explore_switch(void) /* to the running actor, until its next step */
+{
+    if (_setjmp(explore.main)) return;
+    if (explore.started[explore.running]++) _longjmp(explore.place[explore.running], 1);
+    swapcontext(&explore.start, &explore.context[explore.running]);
+}
+
+/* One run, with the choices made so far; new ones are the first. */
+static void explore_run(void)
+{
+    for (int i = 0; i < explore.actors; ++i) {
+        getcontext(&explore.context[i]);
+        explore.context[i].uc_stack.ss_sp = explore.stack[i];
+        explore.context[i].uc_stack.ss_size = sizeof explore.stack[i];
+        explore.context[i].uc_link = NULL;
+        makecontext(&explore.context[i], explore_actor, 0);
+        explore.alive[i] = 1, explore.started[i] = 0;
+    }
+    for (explore.at = 0;; ++explore.at) {
+        int ready[ACTORS], n = 0;
+        for (int i = 0; i < explore.actors; ++i)
+            if (explore.alive[i]) ready[n++] = i;
+        if (!n) break;
+        if (explore.at >= DEPTH) abort();
+        if (explore.at == explore.depth) explore.choice[explore.depth++] = 0;
+        explore.choices[explore.at] = n;
+        explore.running = ready[explore.choice[explore.at]];
+        explore_switch();
+        explore.running = -1;
+    }
+    ++explore.runs;
+}
+
+/* Runs begin(), the actors in every order of their steps, end(): depth first. */
+static void explore_all(void (*begin)(void), void (*end)(void), int n, void (*const *actors)(void))
+{
+    explore.actors = n, explore.depth = 0, explore.runs = 0;
+    memcpy(explore.actor, actors, (size_t)n * sizeof *actors);
+    for (;;) {
+        begin();
+        explore_run();
+        end();
+        explore.depth = explore.at;
+        while (explore.depth
+               && explore.choice[explore.depth - 1] + 1 == explore.choices[explore.depth - 1])
+            --explore.depth;
+        if (!explore.depth || test_.bad) return;
+        ++explore.choice[explore.depth - 1];
+    }
+}
+
+/* ---- the slot protocol ---- */
+
+static struct {
+    fsb_handles *t;
+    fsb_handle   old, id[ACTORS];
+    int          object[8]; /* [0] is the first handle's */
+    int          released[8];
+    int          pinned;    /* how many hold object[0] */
+} slots;
+
+static void slots_release(void *user, fsb_handle id, void *object)
+{
+    (void)user, (void)id;
+    const long i = (int *)object - slots.object;
+    CHECK(i >= 0 && i < 8);
+    ++slots.released[i];
+    if (i == 0) CHECK_EQ(slots.pinned, 0);
+}
+
+static void slots_begin(void)
+{
+    static const fsb_handles_desc d = {.max_handles = 8, .shards = 1, .release = slots_release};
+    memset(&slots, 0, sizeof slots);
+    CHECK_EQ(fsb_handles_open(&slots.t, &d), 0);
+    CHECK_EQ(fsb_handles_add(slots.t, &slots.object[0], 1, 0, &slots.old), 0);
+}
+
+static void slots_end(void)
+{
+    void *object;
+    for (int i = 0; i < ACTORS; ++i) { /* what was added is there, each in a slot of its own */
+        if (!slots.id[i]) continue;
+        CHECK_EQ(fsb_handles_get(slots.t, slots.id[i], 1, &object), 0);
+        CHECK(object == &slots.object[1 + i]);
+        for (int j = 0; j < i; ++j) CHECK(slots.id[i] != slots.id[j]);
+        CHECK(slots.id[i] != slots.old);
+    }
+    fsb_handles_close(slots.t);
+    CHECK_EQ(slots.released[0], 1);
+    for (int i = 0; i < ACTORS; ++i) CHECK_EQ(slots.released[1 + i], slots.id[i] != 0);
+}
+
+static void actor_get(void)
+{
+    void *object = NULL;
+    if (fsb_handles_get(slots.t, slots.old, 1, &object) == 0) CHECK(object == &slots.object[0]);
+}
+
+static void actor_pin(void)
+{
+    void *object = NULL;
+    if (fsb_handles_pin(slots.t, slots.old, 1, &object) != 0) return;
+    CHECK(object == &slots.object[0]);
+    CHECK_EQ(slots.released[0], 0);
+    ++slots.pinned;
+    explore_step();
+    CHECK_EQ(slots.released[0], 0);
+    --slots.pinned;
+    CHECK_EQ(fsb_handles_unpin(slots.t, slots.old), 0);
+}
+
+static void actor_remove(void) { fsb_handles_remove(slots.t, slots.old, 0); }
+
+static void actor_reuse(void) /* the slot is the first to be used again */
+{
+    if (fsb_handles_remove(slots.t, slots.old, 0) < 0) return;
+    CHECK_EQ(fsb_handles_add(slots.t, &slots.object[1], 1, 0, &slots.id[0]), 0);
+}
+
+static void actor_add2(void)
+{
+    CHECK_EQ(fsb_handles_add(slots.t, &slots.object[2], 1, 0, &slots.id[1]), 0);
+}
+
+static void actor_add_remove(void)
+{
+    fsb_handle id;
+    CHECK_EQ(fsb_handles_add(slots.t, &slots.object[3], 1, 0, &id), 0);
+    CHECK_EQ(fsb_handles_remove(slots.t, id, 0), 0);
+    --slots.released[3];
+}
+
+static void actor_expire(void) /* what a sweep does to an idle one */
+{
+    fsb_handles_kill_(slots.t, fsb_handles_at_(slots.t, (uint32_t)slots.old), slots.old, 1);
+}
+
+static void test_every_interleaving(void)
+{
+    static const struct {
+        const char *name;
+        int         n;
+        void (*actor[ACTORS])(void);
+    } cases[] = {
+        {"get while reused", 2, {actor_get, actor_reuse}},
+        {"pin while reused", 2, {actor_pin, actor_reuse}},
+        {"pin, pin", 2, {actor_pin, actor_pin}},
+        {"remove, remove", 2, {actor_remove, actor_reuse}},
+        {"reuse, add", 2, {actor_reuse, actor_add2}},
+        {"add, add and remove", 2, {actor_add2, actor_add_remove}},
+        {"pin, remove, remove", 3, {actor_pin, actor_remove, actor_remove}},
+        {"get, get, remove", 3, {actor_get, actor_get, actor_remove}},
+        {"expire, pin", 2, {actor_expire, actor_pin}},
+        {"expire, reuse", 2, {actor_expire, actor_reuse}},
+    };
+    if (BLIND) SKIP("the thread sanitizer cannot follow the explorer");
+    for (size_t i = 0; i < sizeof cases / sizeof *cases && !test_.bad; ++i) {
+        explore_all(slots_begin, slots_end, cases[i].n, cases[i].actor);
+        if (test_.bad) fprintf(stderr, "%s, run %llu\n", cases[i].name,
+                               (unsigned long long)explore.runs);
+        CHECK(explore.runs > 10);
+    }
+}
+
+/* The explorer finds what is wrong: a reader that looks at the generation only before. */
+static int explore_wrong;
+static void actor_get_carelessly(void)
+{
+    fsb_handles_slot_ *s = fsb_handles_at_(slots.t, (uint32_t)slots.old);
+    if (fsb_tables_load_(&s->state) >> 32 != slots.old >> 32) return;
+    explore_step();
+    if (s->object != &slots.object[0]) ++explore_wrong;
+}
+
+static void test_explorer_finds(void)
+{
+    void (*const actors[])(void) = {actor_get_carelessly, actor_reuse};
+    if (BLIND) SKIP("the thread sanitizer cannot follow the explorer");
+    explore_wrong = 0;
+    explore_all(slots_begin, slots_end, 2, actors);
+    CHECK(explore_wrong > 0);
+}
+
+/* ---- handles ---- */
+
+typedef struct lines { /* of a log */
+    int  count;
+    char item[64], text[512];
+} lines;
+
+static void log_line(void *user, fsb_log_level level, const char *item, const char *text)
+{
+    lines *l = user;
+    (void)level;
+    ++l->count;
+    snprintf(l->item, sizeof l->item, "%s", item);
+    snprintf(l->text, sizeof l->text, "%s", text);
+}
+
+static void count_release(void *user, fsb_handle id, void *object)
+{
+    (void)id, (void)object;
+    __atomic_add_fetch((int *)user, 1, __ATOMIC_RELAXED);
+}
+
+static void test_handles(void)
+{
+    int              gone = 0, a, b;
+    lines            log = {0};
+    test_memory      m = {0};
+    fsb_handles     *t = NULL;
+    fsb_handles_desc d = {.max_handles = 3, .release = count_release, .user = &gone,
+                          .allocator = {test_memory_fn, &m}, .log = {log_line, &log}};
+    fsb_handle       h[4];
+    void            *object = NULL;
+    REQUIRE(fsb_handles_open(&t, &d) == 0);
+    CHECK_EQ(fsb_handles_add(t, &a, 7, 0, &h[0]), 0);
+    CHECK_EQ(fsb_handles_add(t, &b, 8, 0, &h[1]), 0);
+    CHECK_EQ(fsb_handles_add(t, &b, 0, 0, &h[2]), 0);
+    CHECK_EQ(fsb_handles_add(t, &b, 0, 0, &h[3]), -EMFILE);
+    CHECK_STR(log.item, "handles/full");
+    CHECK_EQ(fsb_handles_add(t, NULL, 0, 0, &h[3]), -EINVAL);
+    CHECK_EQ(fsb_handles_get(t, h[0], 7, &object), 0);
+    CHECK(object == &a);
+    CHECK_EQ(log.count, 1);
+    CHECK_EQ(fsb_handles_get(t, h[0], 8, &object), -EACCES); /* another's */
+    CHECK(strstr(log.text, "another owner's"));
+    CHECK_EQ(fsb_handles_pin(t, h[0], 8, &object), -EACCES);
+    CHECK_EQ(fsb_handles_remove(t, h[0], 8), -EACCES);
+    const fsb_handle guesses[] = {0, 1, h[0] + 1, h[0] ^ UINT64_C(2) << 32, UINT64_MAX,
+                                  h[0] & UINT32_MAX, h[0] + (UINT64_C(1) << 32), UINT32_MAX};
+    for (size_t i = 0; i < sizeof guesses / sizeof *guesses; ++i) {
+        const int before = log.count;
+        CHECK_EQ(fsb_handles_get(t, guesses[i], 0, &object), -EBADF);
+        CHECK_EQ(fsb_handles_pin(t, guesses[i], 0, &object), -EBADF);
+        CHECK_EQ(fsb_handles_unpin(t, guesses[i]), -EBADF);
+        CHECK_EQ(fsb_handles_remove(t, guesses[i], 0), -EBADF);
+        CHECK_EQ(log.count, before + 4);
+    }
+    CHECK_EQ(fsb_handles_pin(t, h[0], 7, &object), 0);
+    CHECK_EQ(fsb_handles_remove(t, h[0], 7), 1); /* held by the pin */
+    CHECK_EQ(gone, 0);
+    CHECK_EQ(fsb_handles_get(t, h[0], 7, &object), -EBADF);
+    CHECK_EQ(fsb_handles_unpin(t, h[0]), 0);
+    CHECK_EQ(gone, 1);
+    CHECK_EQ(fsb_handles_unpin(t, h[0]), -EBADF);
+    CHECK_EQ(fsb_handles_release(t, 8), 1);
+    CHECK_EQ(fsb_handles_release(t, 8), 0);
+    CHECK_EQ(gone, 2);
+    CHECK_EQ(fsb_handles_pin(t, h[2], 0, &object), 0);
+    CHECK_EQ(fsb_handles_remove(t, h[2], 0), 1);
+    fsb_handles_close(t); /* releases what is pinned, too */
+    CHECK_EQ(gone, 3);
+    CHECK_EQ(m.live, 0);
+    CHECK_EQ(m.wrong_size, 0);
+}
+
+static void test_handles_retire(void)
+{
+    int          object;
+    fsb_handles *t = NULL;
+    fsb_handle   last, next;
+    void        *found;
+    REQUIRE(fsb_handles_open(&t, &(fsb_handles_desc){.shards = 1}) == 0);
+    CHECK_EQ(fsb_handles_add(t, &object, 0, 0, &last), 0);
+    CHECK_EQ(fsb_handles_remove(t, last, 0), 0);
+    fsb_handles_at_(t, (uint32_t)last)->state = (uint64_t)(UINT32_MAX - 1) << 32;
+    CHECK_EQ(fsb_handles_add(t, &object, 0, 0, &last), 0);
+    CHECK_EQ(last >> 32, UINT32_MAX);
+    CHECK_EQ(fsb_handles_get(t, last, 0, &found), 0);
+    CHECK_EQ(fsb_handles_remove(t, last, 0), 0);
+    for (int i = 0; i < 600; ++i) {
+        CHECK_EQ(fsb_handles_add(t, &object, 0, 0, &next), 0);
+        CHECK((uint32_t)next != (uint32_t)last);
+    }
+    fsb_handles_close(t);
+}
+
+static void test_handles_idle(void)
+{
+    int              gone = 0, object;
+    fsb_handles     *t = NULL;
+    fsb_handles_desc d = {.idle_ms = 60, .release = count_release, .user = &gone};
+    fsb_handle       idle, busy, pinned, never, ids[4] = {0};
+    void            *found;
+    REQUIRE(fsb_handles_open(&t, &d) == 0);
+    CHECK_EQ(fsb_handles_add(t, &object, 0, 0, &idle), 0);
+    CHECK_EQ(fsb_handles_add(t, &object, 0, 0, &busy), 0);
+    CHECK_EQ(fsb_handles_add(t, &object, 0, 0, &pinned), 0);
+    CHECK_EQ(fsb_handles_add(t, &object, 0, UINT32_MAX, &never), 0);
+    CHECK_EQ(fsb_handles_pin(t, pinned, 0, &found), 0);
+    CHECK_EQ(fsb_handles_sweep(t, ids, 4), 0);
+    nap(40);
+    CHECK_EQ(fsb_handles_get(t, busy, 0, &found), 0);
+    CHECK_EQ(fsb_handles_sweep(t, ids, 4), 0);
+    nap(40);
+    CHECK_EQ(fsb_handles_get(t, busy, 0, &found), 0);
+    CHECK_EQ(fsb_handles_sweep(t, ids, 4), 1);
+    CHECK_EQ(ids[0], idle);
+    CHECK_EQ(fsb_handles_get(t, idle, 0, &found), -EBADF);
+    CHECK_EQ(fsb_handles_get(t, busy, 0, &found), 0);
+    CHECK_EQ(fsb_handles_get(t, pinned, 0, &found), 0);
+    CHECK_EQ(fsb_handles_get(t, never, 0, &found), 0);
+    fsb_handles_close(t);
+    CHECK_EQ(gone, 4);
+    gone = 0, d.sweep_ms = 5; /* a thread does it */
+    REQUIRE(fsb_handles_open(&t, &d) == 0);
+    CHECK_EQ(fsb_handles_add(t, &object, 0, 0, &idle), 0);
+    for (int i = 0; i < 500 && !__atomic_load_n(&gone, __ATOMIC_RELAXED); ++i) nap(10);
+    CHECK_EQ(__atomic_load_n(&gone, __ATOMIC_RELAXED), 1);
+    fsb_handles_stats stats;
+    fsb_handles_stat(t, &stats);
+    CHECK_EQ(stats.live, 0);
+    CHECK_EQ(stats.expired, 1);
+    CHECK_EQ(stats.added, 1);
+    fsb_handles_close(t);
+}
+
+static int count_each(void *user, fsb_handle id, void *object)
+{
+    (void)id, (void)object;
+    return ++*(int *)user == 1000000 ? -ECANCELED : 0;
+}
+
+static void test_handles_million(void)
+{
+    enum { N = 1000000 };
+    int          object, n = 0;
+    fsb_handles *t = NULL;
+    test_memory  m = {0};
+    fsb_handle   id;
+    REQUIRE(fsb_handles_open(&t, &(fsb_handles_desc){.max_handles = N,
+                                                     .allocator = {test_memory_fn, &m}}) == 0);
+    for (uint32_t i = 0; i < N; ++i) CHECK_EQ(fsb_handles_add(t, &object, i % 100 + 1, 0, &id), 0);
+    CHECK_EQ(fsb_handles_add(t, &object, 0, 0, &id), -EMFILE);
+    CHECK(m.live < 33 * N);
+    CHECK_EQ(fsb_handles_each(t, 5, count_each, &n), 0);
+    CHECK_EQ(n, N / 100);
+    n = 0;
+    CHECK_EQ(fsb_handles_each(t, 0, count_each, &n), -ECANCELED);
+    for (uint32_t i = 0; i < 100; ++i) CHECK_EQ(fsb_handles_release(t, i + 1), N / 100);
+    for (uint32_t i = 0; i < N; ++i) { /* all of one owner: slots of other shards are taken */
+        const int err = fsb_handles_add(t, &object, 1, 0, &id);
+        if (err) CHECK_EQ(err, 0);
+    }
+    CHECK_EQ(fsb_handles_release(t, 1), N);
+    fsb_handles_close(t);
+    CHECK_EQ(m.live, 0);
+}
+
+/* Threads that use, reuse and guess each other's handles. Objects know their own id. */
+typedef struct stress_object {
+    uint64_t live; /* 1 while it may be reached through a pin */
+    uint64_t id;
+} stress_object;
+enum { STRESS_IDS = 64 };
+static struct {
+    fsb_handles *t;
+    uint64_t     id[STRESS_IDS];
+    int          quit;
+} stress;
+
+static void stress_release(void *user, fsb_handle id, void *object)
+{
+    stress_object *o = object;
+    (void)user;
+    CHECK_EQ(__atomic_load_n(&o->id, __ATOMIC_RELAXED), id);
+    CHECK_EQ(__atomic_exchange_n(&o->live, 0, __ATOMIC_RELAXED), 1);
+    free(o);
+}
+
+static void stress_add(unsigned at)
+{
+    stress_object *o = malloc(sizeof *o);
+    fsb_handle     id = 0;
+    o->live = 1, o->id = 0;
+    if (fsb_handles_add(stress.t, o, at % 3, 0, &id) != 0) {
+        free(o);
+        return;
+    }
+    void *found;
+    CHECK_EQ(fsb_handles_get(stress.t, id, 0, &found), 0);
+    CHECK(found == o);
+    __atomic_store_n(&o->id, id, __ATOMIC_RELAXED);
+    id = __atomic_exchange_n(&stress.id[at], id, __ATOMIC_ACQ_REL);
+    if (id) CHECK(fsb_handles_remove(stress.t, id, 0) >= 0);
+}
+
+static void *stress_main(void *arg)
+{
+    unsigned seed = (unsigned)(uintptr_t)arg;
+    while (!__atomic_load_n(&stress.quit, __ATOMIC_RELAXED)) {
+        const unsigned at = (unsigned)rand_r(&seed) % STRESS_IDS;
+        void          *found = NULL;
+        const uint64_t id = __atomic_load_n(&stress.id[at], __ATOMIC_ACQUIRE);
+        switch (rand_r(&seed) % 4) {
+        case 0: stress_add(at); break;
+        case 1:
+            if (id && fsb_handles_pin(stress.t, id, 0, &found) == 0) {
+                const stress_object *o = found;
+                CHECK_EQ(__atomic_load_n(&o->live, __ATOMIC_RELAXED), 1);
+                CHECK_EQ(__atomic_load_n(&o->id, __ATOMIC_RELAXED), id);
+                CHECK_EQ(fsb_handles_unpin(stress.t, id), 0);
+            }
+            break;
+        default:
+            if (id) (void)fsb_handles_get(stress.t, id, 0, &found);
+        }
+    }
+    return NULL;
+}
+
+static void test_handles_stress(void)
+{
+    pthread_t threads[4];
+    memset(&stress, 0, sizeof stress);
+    REQUIRE(fsb_handles_open(&stress.t, &(fsb_handles_desc){.max_handles = 80, .shards = 2,
+                                                            .release = stress_release}) == 0);
+    for (int i = 0; i < 4; ++i)
+        pthread_create(&threads[i], NULL, stress_main, (void *)(uintptr_t)(i + 1));
+    nap(1500);
+    __atomic_store_n(&stress.quit, 1, __ATOMIC_RELAXED);
+    for (int i = 0; i < 4; ++i) pthread_join(threads[i], NULL);
+    fsb_handles_close(stress.t);
+}
+
+/* ---- mounts ---- */
+
+static const char *where(fsb_mounts *t, const char *path, char *out) /* number and rest */
+{
+    fsb_mounted at;
+    const int   err = fsb_mounts_resolve(t, path, &at);
+    if (err) return err == -ENOENT ? "none" : "error";
+    sprintf(out, "%u%s", at.binds[0].number, at.rest);
+    fsb_mounts_release(t, &at);
+    return out;
+}
+
+static int add(fsb_mounts *t, const char *path, fsb_backend *b, uint32_t flags)
+{
+    const fsb_bind bind = {.backend = b, .flags = flags};
+    return fsb_mounts_add(t, path, strlen(path), &bind);
+}
+
+static void test_mounts(void)
+{
+    fsb_backend     a = {.size = sizeof a}, b = {.size = sizeof b};
+    lines           log = {0};
+    test_memory     m = {0};
+    fsb_mounts     *t = NULL;
+    fsb_mounts_desc d = {.allocator = {test_memory_fn, &m}, .log = {log_line, &log}};
+    fsb_mounted     at;
+    char            out[FSB_PATH_MAX + 20], path[5000];
+    REQUIRE(fsb_mounts_open(&t, &d) == 0);
+    CHECK_STR(where(t, "/", out), "none");
+    CHECK_EQ(add(t, "/a", &a, 0), 0);
+    CHECK_EQ(add(t, "/a/b/c", &a, 0), 0);
+    CHECK_STR(where(t, "/", out), "none");
+    CHECK_STR(where(t, "/ab", out), "none"); /* on component boundaries */
+    CHECK_STR(where(t, "/a", out), "1");
+    CHECK_STR(where(t, "/a/b", out), "1/b");
+    CHECK_STR(where(t, "/a/b/cd/e", out), "1/b/cd/e");
+    CHECK_STR(where(t, "/a/b/c", out), "2");
+    CHECK_STR(where(t, "/a/b/c/d", out), "2/d");
+    CHECK_EQ(add(t, "/", &b, 0), 0);
+    CHECK_STR(where(t, "/", out), "3");
+    CHECK_STR(where(t, "/x", out), "3/x");
+    CHECK_EQ(add(t, "/a", &b, 0), -EEXIST);
+    CHECK_STR(log.item, "mounts/add");
+    memset(path, 'x', sizeof path);
+    for (size_t i = 0; i < sizeof path; i += 200) path[i] = '/';
+    const struct { const char *path; size_t size; int err; } bad[] = {
+        {"", 0, -EINVAL}, {"a", 1, -EINVAL}, {"//", 2, -EINVAL}, {"/a/", 3, -EINVAL},
+        {"/a//b", 5, -EINVAL}, {"/.", 2, -EINVAL}, {"/a/.", 4, -EINVAL}, {"/..", 3, -EACCES},
+        {"/a/../b", 7, -EACCES}, {"/a\0b", 4, -EILSEQ}, {path, 4096, -ENAMETOOLONG},
+        {path + 1, 10, -EINVAL}, {NULL, 0, -EINVAL},
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; ++i) {
+        const fsb_bind bind = {.backend = &a};
+        const int      before = log.count;
+        CHECK_EQ(fsb_mounts_add(t, bad[i].path, bad[i].size, &bind), bad[i].err);
+        CHECK_EQ(log.count, before + 1);
+    }
+    path[4095] = '\0'; /* the longest there is, below the root: no depth to look for */
+    CHECK_EQ(fsb_mounts_resolve(t, path, &at), 0);
+    fsb_mounts_release(t, &at);
+    CHECK_EQ(fsb_mounts_add(t, path, 4095, &(fsb_bind){.backend = &a}), 0);
+    CHECK_STR(where(t, path, out), "4");
+    for (size_t i = 0; i < 200; i += 2) memcpy(path + i, "/y", 2);
+    CHECK_EQ(fsb_mounts_add(t, path, 2 * FSB_BIND_DEPTH_MAX, &(fsb_bind){.backend = &a}), 0);
+    CHECK_EQ(fsb_mounts_add(t, path, 2 * FSB_BIND_DEPTH_MAX + 2, &(fsb_bind){.backend = &a}),
+             -E2BIG);
+    path[150] = '\0';
+    CHECK_STR(where(t, path, out), "5/y/y/y/y/y/y/y/y/y/y/y/y/y");
+
+    CHECK_EQ(fsb_mounts_resolve(t, "/a/x", &at), 0); /* in use */
+    CHECK_EQ(fsb_mounts_remove(t, "/a", NULL), -EBUSY);
+    CHECK_STR(where(t, "/a", out), "1");
+    CHECK_EQ(add(t, "/a", &b, FSB_BIND_REPLACE), -EBUSY);
+    CHECK_EQ(add(t, "/a", &b, FSB_BIND_BEFORE), 0);
+    CHECK_EQ(fsb_mounts_remove(t, "/a", &a), -EBUSY); /* through the old union */
+    CHECK_EQ(at.count, 1);
+    CHECK(at.binds[0].backend == &a);
+    fsb_mounts_release(t, &at);
+    CHECK_EQ(fsb_mounts_resolve(t, "/a", &at), 0);
+    CHECK_EQ(at.count, 2);
+    CHECK(at.binds[0].backend == &b && at.binds[1].backend == &a);
+    fsb_mounts_release(t, &at);
+    CHECK_EQ(add(t, "/a", &b, FSB_BIND_AFTER), 0);
+    CHECK_EQ(fsb_mounts_remove(t, "/a", &a), 0);
+    CHECK_EQ(add(t, "/a", &a, FSB_BIND_REPLACE), 0);
+    CHECK_EQ(fsb_mounts_remove(t, "/a", &b), -ENOENT);
+    CHECK_EQ(fsb_mounts_remove(t, "/a", NULL), 0);
+    CHECK_EQ(fsb_mounts_remove(t, "/a", NULL), -ENOENT);
+    CHECK_STR(where(t, "/a/b/x", out), "3/a/b/x");
+    CHECK_STR(where(t, "/a/b/c", out), "2");
+
+    char next[FSB_PATH_MAX + 1] = "", all[300] = "";
+    CHECK_EQ(add(t, "/a!", &a, 0), 0);
+    CHECK_EQ(add(t, "/a/b", &a, 0), 0);
+    CHECK_EQ(add(t, "/b", &a, 0), 0);
+    while (fsb_mounts_next(t, "/", next))
+        if (strlen(next) < 20) strcat(strcat(all, next), " ");
+    CHECK_STR(all, "/ /a/b /a/b/c /a! /b ");
+    all[0] = next[0] = '\0';
+    while (fsb_mounts_next(t, "/a", next)) strcat(strcat(all, next), " ");
+    CHECK_STR(all, "/a/b /a/b/c ");
+    fsb_mounts_close(t);
+    CHECK_EQ(m.live, 0);
+    CHECK_EQ(m.wrong_size, 0);
+}
+
+/* Many points come and go; a plain array knows what is right. Resolving asks for no memory. */
+static void test_mounts_random(void)
+{
+    enum { N = 3000 };
+    static unsigned char there[N];
+    fsb_backend          a = {.size = sizeof a};
+    test_memory          m = {0};
+    fsb_mounts          *t = NULL;
+    unsigned             seed = 1;
+    char                 path[64], out[100];
+    REQUIRE(fsb_mounts_open(&t, &(fsb_mounts_desc){.allocator = {test_memory_fn, &m}}) == 0);
+    for (unsigned i = 0; i < 60000; ++i) {
+        const unsigned n = (unsigned)rand_r(&seed) % N;
+        sprintf(path, "/%u/%u/%u-a-longer-name-than-fits", n / 300, n / 10 % 30, n % 10);
+        if (there[n]) CHECK_EQ(fsb_mounts_remove(t, path, NULL), 0);
+        else CHECK_EQ(add(t, path, &a, 0), 0);
+        there[n] = !there[n];
+        const unsigned k = (unsigned)rand_r(&seed) % N;
+        sprintf(path, "/%u/%u/%u-a-longer-name-than-fits/x", k / 300, k / 10 % 30, k % 10);
+        const uint64_t before = m.calls;
+        CHECK_EQ(strcmp(where(t, path, out), "none") != 0, there[k]);
+        CHECK_EQ(m.calls, before);
+    }
+    memset(there, 0, sizeof there);
+    fsb_mounts_close(t);
+    CHECK_EQ(m.live, 0);
+}
+
+/* "/a/b" is there, then "/a" too, then "/a/b" alone again: "/a/b/x" never leads to the root. */
+static fsb_mounts *churn_table;
+static int         churn_quit;
+static void *churn_main(void *arg)
+{
+    fsb_backend *b = arg;
+    while (!__atomic_load_n(&churn_quit, __ATOMIC_RELAXED)) {
+        while (add(churn_table, "/a", b, 0)) {}
+        while (fsb_mounts_remove(churn_table, "/a/b", NULL)) {}
+        while (add(churn_table, "/a/b", b, 0)) {}
+        while (add(churn_table, "/a/b", b, FSB_BIND_REPLACE)) {}
+        while (add(churn_table, "/a/b", b, FSB_BIND_AFTER)) {}
+        while (fsb_mounts_remove(churn_table, "/a", NULL)) {}
+    }
+    return NULL;
+}
+
+static void *churn_reader(void *arg)
+{
+    for (int i = 0; i < 200000; ++i) {
+        fsb_mounted at;
+        if (fsb_mounts_resolve(churn_table, "/a/b/x", &at) != 0) {
+            CHECK(0);
+            break;
+        }
+        CHECK(at.binds[0].backend == arg);
+        fsb_mounts_release(churn_table, &at);
+    }
+    return NULL;
+}
+
+static void test_mounts_stress(void)
+{
+    fsb_backend a = {.size = sizeof a}, root = {.size = sizeof root};
+    pthread_t   writer, readers[2];
+    churn_quit = 0;
+    REQUIRE(fsb_mounts_open(&churn_table, NULL) == 0);
+    CHECK_EQ(add(churn_table, "/", &root, 0), 0);
+    CHECK_EQ(add(churn_table, "/a/b", &a, 0), 0);
+    pthread_create(&writer, NULL, churn_main, &a);
+    for (int i = 0; i < 2; ++i) pthread_create(&readers[i], NULL, churn_reader, &a);
+    for (int i = 0; i < 2; ++i) pthread_join(readers[i], NULL);
+    __atomic_store_n(&churn_quit, 1, __ATOMIC_RELAXED);
+    pthread_join(writer, NULL);
+    fsb_mounts_close(churn_table);
+}
+
+/* ---- namespace ---- */
+
+static fsb_backend *memory(void)
+{
+    fsb_backend *b = NULL;
+    CHECK_EQ(fsb_memory_open(&b, NULL), 0);
+    return b;
+}
+
+static void test_namespace_conformance(void)
+{
+    fsb_backend *files = memory(), *b = NULL;
+    fsb_mounts  *t = NULL;
+    test_memory  m = {0};
+    const conformance_traits traits = {.name = "namespace", .can_chown = 1, .has_xattr = 1,
+                                       .has_mknod = 1, .has_sparse = 1, .has_punch = 1,
+                                       .has_watch = 1};
+    REQUIRE(fsb_mounts_open(&t, NULL) == 0);
+    CHECK_EQ(add(t, "/", files, 0), 0);
+    CHECK_EQ(fsb_namespace_backend(&b, &(fsb_namespace_desc){
+        .mounts = t, .allocator = {test_memory_fn, &m}}), 0);
+    REQUIRE(b);
+    conformance_run(b, &traits);
+    b->close(b);
+    CHECK_EQ(m.live, 0);
+    CHECK_EQ(fsb_mounts_remove(t, "/", NULL), 0);
+    /* and the same where the files are a folder of a backend, at a point of the namespace */
+    fsb_backend *inner = NULL, *all = NULL;
+    CHECK_EQ(fsb_write_file(files, "/beside", "x", 1, 0644), 0);
+    fsb_op mkdir = {.code = FSB_OP_MKDIR, .path = "/in",
+                    .attr = {.mask = FSB_ATTR_MODE, .mode = 0755}};
+    CHECK_EQ(fsb_backend_call(files, &mkdir), 0);
+    CHECK_EQ(fsb_scoped_open(&inner, &(fsb_scoped_desc){.inner = files, .prefix = "/in"}), 0);
+    CHECK_EQ(add(t, "/mnt/here", inner, 0), 0);
+    CHECK_EQ(fsb_namespace_backend(&b, &(fsb_namespace_desc){.mounts = t}), 0);
+    CHECK_EQ(fsb_scoped_open(&all, &(fsb_scoped_desc){.inner = b, .prefix = "/mnt/here"}), 0);
+    conformance_traits scoped = traits;
+    scoped.scoped = 1, scoped.name = "namespace below a point";
+    conformance_run(all, &scoped);
+    all->close(all);
+    b->close(b);
+    fsb_mounts_close(t);
+    inner->close(inner);
+    files->close(files);
+}
+
+typedef struct names { char text[2000]; uint64_t cookie; int stop; } names;
+static int add_name(fsb_op *op, const fsb_dirent *e)
+{
+    names *n = op->user;
+    if (n->stop && n->text[0]) return 1;
+    strcat(strcat(n->text, e->name), S_ISDIR(e->stat.mode) ? "/ " : " ");
+    n->cookie = e->cookie;
+    return 0;
+}
+
+static const char *list(fsb_backend *b, const char *path, names *n)
+{
+    memset(n, 0, sizeof *n);
+    fsb_op op = {.code = FSB_OP_LIST, .path = path, .emit = add_name, .user = n};
+    const int64_t end = fsb_backend_call(b, &op);
+    char whole[2000] = "";
+    strcpy(whole, n->text);
+    if (end < 0) return strcpy(n->text, strerror((int)-end));
+    /* one name a call says the same */
+    char     single[2000] = "";
+    uint64_t cookie = 0;
+    for (int i = 0; i < 100; ++i) {
+        memset(n, 0, sizeof *n);
+        n->stop = 1, op.offset = cookie;
+        const int64_t more = fsb_backend_call(b, &op);
+        strcat(single, n->text), cookie = n->cookie;
+        CHECK(more >= 0);
+        if (more) break;
+    }
+    CHECK_STR(single, whole);
+    return strcpy(n->text, whole);
+}
+
+static void test_namespace(void)
+{
+    fsb_backend *one = memory(), *two = memory(), *three = memory(), *b = NULL, *other = NULL;
+    fsb_mounts  *t = NULL, *theirs = NULL;
+    fsb_handles *handles = NULL;
+    lines        log = {0};
+    names        n;
+    void        *data = NULL;
+    size_t       size;
+    REQUIRE(fsb_mounts_open(&t, NULL) == 0 && fsb_mounts_open(&theirs, NULL) == 0);
+    REQUIRE(fsb_handles_open(&handles, &(fsb_handles_desc){
+        .release = fsb_namespace_release, .log = {log_line, &log}}) == 0);
+    CHECK_EQ(fsb_write_file(one, "/f", "one", 3, 0644), 0);
+    CHECK_EQ(fsb_write_file(two, "/f", "two", 3, 0644), 0);
+    CHECK_EQ(fsb_write_file(two, "/g", "g", 1, 0644), 0);
+    CHECK_EQ(fsb_write_file(three, "/h", "h", 1, 0644), 0);
+    CHECK_EQ(add(t, "/", one, 0), 0);
+    CHECK_EQ(add(t, "/u", two, 0), 0);
+    CHECK_EQ(add(t, "/u", three, FSB_BIND_AFTER), 0);
+    CHECK_EQ(add(t, "/deep/down/ro", three, FSB_BIND_READ_ONLY), 0);
+    CHECK_EQ(add(theirs, "/", one, 0), 0);
+    fsb_namespace_desc d = {.mounts = t, .handles = handles, .owner = 1};
+    REQUIRE(fsb_namespace_backend(&b, &d) == 0);
+    d.mounts = theirs, d.owner = 2;
+    REQUIRE(fsb_namespace_backend(&other, &d) == 0);
+
+    CHECK_STR(list(b, "/", &n), "f deep/ u/ ");
+    CHECK_STR(list(b, "/deep", &n), "down/ ");
+    CHECK_STR(list(b, "/deep/down", &n), "ro/ ");
+    CHECK_STR(list(b, "/u", &n), "f g h ");
+    CHECK_STR(list(b, "/none", &n), strerror(ENOENT));
+    CHECK_EQ(C(STAT, .path = "/deep"), 0);
+    CHECK(S_ISDIR(conf_op.stat.mode));
+    CHECK_EQ(C(MKDIR, .path = "/deep", MODE(0755)), 0); /* the backend may still have it */
+    CHECK_EQ(C(RMDIR, .path = "/deep"), -EBUSY);
+    CHECK_EQ(C(RENAME, .path = "/deep", .path2 = "/x"), -EBUSY);
+    CHECK_EQ(C(RMDIR, .path = "/u"), -EBUSY);
+    CHECK_EQ(C(RENAME, .path = "/f", .path2 = "/u/x"), -EXDEV);
+    CHECK_EQ(C(LINK, .path = "/f", .path2 = "/u/x"), -EXDEV);
+    CHECK_EQ(C(RENAME, .path = "/u/h", .path2 = "/u/i"), 0); /* inside the member that has it */
+    CHECK_EQ(C(RENAME, .path = "/u/i", .path2 = "/u/h"), 0);
+    CHECK_EQ(C(PUT, .path = "/u/new", .flags = FSB_O_WRITE | FSB_O_CREATE, .data = "n", .size = 1,
+               MODE(0644)), 1);
+    CHECK_EQ(fsb_read_file(two, "/new", 10, NULL, &data, &size), 0); /* in the first */
+    free(data);
+    CHECK_EQ(C(UNLINK, .path = "/u/new"), 0);
+    CHECK_EQ(C(UNLINK, .path = "/deep/down/ro/h"), -EROFS);
+    CHECK_EQ(C(OPEN, .path = "/deep/down/ro/h", .flags = FSB_O_WRITE), -EROFS);
+    const uint64_t first = conf_stat(b, "/f").file_id, second = conf_stat(b, "/u/f").file_id;
+    CHECK(first != second); /* the backends call both the same */
+    CHECK_EQ(C(STAT, .path = "/u/f", .file_id = second), 0);
+    CHECK_EQ(C(STAT, .path = "/u/f", .file_id = first), -ESTALE);
+
+    const fsb_handle h = conf_open(b, "/u/f", FSB_O_READ | FSB_O_WRITE);
+    const fsb_handle k = conf_open(b, "/f", FSB_O_READ | FSB_O_WRITE);
+    CHECK_EQ(C(COPY, .handle = h, .handle2 = k, .size64 = 3), -EXDEV);
+    CHECK_EQ(fsb_mounts_remove(t, "/u", NULL), -EBUSY);
+    fsb_op steal = {.code = FSB_OP_STAT, .handle = h};
+    CHECK_EQ(fsb_backend_call(other, &steal), -EACCES);
+    CHECK(strstr(log.text, "another owner's"));
+    steal.code = FSB_OP_CLOSE;
+    CHECK_EQ(fsb_backend_call(other, &steal), -EACCES);
+    CHECK_EQ(C(STAT, .handle = h), 0);
+    CHECK_EQ(C(CLOSE, .handle = h), 0);
+    CHECK_EQ(C(CLOSE, .handle = h), -EBADF);
+    CHECK_EQ(fsb_mounts_remove(t, "/u", two), 0);
+    CHECK_STR(list(b, "/u", &n), "h ");
+    CHECK_EQ(C(STAT, .path = "/a/../f"), -EINVAL);
+    CHECK_EQ(C(STAT, .path = "f"), -EINVAL);
+    b->close(b); /* with an open file */
+    other->close(other);
+    CHECK_EQ(fsb_mounts_remove(t, "/", NULL), 0);
+    fsb_handles_close(handles);
+    fsb_mounts_close(t);
+    fsb_mounts_close(theirs);
+    one->close(one);
+    two->close(two);
+    three->close(three);
+}
+
+/* Every allocation fails once; nothing is lost. */
+static void test_no_memory(void)
+{
+    fsb_backend *files = memory();
+    for (uint64_t k = 1;; ++k) {
+        test_memory   m = {.fail_at = k};
+        fsb_allocator a = {test_memory_fn, &m};
+        fsb_mounts   *t = NULL;
+        fsb_backend  *b = NULL;
+        int err = fsb_mounts_open(&t, &(fsb_mounts_desc){.allocator = a});
+        if (!err) err = add(t, "/a-name-that-does-not-fit-into-a-point", files, 0);
+        if (!err) err = add(t, "/a-name-that-does-not-fit-into-a-point", files, FSB_BIND_BEFORE);
+        if (!err) err = fsb_namespace_backend(&b, &(fsb_namespace_desc){.mounts = t, .allocator = a});
+        if (!err)
+            err = (int)C(OPEN, .path = "/a-name-that-does-not-fit-into-a-point/f",
+                         .flags = FSB_O_WRITE | FSB_O_CREATE, MODE(0644));
+        if (b) b->close(b);
+        fsb_mounts_close(t);
+        CHECK_EQ(m.live, 0);
+        if (!err) break;
+        CHECK_EQ(err, -ENOMEM);
+        if (k > 100) {
+            CHECK(0);
+            break;
+        }
+    }
+    files->close(files);
+}
+
+int main(int argc, char **argv)
+{
+    test_begin(argc, argv);
+    TEST(test_every_interleaving);
+    TEST(test_explorer_finds);
+    TEST(test_handles);
+    TEST(test_handles_retire);
+    TEST(test_handles_idle);
+    TEST(test_handles_million);
+    TEST(test_handles_stress);
+    TEST(test_mounts);
+    TEST(test_mounts_random);
+    TEST(test_mounts_stress);
+    TEST(test_namespace_conformance);
+    TEST(test_namespace);
+    TEST(test_no_memory);
+    return test_end("test_tables");
+}
