@@ -120,6 +120,8 @@ install: tools
 	install -d '$(to)/include' '$(to)/bin' '$(to)/share/pkgconfig'
 	install -m 644 $(HEADERS) '$(to)/include'
 	install $(TOOLS:%=build/%) '$(to)/bin'
+	install -d '$(to)/share/bash-completion/completions'
+	install -m 644 tools/fsb.bash '$(to)/share/bash-completion/completions/fsb'
 	printf '%s\n' 'Name: fsb' 'Description: file-system building blocks, drop-in C headers' \
 	    'Version: $(VERSION)' 'Cflags: -I$(PREFIX)/include -pthread' 'Libs: -pthread' \
 	    > '$(to)/share/pkgconfig/fsb.pc'

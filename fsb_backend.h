@@ -6354,8 +6354,9 @@ typedef struct fsb_sftp_ {
     uint64_t             epoch;  /* of the connection, counted */
     int64_t              end;    /* when the operation times out, ms */
     uint32_t             next_id, extensions, max_read, max_write;
+    uint32_t             owed; /* CLOSEs in `out` that go along with the next exchange */
     unsigned char       *out, *in; /* requests to send; the answer being read */
-    size_t               out_size, out_room, in_size, in_room;
+    size_t               out_size, out_room, in_room;
     int                  broken;   /* why the requests in `out` are incomplete */
     uint64_t             writes[FSB_SFTP_COUNTS_], lives[FSB_SFTP_COUNTS_]; /* by hash of path */
     size_t               root_size;
@@ -6466,7 +6467,7 @@ static void fsb_sftp_hang_up_(fsb_sftp_ *s)
     if (s->fds[0] >= 0) close(s->fds[0]);
     if (s->fds[1] >= 0 && s->fds[1] != s->fds[0]) close(s->fds[1]);
     s->fds[0] = s->fds[1] = -1;
-    s->in_size = s->out_size = 0;
+    s->out_size = 0, s->owed = 0;
 }
 
 static int fsb_sftp_poll_(fsb_sftp_ *s, int fd, short events)
@@ -6619,10 +6620,10 @@ static int fsb_sftp_take_(fsb_sftp_answer_ *a, unsigned char type, fsb_sftp_curs
 /* Sends the requests made since the last exchange, and reads their n answers, in whatever order. */
 static int fsb_sftp_answers_(fsb_sftp_ *s, fsb_sftp_answer_ *answers, uint32_t n)
 {
-    const uint32_t first = s->next_id - n;
+    const uint32_t first = s->next_id - n, owed = s->owed;
     int            err = fsb_sftp_send_(s);
-    s->in_size = 0;
-    for (uint32_t i = 0; !err && i < n; ++i) {
+    s->owed = 0;
+    for (uint32_t i = 0; !err && i < n + owed; ++i) {
         err = fsb_sftp_fill_(s, 0, 4);
         if (err) break;
         fsb_sftp_cursor_ c = {s->in, 4, 0};
@@ -6632,6 +6633,7 @@ static int fsb_sftp_answers_(fsb_sftp_ *s, fsb_sftp_answer_ *answers, uint32_t n
         if (err) break;
         c.at = s->in + 1, c.left = size - 1, c.err = 0;
         const uint32_t id = fsb_sftp_get32_(&c);
+        if (first - id - 1 < owed) continue; /* nobody waits for these */
         if (id - first >= n) return -EPROTO;
         err = fsb_sftp_take_(&answers[id - first], s->in[0], c);
     }
@@ -6644,7 +6646,8 @@ static int fsb_sftp_exchange_(fsb_sftp_ *s, fsb_sftp_answer_ *answers, uint32_t 
 {
     int err = s->broken;
     s->broken = 0;
-    if (err) { /* nothing was sent: the connection is as it was */
+    if (err) { /* nothing was sent: the connection is as it was, but for CLOSEs that got lost */
+        if (s->owed) fsb_sftp_hang_up_(s);
         s->out_size = 0;
         return err;
     }
@@ -6873,6 +6876,14 @@ static int fsb_sftp_close_file_(fsb_sftp_ *s, const fsb_sftp_file_ *f)
     return fsb_sftp_one_(s, NULL);
 }
 
+/* Closes a file that was only read: together with the next exchange, to save a round trip. */
+static void fsb_sftp_close_later_(fsb_sftp_ *s, const fsb_sftp_file_ *f)
+{
+    if (s->fds[0] < 0) return;
+    fsb_sftp_on_file_(s, FSB_SFTP_CLOSE_, f);
+    ++s->owed;
+}
+
 static void fsb_sftp_attrs_(fsb_sftp_ *s, const fsb_attr *a, const fsb_stat *now, uint32_t mask)
 {
     const uint32_t owner = mask & (FSB_ATTR_UID | FSB_ATTR_GID);
@@ -6935,7 +6946,7 @@ static int fsb_sftp_set_(fsb_sftp_ *s, const char *path, const fsb_sftp_file_ *f
 static int64_t fsb_sftp_read_(fsb_sftp_ *s, const fsb_sftp_file_ *f, uint64_t offset, void *buf,
                               size_t size)
 {
-    enum { MOST = FSB_IO_MAX / FSB_SFTP_PIECE_ };
+    enum { MOST = (int)FSB_IO_MAX / (int)FSB_SFTP_PIECE_ };
     fsb_sftp_answer_ answers[MOST];
     unsigned char   *to = (unsigned char *)buf;
     size_t           done = 0;
@@ -6979,7 +6990,7 @@ static int fsb_sftp_why_(fsb_sftp_ *s, int err)
 static int64_t fsb_sftp_write_(fsb_sftp_ *s, const fsb_sftp_file_ *f, uint64_t offset,
                                const void *data, size_t size, fsb_stat *st)
 {
-    enum { MOST = FSB_IO_MAX / FSB_SFTP_PIECE_ };
+    enum { MOST = (int)FSB_IO_MAX / (int)FSB_SFTP_PIECE_ };
     fsb_sftp_answer_     answers[MOST + 1];
     const unsigned char *from = (const unsigned char *)data;
     uint32_t             n = 0;
@@ -7065,7 +7076,7 @@ static int64_t fsb_sftp_on_get_(fsb_sftp_ *s, fsb_op *op)
         n = room ? fsb_sftp_read_(s, &f, 0, room, op->size) : -ENOMEM;
         n = fsb_backend_answer_(op, room, n);
     }
-    if (s->fds[0] >= 0) fsb_sftp_close_file_(s, &f);
+    fsb_sftp_close_later_(s, &f);
     return n;
 }
 
@@ -7324,7 +7335,7 @@ static int fsb_sftp_fill_listing_(fsb_sftp_ *s, fsb_op *op, fsb_sftp_listing_ *l
     memcpy(dir.name, name, size);
     dir.size = (uint32_t)size;
     err = fsb_sftp_read_folder_(s, &dir, l);
-    if (s->fds[0] >= 0) fsb_sftp_close_file_(s, &dir);
+    fsb_sftp_close_later_(s, &dir);
     char         path[FSB_PATH_MAX + FSB_NAME_MAX + 2];
     const size_t folder = op->path[1] ? strlen(op->path) : 0;
     memcpy(path, op->path, folder);

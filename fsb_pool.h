@@ -445,7 +445,7 @@ FSB_API int fsb_pooled_open(fsb_backend **out, const fsb_pooled_desc *desc);
 #endif
 #endif /* FSB_POOL_H */
 
-/* ==== IMPLEMENTATION: [memory] [things] [waiters] [lend] [sweep] [open] [backends] [pooled] ==== */
+/* ==== IMPLEMENTATION: [memory] [things] [waiters] [lend] [sweep] [open] [backends] [pooled] === */
 #if (defined(FSB_IMPLEMENTATION) || defined(FSB_POOL_IMPLEMENTATION)) && !defined(FSB_POOL_DONE_)
 #define FSB_POOL_DONE_
 #include <errno.h>
@@ -760,14 +760,22 @@ static int fsb_pool_make_(fsb_pool *p, fsb_pool_slot_ *slot, int64_t end)
     return err < 0 ? err : 0;
 }
 
+/* 1 if a thing that was idle is to be looked at before it is lent. */
+static int fsb_pool_doubtful_(const fsb_pool *p, const fsb_pool_slot_ *slot)
+{
+    if (!p->desc.check) return 0;
+    return slot->suspect || fsb_pool_now_() - slot->since >= p->desc.check_ms;
+}
+
 /* 1 if a thing that was idle may be lent; else it is gone. */
 static int fsb_pool_healthy_(fsb_pool *p, fsb_pool_slot_ *slot)
 {
     fsb_pool_key_ *key = slot->key;
-    if (!p->desc.check) return 1;
-    if (!slot->suspect && fsb_pool_now_() - slot->since < p->desc.check_ms) return 1;
+    if (!fsb_pool_doubtful_(p, slot)) return 1;
     if (p->desc.check(p->desc.user, key->name, slot->thing) == 0) {
+        pthread_mutex_lock(&p->lock);
         slot->suspect = 0;
+        pthread_mutex_unlock(&p->lock);
         return 1;
     }
     fsb_pool_log_(p, FSB_LOG_INFO, key->name, "did not work any more");
@@ -779,18 +787,20 @@ static int fsb_pool_healthy_(fsb_pool *p, fsb_pool_slot_ *slot)
     return 0;
 }
 
-/* One round: 0 with w->slot lent, 1 to try again, or a negative errno. */
+/* One round: 0 with w->slot lent, 1 to try again, or a negative errno. Lock held, but let go of
+   while callbacks run. */
 static int fsb_pool_try_(fsb_pool *p, fsb_pool_waiter_ *w, int64_t end)
 {
     w->slot = NULL, w->victim = NULL, w->victim_key = NULL, w->done = 0;
-    pthread_mutex_lock(&p->lock);
-    int err = fsb_pool_grant_(p, w) ? 0 : fsb_pool_wait_(p, w, end);
+    int       err = fsb_pool_grant_(p, w) ? 0 : fsb_pool_wait_(p, w, end);
     const int make = !err && w->slot->state == FSB_POOL_OPENING_;
+    if (err || (!make && !fsb_pool_doubtful_(p, w->slot))) return err;
     pthread_mutex_unlock(&p->lock);
     if (w->victim_key) fsb_pool_retired_(p, w->victim, w->victim_key);
-    if (err) return err;
-    if (make) return fsb_pool_make_(p, w->slot, end);
-    return fsb_pool_healthy_(p, w->slot) ? 0 : 1;
+    if (make) err = fsb_pool_make_(p, w->slot, end);
+    else err = fsb_pool_healthy_(p, w->slot) ? 0 : 1;
+    pthread_mutex_lock(&p->lock);
+    return err;
 }
 
 FSB_API int fsb_pool_acquire(fsb_pool *p, const char *name, uint32_t timeout_ms, fsb_lease *out)
@@ -798,19 +808,18 @@ FSB_API int fsb_pool_acquire(fsb_pool *p, const char *name, uint32_t timeout_ms,
     if (!p || !name || !out) return -EINVAL;
     const uint32_t   ms = timeout_ms ? timeout_ms : p->desc.wait_ms;
     const int64_t    end = ms == FSB_POOL_NO_END ? INT64_MAX : fsb_pool_now_() + ms;
+    int              err = -ENOMEM;
     fsb_pool_waiter_ w;
     memset(&w, 0, sizeof w);
     pthread_mutex_lock(&p->lock);
     w.key = fsb_pool_key_of_(p, name);
-    if (w.key) ++w.key->waiters;
-    pthread_mutex_unlock(&p->lock);
-    if (!w.key) return -ENOMEM;
-    int err;
-    do err = fsb_pool_try_(p, &w, end);
-    while (err > 0);
-    pthread_mutex_lock(&p->lock);
-    --w.key->waiters;
-    fsb_pool_key_drop_(p, w.key);
+    if (w.key) {
+        ++w.key->waiters;
+        do err = fsb_pool_try_(p, &w, end);
+        while (err > 0);
+        --w.key->waiters;
+        fsb_pool_key_drop_(p, w.key);
+    }
     if (!err) {
         const uint64_t index = (uint64_t)(w.slot - p->slots);
         out->id = (uint64_t)w.slot->generation << 32 | (index + 1), out->thing = w.slot->thing;

@@ -408,7 +408,8 @@ static void test_liars(void)
     static const unsigned char old[] = {0, 0, 0, 5, 2, 0, 0, 0, 2};
     static const unsigned char huge[] = {0x7f, 0xff, 0xff, 0xff, 2, 0, 0, 0, 3};
     static const unsigned char banner[] = "Welcome to this machine. ";
-    static const unsigned char strange[] = {0, 0, 0, 5, 2, 0, 0, 0, 3,  0, 0, 0, 5, 104, 9, 9, 9, 9};
+    static const unsigned char strange[] = {0, 0, 0, 5, 2, 0, 0, 0, 3,
+                                            0, 0, 0, 5, 104, 9, 9, 9, 9};
     static const unsigned char short_name[] = {0, 0, 0, 5, 2, 0, 0, 0, 3,
                                                0, 0, 0, 13, 104, 0, 0, 0, 0, 0, 0, 0, 1,
                                                0xff, 0xff, 0xff, 0xff};

@@ -7,6 +7,7 @@
 #include "fsb_cache.h"
 #include "fsb_chunk.h"
 #include "fsb_mount.h"
+#include "open.h"
 #include "tool.h"
 #include <fcntl.h>
 #include <signal.h>
@@ -42,6 +43,9 @@ static const char help[] =
     "  fsb+unix:///PATH.sock?share=SHARE    a host on a unix socket (SHARE: its first, if left "
     "out)\n"
     "  fsb+tcp://127.0.0.1:PORT/SHARE       a host on the loopback\n"
+    "  ssh://[USER@]HOST[:PORT]/PATH        through the system's ssh, which must not need to ask\n"
+    "                                       for anything: fsb-host there, or else SFTP\n"
+    "  sftp://[USER@]HOST[:PORT]/PATH       the same, SFTP at once\n"
     "  file:///PATH                         a folder of this machine\n"
     "  mem:NAME                             an empty folder in memory, gone at the end\n"
     "\n"
@@ -149,6 +153,11 @@ static fsb_backend *connect_to(const options *o, const tool_url *url, fsb_logger
         desc.log = log;
         err = fsb_memory_open(&backend, &desc);
         if (err) tool_fail("cannot make a folder in memory: %s", strerror(-err));
+    } else if (url->scheme == TOOL_SSH || url->scheme == TOOL_SFTP) {
+        static tool_place place;
+        place.text = o->url_text;
+        tool_open(&place, 1, o->timeout_ms, log);
+        backend = place.backend;
     } else {
         fsb_chunk_client_desc desc = {0};
         desc.address = url->address, desc.share = url->share[0] ? url->share : NULL;

@@ -125,21 +125,21 @@ static inline void tool_raise_descriptor_limit(void)
 
 /* ---- URLs ------------------------------------------------------------------------------------ */
 
-/*  fsb://HOST:PORT/SHARE[/PATH]#CODE   fsb+unix:///PATH?share=SHARE[/PATH]   file:///PATH
-    fsb+tcp://HOST:PORT/SHARE[/PATH]    mem:NAME
-    ssh://[USER@]HOST[:PORT]/PATH   sftp://...; there /~/PATH is below the home folder  */
+/*  fsb://HOST:PORT/SHARE[/PATH]#CODE     fsb+unix:///PATH?share=SHARE[/PATH]
+    fsb+tcp://HOST:PORT/SHARE[/PATH]      file:///PATH    mem:NAME
+    ssh://[USER@]HOST[:PORT]/PATH         sftp://...; there /~/PATH is below the home folder  */
 typedef enum tool_scheme {
     TOOL_UNIX, TOOL_TCP, TOOL_TLS, TOOL_FILE, TOOL_MEM, TOOL_SSH, TOOL_SFTP
 } tool_scheme;
 typedef struct tool_url {
     tool_scheme scheme;
-    char        address[PATH_MAX]; /* "unix:PATH", "HOST:PORT", "tls:HOST:PORT" for fsb_chunk.h;
-                                      TOOL_SSH, TOOL_SFTP: [USER@]HOST, as ssh takes it */
-    char        port[8];           /* TOOL_SSH, TOOL_SFTP; "": ssh's own */
+    char        address[PATH_MAX]; /* "unix:PATH", "HOST:PORT" or "tls:HOST:PORT"; for ssh and sftp
+                                      [USER@]HOST */
+    char        port[8];           /* of ssh and sftp; "": ssh's own */
     char        share[256];        /* "": the host's first */
     char        code[128];         /* TOOL_TLS: as it was typed; "": to be found elsewhere */
-    char        path[PATH_MAX];    /* TOOL_FILE, TOOL_SSH, TOOL_SFTP: of the machine, or "x" for
-                                      what is below home; TOOL_MEM: the name; else in the share */
+    char        path[PATH_MAX];    /* of the machine (file, ssh, sftp), where the first '/' is
+                                      missing below the home folder; in the share; mem: the name */
 } tool_url;
 
 /* Writes text to out with everything but letters, digits and -._~/ as %XX. */
@@ -245,7 +245,7 @@ static inline int tool_url_tls(const char *rest, tool_url *url)
     return 0;
 }
 
-#ifdef FSB_CHUNK_H
+#ifdef FSB_CHUNK_H /* of programs that connect */
 /* The join code of a URL that has none: from a file ("-": stdin), or else from $FSB_CODE. Its first
    line, or where the line has more words, as fsb-host's own file has, the first word. 0, -ENOENT
    there is none, -EINVAL it is mistyped, what open(2) says. */
@@ -267,7 +267,7 @@ static inline int tool_code_find(const char *path, tool_url *url)
 }
 #endif
 
-/* Parses; -EINVAL if it is no URL of ours. */
+/* Parses; -EINVAL if it is no URL of ours, -ENAMETOOLONG. */
 static inline int tool_url_parse(const char *text, tool_url *url)
 {
     memset(url, 0, sizeof *url);
@@ -291,178 +291,4 @@ static inline int tool_url_parse(const char *text, tool_url *url)
     }
     return -EINVAL;
 }
-
-/* ---- backends -------------------------------------------------------------------------------- */
-
-#if defined(FSB_BACKEND_H) && defined(FSB_CHUNK_H) /* of programs that open what a URL names */
-#include <libgen.h>
-#include <sys/socket.h>
-#include <sys/wait.h>
-
-/* A connection through the system's ssh: its configuration, agents and jumps all work. */
-typedef struct tool_ssh {
-    tool_url url;
-    char     folder[PATH_MAX]; /* what fsb-host is to serve there */
-    int      sftp;             /* 1: the SFTP server instead */
-    pid_t    child;
-} tool_ssh;
-
-/* In single quotes, for a shell. */
-static inline void tool_shell_quote(const char *text, char *out, size_t size)
-{
-    size_t n = 0;
-    out[n++] = '\'';
-    for (; *text && n + 6 < size; ++text) {
-        if (*text == '\'') memcpy(out + n, "'\\''", 4), n += 4;
-        else out[n++] = *text;
-    }
-    out[n++] = '\'', out[n] = '\0';
-}
-
-static inline void tool_ssh_run(const tool_ssh *ssh)
-{
-    char        quoted[4 * PATH_MAX + 8], command[4 * PATH_MAX + 128];
-    const char *words[12] = {"sh", "-c", "exec ${FSB_SSH:-ssh} \"$@\"", "ssh"};
-    int         n = 4;
-    if (ssh->url.port[0]) words[n++] = "-p", words[n++] = ssh->url.port;
-    if (ssh->sftp) words[n++] = "-s";
-    words[n++] = "--", words[n++] = ssh->url.address;
-    tool_shell_quote(ssh->folder, quoted, sizeof quoted);
-    snprintf(command, sizeof command,
-             "command -v fsb-host >/dev/null 2>&1 || exit 127; exec fsb-host --stdio %s", quoted);
-    words[n++] = ssh->sftp ? "sftp" : command;
-    words[n] = NULL;
-    execvp("sh", (char *const *)(uintptr_t)words);
-}
-
-/* A connect() of fsb_chunk_client_desc and fsb_sftp_desc; user is a tool_ssh. */
-static inline int tool_ssh_connect(void *user, int fds[2])
-{
-    tool_ssh *ssh = (tool_ssh *)user;
-    int       pair[2];
-    if (ssh->child > 0) kill(ssh->child, SIGTERM), waitpid(ssh->child, NULL, 0);
-    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) != 0) return -errno;
-    ssh->child = fork();
-    if (ssh->child == 0) {
-        (void)dup2(pair[1], STDIN_FILENO), (void)dup2(pair[1], STDOUT_FILENO);
-        tool_ssh_run(ssh);
-        _exit(126);
-    }
-    close(pair[1]);
-    if (ssh->child < 0) {
-        close(pair[0]);
-        return -EAGAIN;
-    }
-    fds[0] = fds[1] = pair[0];
-    return 0;
-}
-
-static inline int tool_open_sftp(fsb_backend **out, tool_ssh *ssh, const char *root,
-                                 uint32_t timeout_ms, fsb_logger log)
-{
-    fsb_sftp_desc desc = {0};
-    ssh->sftp = 1;
-    desc.connect = tool_ssh_connect, desc.user = ssh, desc.root = root;
-    desc.timeout_ms = timeout_ms, desc.log = log;
-    return fsb_sftp_open(out, &desc);
-}
-
-/* fsb-host over ssh, else SFTP. The backend's "/" is ssh->folder. */
-static inline int tool_open_ssh(fsb_backend **out, tool_ssh *ssh, uint32_t timeout_ms,
-                                fsb_logger log)
-{
-    fsb_chunk_client_desc desc = {0};
-    int                   status = 0;
-    if (ssh->url.scheme == TOOL_SSH) {
-        desc.connect = tool_ssh_connect, desc.user = ssh;
-        desc.timeout_ms = timeout_ms, desc.log = log;
-        ((tool_log *)log.user)->hold = 1;
-        const int err = fsb_chunk_client_open(out, &desc);
-        ((tool_log *)log.user)->hold = 0;
-        if (!err) return 0;
-        kill(ssh->child, SIGTERM);
-        const int ended = waitpid(ssh->child, &status, 0) == ssh->child;
-        ssh->child = 0;
-        if (!ended || !WIFEXITED(status) || WEXITSTATUS(status) != 127) return err;
-        tool_say("%s has no fsb-host in its PATH: SFTP does the work instead, more slowly",
-                 ssh->url.address);
-    }
-    return tool_open_sftp(out, ssh, ssh->folder, timeout_ms, log);
-}
-
-/* Opens what a URL, or a path of this machine, names: the backend, and in path (FSB_PATH_MAX + 1
-   bytes) where in it. With whole, what is named becomes "/" where that can be. Says why not, and
-   ends the program. The one place where schemes become backends. */
-static inline fsb_backend *tool_open(const char *text, int whole, char *path, uint32_t timeout_ms,
-                                     fsb_logger log)
-{
-    fsb_backend *b = NULL;
-    tool_url     url;
-    char         copy[PATH_MAX], real[PATH_MAX];
-    int          err = tool_url_parse(text, &url);
-    if (err == -EINVAL && !strstr(text, "://")) {
-        err = 0, url.scheme = TOOL_FILE;
-        if (snprintf(url.path, sizeof url.path, "%s", text) >= (int)sizeof url.path)
-            tool_fail("the path is too long");
-    }
-    if (err) tool_usage("'%s' is no URL that fsb knows; --help lists them", text);
-    snprintf(path, FSB_PATH_MAX + 1, "/");
-    snprintf(copy, sizeof copy, "%s", url.path);
-    const char *name = basename(copy), *folder = NULL;
-    const int   local = url.scheme == TOOL_FILE;
-    const int   split = !whole && strcmp(name, "/") && strcmp(name, ".") && strcmp(name, "..");
-    if (local || url.scheme == TOOL_SSH) {
-        char parent[PATH_MAX];
-        snprintf(parent, sizeof parent, "%s", url.path);
-        folder = split ? dirname(parent) : url.path;
-        if (local && !split && !whole && realpath(url.path, real) && real[1])
-            return tool_open(real, 0, path, timeout_ms, log);
-        char below[PATH_MAX] = "";
-        while (local && split && access(folder, F_OK) != 0 && errno == ENOENT) { /* mkdir -p */
-            char up[PATH_MAX], was[2 * PATH_MAX];
-            snprintf(up, sizeof up, "%s", folder);
-            snprintf(was, sizeof was, "/%s%s", basename(up), below);
-            snprintf(below, sizeof below, "%.*s", (int)sizeof below - 1, was);
-            folder = dirname(parent);
-        }
-        if (split) snprintf(path, FSB_PATH_MAX + 1, "%.3000s/%.1000s", below, name);
-        if (local) {
-            fsb_local_desc desc = {0};
-            desc.root = folder, desc.log = log;
-            err = fsb_local_open(&b, &desc);
-        } else {
-            tool_ssh *ssh = (tool_ssh *)calloc(1, sizeof *ssh); /* the backend's, to the end */
-            if (!ssh) tool_fail("out of memory");
-            ssh->url = url;
-            snprintf(ssh->folder, sizeof ssh->folder, "%s", folder);
-            err = tool_open_ssh(&b, ssh, timeout_ms, log);
-        }
-    } else if (url.scheme == TOOL_SFTP) {
-        tool_ssh *ssh = (tool_ssh *)calloc(1, sizeof *ssh);
-        if (!ssh) tool_fail("out of memory");
-        ssh->url = url;
-        const int from_home = url.path[0] != '/';
-        err = tool_open_sftp(&b, ssh, whole ? url.path : from_home ? "." : "/", timeout_ms, log);
-        if (!err && !whole) err = fsb_path_normalize(url.path, path, FSB_PATH_MAX + 1);
-    } else if (url.scheme == TOOL_MEM) {
-        fsb_memory_desc desc = {0};
-        desc.log = log;
-        err = fsb_memory_open(&b, &desc);
-    } else {
-        fsb_chunk_client_desc desc = {0};
-        desc.address = url.address, desc.share = url.share[0] ? url.share : NULL;
-        desc.timeout_ms = timeout_ms, desc.log = log;
-        if (url.scheme == TOOL_TLS && tool_code_find(NULL, &url) != 0)
-            tool_fail("%s: no join code, or a mistyped one; it stands behind '#', or in FSB_CODE",
-                      text);
-        if (url.scheme == TOOL_TLS) desc.code = url.code;
-        ((tool_log *)log.user)->hold = 1; /* the message below says it better */
-        err = fsb_chunk_client_open(&b, &desc);
-        ((tool_log *)log.user)->hold = 0;
-        if (!err) err = fsb_path_normalize(url.path, path, FSB_PATH_MAX + 1);
-    }
-    if (err) tool_fail("cannot open %s: %s", text, strerror(-err));
-    return b;
-}
-#endif
 #endif
