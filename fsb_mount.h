@@ -3,6 +3,9 @@
    A mount shows the files of one backend (see "vtable" below) as a folder of this machine. It talks
    to the kernel through libfuse3's low-level interface, and passes each request on without waiting:
    the thread that has the backend's answer gives it to the kernel.
+   Beside it are tables for whoever serves many, usable alone: handles (ids that never reach what
+   uses their slot later), mounts (which backend a path belongs to), and the backend that routes
+   through them. They need neither FUSE nor any other fsb header.
 
    QUICK START   (extracted, compiled and run by the tests)
        #define FSB_MOUNT_IMPLEMENTATION     // in ONE source file, before its other includes
@@ -427,7 +430,8 @@ typedef struct fsb_mounted { /* where a path leads, until it is released */
 
 /* desc NULL: all defaults. Errors: -EINVAL, -ENOMEM. Threads: any. */
 FSB_API int fsb_mounts_open(fsb_mounts **out, const fsb_mounts_desc *desc);
-/* Forgets all binds. NULL is fine. Errors: none. Threads: no other user left, nothing unreleased. */
+/* Forgets all binds. NULL is fine.
+   Errors: none. Threads: no other user left, nothing unreleased. */
 FSB_API void fsb_mounts_close(fsb_mounts *t);
 /* Binds a backend to `path`, of `size` bytes (normalised: "/", "/a/b"; copied).
    Errors: -EINVAL no normalised path ("", "a", "//", "/a/", "/."); -EACCES "/.."; -EILSEQ a NUL in
@@ -522,9 +526,9 @@ FSB_API const char *fsb_mount_errmsg(fsb_mount *mount, char *buf, size_t size);
 #endif
 #endif /* FSB_MOUNT_H */
 
-/* ==== IMPLEMENTATION: [log] [table] [nodes] [names] [requests] [handles] [gate] [start] [attr]
-   [lookup] [change] [open] [read] [write] [list] [ahead] [xattr] [locks] [lease] [session]
-   [threads] [public] =========================================================================== */
+/* ==== IMPLEMENTATION: [memory] [handle table] [mount table] [namespace] and, with FSB_WITH_FUSE,
+   [log] [table] [nodes] [names] [requests] [handles] [gate] [start] [attr] [lookup] [change]
+   [open] [read] [write] [list] [ahead] [xattr] [locks] [lease] [session] [threads] [public] ==== */
 #if (defined(FSB_IMPLEMENTATION) || defined(FSB_MOUNT_IMPLEMENTATION)) && !defined(FSB_MOUNT_DONE_)
 #define FSB_MOUNT_DONE_
 #include <errno.h>
@@ -651,8 +655,9 @@ struct fsb_handles {
     uint32_t            shard_mask;
     fsb_handles_block_ *blocks; /* [block_room] */
     fsb_handles_shard_ *shards;
-    char                pad[40];
+    char                pad[64]; /* what is only read shares no line with what every add writes */
     uint64_t            live;
+    char                pad2[64];
     uint64_t            expired, refused;
     uint32_t            block_count; /* written under grow */
     uint32_t            strayed;     /* an owner has slots outside its shard */
@@ -1067,7 +1072,7 @@ FSB_API int fsb_handles_open(fsb_handles **out, const fsb_handles_desc *desc)
    store, and is counted before it; a reader that saw the count move tries again, so that what it
    found was there at one moment. Points and tables are memory that is not freed before the end, so
    that a late reader reads something, and learns that it is too late. */
-enum { FSB_MOUNTS_BLOCK_ = 256, FSB_MOUNTS_INLINE_ = 28 };
+enum { FSB_MOUNTS_BLOCK_ = 256, FSB_MOUNTS_INLINE_ = 28, FSB_MOUNTS_ALIGN_ = 64 };
 #define FSB_MOUNTS_LIVE_ (UINT64_C(1) << 32)
 #define FSB_MOUNTS_FROZEN_ (UINT64_C(2) << 32) /* about to be replaced or removed */
 #define FSB_MOUNTS_AGAIN_ UINT32_MAX
@@ -1084,6 +1089,9 @@ typedef struct fsb_mounts_point_ {
     char      inlined[FSB_MOUNTS_INLINE_];
 } fsb_mounts_point_;
 
+#define FSB_MOUNTS_BLOCK_SIZE_ \
+    (FSB_MOUNTS_BLOCK_ * sizeof(fsb_mounts_point_) + FSB_MOUNTS_ALIGN_)
+
 typedef struct fsb_mounts_table_ {
     uint32_t mask;
     uint32_t used; /* entries that are not 0 */
@@ -1095,6 +1103,7 @@ struct fsb_mounts {
     uint64_t            depths; /* bit d: there are points of d components */
     fsb_mounts_table_  *table;
     fsb_mounts_point_ **blocks; /* [block_room] */
+    void              **memory; /* [block_room] what they are in */
     uint64_t            seed;
     uint32_t            block_room;
     /* lock held */
@@ -1369,16 +1378,19 @@ static int fsb_mounts_grow_(fsb_mounts *t)
     if (t->free_count) return 0;
     if (t->block_count == t->block_room) return -ENOSPC;
     const uint32_t     old = t->room, room = old + FSB_MOUNTS_BLOCK_;
-    const size_t       size = FSB_MOUNTS_BLOCK_ * sizeof(fsb_mounts_point_);
     uint32_t          *sorted = (uint32_t *)fsb_tables_new_(a, room * sizeof *sorted);
     uint32_t          *spare = (uint32_t *)fsb_tables_new_(a, room * sizeof *spare);
-    fsb_mounts_point_ *block = (fsb_mounts_point_ *)fsb_tables_new_(a, size);
-    if (!sorted || !spare || !block) {
+    char              *memory = (char *)fsb_tables_new_(a, FSB_MOUNTS_BLOCK_SIZE_);
+    if (!sorted || !spare || !memory) {
         fsb_tables_free_(a, sorted, room * sizeof *sorted);
         fsb_tables_free_(a, spare, room * sizeof *spare);
-        fsb_tables_free_(a, block, size);
+        fsb_tables_free_(a, memory, FSB_MOUNTS_BLOCK_SIZE_);
         return -ENOMEM;
     }
+    const size_t       off = (FSB_MOUNTS_ALIGN_ - (uintptr_t)memory % FSB_MOUNTS_ALIGN_)
+                       % FSB_MOUNTS_ALIGN_;
+    fsb_mounts_point_ *block = (fsb_mounts_point_ *)(void *)(memory + off);
+    t->memory[t->block_count] = memory;
     if (t->count) memcpy(sorted, t->sorted, t->count * sizeof *sorted);
     fsb_tables_free_(a, t->sorted, old * sizeof *sorted);
     fsb_tables_free_(a, t->spare, old * sizeof *spare);
@@ -1603,13 +1615,14 @@ FSB_API void fsb_mounts_close(fsb_mounts *t)
     const fsb_allocator a = t->desc.allocator;
     while (t->count) fsb_mounts_finish_(t, t->sorted[--t->count]);
     for (uint32_t i = 0; i < t->block_count; ++i)
-        fsb_tables_free_(&a, t->blocks[i], FSB_MOUNTS_BLOCK_ * sizeof **t->blocks);
+        fsb_tables_free_(&a, t->memory[i], FSB_MOUNTS_BLOCK_SIZE_);
     for (unsigned level = 0; level < 2 * 32; ++level)
         fsb_tables_free_(&a, t->tables[level / 2][level % 2],
                          fsb_mounts_table_size_(UINT32_C(1) << level / 2));
     fsb_tables_free_(&a, t->sorted, t->room * sizeof *t->sorted);
     fsb_tables_free_(&a, t->spare, t->room * sizeof *t->spare);
     fsb_tables_free_(&a, t->blocks, t->block_room * sizeof *t->blocks);
+    fsb_tables_free_(&a, t->memory, t->block_room * sizeof *t->memory);
     pthread_mutex_destroy(&t->lock);
     fsb_tables_free_(&a, t, sizeof *t);
 }
@@ -1632,7 +1645,8 @@ FSB_API int fsb_mounts_open(fsb_mounts **out, const fsb_mounts_desc *desc)
     pthread_mutex_init(&t->lock, NULL);
     t->blocks = (fsb_mounts_point_ **)fsb_tables_new_(&d.allocator,
                                                       t->block_room * sizeof *t->blocks);
-    if (!t->blocks || fsb_mounts_room_(t) != 0) {
+    t->memory = (void **)fsb_tables_new_(&d.allocator, t->block_room * sizeof *t->memory);
+    if (!t->blocks || !t->memory || fsb_mounts_room_(t) != 0) {
         fsb_mounts_close(t);
         return -ENOMEM;
     }
@@ -2101,7 +2115,7 @@ static int64_t fsb_namespace_by_handle_(fsb_namespace_ *ns, fsb_op *op)
     l.path[0] = '\0';
     l.op.handle = f->handle, l.op.stat.file_id = 0;
     l.op.file_id = fsb_namespace_id_(&f->bind, op->file_id);
-    if (op->code == FSB_OP_CLOSE) err = fsb_handles_remove(ns->desc.handles, id, 0) < 0 ? -EBADF : 0;
+    if (op->code == FSB_OP_CLOSE && fsb_handles_remove(ns->desc.handles, id, 0) < 0) err = -EBADF;
     l.op.result = err ? err : fsb_namespace_on_(&l, f);
     if (op->code == FSB_OP_CLOSE && !err) f->handle = 0;
     fsb_namespace_answer_(op, &l.op, &f->bind);
