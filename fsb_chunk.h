@@ -54,6 +54,11 @@
        others change in folders that the client's requests led through, and answers the one who
        changed it when this client has sent 0x103 SEEN (tag: up to which event), 2 s at most. Neither
        has an answer.
+       EXEC's size64 is max_output; its data: u32 number of arguments, u32 of variables, these
+       strings, each with its '\0', then what the command reads from stdin. Time left 0 is no limit.
+       Before the answer come 0x106 OUTPUT, tag the request's, meta u32 1 stdout or 2 stderr, u32 0,
+       data 1 to 65536 bytes; they have no answer. CANCEL ends the command, as the connection's end
+       does. The answer's meta: i32 exit code, i32 signal, u64 bytes cut of stdout, u64 of stderr.
        0x100 HELLO must come first. Meta: u16 lowest and u16 highest version, u32 flags, 16 bytes
        client id, string share. Answer: u16 version, u16 rights, u32 requests that may be in
        flight, u64 boot id of the server, u64 bit n set: FSB_OP n is served, u32 bytes of data at
@@ -391,12 +396,15 @@ extern "C" {
 /* ---- server ---- */
 
 typedef struct fsb_chunk_server fsb_chunk_server;
-enum { FSB_CHUNK_READ = 1, FSB_CHUNK_WRITE = 2 }; /* rights */
+enum { /* rights */
+    FSB_CHUNK_READ = 1, FSB_CHUNK_WRITE = 2,
+    FSB_CHUNK_EXEC = 4 /* to run commands, where the backend lets: they may do as the host may */
+};
 
 typedef struct fsb_chunk_share {
     const char  *name;    /* what clients ask for: 1 to 255 bytes */
     fsb_backend *backend; /* borrowed until the server is closed */
-    uint32_t     rights;  /* FSB_CHUNK_READ, or that and FSB_CHUNK_WRITE */
+    uint32_t     rights;  /* FSB_CHUNK_READ, with it perhaps FSB_CHUNK_WRITE, FSB_CHUNK_EXEC */
 } fsb_chunk_share;
 
 #define FSB_CHUNK_NEVER UINT32_MAX /* a duration that means: not at all */
@@ -417,6 +425,9 @@ typedef struct fsb_chunk_server_desc {
     uint32_t      away_ms;      /* what a client had is kept so long for it to come back (default
                                    60000; FSB_CHUNK_NEVER: not at all) */
     uint32_t      threads;      /* that may wait for a disk, at most, 1 to 1024 (default 8) */
+    uint32_t      max_execs;    /* commands at once, of all clients, each on a thread besides; more
+                                   wait, per client up to max_requests and half of max_bytes, then
+                                   -EAGAIN; 1 to 1024 (default 64) */
     uint32_t      socket_mode;  /* permissions of a unix socket (default 0600) */
     int           insecure_tcp; /* 1: listen on other addresses than loopback too, unprotected */
     fsb_runner    runner;       /* runs blocking calls instead of own threads */
@@ -450,7 +461,7 @@ enum { FSB_CHUNK_CODE_SIZE = 35 }; /* bytes of its text, with the '\0' */
 typedef struct fsb_chunk_code {
     const char *code;       /* as fsb_chunk_code_create() makes them */
     const char *share;      /* the one that it opens; NULL: each */
-    uint32_t    rights;     /* FSB_CHUNK_READ, or that and FSB_CHUNK_WRITE; the share's at most */
+    uint32_t    rights;     /* FSB_CHUNK_READ, or that and others; the share's at most */
     const char *name;       /* for the log, up to 63 bytes; NULL: none */
     int64_t     expires_ns; /* since the epoch; 0: never */
 } fsb_chunk_code;
@@ -515,7 +526,10 @@ typedef struct fsb_chunk_client_info {
 /* Connects and says hello; *out is the share as a backend, ended by its close(). Its call[] waits
    for the answer; its submit() only a moment, for room in a full socket; done() runs on the
    receiver's thread (or on this one if the connection is gone): be quick there, and submit() does
-   not wait at all. Bytes handed out there are borrowed, not kept.
+   not wait at all. Bytes handed out there are borrowed, not kept. EXEC's output() runs there too;
+   if it is not 0 the op ends with -EINTR. EXEC has no time limit but its own timeout_ms, takes
+   arguments, variables and input of 1 MiB together (else -E2BIG), and ends with -ENOTCONN when the
+   connection is lost, as does the command: it is never repeated.
    Errors: -EINVAL (also: the code is mistyped), -ENOMEM, -ENOENT no such share, -EPROTO no fsb
    host, -EACCES the host does not know the code (any more), -ENOSYS no TLS, -ECONNREFUSED,
    -ENOTCONN turned away, -ETIMEDOUT, what connect() says.
@@ -1480,7 +1494,7 @@ static const char *fsb_chunk_get_string_(fsb_chunk_cursor_ *c)
 /* The fields of requests and answers, in their order on the wire. */
 #define FSB_CHUNK_FIELDS_(X)                                                                       \
     X(FLAGS) X(FILE_ID) X(HANDLE) X(HANDLE2) X(OFFSET) X(OFFSET2) X(SIZE64) X(SIZE) X(OWNER)       \
-    X(ATTR) X(STAT) X(OUT_OFFSET) X(STATFS) X(PATH) X(PATH2) X(DATA)
+    X(ATTR) X(STAT) X(OUT_OFFSET) X(STATFS) X(ENDING) X(PATH) X(PATH2) X(DATA)
 enum {
 #define FSB_CHUNK_INDEX_(name) FSB_CHUNK_INDEX_##name##_,
     FSB_CHUNK_FIELDS_(FSB_CHUNK_INDEX_)
@@ -1570,7 +1584,9 @@ static const fsb_chunk_shape_ *fsb_chunk_shape_of_(uint32_t code) /* NULL: not o
              FSB_CHUNK_OWNER_,
          FSB_CHUNK_FLAGS_ | FSB_CHUNK_OFFSET_ | FSB_CHUNK_SIZE64_ | FSB_CHUNK_OWNER_, 0},
         /* WATCH */ {FSB_CHUNK_FLAGS_ | FSB_CHUNK_PATH_, FSB_CHUNK_HANDLE_, FSB_CHUNK_WAITS_},
-        /* EXEC */ {0, 0, 0},
+        /* EXEC */
+        {FSB_CHUNK_FLAGS_ | FSB_CHUNK_SIZE64_ | FSB_CHUNK_PATH_ | FSB_CHUNK_DATA_,
+         FSB_CHUNK_ENDING_, FSB_CHUNK_WAITS_},
         /* DESCRIPTOR */ {0, 0, 0}};
     return code < FSB_OP_COUNT && shapes[code].request ? &shapes[code] : NULL;
 }
@@ -1640,6 +1656,18 @@ static void fsb_chunk_get_statfs_(fsb_chunk_cursor_ *c, fsb_statfs *f)
     (void)fsb_chunk_get32_(c);
 }
 
+static void fsb_chunk_put_ending_(fsb_chunk_cursor_ *c, const fsb_exec *e)
+{
+    fsb_chunk_put32_(c, (uint32_t)e->exit_code), fsb_chunk_put32_(c, (uint32_t)e->signal);
+    fsb_chunk_put64_(c, e->cut[0]), fsb_chunk_put64_(c, e->cut[1]);
+}
+
+static void fsb_chunk_get_ending_(fsb_chunk_cursor_ *c, fsb_exec *e)
+{
+    e->exit_code = (int32_t)fsb_chunk_get32_(c), e->signal = (int32_t)fsb_chunk_get32_(c);
+    e->cut[0] = fsb_chunk_get64_(c), e->cut[1] = fsb_chunk_get64_(c);
+}
+
 /* Writes the fields of op (all but DATA) behind one another, then zeros to a multiple of 8. */
 static void fsb_chunk_encode_(fsb_chunk_cursor_ *c, uint32_t fields, const fsb_op *op)
 {
@@ -1658,6 +1686,7 @@ static void fsb_chunk_encode_(fsb_chunk_cursor_ *c, uint32_t fields, const fsb_o
     if (fields & FSB_CHUNK_STAT_) fsb_chunk_put_stat_(c, &op->stat);
     if (fields & FSB_CHUNK_OUT_OFFSET_) fsb_chunk_put64_(c, op->out_offset);
     if (fields & FSB_CHUNK_STATFS_) fsb_chunk_put_statfs_(c, &op->statfs);
+    if (fields & FSB_CHUNK_ENDING_) fsb_chunk_put_ending_(c, op->exec);
     if (fields & FSB_CHUNK_PATH_) fsb_chunk_put_string_(c, op->path);
     if (fields & FSB_CHUNK_PATH2_) fsb_chunk_put_string_(c, op->path2);
     while ((c->at - start) % 8 && !c->bad) fsb_chunk_put_(c, 0, 1);
@@ -1679,6 +1708,7 @@ static void fsb_chunk_decode_(fsb_chunk_cursor_ *c, uint32_t fields, fsb_op *op)
     if (fields & FSB_CHUNK_STAT_) fsb_chunk_get_stat_(c, &op->stat);
     if (fields & FSB_CHUNK_OUT_OFFSET_) op->out_offset = fsb_chunk_get64_(c);
     if (fields & FSB_CHUNK_STATFS_) fsb_chunk_get_statfs_(c, &op->statfs);
+    if (fields & FSB_CHUNK_ENDING_) fsb_chunk_get_ending_(c, op->exec);
     if (fields & FSB_CHUNK_PATH_) op->path = fsb_chunk_get_string_(c);
     if (fields & FSB_CHUNK_PATH2_) op->path2 = fsb_chunk_get_string_(c);
     if (c->end - c->at >= 8) c->bad = 1; /* less is padding */
@@ -1688,7 +1718,7 @@ static void fsb_chunk_decode_(fsb_chunk_cursor_ *c, uint32_t fields, fsb_op *op)
 static size_t fsb_chunk_fixed_size_(uint32_t fields)
 {
     static const unsigned char sizes[FSB_CHUNK_INDEX_COUNT_] = {4,  8,  8,   8, 8,  8, 8, 4,
-                                                                12, 48, 104, 8, 56, 0, 0, 0};
+                                                                12, 48, 104, 8, 56, 24, 0, 0, 0};
     size_t                     total = 0;
     for (unsigned i = 0; i < FSB_CHUNK_INDEX_COUNT_; ++i)
         if (fields & (1u << i)) total += sizes[i];
@@ -1711,6 +1741,9 @@ enum {
     FSB_CHUNK_SEEN_ = 0x103,
     FSB_CHUNK_PING_ = 0x104,
     FSB_CHUNK_GOODBYE_ = 0x105,
+    FSB_CHUNK_OUTPUT_ = 0x106,
+    FSB_CHUNK_OUTPUT_MAX_ = 64 << 10, /* bytes of data of one */
+    FSB_CHUNK_WORDS_MAX_ = 4096,      /* arguments, and variables, of a command */
     FSB_CHUNK_STAYS_ = 1, /* of HELLO: it sends PINGs, and comes back */
     FSB_CHUNK_BACK_ = 2,  /* it was here before; in the answer 1: what it had is still here */
     FSB_CHUNK_PING_MS_ = 7000,    /* without a word a client asks after so long ... */
@@ -2411,7 +2444,19 @@ struct fsb_chunk_request_ {
     size_t                  held;        /* counted in conn->held */
     size_t                  folder, folder_size; /* LIST: where in the data the last one stands */
     uint32_t                acks; /* by atomics: what the answer waits for, itself among them */
+    struct fsb_chunk_command_ *run; /* EXEC */
 };
+
+/* A command; its words' pointers stand behind this. */
+typedef struct fsb_chunk_command_ {
+    struct fsb_chunk_command_ *next; /* in server->runs */
+    fsb_chunk_request_    *req;
+    fsb_exec               exec;
+    size_t                 size;      /* allocated */
+    int                    begun;     /* guarded by server->runs_lock, as the next */
+    int                    cancelled;
+    int                    error;     /* output was lost */
+} fsb_chunk_command_;
 
 /* A range held, or waited for. */
 struct fsb_chunk_lock_ {
@@ -2500,15 +2545,17 @@ struct fsb_chunk_conn_ {
     fsb_chunk_block_ *batch;                /* answers not yet queued */
     /* guarded by lock */
     pthread_mutex_t   lock;
-    pthread_cond_t    quiet; /* pending became 0 */
+    pthread_cond_t    quiet; /* pending became 0; or the queue is shorter; or broken */
     fsb_chunk_block_ *head, *tail;
     size_t            queued; /* weight of blocks */
     int64_t           moved;  /* when bytes of the queue last went out, ms */
     int               sending;
     int               broken;  /* the error that ends it */
     uint32_t          pending; /* requests under way on other threads */
-    uint32_t          parked;  /* of these, LOCKs: they may wait, bounded by desc.max_locks only */
+    uint32_t          parked;  /* of these, LOCKs, bounded by desc.max_locks only, and EXECs */
     uint64_t          held;    /* bytes of these */
+    uint32_t          runs;      /* of parked, EXECs */
+    uint64_t          runs_held; /* bytes of these, not in held: CANCELs must still be read */
     fsb_chunk_slot_  *slots;
     int               slot_count, slot_free;
     fsb_chunk_kept_  *kept; /* [kept_count] by the slot of the tag */
@@ -2531,7 +2578,8 @@ struct fsb_chunk_server {
     uint64_t               boot_id;
     int                    wake;  /* eventfd, readable for good once the server closes */
     fsb_chunk_server_stats stats; /* by atomics */
-    /* order: lock -> nothing; conn->lock -> nothing; locks_lock -> nothing */
+    /* order: lock -> nothing; conn->lock -> nothing; locks_lock -> nothing; runs_lock: the
+       backend's cancel() */
     pthread_mutex_t      lock;
     pthread_cond_t       changed; /* a connection, listener or worker ended */
     pthread_cond_t       work;
@@ -2546,6 +2594,10 @@ struct fsb_chunk_server {
     fsb_chunk_grant_    *grants; /* guarded by lock */
     size_t               grant_count;
     fsb_chunk_secure_   *secure; /* set once, before the first listener that needs it */
+    fsb_chunk_request_  *exec_line, **exec_tail; /* EXECs that wait for a thread */
+    uint32_t             execs;                  /* threads that run them */
+    pthread_mutex_t      runs_lock;              /* guards runs; their ops are not done under it */
+    fsb_chunk_command_  *runs;
     pthread_mutex_t      locks_lock;
     fsb_chunk_lock_     *held[FSB_CHUNK_BUCKETS_], *waiting[FSB_CHUNK_BUCKETS_];
     pthread_mutex_t      leases_lock; /* before any conn->lock */
@@ -2686,6 +2738,7 @@ static void fsb_chunk_flush_(fsb_chunk_conn_ *conn, const fsb_chunk_block_ *last
         conn->head = b->next;
         if (!conn->head) conn->tail = NULL;
         conn->queued -= b->weight;
+        if (conn->runs) pthread_cond_broadcast(&conn->quiet);
         enough = b == last;
         pthread_mutex_unlock(&conn->lock);
         fsb_chunk_block_free_(conn, b);
@@ -3568,6 +3621,19 @@ static int fsb_chunk_changes_(const fsb_chunk_request_ *req)
         : (req->shape->traits & FSB_CHUNK_CHANGES_) != 0;
 }
 
+/* A client may run commands, but not have any number of them wait. */
+static int fsb_chunk_may_run_(const fsb_chunk_request_ *req)
+{
+    fsb_chunk_conn_             *conn = req->conn;
+    const fsb_chunk_server_desc *d = &conn->server->desc;
+    if (!(conn->rights & FSB_CHUNK_EXEC)) return -EACCES;
+    pthread_mutex_lock(&conn->lock);
+    const int full =
+        conn->runs >= d->max_requests || conn->runs_held + req->op.size > d->max_bytes / 2;
+    pthread_mutex_unlock(&conn->lock);
+    return full ? -EAGAIN : 0;
+}
+
 /* May this client ask that? Pins the handles and puts the backend's in their place. */
 static int fsb_chunk_admit_(fsb_chunk_request_ *req, fsb_chunk_slot_ *slot)
 {
@@ -3580,6 +3646,7 @@ static int fsb_chunk_admit_(fsb_chunk_request_ *req, fsb_chunk_slot_ *slot)
     const int              changes = fsb_chunk_changes_(req);
     if (op->code != FSB_OP_LOCK && !b->call[op->code]) return -ENOSYS;
     if (changes && !(conn->rights & FSB_CHUNK_WRITE)) return -EACCES;
+    if (op->code == FSB_OP_EXEC && (err = fsb_chunk_may_run_(req)) != 0) return err;
     if ((fields & FSB_CHUNK_SIZE_) && op->size > (size_t)FSB_IO_MAX) return -EINVAL;
     if (op->offset > INT64_MAX || op->offset2 > INT64_MAX || op->size64 > INT64_MAX) {
         if (op->code != FSB_OP_LIST) return -EINVAL; /* there it is a cookie */
@@ -3645,18 +3712,26 @@ static void fsb_chunk_submitted_(fsb_op *op)
     fsb_chunk_finish_((fsb_chunk_request_ *)op);
 }
 
+/* May it wait long for what is no work of ours? */
+static int fsb_chunk_parks_(const fsb_op *op)
+{
+    return op->code == FSB_OP_LOCK || op->code == FSB_OP_EXEC;
+}
+
 /* Sends the answer of a request that was run elsewhere and forgets it. */
 static void fsb_chunk_release_(fsb_chunk_request_ *req)
 {
     fsb_chunk_conn_  *conn = req->conn;
     fsb_chunk_block_ *b = req->block;
     const size_t      held = req->held;
-    const int         parks = req->op.code == FSB_OP_LOCK;
+    const int         runs = req->op.code == FSB_OP_EXEC, parks = fsb_chunk_parks_(&req->op);
+    if (req->run) fsb_chunk_free_(&conn->server->desc.allocator, req->run, req->run->size);
     fsb_chunk_free_(&conn->server->desc.allocator, req, req->size);
     fsb_chunk_push_(conn, b, 0);
     pthread_mutex_lock(&conn->lock);
-    --conn->pending, conn->held -= held;
+    --conn->pending, *(runs ? &conn->runs_held : &conn->held) -= held;
     if (parks) --conn->parked;
+    if (runs) --conn->runs;
     if (!conn->pending) pthread_cond_broadcast(&conn->quiet);
     fsb_chunk_kick_(conn->kick); /* under the lock: conn goes once pending is 0 */
     pthread_mutex_unlock(&conn->lock);
@@ -3780,11 +3855,12 @@ static fsb_chunk_request_ *fsb_chunk_keep_(const fsb_chunk_request_ *req, const 
         fsb_chunk_free_(a, kept, size);
         return NULL;
     }
-    const int parks = req->op.code == FSB_OP_LOCK;
-    kept->held = parks ? 0 : size + kept->block->capacity;
+    const int runs = req->op.code == FSB_OP_EXEC;
+    kept->held = req->op.code == FSB_OP_LOCK ? 0 : size + kept->block->capacity;
     pthread_mutex_lock(&conn->lock);
-    ++conn->pending, conn->held += kept->held;
-    if (parks) ++conn->parked;
+    ++conn->pending, *(runs ? &conn->runs_held : &conn->held) += kept->held;
+    if (fsb_chunk_parks_(&req->op)) ++conn->parked;
+    if (runs) ++conn->runs;
     pthread_mutex_unlock(&conn->lock);
     return kept;
 }
@@ -3799,6 +3875,190 @@ static int fsb_chunk_refuse_(fsb_chunk_request_ *req, int err)
     return 0;
 }
 
+/* A piece of what a command writes on its way to the client, whom it waits for if he is slow. */
+static int fsb_chunk_output_piece_(fsb_chunk_request_ *req, int fd, const void *data, size_t size)
+{
+    fsb_chunk_conn_        *conn = req->conn;
+    const fsb_chunk_server *s = conn->server;
+    fsb_chunk_frame_        f;
+    pthread_mutex_lock(&conn->lock);
+    while (!conn->broken && conn->queued > s->desc.max_bytes / 4)
+        pthread_cond_wait(&conn->quiet, &conn->lock);
+    const int broken = conn->broken;
+    pthread_mutex_unlock(&conn->lock);
+    if (broken) return broken;
+    fsb_chunk_block_ *b = fsb_chunk_block_new_(&s->desc.allocator, FSB_CHUNK_HEADER_ + 8 + size);
+    if (!b) return -ENOMEM;
+    unsigned char    *header = fsb_chunk_block_bytes_(b), *meta = header + FSB_CHUNK_HEADER_;
+    fsb_chunk_cursor_ c = {meta, meta + 8, 0};
+    fsb_chunk_put64_(&c, (uint64_t)fd);
+    memcpy(meta + 8, data, size);
+    memset(&f, 0, sizeof f);
+    f.op = FSB_CHUNK_OUTPUT_, f.tag = req->tag, f.meta_size = 8, f.data_size = (uint32_t)size;
+    fsb_chunk_seal_(header, &f);
+    b->size = b->capacity;
+    fsb_chunk_push_(conn, b, 0);
+    pthread_mutex_lock(&conn->lock);
+    const int left = conn->head != NULL;
+    pthread_mutex_unlock(&conn->lock);
+    if (left) fsb_chunk_kick_(conn->kick); /* the connection's thread sends the rest */
+    return 0;
+}
+
+static int fsb_chunk_output_(fsb_op *op, int fd, const void *data, size_t size)
+{
+    fsb_chunk_request_ *req = (fsb_chunk_request_ *)op; /* op is its first member */
+    const char         *p = (const char *)data;
+    while (size && !req->run->error) {
+        const size_t n = size < FSB_CHUNK_OUTPUT_MAX_ ? size : (size_t)FSB_CHUNK_OUTPUT_MAX_;
+        req->run->error = fsb_chunk_output_piece_(req, fd, p, n);
+        p += n, size -= n;
+    }
+    return req->run->error;
+}
+
+/* Looks at the words of a command, and with `words` notes where they are, each kind with a NULL
+   behind. Returns the bytes they take, or -EPROTO. */
+static int64_t fsb_chunk_words_(const unsigned char *data, size_t size, uint32_t counts[2],
+                                const char **words)
+{
+    fsb_chunk_cursor_ c = {(unsigned char *)(uintptr_t)data, (unsigned char *)(uintptr_t)data + size,
+                           0};
+    counts[0] = fsb_chunk_get32_(&c), counts[1] = fsb_chunk_get32_(&c);
+    if (c.bad || !counts[0] || counts[0] > FSB_CHUNK_WORDS_MAX_ ||
+        counts[1] > FSB_CHUNK_WORDS_MAX_)
+        return -EPROTO;
+    for (int kind = 0; kind < 2; ++kind) {
+        for (uint32_t i = 0; i < counts[kind]; ++i) {
+            const size_t left = (size_t)(c.end - c.at);
+            const void  *end = left ? memchr(c.at, 0, left) : NULL;
+            if (!end) return -EPROTO;
+            if (words) *words++ = (const char *)c.at;
+            c.at += (const unsigned char *)end - c.at + 1;
+        }
+        if (words) *words++ = NULL;
+    }
+    return c.at - data;
+}
+
+static fsb_chunk_command_ *fsb_chunk_command_new_(fsb_chunk_request_ *req)
+{
+    const fsb_allocator *a = &req->conn->server->desc.allocator;
+    const unsigned char *data = (const unsigned char *)req->op.data;
+    uint32_t             counts[2];
+    if (fsb_chunk_words_(data, req->op.size, counts, NULL) < 0) return NULL;
+    const size_t    size = sizeof(fsb_chunk_command_) + (counts[0] + counts[1] + 2) * sizeof(char *);
+    fsb_chunk_command_ *run = (fsb_chunk_command_ *)fsb_chunk_alloc_(a, size);
+    if (!run) return NULL;
+    const char **words = (const char **)(void *)(run + 1);
+    const size_t used = (size_t)fsb_chunk_words_(data, req->op.size, counts, words);
+    run->req = req, run->size = size;
+    run->exec.argv = words, run->exec.env = words + counts[0] + 1;
+    run->exec.input = data + used, run->exec.input_size = req->op.size - used;
+    run->exec.max_output = req->op.size64, run->exec.output = fsb_chunk_output_;
+    req->op.exec = &run->exec, req->op.data = NULL, req->op.size = 0, req->op.size64 = 0;
+    return run;
+}
+
+/* Runs a command to its end, on a thread of its own. */
+static void fsb_chunk_exec_run_(fsb_chunk_request_ *req)
+{
+    fsb_chunk_server *s = req->conn->server;
+    fsb_backend      *b = req->conn->share->backend;
+    fsb_chunk_command_ *run = req->run, **at;
+    const int64_t     left = req->deadline - fsb_chunk_now_ms_();
+    pthread_mutex_lock(&s->runs_lock);
+    const int early = run->cancelled;
+    run->begun = 1;
+    pthread_mutex_unlock(&s->runs_lock);
+    if (req->op.timeout_ms && left > 0) req->op.timeout_ms = (uint32_t)left;
+    if (early) req->op.result = -EINTR;
+    else if (left <= 0) req->op.result = run->error ? run->error : -ETIMEDOUT;
+    else (void)b->call[FSB_OP_EXEC](b, &req->op);
+    pthread_mutex_lock(&s->runs_lock);
+    for (at = &s->runs; *at != run;) at = &(*at)->next;
+    *at = run->next;
+    pthread_mutex_unlock(&s->runs_lock);
+    if (req->op.result >= 0 && run->error) req->op.result = run->error;
+    fsb_chunk_finish_(req);
+}
+
+static void *fsb_chunk_exec_main_(void *arg)
+{
+    fsb_chunk_server   *s = (fsb_chunk_server *)arg;
+    fsb_chunk_request_ *req;
+    pthread_mutex_lock(&s->lock);
+    while ((req = s->exec_line) != NULL) {
+        s->exec_line = req->next;
+        if (!s->exec_line) s->exec_tail = &s->exec_line;
+        pthread_mutex_unlock(&s->lock);
+        fsb_chunk_exec_run_(req);
+        pthread_mutex_lock(&s->lock);
+    }
+    --s->execs;
+    pthread_cond_broadcast(&s->changed);
+    pthread_mutex_unlock(&s->lock);
+    return NULL;
+}
+
+/* Commands have threads besides the workers, whom others' disks need: they may run for hours. */
+static void fsb_chunk_exec_start_(fsb_chunk_request_ *req)
+{
+    fsb_chunk_server *s = req->conn->server;
+    pthread_t         thread;
+    int               none = 0;
+    req->run = fsb_chunk_command_new_(req);
+    if (!req->run) {
+        req->op.result = -ENOMEM;
+        fsb_chunk_finish_(req);
+        return;
+    }
+    pthread_mutex_lock(&s->runs_lock);
+    req->run->next = s->runs, s->runs = req->run;
+    pthread_mutex_unlock(&s->runs_lock);
+    pthread_mutex_lock(&s->lock);
+    if (s->execs < s->desc.max_execs) {
+        if (fsb_chunk_thread_(&thread, fsb_chunk_exec_main_, s) == 0)
+            pthread_detach(thread), ++s->execs;
+        none = !s->execs;
+    }
+    if (!none) req->next = NULL, *s->exec_tail = req, s->exec_tail = &req->next;
+    pthread_mutex_unlock(&s->lock);
+    if (!none) return;
+    req->deadline = 0, req->run->error = -EAGAIN; /* it ends before it begins */
+    fsb_chunk_exec_run_(req);
+}
+
+/* Ends the command of that tag (or every one, tag NULL) of conn; their requests are answered. */
+static void fsb_chunk_exec_cancel_(fsb_chunk_conn_ *conn, const uint64_t *tag)
+{
+    fsb_chunk_server   *s = conn->server;
+    fsb_chunk_request_ *req, **at, *waiting = NULL;
+    pthread_mutex_lock(&s->runs_lock);
+    for (fsb_chunk_command_ *run = s->runs; run; run = run->next) {
+        fsb_backend *b = conn->share->backend;
+        if (run->req->conn != conn || (tag && run->req->tag != *tag)) continue;
+        run->cancelled = 1;
+        if (run->begun && b->cancel) b->cancel(b, &run->req->op);
+    }
+    pthread_mutex_unlock(&s->runs_lock);
+    pthread_mutex_lock(&s->lock);
+    for (at = &s->exec_line; (req = *at) != NULL;) {
+        if (req->conn != conn || (tag && req->tag != *tag)) {
+            at = &req->next;
+            continue;
+        }
+        *at = req->next;
+        req->next = waiting, waiting = req;
+    }
+    s->exec_tail = at;
+    pthread_mutex_unlock(&s->lock);
+    while (waiting) {
+        req = waiting, waiting = req->next;
+        fsb_chunk_exec_run_(req);
+    }
+}
+
 /* Starts a request that is not run in line. */
 static int fsb_chunk_defer_(fsb_chunk_request_ *req, const fsb_chunk_frame_ *f, uint64_t file_id)
 {
@@ -3806,6 +4066,7 @@ static int fsb_chunk_defer_(fsb_chunk_request_ *req, const fsb_chunk_frame_ *f, 
     fsb_chunk_request_ *kept = fsb_chunk_keep_(req, f);
     if (!kept) return fsb_chunk_refuse_(req, -ENOMEM);
     if (kept->op.code == FSB_OP_LOCK) fsb_chunk_lock_run_(kept, file_id);
+    else if (kept->op.code == FSB_OP_EXEC) fsb_chunk_exec_start_(kept);
     else if (b->submit && kept->op.code != FSB_OP_CLOSE) {
         fsb_op *op = fsb_chunk_aim_(kept);
         b->submit(b, &op, 1);
@@ -3919,6 +4180,10 @@ static int fsb_chunk_request_run_(fsb_chunk_conn_ *conn, const fsb_chunk_frame_ 
     const uint32_t limit = conn->server->desc.request_ms, asked = (uint32_t)f->status;
     req.op.code = f->op, req.op.timeout_ms = asked && asked < limit ? asked : limit;
     req.deadline = fsb_chunk_now_ms_() + req.op.timeout_ms;
+    if (f->op == FSB_OP_EXEC) { /* it may take as long as its client likes */
+        req.op.timeout_ms = asked;
+        req.deadline = asked ? fsb_chunk_now_ms_() + asked : INT64_MAX;
+    }
     fsb_chunk_cursor_ c = {f->meta, f->meta + f->meta_size, 0};
     fsb_chunk_decode_(&c, req.shape->request, &req.op);
     if (c.bad || (f->data_size && !(req.shape->request & FSB_CHUNK_DATA_))) return -EPROTO;
@@ -3927,6 +4192,9 @@ static int fsb_chunk_request_run_(fsb_chunk_conn_ *conn, const fsb_chunk_frame_ 
         if (f->data_size > (uint32_t)FSB_IO_MAX) return -EPROTO;
         req.op.data = f->data, req.op.size = f->data_size;
     }
+    uint32_t counts[2];
+    if (f->op == FSB_OP_EXEC && fsb_chunk_words_(f->data, f->data_size, counts, NULL) < 0)
+        return -EPROTO;
     const int err = fsb_chunk_admit_(&req, &slot);
     if (err) return fsb_chunk_refuse_(&req, err);
     req.room = fsb_chunk_room_(&req);
@@ -4070,7 +4338,7 @@ static void fsb_chunk_from_(int fd, unsigned char from[16])
 static int fsb_chunk_grant_set_(fsb_chunk_grant_ *g, const fsb_chunk_code *code)
 {
     const size_t share = code->share ? strlen(code->share) : 0;
-    const int    rights = FSB_CHUNK_READ | FSB_CHUNK_WRITE;
+    const int    rights = FSB_CHUNK_READ | FSB_CHUNK_WRITE | FSB_CHUNK_EXEC;
     if (!code->code || share >= sizeof g->share || !(code->rights & FSB_CHUNK_READ) ||
         code->rights & ~(uint32_t)rights)
         return -EINVAL;
@@ -4316,6 +4584,7 @@ static int fsb_chunk_frame_run_(fsb_chunk_conn_ *conn, const fsb_chunk_frame_ *f
     const uint64_t    tag = fsb_chunk_get64_(&c);
     if (c.bad || f->flags || f->data_size) return -EPROTO;
     fsb_chunk_lock_leave_(conn, &tag, 0);
+    fsb_chunk_exec_cancel_(conn, &tag);
     return 0;
 }
 
@@ -4573,6 +4842,10 @@ static int fsb_chunk_conn_run_(fsb_chunk_conn_ *conn)
     fsb_chunk_lease_leave_(conn);
     pthread_mutex_lock(&conn->lock);
     conn->broken = err ? err : -ENOTCONN;
+    pthread_cond_broadcast(&conn->quiet);
+    pthread_mutex_unlock(&conn->lock);
+    if (conn->share) fsb_chunk_exec_cancel_(conn, NULL);
+    pthread_mutex_lock(&conn->lock);
     while (conn->pending) pthread_cond_wait(&conn->quiet, &conn->lock);
     pthread_mutex_unlock(&conn->lock);
     fsb_chunk_conn_ *const heir = stays ? fsb_chunk_linger_(conn) : NULL;
@@ -4796,13 +5069,15 @@ static int fsb_chunk_server_check_(const fsb_chunk_server_desc *d)
         else if (d->shares[i].backend->size < sizeof(fsb_backend))
             wrong = "shares: an older backend";
         else if (!(d->shares[i].rights & FSB_CHUNK_READ) ||
-                 d->shares[i].rights & ~(uint32_t)(FSB_CHUNK_READ | FSB_CHUNK_WRITE))
-            wrong = "shares: rights must be read, or read and write";
+                 d->shares[i].rights &
+                     ~(uint32_t)(FSB_CHUNK_READ | FSB_CHUNK_WRITE | FSB_CHUNK_EXEC))
+            wrong = "shares: rights must be read, and perhaps write and exec";
     }
     if (d->max_requests > 65536) wrong = "max_requests is over 65536";
     if (d->max_handles > 1u << 24) wrong = "max_handles is over 2^24";
     if (d->max_bytes && d->max_bytes < (2u << 20)) wrong = "max_bytes is under 2 MiB";
     if (d->threads > 1024) wrong = "threads is over 1024";
+    if (d->max_execs > 1024) wrong = "max_execs is over 1024";
     if (d->socket_mode & ~0777u) wrong = "socket_mode has other bits than 0777";
     if (!wrong) return 0;
     fsb_chunk_log_(&d->log, FSB_LOG_ERROR, "chunk/desc", "fsb_chunk_server_desc.%s", wrong);
@@ -4823,6 +5098,7 @@ static void fsb_chunk_server_defaults_(fsb_chunk_server_desc *d)
     if (!d->request_ms) d->request_ms = 30000;
     if (!d->away_ms) d->away_ms = 60000;
     if (!d->threads) d->threads = 8;
+    if (!d->max_execs) d->max_execs = 64;
     if (!d->socket_mode) d->socket_mode = 0600;
 }
 
@@ -4846,6 +5122,7 @@ static void fsb_chunk_server_free_(fsb_chunk_server *s)
     pthread_cond_destroy(&s->work);
     pthread_cond_destroy(&s->changed);
     pthread_mutex_destroy(&s->leases_lock);
+    pthread_mutex_destroy(&s->runs_lock);
     pthread_mutex_destroy(&s->locks_lock);
     pthread_mutex_destroy(&s->lock);
     fsb_chunk_free_(&a, s, sizeof *s);
@@ -4860,12 +5137,14 @@ FSB_API int fsb_chunk_server_open(fsb_chunk_server **out, const fsb_chunk_server
     fsb_chunk_server *s = (fsb_chunk_server *)fsb_chunk_alloc_(&a, sizeof *s);
     if (!s) return -ENOMEM;
     s->desc = *desc, s->desc.shares = NULL, s->line_tail = &s->line;
+    s->exec_tail = &s->exec_line;
     fsb_chunk_server_defaults_(&s->desc);
     s->boot_id = fsb_chunk_random_();
     s->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (s->wake < 0) err = -errno;
     if (pthread_mutex_init(&s->lock, NULL) != 0 || pthread_mutex_init(&s->locks_lock, NULL) != 0 ||
         pthread_mutex_init(&s->leases_lock, NULL) != 0 ||
+        pthread_mutex_init(&s->runs_lock, NULL) != 0 ||
         pthread_cond_init(&s->changed, NULL) != 0 || pthread_cond_init(&s->work, NULL) != 0)
         err = -ENOMEM;
     s->shares = (fsb_chunk_share *)fsb_chunk_alloc_(&a, desc->share_count * sizeof *s->shares);
@@ -4890,7 +5169,7 @@ FSB_API void fsb_chunk_server_close(fsb_chunk_server *s)
     fsb_chunk_kick_(s->wake);
     while (s->listening || s->connections) pthread_cond_wait(&s->changed, &s->lock);
     pthread_cond_broadcast(&s->work);
-    while (s->threads) pthread_cond_wait(&s->changed, &s->lock);
+    while (s->threads || s->execs) pthread_cond_wait(&s->changed, &s->lock);
     pthread_mutex_unlock(&s->lock);
     fsb_chunk_server_free_(s);
 }
@@ -4914,6 +5193,8 @@ typedef struct fsb_chunk_call_ {
     int64_t                 deadline;
     const void             *data; /* op->data at submit() */
     size_t                  head_size, data_size, sent;
+    unsigned char          *pack; /* EXEC: its data; data_size bytes */
+    int                     deaf; /* EXEC: output() wants no more */
     unsigned char          *head; /* inlined, or allocated where a path is long */
     unsigned char           inlined[FSB_CHUNK_HEAD_];
 } fsb_chunk_call_;
@@ -5024,6 +5305,8 @@ static void fsb_chunk_call_free_(fsb_chunk_client_ *c, fsb_chunk_call_ *call) /*
     if (call->head != call->inlined)
         fsb_chunk_free_(&c->allocator, call->head, FSB_CHUNK_HEADER_ + FSB_CHUNK_META_MAX_);
     if (call->file) fsb_chunk_file_drop_(c, call->file);
+    fsb_chunk_free_(&c->allocator, call->pack, call->data_size);
+    call->pack = NULL, call->deaf = 0;
     call->state = FSB_CHUNK_FREE_, call->op = NULL, call->file = 0, call->repeat = 0;
     ++call->generation;
     call->next = c->spare, c->spare = call;
@@ -5033,6 +5316,48 @@ static void fsb_chunk_call_free_(fsb_chunk_client_ *c, fsb_chunk_call_ *call) /*
 static uint64_t fsb_chunk_tag_(const fsb_chunk_call_ *call)
 {
     return ((uint64_t)call->generation << 32) | call->index;
+}
+
+/* A command's words and input as the data of the call's request. */
+static int fsb_chunk_call_pack_(fsb_chunk_client_ *c, fsb_chunk_call_ *call, const fsb_exec *e)
+{
+    const char *const *words[2] = {e->argv, e->env};
+    uint32_t           counts[2] = {0, 0};
+    size_t             size = 8 + e->input_size;
+    if (e->input_size > (size_t)FSB_IO_MAX) return -E2BIG;
+    for (int kind = 0; kind < 2; ++kind)
+        for (const char *const *w = words[kind]; w && *w; ++w) {
+            size += strlen(*w) + 1;
+            if (++counts[kind] > FSB_CHUNK_WORDS_MAX_ || size > (size_t)FSB_IO_MAX) return -E2BIG;
+        }
+    if (size > (size_t)FSB_IO_MAX) return -E2BIG;
+    unsigned char *pack = (unsigned char *)fsb_chunk_resize_(&c->allocator, call->pack,
+                                                             call->pack ? call->data_size : 0, size);
+    if (!pack) return -ENOMEM;
+    fsb_chunk_cursor_ w = {pack, pack + size, 0};
+    call->pack = pack, call->data = pack, call->data_size = size;
+    fsb_chunk_put32_(&w, counts[0]), fsb_chunk_put32_(&w, counts[1]);
+    for (int kind = 0; kind < 2; ++kind)
+        for (uint32_t i = 0; i < counts[kind]; ++i) {
+            const size_t n = strlen(words[kind][i]) + 1;
+            memcpy(fsb_chunk_step_(&w, n), words[kind][i], n);
+        }
+    if (e->input_size) memcpy(w.at, e->input, e->input_size);
+    return 0;
+}
+
+/* How long the host may take for it (0: its own limit; EXEC: any time), and until when we wait. */
+static uint32_t fsb_chunk_call_time_(const fsb_chunk_client_ *c, fsb_chunk_call_ *call,
+                                     const fsb_op *op)
+{
+    enum { GRACE_MS = 5000 }; /* in which the host ends a command whose time is up */
+    const int      exec = op->code == FSB_OP_EXEC;
+    const uint32_t limit = op->timeout_ms || exec ? op->timeout_ms : c->timeout_ms;
+    const int      waits = exec || (op->code == FSB_OP_LOCK && (op->flags & FSB_LOCK_WAIT));
+    call->deadline = waits && !op->timeout_ms
+        ? INT64_MAX
+        : fsb_chunk_now_ms_() + limit + (exec ? (int64_t)GRACE_MS : 0);
+    return limit;
 }
 
 /* Encodes op as the call's request. */
@@ -5055,11 +5380,12 @@ static int fsb_chunk_call_encode_(fsb_chunk_client_ *c, fsb_chunk_call_ *call, f
     }
     memset(&f, 0, sizeof f);
     call->code = op->code;
-    if (shape->request & FSB_CHUNK_DATA_) call->data = op->data, call->data_size = op->size;
+    const int err = op->code == FSB_OP_EXEC ? fsb_chunk_call_pack_(c, call, op->exec) : 0;
+    if (err) return err;
+    if ((shape->request & FSB_CHUNK_DATA_) && op->code != FSB_OP_EXEC)
+        call->data = op->data, call->data_size = op->size;
     call->head_size = (size_t)(w.at - call->head);
-    const uint32_t limit = op->timeout_ms ? op->timeout_ms : c->timeout_ms;
-    const int      waits = op->code == FSB_OP_LOCK && (op->flags & FSB_LOCK_WAIT);
-    call->deadline = waits && !op->timeout_ms ? INT64_MAX : fsb_chunk_now_ms_() + limit;
+    const uint32_t limit = fsb_chunk_call_time_(c, call, op);
     f.meta_size = (uint32_t)(call->head_size - FSB_CHUNK_HEADER_);
     f.data_size = (uint32_t)call->data_size;
     f.op = op->code, f.tag = fsb_chunk_tag_(call);
@@ -5083,8 +5409,15 @@ static int fsb_chunk_call_prepare_(fsb_chunk_client_ *c, fsb_chunk_call_ *call, 
 {
     const uint32_t fields = fsb_chunk_shape_of_(op->code)->request;
     int            err = 0;
-    if (!c->stays || !(fields & FSB_CHUNK_HANDLE_)) return fsb_chunk_call_encode_(c, call, op);
+    const int      runs = op->code == FSB_OP_EXEC;
+    if (!runs && (!c->stays || !(fields & FSB_CHUNK_HANDLE_)))
+        return fsb_chunk_call_encode_(c, call, op);
     fsb_op theirs = *op;
+    if (runs) {
+        const uint64_t most = op->exec->max_output;
+        theirs.size64 = most < INT64_MAX ? most : (uint64_t)INT64_MAX;
+        return fsb_chunk_call_encode_(c, call, &theirs);
+    }
     err = fsb_chunk_remote_(c, &theirs.handle);
     if (!err && (fields & FSB_CHUNK_HANDLE2_)) err = fsb_chunk_remote_(c, &theirs.handle2);
     if (err && op->code == FSB_OP_CLOSE) fsb_chunk_file_drop_(c, op->handle);
@@ -5477,22 +5810,53 @@ static int64_t fsb_chunk_note_(fsb_chunk_client_ *c, fsb_op *op, int64_t result)
     return err ? err : result;
 }
 
-/* One frame of the server's. */
-static int fsb_chunk_answered_(fsb_chunk_client_ *c, const fsb_chunk_frame_ *f)
+/* The call that a frame is about. Lock held. NULL: there is none. */
+static fsb_chunk_call_ *fsb_chunk_call_of_(fsb_chunk_client_ *c, uint64_t tag, uint32_t code)
 {
-    if (f->op == FSB_CHUNK_EVENT_) return fsb_chunk_event_(c, f);
-    if (f->op == FSB_CHUNK_PING_ && c->stays) return 0;
-    if (f->op == FSB_CHUNK_GOODBYE_ && c->stays) return -ECONNRESET;
-    const uint32_t index = (uint32_t)f->tag, generation = (uint32_t)(f->tag >> 32);
-    fsb_op        *op = NULL;
-    int            err = 0;
-    pthread_mutex_lock(&c->lock);
+    const uint32_t   index = (uint32_t)tag, generation = (uint32_t)(tag >> 32);
     fsb_chunk_call_ *call = index < c->call_count ? c->calls[index] : NULL;
     while (call && call->generation == generation && call->state == FSB_CHUNK_SENDING_)
         pthread_cond_wait(&c->unsent, &c->lock); /* its sender has not yet come back */
-    if (!call || call->generation != generation || call->state != FSB_CHUNK_SENT_ ||
-        f->op != call->code)
-        err = -EPROTO;
+    const int good = call && call->generation == generation && call->state == FSB_CHUNK_SENT_ &&
+        call->code == code;
+    return good ? call : NULL;
+}
+
+/* A piece of what a command writes. */
+static int fsb_chunk_heard_(fsb_chunk_client_ *c, const fsb_chunk_frame_ *f)
+{
+    fsb_chunk_cursor_ r = {f->meta, f->meta + f->meta_size, 0};
+    const uint64_t    fd = fsb_chunk_get64_(&r);
+    if (r.bad || r.at != r.end || f->flags || fd < 1 || fd > 2 || !f->data_size ||
+        f->data_size > FSB_CHUNK_OUTPUT_MAX_)
+        return -EPROTO;
+    pthread_mutex_lock(&c->lock);
+    fsb_chunk_call_ *call = fsb_chunk_call_of_(c, f->tag, FSB_OP_EXEC);
+    fsb_op *const    op = call && !call->deaf ? call->op : NULL;
+    pthread_mutex_unlock(&c->lock);
+    if (!call) return -EPROTO;
+    if (!op || !op->exec->output) return 0; /* only this thread ends ops: this one stays */
+    if (!op->exec->output(op, (int)fd, f->data, f->data_size)) return 0;
+    pthread_mutex_lock(&c->lock);
+    call->deaf = 1;
+    fsb_chunk_enqueue_cancel_(c, f->tag);
+    pthread_mutex_unlock(&c->lock);
+    fsb_chunk_client_flush_(c);
+    return 0;
+}
+
+/* One frame of the server's. */
+static int fsb_chunk_answered_(fsb_chunk_client_ *c, const fsb_chunk_frame_ *f)
+{
+    if (f->op == FSB_CHUNK_OUTPUT_) return fsb_chunk_heard_(c, f);
+    if (f->op == FSB_CHUNK_EVENT_) return fsb_chunk_event_(c, f);
+    if (f->op == FSB_CHUNK_PING_ && c->stays) return 0;
+    if (f->op == FSB_CHUNK_GOODBYE_ && c->stays) return -ECONNRESET;
+    fsb_op *op = NULL;
+    int     err = 0;
+    pthread_mutex_lock(&c->lock);
+    fsb_chunk_call_ *call = fsb_chunk_call_of_(c, f->tag, f->op);
+    if (!call) err = -EPROTO;
     else {
         op = call->op;
         if (!op) fsb_chunk_undo_(c, call, f), --c->late;
@@ -5538,7 +5902,8 @@ static int fsb_chunk_expire_(fsb_chunk_client_ *c, int64_t now)
         call->op = NULL;
         if (unsent) fsb_chunk_unqueue_(c, call);
         else if (++c->late > FSB_CHUNK_LATE_MAX_) err = -ETIMEDOUT;
-        else if (call->code == FSB_OP_LOCK) fsb_chunk_enqueue_cancel_(c, fsb_chunk_tag_(call));
+        else if (call->code == FSB_OP_LOCK || call->code == FSB_OP_EXEC)
+            fsb_chunk_enqueue_cancel_(c, fsb_chunk_tag_(call));
     }
     pthread_mutex_unlock(&c->lock);
     if (late) fsb_chunk_client_flush_(c);
@@ -5948,10 +6313,11 @@ static void *fsb_chunk_connector_(void *arg)
     }
 }
 
-/* The connection is lost: what was sent is to be sent again. What nobody waits for is forgotten,
-   unless it has to be undone when it is answered. */
+/* The connection is lost: what was sent is to be sent again, but commands, which ended with it. What
+   nobody waits for is forgotten, unless it has to be undone when it is answered. */
 static void fsb_chunk_requeue_(fsb_chunk_client_ *c)
 {
+    fsb_op *ended = NULL;
     pthread_mutex_lock(&c->lock);
     c->lost = 1;
     while (c->sending) pthread_cond_wait(&c->unsent, &c->lock);
@@ -5966,11 +6332,21 @@ static void fsb_chunk_requeue_(fsb_chunk_client_ *c)
             fsb_chunk_call_free_(c, call);
             continue;
         }
+        if (code == FSB_OP_EXEC && (call->state == FSB_CHUNK_SENT_ || call->sent)) {
+            call->op->next = ended, ended = call->op;
+            fsb_chunk_call_free_(c, call);
+            continue;
+        }
         call->repeat |= call->state == FSB_CHUNK_SENT_ || call->sent;
         call->sent = 0, call->next = NULL;
         fsb_chunk_enqueue_(c, call);
     }
     pthread_mutex_unlock(&c->lock);
+    while (ended) {
+        fsb_op *next = ended->next;
+        fsb_chunk_fail_(ended, -ENOTCONN);
+        ended = next;
+    }
 }
 
 /* May it be done twice? */
@@ -6129,7 +6505,10 @@ static int fsb_chunk_start_(fsb_chunk_client_ *c, fsb_op *op)
     const fsb_chunk_shape_ *shape = fsb_chunk_shape_of_(op->code);
     if (!shape || !c->base.call[op->code]) return -ENOSYS;
     if (op->flags && !(shape->request & FSB_CHUNK_FLAGS_)) return -EINVAL;
-    const int gives = (shape->request & FSB_CHUNK_DATA_) != 0;
+    const fsb_exec *e = op->exec;
+    const int       runs = op->code == FSB_OP_EXEC;
+    const int       gives = !runs && (shape->request & FSB_CHUNK_DATA_) != 0;
+    if (runs && (!e || !e->argv || !e->argv[0] || (e->input_size && !e->input))) return -EINVAL;
     if ((gives || op->code == FSB_OP_READ) && op->size > (size_t)FSB_IO_MAX) return -EINVAL;
     if (gives && op->size && !op->data) return -EINVAL;
     if (op->code == FSB_OP_LIST && !op->emit) return -EINVAL;

@@ -1561,6 +1561,303 @@ static void test_read_only(void)
     inner->close(inner);
 }
 
+/* ---- commands ---- */
+
+typedef struct heard { /* what a command wrote */
+    char     text[2][256];
+    uint64_t size[2], sum;
+    uint64_t stop_at; /* bytes of stdout, then output() wants no more; 0: never */
+    int64_t  done, calls;
+    int      nap_ms;
+} heard;
+
+static int hear(fsb_op *op, int fd, const void *data, size_t size)
+{
+    heard *h = (heard *)op->user;
+    CHECK(fd == 1 || fd == 2);
+    const uint64_t had = h->size[fd - 1], room = sizeof h->text[0] - 1;
+    if (had < room) memcpy(h->text[fd - 1] + had, data, size < room - had ? size : room - had);
+    for (size_t i = 0; i < size; ++i) h->sum = h->sum * 31 + ((const unsigned char *)data)[i];
+    h->size[fd - 1] += size;
+    if (h->nap_ms) nap(h->nap_ms);
+    __atomic_add_fetch(&h->calls, 1, __ATOMIC_RELEASE);
+    return h->stop_at && h->size[0] >= h->stop_at;
+}
+
+static void heard_done(fsb_op *op)
+{
+    __atomic_store_n(&((heard *)op->user)->done, 1, __ATOMIC_RELEASE);
+}
+
+static int64_t shell(fsb_backend *b, const char *line, fsb_exec *e, heard *h, uint32_t timeout_ms)
+{
+    const char *argv[] = {line, NULL};
+    fsb_op op = {.code = FSB_OP_EXEC, .path = "/", .flags = FSB_EXEC_SHELL, .exec = e, .user = h,
+                 .timeout_ms = timeout_ms};
+    memset(h->text, 0, sizeof h->text);
+    h->size[0] = h->size[1] = 0, h->sum = 0, h->calls = 0;
+    e->argv = argv, e->output = hear;
+    const int64_t n = b->call[FSB_OP_EXEC](b, &op);
+    CHECK_EQ(n, op.result);
+    e->argv = NULL;
+    return n;
+}
+
+static fsb_backend *local_open(const char *name)
+{
+    static const char *const env[] = {"PATH=/usr/bin:/bin", NULL};
+    char           root[512];
+    fsb_local_desc d = {.root = root, .allow_exec = 1, .exec_env = env};
+    fsb_backend   *b = NULL;
+    snprintf(root, sizeof root, "%s/%s", test_dir(), name);
+    CHECK_EQ(mkdir(root, 0755), 0);
+    CHECK_EQ(fsb_local_open(&b, &d), 0);
+    return b;
+}
+
+enum { RWX = RW | FSB_CHUNK_EXEC };
+
+static void test_exec(void)
+{
+    static char           big[(1 << 20) - 100];
+    fsb_backend          *inner = local_open("exec"), *b;
+    fsb_chunk_client_info info;
+    host                  h;
+    heard                 got = {0}, want = {0};
+    fsb_exec              e = {0};
+    REQUIRE(host_open(&h, inner, RWX, (fsb_chunk_server_desc){.request_ms = 300}) == 0);
+    b = dial(&h);
+    fsb_chunk_client_get_info(b, &info);
+    CHECK_EQ(info.rights, RWX);
+    CHECK_EQ(shell(b, "echo out; echo err >&2; sleep 0.6; exit 7", &e, &got, 0), 0);
+    CHECK_STR(got.text[0], "out\n");
+    CHECK_STR(got.text[1], "err\n");
+    CHECK_EQ(e.exit_code, 7);
+    CHECK_EQ(shell(b, "kill -9 $$", &e, &got, 0), 0);
+    CHECK_EQ(e.signal, 9);
+    CHECK_EQ(e.exit_code, 0);
+    CHECK_EQ(shell(b, "cat", &e, &got, 0), 0); /* no stdin: its end comes at once */
+    CHECK_EQ(got.size[0], 0);
+    memset(big, 'x', sizeof big);
+    e.input = big, e.input_size = sizeof big;
+    CHECK_EQ(shell(b, "wc -c", &e, &got, 0), 0);
+    CHECK_EQ(atoi(got.text[0]), (int)sizeof big);
+    e.input_size = 2 << 20;
+    CHECK_EQ(shell(b, "wc -c", &e, &got, 0), -E2BIG);
+    e.input = NULL, e.input_size = 0;
+    CHECK_EQ(shell(inner, "seq 700000; seq 9 >&2", &e, &want, 0), 0); /* 5 MB, in order */
+    CHECK_EQ(shell(b, "seq 700000; seq 9 >&2", &e, &got, 0), 0);
+    CHECK_EQ(got.size[0], want.size[0]);
+    CHECK(got.size[0] > 4000000);
+    CHECK_STR(got.text[1], want.text[1]);
+    CHECK_EQ(shell(inner, "seq 300000", &e, &want, 0), 0);
+    CHECK_EQ(shell(b, "seq 300000", &e, &got, 0), 0);
+    CHECK_EQ(got.sum, want.sum);
+    e.max_output = 1000;
+    CHECK_EQ(shell(b, "seq 100000; seq 500 >&2", &e, &got, 0), 0);
+    CHECK_EQ(got.size[0], 1000);
+    CHECK_EQ(e.cut[0], 588895 - 1000);
+    CHECK_EQ(e.cut[1], 1892 - 1000);
+    e.max_output = 0;
+    CHECK_EQ(shell(b, "echo begun; sleep 100", &e, &got, 200), -ETIMEDOUT);
+    CHECK_STR(got.text[0], "begun\n");
+    got.stop_at = 1;
+    CHECK_EQ(shell(b, "while :; do echo y; done", &e, &got, 0), -EINTR);
+    CHECK_EQ(got.calls, 1);
+    got.stop_at = 0;
+    static const char *const env[] = {"FSB_A=1 2\n3", NULL};
+    const char              *argv[] = {"sh", "-c", "printf '%s|' \"$FSB_A\" \"$@\"", "x", "", "a b",
+                                       NULL};
+    fsb_op op = {.code = FSB_OP_EXEC, .path = "/", .exec = &e, .user = &got};
+    e.argv = argv, e.env = env, got = (heard){0};
+    CHECK_EQ(b->call[FSB_OP_EXEC](b, &op), 0);
+    CHECK_STR(got.text[0], "1 2\n3||a b|");
+    op.path = "/none", e.env = NULL;
+    CHECK_EQ(b->call[FSB_OP_EXEC](b, &op), -ENOENT);
+    op.path = "/", op.flags = 64;
+    CHECK_EQ(b->call[FSB_OP_EXEC](b, &op), -EINVAL);
+    CHECK_EQ(C(STAT, .path = "/"), 0);
+    b->close(b);
+    host_close(&h);
+    inner->close(inner);
+}
+
+static void test_exec_refused(void)
+{
+    fsb_backend *inner = local_open("refused"), *memory = memory_open(), *b;
+    host         h;
+    heard        got = {0};
+    fsb_exec     e = {0};
+    struct stat  st;
+    char         path[512];
+    snprintf(path, sizeof path, "touch %s/ran", test_dir());
+    REQUIRE(host_open(&h, inner, RW, (fsb_chunk_server_desc){0}) == 0);
+    b = dial(&h);
+    CHECK_EQ(shell(b, path, &e, &got, 0), -EACCES);
+    CHECK(stat(path + 6, &st) != 0);
+    b->close(b);
+    host_close(&h);
+    REQUIRE(host_open(&h, memory, RWX, (fsb_chunk_server_desc){0}) == 0);
+    b = dial(&h);
+    CHECK(!b->call[FSB_OP_EXEC]);
+    b->close(b);
+    host_close(&h);
+    inner->close(inner);
+    memory->close(memory);
+}
+
+typedef struct crowd {
+    fsb_op      op;
+    fsb_exec    exec;
+    heard       heard;
+    char        line[64];
+    const char *argv[2];
+} crowd;
+
+static void crowd_start(fsb_backend *b, crowd *c, int n, const char *line)
+{
+    memset(c, 0, (size_t)n * sizeof *c);
+    for (int i = 0; i < n; ++i) {
+        fsb_op *op = &c[i].op;
+        snprintf(c[i].line, sizeof c[i].line, line, i);
+        c[i].argv[0] = c[i].line, c[i].exec.argv = c[i].argv, c[i].exec.output = hear;
+        c[i].op = (fsb_op){.code = FSB_OP_EXEC, .path = "/", .flags = FSB_EXEC_SHELL,
+                           .exec = &c[i].exec, .user = &c[i].heard, .done = heard_done};
+        b->submit(b, &op, 1);
+    }
+}
+
+static void crowd_ends(crowd *c, int n, int64_t result)
+{
+    for (int i = 0; i < n; ++i) {
+        EVENTUALLY(load(&c[i].heard.done));
+        CHECK_EQ(c[i].op.result, result);
+    }
+}
+
+static void test_exec_crowd(void) /* a hundred at once, of whom some wait; others are served */
+{
+    static crowd c[100];
+    fsb_backend *inner = local_open("crowd"), *b, *other;
+    host         h;
+    REQUIRE(host_open(&h, inner, RWX, (fsb_chunk_server_desc){.threads = 1}) == 0);
+    b = dial(&h), other = dial(&h);
+    crowd_start(b, c, 100, "sleep 0.2; echo %d");
+    CHECK_EQ(C(SYNC, .path = "/", .timeout_ms = 5000), 0);
+    crowd_ends(c, 100, 0);
+    for (int i = 0; i < 100; ++i) CHECK_EQ(atoi(c[i].heard.text[0]), i);
+    crowd_start(b, c, 100, "exec sleep 10%d");
+    nap(200);
+    for (int i = 100; i-- > 0;) b->cancel(b, &c[i].op);
+    crowd_ends(c, 100, -EINTR);
+    b->close(b);
+    b = other;
+    CHECK_EQ(C(STAT, .path = "/"), 0);
+    crowd_start(b, c, 3, "yes"); /* nobody takes it fast: bounded memory, and it ends */
+    c[0].heard.nap_ms = 2;
+    EVENTUALLY(load(&c[2].heard.calls) > 20);
+    CHECK(load(&h.memory.live) < (24 << 20));
+    for (int i = 0; i < 3; ++i) b->cancel(b, &c[i].op);
+    crowd_ends(c, 3, -EINTR);
+    crowd_start(b, c, 2, "exec sleep 10%d");
+    nap(100);
+    host_close(&h); /* while they run */
+    crowd_ends(c, 2, -ENOTCONN);
+    other->close(other);
+    inner->close(inner);
+}
+
+static size_t wire_exec(unsigned char *to, uint32_t count, const char *words, size_t size)
+{
+    unsigned char meta[64], data[4096];
+    wire          m = {meta, 0}, d = {data, 0};
+    wire_int(&m, 0, 4), wire_int(&m, 0, 8), wire_text(&m, "/");
+    wire_int(&d, count, 4), wire_int(&d, 0, 4), wire_bytes(&d, words, size);
+    return wire_frame(to, FSB_OP_EXEC, 0, 5, 0, &m, data, d.n);
+}
+
+static void test_exec_client_gone(void) /* the command dies with the connection */
+{
+    static unsigned char room[WIRE_MAX];
+    fsb_backend         *inner = local_open("gone");
+    host                 h;
+    wire_answer          a;
+    static const char    words[] = "sh\0-c\0echo $$; exec sleep 1000";
+    REQUIRE(host_open(&h, inner, RWX, (fsb_chunk_server_desc){0}) == 0);
+    const int fd = raw_hello(&h, room);
+    CHECK_EQ(wire_send(fd, room, wire_exec(room, 3, words, sizeof words)), 0);
+    REQUIRE(wire_next(fd, room, &a) == 1);
+    CHECK_EQ(a.op, 0x106);
+    CHECK_EQ(a.tag, 5);
+    CHECK_EQ(a.meta_size, 8);
+    CHECK_EQ(wire_get(a.meta, 8), 1);
+    const pid_t pid = (pid_t)atoi((const char *)a.data);
+    REQUIRE(pid > 1);
+    CHECK_EQ(kill(pid, 0), 0);
+    close(fd);
+    EVENTUALLY(kill(pid, 0) != 0);
+    host_close(&h);
+    inner->close(inner);
+}
+
+static void test_exec_hostile(void)
+{
+    static unsigned char room[WIRE_MAX];
+    static const struct { uint32_t count; size_t size; } bad[] = {
+        {0, 5}, {3, 5}, {2, 4}, {UINT32_MAX, 5}, {5000, 5}, {1, 0}};
+    fsb_backend         *inner = local_open("hostile");
+    host                 h;
+    wire_answer          a;
+    REQUIRE(host_open(&h, inner, RWX, (fsb_chunk_server_desc){0}) == 0);
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; ++i) {
+        const int fd = raw_hello(&h, room);
+        CHECK_EQ(wire_send(fd, room, wire_exec(room, bad[i].count, "a\0bc", bad[i].size)), 0);
+        CHECK(raw_ended(fd));
+        close(fd);
+    }
+    const int fd = raw_hello(&h, room); /* that one is good: two words */
+    CHECK_EQ(wire_send(fd, room, wire_exec(room, 2, "sh\0-", 5)), 0);
+    do CHECK_EQ(wire_next(fd, room, &a), 1);
+    while (a.op == 0x106);
+    CHECK_EQ(a.op, FSB_OP_EXEC);
+    CHECK_EQ(a.status, 0);
+    CHECK_EQ(a.meta_size, 24);
+    close(fd);
+    host_close(&h);
+    inner->close(inner);
+}
+
+static void output_script(fake *f) /* kind: what is wrong with the frame */
+{
+    unsigned char room[16] = {0};
+    wire_answer   a;
+    wire          m = {room, 0};
+    if (wire_next(f->fds[1], f->room, &a) != 1) return;
+    wire_int(&m, f->kind == 1 ? 3 : 1, 8);
+    const size_t n = wire_frame(f->room, 0x106, f->kind == 2, a.tag + (f->kind == 0 ? 7 : 0), 0,
+                                f->kind == 3 ? NULL : &m, room, f->kind == 4 ? 0 : 8);
+    (void)wire_send(f->fds[1], f->room, n);
+    (void)wire_next(f->fds[1], f->room, &a);
+}
+
+static void test_exec_lying_hosts(void)
+{
+    static fake  f;
+    fsb_backend *b = NULL;
+    for (f.kind = 0; f.kind < 5; ++f.kind) {
+        heard    got = {0};
+        fsb_exec e = {0};
+        f.script = output_script;
+        REQUIRE(fake_open(&f, &b, 0) == 0);
+        REQUIRE(b->call[FSB_OP_STAT] != NULL);
+        if (b->call[FSB_OP_EXEC]) CHECK_EQ(shell(b, "true", &e, &got, 0), -EPROTO);
+        else CHECK_EQ(C(STAT, .path = "/"), -EPROTO); /* its OUTPUT is nobody's */
+        CHECK_EQ(got.calls, 0);
+        b->close(b);
+        pthread_join(f.thread, NULL);
+    }
+}
+
 /* ---- accidents ---- */
 
 typedef struct victim {
@@ -1896,6 +2193,12 @@ int main(int argc, char **argv)
     TEST(test_lock_waiters);
     TEST(test_lock_crowd);
     TEST(test_read_only);
+    TEST(test_exec);
+    TEST(test_exec_refused);
+    TEST(test_exec_crowd);
+    TEST(test_exec_client_gone);
+    TEST(test_exec_hostile);
+    TEST(test_exec_lying_hosts);
     TEST(test_leaves_under_sendfile);
     TEST(test_cut_while_sent);
     TEST(test_files_without_size);

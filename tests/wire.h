@@ -146,7 +146,7 @@ static inline size_t wire_hello_answer(unsigned char *to)
     unsigned char room[32];
     wire          m = {room, 0};
     wire_int(&m, 1, 2), wire_int(&m, 3, 2), wire_int(&m, 256, 4);
-    wire_int(&m, 0x1122334455667788u, 8), wire_int(&m, 0x1ffffffe, 8);
+    wire_int(&m, 0x1122334455667788u, 8), wire_int(&m, 0x3ffffffe, 8);
     wire_int(&m, 1 << 20, 4), wire_int(&m, 0, 4);
     return wire_frame(to, WIRE_HELLO, 1, 0, 0, &m, NULL, 0);
 }

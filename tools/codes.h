@@ -4,7 +4,7 @@
        4Q0C-...-K2ZT  rw  *     -                     main
        91MF-...-0P4H  ro  docs  2026-12-31T23:59:59Z  ann
 
-   Rights are ro or rw; "*" opens every share; "-" never ends. Share and name are written as in a
+   Rights are ro, rw, or rwx, which may run commands too (fsb-host --allow-exec); "*" opens every share; "-" never ends. Share and name are written as in a
    URL, with %20 for a space. The file is for its owner alone (mode 0600). */
 #ifndef FSB_CODES_H
 #define FSB_CODES_H
@@ -50,8 +50,10 @@ static inline const char *codes_parse(const char *text, codes_line *line)
         return "it is not: code, rights, share, until, name";
     if (fsb_chunk_code_parse(code, line->code, sizeof line->code) != 0)
         return "the code is mistyped";
-    if (strcmp(rights, "ro") != 0 && strcmp(rights, "rw") != 0) return "rights are ro or rw";
-    line->rights = FSB_CHUNK_READ | (rights[1] == 'w' ? (uint32_t)FSB_CHUNK_WRITE : 0u);
+    if (strcmp(rights, "ro") != 0 && strcmp(rights, "rw") != 0 && strcmp(rights, "rwx") != 0)
+        return "rights are ro, rw or rwx";
+    line->rights = FSB_CHUNK_READ | (rights[1] == 'w' ? (uint32_t)FSB_CHUNK_WRITE : 0u) |
+        (rights[1] == 'w' && rights[2] ? (uint32_t)FSB_CHUNK_EXEC : 0u);
     if (strcmp(share, "*") != 0 &&
         tool_url_unquote(share, strlen(share), line->share, sizeof line->share) != 0)
         return "the share's name is too long or has a bad %";
@@ -101,7 +103,10 @@ static inline int codes_write(const char *path, const codes *c)
         if (l->until && gmtime_r(&when, &t)) strftime(until, sizeof until, "%FT%TZ", &t);
         tool_url_quote(l->share, 0, share, sizeof share);
         tool_url_quote(l->name, 0, name, sizeof name);
-        fprintf(file, "%s  %s  %s  %s  %s\n", l->code, l->rights & FSB_CHUNK_WRITE ? "rw" : "ro",
+        fprintf(file, "%s  %s  %s  %s  %s\n", l->code,
+                l->rights & FSB_CHUNK_EXEC        ? "rwx"
+                    : l->rights & FSB_CHUNK_WRITE ? "rw"
+                                                  : "ro",
                 l->share[0] ? share : "*", l->until ? until : "-", name[0] ? name : "-");
     }
     int err = fflush(file) != 0 || fsync(fd) != 0 ? -errno : 0;

@@ -31,6 +31,9 @@ static const char help[] =
     "  --revoke NAME       takes the code of NAME out of the code file, and ends\n"
     "  --stdio             serve one client on stdin and stdout instead, until it leaves\n"
     "  --read-only         clients may change nothing\n"
+    "  --allow-exec        clients may run commands (fsb exec) as this user, with this\n"
+    "                      environment, and not confined to DIR; over tls: only those whose code\n"
+    "                      has the rights rwx, as one made with this option\n"
     "  --max-clients N     at once; more are turned away (default 1024)\n"
     "  --max-unproven N    connections at once that have not shown a code yet (default 64, of\n"
     "                      these 16 from one address); wrong codes slow their address down\n"
@@ -57,7 +60,7 @@ enum { MAX_LISTEN = 16, MAX_SHARES = 256 };
 typedef struct host {
     const char       *listen[MAX_LISTEN];
     int               listen_count;
-    int               stdio, read_only, verbose;
+    int               stdio, read_only, allow_exec, verbose;
     const char       *log_path, *code_path, *new_code, *revoked;
     codes_line        line; /* of --new-code */
     codes             codes;
@@ -81,7 +84,7 @@ static void name_copy(const char *option, char *to, size_t size, const char *nam
 static void parse_options(host *h, int argc, char **argv)
 {
     enum { LISTEN = 256, STDIO, READ_ONLY, MAX_CLIENTS, LOG, HELP, VERSION, CODE_FILE, NEW_CODE,
-           REVOKE, SHARE, UNTIL, MAX_UNPROVEN, REQUEST, KEEP, NO_SANDBOX };
+           REVOKE, SHARE, UNTIL, MAX_UNPROVEN, REQUEST, KEEP, NO_SANDBOX, ALLOW_EXEC };
     static const struct option options[] = {{"listen", required_argument, NULL, LISTEN},
                                             {"stdio", no_argument, NULL, STDIO},
                                             {"read-only", no_argument, NULL, READ_ONLY},
@@ -98,6 +101,7 @@ static void parse_options(host *h, int argc, char **argv)
                                             {"max-unproven", required_argument, NULL, MAX_UNPROVEN},
                                             {"request-timeout", required_argument, NULL, REQUEST},
                                             {"keep", required_argument, NULL, KEEP},
+                                            {"allow-exec", no_argument, NULL, ALLOW_EXEC},
                                             {"no-sandbox", no_argument, NULL, NO_SANDBOX},
                                             {NULL, 0, NULL, 0}};
     int                        c;
@@ -109,6 +113,7 @@ static void parse_options(host *h, int argc, char **argv)
             break;
         case STDIO: h->stdio = 1; break;
         case READ_ONLY: h->read_only = 1; break;
+        case ALLOW_EXEC: h->allow_exec = 1; break;
         case MAX_CLIENTS:
             h->max_clients = (uint32_t)tool_number("--max-clients", optarg, 1, 1000000);
             break;
@@ -138,6 +143,8 @@ static void parse_options(host *h, int argc, char **argv)
         default: fprintf(stderr, "Try 'fsb-host --help'.\n"); exit(2);
         }
     }
+    if (h->read_only && h->allow_exec)
+        tool_usage("--read-only and --allow-exec exclude each other: commands may write");
     if (h->new_code || h->revoked) {
         if (!h->code_path) tool_usage("--new-code and --revoke need --code-file");
         if (optind != argc) tool_usage("--new-code and --revoke serve nothing: name no folder");
@@ -147,6 +154,12 @@ static void parse_options(host *h, int argc, char **argv)
     if (optind == argc) tool_usage("no folder to serve is named");
     if (h->stdio && h->listen_count) tool_usage("--stdio and --listen exclude each other");
     if (!h->stdio && !h->listen_count) h->listen[h->listen_count++] = "tls:*:0";
+}
+
+static uint32_t host_rights(const host *h)
+{
+    return FSB_CHUNK_READ | (h->read_only ? 0u : (uint32_t)FSB_CHUNK_WRITE) |
+        (h->allow_exec ? (uint32_t)FSB_CHUNK_EXEC : 0u);
 }
 
 /* ---- join codes ---- */
@@ -168,7 +181,7 @@ static void change_codes(host *h)
     if (h->revoked && codes_remove(&h->codes, h->revoked) != 0)
         tool_fail("%s has no code of that name: %s", h->code_path, h->revoked);
     if (h->new_code) {
-        h->line.rights = FSB_CHUNK_READ | (h->read_only ? 0u : (uint32_t)FSB_CHUNK_WRITE);
+        h->line.rights = host_rights(h);
         name_copy("--new-code", h->line.name, sizeof h->line.name, h->new_code);
         if ((err = codes_renew(&h->codes, &h->line)) != 0) fail_codes(h->code_path, err, "");
     }
@@ -181,7 +194,7 @@ static void change_codes(host *h)
 /* The codes to begin with; the file is made if it is not there. */
 static void first_codes(host *h)
 {
-    const codes_line main_line = {.name = "main", .rights = FSB_CHUNK_READ | FSB_CHUNK_WRITE};
+    const codes_line main_line = {.name = "main", .rights = host_rights(h) | FSB_CHUNK_WRITE};
     char             wrong[200];
     int err = h->code_path ? codes_read(h->code_path, &h->codes, wrong) : -ENOENT;
     if (err == -ENOENT) {
@@ -241,12 +254,13 @@ static void add_share(host *h, const char *arg)
     fsb_chunk_share *share = &h->shares[h->share_count++];
     fsb_local_desc   desc = {0};
     desc.root = dir, desc.log = h->logger;
+    desc.allow_exec = h->allow_exec != 0, desc.exec_env = (const char *const *)environ;
     const int err = fsb_local_open(&share->backend, &desc);
     if (err)
         tool_fail("cannot serve %s: %s; it must be a folder that you may read", dir,
                   strerror(-err));
     share->name = name;
-    share->rights = FSB_CHUNK_READ | (h->read_only ? 0u : (uint32_t)FSB_CHUNK_WRITE);
+    share->rights = host_rights(h);
 }
 
 /* A name or number by which others may reach this machine: its own name where that leads to an

@@ -25,7 +25,8 @@ static const char help[] =
     "  tree URL                          the same, drawn\n"
     "  du URL...                         bytes and files below\n"
     "  sync [--delete] [--dry-run] FROM TO   makes the folder TO as FROM is: by size and time\n"
-    "  exec URL [-c TEXT | COMMAND ...]  runs a command in that folder, where the host allows it\n"
+    "  exec [-n] URL [-c TEXT | [--] COMMAND ...]   runs a command in that folder, where the host\n"
+    "                                    allows it, with all of stdin as its input; -n: with none\n"
     "\n"
     "  --json        ls, stat, find, du: one object a line; cp, sync: one at the end\n"
     "  --timeout SECONDS   a call waits so long for the host, then fails (default 30)\n"
@@ -39,7 +40,7 @@ static const char help[] =
     "  fsb+unix:///SOCKET?share=SHARE[/PATH]     file:///PATH     mem:\n";
 
 static struct {
-    int        all, recursive, keep, force, parents, json, delete, dry_run, verbose;
+    int        all, recursive, keep, force, parents, json, delete, dry_run, no_input, verbose;
     uint32_t   timeout_ms, jobs;
     const char *shell;
     tool_log   log;
@@ -405,6 +406,22 @@ static int exec_output(fsb_op *op, int fd, const void *data, size_t size)
     return fwrite(data, 1, size, to) != size || fflush(to) != 0;
 }
 
+/* What stands in stdin, unless that is a terminal. The caller frees it. */
+static char *read_stdin(size_t *size)
+{
+    size_t room = 64 << 10, n;
+    char  *bytes = isatty(STDIN_FILENO) ? NULL : (char *)malloc(room);
+    *size = 0;
+    while (bytes && (n = fread(bytes + *size, 1, room - *size, stdin)) > 0) {
+        *size += n;
+        if (*size < room) continue;
+        char *more = (char *)realloc(bytes, room *= 2);
+        if (!more) tool_fail("too little memory for stdin");
+        bytes = more;
+    }
+    return bytes;
+}
+
 static int cmd_exec(tool_place *p, char **argv)
 {
     const char *text[2] = {o.shell, NULL};
@@ -413,8 +430,11 @@ static int cmd_exec(tool_place *p, char **argv)
     if (!o.shell && !argv[0]) tool_usage("exec needs a command, or -c TEXT");
     exec.argv = o.shell ? text : (const char *const *)argv;
     exec.output = exec_output;
+    char *const input = o.no_input ? NULL : read_stdin(&exec.input_size);
+    exec.input = input;
     op.exec = &exec, op.flags = o.shell ? FSB_EXEC_SHELL : 0;
     const int64_t err = call(p->backend, &op, FSB_OP_EXEC, p->path);
+    free(input);
     if (err < 0) {
         complain(err, "cannot run that at %s", p->text);
         return 1;
@@ -852,13 +872,14 @@ static void parse_options(int argc, char **argv, const char *command)
         {"dry-run", no_argument, NULL, DRY_RUN}, {NULL, 0, NULL, 0}};
     int       k;
     const int exec = !strcmp(command, "exec"); /* what follows the URL is the command's */
-    while ((k = getopt_long(argc, argv, exec ? "+vc:" : "lrRpfj:v", known, NULL)) != -1) {
+    while ((k = getopt_long(argc, argv, exec ? "+nvc:" : "lrRpfj:v", known, NULL)) != -1) {
         switch (k) {
         case 'l': o.all = 1; break;
         case 'r': case 'R': o.recursive = 1; break;
         case 'p': o.keep = o.parents = 1; break;
         case 'f': o.force = 1; break;
         case 'c': o.shell = optarg; break;
+        case 'n': o.no_input = 1; break;
         case 'v': ++o.verbose; break;
         case 'j': o.jobs = (uint32_t)tool_number("-j", optarg, 1, 256); break;
         case JSON: o.json = 1; break;
