@@ -58,11 +58,23 @@ works_at here "$dir/here"
 check "mkdir -p" "fsb mkdir -p here/x/y/z && [ -d here/x/y/z ] && fsb rm -r here/x"
 check "json of cp" "fsb cp --json -r tree here/j | grep -q '\"ok\":true' && fsb rm -r here/j"
 check "names of folders" "cd tree && [ \$(fsb ls . | wc -l) = 4 ] && [ \$(fsb ls ../tree/a/.. | wc -l) = 4 ]"
-check "exec, with its exit status" "[ \"\$(fsb exec here -c 'pwd; exit 3')\" = \"\$PWD/here\" ];
-    fsb exec here sh -c 'echo to stderr >&2; exit 3' 2>said; [ \$? = 3 ] && grep -q 'to stderr' said"
+# what a command must do; WHAT URL
+runs_at() {
+    check "$1: exec, with its exit status" "[ \"\$(fsb exec -n '$2' -c 'pwd; exit 3')\" = \"\$PWD/$3\" ] &&
+        { fsb exec '$2' -- sh -c 'echo out; echo to stderr >&2; exit 3' </dev/null 2>said >out
+          [ \$? = 3 ]; } && [ \"\$(cat said)\" = 'to stderr' ] && [ \"\$(cat out)\" = out ]"
+    check "$1: exec, with stdin" "[ \$(head -c 100000 tree/big | fsb exec '$2' wc -c) = 100000 ]"
+    check "$1: exec, and its end by a signal" "fsb exec -n '$2' -c 'kill -9 \$\$'; [ \$? = 137 ]"
+    check "$1: exec, of much output" "fsb exec -n '$2' cat '$dir/tree/big' | cmp - tree/big"
+}
+runs_at here "$dir/here" here
 host data
 works_at host "$url"
-check "exec is not for every host" "! fsb exec '$url' true"
+check "exec is not for every host" "! fsb exec -n '$url' true 2>said && grep -q 'Permission' said"
+stop_host
+mkdir run
+host --allow-exec run
+runs_at host "$url" run
 stop_host
 
 # ---- [ssh] ---------------------------------------------------------------------------------------
@@ -92,6 +104,7 @@ start_sshd() {
 if start_sshd "$bin:/usr/bin:/bin"; then
     mkdir far
     works_at ssh "ssh://127.0.0.1:$port$dir/far"
+    runs_at ssh "ssh://127.0.0.1:$port$dir/far" far
     works_at sftp "sftp://127.0.0.1:$port$dir/far"
     url="ssh://127.0.0.1:$port$dir/tree"
     mount_at "$mnt"

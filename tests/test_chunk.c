@@ -1567,8 +1567,7 @@ typedef struct heard { /* what a command wrote */
     char     text[2][256];
     uint64_t size[2], sum;
     uint64_t stop_at; /* bytes of stdout, then output() wants no more; 0: never */
-    int64_t  done, calls;
-    int      nap_ms;
+    int64_t  done, calls, nap_ms;
 } heard;
 
 static int hear(fsb_op *op, int fd, const void *data, size_t size)
@@ -1579,7 +1578,7 @@ static int hear(fsb_op *op, int fd, const void *data, size_t size)
     if (had < room) memcpy(h->text[fd - 1] + had, data, size < room - had ? size : room - had);
     for (size_t i = 0; i < size; ++i) h->sum = h->sum * 31 + ((const unsigned char *)data)[i];
     h->size[fd - 1] += size;
-    if (h->nap_ms) nap(h->nap_ms);
+    if (load(&h->nap_ms)) nap((int)load(&h->nap_ms));
     __atomic_add_fetch(&h->calls, 1, __ATOMIC_RELEASE);
     return h->stop_at && h->size[0] >= h->stop_at;
 }
@@ -1754,7 +1753,7 @@ static void test_exec_crowd(void) /* a hundred at once, of whom some wait; other
     b = other;
     CHECK_EQ(C(STAT, .path = "/"), 0);
     crowd_start(b, c, 3, "yes"); /* nobody takes it fast: bounded memory, and it ends */
-    c[0].heard.nap_ms = 2;
+    __atomic_store_n(&c[0].heard.nap_ms, 2, __ATOMIC_RELEASE);
     EVENTUALLY(load(&c[2].heard.calls) > 20);
     CHECK(load(&h.memory.live) < (24 << 20));
     for (int i = 0; i < 3; ++i) b->cancel(b, &c[i].op);

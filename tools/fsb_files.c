@@ -939,7 +939,10 @@ int fsb_cmd_files(int argc, char **argv)
     else if (!strcmp(command, "mv")) cmd_mv(n, urls);
     else if (!strcmp(command, "exec")) {
         tool_place *p = place_of(urls[0]);
-        const int   status = cmd_exec(p, urls + 1);
+        char      **words = urls + 1;
+        if (!o.shell && words[0] && !strcmp(words[0], "-c")) o.shell = words[1], ++words;
+        if (words[0] && !strcmp(words[0], "--")) ++words;
+        const int status = cmd_exec(p, words);
         leave(p);
         return status;
     } else cmd_walk(n, urls, !strcmp(command, "tree"));
