@@ -3922,8 +3922,8 @@ static int fsb_chunk_output_(fsb_op *op, int fd, const void *data, size_t size)
 static int64_t fsb_chunk_words_(const unsigned char *data, size_t size, uint32_t counts[2],
                                 const char **words)
 {
-    fsb_chunk_cursor_ c = {(unsigned char *)(uintptr_t)data, (unsigned char *)(uintptr_t)data + size,
-                           0};
+    unsigned char    *at = (unsigned char *)(uintptr_t)data; /* only read */
+    fsb_chunk_cursor_ c = {at, at + size, 0};
     counts[0] = fsb_chunk_get32_(&c), counts[1] = fsb_chunk_get32_(&c);
     if (c.bad || !counts[0] || counts[0] > FSB_CHUNK_WORDS_MAX_ ||
         counts[1] > FSB_CHUNK_WORDS_MAX_)
@@ -3947,7 +3947,8 @@ static fsb_chunk_command_ *fsb_chunk_command_new_(fsb_chunk_request_ *req)
     const unsigned char *data = (const unsigned char *)req->op.data;
     uint32_t             counts[2];
     if (fsb_chunk_words_(data, req->op.size, counts, NULL) < 0) return NULL;
-    const size_t    size = sizeof(fsb_chunk_command_) + (counts[0] + counts[1] + 2) * sizeof(char *);
+    const size_t        count = (size_t)counts[0] + counts[1] + 2;
+    const size_t        size = sizeof(fsb_chunk_command_) + count * sizeof(char *);
     fsb_chunk_command_ *run = (fsb_chunk_command_ *)fsb_chunk_alloc_(a, size);
     if (!run) return NULL;
     const char **words = (const char **)(void *)(run + 1);
@@ -5331,8 +5332,9 @@ static int fsb_chunk_call_pack_(fsb_chunk_client_ *c, fsb_chunk_call_ *call, con
             if (++counts[kind] > FSB_CHUNK_WORDS_MAX_ || size > (size_t)FSB_IO_MAX) return -E2BIG;
         }
     if (size > (size_t)FSB_IO_MAX) return -E2BIG;
-    unsigned char *pack = (unsigned char *)fsb_chunk_resize_(&c->allocator, call->pack,
-                                                             call->pack ? call->data_size : 0, size);
+    const size_t   had = call->pack ? call->data_size : 0;
+    unsigned char *pack =
+        (unsigned char *)fsb_chunk_resize_(&c->allocator, call->pack, had, size);
     if (!pack) return -ENOMEM;
     fsb_chunk_cursor_ w = {pack, pack + size, 0};
     call->pack = pack, call->data = pack, call->data_size = size;
@@ -6313,8 +6315,8 @@ static void *fsb_chunk_connector_(void *arg)
     }
 }
 
-/* The connection is lost: what was sent is to be sent again, but commands, which ended with it. What
-   nobody waits for is forgotten, unless it has to be undone when it is answered. */
+/* The connection is lost: what was sent is to be sent again, but for commands, which ended with it.
+   What nobody waits for is forgotten, unless it has to be undone when it is answered. */
 static void fsb_chunk_requeue_(fsb_chunk_client_ *c)
 {
     fsb_op *ended = NULL;

@@ -4,7 +4,8 @@
        4Q0C-...-K2ZT  rw  *     -                     main
        91MF-...-0P4H  ro  docs  2026-12-31T23:59:59Z  ann
 
-   Rights are ro, rw, or rwx, which may run commands too (fsb-host --allow-exec); "*" opens every share; "-" never ends. Share and name are written as in a
+   Rights are ro, rw, or rwx, which may run commands too (fsb-host --allow-exec). "*" opens every
+   share; "-" never ends. Share and name are written as in a
    URL, with %20 for a space. The file is for its owner alone (mode 0600). */
 #ifndef FSB_CODES_H
 #define FSB_CODES_H

@@ -81,6 +81,22 @@ static void name_copy(const char *option, char *to, size_t size, const char *nam
     memcpy(to, name, strlen(name) + 1);
 }
 
+/* What excludes each other, and what stands for what was not said. */
+static void check_options(host *h, int argc)
+{
+    if (h->read_only && h->allow_exec)
+        tool_usage("--read-only and --allow-exec exclude each other: commands may write");
+    if (h->new_code || h->revoked) {
+        if (!h->code_path) tool_usage("--new-code and --revoke need --code-file");
+        if (optind != argc) tool_usage("--new-code and --revoke serve nothing: name no folder");
+        return;
+    }
+    if (h->line.share[0] || h->line.until) tool_usage("--share and --until need --new-code");
+    if (optind == argc) tool_usage("no folder to serve is named");
+    if (h->stdio && h->listen_count) tool_usage("--stdio and --listen exclude each other");
+    if (!h->stdio && !h->listen_count) h->listen[h->listen_count++] = "tls:*:0";
+}
+
 static void parse_options(host *h, int argc, char **argv)
 {
     enum { LISTEN = 256, STDIO, READ_ONLY, MAX_CLIENTS, LOG, HELP, VERSION, CODE_FILE, NEW_CODE,
@@ -143,17 +159,7 @@ static void parse_options(host *h, int argc, char **argv)
         default: fprintf(stderr, "Try 'fsb-host --help'.\n"); exit(2);
         }
     }
-    if (h->read_only && h->allow_exec)
-        tool_usage("--read-only and --allow-exec exclude each other: commands may write");
-    if (h->new_code || h->revoked) {
-        if (!h->code_path) tool_usage("--new-code and --revoke need --code-file");
-        if (optind != argc) tool_usage("--new-code and --revoke serve nothing: name no folder");
-        return;
-    }
-    if (h->line.share[0] || h->line.until) tool_usage("--share and --until need --new-code");
-    if (optind == argc) tool_usage("no folder to serve is named");
-    if (h->stdio && h->listen_count) tool_usage("--stdio and --listen exclude each other");
-    if (!h->stdio && !h->listen_count) h->listen[h->listen_count++] = "tls:*:0";
+    check_options(h, argc);
 }
 
 static uint32_t host_rights(const host *h)

@@ -40,8 +40,8 @@ static inline void tool_ssh_run(const tool_ssh *ssh)
     words[n++] = "--", words[n++] = ssh->url.address;
     tool_shell_quote(ssh->folder, quoted, sizeof quoted);
     snprintf(command, sizeof command,
-             "command -v fsb-host >/dev/null 2>&1 || exit 127; exec fsb-host --stdio --allow-exec %s",
-             quoted);
+             "command -v fsb-host >/dev/null 2>&1 || exit 127;"
+             " exec fsb-host --stdio --allow-exec %s", quoted);
     words[n++] = ssh->sftp ? "sftp" : command;
     words[n] = NULL;
     execvp("sh", (char *const *)(uintptr_t)words);
