@@ -52,8 +52,8 @@
        WATCH, flags HELD and DEEP, path "/", gives the client a lease: from its answer on the server
        sends 0x102 EVENT (tag: 1, 2, ...; meta: u32 FSB_EVENT_*, stat, strings path, path2) for what
        others change in folders that the client's requests led through, and answers the one who
-       changed it when this client has sent 0x103 SEEN (tag: up to which event), 2 s at most. Neither
-       has an answer.
+       changed it when this client has sent 0x103 SEEN (tag: up to which event), 2 s at most.
+       Neither has an answer.
        0x100 HELLO must come first. Meta: u16 lowest and u16 highest version, u32 flags, 16 bytes
        client id, string share. Answer: u16 version, u16 rights, u32 requests that may be in
        flight, u64 boot id of the server, u64 bit n set: FSB_OP n is served, u32 bytes of data at
@@ -3399,7 +3399,8 @@ static int fsb_chunk_lease_(fsb_chunk_conn_ *conn, fsb_op *op)
     if (op->flags != (FSB_WATCH_HELD | FSB_WATCH_DEEP) || op->path[1]) return -EINVAL;
     const int err = fsb_chunk_watch_share_(s, conn->share);
     if (err) return err;
-    unsigned char *told = (unsigned char *)fsb_chunk_alloc_(&s->desc.allocator, FSB_CHUNK_TOLD_ / 8);
+    unsigned char *told =
+        (unsigned char *)fsb_chunk_alloc_(&s->desc.allocator, FSB_CHUNK_TOLD_ / 8);
     if (!told) return -ENOMEM;
     pthread_mutex_lock(&s->leases_lock);
     const int has = conn->told != NULL;

@@ -6272,7 +6272,8 @@ static void fsb_mount_settings_(fsb_mount *m, const fsb_mount_desc *d)
 {
     const int64_t behind = d->write_behind ? d->write_behind : 16 << 20;
     m->backend = d->backend, m->runner = d->runner, m->log = d->log;
-    m->threads = d->threads ? d->threads : d->backend->submit ? 1 : 2, m->timeout_ms = d->timeout_ms;
+    m->threads = d->threads ? d->threads : d->backend->submit ? 1 : 2;
+    m->timeout_ms = d->timeout_ms;
     m->attr_ns = fsb_mount_ns_of_(d->attr_timeout_ms);
     m->entry_ns = fsb_mount_ns_of_(d->entry_timeout_ms);
     m->inlined = !d->backend->submit && (!d->runner.run || d->backend->flags & FSB_BACKEND_QUICK);
