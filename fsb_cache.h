@@ -2936,10 +2936,7 @@ static void fsb_cached_start_(fsb_cached_ *c, fsb_op *op, int tries, int64_t err
 
 static void *fsb_cached_resize_(fsb_cached_ *c, void *ptr, size_t old_size, size_t size)
 {
-    if (c->allocator.fn) return c->allocator.fn(c->allocator.user, ptr, old_size, size);
-    if (size) return realloc(ptr, size);
-    free(ptr);
-    return NULL;
+    return fsb_cache_resize_(&c->allocator, ptr, old_size, size);
 }
 
 static void *fsb_cached_new_(fsb_cached_ *c, size_t size) /* zeroed */
@@ -4459,10 +4456,10 @@ static void fsb_cached_pattern_(const fsb_cached_ *c, fsb_cached_file_ *f, uint6
 {
     const uint64_t end = offset + size, chunk = FSB_CACHED_CHUNK_;
     const int64_t  stride = (int64_t)(offset - f->last);
-    const uint64_t near = FSB_IO_MAX; /* the kernel's threads do not keep to the order */
-    const int forward = f->next && offset + near >= f->next && offset <= f->next + near &&
+    const uint64_t apart = FSB_IO_MAX; /* the kernel's threads do not keep to the order */
+    const int forward = f->next && offset + apart >= f->next && offset <= f->next + apart &&
                         end > f->last;
-    const int backward = f->next && !forward && end <= f->last + chunk && f->last <= end + near;
+    const int backward = f->next && !forward && end <= f->last + chunk && f->last <= end + apart;
     const int strided = f->next && !forward && !backward && stride && stride == f->stride;
     *from = *to = 0;
     if (forward || backward || strided || (!f->next && !offset)) ++f->run;

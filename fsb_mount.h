@@ -5142,7 +5142,9 @@ static void fsb_mount_fetched_(fsb_mount_req_ *r)
 static uint32_t fsb_mount_store_(fsb_mount *m, const fsb_mount_req_ *r, size_t at)
 {
     const fsb_mount_bytes_ b = fsb_mount_bytes_at_(r, at);
-    struct fuse_bufvec     bytes = FUSE_BUFVEC_INIT(b.size);
+    struct fuse_bufvec     bytes;
+    memset(&bytes, 0, sizeof bytes);
+    bytes.count = 1, bytes.buf[0].size = b.size, bytes.buf[0].fd = -1;
     pthread_mutex_lock(&m->lock);
     fsb_mount_node_ *n = fsb_mount_node_find_(m, b.file_id);
     const int good = n && n->lookups && !n->version && fsb_mount_bytes_good_(n, &b, r->started);
