@@ -543,7 +543,7 @@ FSB_API const char *fsb_mount_errmsg(fsb_mount *mount, char *buf, size_t size);
 #include <unistd.h>
 #ifndef CPU_SETSIZE
 #error "fsb_mount.h: GNU extensions are hidden; include it first, or compile with -D_GNU_SOURCE"
-#endif
+#else
 
 /* ---- [memory] -------------------------------------------------------------------------------- */
 
@@ -6424,6 +6424,7 @@ FSB_API const char *fsb_mount_errmsg(fsb_mount *m, char *buf, size_t size)
 }
 
 #endif /* FSB_WITH_FUSE */
+#endif /* what is hidden */
 #endif /* implementation */
 /*
 MIT License
