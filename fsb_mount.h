@@ -43,11 +43,17 @@
    ERRORS    Negative errno values; whatever the backend answers reaches the application. What
              was refused and why is told through desc.log, the last text by fsb_mount_errmsg().
              A delayed write that fails is reported once: by the next write, fsync or close.
+   COHERENCE A backend that gives a lease (WATCH with FSB_WATCH_HELD: fsb_chunk.h's client, the
+             caching backend of fsb_cache.h) says when something changes. Until then the kernel
+             keeps names, attributes, listings and pages, a known file is opened without a word to
+             the host, and the small files of a folder that is read file by file are fetched
+             together. Without a lease open asks for the version of the file (close-to-open), and
+             names and attributes are believed for entry_timeout and attr_timeout.
    DOES NOT  use the kernel's write-back cache: a store through mmap reaches the host when the
-             kernel writes it (msync, munmap, close). Open asks the host for the version of a
-             file, so that a reader sees what was there when it opened (close-to-open); two mounts
-             that write one file at once, without locks, may keep old parts of it cached until it
-             changes again.
+             kernel writes it (msync, munmap, close). Two mounts that write one file at once,
+             without locks or a lease, may keep old parts of it cached until it changes again. A
+             file that was opened under a lease, not yet read, and removed by another client
+             answers ESTALE.
              Locks act within the mount, unless the option remote_locks is given. What a mapping
              has dirty is lost when the mount is stopped while in use. libfuse's own messages are
              silenced, for the whole process.
