@@ -1,8 +1,11 @@
 # make          the programs, into build/bin/
 # make demo     installs what is missing, then serves a folder, mounts it, shows it working
 # make test     installs what is missing, then runs every check; the last line is the tally
-# make bench    every bench against its peers (bench-quick: within 30 seconds each)
+# make bench    every bench, then build/bench/report.html (bench-quick: in some minutes;
+#               bench-peers: installs first what ours is measured beside)
 # make install  PREFIX=/usr/local, DESTDIR=; the headers and the programs
+# make deb      a Debian package of these, in build/
+# make cross    every header and its tests on other machines, under qemu-user, and with musl
 # make blocks   copies tests/blocks/ into every header
 # make clean
 #
@@ -28,22 +31,25 @@ WARNINGS := -Wall -Wextra -Wpedantic -Wconversion -Wsign-conversion -Wshadow -Wu
             -Wstrict-prototypes -Wmissing-prototypes -Wwrite-strings -Wvla
 COMPILE   = $(CC) -std=c11 -D_GNU_SOURCE -I. $(FEATURES) $(WARNINGS) $(CFLAGS) -pthread \
             -MMD -MP -MF $@.d -MT $@
-LINK      = $(COMPILE) $(SANITIZE) -o $@ $(filter %.c %.o,$^) $(LDFLAGS) $(LDLIBS)
+# Its first source only: what that includes is a prerequisite too, once it was compiled.
+LINK      = $(COMPILE) $(SANITIZE) -o $@ $(filter %.c,$<) $(filter %.o,$^) $(LDFLAGS) $(LDLIBS)
 SAY       = $(if $(V),,@echo '  cc $@';)
 
 HEADERS := $(wildcard fsb_*.h)
 TOOLS   := $(patsubst tools/%.c,bin/%,$(wildcard tools/fsb-*.c tools/fsb.c))
 TESTS   := $(patsubst tests/%.c,%,$(wildcard tests/test_*.c))
 BENCHES := $(patsubst bench/%.c,build/bench/%,$(wildcard bench/bench_*.c))
+LINKED  := build/bench/link # the emulated network link
 FUZZERS := $(patsubst tests/%.c,build/fuzz/%,$(wildcard tests/fuzz_*.c))
 GROUPS  := $(patsubst tools/%.c,obj/%.o,$(wildcard tools/fsb_*.c)) # of fsb's sub-commands
 
-.PHONY: all tools tests sanitized benches demo test bench bench-quick fuzz install blocks clean
+.PHONY: all tools tests sanitized benches demo test bench bench-quick bench-peers fuzz install deb \
+        cross blocks clean
 all: tools tests benches
 tools: $(TOOLS:%=build/%)
 tests: $(TESTS:%=build/%)
 sanitized: $(foreach v,asan tsan,$(addprefix build/$v/,$(TOOLS) $(TESTS)))
-benches: $(BENCHES)
+benches: $(BENCHES) $(LINKED)
 
 # A variant is the same programs in a folder of its own.
 define VARIANT
@@ -65,6 +71,10 @@ SANE  = -fno-sanitize-recover=all -fno-omit-frame-pointer
 build/asan/%: SANITIZE = -fsanitize=address,undefined $(SANE)
 build/tsan/%: SANITIZE = -fsanitize=thread
 
+ifeq ($(shell pkg-config --exists glib-2.0 && echo yes),yes) # what the cache is measured beside
+build/bench/bench_cache: FEATURES += -DBENCH_GLIB $(patsubst -I%,-isystem %,$(shell pkg-config --cflags glib-2.0))
+build/bench/bench_cache: LDLIBS += $(shell pkg-config --libs glib-2.0)
+endif
 build/bench/%: bench/%.c build/line | build/bench
 	$(SAY)$(LINK)
 build/fuzz/%: tests/%.c build/line | build/fuzz
@@ -91,9 +101,12 @@ test:
 	@MAKE='$(MAKE)' JOBS=$(JOBS) tests/run.sh
 
 bench: tools benches
-	@for b in $(BENCHES); do echo "== $$b"; $$b || exit 1; done
+	@bench/report.py
 bench-quick: tools benches
-	@for b in $(BENCHES); do echo "== $$b"; $$b --quick || exit 1; done
+	@bench/report.py --quick
+bench-peers:
+	@bench/peers.sh
+	@$(MAKE) --no-print-directory bench
 
 ifneq ($(FUZZERS),)
 FUZZ_SECONDS ?= 60
@@ -107,9 +120,35 @@ install: tools
 	install -d '$(to)/include' '$(to)/bin' '$(to)/share/pkgconfig'
 	install -m 644 $(HEADERS) '$(to)/include'
 	install $(TOOLS:%=build/%) '$(to)/bin'
+	install -d '$(to)/share/bash-completion/completions'
+	install -m 644 tools/fsb.bash '$(to)/share/bash-completion/completions/fsb'
 	printf '%s\n' 'Name: fsb' 'Description: file-system building blocks, drop-in C headers' \
 	    'Version: $(VERSION)' 'Cflags: -I$(PREFIX)/include -pthread' 'Libs: -pthread' \
 	    > '$(to)/share/pkgconfig/fsb.pc'
+
+# A Debian package of what install puts into /usr; what it depends on is read from the programs.
+DEB := build/deb/fsb
+deb: tools
+	@command -v dpkg-deb >/dev/null && command -v dpkg-shlibdeps >/dev/null || \
+	    { echo 'deb: no dpkg-deb or dpkg-shlibdeps: apt-get install dpkg-dev'; exit 1; }
+	@rm -rf build/deb
+	@$(MAKE) --no-print-directory -s install DESTDIR='$(CURDIR)/$(DEB)' PREFIX=/usr
+	@strip $(DEB)/usr/bin/*
+	@install -D -m 644 LICENSE $(DEB)/usr/share/doc/fsb/copyright
+	@mkdir -p build/deb/debian $(DEB)/DEBIAN
+	@printf 'Source: fsb\n\nPackage: fsb\nArchitecture: any\n' > build/deb/debian/control
+	@set -e; cd build/deb; needs=$$(dpkg-shlibdeps -O fsb/usr/bin/* | sed 's/^shlibs:Depends=//'); \
+	{ printf '%s\n' 'Package: fsb' 'Version: $(VERSION)' 'Section: utils' 'Priority: optional' \
+	    "Architecture: $$(dpkg --print-architecture)" "Depends: $$needs" 'Recommends: fuse3' \
+	    'Maintainer: the authors of fsb <fsb@localhost>' \
+	    "Installed-Size: $$(du -sk fsb/usr | cut -f1)" \
+	    'Description: file-system building blocks' \
+	    ' Serve a folder, mount it on another machine, work in it as if it were local:' \
+	    ' programs, and the drop-in C headers that they are made of.'; } > fsb/DEBIAN/control
+	@dpkg-deb --root-owner-group --build $(DEB) build | tail -n 1
+
+cross:
+	@tests/cross.sh
 
 blocks:
 	@for h in $(HEADERS); do for b in common vtable; do \

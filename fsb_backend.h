@@ -2,7 +2,8 @@
 
    A backend answers stat, open, read, write, list, rename, ... on paths of its own (see "vtable"
    below). Here are a folder of this machine (local), a folder that exists in memory only (memory),
-   a part of any backend (scoped), and a pool of threads to run blocking calls on.
+   a part of any backend (scoped), a pool of threads to run blocking calls on, and what people
+   expect of any backend: whole files, trees walked, removed and copied, batches.
 
    QUICK START   (extracted, compiled and run by the tests)
        #define FSB_BACKEND_IMPLEMENTATION      // in ONE source file, before its other includes
@@ -28,13 +29,13 @@
            return 0;
        }
 
-   NEEDS     Linux 4.16, better 5.6 (openat2), POSIX threads (-pthread). The local backend acts on
-             descriptors through /proc/self/fd, so /proc must be mounted. With a strict -std=,
-             include this header before those of libc.
+   NEEDS     Linux 4.16, better 5.6 (openat2), POSIX threads (-pthread), glibc 2.29 or musl 1.1.24.
+             The local backend acts on descriptors through /proc/self/fd, so /proc must be mounted.
+             With a strict -std=, include this header before those of libc.
    OPTIONS   FSB_STATIC, FSB_API: once, before the first fsb header. They change the linkage only.
    THREADS   Every backend may be used by many threads at once. Threads are started by
-             fsb_workers_open() and by the first WATCH of a local or memory backend (one each);
-             they block all signals.
+             fsb_workers_open(), by the first WATCH of a local or memory backend (one each), and
+             by fsb_backend_copy() while it runs; they block all signals.
    MEMORY    The desc's allocator only; without one, realloc and free. Handles take 40 bytes.
    ERRORS    Negative errno values; what each call answers is POSIX's, see the vtable, and:
              -EACCES a path leads outside the root, -ESTALE it leads to another file than file_id
@@ -346,7 +347,7 @@ FSB_API int64_t fsb_backend_call(fsb_backend *backend, fsb_op *op);
 
 /* Starts n ops; done() of each is called once. A backend with submit() gets them whole; else each
    is run by `runner`, and on this thread before the call returns if there is no runner, if it has
-   no room, or if the backend is FSB_BACKEND_QUICK and op is not a SYNC.
+   no room, or if the backend is FSB_BACKEND_QUICK and op is neither a SYNC nor an EXEC.
    Errors: none but in op->result. Threads: any. */
 FSB_API void fsb_backend_submit(fsb_backend *backend, fsb_op *const *ops, size_t n,
                                 fsb_runner runner);
@@ -363,6 +364,91 @@ FSB_API int fsb_read_file(fsb_backend *backend, const char *path, size_t most,
 FSB_API int fsb_write_file(fsb_backend *backend, const char *path, const void *data, size_t size,
                            uint32_t mode);
 
+/* ---- files and trees, on any backend --------------------------------------------------------- */
+
+/* Makes the file or replaces the one there, in one step: others see the old bytes or the new ones,
+   also if this process or the machine stops in between. Folders above that are missing are made
+   (0755). mode 0: that of the file there, else 0644.
+   Errors: -EINVAL, -EISDIR; MKDIR's, OPEN's, WRITE's, SYNC's, RENAME's. Threads: any. */
+FSB_API int fsb_file_replace(fsb_backend *backend, const char *path, const void *data, size_t size,
+                             uint32_t mode);
+
+/* Makes the folder and those above it that are missing; one that is there is fine.
+   Errors: -EINVAL; -ENOTDIR a file is in the way; else MKDIR's. Threads: any. */
+FSB_API int fsb_backend_mkdir_all(fsb_backend *backend, const char *path, uint32_t mode);
+
+/* Removes a file, or a folder and all below it; symbolic links are removed, not followed. What
+   cannot be removed stays, and the rest goes.
+   Errors: -ENOENT nothing there; -EBUSY path is "/"; the first of UNLINK, RMDIR, LIST.
+   Threads: any. */
+FSB_API int fsb_backend_remove_all(fsb_backend *backend, const char *path,
+                                   const fsb_allocator *allocator);
+
+/* Makes an empty file if there is none, and sets the times of whatever is there; never a byte of
+   it. mtime_ns NULL: now. Errors: SETATTR's, PUT's. Threads: any. */
+FSB_API int fsb_backend_touch(fsb_backend *backend, const char *path, const int64_t *mtime_ns);
+
+/* One step of a walk; its pointers are valid during visit() only. */
+enum {
+    FSB_WALK_FILE = 1, /* anything but a folder */
+    FSB_WALK_FOLDER,   /* before what is in it; visit() answering 1 passes it by */
+    FSB_WALK_LEAVE,    /* behind all that is in it */
+    FSB_WALK_ERROR     /* the folder cannot be listed (further); LEAVE follows */
+};
+typedef struct fsb_walk_step {
+    uint32_t        kind;  /* FSB_WALK_* */
+    uint32_t        depth; /* 0: where the walk began */
+    int             error;
+    const char     *path;
+    const fsb_stat *stat; /* as it was listed */
+} fsb_walk_step;
+
+/* Goes through a tree, depth first; symbolic links are files. visit() answers 0 to go on; what is
+   negative ends the walk, and is its result. Names may come and go meanwhile, the visited one too.
+   Memory: 16 KiB for each level. allocator NULL: libc's.
+   Errors: STAT's of path; -ENOMEM; visit()'s. Threads: any; visit() runs on this one. */
+FSB_API int fsb_backend_walk(fsb_backend *backend, const char *path, const fsb_allocator *allocator,
+                             int (*visit)(void *user, const fsb_walk_step *step), void *user);
+
+/* Submits n ops of any kinds and waits for all: done() need not be set, and emit() or output()
+   is given a copy of the op, with its user. Each has its own result then. They run at the same
+   time, in no order. Returns 0, or the result of the first in the array that failed.
+   Errors: -ENOMEM nothing was started. Threads: any, but not one of the runner's. */
+FSB_API int fsb_backend_batch(fsb_backend *backend, fsb_op *const *ops, size_t n, fsb_runner runner,
+                              const fsb_allocator *allocator);
+
+enum {
+    FSB_COPY_RESUME = 1, /* passes over files of the same size and mtime, goes on with what an
+                            earlier call has left, and leaves what this one could not finish */
+    FSB_COPY_VERIFY = 2, /* reads back what was written and compares: -EBADMSG */
+    FSB_COPY_OWNERS = 4  /* owners too, and set-user-id and set-group-id */
+};
+typedef struct fsb_copy_progress {
+    uint64_t files, folders, bytes; /* done so far; bytes: without holes */
+    uint64_t passed, failed;        /* files passed over (RESUME); names that failed */
+    int      error;                 /* the first, 0: none, and its name in the source */
+    char     error_path[FSB_PATH_MAX + 1];
+} fsb_copy_progress;
+typedef struct fsb_copy_desc {
+    fsb_backend *from, *to;          /* required; may be the same */
+    const char  *from_path, *to_path; /* required: a file or folder, and what it becomes there */
+    uint32_t     flags;              /* FSB_COPY_* */
+    uint32_t     parallel;           /* threads, and files or MiB at once (default 8, 1-64) */
+    /* On the caller's thread, now and then and at the end; not 0 ends the copy: -ECANCELED. */
+    int (*progress)(void *user, const fsb_copy_progress *progress);
+    void         *user;
+    fsb_allocator allocator;
+} fsb_copy_desc;
+
+/* Copies a file, or a folder into a new or existing one, with modes and times. Large files are
+   written aside (".fsb-copy-...") in pieces of 1 MiB, and renamed when whole; holes stay holes;
+   within one backend its COPY moves the bytes. Hard links become files of their own. A name that
+   fails is counted and the rest goes on. Starts `parallel` threads, which end with the call. *out
+   (may be NULL) is the last progress.
+   Errors: -EINVAL, also for a folder into itself; -ENOMEM, -EAGAIN; -ECANCELED; else the first
+   name's. Threads: any; may block long. */
+FSB_API int fsb_backend_copy(const fsb_copy_desc *desc, fsb_copy_progress *out);
+
 /* ---- backends -------------------------------------------------------------------------------- */
 
 enum { FSB_LOCAL_READ_ONLY = 1 }; /* what would change anything answers -EROFS */
@@ -371,6 +457,11 @@ typedef struct fsb_local_desc {
     uint32_t      flags;       /* FSB_LOCAL_* */
     uint32_t      max_handles; /* open files and watches (default 65536, at most 1 << 24); the
                                   process's descriptor limit is usually met first: -EMFILE */
+    uint32_t      allow_exec;  /* 1: EXEC runs commands, as this user and not jailed (default 0:
+                                  -EACCES) */
+    const char *const *exec_env; /* what commands find in their environment, NULL behind the last;
+                                    must outlive the backend (default: a PATH only; `environ` gives
+                                    them this process's own) */
     fsb_allocator allocator;
     fsb_logger    log;
 } fsb_local_desc;
@@ -380,8 +471,16 @@ typedef struct fsb_local_desc {
    kernel has no openat2, symbolic links before the last component answer -EACCES. file_id is made
    of device, inode and creation time; version of ctime, mtime and size, so that a file system with
    coarse clocks can miss a same-size change within one tick (Linux before 6.13: 4 ms).
-   WATCH starts a thread that reads inotify; where the watch limit is reached, folders are looked at
-   once a second instead. CLOSE of a watch waits for a running event() of it, unless called by it.
+   WATCH starts a thread. As root (CAP_SYS_ADMIN and CAP_DAC_READ_SEARCH), where nothing else is
+   mounted below the root, it reads fanotify: exact, at any depth, and FSB_WATCH_FOREIGN leaves out
+   what this process did itself; op->out_offset is 1 then. A folder that comes with what is in it is
+   one event. Else it reads inotify, folder by folder, tells of everything, and out_offset is 0;
+   past the limit of inotify watches folders are looked at once a second. No kernel tells of stores
+   through mmap(2) before the file is closed. Events are at most some 16,000 behind, then LOST.
+   CLOSE of a watch waits for a running event() of it, unless called by it.
+   EXEC blocks until the command has ended and its output with it; who keeps the pipes open behind
+   it is waited for 100 ms. It needs SIGCHLD not to be ignored, and nobody else to wait for any
+   child (-ECHILD).
    Errors: -EINVAL no root; -ENOENT, -ENOTDIR, -EACCES of the root; -EMFILE, -ENOMEM.
    Threads: any. */
 FSB_API int fsb_local_open(fsb_backend **out, const fsb_local_desc *desc);
@@ -394,8 +493,9 @@ typedef struct fsb_memory_desc {
 } fsb_memory_desc;
 
 /* An empty folder (mode 0755, owned by this process) that lives in memory. Files are sparse in
-   pieces of 64 KiB; reading leaves atime alone. WATCH starts a thread that calls event(); CLOSE of
-   a watch waits for a running event() of it, unless called by it.
+   pieces of 64 KiB; reading leaves atime alone. WATCH starts a thread that calls event(), for every
+   change, FSB_WATCH_FOREIGN or not (op->out_offset is 0); CLOSE of a watch waits for a running
+   event() of it, unless called by it.
    Errors: -EINVAL, -ENOMEM. Threads: any. */
 FSB_API int fsb_memory_open(fsb_backend **out, const fsb_memory_desc *desc);
 
@@ -412,6 +512,43 @@ typedef struct fsb_scoped_desc {
    holds, never more. Where that matters and the files are local, fsb_local_open() the folder.
    Errors: -EINVAL; -ENOTDIR prefix is no folder; -ENAMETOOLONG; -ENOMEM; STAT's. Threads: any. */
 FSB_API int fsb_scoped_open(fsb_backend **out, const fsb_scoped_desc *desc);
+
+/* ---- SFTP ------------------------------------------------------------------------------------ */
+
+typedef struct fsb_sftp_desc {
+    /* Required: makes a connection to an SFTP server (version 3, such as OpenSSH's), for instance
+       by running "ssh -s HOST sftp". fds[0] is read, fds[1] written; they may be one; both become
+       the backend's, which makes them non-blocking. Called again after a connection was lost.
+       Returns 0 or a negative errno. Where writing to fds[1] can raise SIGPIPE (a pipe), block it.
+       */
+    int (*connect)(void *user, int fds[2]);
+    void         *user;        /* handed to connect */
+    const char   *root;        /* the folder that becomes "/"; a relative one starts where the
+                                  server does, mostly the home folder (default "/"; copied) */
+    uint32_t      timeout_ms;  /* of an operation without its own (default 30000) */
+    uint32_t      max_handles; /* open files (default 4096, at most 1 << 24) */
+    fsb_allocator allocator;
+    fsb_logger    log;
+} fsb_sftp_desc;
+
+/* The files of an SFTP server: its version 3, and of OpenSSH's extensions posix-rename, hardlink,
+   lsetstat, statvfs, fsync and limits. Pieces of one operation are in flight together;
+   operations of several threads take turns: pool several backends where that is too slow.
+   What the protocol cannot say:
+   file_id  is made of the path: it does not outlive a RENAME, and hard links have one each. What
+            this backend removes or replaces gets another one, what others do that to keeps it.
+   version  is made of mtime (in seconds), size, and the changes of this backend: others' changes
+            of the same second and size are missed. nlink is 1.
+   Links    symbolic links before the last component are followed by the server, root or not: the
+            limits are those of its user. WRITE with APPEND is atomic within this backend only.
+   Errors   the server tells few; EEXIST, ENOTEMPTY, EISDIR, ENOSPC, ... are found by asking again.
+   No EXCHANGE (-EINVAL), MKNOD of other than regular files (-EPERM), SYNC of a folder and LINK of
+   an open file (-ENOSYS), COPY, xattrs, locks, holes, watches, commands.
+   A lost connection ends the open files (-ESTALE), and what was under way (-ECONNRESET; a timeout
+   ends it, too); the next operation makes a new one.
+   Errors: -EINVAL; -ENOMEM; -EPROTO no such server; -ENOENT, -ENOTDIR of root; connect()'s.
+   Threads: any; may block. */
+FSB_API int fsb_sftp_open(fsb_backend **out, const fsb_sftp_desc *desc);
 
 /* ---- threads to run blocking calls on -------------------------------------------------------- */
 
@@ -440,26 +577,36 @@ FSB_API void fsb_workers_close(fsb_workers *workers);
 #endif
 #endif /* FSB_BACKEND_H */
 
-/* ==== IMPLEMENTATION: [memory] [path] [check] [bytes] [handles] [call] [workers] [watch]
-        [local: resolve, stat, create, files, attributes, list, watch] [memory backend] [scoped] */
+/* ==== IMPLEMENTATION: [memory] [path] [check] [bytes] [handles] [call] [listing] [workers]
+        [watch]
+        [local: resolve, stat, create, files, attributes, list, watch, fanotify, exec]
+        [memory backend] [conveniences: files, walk, batch, copy] [scoped]
+        [sftp: wire, exchange, connection, stat, files, names, list, calls] */
 #if (defined(FSB_IMPLEMENTATION) || defined(FSB_BACKEND_IMPLEMENTATION)) && \
     !defined(FSB_BACKEND_DONE_)
 #define FSB_BACKEND_DONE_
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
+#include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
+#include <sys/fanotify.h>
 #include <sys/inotify.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <sys/uio.h>
+#include <sys/wait.h>
 #include <sys/xattr.h>
 #include <time.h>
 #include <unistd.h>
@@ -586,7 +733,7 @@ static fsb_backend_rule_ fsb_backend_rule_of_(uint32_t code)
         {0, 0},
         {AT, 0},                     /* STAT */
         {AT | BYTES, 0},             /* READLINK */
-        {AT, FSB_LIST_STAT},         /* LIST */
+        {AT, FSB_LIST_STAT | FSB_LIST_DATA | FSB_LIST_DEEP},
         {PATH | BYTES, 31},          /* OPEN: all of FSB_O_* */
         {HANDLE | BYTES, 0},         /* READ */
         {HANDLE | DATA | CHANGES, FSB_WRITE_APPEND | FSB_WRITE_KILL_PRIV},
@@ -611,7 +758,7 @@ static fsb_backend_rule_ fsb_backend_rule_of_(uint32_t code)
         {PATH | BYTES, 0},           /* GET */
         {PATH | DATA | CREATES, 30}, /* PUT: all but FSB_O_READ */
         {HANDLE, 31},                /* LOCK: all of FSB_LOCK_* */
-        {PATH, FSB_WATCH_DEEP},      /* WATCH */
+        {PATH, FSB_WATCH_DEEP | FSB_WATCH_FOREIGN | FSB_WATCH_HELD},
         {PATH | CHANGES, FSB_EXEC_SHELL}, /* EXEC */
         {HANDLE, 0},                 /* DESCRIPTOR */
     };
@@ -637,6 +784,25 @@ static int fsb_backend_check_attr_(const fsb_op *op)
     return 0;
 }
 
+/* A command comes from outside: what execve(2) could not be told as it is meant is refused. */
+static int fsb_backend_check_exec_(const fsb_op *op)
+{
+    const fsb_exec *e = op->exec;
+    enum { MOST = 4096 }; /* arguments, and variables */
+    size_t n = 0;
+    if (!e || !e->argv || !e->argv[0] || !e->argv[0][0]) return -EINVAL;
+    if (op->flags & FSB_EXEC_SHELL && e->argv[1]) return -EINVAL;
+    if (e->input_size && !e->input) return -EINVAL;
+    while (e->argv[n])
+        if (++n > MOST) return -E2BIG;
+    n = 0;
+    for (const char *const *v = e->env; v && *v; ++v) {
+        if ((*v)[0] == '=' || !strchr(*v, '=')) return -EINVAL;
+        if (++n > MOST) return -E2BIG;
+    }
+    return 0;
+}
+
 /* The checks of one call that are more than a table's row. */
 static int fsb_backend_check_more_(const fsb_op *op)
 {
@@ -646,8 +812,12 @@ static int fsb_backend_check_more_(const fsb_op *op)
         return op->flags & FSB_O_WRITE ? fsb_backend_check_open_(op) : -EINVAL;
     case FSB_OP_GET: return op->path[1] ? 0 : -EISDIR;
     case FSB_OP_SETATTR: return fsb_backend_check_attr_(op);
-    case FSB_OP_LIST: return op->emit ? 0 : -EINVAL;
-    case FSB_OP_WATCH: return op->event ? 0 : -EINVAL;
+    case FSB_OP_LIST: /* DATA and DEEP go with STAT */
+        return op->emit && (op->flags < FSB_LIST_DATA || op->flags & FSB_LIST_STAT) ? 0 : -EINVAL;
+    case FSB_OP_WATCH: /* leases are for who answers from afar */
+        if (!op->event) return -EINVAL;
+        return op->flags & FSB_WATCH_HELD ? -ENOSYS : 0;
+    case FSB_OP_EXEC: return fsb_backend_check_exec_(op);
     case FSB_OP_RENAME:
         if (op->flags == (FSB_RENAME_NOREPLACE | FSB_RENAME_EXCHANGE)) return -EINVAL;
         return op->path[1] && op->path2[1] ? 0 : -EBUSY;
@@ -954,8 +1124,9 @@ FSB_API void fsb_backend_submit(fsb_backend *b, fsb_op *const *ops, size_t n, fs
     }
     for (size_t i = 0; i < n; ++i) {
         fsb_op   *op = ops[i];
-        const int here = !runner.run || (b->flags & FSB_BACKEND_QUICK && op->code != FSB_OP_SYNC);
-        op->layer[0] = b;
+        const int slow = op->code == FSB_OP_SYNC || op->code == FSB_OP_EXEC;
+        const int here = !runner.run || (b->flags & FSB_BACKEND_QUICK && !slow);
+        op->layer[0] = b, op->layer[1] = NULL;
         if (here || runner.run(runner.user, fsb_backend_job_, op)) fsb_backend_job_(op);
     }
 }
@@ -1029,6 +1200,116 @@ FSB_API int fsb_write_file(fsb_backend *b, const char *path, const void *data, s
     op.code = FSB_OP_CLOSE, op.flags = 0;
     if (fsb_backend_call(b, &op) < 0 && !err) err = (int)op.result;
     return err;
+}
+
+/* ---- [listing] ------------------------------------------------------------------------------- */
+
+/* A LIST under way: what it has handed out, and the folders it goes into next, in the order they
+   were found. The queue is bounded, however broad the tree: a folder that does not fit is left out,
+   as one behind the budget is. */
+enum { FSB_BACKEND_SMALL_ = 64 << 10, FSB_BACKEND_QUEUE_ = 4 << 20 /* bytes */ };
+
+typedef struct fsb_backend_folder_ { /* the path with its '\0' follows */
+    struct fsb_backend_folder_ *next;
+    uint64_t                    file_id;
+    size_t                      size;
+} fsb_backend_folder_;
+
+typedef struct fsb_backend_listing_ {
+    fsb_op               *op;
+    const fsb_allocator  *allocator;
+    const char           *folder; /* the one being listed; NULL: op->path */
+    char                 *room;   /* DATA: for a small file and a byte; NULL: none is read */
+    uint64_t              spent;
+    size_t                queued; /* bytes */
+    fsb_backend_folder_  *first, **last;
+} fsb_backend_listing_;
+
+/* Lists one folder: 1 all of it, 0 stopped, or an error. *stat is its own, taken first. */
+typedef int64_t (*fsb_backend_list_one_)(void *owner, fsb_backend_listing_ *ls, const char *path,
+                                         uint64_t file_id, uint64_t offset, fsb_stat *stat);
+
+/* folder + "/" + name; 0 if that is too long. */
+static int fsb_backend_join_(char *out, const char *folder, const char *name)
+{
+    const size_t a = folder[1] ? strlen(folder) : 0, b = strlen(name);
+    if (a + 1 + b > FSB_PATH_MAX) return 0;
+    memcpy(out, folder, a);
+    out[a] = '/';
+    memcpy(out + a + 1, name, b + 1);
+    return 1;
+}
+
+static void fsb_backend_listing_push_(fsb_backend_listing_ *ls, const fsb_dirent *entry)
+{
+    char path[FSB_PATH_MAX + 1];
+    if (!fsb_backend_join_(path, ls->folder ? ls->folder : ls->op->path, entry->name)) return;
+    const size_t         size = strlen(path) + 1, bytes = sizeof(fsb_backend_folder_) + size;
+    fsb_backend_folder_ *f = NULL;
+    if (ls->queued + bytes <= FSB_BACKEND_QUEUE_)
+        f = (fsb_backend_folder_ *)fsb_backend_new_(ls->allocator, bytes);
+    if (!f) return;
+    memcpy(f + 1, path, size);
+    f->file_id = entry->stat.file_id, f->size = size;
+    *ls->last = f, ls->last = &f->next, ls->queued += bytes;
+}
+
+static fsb_backend_folder_ *fsb_backend_listing_pop_(fsb_backend_listing_ *ls)
+{
+    fsb_backend_folder_ *f = ls->first;
+    if (!f) return NULL;
+    ls->first = f->next, ls->queued -= sizeof *f + f->size;
+    if (!ls->first) ls->last = &ls->first;
+    return f;
+}
+
+/* Hands an entry out: 0 go on, 1 stop before it. */
+static int fsb_backend_listing_emit_(fsb_backend_listing_ *ls, fsb_dirent *entry)
+{
+    fsb_op *op = ls->op;
+    if (op->size64 && ls->spent >= op->size64) return 1;
+    entry->folder = ls->folder;
+    if (op->emit(op, entry)) return 1;
+    ls->spent += sizeof entry->stat + entry->name_size + (entry->data ? entry->stat.size : 0);
+    if (op->flags & FSB_LIST_DEEP && entry->name_size && S_ISDIR(entry->stat.mode))
+        fsb_backend_listing_push_(ls, entry);
+    return 0;
+}
+
+/* The folders below, as far as the budget goes; one that cannot be listed is left out. */
+static void fsb_backend_listing_below_(fsb_backend_listing_ *ls, fsb_backend_list_one_ one,
+                                       void *owner)
+{
+    fsb_backend_folder_ *f;
+    int                  more = 1;
+    while (more && (f = fsb_backend_listing_pop_(ls)) != NULL) {
+        fsb_dirent whole;
+        memset(&whole, 0, sizeof whole);
+        ls->folder = (const char *)(const void *)(f + 1), whole.name = "";
+        const int64_t n = one(owner, ls, ls->folder, f->file_id, 0, &whole.stat);
+        if (n == 1) more = !fsb_backend_listing_emit_(ls, &whole);
+        else more = n < 0;
+        fsb_backend_free_(ls->allocator, f, sizeof *f + f->size);
+    }
+}
+
+/* LIST, where `one` lists a folder. */
+static int64_t fsb_backend_list_(fsb_op *op, const fsb_allocator *a, fsb_backend_list_one_ one,
+                                 void *owner)
+{
+    fsb_backend_listing_ ls;
+    fsb_stat             stat;
+    memset(&ls, 0, sizeof ls);
+    ls.op = op, ls.allocator = a, ls.last = &ls.first;
+    if (op->flags & FSB_LIST_DATA)
+        ls.room = (char *)fsb_backend_resize_(a, NULL, 0, FSB_BACKEND_SMALL_ + 1);
+    const int64_t n = one(owner, &ls, op->path, op->file_id, op->offset, &stat);
+    if (n >= 0 && op->flags & FSB_LIST_STAT) op->stat = stat;
+    if (n == 1) fsb_backend_listing_below_(&ls, one, owner);
+    for (fsb_backend_folder_ *f; (f = fsb_backend_listing_pop_(&ls)) != NULL;)
+        fsb_backend_free_(a, f, sizeof *f + f->size);
+    fsb_backend_free_(a, ls.room, FSB_BACKEND_SMALL_ + 1);
+    return n;
 }
 
 /* ---- [workers] ------------------------------------------------------------------------------- */
@@ -1155,7 +1436,7 @@ typedef struct fsb_backend_watch_ {
     struct fsb_backend_watch_ *next;
     void (*event)(void *user, const fsb_event *event);
     void    *user;
-    uint32_t deep;
+    uint32_t deep, foreign;
     int      dead;      /* closed while running: the thread frees it */
     size_t   path_size; /* the path with its '\0' follows */
 } fsb_backend_watch_;
@@ -1222,6 +1503,7 @@ static fsb_backend_watch_ *fsb_backend_watch_new_(fsb_backend_watches_ *ws, cons
     if (!w) return NULL;
     memcpy(w + 1, op->path, size);
     w->event = op->event, w->user = op->user, w->deep = op->flags & FSB_WATCH_DEEP;
+    w->foreign = op->flags & FSB_WATCH_FOREIGN;
     w->path_size = size;
     pthread_mutex_lock(&ws->lock);
     w->next = ws->list, ws->list = w;
@@ -1258,18 +1540,17 @@ static int fsb_backend_watch_view_(const fsb_backend_watch_ *w, const fsb_event 
     if (e->kind != FSB_EVENT_RENAMED || (one && two)) return one;
     mine->kind = one ? FSB_EVENT_REMOVED : FSB_EVENT_CREATED;
     mine->path = one ? e->path : e->path2, mine->path2 = NULL;
+    if (one) mine->stat = NULL;
     return one || two;
 }
 
-/* Tells everybody; on the backend's thread only. */
-static void fsb_backend_watches_tell_(fsb_backend_watches_ *ws, uint32_t kind, const char *path,
-                                      const char *path2)
+/* Tells everybody who wants to know; on the backend's thread only. own: this process did it. */
+static void fsb_backend_watches_tell_(fsb_backend_watches_ *ws, const fsb_event *event, int own)
 {
-    fsb_event event, mine;
-    event.kind = kind, event.path = path, event.path2 = path2;
+    fsb_event mine;
     pthread_mutex_lock(&ws->lock);
     for (fsb_backend_watch_ *w = ws->list, *next; w; w = next) {
-        if (fsb_backend_watch_view_(w, &event, &mine)) {
+        if (!(own && w->foreign) && fsb_backend_watch_view_(w, event, &mine)) {
             ws->running = w;
             pthread_mutex_unlock(&ws->lock);
             w->event(w->user, &mine);
@@ -1290,6 +1571,16 @@ static int fsb_backend_watches_want_(fsb_backend_watches_ *ws, const char *path,
     pthread_mutex_lock(&ws->lock);
     for (const fsb_backend_watch_ *w = ws->list; w && !found; w = w->next)
         found = !w->dead && (!deep || w->deep) && fsb_backend_watch_wants_(w, path);
+    pthread_mutex_unlock(&ws->lock);
+    return found;
+}
+
+/* 1 if anybody wants to know what this process does itself. */
+static int fsb_backend_watches_own_(fsb_backend_watches_ *ws)
+{
+    int found = 0;
+    pthread_mutex_lock(&ws->lock);
+    for (const fsb_backend_watch_ *w = ws->list; w && !found; w = w->next) found = !w->foreign;
     pthread_mutex_unlock(&ws->lock);
     return found;
 }
@@ -1338,6 +1629,8 @@ typedef struct fsb_local_statx_ {
 
 typedef struct fsb_local_folder_ fsb_local_folder_;
 typedef struct fsb_local_polled_ fsb_local_polled_;
+typedef struct fsb_local_run_ fsb_local_run_;
+typedef struct fsb_local_fan_ fsb_local_fan_;
 
 typedef struct fsb_local_ {
     fsb_backend          base; /* first */
@@ -1348,9 +1641,14 @@ typedef struct fsb_local_ {
     int                  no_openat2; /* atomic: the kernel has none, or a filter forbids it */
     uint64_t             root_dev;
     fsb_backend_handles_ handles;
+    uint32_t             allow_exec;
+    const char *const   *env; /* of commands; NULL: a PATH only */
     pthread_mutex_t      position[FSB_LOCAL_STRIPES_]; /* of descriptors: APPEND and SEEK use it */
+    pthread_mutex_t      runs_lock; /* leaf; guards the next */
+    fsb_local_run_      *runs;      /* commands under way */
     fsb_backend_watches_ watches;
     int                  inotify, wake[2];
+    fsb_local_fan_      *fan; /* instead of inotify; NULL: it cannot be */
     pthread_mutex_t      folders_lock; /* before watches.lock; guards the next four */
     fsb_local_folder_   *folders; /* by wd */
     size_t               folder_count, folder_room;
@@ -2075,27 +2373,47 @@ typedef struct fsb_local_dirent_ { /* as getdents64(2) fills them in */
     char           name[1];
 } fsb_local_dirent_;
 
+/* The stat of a regular file, by an open descriptor (one walk of its name, not two), and all its
+   bytes if it is small. The same stat behind the reading says that these are that version's. */
+static int fsb_local_small_(fsb_local_ *l, fsb_backend_listing_ *ls, int dir, fsb_dirent *entry)
+{
+    const int how = O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NOCTTY | O_NONBLOCK;
+    const int fd = openat(dir, entry->name, how);
+    if (fd < 0) return fsb_local_look_(l, dir, entry->name, &entry->stat);
+    const fsb_stat *st = &entry->stat;
+    fsb_stat        after;
+    const int       err = fsb_local_look_(l, fd, "", &entry->stat);
+    if (!err && S_ISREG(st->mode) && st->size <= FSB_BACKEND_SMALL_) {
+        const ssize_t n = pread(fd, ls->room, (size_t)st->size + 1, 0);
+        if (n >= 0 && (uint64_t)n == st->size && !fsb_local_look_(l, fd, "", &after)
+            && after.version == st->version) entry->data = ls->room;
+    }
+    close(fd);
+    return err;
+}
+
 /* Emits one entry: 0 go on, 1 stop. */
-static int fsb_local_emit_(fsb_local_ *l, fsb_op *op, int dir, const fsb_local_dirent_ *d)
+static int fsb_local_emit_(fsb_local_ *l, fsb_backend_listing_ *ls, int dir,
+                           const fsb_local_dirent_ *d)
 {
     fsb_dirent  entry;
     const char *name = d->name;
+    int         gone = 0;
     if (name[0] == '.' && (!name[1] || (name[1] == '.' && !name[2]))) return 0;
     memset(&entry, 0, sizeof entry);
-    if (op->flags & FSB_LIST_STAT) {
-        if (fsb_local_look_(l, dir, name, &entry.stat)) return 0; /* gone meanwhile */
-    } else {
-        entry.stat.ino = d->ino, entry.stat.mode = (uint32_t)d->type << 12;
-    }
     entry.name = name, entry.name_size = strlen(name), entry.cookie = (uint64_t)d->offset;
-    return op->emit(op, &entry);
+    if (ls->room && d->type == DT_REG) gone = fsb_local_small_(l, ls, dir, &entry);
+    else if (ls->op->flags & FSB_LIST_STAT) gone = fsb_local_look_(l, dir, name, &entry.stat);
+    else entry.stat.ino = d->ino, entry.stat.mode = (uint32_t)d->type << 12;
+    return gone ? 0 : fsb_backend_listing_emit_(ls, &entry);
 }
 
-static int64_t fsb_local_list_from_(fsb_local_ *l, fsb_op *op, int dir)
+static int64_t fsb_local_list_from_(fsb_local_ *l, fsb_backend_listing_ *ls, int dir,
+                                    uint64_t offset)
 {
     union { uint64_t align; char bytes[FSB_LOCAL_LIST_BYTES_]; } buf;
-    if (op->offset > INT64_MAX) return -EINVAL;
-    if (op->offset && lseek(dir, (off_t)op->offset, SEEK_SET) < 0) return -errno;
+    if (offset > INT64_MAX) return -EINVAL;
+    if (offset && lseek(dir, (off_t)offset, SEEK_SET) < 0) return -errno;
     for (;;) {
         const long n = syscall(SYS_getdents64, dir, buf.bytes, sizeof buf.bytes);
         if (n < 0) return -errno;
@@ -2103,9 +2421,26 @@ static int64_t fsb_local_list_from_(fsb_local_ *l, fsb_op *op, int dir)
         const fsb_local_dirent_ *d;
         for (long at = 0; at < n; at += d->size) {
             d = (const fsb_local_dirent_ *)(const void *)(buf.bytes + at);
-            if (fsb_local_emit_(l, op, dir, d)) return 0;
+            if (fsb_local_emit_(l, ls, dir, d)) return 0;
         }
     }
+}
+
+/* A folder found on the way is listed only if it is still the same one (file_id), so that a
+   symbolic link put in its place is not followed. */
+static int64_t fsb_local_list_one_(void *owner, fsb_backend_listing_ *ls, const char *path,
+                                   uint64_t file_id, uint64_t offset, fsb_stat *st)
+{
+    fsb_local_ *l = (fsb_local_ *)owner;
+    const int   how = O_RDONLY | O_DIRECTORY | O_NOFOLLOW;
+    const int   dir = fsb_local_open_path_(l, path, strlen(path), how);
+    if (dir < 0) return dir;
+    const int stat = file_id || ls->op->flags & FSB_LIST_STAT;
+    int64_t   n = stat ? fsb_local_look_(l, dir, "", st) : 0;
+    if (!n && file_id && file_id != st->file_id) n = -ESTALE;
+    if (!n) n = fsb_local_list_from_(l, ls, dir, offset);
+    close(dir);
+    return n;
 }
 
 static int64_t fsb_local_list_(fsb_local_ *l, fsb_op *op)
@@ -2115,15 +2450,7 @@ static int64_t fsb_local_list_(fsb_local_ *l, fsb_op *op)
         if (slot) fsb_backend_unpin_(&l->handles, slot);
         return slot ? -ENOTDIR : -EBADF;
     }
-    const int how = O_RDONLY | O_DIRECTORY | O_NOFOLLOW;
-    const int dir = fsb_local_open_path_(l, op->path, strlen(op->path), how);
-    if (dir < 0) return dir;
-    fsb_stat st;
-    int64_t  n = op->file_id ? fsb_local_look_(l, dir, "", &st) : 0;
-    if (!n && op->file_id && op->file_id != st.file_id) n = -ESTALE;
-    if (!n) n = fsb_local_list_from_(l, op, dir);
-    close(dir);
-    return n;
+    return fsb_backend_list_(op, &l->allocator, fsb_local_list_one_, l);
 }
 
 /* ---- [local: watch] -------------------------------------------------------------------------- */
@@ -2148,9 +2475,22 @@ typedef struct fsb_local_scan_ {
     int              err;
 } fsb_local_scan_;
 
+static void fsb_local_tell_by_(fsb_local_ *l, uint32_t kind, const char *path, const char *path2,
+                               int own)
+{
+    fsb_event event;
+    fsb_op    op;
+    memset(&op, 0, sizeof op);
+    op.code = FSB_OP_STAT, op.path = path2 ? path2 : path;
+    event.kind = kind, event.path = path, event.path2 = path2, event.stat = NULL;
+    const int there = kind != FSB_EVENT_REMOVED && kind != FSB_EVENT_LOST;
+    if (there && !fsb_local_stat_(l, &op)) event.stat = &op.stat;
+    fsb_backend_watches_tell_(&l->watches, &event, own);
+}
+
 static void fsb_local_tell_(fsb_local_ *l, uint32_t kind, const char *path, const char *path2)
 {
-    fsb_backend_watches_tell_(&l->watches, kind, path, path2);
+    fsb_local_tell_by_(l, kind, path, path2, 0);
 }
 
 static char *fsb_local_path_dup_(fsb_local_ *l, const char *path)
@@ -2164,17 +2504,6 @@ static char *fsb_local_path_dup_(fsb_local_ *l, const char *path)
 static void fsb_local_path_free_(fsb_local_ *l, char *path)
 {
     if (path) fsb_backend_free_(&l->allocator, path, strlen(path) + 1);
-}
-
-/* folder + "/" + name; 0 if that is too long. */
-static int fsb_local_join_(char *out, const char *folder, const char *name)
-{
-    const size_t a = folder[1] ? strlen(folder) : 0, b = strlen(name);
-    if (a + 1 + b > FSB_PATH_MAX) return 0;
-    memcpy(out, folder, a);
-    out[a] = '/';
-    memcpy(out + a + 1, name, b + 1);
-    return 1;
 }
 
 /* The first folder whose wd is not below `wd`; folders locked. */
@@ -2377,7 +2706,7 @@ static int fsb_local_scan_emit_(fsb_op *op, const fsb_dirent *entry)
 {
     fsb_local_scan_ *s = (fsb_local_scan_ *)op->user;
     char             path[FSB_PATH_MAX + 1];
-    if (!fsb_local_join_(path, s->folder, entry->name)) return 0;
+    if (!fsb_backend_join_(path, s->folder, entry->name)) return 0;
     if (s->report) fsb_local_tell_(s->l, FSB_EVENT_CREATED, path, NULL);
     if (S_ISDIR(entry->stat.mode)) s->err = fsb_local_todo_push_(s, path);
     return s->err != 0;
@@ -2438,7 +2767,7 @@ static int fsb_local_wanted_(fsb_local_ *l, const char *path)
 {
     char child[FSB_PATH_MAX + 1];
     if (fsb_backend_watches_want_(&l->watches, path, 0)) return 1;
-    return fsb_local_join_(child, path, "x") && fsb_backend_watches_want_(&l->watches, child, 0);
+    return fsb_backend_join_(child, path, "x") && fsb_backend_watches_want_(&l->watches, child, 0);
 }
 
 /* Forgets the folders that no watch asks for any more. */
@@ -2459,7 +2788,7 @@ static void fsb_local_folders_prune_(fsb_local_ *l)
 static void fsb_local_came_(fsb_local_ *l, const char *path, uint32_t mask)
 {
     char child[FSB_PATH_MAX + 1];
-    if (!(mask & IN_ISDIR) || !fsb_local_join_(child, path, "x")) return;
+    if (!(mask & IN_ISDIR) || !fsb_backend_join_(child, path, "x")) return;
     if (!fsb_backend_watches_want_(&l->watches, child, 1)) return;
     const int err = fsb_local_scan_from_(l, path, 1);
     if (err == -ENOSPC || err == -ENOMEM) fsb_local_tell_(l, FSB_EVENT_LOST, path, NULL);
@@ -2522,7 +2851,7 @@ static void fsb_local_kernel_event_(fsb_local_ *l, const struct inotify_event *e
         fsb_local_folder_drop_(l, at);
         known = 0;
     }
-    if (known && e->len) known = fsb_local_join_(path, l->folders[at].path, e->name);
+    if (known && e->len) known = fsb_backend_join_(path, l->folders[at].path, e->name);
     else if (known) memcpy(path, l->folders[at].path, strlen(l->folders[at].path) + 1);
     pthread_mutex_unlock(&l->folders_lock);
     /* A folder below a watched one is told of by its parent; the watch's own is not. */
@@ -2541,7 +2870,7 @@ static void fsb_local_compare_(fsb_local_ *l, const char *folder, const fsb_loca
             const fsb_local_seen_ *was = fsb_local_snapshot_find_(other, e);
             if (was && (!changed || (was->version == e->version && was->file_id == e->file_id)))
                 continue;
-            if (!fsb_local_join_(path, folder, fsb_local_seen_name_(e))) continue;
+            if (!fsb_backend_join_(path, folder, fsb_local_seen_name_(e))) continue;
             fsb_local_tell_(l, was ? (uint32_t)FSB_EVENT_CONTENT : missing, path, NULL);
             if (!was && changed && e->folder) fsb_local_came_(l, path, IN_ISDIR);
         }
@@ -2589,6 +2918,249 @@ static void fsb_local_poll_(fsb_local_ *l)
     l->polled_ms = fsb_local_clock_ms_() + FSB_LOCAL_POLL_MS_;
 }
 
+/* ---- [local: fanotify] ----------------------------------------------------------------------- */
+
+/* Where this process may (CAP_SYS_ADMIN, CAP_DAC_READ_SEARCH) and the file system can, one mark
+   reports all of it: no folder is missed, and who did it is known. An event names a folder by its
+   handle; its path is looked up when the event is read, so it is where the folder is now. A folder
+   that was renamed in between has been told of under its new path too early: that is found out when
+   the rename comes (`told`), and everything below it is said to be LOST. */
+enum { FSB_LOCAL_FAN_INIT_ = 1 | 2 | 0x400 | 0x800, /* CLOEXEC, NONBLOCK, REPORT_DFID_NAME */
+       FSB_LOCAL_FAN_ADD_ = 1 | 0x100,              /* to the file system */
+       FSB_LOCAL_FAN_MODIFY_ = 2, FSB_LOCAL_FAN_ATTRIB_ = 4, FSB_LOCAL_FAN_CLOSE_WRITE_ = 8,
+       FSB_LOCAL_FAN_CREATE_ = 0x100, FSB_LOCAL_FAN_DELETE_ = 0x200,
+       FSB_LOCAL_FAN_OVERFLOW_ = 0x4000, FSB_LOCAL_FAN_RENAME_ = 0x10000000,
+       FSB_LOCAL_FAN_ONDIR_ = 0x40000000 };
+enum { FSB_LOCAL_FAN_NAME_ = 2, FSB_LOCAL_FAN_OLD_ = 10, FSB_LOCAL_FAN_NEW_ = 12 }; /* records */
+enum { FSB_LOCAL_TOLD_ = 32 << 10 };
+
+typedef struct fsb_local_record_ { /* as read(2) fills it in; the handle and the name follow */
+    uint8_t  type, pad;
+    uint16_t size;
+    int32_t  fsid[2];
+    uint32_t handle_bytes;
+    int32_t  handle_type;
+} fsb_local_record_;
+
+struct fsb_local_fan_ {
+    int    fd, mount; /* mount: the root, open for reading */
+    int    own;       /* somebody wants this process's own events */
+    size_t root_size;
+    char   root[FSB_PATH_MAX + 1]; /* where the root is now */
+    /* The last folder looked up, of this batch. */
+    size_t known_size; /* of the handle, 0: none */
+    char   known[160], folder[FSB_PATH_MAX + 1];
+    int    inside;     /* it is in the root */
+    /* Folders told of in this batch and the one before, each with its '\0'. */
+    size_t told_size, told_old;
+    int    told_full, told_full_old;
+    char   told[FSB_LOCAL_TOLD_];
+};
+
+/* The path behind a descriptor; 0: there is none. */
+static size_t fsb_local_path_of_(int fd, char *out)
+{
+    const fsb_local_proc_ name = fsb_local_proc_of_(fd);
+    const ssize_t         n = readlink(name.text, out, FSB_PATH_MAX + 1);
+    if (n <= 0 || n > FSB_PATH_MAX) return 0;
+    out[n] = '\0';
+    return (size_t)n;
+}
+
+/* 1 if something is mounted below the root: another file system, which the mark does not cover.
+   mountinfo's fifth field is the place, with odd bytes as \ooo. */
+static int fsb_local_mounts_below_(const char *root)
+{
+    char      text[4096], place[FSB_PATH_MAX + 1];
+    size_t    n = 0, from = 0, field = 0;
+    int       found = 0;
+    const int fd = open("/proc/self/mountinfo", O_RDONLY | O_CLOEXEC);
+    ssize_t   got = fd < 0 ? -1 : 0;
+    while (!found && fd >= 0 && (got = read(fd, text, sizeof text)) > 0) {
+        for (ssize_t i = 0; i < got; ++i) {
+            const char c = text[i];
+            if (c == ' ' && ++field == 5) {
+                place[n] = '\0';
+                found |= strcmp(place, root) != 0 && fsb_backend_below_(root, place);
+            }
+            if (c == ' ' || c == '\n') n = from = 0;
+            if (c == '\n') field = 0;
+            if (c == ' ' || c == '\n' || field != 4 || n == FSB_PATH_MAX) continue;
+            place[n++] = c;
+            if (n < from + 4 || place[n - 4] != '\\') continue;
+            place[n - 4] = (char)((place[n - 3] - '0') * 64 + (place[n - 2] - '0') * 8 + c - '0');
+            from = n -= 3;
+        }
+    }
+    if (fd >= 0) close(fd);
+    return found || got < 0;
+}
+
+/* 0 if folders can be found by their handles. */
+static int fsb_local_fan_probe_(int mount)
+{
+    union { struct file_handle align; char bytes[sizeof(struct file_handle) + 128]; } room;
+    struct file_handle *handle = &room.align;
+    int                 id;
+    handle->handle_bytes = 128;
+    if (name_to_handle_at(mount, "", handle, &id, AT_EMPTY_PATH)) return -errno;
+    const int fd = open_by_handle_at(mount, handle, O_PATH | O_CLOEXEC);
+    if (fd < 0) return -errno;
+    close(fd);
+    return 0;
+}
+
+static void fsb_local_fan_close_(fsb_local_ *l)
+{
+    if (!l->fan) return;
+    if (l->fan->fd >= 0) close(l->fan->fd);
+    if (l->fan->mount >= 0) close(l->fan->mount);
+    fsb_backend_free_(&l->allocator, l->fan, sizeof *l->fan);
+    l->fan = NULL;
+}
+
+/* Tries to; without, inotify does. Errors: -ENOMEM only. */
+static int fsb_local_fan_open_(fsb_local_ *l)
+{
+    enum { MASK = FSB_LOCAL_FAN_MODIFY_ | FSB_LOCAL_FAN_ATTRIB_ | FSB_LOCAL_FAN_CLOSE_WRITE_
+                  | FSB_LOCAL_FAN_CREATE_ | FSB_LOCAL_FAN_DELETE_ | FSB_LOCAL_FAN_RENAME_
+                  | FSB_LOCAL_FAN_ONDIR_ };
+    fsb_local_fan_ *f = (fsb_local_fan_ *)fsb_backend_new_(&l->allocator, sizeof *f);
+    if (!f) return -ENOMEM;
+    l->fan = f;
+    f->mount = openat(l->root, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    f->fd = f->mount < 0 ? -1 : fanotify_init(FSB_LOCAL_FAN_INIT_, O_RDONLY | O_CLOEXEC);
+    f->root_size = f->fd < 0 ? 0 : fsb_local_path_of_(l->root, f->root);
+    if (!f->root_size || fsb_local_mounts_below_(f->root) || fsb_local_fan_probe_(f->mount)
+        || fanotify_mark(f->fd, FSB_LOCAL_FAN_ADD_, MASK, f->mount, NULL)) fsb_local_fan_close_(l);
+    return 0;
+}
+
+/* The folder a record names, as a path; NULL: it is not in the root, or gone. */
+static const char *fsb_local_fan_folder_(fsb_local_ *l, const fsb_local_record_ *record)
+{
+    fsb_local_fan_    *f = l->fan;
+    const char        *handle = (const char *)record + offsetof(fsb_local_record_, handle_bytes);
+    const size_t       size = 8 + record->handle_bytes;
+    char               path[FSB_PATH_MAX + 1];
+    fsb_stat           st;
+    if (f->known_size == size && !memcmp(f->known, handle, size))
+        return f->inside ? f->folder : NULL;
+    f->inside = 0, f->known_size = size <= sizeof f->known ? size : 0;
+    memcpy(f->known, handle, f->known_size);
+    const int fd = open_by_handle_at(f->mount, (struct file_handle *)(uintptr_t)handle,
+                                     O_PATH | O_CLOEXEC);
+    if (fd < 0) return NULL;
+    const int    gone = fsb_local_look_(l, fd, "", &st) || !st.nlink;
+    const size_t n = gone ? 0 : fsb_local_path_of_(fd, path);
+    close(fd);
+    if (!n || !fsb_backend_below_(f->root, path)) return NULL;
+    const size_t skip = f->root_size > 1 ? f->root_size : 0;
+    if (path[skip]) memcpy(f->folder, path + skip, n - skip + 1);
+    else memcpy(f->folder, "/", 2);
+    f->inside = 1;
+    const size_t text = strlen(f->folder) + 1;
+    if (f->told_size + text > sizeof f->told) f->told_full = 1;
+    else memcpy(f->told + f->told_size, f->folder, text), f->told_size += text;
+    return f->folder;
+}
+
+/* What a record is about, into `out`; 0: nothing in the root. */
+static int fsb_local_fan_path_(fsb_local_ *l, const fsb_local_record_ *record, char *out)
+{
+    const char *folder = record ? fsb_local_fan_folder_(l, record) : NULL;
+    if (!folder) return 0;
+    const char *name = (const char *)(record + 1) + record->handle_bytes;
+    if (strcmp(name, ".")) return fsb_backend_join_(out, folder, name);
+    memcpy(out, folder, strlen(folder) + 1);
+    return 1;
+}
+
+/* A folder is at `path` now. What was told of it before, under that name, came too early. */
+static void fsb_local_fan_moved_(fsb_local_ *l, const char *path)
+{
+    fsb_local_fan_ *f = l->fan;
+    int             early = f->told_full || f->told_full_old;
+    for (size_t at = 0; at < f->told_size && !early; at += strlen(f->told + at) + 1)
+        early = fsb_backend_below_(path, f->told + at);
+    f->known_size = 0;
+    if (early) fsb_local_tell_(l, FSB_EVENT_LOST, path, NULL);
+}
+
+static void fsb_local_fan_renamed_(fsb_local_ *l, const fsb_local_record_ *old,
+                                   const fsb_local_record_ *fresh, int folder, int own)
+{
+    char      from[FSB_PATH_MAX + 1], to[FSB_PATH_MAX + 1];
+    const int one = fsb_local_fan_path_(l, old, from), two = fsb_local_fan_path_(l, fresh, to);
+    if (one && two) fsb_local_tell_by_(l, FSB_EVENT_RENAMED, from, to, own);
+    else if (one) fsb_local_tell_by_(l, FSB_EVENT_REMOVED, from, NULL, own);
+    else if (two) fsb_local_tell_by_(l, FSB_EVENT_CREATED, to, NULL, own);
+    if (two && folder) fsb_local_fan_moved_(l, to);
+}
+
+/* The kernel merges what happened to one name; the order is what leads to what is there now. */
+static void fsb_local_fan_changed_(fsb_local_ *l, uint64_t mask, const char *path, int own)
+{
+    const int created = (mask & FSB_LOCAL_FAN_CREATE_) != 0;
+    int       deleted = (mask & FSB_LOCAL_FAN_DELETE_) != 0;
+    fsb_op    op;
+    memset(&op, 0, sizeof op);
+    op.code = FSB_OP_STAT, op.path = path;
+    if (created && deleted && !fsb_local_stat_(l, &op)) {
+        fsb_local_tell_by_(l, FSB_EVENT_REMOVED, path, NULL, own);
+        deleted = 0;
+    }
+    if (created) fsb_local_tell_by_(l, FSB_EVENT_CREATED, path, NULL, own);
+    if (mask & (FSB_LOCAL_FAN_MODIFY_ | FSB_LOCAL_FAN_CLOSE_WRITE_))
+        fsb_local_tell_by_(l, FSB_EVENT_CONTENT, path, NULL, own);
+    if (mask & FSB_LOCAL_FAN_ATTRIB_) fsb_local_tell_by_(l, FSB_EVENT_ATTR, path, NULL, own);
+    if (deleted) fsb_local_tell_by_(l, FSB_EVENT_REMOVED, path, NULL, own);
+}
+
+/* `bytes` is where the event stands, aligned to 4 only: *e is a copy of its head. */
+static void fsb_local_fan_event_(fsb_local_ *l, const struct fanotify_event_metadata *e,
+                                 const char *bytes, pid_t self)
+{
+    const fsb_local_record_ *name = NULL, *old = NULL, *fresh = NULL, *record;
+    char                     path[FSB_PATH_MAX + 1];
+    const int                own = e->pid == self;
+    if (e->mask & FSB_LOCAL_FAN_OVERFLOW_) fsb_local_tell_(l, FSB_EVENT_LOST, "/", NULL);
+    if (e->mask & FSB_LOCAL_FAN_OVERFLOW_ || (own && !l->fan->own)) return;
+    for (size_t at = e->metadata_len; at + sizeof *record < e->event_len; at += record->size) {
+        record = (const fsb_local_record_ *)(const void *)(bytes + at);
+        if (record->size < sizeof *record) return;
+        if (record->type == FSB_LOCAL_FAN_NAME_) name = record;
+        if (record->type == FSB_LOCAL_FAN_OLD_) old = record;
+        if (record->type == FSB_LOCAL_FAN_NEW_) fresh = record;
+    }
+    if (e->mask & FSB_LOCAL_FAN_RENAME_)
+        fsb_local_fan_renamed_(l, old, fresh, (e->mask & FSB_LOCAL_FAN_ONDIR_) != 0, own);
+    if (fsb_local_fan_path_(l, name, path)) fsb_local_fan_changed_(l, e->mask, path, own);
+}
+
+/* A batch of events. */
+static void fsb_local_fan_read_(fsb_local_ *l, const char *bytes, ssize_t size)
+{
+    fsb_local_fan_ *f = l->fan;
+    char            root[FSB_PATH_MAX + 1];
+    struct stat     st;
+    const pid_t     self = getpid();
+    const size_t    n = !fstat(l->root, &st) && st.st_nlink ? fsb_local_path_of_(l->root, root) : 0;
+    if (n) memcpy(f->root, root, n + 1), f->root_size = n;
+    memmove(f->told, f->told + f->told_old, f->told_size - f->told_old);
+    f->told_old = f->told_size -= f->told_old;
+    f->told_full_old = f->told_full, f->told_full = 0;
+    f->known_size = 0, f->own = fsb_backend_watches_own_(&l->watches);
+    for (ssize_t at = 0; at < size;) {
+        struct fanotify_event_metadata e;
+        memcpy(&e, bytes + at, sizeof e);
+        fsb_local_fan_event_(l, &e, bytes + at, self);
+        at += (ssize_t)e.event_len;
+    }
+}
+
+/* ---- [local: watch thread] ------------------------------------------------------------------- */
+
 /* How long the thread may sleep, ms. */
 static int fsb_local_patience_(fsb_local_ *l)
 {
@@ -2601,12 +3173,32 @@ static int fsb_local_patience_(fsb_local_ *l)
     return left > 0 ? (int)left : 0;
 }
 
+/* 1 if the next event of a batch says the same: a file is written to, and written to again. */
+static int fsb_local_said_again_(const struct inotify_event *e, const char *end)
+{
+    const struct inotify_event *next =
+        (const struct inotify_event *)(const void *)((const char *)(e + 1) + e->len);
+    const uint32_t content = IN_MODIFY | IN_CLOSE_WRITE;
+    if ((const char *)next == end || !(e->mask & content) || !(next->mask & content)) return 0;
+    return next->wd == e->wd && next->len == e->len && !memcmp(next->name, e->name, e->len);
+}
+
+static void fsb_local_inotify_read_(fsb_local_ *l, const char *bytes, ssize_t size)
+{
+    for (ssize_t at = 0; at < size;) {
+        const struct inotify_event *e = (const struct inotify_event *)(const void *)(bytes + at);
+        at += (ssize_t)(sizeof *e + e->len);
+        if (!fsb_local_said_again_(e, bytes + size)) fsb_local_kernel_event_(l, e);
+    }
+}
+
 static void *fsb_local_watch_main_(void *arg)
 {
     fsb_local_   *l = (fsb_local_ *)arg;
     struct pollfd p[2];
-    union { struct inotify_event align; char bytes[16 << 10]; } buf;
-    p[0].fd = l->inotify, p[0].events = POLLIN, p[1].fd = l->wake[0], p[1].events = POLLIN;
+    union { uint64_t align; char bytes[16 << 10]; } buf;
+    p[0].fd = l->fan ? l->fan->fd : l->inotify, p[0].events = POLLIN;
+    p[1].fd = l->wake[0], p[1].events = POLLIN;
     for (;;) {
         const int ready = poll(p, 2, fsb_local_patience_(l));
         if (ready < 0 && errno != EINTR) break;
@@ -2614,15 +3206,21 @@ static void *fsb_local_watch_main_(void *arg)
         if (ready > 0 && p[1].revents && read(l->wake[0], buf.bytes, sizeof buf.bytes) <= 0) break;
         fsb_local_poll_(l);
         if (ready <= 0 || !p[0].revents) continue;
-        const ssize_t n = read(l->inotify, buf.bytes, sizeof buf.bytes);
-        for (ssize_t at = 0; at < n;) {
-            const struct inotify_event *e =
-                (const struct inotify_event *)(const void *)(buf.bytes + at);
-            at += (ssize_t)sizeof *e + e->len;
-            fsb_local_kernel_event_(l, e);
-        }
+        const ssize_t n = read(p[0].fd, buf.bytes, sizeof buf.bytes);
+        if (n > 0 && l->fan) fsb_local_fan_read_(l, buf.bytes, n);
+        else if (n > 0) fsb_local_inotify_read_(l, buf.bytes, n);
     }
     return NULL;
+}
+
+/* Where the kernel's events come from. */
+static int fsb_local_watch_source_(fsb_local_ *l)
+{
+    l->inotify = -1;
+    const int err = fsb_local_fan_open_(l);
+    if (err || l->fan) return err;
+    l->inotify = fsb_local_errno_(inotify_init1(IN_CLOEXEC | IN_NONBLOCK));
+    return l->inotify < 0 ? l->inotify : 0;
 }
 
 static int fsb_local_watch_start_(fsb_local_ *l)
@@ -2630,17 +3228,29 @@ static int fsb_local_watch_start_(fsb_local_ *l)
     int err = 0;
     pthread_mutex_lock(&l->folders_lock);
     if (!l->watches.started) {
-        l->inotify = fsb_local_errno_(inotify_init1(IN_CLOEXEC | IN_NONBLOCK));
-        err = l->inotify < 0 ? l->inotify : fsb_local_errno_(pipe2(l->wake, O_CLOEXEC));
+        err = fsb_local_watch_source_(l);
+        if (!err) err = fsb_local_errno_(pipe2(l->wake, O_CLOEXEC));
         if (!err) {
             err = fsb_backend_thread_(&l->watches.thread, 256 << 10, fsb_local_watch_main_, l);
             if (err) close(l->wake[0]), close(l->wake[1]);
         }
         if (err && l->inotify >= 0) close(l->inotify);
+        if (err) fsb_local_fan_close_(l);
         l->watches.started = !err;
     }
     pthread_mutex_unlock(&l->folders_lock);
     return err;
+}
+
+/* Has what happens at and below op->path reported. */
+static int fsb_local_watch_path_(fsb_local_ *l, const fsb_op *op)
+{
+    if (!l->fan && op->flags & FSB_WATCH_DEEP) return fsb_local_scan_from_(l, op->path, 0);
+    if (!l->fan) return fsb_local_folder_add_(l, op->path);
+    fsb_op there;
+    memset(&there, 0, sizeof there);
+    there.code = FSB_OP_STAT, there.path = op->path;
+    return (int)fsb_local_stat_(l, &there);
 }
 
 static int64_t fsb_local_watch_(fsb_local_ *l, fsb_op *op)
@@ -2649,15 +3259,14 @@ static int64_t fsb_local_watch_(fsb_local_ *l, fsb_op *op)
     if (err) return err;
     fsb_backend_watch_ *w = fsb_backend_watch_new_(&l->watches, op);
     if (!w) return -ENOMEM;
-    err = op->flags & FSB_WATCH_DEEP ? fsb_local_scan_from_(l, op->path, 0)
-                                     : fsb_local_folder_add_(l, op->path);
+    err = fsb_local_watch_path_(l, op);
     const fsb_handle handle = err ? 0 : fsb_backend_handle_new_(&l->handles, -1, 0, w);
     if (!err && !handle) err = -ENFILE;
     if (err) {
         fsb_backend_watch_close_(&l->watches, w);
         fsb_local_folders_prune_(l);
     } else {
-        op->handle = handle;
+        op->handle = handle, op->out_offset = l->fan && op->flags & FSB_WATCH_FOREIGN;
     }
     return err;
 }
@@ -2668,7 +3277,8 @@ static void fsb_local_watch_stop_(fsb_local_ *l)
         close(l->wake[1]);
         pthread_join(l->watches.thread, NULL);
         close(l->wake[0]);
-        close(l->inotify);
+        if (l->inotify >= 0) close(l->inotify);
+        fsb_local_fan_close_(l);
     }
     while (l->folder_count) fsb_local_folder_drop_(l, l->folder_count - 1);
     for (fsb_local_polled_ *f = l->polled, *next; f; f = next) {
@@ -2677,6 +3287,340 @@ static void fsb_local_watch_stop_(fsb_local_ *l)
     }
     l->polled = NULL;
     fsb_backend_free_(&l->allocator, l->folders, l->folder_room * sizeof *l->folders);
+}
+
+/* ---- [local: exec] --------------------------------------------------------------------------- */
+
+/* A command is one call that blocks: poll(2) on its end, its two pipes and a wake-up for cancel().
+   What it reads comes from a memfd, so that nobody must feed it, and no SIGPIPE can come back. */
+enum { FSB_LOCAL_RUN_BYTES_ = 64 << 10, FSB_LOCAL_KILL_MS_ = 2000, FSB_LOCAL_GRACE_MS_ = 100,
+       FSB_LOCAL_REAP_MS_ = 5 };
+enum { FSB_LOCAL_NOEXEC_SEAL_ = 8 };
+#ifdef SYS_pidfd_open
+#define FSB_LOCAL_PIDFD_OPEN_ SYS_pidfd_open
+#else
+#define FSB_LOCAL_PIDFD_OPEN_ 434
+#endif
+
+typedef struct fsb_local_run_pipe_ {
+    int      fd; /* our end; -1: closed */
+    uint64_t handed;
+} fsb_local_run_pipe_;
+
+struct fsb_local_run_ {
+    fsb_local_run_     *next;
+    fsb_local_         *l;
+    fsb_op             *op;
+    pid_t               pid;
+    int                 pidfd; /* -1: this kernel has none */
+    int                 wake;  /* eventfd: cancel() */
+    fsb_local_run_pipe_ out[2];
+    char               *room;
+    int                 why;      /* 0, or the result once it is being ended */
+    int                 stopping; /* SIGTERM was sent; 2: SIGKILL, too */
+    int                 ended;    /* the command itself; its group may go on */
+    int64_t             deadline_ms; /* when the next of these is due; INT64_MAX: none */
+};
+
+/* A descriptor above those that the child gives to stdin, stdout and stderr. */
+static int fsb_local_high_(int fd)
+{
+    if (fd < 0 || fd > 2) return fd;
+    const int high = fsb_local_errno_(fcntl(fd, F_DUPFD_CLOEXEC, 3));
+    close(fd);
+    return high;
+}
+
+static int fsb_local_run_pipe_open_(int ends[2])
+{
+    if (pipe2(ends, O_CLOEXEC)) return -errno;
+    ends[0] = fsb_local_high_(ends[0]), ends[1] = fsb_local_high_(ends[1]);
+    const int err = ends[0] < 0 ? ends[0] : ends[1] < 0 ? ends[1] : 0;
+    if (!err && !fcntl(ends[0], F_SETFL, O_NONBLOCK)) return 0;
+    for (int i = 0; i < 2; ++i)
+        if (ends[i] >= 0) close(ends[i]);
+    return err ? err : -EIO;
+}
+
+/* What the command reads: a descriptor of its own. */
+static int fsb_local_run_input_(const fsb_exec *e)
+{
+    if (!e->input_size) return fsb_local_high_(fsb_local_errno_(open("/dev/null", O_RDONLY
+                                                                     | O_CLOEXEC)));
+    long fd = syscall(SYS_memfd_create, "fsb-exec", 1 | FSB_LOCAL_NOEXEC_SEAL_); /* 1: CLOEXEC */
+    if (fd < 0 && errno == EINVAL) fd = syscall(SYS_memfd_create, "fsb-exec", 1);
+    if (fd < 0) return -errno;
+    const int64_t n = fsb_local_pwrite_((int)fd, e->input, e->input_size, 0);
+    const int     again = n < 0 ? (int)n : fsb_local_reopen_((int)fd, O_RDONLY);
+    close((int)fd);
+    return fsb_local_high_(again);
+}
+
+static size_t fsb_local_env_count_(const char *const *env)
+{
+    size_t n = 0;
+    while (env && env[n]) ++n;
+    return n;
+}
+
+/* 1 if env sets the variable of `text`, "NAME=value". */
+static int fsb_local_env_sets_(const char *const *env, size_t count, const char *text)
+{
+    const char  *equals = strchr(text, '=');
+    const size_t size = equals ? (size_t)(equals - text) + 1 : strlen(text) + 1;
+    for (size_t i = 0; i < count; ++i)
+        if (!strncmp(env[i], text, size)) return 1;
+    return 0;
+}
+
+/* The host's variables but those that are set anew, and these, each once: the last one counts. */
+static const char **fsb_local_env_(fsb_local_ *l, const char *const *over, size_t *room)
+{
+    static const char *const path[] = {"PATH=/usr/local/bin:/usr/bin:/bin", NULL};
+    const char *const       *host = l->env ? l->env : path;
+    const size_t             more = fsb_local_env_count_(over);
+    size_t                   n = 0;
+    *room = (fsb_local_env_count_(host) + more + 1) * sizeof(char *);
+    const char **all = (const char **)fsb_backend_new_(&l->allocator, *room);
+    if (!all) return NULL;
+    for (; *host; ++host)
+        if (!fsb_local_env_sets_(over, more, *host)) all[n++] = *host;
+    for (size_t i = 0; i < more; ++i)
+        if (!fsb_local_env_sets_(over + i + 1, more - i - 1, over[i])) all[n++] = over[i];
+    return all;
+}
+
+/* In the child: nothing of this process but the four descriptors, no signal blocked or ignored, a
+   group of its own. dir, fds: where it runs; stdin, stdout, stderr. */
+static int fsb_local_spawn_in_(pid_t *pid, const fsb_op *op, const char *const *env, int dir,
+                               const int fds[3], posix_spawn_file_actions_t *does,
+                               posix_spawnattr_t *attr)
+{
+    const char *const  shell[] = {"/bin/sh", "-c", op->exec->argv[0], NULL};
+    const char *const *argv = op->flags & FSB_EXEC_SHELL ? shell : op->exec->argv;
+    const int          flags = POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGDEF
+                               | POSIX_SPAWN_SETSIGMASK;
+    sigset_t           none, all;
+    sigemptyset(&none);
+    sigfillset(&all);
+    int err = posix_spawnattr_setflags(attr, (short)flags);
+    if (!err) err = posix_spawnattr_setsigmask(attr, &none);
+    if (!err) err = posix_spawnattr_setsigdefault(attr, &all);
+    if (!err) err = posix_spawn_file_actions_addfchdir_np(does, dir);
+    for (int i = 0; i < 3 && !err; ++i) err = posix_spawn_file_actions_adddup2(does, fds[i], i);
+#if defined(__GLIBC__) && (__GLIBC__ > 2 || __GLIBC_MINOR__ >= 34)
+    if (!err) err = posix_spawn_file_actions_addclosefrom_np(does, 3);
+#endif
+    if (!err)
+        err = posix_spawnp(pid, argv[0], does, attr, (char *const *)(uintptr_t)argv,
+                           (char *const *)(uintptr_t)env);
+    return -err;
+}
+
+static int fsb_local_spawn_(fsb_local_run_ *r, int dir, const int fds[3])
+{
+    size_t                     room = 0;
+    posix_spawn_file_actions_t does;
+    posix_spawnattr_t          attr;
+    const char               **env = fsb_local_env_(r->l, r->op->exec->env, &room);
+    if (!env) return -ENOMEM;
+    int err = -posix_spawn_file_actions_init(&does);
+    if (!err) {
+        err = -posix_spawnattr_init(&attr);
+        if (!err) {
+            err = fsb_local_spawn_in_(&r->pid, r->op, env, dir, fds, &does, &attr);
+            posix_spawnattr_destroy(&attr);
+        }
+        posix_spawn_file_actions_destroy(&does);
+    }
+    fsb_backend_free_(&r->l->allocator, env, room);
+    return err;
+}
+
+/* Opens all that the command needs, and starts it. */
+static int fsb_local_run_start_(fsb_local_run_ *r)
+{
+    int out[2] = {-1, -1}, errs[2] = {-1, -1}, fds[3] = {-1, -1, -1}, dir = -1;
+    int err = fsb_local_open_path_(r->l, r->op->path, strlen(r->op->path),
+                                   O_PATH | O_DIRECTORY | O_NOFOLLOW);
+    if (err >= 0) dir = fsb_local_high_(err), err = dir < 0 ? dir : 0;
+    if (!err) fds[0] = fsb_local_run_input_(r->op->exec), err = fds[0] < 0 ? fds[0] : 0;
+    if (!err && !(err = fsb_local_run_pipe_open_(out))) r->out[0].fd = out[0], fds[1] = out[1];
+    if (!err && !(err = fsb_local_run_pipe_open_(errs))) r->out[1].fd = errs[0], fds[2] = errs[1];
+    if (!err) err = fsb_local_spawn_(r, dir, fds);
+    if (dir >= 0) close(dir);
+    for (int i = 0; i < 3; ++i)
+        if (fds[i] >= 0) close(fds[i]);
+    if (!err) r->pidfd = (int)syscall(FSB_LOCAL_PIDFD_OPEN_, r->pid, 0);
+    return err;
+}
+
+/* The next step of ending the group: SIGTERM, two seconds later SIGKILL. It leads the group until
+   it is waited for, so that the number can be nobody else's. */
+static void fsb_local_run_stop_(fsb_local_run_ *r, int why)
+{
+    if (!r->stopping) r->why = why;
+    kill(-r->pid, r->stopping ? SIGKILL : SIGTERM);
+    r->deadline_ms = r->stopping ? INT64_MAX : fsb_local_clock_ms_() + FSB_LOCAL_KILL_MS_;
+    if (r->stopping < 2) ++r->stopping;
+}
+
+/* Hands n bytes of stdout (0) or stderr (1) out; the command ends if nobody wants more. */
+static void fsb_local_run_hand_(fsb_local_run_ *r, int which, size_t n)
+{
+    fsb_exec            *e = r->op->exec;
+    fsb_local_run_pipe_ *p = &r->out[which];
+    const uint64_t       left = e->max_output ? e->max_output - p->handed : UINT64_MAX;
+    size_t               take = n < left ? n : (size_t)left;
+    if (!e->output || r->stopping) take = 0;
+    e->cut[which] += n - take;
+    p->handed += take;
+    if (take && e->output(r->op, which + 1, r->room, take)) fsb_local_run_stop_(r, 0);
+}
+
+/* Reads once; the pipe closes at its end. 0: there is nothing more now. */
+static size_t fsb_local_run_read_(fsb_local_run_ *r, int which, size_t most)
+{
+    fsb_local_run_pipe_ *p = &r->out[which];
+    if (p->fd < 0) return 0;
+    const ssize_t n = read(p->fd, r->room, most);
+    if (n > 0) fsb_local_run_hand_(r, which, (size_t)n);
+    if (n > 0 || (n < 0 && (errno == EAGAIN || errno == EINTR))) return n > 0 ? (size_t)n : 0;
+    close(p->fd);
+    p->fd = -1;
+    return 0;
+}
+
+/* The command has ended and its time is up: takes what lies in the pipes now, and no more, since
+   somebody may write to them for ever. */
+static void fsb_local_run_drain_(fsb_local_run_ *r)
+{
+    for (int i = 0; i < 2; ++i) {
+        int left = 0;
+        if (r->out[i].fd < 0 || ioctl(r->out[i].fd, FIONREAD, &left)) continue;
+        while (left > 0) {
+            const int    most = left < FSB_LOCAL_RUN_BYTES_ ? left : (int)FSB_LOCAL_RUN_BYTES_;
+            const size_t n = fsb_local_run_read_(r, i, (size_t)most);
+            if (!n) break;
+            left -= (int)n;
+        }
+    }
+}
+
+/* Notes its end, but leaves it to be waited for: the group keeps its number. */
+static int fsb_local_run_ended_(fsb_local_run_ *r)
+{
+    siginfo_t info;
+    memset(&info, 0, sizeof info);
+    if (r->ended) return 0;
+    if (waitid(P_PID, (id_t)r->pid, &info, WEXITED | WNOHANG | WNOWAIT)) {
+        if (errno == EINTR) return 0;
+        r->ended = 1; /* somebody else has waited for it */
+        return -ECHILD;
+    }
+    if (!info.si_pid) return 0;
+    r->ended = 1;
+    r->op->exec->exit_code = info.si_code == CLD_EXITED ? info.si_status : 0;
+    r->op->exec->signal = info.si_code == CLD_EXITED ? 0 : info.si_status;
+    if (!r->stopping) r->deadline_ms = fsb_local_clock_ms_() + FSB_LOCAL_GRACE_MS_;
+    return 0;
+}
+
+/* What is due by the clock; 1: the call is over. */
+static int fsb_local_run_due_(fsb_local_run_ *r)
+{
+    const int closed = r->out[0].fd < 0 && r->out[1].fd < 0;
+    if (r->ended && (closed || r->stopping == 2)) return 1;
+    if (fsb_local_clock_ms_() < r->deadline_ms) return 0;
+    if (r->ended && !r->stopping) return 1;
+    fsb_local_run_stop_(r, -ETIMEDOUT);
+    return 0;
+}
+
+static int fsb_local_run_wait_(fsb_local_run_ *r)
+{
+    struct pollfd p[4];
+    int           err = 0;
+    while (!err && !fsb_local_run_due_(r)) {
+        int64_t left = -1; /* for ever */
+        if (r->deadline_ms != INT64_MAX) left = r->deadline_ms - fsb_local_clock_ms_();
+        if (r->deadline_ms != INT64_MAX && left < 0) left = 0;
+        if (r->pidfd < 0 && !r->ended && (left < 0 || left > FSB_LOCAL_REAP_MS_))
+            left = FSB_LOCAL_REAP_MS_;
+        if (left > INT_MAX) left = INT_MAX;
+        p[0].fd = r->ended ? -1 : r->pidfd, p[1].fd = r->stopping ? -1 : r->wake;
+        p[2].fd = r->out[0].fd, p[3].fd = r->out[1].fd;
+        for (int i = 0; i < 4; ++i) p[i].events = POLLIN, p[i].revents = 0;
+        if (poll(p, 4, (int)left) < 0 && errno != EINTR) err = -errno;
+        if (p[1].revents) fsb_local_run_stop_(r, -EINTR);
+        for (int i = 0; i < 2; ++i)
+            if (p[2 + i].revents) fsb_local_run_read_(r, i, FSB_LOCAL_RUN_BYTES_);
+        if (!err && (p[0].revents || r->pidfd < 0)) err = fsb_local_run_ended_(r);
+    }
+    fsb_local_run_drain_(r);
+    if (r->stopping || err) kill(-r->pid, SIGKILL); /* who of the group is left */
+    int status;
+    while (waitpid(r->pid, &status, 0) < 0 && errno == EINTR) {}
+    return err ? err : r->why;
+}
+
+/* In and out of the list that cancel() looks at. -EINTR: it was there before us. */
+static int fsb_local_run_enter_(fsb_local_run_ *r)
+{
+    pthread_mutex_lock(&r->l->runs_lock);
+    const int early = r->op->layer[1] == (void *)r->l;
+    r->op->layer[1] = NULL;
+    if (!early) r->next = r->l->runs, r->l->runs = r;
+    pthread_mutex_unlock(&r->l->runs_lock);
+    return early ? -EINTR : 0;
+}
+
+static void fsb_local_run_leave_(fsb_local_run_ *r)
+{
+    pthread_mutex_lock(&r->l->runs_lock);
+    fsb_local_run_ **at = &r->l->runs;
+    while (*at != r) at = &(*at)->next;
+    *at = r->next;
+    pthread_mutex_unlock(&r->l->runs_lock);
+}
+
+/* Ends a command; other calls end soon anyway. */
+static void fsb_local_cancel_(fsb_backend *b, fsb_op *op)
+{
+    fsb_local_ *l = (fsb_local_ *)(void *)b;
+    if (op->code != FSB_OP_EXEC) return;
+    pthread_mutex_lock(&l->runs_lock);
+    const fsb_local_run_ *r = l->runs;
+    while (r && r->op != op) r = r->next;
+    const uint64_t one = 1;
+    if (!r) op->layer[1] = l; /* not begun */
+    else if (write(r->wake, &one, sizeof one) < 0) {} /* it is awake, then */
+    pthread_mutex_unlock(&l->runs_lock);
+}
+
+static int64_t fsb_local_exec_(fsb_local_ *l, fsb_op *op)
+{
+    fsb_local_run_ r;
+    if (!l->allow_exec) return -EACCES;
+    memset(&r, 0, sizeof r);
+    r.l = l, r.op = op, r.pidfd = r.out[0].fd = r.out[1].fd = -1;
+    r.deadline_ms = op->timeout_ms ? fsb_local_clock_ms_() + op->timeout_ms : INT64_MAX;
+    op->exec->exit_code = op->exec->signal = 0, op->exec->cut[0] = op->exec->cut[1] = 0;
+    r.wake = fsb_local_errno_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+    if (r.wake < 0) return r.wake;
+    r.room = (char *)fsb_backend_resize_(&l->allocator, NULL, 0, FSB_LOCAL_RUN_BYTES_);
+    int err = r.room ? fsb_local_run_enter_(&r) : -ENOMEM;
+    if (!err) {
+        err = fsb_local_run_start_(&r);
+        if (!err) err = fsb_local_run_wait_(&r);
+        fsb_local_run_leave_(&r);
+    }
+    for (int i = 0; i < 2; ++i)
+        if (r.out[i].fd >= 0) close(r.out[i].fd);
+    if (r.pidfd >= 0) close(r.pidfd);
+    close(r.wake);
+    fsb_backend_free_(&l->allocator, r.room, FSB_LOCAL_RUN_BYTES_);
+    return err;
 }
 
 /* ---- [local: open] --------------------------------------------------------------------------- */
@@ -2711,6 +3655,7 @@ static int64_t fsb_local_dispatch_(fsb_local_ *l, fsb_op *op)
     case FSB_OP_GET: return fsb_local_get_(l, op);
     case FSB_OP_PUT: return fsb_local_put_(l, op);
     case FSB_OP_WATCH: return fsb_local_watch_(l, op);
+    case FSB_OP_EXEC: return fsb_local_exec_(l, op);
     case FSB_OP_DESCRIPTOR: return fsb_local_descriptor_(l, op);
     default: return -ENOSYS;
     }
@@ -2745,6 +3690,7 @@ static void fsb_local_close_(fsb_backend *b)
     fsb_backend_handles_close_(&l->handles);
     fsb_backend_watches_destroy_(&l->watches);
     pthread_mutex_destroy(&l->folders_lock);
+    pthread_mutex_destroy(&l->runs_lock);
     for (int i = 0; i < FSB_LOCAL_STRIPES_; ++i) pthread_mutex_destroy(&l->position[i]);
     close(l->root);
     fsb_backend_free_(&a, l, sizeof *l);
@@ -2763,10 +3709,11 @@ static void fsb_backend_fill_(fsb_backend *b, const char *name, void (*close_fn)
 FSB_API int fsb_local_open(fsb_backend **out, const fsb_local_desc *desc)
 {
     if (!out || !desc || !desc->root) return -EINVAL;
-    if (desc->flags & ~(uint32_t)FSB_LOCAL_READ_ONLY) return -EINVAL;
+    if (desc->flags & ~(uint32_t)FSB_LOCAL_READ_ONLY || desc->allow_exec > 1) return -EINVAL;
     fsb_local_ *l = (fsb_local_ *)fsb_backend_new_(&desc->allocator, sizeof *l);
     if (!l) return -ENOMEM;
     l->allocator = desc->allocator, l->log = desc->log, l->flags = desc->flags;
+    l->allow_exec = desc->allow_exec, l->env = desc->exec_env;
     l->root = fsb_local_errno_(open(desc->root, O_PATH | O_DIRECTORY | O_CLOEXEC));
     struct stat st;
     int         err = l->root < 0 ? l->root : fsb_local_errno_(fstat(l->root, &st));
@@ -2782,8 +3729,10 @@ FSB_API int fsb_local_open(fsb_backend **out, const fsb_local_desc *desc)
     l->root_dev = (uint64_t)major(st.st_dev) << 32 | minor(st.st_dev);
     for (int i = 0; i < FSB_LOCAL_STRIPES_; ++i) pthread_mutex_init(&l->position[i], NULL);
     pthread_mutex_init(&l->folders_lock, NULL);
+    pthread_mutex_init(&l->runs_lock, NULL);
     fsb_backend_watches_init_(&l->watches, &l->allocator);
     fsb_backend_fill_(&l->base, "local", fsb_local_close_, fsb_local_call_);
+    l->base.cancel = fsb_local_cancel_;
     *out = &l->base;
     return 0;
 }
@@ -3337,6 +4286,22 @@ static void fsb_memory_tell_moved_(fsb_memory_ *m, const fsb_memory_entry_ *from
     fsb_memory_queue_(m, FSB_EVENT_RENAMED, a && b ? a : NULL, b);
 }
 
+static void fsb_memory_tell_now_(fsb_memory_ *m, uint32_t kind, const char *path,
+                                 const char *path2)
+{
+    fsb_event         event;
+    fsb_memory_where_ w;
+    fsb_stat          st;
+    event.kind = kind, event.path = path, event.path2 = path2, event.stat = NULL;
+    if (kind != FSB_EVENT_REMOVED && kind != FSB_EVENT_LOST) {
+        pthread_rwlock_rdlock(&m->lock);
+        if (!fsb_memory_find_(m, path2 ? path2 : path, &w) && w.node)
+            st = w.node->stat, event.stat = &st;
+        pthread_rwlock_unlock(&m->lock);
+    }
+    fsb_backend_watches_tell_(&m->watches, &event, 0);
+}
+
 static void *fsb_memory_watch_main_(void *arg)
 {
     fsb_memory_ *m = (fsb_memory_ *)arg;
@@ -3354,10 +4319,10 @@ static void *fsb_memory_watch_main_(void *arg)
             m->lost = 0;
         }
         pthread_mutex_unlock(&m->queue_lock);
-        if (lost) fsb_backend_watches_tell_(&m->watches, FSB_EVENT_LOST, "/", NULL);
+        if (lost) fsb_memory_tell_now_(m, FSB_EVENT_LOST, "/", NULL);
         if (e) {
             const char *path = (const char *)(const void *)(e + 1);
-            fsb_backend_watches_tell_(&m->watches, e->kind, path, e->size2 ? path + e->size : NULL);
+            fsb_memory_tell_now_(m, e->kind, path, e->size2 ? path + e->size : NULL);
             fsb_backend_free_(&m->allocator, e, sizeof *e + e->size + e->size2);
         }
         pthread_mutex_lock(&m->queue_lock);
@@ -3385,7 +4350,7 @@ static int64_t fsb_memory_watch_(fsb_memory_run_ *r)
         fsb_backend_watch_close_(&m->watches, w);
         return -ENFILE;
     }
-    r->op->handle = handle;
+    r->op->handle = handle, r->op->out_offset = 0;
     return 0;
 }
 
@@ -3908,42 +4873,88 @@ static size_t fsb_memory_batch_(fsb_memory_ *m, fsb_memory_node_ *folder, uint64
     return n;
 }
 
-static int fsb_memory_emit_(fsb_op *op, const fsb_memory_found_ *f)
+/* All bytes of a small file, and its stat of the same moment. */
+static const void *fsb_memory_small_(fsb_memory_ *m, fsb_backend_listing_ *ls,
+                                     const fsb_memory_node_ *folder, fsb_memory_found_ *f)
+{
+    const void *data = NULL;
+    if (!ls->room || !S_ISREG(f->stat.mode)) return NULL;
+    pthread_rwlock_rdlock(&m->lock);
+    const size_t             behind = fsb_memory_place_after_(folder, f->cookie);
+    const fsb_memory_place_ *place = behind ? &folder->places[behind - 1] : NULL;
+    if (place && place->cookie == f->cookie && place->entry
+        && place->entry->node->stat.size <= FSB_BACKEND_SMALL_) {
+        f->stat = place->entry->node->stat;
+        fsb_memory_load_(place->entry->node, ls->room, (size_t)f->stat.size, 0);
+        data = ls->room;
+    }
+    pthread_rwlock_unlock(&m->lock);
+    return data;
+}
+
+static int fsb_memory_emit_(fsb_memory_ *m, fsb_backend_listing_ *ls,
+                            const fsb_memory_node_ *folder, fsb_memory_found_ *f)
 {
     fsb_dirent entry;
     memset(&entry, 0, sizeof entry);
+    entry.data = fsb_memory_small_(m, ls, folder, f);
     entry.name = f->name, entry.name_size = f->name_size, entry.cookie = f->cookie;
-    if (op->flags & FSB_LIST_STAT) entry.stat = f->stat;
+    if (ls->op->flags & FSB_LIST_STAT) entry.stat = f->stat;
     else entry.stat.ino = f->stat.ino, entry.stat.mode = f->stat.mode & S_IFMT;
-    return op->emit(op, &entry);
+    return fsb_backend_listing_emit_(ls, &entry);
 }
 
-static int64_t fsb_memory_list_(fsb_memory_run_ *r)
+/* The folder at path, kept until fsb_memory_folder_put_(). */
+static int fsb_memory_folder_get_(fsb_memory_ *m, const char *path, uint64_t file_id,
+                                  fsb_memory_node_ **folder, fsb_stat *st)
 {
-    fsb_memory_      *m = r->m;
-    fsb_memory_node_ *folder;
-    fsb_memory_found_ found[FSB_MEMORY_BATCH_];
+    fsb_memory_where_ w;
     pthread_rwlock_rdlock(&m->lock);
-    int err = fsb_memory_at_(r, &folder);
-    if (!err && !fsb_memory_is_dir_(folder)) err = -ENOTDIR;
-    if (!err) __atomic_add_fetch(&folder->users, 1, __ATOMIC_RELAXED);
-    pthread_rwlock_unlock(&m->lock);
-    if (err) return err;
-    uint64_t cookie = r->op->offset;
-    int64_t  end = -1;
-    while (end < 0) {
-        const size_t n = fsb_memory_batch_(m, folder, cookie, found);
-        if (!n) end = 1;
-        for (size_t i = 0; i < n && end < 0; ++i) {
-            cookie = found[i].cookie;
-            if (fsb_memory_emit_(r->op, &found[i])) end = 0;
-        }
+    int err = fsb_memory_find_(m, path, &w);
+    if (!err && !w.node) err = -ENOENT;
+    if (!err && file_id && file_id != w.node->stat.file_id) err = -ESTALE;
+    if (!err && !fsb_memory_is_dir_(w.node)) err = -ENOTDIR;
+    if (!err) {
+        __atomic_add_fetch(&w.node->users, 1, __ATOMIC_RELAXED);
+        *folder = w.node, *st = w.node->stat;
     }
+    pthread_rwlock_unlock(&m->lock);
+    return err;
+}
+
+static void fsb_memory_folder_put_(fsb_memory_ *m, fsb_memory_node_ *folder)
+{
     pthread_rwlock_wrlock(&m->lock);
     __atomic_sub_fetch(&folder->users, 1, __ATOMIC_RELAXED);
     fsb_memory_node_put_(m, folder);
     pthread_rwlock_unlock(&m->lock);
+}
+
+static int64_t fsb_memory_list_one_(void *owner, fsb_backend_listing_ *ls, const char *path,
+                                    uint64_t file_id, uint64_t offset, fsb_stat *st)
+{
+    fsb_memory_      *m = (fsb_memory_ *)owner;
+    fsb_memory_node_ *folder;
+    fsb_memory_found_ found[FSB_MEMORY_BATCH_];
+    const int         err = fsb_memory_folder_get_(m, path, file_id, &folder, st);
+    if (err) return err;
+    int64_t end = -1;
+    while (end < 0) {
+        const size_t n = fsb_memory_batch_(m, folder, offset, found);
+        if (!n) end = 1;
+        for (size_t i = 0; i < n && end < 0; ++i) {
+            offset = found[i].cookie;
+            if (fsb_memory_emit_(m, ls, folder, &found[i])) end = 0;
+        }
+    }
+    fsb_memory_folder_put_(m, folder);
     return end;
+}
+
+static int64_t fsb_memory_list_(fsb_memory_run_ *r)
+{
+    if (r->slot) return -ENOTDIR; /* handles are of regular files */
+    return fsb_backend_list_(r->op, &r->m->allocator, fsb_memory_list_one_, r->m);
 }
 
 /* ---- [memory backend: open] ------------------------------------------------------------------ */
@@ -4108,9 +5119,950 @@ FSB_API int fsb_memory_open(fsb_backend **out, const fsb_memory_desc *desc)
         return err;
     }
     fsb_backend_fill_(&m->base, "memory", fsb_memory_close_, fsb_memory_call_);
-    m->base.call[FSB_OP_DESCRIPTOR] = NULL;
+    m->base.call[FSB_OP_DESCRIPTOR] = m->base.call[FSB_OP_EXEC] = NULL;
     *out = &m->base;
     return 0;
+}
+
+/* ---- [conveniences: files] ------------------------------------------------------------------- */
+
+static fsb_op fsb_backend_op_(uint32_t code, const char *path)
+{
+    fsb_op op;
+    memset(&op, 0, sizeof op);
+    op.code = code, op.path = path;
+    return op;
+}
+
+/* UNLINK, RMDIR, STAT: a path and no more. *st is zeros if it failed. */
+static int fsb_backend_simple_(fsb_backend *b, uint32_t code, const char *path, fsb_stat *st)
+{
+    fsb_op        op = fsb_backend_op_(code, path);
+    const int64_t n = fsb_backend_call(b, &op);
+    if (n < 0) memset(&op.stat, 0, sizeof op.stat);
+    if (st) *st = op.stat;
+    return n < 0 ? (int)n : 0;
+}
+
+static int fsb_backend_mkdir_(fsb_backend *b, const char *path, uint32_t mode)
+{
+    fsb_op op = fsb_backend_op_(FSB_OP_MKDIR, path);
+    op.attr.mask = FSB_ATTR_MODE, op.attr.mode = mode;
+    return (int)fsb_backend_call(b, &op);
+}
+
+FSB_API int fsb_backend_mkdir_all(fsb_backend *b, const char *path, uint32_t mode)
+{
+    char part[FSB_PATH_MAX + 1];
+    int  err = fsb_backend_path_check_(path);
+    if (!err) err = path[1] ? fsb_backend_mkdir_(b, path, mode) : -EEXIST;
+    if (err == -ENOENT) { /* from the top, then; what is missing is made, the last as well */
+        err = 0;
+        for (size_t at = 1; !err || err == -EEXIST; ++at) {
+            if (path[at] && path[at] != '/') continue;
+            memcpy(part, path, at);
+            part[at] = '\0';
+            err = fsb_backend_mkdir_(b, part, mode);
+            if (!path[at]) break;
+        }
+    }
+    if (err != -EEXIST) return err;
+    fsb_stat st;
+    err = fsb_backend_simple_(b, FSB_OP_STAT, path, &st);
+    return !err && !S_ISDIR(st.mode) ? -ENOTDIR : err;
+}
+
+/* A name in the folder of `path` that nobody else has: ".fsb-KIND-" and 16 hex digits. */
+static int fsb_backend_aside_(const char *path, const char *kind, uint64_t number, char *out)
+{
+    const size_t folder = (size_t)(fsb_backend_name_(path) - path);
+    if (folder + 32 > FSB_PATH_MAX) return -ENAMETOOLONG;
+    memcpy(out, path, folder);
+    snprintf(out + folder, 32, ".fsb-%s-%016llx", kind, (unsigned long long)number);
+    return 0;
+}
+
+/* Makes the new file at `aside`, with all its bytes on the disk. */
+static int fsb_file_write_aside_(fsb_backend *b, const char *aside, const void *data, size_t size,
+                                 uint32_t mode)
+{
+    fsb_op op = fsb_backend_op_(FSB_OP_OPEN, aside);
+    op.flags = FSB_O_WRITE | FSB_O_CREATE | FSB_O_EXCL;
+    op.attr.mask = FSB_ATTR_MODE, op.attr.mode = mode;
+    if (fsb_backend_call(b, &op) < 0) return (int)op.result;
+    int err = 0;
+    for (size_t at = 0; at < size && !err; at += op.size) {
+        op.code = FSB_OP_WRITE, op.flags = 0, op.offset = at, op.data = (const char *)data + at;
+        op.size = size - at < FSB_IO_MAX ? size - at : (size_t)FSB_IO_MAX;
+        if (fsb_backend_call(b, &op) < 0) err = (int)op.result;
+    }
+    op.code = FSB_OP_SYNC, op.flags = 0;
+    if (!err && fsb_backend_call(b, &op) < 0 && op.result != -ENOSYS) err = (int)op.result;
+    op.code = FSB_OP_CLOSE;
+    if (fsb_backend_call(b, &op) < 0 && !err) err = (int)op.result;
+    return err;
+}
+
+FSB_API int fsb_file_replace(fsb_backend *b, const char *path, const void *data, size_t size,
+                             uint32_t mode)
+{
+    char            aside[FSB_PATH_MAX + 1], folder[FSB_PATH_MAX + 1];
+    struct timespec now;
+    fsb_stat        st;
+    int             err = fsb_backend_path_check_(path);
+    if (!err && !path[1]) err = -EISDIR;
+    if (err || (!data && size)) return err ? err : -EINVAL;
+    if (!mode && !fsb_backend_simple_(b, FSB_OP_STAT, path, &st) && S_ISREG(st.mode))
+        mode = st.mode & 07777;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    uint64_t number = fsb_backend_mix_((uint64_t)now.tv_nsec ^ (uint64_t)(uintptr_t)&now)
+                      ^ (uint64_t)getpid();
+    err = -EEXIST;
+    for (int tries = 0; tries < 100 && (err == -EEXIST || (err == -ENOENT && tries < 2)); ++tries) {
+        const size_t n = (size_t)(fsb_backend_name_(path) - path) - 1;
+        memcpy(folder, path, n);
+        folder[n] = '\0';
+        if (err == -ENOENT && n) fsb_backend_mkdir_all(b, folder, 0755);
+        number = fsb_backend_mix_(number + 1);
+        err = fsb_backend_aside_(path, "new", number, aside);
+        if (!err) err = fsb_file_write_aside_(b, aside, data, size, mode ? mode : 0644);
+    }
+    fsb_op op = fsb_backend_op_(FSB_OP_RENAME, aside);
+    op.path2 = path;
+    if (!err && fsb_backend_call(b, &op) < 0) err = (int)op.result;
+    if (err && err != -EEXIST && err != -ENAMETOOLONG)
+        fsb_backend_simple_(b, FSB_OP_UNLINK, aside, NULL);
+    return err;
+}
+
+FSB_API int fsb_backend_touch(fsb_backend *b, const char *path, const int64_t *mtime_ns)
+{
+    fsb_op op = fsb_backend_op_(FSB_OP_SETATTR, path), put = fsb_backend_op_(FSB_OP_PUT, path);
+    op.attr.mask = FSB_ATTR_ATIME_NOW | FSB_ATTR_MTIME_NOW;
+    if (mtime_ns) {
+        op.attr.mask = FSB_ATTR_ATIME | FSB_ATTR_MTIME;
+        op.attr.atime_ns = op.attr.mtime_ns = *mtime_ns;
+    }
+    if (fsb_backend_call(b, &op) != -ENOENT) return (int)op.result;
+    put.flags = FSB_O_WRITE | FSB_O_CREATE, put.data = "";
+    put.attr.mask = FSB_ATTR_MODE, put.attr.mode = 0644;
+    if (fsb_backend_call(b, &put) < 0) return (int)put.result;
+    return (int)fsb_backend_call(b, &op); /* somebody else may have made it, long ago */
+}
+
+/* ---- [conveniences: walk] -------------------------------------------------------------------- */
+
+/* A folder under way: a part of its listing, and where the next part starts. */
+enum { FSB_WALK_ROOM_ = 16 << 10 };
+
+typedef struct fsb_walk_name_ {
+    fsb_stat stat;
+    size_t   bytes; /* to the next one; the name with its '\0' follows */
+} fsb_walk_name_;
+
+typedef struct fsb_walk_level_ {
+    struct fsb_walk_level_ *up;
+    fsb_stat                stat;
+    size_t                  path_size; /* of the folder's */
+    uint64_t                cookie;
+    size_t                  used, at; /* of room, bytes */
+    int                     whole, failed;
+    union { uint64_t align; char bytes[FSB_WALK_ROOM_]; } room;
+} fsb_walk_level_;
+
+typedef struct fsb_walk_ {
+    fsb_backend     *b;
+    fsb_allocator    allocator;
+    fsb_walk_level_ *level;
+    uint32_t         depth;
+    int (*visit)(void *user, const fsb_walk_step *step);
+    void *user;
+    char  path[FSB_PATH_MAX + 1];
+} fsb_walk_;
+
+static int fsb_walk_tell_(fsb_walk_ *w, uint32_t kind, const fsb_stat *st, int error)
+{
+    fsb_walk_step step;
+    step.kind = kind, step.depth = w->depth, step.error = error;
+    step.path = w->path, step.stat = st;
+    return w->visit(w->user, &step);
+}
+
+/* A folder: told of, and gone into unless it is passed by. */
+static int fsb_walk_enter_(fsb_walk_ *w, const fsb_stat *st)
+{
+    const fsb_stat copy = *st;
+    const int      answer = fsb_walk_tell_(w, FSB_WALK_FOLDER, &copy, 0);
+    if (answer) return answer < 0 ? answer : 0;
+    fsb_walk_level_ *level =
+        (fsb_walk_level_ *)fsb_backend_resize_(&w->allocator, NULL, 0, sizeof *level);
+    if (!level) return -ENOMEM;
+    level->up = w->level, level->stat = copy, level->path_size = strlen(w->path);
+    level->cookie = 0, level->used = level->at = 0, level->whole = level->failed = 0;
+    w->level = level, ++w->depth;
+    return 0;
+}
+
+static int fsb_walk_emit_(fsb_op *op, const fsb_dirent *entry)
+{
+    fsb_walk_level_ *level = (fsb_walk_level_ *)op->user;
+    const size_t     bytes = (sizeof(fsb_walk_name_) + entry->name_size + 8) / 8 * 8;
+    if (entry->folder || !entry->name_size) return 0; /* not asked for */
+    if (bytes > FSB_WALK_ROOM_ - level->used) return 1;
+    fsb_walk_name_ *name = (fsb_walk_name_ *)(void *)(level->room.bytes + level->used);
+    name->stat = entry->stat, name->bytes = bytes;
+    memcpy(name + 1, entry->name, entry->name_size);
+    ((char *)(name + 1))[entry->name_size] = '\0';
+    level->used += bytes, level->cookie = entry->cookie;
+    return 0;
+}
+
+/* The next part of the folder's listing. */
+static int fsb_walk_fill_(fsb_walk_ *w)
+{
+    fsb_walk_level_ *level = w->level;
+    fsb_op           op = fsb_backend_op_(FSB_OP_LIST, w->path);
+    level->used = level->at = 0;
+    op.file_id = level->stat.file_id, op.flags = FSB_LIST_STAT, op.offset = level->cookie;
+    op.size64 = FSB_WALK_ROOM_, op.emit = fsb_walk_emit_, op.user = level;
+    const int64_t n = fsb_backend_call(w->b, &op);
+    level->whole = n != 0 || !level->used;
+    if (n >= 0) return 0;
+    --w->depth;
+    const int answer = fsb_walk_tell_(w, FSB_WALK_ERROR, &level->stat, (int)n);
+    ++w->depth;
+    return answer < 0 ? answer : 0;
+}
+
+/* Behind the last name: back up. */
+static int fsb_walk_leave_(fsb_walk_ *w)
+{
+    fsb_walk_level_ *level = w->level;
+    w->level = level->up, --w->depth;
+    const int answer = fsb_walk_tell_(w, FSB_WALK_LEAVE, &level->stat, 0);
+    fsb_backend_free_(&w->allocator, level, sizeof *level);
+    return answer < 0 ? answer : 0;
+}
+
+static int fsb_walk_step_(fsb_walk_ *w)
+{
+    fsb_walk_level_ *level = w->level;
+    w->path[level->path_size] = '\0';
+    if (level->at == level->used) return level->whole ? fsb_walk_leave_(w) : fsb_walk_fill_(w);
+    fsb_walk_name_ *name = (fsb_walk_name_ *)(void *)(level->room.bytes + level->at);
+    char            path[FSB_PATH_MAX + 1];
+    level->at += name->bytes;
+    if (!fsb_backend_join_(path, w->path, (const char *)(name + 1)))
+        return fsb_walk_tell_(w, FSB_WALK_ERROR, &level->stat, -ENAMETOOLONG) < 0 ? -ENAMETOOLONG
+                                                                                 : 0;
+    memcpy(w->path, path, strlen(path) + 1);
+    if (S_ISDIR(name->stat.mode)) return fsb_walk_enter_(w, &name->stat);
+    const int answer = fsb_walk_tell_(w, FSB_WALK_FILE, &name->stat, 0);
+    return answer < 0 ? answer : 0;
+}
+
+FSB_API int fsb_backend_walk(fsb_backend *b, const char *path, const fsb_allocator *allocator,
+                             int (*visit)(void *user, const fsb_walk_step *step), void *user)
+{
+    fsb_walk_ w;
+    fsb_stat  st;
+    int       err = visit ? fsb_backend_path_check_(path) : -EINVAL;
+    if (!err) err = fsb_backend_simple_(b, FSB_OP_STAT, path, &st);
+    if (err) return err;
+    memset(&w, 0, sizeof w);
+    w.b = b, w.visit = visit, w.user = user;
+    if (allocator) w.allocator = *allocator;
+    memcpy(w.path, path, strlen(path) + 1);
+    if (S_ISDIR(st.mode)) err = fsb_walk_enter_(&w, &st);
+    else err = fsb_walk_tell_(&w, FSB_WALK_FILE, &st, 0);
+    while (w.level && err >= 0) err = fsb_walk_step_(&w);
+    while (w.level) {
+        fsb_walk_level_ *level = w.level;
+        w.level = level->up;
+        fsb_backend_free_(&w.allocator, level, sizeof *level);
+    }
+    return err < 0 ? err : 0;
+}
+
+typedef struct fsb_remove_ {
+    fsb_backend *b;
+    int          err; /* the first */
+} fsb_remove_;
+
+static int fsb_remove_visit_(void *user, const fsb_walk_step *step)
+{
+    fsb_remove_ *r = (fsb_remove_ *)user;
+    int          err = 0;
+    if (step->kind == FSB_WALK_ERROR) err = step->error == -ENOENT ? 0 : step->error;
+    else if (step->kind != FSB_WALK_FOLDER)
+        err = fsb_backend_simple_(r->b, step->kind == FSB_WALK_FILE ? FSB_OP_UNLINK : FSB_OP_RMDIR,
+                                  step->path, NULL);
+    if (err && !r->err && (err != -ENOENT || step->depth == 0)) r->err = err;
+    return 0;
+}
+
+FSB_API int fsb_backend_remove_all(fsb_backend *b, const char *path, const fsb_allocator *allocator)
+{
+    fsb_remove_ r;
+    r.b = b, r.err = 0;
+    if (path && path[0] == '/' && !path[1]) return -EBUSY;
+    const int err = fsb_backend_walk(b, path, allocator, fsb_remove_visit_, &r);
+    return err ? err : r.err;
+}
+
+/* ---- [conveniences: batch] ------------------------------------------------------------------- */
+
+typedef struct fsb_batch_ {
+    fsb_allocator   allocator;
+    pthread_mutex_t lock; /* guards left */
+    pthread_cond_t  wake;
+    size_t          left;
+} fsb_batch_;
+
+typedef struct fsb_batch_op_ {
+    fsb_op       op; /* first: done() is given it */
+    fsb_batch_  *batch;
+} fsb_batch_op_;
+
+/* Borrowed bytes are gone when done() returns. */
+static void fsb_batch_keep_(fsb_batch_ *batch, fsb_op *op)
+{
+    fsb_op like;
+    memset(&like, 0, sizeof like);
+    like.size = op->slice.size;
+    void *room = fsb_backend_room_(&batch->allocator, &like);
+    if (room) memcpy(room, op->slice.data, like.size);
+    if (room) fsb_backend_answer_(&like, room, (int64_t)like.size);
+    else op->result = -ENOMEM;
+    op->slice = like.slice;
+}
+
+static void fsb_batch_done_(fsb_op *op)
+{
+    fsb_batch_ *batch = ((fsb_batch_op_ *)(void *)op)->batch;
+    if (op->result >= 0 && op->slice.size && !op->slice.release) fsb_batch_keep_(batch, op);
+    pthread_mutex_lock(&batch->lock);
+    if (!--batch->left) pthread_cond_signal(&batch->wake);
+    pthread_mutex_unlock(&batch->lock);
+}
+
+/* Hands the answers to the caller's op, which keeps what is its own. */
+static void fsb_batch_answer_(fsb_op *op, const fsb_op *from)
+{
+    fsb_op answer = *from;
+    answer.done = op->done, answer.next = op->next;
+    answer.layer[0] = op->layer[0], answer.layer[1] = op->layer[1];
+    *op = answer;
+}
+
+FSB_API int fsb_backend_batch(fsb_backend *b, fsb_op *const *ops, size_t n, fsb_runner runner,
+                              const fsb_allocator *allocator)
+{
+    fsb_allocator a;
+    fsb_batch_    batch;
+    memset(&a, 0, sizeof a);
+    if (allocator) a = *allocator;
+    batch.allocator = a;
+    if (!n) return 0;
+    const size_t each = sizeof(fsb_batch_op_) + sizeof(fsb_op *);
+    if (n > SIZE_MAX / each) return -ENOMEM;
+    fsb_batch_op_ *mine = (fsb_batch_op_ *)fsb_backend_new_(&a, n * each);
+    if (!mine) return -ENOMEM;
+    fsb_op **list = (fsb_op **)(void *)(mine + n);
+    pthread_mutex_init(&batch.lock, NULL);
+    pthread_cond_init(&batch.wake, NULL);
+    batch.left = n;
+    for (size_t i = 0; i < n; ++i) {
+        mine[i].op = *ops[i], mine[i].batch = &batch, mine[i].op.done = fsb_batch_done_;
+        memset(&mine[i].op.slice, 0, sizeof mine[i].op.slice);
+        list[i] = &mine[i].op;
+    }
+    fsb_backend_submit(b, list, n, runner);
+    pthread_mutex_lock(&batch.lock);
+    while (batch.left) pthread_cond_wait(&batch.wake, &batch.lock);
+    pthread_mutex_unlock(&batch.lock);
+    int err = 0;
+    for (size_t i = 0; i < n; ++i) {
+        fsb_batch_answer_(ops[i], &mine[i].op);
+        if (ops[i]->result < 0 && !err) err = (int)ops[i]->result;
+    }
+    pthread_cond_destroy(&batch.wake);
+    pthread_mutex_destroy(&batch.lock);
+    fsb_backend_free_(&a, mine, n * each);
+    return err;
+}
+
+/* ---- [conveniences: copy] -------------------------------------------------------------------- */
+
+/* The caller's thread walks the source and hands the names to workers; a large file goes in pieces,
+   at most a window of them ahead of the first that is missing, so that an aside file is known to be
+   whole up to a window before its end. */
+enum { FSB_COPY_PIECE_ = FSB_IO_MAX, FSB_COPY_WINDOW_ = 64, FSB_COPY_TICK_MS_ = 100 };
+
+typedef struct fsb_copy_folder_ { /* its mode and times come last; its path follows */
+    struct fsb_copy_folder_ *up;
+    fsb_stat                 stat;
+    uint64_t                 pending; /* names in it under way, and the walk */
+    size_t                   size;
+} fsb_copy_folder_;
+
+typedef struct fsb_copy_ {
+    fsb_copy_desc     d;
+    fsb_workers      *workers;
+    fsb_copy_folder_ *folder; /* that the walk is in; the walk's own */
+    int64_t           tick_ms; /* when progress is due; the walk's own */
+    int               stop;    /* atomic */
+    pthread_mutex_t   lock; /* leaf; guards all below, and pending, low, bits of the others */
+    pthread_cond_t    wake;
+    fsb_copy_progress p;
+    uint64_t          pending; /* jobs */
+} fsb_copy_;
+
+typedef struct fsb_copy_file_ { /* the paths follow: from, to */
+    fsb_copy_        *c;
+    fsb_copy_folder_ *folder; /* NULL: the copy is of this file */
+    fsb_stat          stat;
+    fsb_handle        in, out;
+    uint64_t          pending;   /* pieces, and who hands them out */
+    uint64_t          low, bits; /* the first piece missing; which behind it are done */
+    int               err;       /* atomic */
+    size_t            from_size, to_size; /* with their '\0' */
+} fsb_copy_file_;
+
+typedef struct fsb_copy_piece_ {
+    fsb_copy_file_ *file;
+    uint64_t        index;
+} fsb_copy_piece_;
+
+static const char *fsb_copy_from_(const fsb_copy_file_ *f)
+{
+    return (const char *)(const void *)(f + 1);
+}
+
+static const char *fsb_copy_to_(const fsb_copy_file_ *f)
+{
+    return fsb_copy_from_(f) + f->from_size;
+}
+
+static void fsb_copy_failed_(fsb_copy_ *c, const char *path, int err)
+{
+    pthread_mutex_lock(&c->lock);
+    if (!c->p.error) {
+        c->p.error = err;
+        memcpy(c->p.error_path, path, strlen(path) + 1);
+    }
+    ++c->p.failed;
+    pthread_mutex_unlock(&c->lock);
+}
+
+/* What is kept of a source: set-user-id and set-group-id go only together with the owner. */
+static void fsb_copy_attr_(const fsb_copy_ *c, const fsb_stat *st, fsb_attr *a)
+{
+    const int owners = (c->d.flags & FSB_COPY_OWNERS) != 0;
+    memset(a, 0, sizeof *a);
+    a->mask = FSB_ATTR_ATIME | FSB_ATTR_MTIME;
+    if (!S_ISLNK(st->mode)) a->mask |= FSB_ATTR_MODE;
+    if (owners) a->mask |= FSB_ATTR_UID | FSB_ATTR_GID;
+    a->mode = st->mode & (owners ? 07777 : 01777), a->uid = st->uid, a->gid = st->gid;
+    a->atime_ns = st->atime_ns, a->mtime_ns = st->mtime_ns;
+}
+
+static int fsb_copy_settle_(fsb_copy_ *c, const char *path, fsb_handle handle, const fsb_stat *st)
+{
+    fsb_op op = fsb_backend_op_(FSB_OP_SETATTR, path);
+    op.handle = handle;
+    fsb_copy_attr_(c, st, &op.attr);
+    if (handle) op.attr.mask |= FSB_ATTR_SIZE, op.attr.size = st->size;
+    return (int)fsb_backend_call(c->d.to, &op);
+}
+
+/* Progress, on the walk's thread. -ECANCELED: stop. */
+static int fsb_copy_tick_(fsb_copy_ *c, int force)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    const int64_t now = t.tv_sec * INT64_C(1000) + t.tv_nsec / 1000000;
+    if (!c->d.progress || (!force && now < c->tick_ms)) return c->stop ? -ECANCELED : 0;
+    c->tick_ms = now + FSB_COPY_TICK_MS_;
+    pthread_mutex_lock(&c->lock);
+    const fsb_copy_progress p = c->p;
+    pthread_mutex_unlock(&c->lock);
+    if (!c->d.progress(c->d.user, &p)) return c->stop ? -ECANCELED : 0;
+    __atomic_store_n(&c->stop, 1, __ATOMIC_RELAXED);
+    return -ECANCELED;
+}
+
+/* Waits for a job to end, a moment at most; locked. */
+static void fsb_copy_rest_(fsb_copy_ *c)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME, &t);
+    t.tv_nsec += FSB_COPY_TICK_MS_ * 1000000L;
+    if (t.tv_nsec >= 1000000000L) t.tv_nsec -= 1000000000L, ++t.tv_sec;
+    pthread_cond_timedwait(&c->wake, &c->lock, &t);
+}
+
+/* ---- folders ---- */
+
+/* One name less is under way in the folder; the last one settles it, and leaves the one above. */
+static void fsb_copy_folder_put_(fsb_copy_ *c, fsb_copy_folder_ *f)
+{
+    while (f) {
+        pthread_mutex_lock(&c->lock);
+        const uint64_t left = --f->pending;
+        pthread_mutex_unlock(&c->lock);
+        if (left) return;
+        fsb_copy_folder_ *up = f->up;
+        const char       *path = (const char *)(const void *)(f + 1);
+        const int         err = fsb_copy_settle_(c, path, 0, &f->stat);
+        if (err) fsb_copy_failed_(c, path, err);
+        fsb_backend_free_(&c->d.allocator, f, sizeof *f + f->size);
+        f = up;
+    }
+}
+
+static int fsb_copy_folder_make_(fsb_copy_ *c, const char *to, const fsb_stat *st)
+{
+    fsb_stat  there;
+    const int err = fsb_backend_mkdir_(c->d.to, to, (st->mode & 0777) | 0700);
+    if (err != -EEXIST) return err;
+    const int found = fsb_backend_simple_(c->d.to, FSB_OP_STAT, to, &there);
+    return !found && !S_ISDIR(there.mode) ? -ENOTDIR : found;
+}
+
+static int fsb_copy_enter_(fsb_copy_ *c, const char *to, const fsb_stat *st)
+{
+    const size_t size = strlen(to) + 1;
+    int          err = fsb_copy_folder_make_(c, to, st);
+    if (err) return err;
+    fsb_copy_folder_ *f = (fsb_copy_folder_ *)fsb_backend_new_(&c->d.allocator, sizeof *f + size);
+    if (!f) return -ENOMEM;
+    memcpy(f + 1, to, size);
+    f->up = c->folder, f->stat = *st, f->pending = 1, f->size = size;
+    pthread_mutex_lock(&c->lock);
+    if (f->up) ++f->up->pending;
+    ++c->p.folders;
+    pthread_mutex_unlock(&c->lock);
+    c->folder = f;
+    return 0;
+}
+
+/* ---- one name, by a worker ---- */
+
+static void fsb_copy_file_done_(fsb_copy_file_ *f, int err)
+{
+    fsb_copy_ *c = f->c;
+    if (err) fsb_copy_failed_(c, fsb_copy_from_(f), err);
+    fsb_copy_folder_put_(c, f->folder);
+    fsb_backend_free_(&c->d.allocator, f, sizeof *f + f->from_size + f->to_size);
+    pthread_mutex_lock(&c->lock);
+    if (!err) ++c->p.files;
+    --c->pending;
+    pthread_cond_signal(&c->wake);
+    pthread_mutex_unlock(&c->lock);
+}
+
+/* 1 if RESUME passes the file over. */
+static int fsb_copy_there_(const fsb_copy_file_ *f)
+{
+    fsb_copy_ *c = f->c;
+    fsb_stat   st;
+    if (!(c->d.flags & FSB_COPY_RESUME) || !S_ISREG(f->stat.mode)) return 0;
+    if (fsb_backend_simple_(c->d.to, FSB_OP_STAT, fsb_copy_to_(f), &st)) return 0;
+    if (!S_ISREG(st.mode) || st.size != f->stat.size || st.mtime_ns != f->stat.mtime_ns) return 0;
+    pthread_mutex_lock(&c->lock);
+    ++c->p.passed;
+    pthread_mutex_unlock(&c->lock);
+    return 1;
+}
+
+/* A link or a node; what is there is replaced. */
+static int fsb_copy_special_(fsb_copy_file_ *f)
+{
+    fsb_copy_ *c = f->c;
+    char       text[FSB_PATH_MAX + 1];
+    fsb_op     make = fsb_backend_op_(FSB_OP_MKNOD, fsb_copy_to_(f));
+    make.attr.mask = FSB_ATTR_MODE, make.attr.mode = f->stat.mode & (S_IFMT | 01777);
+    make.attr.rdev_major = f->stat.rdev_major, make.attr.rdev_minor = f->stat.rdev_minor;
+    if (S_ISLNK(f->stat.mode)) {
+        fsb_op read = fsb_backend_op_(FSB_OP_READLINK, fsb_copy_from_(f));
+        read.buf = text, read.size = FSB_PATH_MAX;
+        if (fsb_backend_call(c->d.from, &read) < 0) return (int)read.result;
+        text[read.result] = '\0';
+        make.code = FSB_OP_SYMLINK, make.path2 = text;
+        memset(&make.attr, 0, sizeof make.attr);
+    }
+    if (fsb_backend_call(c->d.to, &make) == -EEXIST) {
+        const int err = fsb_backend_simple_(c->d.to, FSB_OP_UNLINK, fsb_copy_to_(f), NULL);
+        if (err) return err;
+        fsb_backend_call(c->d.to, &make);
+    }
+    if (make.result < 0) return (int)make.result;
+    const int err = fsb_copy_settle_(c, fsb_copy_to_(f), 0, &f->stat);
+    return err == -EOPNOTSUPP ? 0 : err; /* a link's times, where there are none */
+}
+
+static int fsb_copy_put_(fsb_copy_file_ *f, const char *data, size_t size)
+{
+    fsb_backend *to = f->c->d.to;
+    fsb_op       op = fsb_backend_op_(FSB_OP_PUT, fsb_copy_to_(f));
+    op.flags = FSB_O_WRITE | FSB_O_CREATE | FSB_O_TRUNC, op.data = data, op.size = size;
+    op.attr.mask = FSB_ATTR_MODE, op.attr.mode = f->stat.mode & 0777;
+    if (fsb_backend_call(to, &op) == -ELOOP) { /* a link is replaced, not written through */
+        const int err = fsb_backend_simple_(to, FSB_OP_UNLINK, fsb_copy_to_(f), NULL);
+        if (err) return err;
+        fsb_backend_call(to, &op);
+    }
+    return op.result < 0 ? (int)op.result : fsb_copy_settle_(f->c, fsb_copy_to_(f), 0, &f->stat);
+}
+
+/* A small file: one call to read it, one to write it, one for its times. */
+static int fsb_copy_small_(fsb_copy_file_ *f)
+{
+    fsb_copy_   *c = f->c;
+    const size_t size = (size_t)f->stat.size, room = 2 * size + 2;
+    char        *buf = (char *)fsb_backend_resize_(&c->d.allocator, NULL, 0, room);
+    fsb_op       op = fsb_backend_op_(FSB_OP_GET, fsb_copy_from_(f));
+    if (!buf) return -ENOMEM;
+    op.buf = buf, op.size = size ? size : 1, op.file_id = f->stat.file_id;
+    int64_t n = fsb_backend_call(c->d.from, &op);
+    if (n >= 0 && op.stat.size > (uint64_t)n) n = -EAGAIN; /* it grew meanwhile */
+    if (n >= 0) f->stat.mtime_ns = op.stat.mtime_ns, f->stat.size = (uint64_t)n;
+    int err = n < 0 ? (int)n : fsb_copy_put_(f, buf, (size_t)n);
+    if (!err && c->d.flags & FSB_COPY_VERIFY) {
+        fsb_op back = fsb_backend_op_(FSB_OP_GET, fsb_copy_to_(f));
+        back.buf = buf + size + 1, back.size = size + 1;
+        if (fsb_backend_call(c->d.to, &back) < 0) err = (int)back.result;
+        else if (back.result != n || memcmp(buf, buf + size + 1, (size_t)n)) err = -EBADMSG;
+    }
+    fsb_backend_free_(&c->d.allocator, buf, room);
+    pthread_mutex_lock(&c->lock);
+    if (!err) c->p.bytes += (uint64_t)n;
+    pthread_mutex_unlock(&c->lock);
+    return err;
+}
+
+static void fsb_copy_job_(void *arg)
+{
+    fsb_copy_file_ *f = (fsb_copy_file_ *)arg;
+    int             err = 0;
+    if (__atomic_load_n(&f->c->stop, __ATOMIC_RELAXED)) err = -ECANCELED;
+    else if (!S_ISREG(f->stat.mode)) err = fsb_copy_special_(f);
+    else if (!fsb_copy_there_(f)) err = fsb_copy_small_(f);
+    fsb_copy_file_done_(f, err);
+}
+
+/* ---- a large file, in pieces ---- */
+
+/* Where it is written to: the same place for the same version of the source. */
+static int fsb_copy_aside_(const fsb_copy_file_ *f, char *out)
+{
+    uint64_t h = fsb_backend_mix_(f->stat.file_id) ^ f->stat.version;
+    h = fsb_backend_mix_(h) ^ f->stat.size;
+    for (const char *p = fsb_backend_name_(fsb_copy_to_(f)); *p; ++p)
+        h = (h ^ (unsigned char)*p) * UINT64_C(0x100000001b3);
+    return fsb_backend_aside_(fsb_copy_to_(f), "copy", fsb_backend_mix_(h), out);
+}
+
+static void fsb_copy_close_(fsb_backend *b, fsb_handle handle, int *err)
+{
+    fsb_op op = fsb_backend_op_(FSB_OP_CLOSE, NULL);
+    op.handle = handle;
+    if (handle && fsb_backend_call(b, &op) < 0 && !*err) *err = (int)op.result;
+}
+
+/* All pieces are there, or there is an error: the file gets its name, or goes. */
+static void fsb_copy_finish_(fsb_copy_file_ *f)
+{
+    fsb_copy_ *c = f->c;
+    char       aside[FSB_PATH_MAX + 1];
+    int        err = f->err, ignored = 0;
+    if (!err) err = fsb_copy_settle_(c, NULL, f->out, &f->stat);
+    fsb_copy_close_(c->d.to, f->out, &err);
+    fsb_copy_close_(c->d.from, f->in, &ignored);
+    if (!fsb_copy_aside_(f, aside)) {
+        fsb_op op = fsb_backend_op_(FSB_OP_RENAME, aside);
+        op.path2 = fsb_copy_to_(f);
+        if (!err && fsb_backend_call(c->d.to, &op) < 0) err = (int)op.result;
+        if (err && !(c->d.flags & FSB_COPY_RESUME))
+            fsb_backend_simple_(c->d.to, FSB_OP_UNLINK, aside, NULL);
+    }
+    fsb_copy_file_done_(f, err);
+}
+
+/* The first error counts. */
+static void fsb_copy_piece_failed_(fsb_copy_file_ *f, int err)
+{
+    int none = 0;
+    __atomic_compare_exchange_n(&f->err, &none, err, 0, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
+}
+
+/* Piece `index` is done (n bytes), or failed. */
+static void fsb_copy_piece_done_(fsb_copy_file_ *f, uint64_t index, uint64_t n, int err)
+{
+    if (err) fsb_copy_piece_failed_(f, err);
+    pthread_mutex_lock(&f->c->lock);
+    f->bits |= UINT64_C(1) << (index - f->low);
+    while (f->bits & 1) f->bits >>= 1, ++f->low;
+    f->c->p.bytes += n;
+    pthread_cond_signal(&f->c->wake);
+    pthread_mutex_unlock(&f->c->lock);
+}
+
+static void fsb_copy_file_put_(fsb_copy_file_ *f)
+{
+    pthread_mutex_lock(&f->c->lock);
+    const uint64_t left = --f->pending;
+    pthread_mutex_unlock(&f->c->lock);
+    if (!left) fsb_copy_finish_(f);
+}
+
+/* Within one backend. 1: it cannot. */
+static int fsb_copy_within_(fsb_copy_file_ *f, uint64_t at, size_t size)
+{
+    fsb_op op = fsb_backend_op_(FSB_OP_COPY, NULL);
+    op.handle = f->in, op.handle2 = f->out;
+    for (size_t done = 0; done < size; done += (size_t)op.result) {
+        op.offset = op.offset2 = at + done, op.size64 = size - done;
+        const int64_t n = fsb_backend_call(f->c->d.to, &op);
+        if (n == -ENOSYS || n == -EOPNOTSUPP) return 1;
+        if (n <= 0) return n < 0 ? (int)n : -EAGAIN; /* it became shorter */
+    }
+    return 0;
+}
+
+static int fsb_copy_is_zero_(const char *p, size_t size)
+{
+    return !size || (!p[0] && !memcmp(p, p + 1, size - 1));
+}
+
+static int fsb_copy_bytes_(fsb_copy_file_ *f, uint64_t at, size_t size, char *buf)
+{
+    fsb_copy_ *c = f->c;
+    fsb_op     op = fsb_backend_op_(FSB_OP_READ, NULL);
+    op.handle = f->in, op.offset = at, op.size = size, op.buf = buf;
+    if (fsb_backend_call(c->d.from, &op) < 0) return (int)op.result;
+    if ((size_t)op.result != size) return -EAGAIN; /* it became shorter */
+    if (fsb_copy_is_zero_(buf, size)) return 0;    /* stays a hole */
+    op = fsb_backend_op_(FSB_OP_WRITE, NULL);
+    op.handle = f->out, op.offset = at, op.size = size, op.data = buf;
+    if (fsb_backend_call(c->d.to, &op) < 0) return (int)op.result;
+    if (!(c->d.flags & FSB_COPY_VERIFY)) return 0;
+    op = fsb_backend_op_(FSB_OP_READ, NULL);
+    op.handle = f->out, op.offset = at, op.size = size, op.buf = buf + size;
+    if (fsb_backend_call(c->d.to, &op) < 0) return (int)op.result;
+    return (size_t)op.result == size && !memcmp(buf, buf + size, size) ? 0 : -EBADMSG;
+}
+
+static void fsb_copy_piece_job_(void *arg)
+{
+    const fsb_copy_piece_ piece = *(fsb_copy_piece_ *)arg;
+    fsb_copy_file_       *f = piece.file;
+    fsb_copy_            *c = f->c;
+    const uint64_t        at = piece.index * FSB_COPY_PIECE_, left = f->stat.size - at;
+    const size_t          size = left < FSB_COPY_PIECE_ ? (size_t)left : (size_t)FSB_COPY_PIECE_;
+    const int             verify = (c->d.flags & FSB_COPY_VERIFY) != 0;
+    fsb_backend_free_(&c->d.allocator, arg, sizeof piece);
+    int err = __atomic_load_n(&f->err, __ATOMIC_RELAXED);
+    if (!err && __atomic_load_n(&c->stop, __ATOMIC_RELAXED)) err = -ECANCELED;
+    int by_hand = 1;
+    if (!err && c->d.from == c->d.to && !verify) by_hand = fsb_copy_within_(f, at, size);
+    if (!err && by_hand <= 0) err = by_hand;
+    else if (!err) {
+        char *buf = (char *)fsb_backend_resize_(&c->d.allocator, NULL, 0, size * 2);
+        err = buf ? fsb_copy_bytes_(f, at, size, buf) : -ENOMEM;
+        fsb_backend_free_(&c->d.allocator, buf, size * 2);
+    }
+    fsb_copy_piece_done_(f, piece.index, err ? 0 : size, err);
+    fsb_copy_file_put_(f);
+}
+
+/* Hands a piece to a worker, once it is inside the window; `data` 0: a hole. */
+static void fsb_copy_piece_start_(fsb_copy_file_ *f, uint64_t index, int data)
+{
+    fsb_copy_ *c = f->c;
+    pthread_mutex_lock(&c->lock);
+    while (index - f->low >= FSB_COPY_WINDOW_) fsb_copy_rest_(c);
+    if (data) ++f->pending;
+    pthread_mutex_unlock(&c->lock);
+    fsb_copy_piece_ *piece = NULL;
+    if (data) piece = (fsb_copy_piece_ *)fsb_backend_new_(&c->d.allocator, sizeof *piece);
+    if (piece) {
+        piece->file = f, piece->index = index;
+        if (fsb_workers_run(c->workers, fsb_copy_piece_job_, piece)) fsb_copy_piece_job_(piece);
+    } else {
+        fsb_copy_piece_done_(f, index, 0, data ? -ENOMEM : 0);
+        if (data) fsb_copy_file_put_(f);
+    }
+}
+
+/* The end of what is data at `at`, and where it starts; a source that cannot tell is all data. */
+static uint64_t fsb_copy_extent_(fsb_copy_file_ *f, uint64_t *at)
+{
+    fsb_op op = fsb_backend_op_(FSB_OP_SEEK, NULL);
+    op.handle = f->in, op.offset = *at, op.flags = FSB_SEEK_DATA;
+    const int64_t n = fsb_backend_call(f->c->d.from, &op);
+    if (n == -ENXIO) return *at = f->stat.size; /* a hole to the end */
+    if (n < 0) return f->stat.size;
+    *at = op.out_offset > *at ? op.out_offset : *at;
+    op.offset = *at, op.flags = FSB_SEEK_HOLE;
+    if (fsb_backend_call(f->c->d.from, &op) < 0) return f->stat.size;
+    return op.out_offset < f->stat.size ? op.out_offset : f->stat.size;
+}
+
+static void fsb_copy_pieces_(fsb_copy_file_ *f)
+{
+    const uint64_t count = (f->stat.size + FSB_COPY_PIECE_ - 1) / FSB_COPY_PIECE_;
+    uint64_t       index = f->low;
+    while (index < count) {
+        uint64_t       at = index * FSB_COPY_PIECE_;
+        const uint64_t end = fsb_copy_extent_(f, &at);
+        const uint64_t last = (end + FSB_COPY_PIECE_ - 1) / FSB_COPY_PIECE_;
+        while (index < count && index < at / FSB_COPY_PIECE_) fsb_copy_piece_start_(f, index++, 0);
+        if (at >= f->stat.size) return;
+        do fsb_copy_piece_start_(f, index++, 1);
+        while (index < last);
+        if (fsb_copy_tick_(f->c, 0) || __atomic_load_n(&f->err, __ATOMIC_RELAXED)) return;
+    }
+}
+
+static int fsb_copy_large_open_(fsb_copy_file_ *f)
+{
+    fsb_copy_ *c = f->c;
+    const int  resume = (c->d.flags & FSB_COPY_RESUME) != 0;
+    char       aside[FSB_PATH_MAX + 1];
+    fsb_op     op = fsb_backend_op_(FSB_OP_OPEN, fsb_copy_from_(f));
+    op.file_id = f->stat.file_id, op.flags = FSB_O_READ;
+    if (fsb_backend_call(c->d.from, &op) < 0) return (int)op.result;
+    f->in = op.handle, f->stat = op.stat;
+    const int err = fsb_copy_aside_(f, aside);
+    if (err) return err;
+    op = fsb_backend_op_(FSB_OP_OPEN, aside);
+    op.flags = FSB_O_READ | FSB_O_WRITE | FSB_O_CREATE;
+    if (!resume) op.flags |= FSB_O_TRUNC;
+    op.attr.mask = FSB_ATTR_MODE, op.attr.mode = 0600;
+    if (fsb_backend_call(c->d.to, &op) < 0) return (int)op.result;
+    f->out = op.handle;
+    const uint64_t whole = op.stat.size / FSB_COPY_PIECE_;
+    if (whole > FSB_COPY_WINDOW_) f->low = whole - FSB_COPY_WINDOW_;
+    return 0;
+}
+
+/* On the walk's thread. */
+static void fsb_copy_large_(fsb_copy_file_ *f)
+{
+    if (fsb_copy_there_(f)) {
+        fsb_copy_file_done_(f, 0);
+        return;
+    }
+    f->err = fsb_copy_large_open_(f);
+    if (!f->err) {
+        fsb_copy_pieces_(f);
+        if (fsb_copy_tick_(f->c, 0)) fsb_copy_piece_failed_(f, -ECANCELED);
+    }
+    fsb_copy_file_put_(f);
+}
+
+/* ---- the walk ---- */
+
+static int fsb_copy_file_start_(fsb_copy_ *c, const char *from, const char *to,
+                                const fsb_stat *st)
+{
+    const size_t    from_size = strlen(from) + 1, to_size = strlen(to) + 1;
+    fsb_copy_file_ *f = (fsb_copy_file_ *)fsb_backend_new_(&c->d.allocator,
+                                                           sizeof *f + from_size + to_size);
+    if (!f) return -ENOMEM;
+    f->c = c, f->folder = c->folder, f->stat = *st, f->pending = 1;
+    f->from_size = from_size, f->to_size = to_size;
+    memcpy(f + 1, from, from_size);
+    memcpy((char *)(f + 1) + from_size, to, to_size);
+    pthread_mutex_lock(&c->lock);
+    ++c->pending;
+    if (f->folder) ++f->folder->pending;
+    pthread_mutex_unlock(&c->lock);
+    if (S_ISREG(st->mode) && st->size > FSB_COPY_PIECE_) fsb_copy_large_(f);
+    else if (fsb_workers_run(c->workers, fsb_copy_job_, f)) fsb_copy_job_(f);
+    return 0;
+}
+
+static int fsb_copy_visit_(void *user, const fsb_walk_step *step)
+{
+    fsb_copy_   *c = (fsb_copy_ *)user;
+    char         to[FSB_PATH_MAX + 1];
+    const char  *base = c->d.to_path, *tail = step->path;
+    const size_t skip = c->d.from_path[1] ? strlen(c->d.from_path) : 0;
+    const size_t n = base[1] ? strlen(base) : 0;
+    tail += step->path[1] ? skip : 1;
+    if (fsb_copy_tick_(c, 0)) return -ECANCELED;
+    int err = n + strlen(tail) > FSB_PATH_MAX ? -ENAMETOOLONG : 0;
+    if (!err) memcpy(to, base, n), memcpy(to + n, tail, strlen(tail) + 1);
+    if (!err && !to[0]) memcpy(to, "/", 2);
+    if (step->kind == FSB_WALK_LEAVE) {
+        fsb_copy_folder_ *f = c->folder;
+        c->folder = f->up;
+        fsb_copy_folder_put_(c, f);
+        return 0;
+    }
+    if (step->kind == FSB_WALK_ERROR) err = step->error;
+    else if (!err && step->kind == FSB_WALK_FOLDER) err = fsb_copy_enter_(c, to, step->stat);
+    else if (!err) err = fsb_copy_file_start_(c, step->path, to, step->stat);
+    if (err) fsb_copy_failed_(c, step->path, err);
+    return err && step->kind == FSB_WALK_FOLDER;
+}
+
+static int fsb_copy_check_(const fsb_copy_desc *d)
+{
+    if (!d || !d->from || !d->to || d->flags > 7 || d->parallel > 64) return -EINVAL;
+    int err = fsb_backend_path_check_(d->from_path);
+    if (!err) err = fsb_backend_path_check_(d->to_path);
+    if (!err && d->from == d->to && fsb_backend_below_(d->from_path, d->to_path)) err = -EINVAL;
+    return err;
+}
+
+/* Walks, and waits for what is under way. */
+static int fsb_copy_run_(fsb_copy_ *c)
+{
+    int err = fsb_backend_walk(c->d.from, c->d.from_path, &c->d.allocator, fsb_copy_visit_, c);
+    while (c->folder) { /* the walk ended inside */
+        fsb_copy_folder_ *f = c->folder;
+        c->folder = f->up;
+        fsb_copy_folder_put_(c, f);
+    }
+    uint64_t left = 1;
+    while (left) {
+        pthread_mutex_lock(&c->lock);
+        if (c->pending) fsb_copy_rest_(c);
+        left = c->pending;
+        pthread_mutex_unlock(&c->lock);
+        if (left && fsb_copy_tick_(c, 0)) err = -ECANCELED;
+    }
+    if (fsb_copy_tick_(c, 1)) err = -ECANCELED;
+    return err ? err : c->p.error;
+}
+
+FSB_API int fsb_backend_copy(const fsb_copy_desc *desc, fsb_copy_progress *out)
+{
+    fsb_workers_desc w;
+    int              err = fsb_copy_check_(desc);
+    if (err) return err;
+    fsb_copy_ *c = (fsb_copy_ *)fsb_backend_new_(&desc->allocator, sizeof *c);
+    if (!c) return -ENOMEM;
+    memset(&w, 0, sizeof w);
+    c->d = *desc;
+    w.threads = desc->parallel ? desc->parallel : 8, w.queue = 2 * w.threads;
+    w.allocator = desc->allocator;
+    pthread_mutex_init(&c->lock, NULL);
+    pthread_cond_init(&c->wake, NULL);
+    err = fsb_workers_open(&c->workers, &w);
+    if (!err) {
+        err = fsb_copy_run_(c);
+        fsb_workers_close(c->workers);
+        if (out) *out = c->p;
+    }
+    pthread_cond_destroy(&c->wake);
+    pthread_mutex_destroy(&c->lock);
+    fsb_backend_free_(&desc->allocator, c, sizeof *c);
+    return err;
 }
 
 /* ---- [scoped] -------------------------------------------------------------------------------- */
@@ -4127,18 +6079,21 @@ typedef struct fsb_scoped_ {
     fsb_backend        base; /* first */
     fsb_allocator      allocator;
     fsb_backend       *inner;
-    pthread_mutex_t    lock; /* leaf; guards watches */
+    pthread_mutex_t    lock; /* held around inner's cancel() only; guards watches and runs */
     fsb_scoped_watch_ *watches;
+    struct fsb_scoped_lift_ *runs; /* commands under way, for cancel() */
     size_t             prefix_size; /* 0: the whole of inner */
     char               prefix[FSB_PATH_MAX + 1];
 } fsb_scoped_;
 
 /* An op on its way down: a copy with inner's paths. */
 typedef struct fsb_scoped_lift_ {
-    fsb_op       op;
-    fsb_op      *upper;
-    fsb_scoped_ *scope;
-    char         path[FSB_PATH_MAX + 1], path2[FSB_PATH_MAX + 1];
+    fsb_op                   op;
+    fsb_op                  *upper;
+    fsb_scoped_             *scope;
+    fsb_exec                 exec;
+    struct fsb_scoped_lift_ *next; /* EXEC: in scope->runs */
+    char                     path[FSB_PATH_MAX + 1], path2[FSB_PATH_MAX + 1];
 } fsb_scoped_lift_;
 
 /* Refuses symbolic links before the last component. `path` is inner's. */
@@ -4182,9 +6137,10 @@ static void fsb_scoped_event_(void *user, const fsb_event *event)
     const char              *one = fsb_scoped_strip_(w->scope, event->path);
     const char              *two = fsb_scoped_strip_(w->scope, event->path2);
     fsb_event                mine;
-    mine.kind = event->kind, mine.path = one, mine.path2 = two;
+    mine.kind = event->kind, mine.path = one, mine.path2 = two, mine.stat = event->stat;
     if (event->kind == FSB_EVENT_LOST && !one) mine.path = "/";
-    if (event->kind == FSB_EVENT_RENAMED && !two) mine.kind = FSB_EVENT_REMOVED;
+    if (event->kind == FSB_EVENT_RENAMED && !two)
+        mine.kind = FSB_EVENT_REMOVED, mine.stat = NULL;
     if (event->kind == FSB_EVENT_RENAMED && !one) {
         mine.kind = FSB_EVENT_CREATED, mine.path = two, mine.path2 = NULL;
     }
@@ -4193,8 +6149,13 @@ static void fsb_scoped_event_(void *user, const fsb_event *event)
 
 static int fsb_scoped_emit_(fsb_op *op, const fsb_dirent *entry)
 {
-    fsb_op *upper = ((fsb_scoped_lift_ *)op->user)->upper;
-    return upper->emit(upper, entry);
+    const fsb_scoped_lift_ *lift = (const fsb_scoped_lift_ *)op->user;
+    fsb_dirent              mine = *entry;
+    if (entry->folder) {
+        mine.folder = fsb_scoped_strip_(lift->scope, entry->folder);
+        if (!mine.folder) return 0; /* inner's mistake: not below op->path */
+    }
+    return lift->upper->emit(lift->upper, &mine);
 }
 
 /* Hands what inner answered up. */
@@ -4204,6 +6165,46 @@ static void fsb_scoped_answer_(fsb_op *upper, const fsb_op *op)
     if (op->result < 0) return;
     upper->handle = op->handle, upper->out_offset = op->out_offset;
     upper->stat = op->stat, upper->statfs = op->statfs, upper->slice = op->slice;
+}
+
+static int fsb_scoped_output_(fsb_op *op, int fd, const void *data, size_t size)
+{
+    fsb_op *upper = ((fsb_scoped_lift_ *)op->user)->upper;
+    return upper->exec->output(upper, fd, data, size);
+}
+
+/* EXEC: cancel() finds inner's op by the upper one. */
+static void fsb_scoped_exec_(fsb_scoped_ *s, fsb_scoped_lift_ *lift)
+{
+    fsb_exec *exec = lift->upper->exec;
+    lift->exec = *exec, lift->op.exec = &lift->exec, lift->op.user = lift;
+    if (exec->output) lift->exec.output = fsb_scoped_output_;
+    pthread_mutex_lock(&s->lock);
+    const int early = lift->upper->layer[1] == (void *)s; /* cancelled */
+    lift->op.layer[1] = lift->upper->layer[1] = NULL;
+    lift->next = s->runs, s->runs = lift;
+    pthread_mutex_unlock(&s->lock);
+    if (early) lift->op.result = -EINTR;
+    else fsb_backend_call(s->inner, &lift->op);
+    pthread_mutex_lock(&s->lock);
+    fsb_scoped_lift_ **at = &s->runs;
+    while (*at != lift) at = &(*at)->next;
+    *at = lift->next;
+    pthread_mutex_unlock(&s->lock);
+    exec->exit_code = lift->exec.exit_code, exec->signal = lift->exec.signal;
+    exec->cut[0] = lift->exec.cut[0], exec->cut[1] = lift->exec.cut[1];
+}
+
+static void fsb_scoped_cancel_(fsb_backend *b, fsb_op *op)
+{
+    fsb_scoped_ *s = (fsb_scoped_ *)(void *)b;
+    if (op->code != FSB_OP_EXEC) return;
+    pthread_mutex_lock(&s->lock);
+    fsb_scoped_lift_ *lift = s->runs;
+    while (lift && lift->upper != op) lift = lift->next;
+    if (lift) s->inner->cancel(s->inner, &lift->op);
+    else op->layer[1] = s; /* not begun */
+    pthread_mutex_unlock(&s->lock);
 }
 
 /* Calls that carry a path. */
@@ -4219,7 +6220,8 @@ static int64_t fsb_scoped_lifted_(fsb_scoped_ *s, fsb_op *op)
         err = fsb_scoped_path_(s, op->path2, lift.path2), lift.op.path2 = lift.path2;
     if (err) return op->result = err;
     if (op->code == FSB_OP_LIST) lift.op.emit = fsb_scoped_emit_, lift.op.user = &lift;
-    fsb_backend_call(s->inner, &lift.op);
+    if (op->code == FSB_OP_EXEC) fsb_scoped_exec_(s, &lift);
+    else fsb_backend_call(s->inner, &lift.op);
     fsb_scoped_answer_(op, &lift.op);
     return op->result;
 }
@@ -4308,9 +6310,1256 @@ FSB_API int fsb_scoped_open(fsb_backend **out, const fsb_scoped_desc *desc)
     pthread_mutex_init(&s->lock, NULL);
     fsb_backend_fill_(&s->base, "scoped", fsb_scoped_close_, fsb_scoped_call_);
     s->base.flags = desc->inner->flags;
+    if (desc->inner->cancel) s->base.cancel = fsb_scoped_cancel_;
     for (uint32_t i = FSB_OP_STAT; i < FSB_OP_COUNT; ++i) {
         const int composed = i == FSB_OP_GET || i == FSB_OP_PUT;
         s->base.call[i] = composed || fsb_backend_has_(s->inner, i) ? fsb_scoped_call_ : NULL;
+    }
+    *out = &s->base;
+    return 0;
+}
+
+/* ---- [sftp: wire] ---------------------------------------------------------------------------- */
+
+/* Version 3: draft-ietf-secsh-filexfer-02, and OpenSSH's PROTOCOL file for the extensions. */
+enum {
+    FSB_SFTP_INIT_ = 1, FSB_SFTP_VERSION_ = 2, FSB_SFTP_OPEN_ = 3, FSB_SFTP_CLOSE_ = 4,
+    FSB_SFTP_READ_ = 5, FSB_SFTP_WRITE_ = 6, FSB_SFTP_LSTAT_ = 7, FSB_SFTP_FSTAT_ = 8,
+    FSB_SFTP_SETSTAT_ = 9, FSB_SFTP_FSETSTAT_ = 10, FSB_SFTP_OPENDIR_ = 11,
+    FSB_SFTP_READDIR_ = 12, FSB_SFTP_REMOVE_ = 13, FSB_SFTP_MKDIR_ = 14, FSB_SFTP_RMDIR_ = 15,
+    FSB_SFTP_REALPATH_ = 16, FSB_SFTP_RENAME_ = 18, FSB_SFTP_READLINK_ = 19,
+    FSB_SFTP_SYMLINK_ = 20, FSB_SFTP_STATUS_ = 101, FSB_SFTP_HANDLE_ = 102, FSB_SFTP_DATA_ = 103,
+    FSB_SFTP_NAME_ = 104, FSB_SFTP_ATTRS_ = 105, FSB_SFTP_EXTENDED_ = 200,
+    FSB_SFTP_EXTENDED_REPLY_ = 201
+};
+enum { /* extensions that the server has */
+    FSB_SFTP_POSIX_RENAME_ = 1, FSB_SFTP_STATVFS_ = 2, FSB_SFTP_HARDLINK_ = 4,
+    FSB_SFTP_FSYNC_ = 8, FSB_SFTP_LSETSTAT_ = 16, FSB_SFTP_LIMITS_ = 32
+};
+enum { FSB_SFTP_PIECE_ = 32768, FSB_SFTP_PACKET_MAX_ = 1 << 20, FSB_SFTP_COUNTS_ = 1024 };
+
+typedef struct fsb_sftp_file_ { /* an open file */
+    uint64_t      file_id, epoch; /* epoch: of the connection that it is open on */
+    uint64_t     *writes;         /* the count of changes that makes its version */
+    uint32_t      size;
+    unsigned char name[256]; /* the server's handle */
+} fsb_sftp_file_;
+
+typedef struct fsb_sftp_ {
+    fsb_backend          base; /* first */
+    fsb_sftp_desc        desc;
+    fsb_backend_handles_ handles;
+    pthread_mutex_t      lock; /* one operation at a time; guards all below */
+    int                  fds[2]; /* -1: not connected */
+    uint64_t             epoch;  /* of the connection, counted */
+    int64_t              end;    /* when the operation times out, ms */
+    uint32_t             next_id, extensions, max_read, max_write;
+    uint32_t             owed; /* CLOSEs in `out` that go along with the next exchange */
+    unsigned char       *out, *in; /* requests to send; the answer being read */
+    size_t               out_size, out_room, in_room;
+    int                  broken;   /* why the requests in `out` are incomplete */
+    uint64_t             writes[FSB_SFTP_COUNTS_], lives[FSB_SFTP_COUNTS_]; /* by hash of path */
+    size_t               root_size;
+    char                 root[FSB_PATH_MAX + 1];
+    char                 home[FSB_PATH_MAX + 1]; /* root as it was asked for */
+} fsb_sftp_;
+
+/* One answer. A request's place among those of its exchange says where it goes. */
+typedef struct fsb_sftp_answer_ {
+    int            err; /* 0, or what STATUS says */
+    int            eof;
+    unsigned char *buf; /* where DATA goes, at most room bytes */
+    size_t         room, got;
+    fsb_stat       stat;   /* ATTRS */
+    const unsigned char *body; /* HANDLE, NAME, EXTENDED_REPLY: until the next exchange */
+    size_t         body_size;
+} fsb_sftp_answer_;
+
+static int64_t fsb_sftp_now_(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+static void fsb_sftp_bytes_(fsb_sftp_ *s, const void *data, size_t size)
+{
+    if (s->out_room - s->out_size < size) {
+        const size_t room = (s->out_size + size) * 2 + 512;
+        void *p = fsb_backend_resize_(&s->desc.allocator, s->out, s->out_room, room);
+        if (!p) {
+            s->broken = -ENOMEM;
+            return;
+        }
+        s->out = (unsigned char *)p, s->out_room = room;
+    }
+    if (size) memcpy(s->out + s->out_size, data, size);
+    s->out_size += size;
+}
+
+static void fsb_sftp_u32_(fsb_sftp_ *s, uint32_t v)
+{
+    const unsigned char b[4] = {(unsigned char)(v >> 24), (unsigned char)(v >> 16),
+                                (unsigned char)(v >> 8), (unsigned char)v};
+    fsb_sftp_bytes_(s, b, 4);
+}
+
+static void fsb_sftp_u64_(fsb_sftp_ *s, uint64_t v)
+{
+    fsb_sftp_u32_(s, (uint32_t)(v >> 32));
+    fsb_sftp_u32_(s, (uint32_t)v);
+}
+
+static void fsb_sftp_string_(fsb_sftp_ *s, const void *data, size_t size)
+{
+    fsb_sftp_u32_(s, (uint32_t)size);
+    fsb_sftp_bytes_(s, data, size);
+}
+
+static void fsb_sftp_text_(fsb_sftp_ *s, const char *text)
+{
+    fsb_sftp_string_(s, text, strlen(text));
+}
+
+static void fsb_sftp_path_(fsb_sftp_ *s, const char *path) /* the server's, of ours */
+{
+    const size_t size = path[1] ? strlen(path) : 0;
+    const size_t all = s->root_size + size;
+    if (all > FSB_PATH_MAX) s->broken = -ENAMETOOLONG;
+    fsb_sftp_u32_(s, all ? (uint32_t)all : 1);
+    fsb_sftp_bytes_(s, s->root, s->root_size);
+    if (all) fsb_sftp_bytes_(s, path, size);
+    else fsb_sftp_bytes_(s, "/", 1);
+}
+
+/* Starts a request; fsb_sftp_finish_() with what it returned closes it. */
+static size_t fsb_sftp_begin_(fsb_sftp_ *s, unsigned char type)
+{
+    const size_t at = s->out_size;
+    fsb_sftp_u32_(s, 0);
+    fsb_sftp_bytes_(s, &type, 1);
+    fsb_sftp_u32_(s, s->next_id++);
+    return at;
+}
+
+static void fsb_sftp_finish_(fsb_sftp_ *s, size_t at)
+{
+    if (s->broken) return;
+    const size_t size = s->out_size - at - 4;
+    for (int i = 0; i < 4; ++i) s->out[at + (size_t)i] = (unsigned char)(size >> (24 - 8 * i));
+}
+
+static void fsb_sftp_on_path_(fsb_sftp_ *s, unsigned char type, const char *path)
+{
+    const size_t at = fsb_sftp_begin_(s, type);
+    fsb_sftp_path_(s, path);
+    fsb_sftp_finish_(s, at);
+}
+
+static void fsb_sftp_on_file_(fsb_sftp_ *s, unsigned char type, const fsb_sftp_file_ *f)
+{
+    const size_t at = fsb_sftp_begin_(s, type);
+    fsb_sftp_string_(s, f->name, f->size);
+    fsb_sftp_finish_(s, at);
+}
+
+/* ---- [sftp: exchange] ------------------------------------------------------------------------ */
+
+static void fsb_sftp_hang_up_(fsb_sftp_ *s)
+{
+    if (s->fds[0] >= 0) close(s->fds[0]);
+    if (s->fds[1] >= 0 && s->fds[1] != s->fds[0]) close(s->fds[1]);
+    s->fds[0] = s->fds[1] = -1;
+    s->out_size = 0, s->owed = 0;
+}
+
+static int fsb_sftp_poll_(fsb_sftp_ *s, int fd, short events)
+{
+    struct pollfd p;
+    p.fd = fd, p.events = events;
+    for (;;) {
+        const int64_t left = s->end - fsb_sftp_now_();
+        if (left <= 0) return -ETIMEDOUT;
+        const int n = poll(&p, 1, left > INT_MAX ? INT_MAX : (int)left);
+        if (n > 0) return 0;
+        if (n < 0 && errno != EINTR) return -errno;
+    }
+}
+
+static int fsb_sftp_send_(fsb_sftp_ *s)
+{
+    for (size_t at = 0; at < s->out_size;) {
+        ssize_t n = send(s->fds[1], s->out + at, s->out_size - at, MSG_NOSIGNAL);
+        if (n < 0 && errno == ENOTSOCK) n = write(s->fds[1], s->out + at, s->out_size - at);
+        if (n >= 0) at += (size_t)n;
+        else if (errno == EAGAIN) {
+            const int err = fsb_sftp_poll_(s, s->fds[1], POLLOUT);
+            if (err) return err;
+        } else if (errno != EINTR) return -ECONNRESET;
+    }
+    s->out_size = 0;
+    return 0;
+}
+
+/* Reads until `size` bytes are there. */
+static int fsb_sftp_fill_(fsb_sftp_ *s, size_t from, size_t size)
+{
+    if (s->in_room < from + size) {
+        void *p = fsb_backend_resize_(&s->desc.allocator, s->in, s->in_room, from + size);
+        if (!p) return -ENOMEM;
+        s->in = (unsigned char *)p, s->in_room = from + size;
+    }
+    for (size_t got = 0; got < size;) {
+        const ssize_t n = read(s->fds[0], s->in + from + got, size - got);
+        if (n > 0) got += (size_t)n;
+        else if (n == 0) return -ECONNRESET;
+        else if (errno == EAGAIN) {
+            const int err = fsb_sftp_poll_(s, s->fds[0], POLLIN);
+            if (err) return err;
+        } else if (errno != EINTR) return -ECONNRESET;
+    }
+    return 0;
+}
+
+/* What is read from an answer; err sticks once it was too short. */
+typedef struct fsb_sftp_cursor_ {
+    const unsigned char *at;
+    size_t               left;
+    int                  err;
+} fsb_sftp_cursor_;
+
+static const unsigned char *fsb_sftp_get_(fsb_sftp_cursor_ *c, size_t size)
+{
+    static const unsigned char zero[8] = {0, 0, 0, 0, 0, 0, 0, 0};
+    if (c->err || c->left < size) {
+        c->err = -EPROTO, c->left = 0;
+        return zero;
+    }
+    const unsigned char *p = c->at;
+    c->at += size, c->left -= size;
+    return p;
+}
+
+static uint32_t fsb_sftp_get32_(fsb_sftp_cursor_ *c)
+{
+    const unsigned char *p = fsb_sftp_get_(c, 4);
+    return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
+}
+
+static uint64_t fsb_sftp_get64_(fsb_sftp_cursor_ *c)
+{
+    const uint64_t high = fsb_sftp_get32_(c);
+    return high << 32 | fsb_sftp_get32_(c);
+}
+
+static const unsigned char *fsb_sftp_get_string_(fsb_sftp_cursor_ *c, size_t *size)
+{
+    *size = fsb_sftp_get32_(c);
+    const unsigned char *p = fsb_sftp_get_(c, *size);
+    if (c->err) *size = 0;
+    return p;
+}
+
+static void fsb_sftp_get_stat_(fsb_sftp_cursor_ *c, fsb_stat *st)
+{
+    memset(st, 0, sizeof *st);
+    const uint32_t flags = fsb_sftp_get32_(c);
+    if (flags & 1) st->size = fsb_sftp_get64_(c);
+    if (flags & 2) st->uid = fsb_sftp_get32_(c), st->gid = fsb_sftp_get32_(c);
+    st->mode = flags & 4 ? fsb_sftp_get32_(c) : S_IFREG | 0644;
+    if (flags & 8) {
+        st->atime_ns = (int64_t)fsb_sftp_get32_(c) * 1000000000;
+        st->mtime_ns = (int64_t)fsb_sftp_get32_(c) * 1000000000;
+    }
+    for (uint32_t n = flags & 0x80000000U ? fsb_sftp_get32_(c) : 0; n && !c->err; --n) {
+        size_t size;
+        (void)fsb_sftp_get_string_(c, &size), (void)fsb_sftp_get_string_(c, &size);
+    }
+    st->ctime_ns = st->mtime_ns, st->nlink = 1, st->blksize = 131072;
+    st->blocks = st->size / 512 + (st->size % 512 != 0);
+}
+
+static int fsb_sftp_errno_(uint32_t status)
+{
+    switch (status) {
+    case 0: return 0;
+    case 2: case 10: return -ENOENT;
+    case 3: return -EACCES;
+    case 5: return -EINVAL;
+    case 6: case 7: return -ECONNRESET;
+    case 8: return -EOPNOTSUPP;
+    case 11: return -EEXIST;
+    case 12: return -EROFS;
+    case 14: return -ENOSPC;
+    case 15: return -EDQUOT;
+    case 18: return -ENOTEMPTY;
+    case 19: return -ENOTDIR;
+    case 21: return -ELOOP;
+    default: return -EIO; /* 4, Failure: anything */
+    }
+}
+
+static int fsb_sftp_take_(fsb_sftp_answer_ *a, unsigned char type, fsb_sftp_cursor_ c)
+{
+    if (type == FSB_SFTP_STATUS_) {
+        const uint32_t status = fsb_sftp_get32_(&c);
+        a->eof = status == 1;
+        a->err = a->eof ? 0 : fsb_sftp_errno_(status);
+    } else if (type == FSB_SFTP_ATTRS_) {
+        fsb_sftp_get_stat_(&c, &a->stat);
+    } else if (type == FSB_SFTP_DATA_) {
+        size_t               size;
+        const unsigned char *p = fsb_sftp_get_string_(&c, &size);
+        if (size > a->room || !size) return -EPROTO;
+        memcpy(a->buf, p, size);
+        a->got = size;
+    } else if (type == FSB_SFTP_HANDLE_ || type == FSB_SFTP_NAME_
+               || type == FSB_SFTP_EXTENDED_REPLY_) {
+        a->body = c.at, a->body_size = c.left;
+    } else return -EPROTO;
+    return c.err;
+}
+
+/* Sends the requests made since the last exchange, and reads their n answers, in whatever order. */
+static int fsb_sftp_answers_(fsb_sftp_ *s, fsb_sftp_answer_ *answers, uint32_t n)
+{
+    const uint32_t first = s->next_id - n, owed = s->owed;
+    int            err = fsb_sftp_send_(s);
+    s->owed = 0;
+    for (uint32_t i = 0; !err && i < n + owed; ++i) {
+        err = fsb_sftp_fill_(s, 0, 4);
+        if (err) break;
+        fsb_sftp_cursor_ c = {s->in, 4, 0};
+        const uint32_t   size = fsb_sftp_get32_(&c);
+        if (size < 5 || size > FSB_SFTP_PACKET_MAX_) return -EPROTO;
+        err = fsb_sftp_fill_(s, 0, size);
+        if (err) break;
+        c.at = s->in + 1, c.left = size - 1, c.err = 0;
+        const uint32_t id = fsb_sftp_get32_(&c);
+        if (first - id - 1 < owed) continue; /* nobody waits for these */
+        if (id - first >= n) return -EPROTO;
+        err = fsb_sftp_take_(&answers[id - first], s->in[0], c);
+    }
+    return err;
+}
+
+/* 0, or why the connection is gone. An answer that has a body must be the only one of its
+   exchange that has, and the last. */
+static int fsb_sftp_exchange_(fsb_sftp_ *s, fsb_sftp_answer_ *answers, uint32_t n)
+{
+    int err = s->broken;
+    s->broken = 0;
+    if (err) { /* nothing was sent: the connection is as it was, but for CLOSEs that got lost */
+        if (s->owed) fsb_sftp_hang_up_(s);
+        s->out_size = 0;
+        return err;
+    }
+    err = fsb_sftp_answers_(s, answers, n);
+    if (err) {
+        if (s->desc.log.fn)
+            s->desc.log.fn(s->desc.log.user, FSB_LOG_WARN, "sftp/connection", strerror(-err));
+        fsb_sftp_hang_up_(s);
+    }
+    return err;
+}
+
+/* One request, already made, and its answer; *a may be NULL. */
+static int fsb_sftp_one_(fsb_sftp_ *s, fsb_sftp_answer_ *a)
+{
+    fsb_sftp_answer_ mine;
+    memset(&mine, 0, sizeof mine);
+    const int err = fsb_sftp_exchange_(s, &mine, 1);
+    if (a) *a = mine;
+    return err ? err : mine.err;
+}
+
+/* ---- [sftp: connection] ---------------------------------------------------------------------- */
+
+static void fsb_sftp_extension_(fsb_sftp_ *s, const unsigned char *name, size_t size)
+{
+    static const struct { const char *name; uint32_t bit; } known[] = {
+        {"posix-rename@openssh.com", FSB_SFTP_POSIX_RENAME_},
+        {"statvfs@openssh.com", FSB_SFTP_STATVFS_}, {"hardlink@openssh.com", FSB_SFTP_HARDLINK_},
+        {"fsync@openssh.com", FSB_SFTP_FSYNC_}, {"lsetstat@openssh.com", FSB_SFTP_LSETSTAT_},
+        {"limits@openssh.com", FSB_SFTP_LIMITS_}};
+    for (size_t i = 0; i < sizeof known / sizeof *known; ++i)
+        if (strlen(known[i].name) == size && memcmp(known[i].name, name, size) == 0)
+            s->extensions |= known[i].bit;
+}
+
+static size_t fsb_sftp_extended_(fsb_sftp_ *s, const char *name)
+{
+    const size_t at = fsb_sftp_begin_(s, FSB_SFTP_EXTENDED_);
+    fsb_sftp_text_(s, name);
+    return at;
+}
+
+static int fsb_sftp_hello_(fsb_sftp_ *s)
+{
+    static const unsigned char init[9] = {0, 0, 0, 5, FSB_SFTP_INIT_, 0, 0, 0, 3};
+    s->out_size = 0, s->extensions = 0;
+    fsb_sftp_bytes_(s, init, sizeof init);
+    int err = s->broken ? s->broken : fsb_sftp_send_(s);
+    if (!err) err = fsb_sftp_fill_(s, 0, 4);
+    if (err) return err == -ECONNRESET ? -EPROTO : err;
+    fsb_sftp_cursor_ c = {s->in, 4, 0};
+    const uint32_t   size = fsb_sftp_get32_(&c);
+    if (size < 5 || size > 65536) return -EPROTO;
+    err = fsb_sftp_fill_(s, 0, size);
+    if (err) return err == -ECONNRESET ? -EPROTO : err;
+    c.at = s->in + 1, c.left = size - 1, c.err = 0;
+    if (s->in[0] != FSB_SFTP_VERSION_ || fsb_sftp_get32_(&c) < 3) return -EPROTO;
+    while (c.left && !c.err) {
+        size_t               n, m;
+        const unsigned char *name = fsb_sftp_get_string_(&c, &n);
+        (void)fsb_sftp_get_string_(&c, &m);
+        if (!c.err) fsb_sftp_extension_(s, name, n);
+    }
+    return c.err;
+}
+
+static int fsb_sftp_limits_(fsb_sftp_ *s)
+{
+    fsb_sftp_answer_ a;
+    s->max_read = s->max_write = FSB_SFTP_PIECE_;
+    if (!(s->extensions & FSB_SFTP_LIMITS_)) return 0;
+    fsb_sftp_finish_(s, fsb_sftp_extended_(s, "limits@openssh.com"));
+    const int err = fsb_sftp_one_(s, &a);
+    if (err || !a.body) return err;
+    fsb_sftp_cursor_ c = {a.body, a.body_size, 0};
+    (void)fsb_sftp_get64_(&c);
+    const uint64_t reads = fsb_sftp_get64_(&c), writes = fsb_sftp_get64_(&c), most = 256 << 10;
+    if (c.err) return c.err;
+    if (reads > FSB_SFTP_PIECE_) s->max_read = (uint32_t)(reads < most ? reads : most);
+    if (writes > FSB_SFTP_PIECE_) s->max_write = (uint32_t)(writes < most ? writes : most);
+    return 0;
+}
+
+/* Root as the server names it, which must be a folder. */
+static int fsb_sftp_find_root_(fsb_sftp_ *s)
+{
+    fsb_sftp_answer_ a;
+    size_t           at = fsb_sftp_begin_(s, FSB_SFTP_REALPATH_), size = 0;
+    fsb_sftp_text_(s, s->home);
+    fsb_sftp_finish_(s, at);
+    int err = fsb_sftp_one_(s, &a);
+    if (err) return err;
+    fsb_sftp_cursor_ c = {a.body, a.body ? a.body_size : 0, 0};
+    const uint32_t       names = fsb_sftp_get32_(&c);
+    const unsigned char *path = fsb_sftp_get_string_(&c, &size);
+    if (names != 1 || c.err || !size || path[0] != '/' || size > FSB_PATH_MAX) return -EPROTO;
+    memcpy(s->root, path, size);
+    s->root_size = size > 1 ? size : 0, s->root[s->root_size] = '\0';
+    at = fsb_sftp_begin_(s, FSB_SFTP_OPENDIR_); /* follows a link, unlike LSTAT */
+    fsb_sftp_path_(s, "/");
+    fsb_sftp_finish_(s, at);
+    err = fsb_sftp_one_(s, &a);
+    if (err) return err == -EIO ? -ENOTDIR : err;
+    fsb_sftp_cursor_ h = {a.body, a.body ? a.body_size : 0, 0};
+    const unsigned char *name = fsb_sftp_get_string_(&h, &size);
+    if (h.err || size > 256) return -EPROTO;
+    unsigned char copy[256];
+    memcpy(copy, name, size);
+    at = fsb_sftp_begin_(s, FSB_SFTP_CLOSE_);
+    fsb_sftp_string_(s, copy, size);
+    fsb_sftp_finish_(s, at);
+    return fsb_sftp_one_(s, NULL);
+}
+
+/* Connects if there is no connection. Lock held: the callback connect() belongs to the backend. */
+static int fsb_sftp_connect_(fsb_sftp_ *s)
+{
+    if (s->fds[0] >= 0) return 0;
+    int err = s->desc.connect(s->desc.user, s->fds);
+    if (err < 0) s->fds[0] = s->fds[1] = -1;
+    for (int i = 0; !err && i < 2; ++i)
+        if (fcntl(s->fds[i], F_SETFL, fcntl(s->fds[i], F_GETFL) | O_NONBLOCK) < 0) err = -errno;
+    ++s->epoch;
+    if (!err) err = fsb_sftp_hello_(s);
+    if (!err) err = fsb_sftp_limits_(s);
+    if (!err) err = fsb_sftp_find_root_(s);
+    if (err) fsb_sftp_hang_up_(s);
+    return err;
+}
+
+/* ---- [sftp: stat] ---------------------------------------------------------------------------- */
+
+static uint64_t fsb_sftp_hash_(const char *path) /* FNV-1a, finished */
+{
+    uint64_t h = 0xcbf29ce484222325ULL;
+    for (; *path; ++path) h = (h ^ (unsigned char)*path) * 0x100000001b3ULL;
+    return fsb_backend_mix_(h);
+}
+
+static uint64_t *fsb_sftp_writes_(fsb_sftp_ *s, const char *path)
+{
+    return &s->writes[fsb_sftp_hash_(path) % FSB_SFTP_COUNTS_];
+}
+
+static uint64_t fsb_sftp_id_(fsb_sftp_ *s, const char *path)
+{
+    const uint64_t h = fsb_sftp_hash_(path);
+    const uint64_t id = fsb_backend_mix_(h + s->lives[h % FSB_SFTP_COUNTS_]);
+    return id ? id : 1;
+}
+
+static void fsb_sftp_identify_(fsb_stat *st, uint64_t id, uint64_t writes)
+{
+    st->file_id = st->ino = id;
+    st->version = fsb_backend_mix_((uint64_t)st->mtime_ns + fsb_backend_mix_(st->size + writes));
+    if (!st->version) st->version = 1;
+}
+
+/* The name is another file's from now on, or nobody's. */
+static void fsb_sftp_gone_(fsb_sftp_ *s, const char *path)
+{
+    ++s->lives[fsb_sftp_hash_(path) % FSB_SFTP_COUNTS_];
+    ++*fsb_sftp_writes_(s, path);
+}
+
+static int fsb_sftp_lstat_(fsb_sftp_ *s, const char *path, fsb_stat *st)
+{
+    fsb_sftp_answer_ a;
+    fsb_sftp_on_path_(s, FSB_SFTP_LSTAT_, path);
+    const int err = fsb_sftp_one_(s, &a);
+    if (err) return err;
+    fsb_sftp_identify_(&a.stat, fsb_sftp_id_(s, path), *fsb_sftp_writes_(s, path));
+    *st = a.stat;
+    return 0;
+}
+
+/* LSTAT of op->path, which must be the file that was meant. */
+static int fsb_sftp_look_(fsb_sftp_ *s, fsb_op *op, fsb_stat *st)
+{
+    if (op->file_id && op->file_id != fsb_sftp_id_(s, op->path)) return -ESTALE;
+    return fsb_sftp_lstat_(s, op->path, st);
+}
+
+static int fsb_sftp_is_regular_(const fsb_stat *st)
+{
+    if (S_ISDIR(st->mode)) return -EISDIR;
+    if (S_ISLNK(st->mode)) return -ELOOP;
+    return S_ISREG(st->mode) ? 0 : -ENXIO;
+}
+
+/* ---- [sftp: files] --------------------------------------------------------------------------- */
+
+static int fsb_sftp_drop_(void *owner, fsb_backend_slot_ *slot)
+{
+    fsb_sftp_ *s = (fsb_sftp_ *)owner;
+    fsb_backend_free_(&s->desc.allocator, slot->object, sizeof(fsb_sftp_file_));
+    return 0;
+}
+
+static int fsb_sftp_open_(fsb_sftp_ *s, const char *path, uint32_t pflags, uint32_t mode,
+                          fsb_sftp_file_ *f)
+{
+    fsb_sftp_answer_ a;
+    const size_t     at = fsb_sftp_begin_(s, FSB_SFTP_OPEN_);
+    fsb_sftp_path_(s, path);
+    fsb_sftp_u32_(s, pflags);
+    fsb_sftp_u32_(s, 4);
+    fsb_sftp_u32_(s, mode);
+    fsb_sftp_finish_(s, at);
+    const int err = fsb_sftp_one_(s, &a);
+    if (err) return err;
+    size_t               size = 0;
+    fsb_sftp_cursor_     c = {a.body, a.body ? a.body_size : 0, 0};
+    const unsigned char *name = fsb_sftp_get_string_(&c, &size);
+    if (c.err || size > sizeof f->name) return -EPROTO;
+    memcpy(f->name, name, size);
+    f->size = (uint32_t)size, f->epoch = s->epoch;
+    f->file_id = fsb_sftp_id_(s, path), f->writes = fsb_sftp_writes_(s, path);
+    return 0;
+}
+
+static int fsb_sftp_close_file_(fsb_sftp_ *s, const fsb_sftp_file_ *f)
+{
+    fsb_sftp_on_file_(s, FSB_SFTP_CLOSE_, f);
+    return fsb_sftp_one_(s, NULL);
+}
+
+/* Closes a file that was only read: together with the next exchange, to save a round trip. */
+static void fsb_sftp_close_later_(fsb_sftp_ *s, const fsb_sftp_file_ *f)
+{
+    if (s->fds[0] < 0) return;
+    fsb_sftp_on_file_(s, FSB_SFTP_CLOSE_, f);
+    ++s->owed;
+}
+
+static void fsb_sftp_attrs_(fsb_sftp_ *s, const fsb_attr *a, const fsb_stat *now, uint32_t mask)
+{
+    const uint32_t owner = mask & (FSB_ATTR_UID | FSB_ATTR_GID);
+    const uint32_t times = mask & (FSB_ATTR_ATIME | FSB_ATTR_MTIME | FSB_ATTR_ATIME_NOW
+                                   | FSB_ATTR_MTIME_NOW);
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME, &t);
+    fsb_sftp_u32_(s, (mask & FSB_ATTR_SIZE ? 1u : 0) | (owner ? 2u : 0)
+                         | (mask & FSB_ATTR_MODE ? 4u : 0) | (times ? 8u : 0));
+    if (mask & FSB_ATTR_SIZE) fsb_sftp_u64_(s, a->size);
+    if (owner) fsb_sftp_u32_(s, mask & FSB_ATTR_UID ? a->uid : now->uid);
+    if (owner) fsb_sftp_u32_(s, mask & FSB_ATTR_GID ? a->gid : now->gid);
+    if (mask & FSB_ATTR_MODE) fsb_sftp_u32_(s, a->mode & 07777);
+    if (!times) return;
+    const int64_t atime = mask & FSB_ATTR_ATIME ? a->atime_ns / 1000000000
+        : mask & FSB_ATTR_ATIME_NOW             ? t.tv_sec
+                                                : now->atime_ns / 1000000000;
+    const int64_t mtime = mask & FSB_ATTR_MTIME ? a->mtime_ns / 1000000000
+        : mask & FSB_ATTR_MTIME_NOW             ? t.tv_sec
+                                                : now->mtime_ns / 1000000000;
+    fsb_sftp_u32_(s, (uint32_t)atime);
+    fsb_sftp_u32_(s, (uint32_t)mtime);
+}
+
+/* Sets what attr asks of a file (f) or a path whose stat is *st; *st is new afterwards. The owner
+   first: it takes set-user-id away. */
+static int fsb_sftp_set_(fsb_sftp_ *s, const char *path, const fsb_sftp_file_ *f,
+                         const fsb_attr *attr, uint32_t mask, fsb_stat *st)
+{
+    const uint32_t owner = FSB_ATTR_UID | FSB_ATTR_GID, link = S_ISLNK(st->mode);
+    const uint32_t parts[2] = {mask & owner, mask & ~owner};
+    fsb_sftp_answer_ answers[3];
+    uint32_t         n = 0;
+    memset(answers, 0, sizeof answers);
+    if (link && mask & FSB_ATTR_MODE) return -EOPNOTSUPP;
+    if (link && mask && !(s->extensions & FSB_SFTP_LSETSTAT_)) return -EOPNOTSUPP;
+    for (int i = 0; i < 2; ++i) {
+        if (!parts[i]) continue;
+        const size_t at = link ? fsb_sftp_extended_(s, "lsetstat@openssh.com")
+                               : fsb_sftp_begin_(s, f ? FSB_SFTP_FSETSTAT_ : FSB_SFTP_SETSTAT_);
+        if (f) fsb_sftp_string_(s, f->name, f->size);
+        else fsb_sftp_path_(s, path);
+        fsb_sftp_attrs_(s, attr, st, parts[i]);
+        fsb_sftp_finish_(s, at);
+        ++n;
+    }
+    if (f) fsb_sftp_on_file_(s, FSB_SFTP_FSTAT_, f);
+    else fsb_sftp_on_path_(s, FSB_SFTP_LSTAT_, path);
+    int err = fsb_sftp_exchange_(s, answers, n + 1);
+    for (uint32_t i = 0; !err && i <= n; ++i) err = answers[i].err;
+    if (err) return err;
+    uint64_t *writes = f ? f->writes : fsb_sftp_writes_(s, path);
+    if (mask) ++*writes;
+    *st = answers[n].stat;
+    fsb_sftp_identify_(st, f ? f->file_id : fsb_sftp_id_(s, path), *writes);
+    return 0;
+}
+
+/* Reads up to size bytes, all pieces in flight at once; fewer only at the end of the file. */
+static int64_t fsb_sftp_read_(fsb_sftp_ *s, const fsb_sftp_file_ *f, uint64_t offset, void *buf,
+                              size_t size)
+{
+    enum { MOST = (int)FSB_IO_MAX / (int)FSB_SFTP_PIECE_ };
+    fsb_sftp_answer_ answers[MOST];
+    unsigned char   *to = (unsigned char *)buf;
+    size_t           done = 0;
+    while (done < size) {
+        uint32_t n = 0;
+        memset(answers, 0, sizeof answers);
+        for (size_t from = done; from < size && n < MOST; from += answers[n++].room) {
+            answers[n].buf = to + from;
+            answers[n].room = size - from < s->max_read ? size - from : s->max_read;
+            const size_t at = fsb_sftp_begin_(s, FSB_SFTP_READ_);
+            fsb_sftp_string_(s, f->name, f->size);
+            fsb_sftp_u64_(s, offset + from);
+            fsb_sftp_u32_(s, (uint32_t)answers[n].room);
+            fsb_sftp_finish_(s, at);
+        }
+        const int err = fsb_sftp_exchange_(s, answers, n);
+        if (err) return err;
+        for (uint32_t i = 0; i < n; ++i) { /* a short piece: what is behind it is asked again */
+            if (answers[i].err) return answers[i].err;
+            if (answers[i].eof) return (int64_t)done;
+            done += answers[i].got;
+            if (answers[i].got < answers[i].room) break;
+        }
+    }
+    return (int64_t)done;
+}
+
+/* Why a server said no more than Failure to a write. */
+static int fsb_sftp_why_(fsb_sftp_ *s, int err)
+{
+    fsb_sftp_answer_ a;
+    if (err != -EIO || !(s->extensions & FSB_SFTP_STATVFS_)) return err;
+    const size_t at = fsb_sftp_extended_(s, "statvfs@openssh.com");
+    fsb_sftp_path_(s, "/");
+    fsb_sftp_finish_(s, at);
+    if (fsb_sftp_one_(s, &a) || !a.body || a.body_size < 40) return err;
+    fsb_sftp_cursor_ c = {a.body + 32, 8, 0}; /* f_bavail */
+    return fsb_sftp_get64_(&c) ? err : -ENOSPC;
+}
+
+static int64_t fsb_sftp_write_(fsb_sftp_ *s, const fsb_sftp_file_ *f, uint64_t offset,
+                               const void *data, size_t size, fsb_stat *st)
+{
+    enum { MOST = (int)FSB_IO_MAX / (int)FSB_SFTP_PIECE_ };
+    fsb_sftp_answer_     answers[MOST + 1];
+    const unsigned char *from = (const unsigned char *)data;
+    uint32_t             n = 0;
+    memset(answers, 0, sizeof answers);
+    for (size_t done = 0, piece; done < size; done += piece, ++n) {
+        piece = size - done < s->max_write ? size - done : s->max_write;
+        const size_t at = fsb_sftp_begin_(s, FSB_SFTP_WRITE_);
+        fsb_sftp_string_(s, f->name, f->size);
+        fsb_sftp_u64_(s, offset + done);
+        fsb_sftp_string_(s, from + done, piece);
+        fsb_sftp_finish_(s, at);
+    }
+    fsb_sftp_on_file_(s, FSB_SFTP_FSTAT_, f);
+    int err = fsb_sftp_exchange_(s, answers, n + 1);
+    for (uint32_t i = 0; !err && i <= n; ++i) err = answers[i].err;
+    if (err) return fsb_sftp_why_(s, err);
+    if (size) ++*f->writes;
+    *st = answers[n].stat;
+    fsb_sftp_identify_(st, f->file_id, *f->writes);
+    return (int64_t)size;
+}
+
+/* OPEN, GET and PUT share this: the file that op means, opened. */
+static int fsb_sftp_open_op_(fsb_sftp_ *s, fsb_op *op, uint32_t flags, fsb_sftp_file_ *f)
+{
+    const uint32_t mode = fsb_backend_new_mode_(op, 0644);
+    uint32_t       pflags = (flags & FSB_O_READ ? 1u : 0) | (flags & FSB_O_WRITE ? 2u : 0);
+    fsb_attr       attr = op->attr;
+    int            err = fsb_sftp_look_(s, op, &op->stat);
+    if (err == -ENOENT && flags & FSB_O_CREATE) {
+        err = fsb_sftp_open_(s, op->path, pflags | 8 | 32, mode, f);
+        if (err) return fsb_sftp_why_(s, err);
+        ++*f->writes;
+        attr.mode = mode; /* as it stands: the server's umask was in the way */
+        const uint32_t mask = FSB_ATTR_MODE | (attr.mask & (FSB_ATTR_UID | FSB_ATTR_GID));
+        err = fsb_sftp_set_(s, NULL, f, &attr, mask, &op->stat);
+    } else {
+        if (!err && flags & FSB_O_EXCL) err = -EEXIST;
+        if (!err) err = fsb_sftp_is_regular_(&op->stat);
+        if (err) return err;
+        if (flags & FSB_O_TRUNC) pflags |= 16 | 8; /* servers want CREAT with it */
+        err = fsb_sftp_open_(s, op->path, pflags, mode, f);
+        if (err || !(flags & FSB_O_TRUNC)) return err;
+        ++*f->writes;
+        err = fsb_sftp_set_(s, NULL, f, &attr, 0, &op->stat);
+    }
+    if (err && s->fds[0] >= 0) fsb_sftp_close_file_(s, f);
+    return err;
+}
+
+static int64_t fsb_sftp_on_open_(fsb_sftp_ *s, fsb_op *op)
+{
+    void *room = NULL;
+    fsb_sftp_file_ *f = (fsb_sftp_file_ *)fsb_backend_new_(&s->desc.allocator, sizeof *f);
+    if (!f) return -ENOMEM;
+    int64_t n = fsb_sftp_open_op_(s, op, op->flags, f);
+    if (n) {
+        fsb_backend_free_(&s->desc.allocator, f, sizeof *f);
+        return n;
+    }
+    if (op->flags & FSB_O_READ && op->size) {
+        room = fsb_backend_room_(&s->desc.allocator, op);
+        n = room ? fsb_sftp_read_(s, f, 0, room, op->size) : -ENOMEM;
+    }
+    const fsb_handle h = n < 0 ? 0 : fsb_backend_handle_new_(&s->handles, -1, op->flags & 3, f);
+    if (n >= 0 && !h) n = -EMFILE;
+    if (n >= 0) op->handle = h;
+    if (room) n = fsb_backend_answer_(op, room, n);
+    if (n < 0) {
+        if (s->fds[0] >= 0) fsb_sftp_close_file_(s, f);
+        fsb_backend_free_(&s->desc.allocator, f, sizeof *f);
+    }
+    return n;
+}
+
+static int64_t fsb_sftp_on_get_(fsb_sftp_ *s, fsb_op *op)
+{
+    fsb_sftp_file_ f;
+    int64_t        n = fsb_sftp_open_op_(s, op, FSB_O_READ, &f);
+    if (n) return n;
+    if (op->size) {
+        void *room = fsb_backend_room_(&s->desc.allocator, op);
+        n = room ? fsb_sftp_read_(s, &f, 0, room, op->size) : -ENOMEM;
+        n = fsb_backend_answer_(op, room, n);
+    }
+    fsb_sftp_close_later_(s, &f);
+    return n;
+}
+
+static int64_t fsb_sftp_on_put_(fsb_sftp_ *s, fsb_op *op)
+{
+    fsb_sftp_file_ f;
+    int64_t        n = fsb_sftp_open_op_(s, op, op->flags, &f);
+    if (n) return n;
+    if (op->size) n = fsb_sftp_write_(s, &f, 0, op->data, op->size, &op->stat);
+    const int err = s->fds[0] >= 0 ? fsb_sftp_close_file_(s, &f) : 0;
+    return n >= 0 && err ? err : n;
+}
+
+static int64_t fsb_sftp_on_read_(fsb_sftp_ *s, fsb_op *op, fsb_sftp_file_ *f)
+{
+    if (!op->size) return 0;
+    void *room = fsb_backend_room_(&s->desc.allocator, op);
+    if (!room) return -ENOMEM;
+    return fsb_backend_answer_(op, room, fsb_sftp_read_(s, f, op->offset, room, op->size));
+}
+
+static int64_t fsb_sftp_on_write_(fsb_sftp_ *s, fsb_op *op, fsb_sftp_file_ *f)
+{
+    fsb_stat st;
+    if (op->flags & FSB_WRITE_APPEND) {
+        memset(&st, 0, sizeof st);
+        const int err = fsb_sftp_set_(s, NULL, f, &op->attr, 0, &st);
+        if (err) return err;
+        op->out_offset = st.size;
+    }
+    const uint64_t at = op->flags & FSB_WRITE_APPEND ? op->out_offset : op->offset;
+    int64_t        n = fsb_sftp_write_(s, f, at, op->data, op->size, &st);
+    if (n >= 0 && op->flags & FSB_WRITE_KILL_PRIV) {
+        fsb_attr attr;
+        memset(&attr, 0, sizeof attr);
+        attr.mode = fsb_backend_killed_(st.mode);
+        const int err = attr.mode != st.mode
+            ? fsb_sftp_set_(s, NULL, f, &attr, FSB_ATTR_MODE, &st) : 0;
+        if (err) n = err;
+    }
+    if (n >= 0) op->stat = st;
+    return n;
+}
+
+/* ---- [sftp: names] --------------------------------------------------------------------------- */
+
+/* Runs the one request made for op->path. A server that says no more than Failure is asked what is
+   there: an error of `there` for a file, `folder` for a folder. */
+static int fsb_sftp_try_(fsb_sftp_ *s, const char *path, int there, int folder)
+{
+    fsb_stat  st;
+    const int err = fsb_sftp_one_(s, NULL);
+    if (err != -EIO && err != -EACCES && err != -EEXIST) return err;
+    if (fsb_sftp_lstat_(s, path, &st)) return err;
+    const int better = S_ISDIR(st.mode) ? folder : there;
+    return better && (err == -EIO || better == -EEXIST || better == -EISDIR) ? better : err;
+}
+
+static int64_t fsb_sftp_on_mkdir_(fsb_sftp_ *s, fsb_op *op)
+{
+    fsb_attr       attr = op->attr;
+    const uint32_t owner = attr.mask & (FSB_ATTR_UID | FSB_ATTR_GID);
+    const size_t   at = fsb_sftp_begin_(s, FSB_SFTP_MKDIR_);
+    attr.mode = fsb_backend_new_mode_(op, 0755);
+    fsb_sftp_path_(s, op->path);
+    fsb_sftp_attrs_(s, &attr, &op->stat, FSB_ATTR_MODE);
+    fsb_sftp_finish_(s, at);
+    int err = fsb_sftp_try_(s, op->path, -EEXIST, -EEXIST);
+    if (err) return err;
+    fsb_sftp_gone_(s, op->path);
+    err = fsb_sftp_lstat_(s, op->path, &op->stat);
+    attr.mode |= op->stat.mode & S_ISGID; /* handed down by the folder it is in */
+    if (err || (!owner && (op->stat.mode & 07777) == attr.mode)) return err;
+    return fsb_sftp_set_(s, op->path, NULL, &attr, FSB_ATTR_MODE | owner, &op->stat);
+}
+
+static int64_t fsb_sftp_on_remove_(fsb_sftp_ *s, fsb_op *op)
+{
+    const int folder = op->code == FSB_OP_RMDIR;
+    fsb_sftp_on_path_(s, folder ? FSB_SFTP_RMDIR_ : FSB_SFTP_REMOVE_, op->path);
+    const int err = fsb_sftp_try_(s, op->path, folder ? -ENOTDIR : 0,
+                                  folder ? -ENOTEMPTY : -EISDIR);
+    if (!err) fsb_sftp_gone_(s, op->path);
+    return err == -ENOENT && folder ? fsb_sftp_lstat_(s, op->path, &op->stat) ? err : -ENOTDIR
+                                    : err;
+}
+
+static int64_t fsb_sftp_on_rename_(fsb_sftp_ *s, fsb_op *op)
+{
+    const size_t n = strlen(op->path);
+    fsb_stat     st;
+    if (op->flags & FSB_RENAME_EXCHANGE) return -EINVAL;
+    if (strncmp(op->path, op->path2, n) == 0 && op->path2[n] == '/') return -EINVAL;
+    const int    replace = !op->flags && s->extensions & FSB_SFTP_POSIX_RENAME_;
+    const size_t at = replace ? fsb_sftp_extended_(s, "posix-rename@openssh.com")
+                              : fsb_sftp_begin_(s, FSB_SFTP_RENAME_);
+    fsb_sftp_path_(s, op->path);
+    fsb_sftp_path_(s, op->path2);
+    fsb_sftp_finish_(s, at);
+    int err = fsb_sftp_one_(s, NULL);
+    if (err == -EIO && !fsb_sftp_lstat_(s, op->path2, &st)) {
+        if (!replace) err = -EEXIST;
+        else err = S_ISDIR(st.mode) ? -ENOTEMPTY : -ENOTDIR;
+        if (replace && S_ISDIR(st.mode) && !fsb_sftp_lstat_(s, op->path, &st)
+            && !S_ISDIR(st.mode)) err = -EISDIR;
+    }
+    if (!err) fsb_sftp_gone_(s, op->path), fsb_sftp_gone_(s, op->path2);
+    return err;
+}
+
+static int64_t fsb_sftp_on_link_(fsb_sftp_ *s, fsb_op *op)
+{
+    if (!(s->extensions & FSB_SFTP_HARDLINK_) || op->handle) return -ENOSYS;
+    int err = fsb_sftp_look_(s, op, &op->stat);
+    if (!err && S_ISDIR(op->stat.mode)) err = -EPERM;
+    if (err) return err;
+    const size_t at = fsb_sftp_extended_(s, "hardlink@openssh.com");
+    fsb_sftp_path_(s, op->path);
+    fsb_sftp_path_(s, op->path2);
+    fsb_sftp_finish_(s, at);
+    err = fsb_sftp_try_(s, op->path2, -EEXIST, -EEXIST);
+    if (err) return err;
+    fsb_sftp_gone_(s, op->path2);
+    return fsb_sftp_lstat_(s, op->path2, &op->stat);
+}
+
+static int64_t fsb_sftp_on_symlink_(fsb_sftp_ *s, fsb_op *op)
+{
+    const size_t at = fsb_sftp_begin_(s, FSB_SFTP_SYMLINK_);
+    fsb_sftp_text_(s, op->path2); /* OpenSSH, and all who follow it, take the text first */
+    fsb_sftp_path_(s, op->path);
+    fsb_sftp_finish_(s, at);
+    const int err = fsb_sftp_try_(s, op->path, -EEXIST, -EEXIST);
+    if (err) return err;
+    fsb_sftp_gone_(s, op->path);
+    return fsb_sftp_lstat_(s, op->path, &op->stat);
+}
+
+static int64_t fsb_sftp_on_mknod_(fsb_sftp_ *s, fsb_op *op)
+{
+    fsb_sftp_file_ f;
+    if ((op->attr.mode & S_IFMT) && !S_ISREG(op->attr.mode)) return -EPERM;
+    const int err = fsb_sftp_open_op_(s, op, FSB_O_WRITE | FSB_O_CREATE | FSB_O_EXCL, &f);
+    return err ? err : fsb_sftp_close_file_(s, &f);
+}
+
+static int64_t fsb_sftp_on_readlink_(fsb_sftp_ *s, fsb_op *op)
+{
+    fsb_sftp_answer_ a;
+    size_t           size = 0;
+    if (op->handle) return -EINVAL;
+    int err = fsb_sftp_look_(s, op, &op->stat);
+    if (!err && !S_ISLNK(op->stat.mode)) err = -EINVAL;
+    if (err) return err;
+    fsb_sftp_on_path_(s, FSB_SFTP_READLINK_, op->path);
+    err = fsb_sftp_one_(s, &a);
+    if (err) return err;
+    fsb_sftp_cursor_     c = {a.body, a.body ? a.body_size : 0, 0};
+    const uint32_t       names = fsb_sftp_get32_(&c);
+    const unsigned char *text = fsb_sftp_get_string_(&c, &size);
+    if (names != 1 || c.err) return -EPROTO;
+    if (size > op->size) size = op->size;
+    void *room = fsb_backend_room_(&s->desc.allocator, op);
+    if (!room) return op->size ? -ENOMEM : 0;
+    memcpy(room, text, size);
+    return fsb_backend_answer_(op, room, (int64_t)size);
+}
+
+/* ---- [sftp: list] ---------------------------------------------------------------------------- */
+
+/* A folder is read whole and handed out in the order of its names' hashes, which are the cookies:
+   they keep while names come and go. */
+typedef struct fsb_sftp_entry_ {
+    uint64_t cookie;
+    fsb_stat stat;
+    size_t   name; /* where it begins in names */
+} fsb_sftp_entry_;
+
+typedef struct fsb_sftp_listing_ {
+    fsb_sftp_entry_ *entries;
+    size_t           count, room;
+    char            *names;
+    size_t           size, names_room;
+} fsb_sftp_listing_;
+
+static int fsb_sftp_entry_order_(const void *a, const void *b)
+{
+    const uint64_t x = ((const fsb_sftp_entry_ *)a)->cookie;
+    const uint64_t y = ((const fsb_sftp_entry_ *)b)->cookie;
+    return (x > y) - (x < y);
+}
+
+static int fsb_sftp_room_(const fsb_allocator *a, void **p, size_t *room, size_t need)
+{
+    if (need <= *room) return 0;
+    void *more = fsb_backend_resize_(a, *p, *room, need * 2);
+    if (!more) return -ENOMEM;
+    *p = more, *room = need * 2;
+    return 0;
+}
+
+static int fsb_sftp_list_add_(fsb_sftp_ *s, fsb_sftp_listing_ *l, const unsigned char *name,
+                              size_t size, const fsb_stat *st)
+{
+    const fsb_allocator *a = &s->desc.allocator;
+    void                *entries = l->entries, *names = l->names;
+    if (!size || size > FSB_NAME_MAX || memchr(name, '/', size) || memchr(name, 0, size)) return 0;
+    if (name[0] == '.' && (size == 1 || (size == 2 && name[1] == '.'))) return 0;
+    int err = fsb_sftp_room_(a, &entries, &l->room, (l->count + 1) * sizeof *l->entries);
+    l->entries = (fsb_sftp_entry_ *)entries;
+    if (!err) err = fsb_sftp_room_(a, &names, &l->names_room, l->size + size + 1);
+    l->names = (char *)names;
+    if (err) return err;
+    fsb_sftp_entry_ *e = &l->entries[l->count++];
+    e->name = l->size, e->stat = *st;
+    memcpy(l->names + l->size, name, size);
+    l->names[l->size + size] = '\0', l->size += size + 1;
+    e->cookie = fsb_sftp_hash_(l->names + e->name) >> 1 | 1;
+    return 0;
+}
+
+static int fsb_sftp_read_folder_(fsb_sftp_ *s, const fsb_sftp_file_ *dir, fsb_sftp_listing_ *l)
+{
+    for (;;) {
+        fsb_sftp_answer_ a;
+        fsb_sftp_on_file_(s, FSB_SFTP_READDIR_, dir);
+        int err = fsb_sftp_one_(s, &a);
+        if (err || a.eof) return err;
+        fsb_sftp_cursor_ c = {a.body, a.body ? a.body_size : 0, 0};
+        for (uint32_t n = fsb_sftp_get32_(&c); n && !c.err && !err; --n) {
+            size_t               size, longer;
+            fsb_stat             st;
+            const unsigned char *name = fsb_sftp_get_string_(&c, &size);
+            (void)fsb_sftp_get_string_(&c, &longer);
+            fsb_sftp_get_stat_(&c, &st);
+            if (!c.err) err = fsb_sftp_list_add_(s, l, name, size, &st);
+        }
+        if (err || c.err) return err ? err : c.err;
+    }
+}
+
+static int fsb_sftp_fill_listing_(fsb_sftp_ *s, fsb_op *op, fsb_sftp_listing_ *l)
+{
+    fsb_sftp_answer_ a;
+    fsb_sftp_file_   dir;
+    size_t           size = 0;
+    int              err = fsb_sftp_look_(s, op, &op->stat);
+    if (!err && !S_ISDIR(op->stat.mode)) err = -ENOTDIR;
+    if (err) return err;
+    fsb_sftp_on_path_(s, FSB_SFTP_OPENDIR_, op->path);
+    err = fsb_sftp_one_(s, &a);
+    if (err) return err;
+    fsb_sftp_cursor_     c = {a.body, a.body ? a.body_size : 0, 0};
+    const unsigned char *name = fsb_sftp_get_string_(&c, &size);
+    if (c.err || size > sizeof dir.name) return -EPROTO;
+    memcpy(dir.name, name, size);
+    dir.size = (uint32_t)size;
+    err = fsb_sftp_read_folder_(s, &dir, l);
+    fsb_sftp_close_later_(s, &dir);
+    char         path[FSB_PATH_MAX + FSB_NAME_MAX + 2];
+    const size_t folder = op->path[1] ? strlen(op->path) : 0;
+    memcpy(path, op->path, folder);
+    path[folder] = '/';
+    for (size_t i = 0; !err && i < l->count; ++i) {
+        fsb_sftp_entry_ *e = &l->entries[i];
+        memcpy(path + folder + 1, l->names + e->name, strlen(l->names + e->name) + 1);
+        fsb_sftp_identify_(&e->stat, fsb_sftp_id_(s, path), *fsb_sftp_writes_(s, path));
+    }
+    return err;
+}
+
+/* Hands the names out, without the lock. */
+static int64_t fsb_sftp_hand_out_(fsb_op *op, const fsb_sftp_listing_ *l)
+{
+    uint64_t used = 0;
+    for (size_t i = 0; i < l->count; ++i) {
+        const fsb_sftp_entry_ *e = &l->entries[i];
+        fsb_dirent             d;
+        if (e->cookie <= op->offset) continue;
+        if (op->size64 && used >= op->size64) return 0;
+        memset(&d, 0, sizeof d);
+        d.name = l->names + e->name, d.name_size = strlen(d.name), d.cookie = e->cookie;
+        d.stat = e->stat;
+        if (op->emit(op, &d)) return 0;
+        used += d.name_size + (op->flags & FSB_LIST_STAT ? sizeof d.stat : 16);
+    }
+    return 1;
+}
+
+/* ---- [sftp: calls] --------------------------------------------------------------------------- */
+
+static int64_t fsb_sftp_on_setattr_(fsb_sftp_ *s, fsb_op *op, fsb_sftp_file_ *f, uint32_t flags)
+{
+    fsb_attr attr = op->attr;
+    uint32_t mask = attr.mask & ~(uint32_t)FSB_ATTR_KILL_PRIV;
+    fsb_stat st;
+    memset(&st, 0, sizeof st);
+    if (f && mask & FSB_ATTR_SIZE && !(flags & FSB_O_WRITE)) return -EBADF;
+    int err = f ? fsb_sftp_set_(s, NULL, f, &attr, 0, &st) : fsb_sftp_look_(s, op, &st);
+    if (err) return err;
+    if (mask & FSB_ATTR_SIZE && !S_ISREG(st.mode)) return S_ISDIR(st.mode) ? -EISDIR : -EINVAL;
+    if (attr.mask & FSB_ATTR_KILL_PRIV) {
+        attr.mode = fsb_backend_killed_(mask & FSB_ATTR_MODE ? attr.mode : st.mode);
+        mask |= FSB_ATTR_MODE;
+    }
+    err = fsb_sftp_set_(s, op->path, f, &attr, mask, &st);
+    if (!err) op->stat = st;
+    return fsb_sftp_why_(s, err);
+}
+
+static int64_t fsb_sftp_on_sync_(fsb_sftp_ *s, fsb_op *op, fsb_sftp_file_ *f)
+{
+    fsb_sftp_file_ mine;
+    if (!f) {
+        int err = fsb_sftp_look_(s, op, &op->stat);
+        if (!err && S_ISDIR(op->stat.mode)) err = -ENOSYS;
+        if (!err && !S_ISREG(op->stat.mode)) err = -EINVAL;
+        if (!err) err = fsb_sftp_open_(s, op->path, 1, 0, &mine);
+        if (err) return err;
+    }
+    int err = -ENOSYS;
+    if (s->extensions & FSB_SFTP_FSYNC_) {
+        const size_t at = fsb_sftp_extended_(s, "fsync@openssh.com");
+        fsb_sftp_string_(s, f ? f->name : mine.name, f ? f->size : mine.size);
+        fsb_sftp_finish_(s, at);
+        err = fsb_sftp_one_(s, NULL);
+    }
+    if (!f && s->fds[0] >= 0) fsb_sftp_close_file_(s, &mine);
+    return err;
+}
+
+static int64_t fsb_sftp_on_statfs_(fsb_sftp_ *s, fsb_op *op)
+{
+    fsb_sftp_answer_ a;
+    uint64_t         v[11];
+    if (!(s->extensions & FSB_SFTP_STATVFS_) || op->handle) return -ENOSYS;
+    const size_t at = fsb_sftp_extended_(s, "statvfs@openssh.com");
+    fsb_sftp_path_(s, op->path);
+    fsb_sftp_finish_(s, at);
+    const int err = fsb_sftp_one_(s, &a);
+    if (err) return err;
+    fsb_sftp_cursor_ c = {a.body, a.body ? a.body_size : 0, 0};
+    for (int i = 0; i < 11; ++i) v[i] = fsb_sftp_get64_(&c);
+    if (c.err) return -EPROTO;
+    memset(&op->statfs, 0, sizeof op->statfs);
+    op->statfs.bsize = (uint32_t)v[0], op->statfs.frsize = (uint32_t)v[1];
+    op->statfs.blocks = v[2], op->statfs.bfree = v[3], op->statfs.bavail = v[4];
+    op->statfs.files = v[5], op->statfs.ffree = v[6], op->statfs.namelen = (uint32_t)v[10];
+    return 0;
+}
+
+static int64_t fsb_sftp_on_path_op_(fsb_sftp_ *s, fsb_op *op)
+{
+    switch (op->code) {
+    case FSB_OP_STAT: return fsb_sftp_look_(s, op, &op->stat);
+    case FSB_OP_READLINK: return fsb_sftp_on_readlink_(s, op);
+    case FSB_OP_OPEN: return fsb_sftp_on_open_(s, op);
+    case FSB_OP_GET: return fsb_sftp_on_get_(s, op);
+    case FSB_OP_PUT: return fsb_sftp_on_put_(s, op);
+    case FSB_OP_SYNC: return fsb_sftp_on_sync_(s, op, NULL);
+    case FSB_OP_MKDIR: return fsb_sftp_on_mkdir_(s, op);
+    case FSB_OP_UNLINK: case FSB_OP_RMDIR: return fsb_sftp_on_remove_(s, op);
+    case FSB_OP_RENAME: return fsb_sftp_on_rename_(s, op);
+    case FSB_OP_LINK: return fsb_sftp_on_link_(s, op);
+    case FSB_OP_SYMLINK: return fsb_sftp_on_symlink_(s, op);
+    case FSB_OP_MKNOD: return fsb_sftp_on_mknod_(s, op);
+    case FSB_OP_SETATTR: return fsb_sftp_on_setattr_(s, op, NULL, 0);
+    case FSB_OP_STATFS: return fsb_sftp_on_statfs_(s, op);
+    default: return -ENOSYS;
+    }
+}
+
+static int64_t fsb_sftp_on_handle_op_(fsb_sftp_ *s, fsb_op *op, fsb_backend_slot_ *slot)
+{
+    fsb_sftp_file_ *f = (fsb_sftp_file_ *)slot->object;
+    const int       alive = f->epoch == s->epoch && s->fds[0] >= 0;
+    if (op->code == FSB_OP_CLOSE) {
+        const int ended = fsb_backend_handle_close_(&s->handles, op->handle);
+        return ended || !alive ? ended : fsb_sftp_close_file_(s, f);
+    }
+    if (op->code == FSB_OP_READ && !(slot->flags & FSB_O_READ)) return -EBADF;
+    if (op->code == FSB_OP_WRITE && !(slot->flags & FSB_O_WRITE)) return -EBADF;
+    if (!alive) return -ESTALE;
+    switch (op->code) {
+    case FSB_OP_STAT: return fsb_sftp_set_(s, NULL, f, &op->attr, 0, &op->stat);
+    case FSB_OP_READ: return fsb_sftp_on_read_(s, op, f);
+    case FSB_OP_WRITE: return fsb_sftp_on_write_(s, op, f);
+    case FSB_OP_SYNC: return fsb_sftp_on_sync_(s, op, f);
+    case FSB_OP_SETATTR: return fsb_sftp_on_setattr_(s, op, f, slot->flags);
+    case FSB_OP_LINK: case FSB_OP_STATFS: return -ENOSYS;
+    default: return -EINVAL;
+    }
+}
+
+static int64_t fsb_sftp_on_handle_(fsb_sftp_ *s, fsb_op *op)
+{
+    fsb_backend_slot_ *slot = fsb_backend_pin_(&s->handles, op->handle);
+    if (!slot) return -EBADF;
+    const int64_t n = fsb_sftp_on_handle_op_(s, op, slot);
+    fsb_backend_unpin_(&s->handles, slot);
+    return n;
+}
+
+static int64_t fsb_sftp_on_list_(fsb_sftp_ *s, fsb_op *op)
+{
+    fsb_sftp_listing_ l;
+    memset(&l, 0, sizeof l);
+    int64_t n = op->handle ? -EBADF : fsb_sftp_connect_(s);
+    if (!n) n = fsb_sftp_fill_listing_(s, op, &l);
+    pthread_mutex_unlock(&s->lock);
+    if (l.count) qsort(l.entries, l.count, sizeof *l.entries, fsb_sftp_entry_order_);
+    if (!n) n = fsb_sftp_hand_out_(op, &l);
+    fsb_backend_free_(&s->desc.allocator, l.entries, l.room);
+    fsb_backend_free_(&s->desc.allocator, l.names, l.names_room);
+    return n;
+}
+
+static int64_t fsb_sftp_call_(fsb_backend *b, fsb_op *op)
+{
+    fsb_sftp_ *s = (fsb_sftp_ *)(void *)b;
+    int64_t    n = fsb_backend_check_(op);
+    if (n) return op->result = n;
+    const uint32_t takes = fsb_backend_rule_of_(op->code).takes;
+    const int      by_handle = takes & FSB_BACKEND_HANDLE_
+        || (takes & FSB_BACKEND_AT_ && op->handle);
+    pthread_mutex_lock(&s->lock);
+    s->end = fsb_sftp_now_() + (op->timeout_ms ? op->timeout_ms : s->desc.timeout_ms);
+    if (op->code == FSB_OP_LIST) return op->result = fsb_sftp_on_list_(s, op); /* unlocks */
+    if (by_handle) {
+        n = fsb_sftp_on_handle_(s, op);
+    } else {
+        n = fsb_sftp_connect_(s);
+        if (!n) n = fsb_sftp_on_path_op_(s, op);
+    }
+    pthread_mutex_unlock(&s->lock);
+    return op->result = n;
+}
+
+static void fsb_sftp_close_(fsb_backend *b)
+{
+    fsb_sftp_          *s = (fsb_sftp_ *)(void *)b;
+    const fsb_allocator a = s->desc.allocator;
+    fsb_sftp_hang_up_(s);
+    fsb_backend_handles_close_(&s->handles);
+    fsb_backend_free_(&a, s->out, s->out_room);
+    fsb_backend_free_(&a, s->in, s->in_room);
+    pthread_mutex_destroy(&s->lock);
+    fsb_backend_free_(&a, s, sizeof *s);
+}
+
+FSB_API int fsb_sftp_open(fsb_backend **out, const fsb_sftp_desc *desc)
+{
+    static const unsigned char none[] = {
+        FSB_OP_ALLOCATE, FSB_OP_SEEK, FSB_OP_COPY, FSB_OP_GETXATTR, FSB_OP_SETXATTR,
+        FSB_OP_LISTXATTR, FSB_OP_REMOVEXATTR, FSB_OP_LOCK, FSB_OP_WATCH, FSB_OP_EXEC,
+        FSB_OP_DESCRIPTOR};
+    if (!out || !desc || !desc->connect) return -EINVAL;
+    const char *root = desc->root ? desc->root : "/";
+    if (!*root || strlen(root) > FSB_PATH_MAX) return -EINVAL;
+    fsb_sftp_ *s = (fsb_sftp_ *)fsb_backend_new_(&desc->allocator, sizeof *s);
+    if (!s) return -ENOMEM;
+    s->desc = *desc, s->fds[0] = s->fds[1] = -1;
+    if (!s->desc.timeout_ms) s->desc.timeout_ms = 30000;
+    memcpy(s->home, root, strlen(root) + 1);
+    int err = fsb_backend_handles_open_(&s->handles, &s->desc.allocator,
+                                        desc->max_handles ? desc->max_handles : 4096,
+                                        fsb_sftp_drop_, s);
+    if (err) {
+        fsb_backend_free_(&desc->allocator, s, sizeof *s);
+        return err;
+    }
+    pthread_mutex_init(&s->lock, NULL);
+    fsb_backend_fill_(&s->base, "sftp", fsb_sftp_close_, fsb_sftp_call_);
+    s->base.flags = 0;
+    for (size_t i = 0; i < sizeof none; ++i) s->base.call[none[i]] = NULL;
+    s->end = fsb_sftp_now_() + s->desc.timeout_ms;
+    err = fsb_sftp_connect_(s);
+    if (err) {
+        fsb_sftp_close_(&s->base);
+        return err;
     }
     *out = &s->base;
     return 0;

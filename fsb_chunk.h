@@ -1,9 +1,9 @@
 /* fsb_chunk.h - v0.1.0 - any backend over a stream of bytes - single-header C library (C99, C++11)
 
    A server gives shares (a name, a backend, rights; see "vtable" below) to any number of clients,
-   over unix sockets, loopback TCP, or one pair of descriptors such as stdin and stdout. A client is
-   a backend like any other: its submit() sends and does not wait, answers come in any order,
-   its call[] waits for one answer. BLAKE3 (fsb_blake3_*) stands alone.
+   over unix sockets, TLS (to whom knows a join code), loopback TCP, or one pair of descriptors such
+   as stdin and stdout. A client is a backend like any other: its submit() sends and does not wait,
+   answers come in any order, its call[] waits for one answer. BLAKE3 (fsb_blake3_*) stands alone.
 
    QUICK START
        #define FSB_CHUNK_IMPLEMENTATION     // in ONE source file, before its other includes
@@ -46,25 +46,60 @@
        Linux's numbers of the generic ABI, whatever the platform. A stat is 104 bytes: the fields
        of fsb_stat in order. A listing's data are entries: u64 cookie, stat, u16 size of the name,
        the name without '\0'.
-       0x100 HELLO must come first. Meta: u16 lowest and u16 highest version, u32 zero, 16 bytes
-       client id, string share. Answer: u16 version, u16 rights, u32 requests that may be in flight,
-       u64 boot id of the server, u64 bit n set: FSB_OP n is served, u32 bytes of data at most.
+       With LIST's flags DATA or DEEP the name is followed by: string of u16 size without '\0', the
+       folder (empty: that of the entry before, at first the one asked for), u32 bytes of data that
+       follow plus 1, or 0: not included. An entry without a name ends its folder.
+       WATCH, flags HELD and DEEP, path "/", gives the client a lease: from its answer on the server
+       sends 0x102 EVENT (tag: 1, 2, ...; meta: u32 FSB_EVENT_*, stat, strings path, path2) for what
+       others change in folders that the client's requests led through, and answers the one who
+       changed it when this client has sent 0x103 SEEN (tag: up to which event), 2 s at most.
+       Neither has an answer.
+       0x100 HELLO must come first. Meta: u16 lowest and u16 highest version, u32 flags, 16 bytes
+       client id, string share. Answer: u16 version, u16 rights, u32 requests that may be in
+       flight, u64 boot id of the server, u64 bit n set: FSB_OP n is served, u32 bytes of data at
+       most, u32 flags. Of the client's flags 1 says that it STAYS: it sends 0x104 PING (no meta;
+       answered) when it has heard nothing for 7 s, 0x105 GOODBYE (no answer) before it leaves for
+       good, as the server does before it stops; what it has is kept for a while if the connection
+       just ends. The low half of a tag is then a slot, the high half its turn: a slot's next turn
+       begins only when the last was answered or given up. 2, with 1: it is BACK, with the id that
+       it had before. The answer's flag 1 says: files, locks and answers are still here. Then the
+       client repeats what was not answered, each request with its tag; of what must not be done
+       twice the server has kept the last answer of each slot below 4096.
        0x101 CANCEL, meta u64 tag: that request may end early with EINTR. It has no answer itself.
        Who breaks these rules is disconnected, with a line in the log.
+       Over TLS all of this is inside: version 1.3, suites with SHA-256, an external PSK with
+       (EC)DHE, no certificates, no tickets. A join code is 26 symbols of Crockford's base 32 and
+       two that are their number modulo 1021; in capitals, in fours with dashes, it is the key
+       material of two BLAKE3 derive_key: "fsb 2026 join code: the key of TLS", 32 bytes, and "fsb
+       2026 join code: its name on the wire", 16 bytes: in hex, the PSK's identity.
+
+   COMING BACK   With desc.reconnect a client outlives its connection. It finds out at once, or if
+       nothing is heard, within 15 s; then it connects anew, after 0.1 s, doubled up to 2 s, for
+       good. Meanwhile calls wait, each its own time, then end with -ETIMEDOUT; with -EACCES at
+       once when the code opens nothing any more. On the same host, within its desc.away_ms, open
+       files (without a name too) and locks are as they were, and what was under way is done
+       exactly once. On a host that was started anew, or later, files are opened again by their
+       names, as this client's own renames left them: -ESTALE if another file is there now, -EIO if
+       they held locks, which are gone. What may have been done but cannot safely be repeated
+       (making, removing and renaming names, appending, exclusive creation) ends with -EIO: look
+       before you try again.
 
    NEEDS     POSIX threads (-pthread), Linux 4.14. With a strict -std=, include it before libc's.
-   OPTIONS   FSB_STATIC, FSB_API: once, before the first fsb header.
+   OPTIONS   FSB_STATIC, FSB_API: once, before the first fsb header. FSB_WITH_OPENSSL: TLS, with
+             OpenSSL 3.0 or newer (-lssl -lcrypto).
    THREADS   fsb_chunk_server_listen() starts a thread that accepts, then one per client, so that a
              client who stalls stalls itself; calls that may wait for a disk go to at most
              desc.threads more, or to desc.runner. fsb_chunk_client_open() starts one: the receiver.
              While there is traffic both ends look for more for 120 us before they sleep.
-   MEMORY    desc.allocator only. A server holds at most desc.max_bytes of a client's requests and
-             answers, then reads no more from it. Idle clients cost a thread's stack and 16 KiB.
+   MEMORY    desc.allocator only, but for OpenSSL's own. A server holds at most desc.max_bytes of a
+             client's requests and answers, then reads no more from it. Idle clients cost a thread's
+             stack and 16 KiB.
    ERRORS    0 or a negative errno. -EPROTO the peer broke the protocol, -ENOTCONN the connection is
              gone, -ETIMEDOUT no answer in time; details go to the log.
-   DOES NOT  encrypt (loopback TCP and unix sockets only, unless asked for by name), reconnect,
-             checksum the bytes of files on the way (headers and meta are), detect deadlocks of
-             locks. Locks live in the server: they bind its clients, not the host's own programs.
+   DOES NOT  encrypt but by "tls:" (else loopback TCP and unix sockets only, unless asked for by
+             name), checksum the bytes of files on the way where TLS does not (headers
+             and meta are), detect deadlocks of locks. Locks live in the server: they bind its
+             clients, not the host's own programs.
    LICENCE   MIT, at the end of this file.            CHANGES   0.1.0 first version. */
 #if (defined(FSB_IMPLEMENTATION) || defined(FSB_CHUNK_IMPLEMENTATION)) && !defined(_GNU_SOURCE)
 #define _GNU_SOURCE 1 /* helps only if no libc header came first: verified below */
@@ -364,6 +399,8 @@ typedef struct fsb_chunk_share {
     uint32_t     rights;  /* FSB_CHUNK_READ, or that and FSB_CHUNK_WRITE */
 } fsb_chunk_share;
 
+#define FSB_CHUNK_NEVER UINT32_MAX /* a duration that means: not at all */
+
 typedef struct fsb_chunk_server_desc {
     const fsb_chunk_share *shares; /* [share_count], copied; at least one */
     size_t                 share_count;
@@ -373,8 +410,12 @@ typedef struct fsb_chunk_server_desc {
     uint64_t      max_bytes; /* of requests and answers held per client (default 16 MiB, least 2) */
     uint32_t      max_locks; /* held and waited for, per client, besides (default 65536) */
     uint32_t      hello_ms;  /* from connect to hello, at most (default 10000) */
+    uint32_t      max_unproven;      /* "tls:": at once, before they show a code (default 64) */
+    uint32_t      max_unproven_each; /* of these from one address (default 16) */
     uint32_t      frame_ms;  /* without a byte inside a frame, either way (default 30000) */
     uint32_t      request_ms;   /* a request's time where the client sets none (default 30000) */
+    uint32_t      away_ms;      /* what a client had is kept so long for it to come back (default
+                                   60000; FSB_CHUNK_NEVER: not at all) */
     uint32_t      threads;      /* that may wait for a disk, at most, 1 to 1024 (default 8) */
     uint32_t      socket_mode;  /* permissions of a unix socket (default 0600) */
     int           insecure_tcp; /* 1: listen on other addresses than loopback too, unprotected */
@@ -394,13 +435,41 @@ typedef struct fsb_chunk_server_stats {
    fsb_chunk_server_close(). Errors: -EINVAL (the log names the field), -ENOMEM. Threads: any. */
 FSB_API int fsb_chunk_server_open(fsb_chunk_server **out, const fsb_chunk_server_desc *desc);
 
-/* Accepts clients on "unix:PATH", "HOST:PORT" or "[V6]:PORT" (port 0: any free one) until the
-   server is closed; may be called for several addresses. A stale socket of a dead server is
-   replaced. The address in use ("unix:PATH", "127.0.0.1:4711") goes to bound (size bytes) unless
-   that is NULL. Errors: -EINVAL no address, -EADDRINUSE, -EACCES (also: not loopback),
+/* Accepts clients on "unix:PATH", "HOST:PORT" or "[V6]:PORT" (port 0: any free one; HOST "*": every
+   address), or with "tls:" before the last two those that know a join code, until the server is
+   closed; may be called for several addresses. A stale socket of a dead server is replaced. The
+   address in use ("unix:PATH", "tls:127.0.0.1:4711") goes to bound (size bytes) unless that is
+   NULL. Errors: -EINVAL no address, -EADDRINUSE, -EACCES (also: not loopback), -ENOSYS no TLS,
    -ENAMETOOLONG, -ENOMEM, what socket(2) and bind(2) say. Threads: any; starts one. */
 FSB_API int fsb_chunk_server_listen(fsb_chunk_server *server, const char *address, char *bound,
                                     size_t size);
+
+/* A join code: what a client must know to connect by "tls:". It carries 130 random bits in letters
+   and digits that can be read aloud, in groups of four, and tells typing errors by itself. */
+enum { FSB_CHUNK_CODE_SIZE = 35 }; /* bytes of its text, with the '\0' */
+typedef struct fsb_chunk_code {
+    const char *code;       /* as fsb_chunk_code_create() makes them */
+    const char *share;      /* the one that it opens; NULL: each */
+    uint32_t    rights;     /* FSB_CHUNK_READ, or that and FSB_CHUNK_WRITE; the share's at most */
+    const char *name;       /* for the log, up to 63 bytes; NULL: none */
+    int64_t     expires_ns; /* since the epoch; 0: never */
+} fsb_chunk_code;
+
+/* Makes a join code of fresh random bits; `size` bytes of out, at least FSB_CHUNK_CODE_SIZE.
+   Errors: -EINVAL, -ENAMETOOLONG, what getrandom(2) says. Threads: any; may block at boot. */
+FSB_API int fsb_chunk_code_create(char *out, size_t size);
+
+/* Writes the usual form of a code that a person typed, in any case, with any dashes and spaces, I
+   or L for 1, O for 0. Errors: -EINVAL it is mistyped (one wrong symbol, or two swapped, always
+   show), -ENAMETOOLONG size is under FSB_CHUNK_CODE_SIZE. Threads: any. */
+FSB_API int fsb_chunk_code_parse(const char *text, char *out, size_t size);
+
+/* Sets the codes that clients of "tls:" addresses may come with, instead of those before; copied.
+   Who is connected with a code that is not among them any more, or not with these rights, is
+   disconnected. Errors: -EINVAL a code is mistyped, rights or a share's name are wrong, -ENOMEM;
+   nothing is changed then. Threads: any. */
+FSB_API int fsb_chunk_server_set_codes(fsb_chunk_server *server, const fsb_chunk_code *codes,
+                                       size_t count);
 
 /* Serves one client on this thread, over a socket given twice or two descriptors such as stdin and
    stdout, which are made non-blocking and stay the caller's; returns when the client leaves or the
@@ -420,14 +489,17 @@ FSB_API void fsb_chunk_server_close(fsb_chunk_server *server);
 /* ---- client ---- */
 
 typedef struct fsb_chunk_client_desc {
-    const char *address; /* "unix:PATH", "HOST:PORT", "[V6]:PORT"; copied */
+    const char *address; /* "unix:PATH", "HOST:PORT", "[V6]:PORT", "tls:HOST:PORT"; copied */
     const char *share;   /* its name (default: the server's first) */
+    const char *code;    /* the join code of a "tls:" address (with connect: TLS over that) */
     /* Instead of address: makes the connection. fds[0] is read, fds[1] written; they may be one.
        They become the client's, which makes them non-blocking. Returns 0 or a negative errno. */
     int (*connect)(void *user, int fds[2]);
     void    *user;        /* handed to connect */
     uint32_t timeout_ms;  /* of connecting, and of an operation without its own (default 30000),
                              unless it is a LOCK that waits: that has none */
+    int      reconnect;   /* 1: when the connection is lost, calls wait up to their time while it
+                             connects anew, and is where it was: see COMING BACK */
     unsigned char id[16]; /* names this client; all zero: random */
     fsb_allocator allocator;
     fsb_logger    log;
@@ -437,14 +509,16 @@ typedef struct fsb_chunk_client_info {
     uint32_t rights; /* FSB_CHUNK_* as the host granted them */
     uint32_t max_requests;
     uint64_t boot_id; /* differs whenever the host was started anew */
+    uint64_t reconnects; /* since open */
 } fsb_chunk_client_info;
 
 /* Connects and says hello; *out is the share as a backend, ended by its close(). Its call[] waits
    for the answer; its submit() only a moment, for room in a full socket; done() runs on the
    receiver's thread (or on this one if the connection is gone): be quick there, and submit() does
    not wait at all. Bytes handed out there are borrowed, not kept.
-   Errors: -EINVAL, -ENOMEM, -ENOENT no such share, -EPROTO no fsb host, -ECONNREFUSED, -ENOTCONN
-   turned away, -ETIMEDOUT, what connect() says.
+   Errors: -EINVAL (also: the code is mistyped), -ENOMEM, -ENOENT no such share, -EPROTO no fsb
+   host, -EACCES the host does not know the code (any more), -ENOSYS no TLS, -ECONNREFUSED,
+   -ENOTCONN turned away, -ETIMEDOUT, what connect() says.
    Threads: any; starts one; blocks up to timeout_ms. */
 FSB_API int fsb_chunk_client_open(fsb_backend **out, const fsb_chunk_client_desc *desc);
 
@@ -510,9 +584,9 @@ FSB_API void fsb_blake3_hash(const void *data, size_t size, unsigned char out[32
 #endif
 #endif /* FSB_CHUNK_H */
 
-/* ==== IMPLEMENTATION: [memory] [crc] [blake3] [errors] [cursor] [fields] [frame] [stream]
-   [address] [replies] [handles] [locks] [requests] [connection] [server] [slots] [receiver]
-   [client] ==================================================================================== */
+/* ==== IMPLEMENTATION: [memory] [crc] [blake3] [codes] [errors] [cursor] [fields] [frame] [stream]
+   [tls] [address] [replies] [handles] [locks] [requests] [keys] [connection] [server] [slots]
+   [receiver] [client] ========================================================================= */
 #if (defined(FSB_IMPLEMENTATION) || defined(FSB_CHUNK_IMPLEMENTATION)) && !defined(FSB_CHUNK_DONE_)
 #define FSB_CHUNK_DONE_ /* a second inclusion is harmless */
 #include <arpa/inet.h>
@@ -530,6 +604,7 @@ FSB_API void fsb_blake3_hash(const void *data, size_t size, unsigned char out[32
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/auxv.h>
 #include <sys/eventfd.h>
 #include <sys/random.h>
 #include <sys/sendfile.h>
@@ -543,6 +618,14 @@ FSB_API void fsb_blake3_hash(const void *data, size_t size, unsigned char out[32
 #if !defined(CLOCK_MONOTONIC) || !defined(SOCK_CLOEXEC)
 #error "fsb_chunk.h: POSIX is hidden; include it first, or compile with -D_GNU_SOURCE"
 #else
+#ifdef FSB_WITH_OPENSSL
+#include <openssl/bio.h>
+#include <openssl/err.h>
+#include <openssl/ssl.h>
+#if OPENSSL_VERSION_NUMBER < 0x30000000L
+#error "fsb_chunk.h: FSB_WITH_OPENSSL needs OpenSSL 3.0 or newer"
+#endif
+#endif
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -1179,6 +1262,95 @@ FSB_API void fsb_blake3_hash(const void *data, size_t size, unsigned char out[32
     fsb_blake3_final(&hasher, out, 32);
 }
 
+/* ---- [codes] --------------------------------------------------------------------------------- */
+
+/* A join code is 26 random symbols of Crockford's base 32, and two that check them: the number that
+   they write modulo 1021. That is a prime: one symbol mistyped, or two swapped, always shows. */
+enum { FSB_CHUNK_SYMBOLS_ = 26, FSB_CHUNK_CHECKED_ = 28, FSB_CHUNK_IDENTITY_ = 33 };
+
+static const char *fsb_chunk_alphabet_(void)
+{
+    return "0123456789ABCDEFGHJKMNPQRSTVWXYZ";
+}
+
+static void fsb_chunk_code_check_(const char *symbols, char check[2])
+{
+    const char *alphabet = fsb_chunk_alphabet_();
+    unsigned    rest = 0;
+    for (int i = 0; i < FSB_CHUNK_SYMBOLS_; ++i)
+        rest = (rest * 32 + (unsigned)(strchr(alphabet, symbols[i]) - alphabet)) % 1021;
+    check[0] = alphabet[rest / 32], check[1] = alphabet[rest % 32];
+}
+
+/* In groups of four, as it is read aloud. */
+static int fsb_chunk_code_write_(const char *symbols, char *out, size_t size)
+{
+    if (size < FSB_CHUNK_CODE_SIZE) return -ENAMETOOLONG;
+    for (int i = 0; i < FSB_CHUNK_CHECKED_; ++i) {
+        if (i && i % 4 == 0) *out++ = '-';
+        *out++ = symbols[i];
+    }
+    *out = '\0';
+    return 0;
+}
+
+FSB_API int fsb_chunk_code_create(char *out, size_t size)
+{
+    unsigned char random[FSB_CHUNK_SYMBOLS_];
+    char          symbols[FSB_CHUNK_CHECKED_];
+    if (!out) return -EINVAL;
+    const ssize_t n = getrandom(random, sizeof random, 0);
+    if (n != (ssize_t)sizeof random) return n < 0 ? -errno : -EIO;
+    for (int i = 0; i < FSB_CHUNK_SYMBOLS_; ++i)
+        symbols[i] = fsb_chunk_alphabet_()[random[i] % 32];
+    fsb_chunk_code_check_(symbols, symbols + FSB_CHUNK_SYMBOLS_);
+    return fsb_chunk_code_write_(symbols, out, size);
+}
+
+FSB_API int fsb_chunk_code_parse(const char *text, char *out, size_t size)
+{
+    char   symbols[FSB_CHUNK_CHECKED_], check[2];
+    size_t n = 0;
+    if (!text || !out) return -EINVAL;
+    for (; *text; ++text) {
+        char c = *text >= 'a' && *text <= 'z' ? (char)(*text - 'a' + 'A') : *text;
+        if (c == '-' || c == ' ') continue;
+        c = c == 'I' || c == 'L' ? '1' : c == 'O' ? '0' : c;
+        if (n == sizeof symbols || !strchr(fsb_chunk_alphabet_(), c)) return -EINVAL;
+        symbols[n++] = c;
+    }
+    if (n != sizeof symbols) return -EINVAL;
+    fsb_chunk_code_check_(symbols, check);
+    if (memcmp(check, symbols + FSB_CHUNK_SYMBOLS_, sizeof check) != 0) return -EINVAL;
+    return fsb_chunk_code_write_(symbols, out, size);
+}
+
+/* What the two ends make of a code: the key itself, and the name that the client asks for it by,
+   from which neither key nor code can be told. */
+typedef struct fsb_chunk_key_ {
+    unsigned char secret[32];
+    char          identity[FSB_CHUNK_IDENTITY_];
+} fsb_chunk_key_;
+
+static int fsb_chunk_key_of_(const char *code, fsb_chunk_key_ *key)
+{
+    char          text[FSB_CHUNK_CODE_SIZE];
+    unsigned char name[16];
+    fsb_blake3    hasher;
+    const int     err = fsb_chunk_code_parse(code, text, sizeof text);
+    if (err) return err;
+    fsb_blake3_init_derive_key(&hasher, "fsb 2026 join code: the key of TLS");
+    fsb_blake3_update(&hasher, text, strlen(text));
+    fsb_blake3_final(&hasher, key->secret, sizeof key->secret);
+    fsb_blake3_init_derive_key(&hasher, "fsb 2026 join code: its name on the wire");
+    fsb_blake3_update(&hasher, text, strlen(text));
+    fsb_blake3_final(&hasher, name, sizeof name);
+    for (size_t i = 0; i < sizeof name; ++i) snprintf(key->identity + 2 * i, 3, "%02x", name[i]);
+    explicit_bzero(text, sizeof text);
+    explicit_bzero(&hasher, sizeof hasher);
+    return 0;
+}
+
 /* ---- [errors] -------------------------------------------------------------------------------- */
 
 /* The wire's numbers are those of Linux's generic ABI, frozen here; few platforms differ. */
@@ -1341,8 +1513,8 @@ static const fsb_chunk_shape_ *fsb_chunk_shape_of_(uint32_t code) /* NULL: not o
         /* STAT */ {FSB_CHUNK_AT_, FSB_CHUNK_STAT_, 0},
         /* READLINK */ {FSB_CHUNK_AT_ | FSB_CHUNK_SIZE_, FSB_CHUNK_DATA_, 0},
         /* LIST */
-        {FSB_CHUNK_AT_ | FSB_CHUNK_FLAGS_ | FSB_CHUNK_OFFSET_ | FSB_CHUNK_SIZE_, FSB_CHUNK_DATA_,
-         FSB_CHUNK_SMALL_},
+        {FSB_CHUNK_AT_ | FSB_CHUNK_FLAGS_ | FSB_CHUNK_OFFSET_ | FSB_CHUNK_SIZE_,
+         FSB_CHUNK_STAT_ | FSB_CHUNK_DATA_, FSB_CHUNK_SMALL_},
         /* OPEN */
         {FSB_CHUNK_FLAGS_ | FSB_CHUNK_FILE_ID_ | FSB_CHUNK_SIZE_ | FSB_CHUNK_ATTR_ |
              FSB_CHUNK_PATH_,
@@ -1397,7 +1569,7 @@ static const fsb_chunk_shape_ *fsb_chunk_shape_of_(uint32_t code) /* NULL: not o
         {FSB_CHUNK_HANDLE_ | FSB_CHUNK_OFFSET_ | FSB_CHUNK_SIZE64_ | FSB_CHUNK_FLAGS_ |
              FSB_CHUNK_OWNER_,
          FSB_CHUNK_FLAGS_ | FSB_CHUNK_OFFSET_ | FSB_CHUNK_SIZE64_ | FSB_CHUNK_OWNER_, 0},
-        /* WATCH */ {0, 0, 0},
+        /* WATCH */ {FSB_CHUNK_FLAGS_ | FSB_CHUNK_PATH_, FSB_CHUNK_HANDLE_, FSB_CHUNK_WAITS_},
         /* EXEC */ {0, 0, 0},
         /* DESCRIPTOR */ {0, 0, 0}};
     return code < FSB_OP_COUNT && shapes[code].request ? &shapes[code] : NULL;
@@ -1535,8 +1707,20 @@ enum {
     FSB_CHUNK_TRAILER_ = 2,
     FSB_CHUNK_HELLO_ = 0x100, /* op, besides FSB_OP_* */
     FSB_CHUNK_CANCEL_ = 0x101,
+    FSB_CHUNK_EVENT_ = 0x102,
+    FSB_CHUNK_SEEN_ = 0x103,
+    FSB_CHUNK_PING_ = 0x104,
+    FSB_CHUNK_GOODBYE_ = 0x105,
+    FSB_CHUNK_STAYS_ = 1, /* of HELLO: it sends PINGs, and comes back */
+    FSB_CHUNK_BACK_ = 2,  /* it was here before; in the answer 1: what it had is still here */
+    FSB_CHUNK_PING_MS_ = 7000,    /* without a word a client asks after so long ... */
+    FSB_CHUNK_SILENT_MS_ = 15000, /* ... and both take the connection for lost after so long */
+    FSB_CHUNK_KEPT_SLOTS_ = 4096, /* of tags, whose last answers are kept */
+    FSB_CHUNK_KEPT_BYTES_ = FSB_CHUNK_HEADER_ + 112, /* OPEN's and WRITE's have most */
     FSB_CHUNK_VERSION_ = 1
 };
+
+#define FSB_CHUNK_LEASE_HANDLE_ UINT64_MAX /* what WATCH answers: there is only one */
 
 typedef struct fsb_chunk_frame_ {
     uint32_t       meta_size, data_size;
@@ -1586,10 +1770,12 @@ static int64_t fsb_chunk_unseal_(unsigned char *bytes, size_t size, fsb_chunk_fr
 
 /* ---- [stream] -------------------------------------------------------------------------------- */
 
-/* Two descriptors, non-blocking, that may be one. What TLS would put in between belongs here. */
+/* Two descriptors, non-blocking, that may be one, and what is between them and us. */
+typedef struct fsb_chunk_tls_ fsb_chunk_tls_;
 typedef struct fsb_chunk_stream_ {
-    int in, out;
-    int socket; /* 1: out is a socket */
+    int             in, out;
+    int             socket; /* 1: out is a socket */
+    fsb_chunk_tls_ *tls;    /* NULL: nothing */
 } fsb_chunk_stream_;
 
 static int fsb_chunk_stream_init_(fsb_chunk_stream_ *s, int in, int out)
@@ -1606,7 +1792,7 @@ static int fsb_chunk_stream_init_(fsb_chunk_stream_ *s, int in, int out)
 }
 
 /* Both return bytes moved, -EAGAIN when that would block, another error; recv 0 at the end. */
-static int64_t fsb_chunk_recv_(const fsb_chunk_stream_ *s, void *to, size_t size)
+static int64_t fsb_chunk_raw_recv_(const fsb_chunk_stream_ *s, void *to, size_t size)
 {
     ssize_t n;
     do n = read(s->in, to, size);
@@ -1636,7 +1822,8 @@ static ssize_t fsb_chunk_send_quietly_(int out, struct iovec *parts, int count, 
     return n;
 }
 
-static int64_t fsb_chunk_send_(const fsb_chunk_stream_ *s, struct iovec *parts, int count, int more)
+static int64_t fsb_chunk_raw_send_(const fsb_chunk_stream_ *s, struct iovec *parts, int count,
+                                   int more)
 {
     struct msghdr msg;
     ssize_t       n;
@@ -1656,6 +1843,379 @@ static void fsb_chunk_stream_shut_(const fsb_chunk_stream_ *s) /* wakes the peer
     if (s->socket) (void)shutdown(s->out, SHUT_RDWR);
 }
 
+/* ---- [tls] ----------------------------------------------------------------------------------- */
+
+/* TLS 1.3 where both ends prove that they know the join code, and nothing else will do: an external
+   key with (EC)DHE, no certificate, no tickets. Reading and writing share one lock, as an SSL wants
+   it; both only ever move what is there, so nobody waits under it. */
+#ifdef FSB_WITH_OPENSSL
+
+enum { FSB_CHUNK_RECORD_ = 16 << 10, FSB_CHUNK_LEFT_ = 32 << 10, FSB_CHUNK_SMALL_PART_ = 4 << 10 };
+
+/* What the connections of a server, or of a client, have in common. */
+typedef struct fsb_chunk_secure_ {
+    SSL_CTX    *context;
+    BIO_METHOD *method;
+} fsb_chunk_secure_;
+
+struct fsb_chunk_tls_ {
+    fsb_chunk_stream_ raw;
+    fsb_allocator     allocator;
+    pthread_mutex_t   lock;
+    SSL              *ssl;
+    int               more;  /* of the next bytes: others follow at once */
+    int               error; /* the errno that ended the stream below */
+    int               ended;
+    int               ready; /* bytes are decrypted that the last recv had no room for */
+    int               proven; /* the handshake is over: the peer knows the code */
+    unsigned char    *left;  /* of a record that the socket did not take, or NULL */
+    size_t            left_at, left_size; /* left_size by atomics: who polls asks */
+};
+
+/* A record that is not taken whole is kept here, so that SSL_write() never has to be repeated: what
+   it said is sent, is. Nothing is written meanwhile, so it is one record, or a few of a handshake.
+   */
+static int fsb_chunk_bio_write_(BIO *bio, const char *bytes, int size)
+{
+    fsb_chunk_tls_ *t = (fsb_chunk_tls_ *)BIO_get_data(bio);
+    struct iovec    part;
+    part.iov_base = (void *)(uintptr_t)bytes, part.iov_len = (size_t)size;
+    int64_t n = t->left_size ? -EAGAIN : fsb_chunk_raw_send_(&t->raw, &part, 1, t->more);
+    if (n == size) return size;
+    if (n < 0 && n != -EAGAIN) return t->error = (int)-n, -1;
+    if (n < 0) n = 0;
+    const size_t rest = (size_t)(size - n);
+    if (!t->left) t->left = (unsigned char *)fsb_chunk_alloc_(&t->allocator, FSB_CHUNK_LEFT_);
+    if (!t->left || rest > FSB_CHUNK_LEFT_ - t->left_size - t->left_at)
+        return t->error = ENOMEM, -1;
+    memcpy(t->left + t->left_at + t->left_size, bytes + n, rest);
+    __atomic_store_n(&t->left_size, t->left_size + rest, __ATOMIC_RELAXED);
+    return size;
+}
+
+static int fsb_chunk_bio_read_(BIO *bio, char *to, int size)
+{
+    fsb_chunk_tls_ *t = (fsb_chunk_tls_ *)BIO_get_data(bio);
+    BIO_clear_retry_flags(bio);
+    const int64_t n = fsb_chunk_raw_recv_(&t->raw, to, (size_t)size);
+    if (n > 0) return (int)n;
+    if (n == -EAGAIN) BIO_set_retry_read(bio);
+    else if (!n) t->ended = 1;
+    else t->error = (int)-n;
+    return -1;
+}
+
+static long fsb_chunk_bio_ctrl_(BIO *bio, int command, long number, void *pointer)
+{
+    (void)bio, (void)number, (void)pointer;
+    return command == BIO_CTRL_FLUSH;
+}
+
+/* AES where the processor has instructions for it, else ChaCha20, which needs none. */
+static const char *fsb_chunk_ciphers_(void)
+{
+    int aes = 0;
+#if defined(__x86_64__) || defined(__i386__)
+    aes = __builtin_cpu_supports("aes") != 0;
+#elif defined(__aarch64__)
+    aes = (getauxval(AT_HWCAP) & (1u << 3)) != 0; /* HWCAP_AES */
+#endif
+    return aes ? "TLS_AES_128_GCM_SHA256:TLS_CHACHA20_POLY1305_SHA256"
+               : "TLS_CHACHA20_POLY1305_SHA256:TLS_AES_128_GCM_SHA256";
+}
+
+/* A key as the session that an external PSK is to OpenSSL. */
+static SSL_SESSION *fsb_chunk_tls_session_(SSL *ssl, const fsb_chunk_key_ *key)
+{
+    static const unsigned char aes_128_gcm_sha256[2] = {0x13, 0x01}; /* what counts is SHA-256 */
+    SSL_SESSION               *session = SSL_SESSION_new();
+    if (session && SSL_SESSION_set1_master_key(session, key->secret, sizeof key->secret) == 1 &&
+        SSL_SESSION_set_cipher(session, SSL_CIPHER_find(ssl, aes_128_gcm_sha256)) == 1 &&
+        SSL_SESSION_set_protocol_version(session, TLS1_3_VERSION) == 1)
+        return session;
+    SSL_SESSION_free(session);
+    return NULL;
+}
+
+static void fsb_chunk_secure_free_(fsb_chunk_secure_ *secure, const fsb_allocator *a)
+{
+    if (!secure) return;
+    SSL_CTX_free(secure->context);
+    BIO_meth_free(secure->method);
+    fsb_chunk_free_(a, secure, sizeof *secure);
+}
+
+static int fsb_chunk_secure_set_(SSL_CTX *c)
+{
+    SSL_CTX_set_options(c, SSL_OP_NO_TICKET | SSL_OP_NO_COMPRESSION | SSL_OP_NO_RENEGOTIATION |
+                               SSL_OP_CIPHER_SERVER_PREFERENCE | SSL_OP_PRIORITIZE_CHACHA);
+    SSL_CTX_set_mode(c, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER |
+                            SSL_MODE_RELEASE_BUFFERS);
+    SSL_CTX_set_session_cache_mode(c, SSL_SESS_CACHE_OFF);
+    return SSL_CTX_set_min_proto_version(c, TLS1_3_VERSION) == 1 &&
+        SSL_CTX_set_ciphersuites(c, fsb_chunk_ciphers_()) == 1 &&
+        SSL_CTX_set_num_tickets(c, 0) == 1 && SSL_CTX_set1_groups_list(c, "X25519:P-256") == 1;
+}
+
+static fsb_chunk_secure_ *fsb_chunk_secure_new_(const fsb_allocator *a, int serves)
+{
+    fsb_chunk_secure_ *s = (fsb_chunk_secure_ *)fsb_chunk_alloc_(a, sizeof *s);
+    if (!s) return NULL;
+    s->context = SSL_CTX_new(serves ? TLS_server_method() : TLS_client_method());
+    if (s->context && !serves) /* no certificate is good: there are no roots */
+        SSL_CTX_set_verify(s->context, SSL_VERIFY_PEER, NULL);
+    s->method = BIO_meth_new(BIO_TYPE_SOURCE_SINK | BIO_TYPE_DESCRIPTOR, "fsb");
+    if (s->context && s->method && fsb_chunk_secure_set_(s->context) &&
+        BIO_meth_set_write(s->method, fsb_chunk_bio_write_) == 1 &&
+        BIO_meth_set_read(s->method, fsb_chunk_bio_read_) == 1 &&
+        BIO_meth_set_ctrl(s->method, fsb_chunk_bio_ctrl_) == 1)
+        return s;
+    fsb_chunk_secure_free_(s, a);
+    return NULL;
+}
+
+static void fsb_chunk_tls_close_(fsb_chunk_stream_ *s)
+{
+    fsb_chunk_tls_ *t = s->tls;
+    if (!t) return;
+    const fsb_allocator a = t->allocator;
+    s->tls = NULL;
+    SSL_free(t->ssl);
+    fsb_chunk_free_(&a, t->left, FSB_CHUNK_LEFT_);
+    pthread_mutex_destroy(&t->lock);
+    fsb_chunk_free_(&a, t, sizeof *t);
+}
+
+/* Puts TLS between the stream and us; the handshake comes with the first bytes. `user` is what the
+   callbacks that know the keys get. */
+static int fsb_chunk_tls_open_(const fsb_chunk_secure_ *secure, fsb_chunk_stream_ *s, int serves,
+                               void *user, const fsb_allocator *a)
+{
+    fsb_chunk_tls_ *t = (fsb_chunk_tls_ *)fsb_chunk_alloc_(a, sizeof *t);
+    BIO            *bio = t ? BIO_new(secure->method) : NULL;
+    if (!t) return -ENOMEM;
+    t->raw = *s, t->allocator = *a;
+    t->ssl = bio ? SSL_new(secure->context) : NULL;
+    if (pthread_mutex_init(&t->lock, NULL) != 0 || !t->ssl) {
+        BIO_free(bio);
+        fsb_chunk_free_(a, t, sizeof *t);
+        return -ENOMEM;
+    }
+    BIO_set_data(bio, t), BIO_set_init(bio, 1);
+    SSL_set_bio(t->ssl, bio, bio);
+    SSL_set_app_data(t->ssl, user);
+    if (serves) SSL_set_accept_state(t->ssl);
+    else SSL_set_connect_state(t->ssl);
+    s->tls = t;
+    return 0;
+}
+
+/* Why SSL_read() and the like said so: -EAGAIN, 0 the end, -EACCES the codes differ, -EPROTO. */
+static int fsb_chunk_tls_error_(fsb_chunk_tls_ *t, int said)
+{
+    const int why = SSL_get_error(t->ssl, said);
+    if (why == SSL_ERROR_WANT_READ || why == SSL_ERROR_WANT_WRITE) return -EAGAIN;
+    if (t->error) return -t->error;
+    if (t->ended || why == SSL_ERROR_ZERO_RETURN) return 0;
+    const int reason = ERR_GET_REASON(ERR_peek_last_error());
+    ERR_clear_error();
+    if (t->proven) return -EPROTO;
+    const int differ = reason == SSL_R_SSLV3_ALERT_HANDSHAKE_FAILURE ||
+        reason == SSL_R_TLSV1_ALERT_DECRYPT_ERROR || reason == SSL_R_BINDER_DOES_NOT_VERIFY ||
+        reason == SSL_R_NO_SUITABLE_SIGNATURE_ALGORITHM;
+    return differ ? -EACCES : -EPROTO;
+}
+
+/* Sends what is left of a record: 0, -EAGAIN, another error. Lock held. */
+static int fsb_chunk_tls_drain_(fsb_chunk_tls_ *t)
+{
+    while (t->left_size) {
+        struct iovec part;
+        part.iov_base = t->left + t->left_at, part.iov_len = t->left_size;
+        const int64_t n = fsb_chunk_raw_send_(&t->raw, &part, 1, 0);
+        if (n < 0) return (int)n;
+        t->left_at += (size_t)n;
+        __atomic_store_n(&t->left_size, t->left_size - (size_t)n, __ATOMIC_RELAXED);
+    }
+    fsb_chunk_free_(&t->allocator, t->left, FSB_CHUNK_LEFT_);
+    t->left = NULL, t->left_at = 0;
+    return 0;
+}
+
+static int64_t fsb_chunk_tls_recv_(fsb_chunk_tls_ *t, void *to, size_t size)
+{
+    unsigned char *at = (unsigned char *)to;
+    size_t         got = 0;
+    int            n = 1, err = 0;
+    t->ready = 0;
+    while (got < size && !err) {
+        const size_t want = size - got < FSB_CHUNK_RECORD_ ? size - got : (size_t)FSB_CHUNK_RECORD_;
+        pthread_mutex_lock(&t->lock);
+        ERR_clear_error();
+        n = SSL_read(t->ssl, at + got, (int)want);
+        if (n <= 0) err = fsb_chunk_tls_error_(t, n);
+        else if (!t->proven) t->proven = SSL_session_reused(t->ssl);
+        t->ready = got + (n > 0 ? (size_t)n : 0) == size && SSL_pending(t->ssl) > 0;
+        pthread_mutex_unlock(&t->lock);
+        if (n <= 0) break;
+        if (!t->proven) return -EACCES; /* by what means else? there are none */
+        got += (size_t)n;
+    }
+    return got ? (int64_t)got : err;
+}
+
+/* One record of the parts from `at` on: a large one as it lies, small ones gathered. Lock held. */
+static int64_t fsb_chunk_tls_record_(fsb_chunk_tls_ *t, const struct iovec *parts, int count,
+                                     size_t at, int more)
+{
+    unsigned char gathered[FSB_CHUNK_RECORD_];
+    const void   *bytes = (const unsigned char *)parts->iov_base + at;
+    size_t        size = parts->iov_len - at;
+    if (size < FSB_CHUNK_SMALL_PART_ && count > 1) {
+        size = 0;
+        for (int i = 0; i < count && size < sizeof gathered; ++i) {
+            const size_t skip = i ? 0 : at, room = sizeof gathered - size;
+            const size_t part = parts[i].iov_len - skip < room ? parts[i].iov_len - skip : room;
+            if (part) memcpy(gathered + size, (const char *)parts[i].iov_base + skip, part);
+            size += part;
+            more |= part == room;
+        }
+        bytes = gathered;
+    } else more |= count > 1 || size > FSB_CHUNK_RECORD_;
+    t->more = more;
+    ERR_clear_error();
+    const int n = SSL_write(t->ssl, bytes,
+                            (int)(size < FSB_CHUNK_RECORD_ ? size : (size_t)FSB_CHUNK_RECORD_));
+    t->more = 0;
+    if (n > 0) return n;
+    const int err = fsb_chunk_tls_error_(t, n);
+    return err ? err : -EPIPE;
+}
+
+static int64_t fsb_chunk_tls_send_(fsb_chunk_tls_ *t, const struct iovec *parts, int count,
+                                   int more)
+{
+    size_t  sent = 0, at = 0;
+    int64_t n = 0;
+    pthread_mutex_lock(&t->lock);
+    n = fsb_chunk_tls_drain_(t);
+    while (!t->left_size && n >= 0) {
+        while (count && at >= parts->iov_len) at -= parts->iov_len, ++parts, --count;
+        if (!count) break;
+        n = fsb_chunk_tls_record_(t, parts, count, at, more);
+        if (n > 0) sent += (size_t)n, at += (size_t)n;
+    }
+    pthread_mutex_unlock(&t->lock);
+    return sent || n >= 0 ? (int64_t)sent : n;
+}
+
+/* A client's handshake; who does not know the code does not get past it. */
+static int fsb_chunk_tls_greet_(fsb_chunk_stream_ *s, int64_t deadline)
+{
+    fsb_chunk_tls_ *t = s->tls;
+    for (;;) {
+        pthread_mutex_lock(&t->lock);
+        ERR_clear_error();
+        const int said = SSL_do_handshake(t->ssl);
+        int       err = said == 1 ? 0 : fsb_chunk_tls_error_(t, said);
+        const int over = said == 1;
+        if (over) t->proven = SSL_session_reused(t->ssl), err = t->proven ? 0 : -EACCES;
+        if (!err || err == -EAGAIN) {
+            const int drained = fsb_chunk_tls_drain_(t);
+            if (drained) err = drained;
+        }
+        const size_t left_size = t->left_size;
+        pthread_mutex_unlock(&t->lock);
+        if (over && err != -EAGAIN) return err;
+        if (err != -EAGAIN) return err ? err : -ENOTCONN;
+        struct pollfd p = {left_size ? s->out : s->in, (short)(left_size ? POLLOUT : POLLIN), 0};
+        const int64_t left = deadline - fsb_chunk_now_ms_();
+        if (left <= 0) return -ETIMEDOUT;
+        if (poll(&p, 1, left < INT_MAX ? (int)left : INT_MAX) < 0 && errno != EINTR) return -errno;
+    }
+}
+
+static int fsb_chunk_unsent_(const fsb_chunk_stream_ *s) /* a send of nothing would go on */
+{
+    return s->tls && __atomic_load_n(&s->tls->left_size, __ATOMIC_RELAXED) != 0;
+}
+
+static int fsb_chunk_ready_(const fsb_chunk_stream_ *s) /* a recv gives bytes, whatever poll says */
+{
+    return s->tls && s->tls->ready;
+}
+
+#else
+typedef struct fsb_chunk_secure_ {
+    int none;
+} fsb_chunk_secure_;
+
+static fsb_chunk_secure_ *fsb_chunk_secure_new_(const fsb_allocator *a, int serves)
+{
+    (void)a, (void)serves;
+    return NULL;
+}
+
+static void fsb_chunk_secure_free_(fsb_chunk_secure_ *secure, const fsb_allocator *a)
+{
+    (void)secure, (void)a;
+}
+
+static int fsb_chunk_tls_open_(const fsb_chunk_secure_ *secure, fsb_chunk_stream_ *s, int serves,
+                               void *user, const fsb_allocator *a)
+{
+    (void)secure, (void)s, (void)serves, (void)user, (void)a;
+    return -ENOSYS;
+}
+
+static void fsb_chunk_tls_close_(fsb_chunk_stream_ *s)
+{
+    (void)s;
+}
+
+static int64_t fsb_chunk_tls_recv_(fsb_chunk_tls_ *t, void *to, size_t size)
+{
+    (void)t, (void)to, (void)size;
+    return -ENOSYS;
+}
+
+static int64_t fsb_chunk_tls_send_(fsb_chunk_tls_ *t, const struct iovec *parts, int count,
+                                   int more)
+{
+    (void)t, (void)parts, (void)count, (void)more;
+    return -ENOSYS;
+}
+
+static int fsb_chunk_tls_greet_(fsb_chunk_stream_ *s, int64_t deadline)
+{
+    (void)s, (void)deadline;
+    return -ENOSYS;
+}
+
+static int fsb_chunk_unsent_(const fsb_chunk_stream_ *s)
+{
+    (void)s;
+    return 0;
+}
+
+static int fsb_chunk_ready_(const fsb_chunk_stream_ *s)
+{
+    (void)s;
+    return 0;
+}
+#endif /* FSB_WITH_OPENSSL */
+
+/* What the rest of this file calls: bytes moved, -EAGAIN, another error; recv 0 at the end. */
+static int64_t fsb_chunk_recv_(const fsb_chunk_stream_ *s, void *to, size_t size)
+{
+    return s->tls ? fsb_chunk_tls_recv_(s->tls, to, size) : fsb_chunk_raw_recv_(s, to, size);
+}
+
+static int64_t fsb_chunk_send_(const fsb_chunk_stream_ *s, struct iovec *parts, int count, int more)
+{
+    return s->tls ? fsb_chunk_tls_send_(s->tls, parts, count, more)
+                  : fsb_chunk_raw_send_(s, parts, count, more);
+}
 /* ---- [address] ------------------------------------------------------------------------------- */
 
 typedef struct fsb_chunk_address_ {
@@ -1830,6 +2390,7 @@ typedef struct fsb_chunk_slot_ {
     fsb_handle handle; /* the backend's; 0: free */
     uint64_t   file_id;
     uint32_t   generation, pins;
+    char      *path;       /* it was opened by; for those who hold a lease */
     int        descriptor; /* or -1 */
     int        closing;    /* gone for the client; closed with the last pin */
     int        next;       /* in the list of free ones, or of gone ones */
@@ -1848,6 +2409,8 @@ struct fsb_chunk_request_ {
     size_t                  listed;      /* LIST: bytes of data so far */
     size_t                  size;        /* allocated, the frame's copy included; 0: on the stack */
     size_t                  held;        /* counted in conn->held */
+    size_t                  folder, folder_size; /* LIST: where in the data the last one stands */
+    uint32_t                acks; /* by atomics: what the answer waits for, itself among them */
 };
 
 /* A range held, or waited for. */
@@ -1862,9 +2425,48 @@ struct fsb_chunk_lock_ {
     fsb_chunk_lock_    *spare;  /* of one that waits: memory for a split when it is granted */
 };
 
+/* The last answer of a tag's slot, as it was sent, without the bytes of a file. */
+typedef struct fsb_chunk_kept_ {
+    uint64_t      tag;
+    uint32_t      size; /* 0: none */
+    unsigned char bytes[FSB_CHUNK_KEPT_BYTES_];
+} fsb_chunk_kept_;
+
+/* An address that wrong codes came from. */
+enum { FSB_CHUNK_FAILURES_ = 64 };
+typedef struct fsb_chunk_failure_ {
+    unsigned char from[16]; /* as IPv6 */
+    uint32_t      count;    /* since a right one */
+    int64_t       until;    /* the next is looked at then, ms */
+} fsb_chunk_failure_;
+
+/* What a join code opens. */
+typedef struct fsb_chunk_grant_ {
+    fsb_chunk_key_ key;
+    uint32_t       rights;
+    int64_t        expires_ns; /* 0: never */
+    char           name[64], share[256]; /* share "": any */
+} fsb_chunk_grant_;
+
+/* An answer that waits until a client has seen an event. */
+typedef struct fsb_chunk_ack_ {
+    struct fsb_chunk_ack_ *next;
+    fsb_chunk_request_    *req;
+    uint64_t               number; /* of the event */
+    int64_t                deadline;
+} fsb_chunk_ack_;
+
+/* The watch that the leases of a share stand on. */
+typedef struct fsb_chunk_watch_ {
+    fsb_chunk_server *server;
+    fsb_backend      *backend;
+    fsb_handle        handle; /* 0: not yet watched */
+} fsb_chunk_watch_;
+
 typedef struct fsb_chunk_listener_ {
     struct fsb_chunk_listener_ *next;
     int                         fd;
+    int                         secure; /* 1: TLS */
     char                       *path; /* of a unix socket, removed at the end */
 } fsb_chunk_listener_;
 
@@ -1875,7 +2477,22 @@ struct fsb_chunk_conn_ {
     int                    owns;   /* 1: closes the descriptors */
     int                    kick;   /* eventfd: look at the queue and the limits again */
     const fsb_chunk_share *share;  /* NULL before hello */
+    uint32_t               rights; /* of the share, as far as the code allows; from hello on */
     uint64_t               number; /* for the log */
+    int                    secure; /* 1: TLS, and grant says what its code opens */
+    int                    revoked; /* 1: it no longer does; by atomics */
+    fsb_chunk_grant_       grant;
+    unsigned char          from[16]; /* its address, if secure */
+    int                    unproven; /* 1: counted in server->unproven; guarded by server->lock */
+    fsb_chunk_conn_       *line_next; /* likewise, these three: its requests for the workers */
+    fsb_chunk_request_    *jobs, **jobs_tail;
+    unsigned char          id[16];  /* of the client; with the next, from hello on */
+    int                    stays;   /* 1: it comes back; what it has is kept for a while */
+    int                    resumed; /* 1: it has come back, and has it again */
+    int                    lively;  /* its last frame was a request, not a PING */
+    int64_t                heard;   /* when bytes came, ms */
+    fsb_chunk_conn_       *heir;    /* has come back with this one's id; by atomics */
+    int                    leaves;  /* 1: it will not come back; by atomics */
     /* of the connection's thread alone */
     unsigned char    *in;
     size_t            in_size, in_start, in_end;
@@ -1894,8 +2511,16 @@ struct fsb_chunk_conn_ {
     uint64_t          held;    /* bytes of these */
     fsb_chunk_slot_  *slots;
     int               slot_count, slot_free;
+    fsb_chunk_kept_  *kept; /* [kept_count] by the slot of the tag */
+    uint32_t          kept_count;
     int               slot_gone; /* unpinned, to be closed by the connection's thread */
     uint32_t          locks; /* guarded by server->locks_lock */
+    /* a lease: guarded by server->leases_lock */
+    unsigned char   *told; /* a bit by the hash of each folder it may know of; NULL: no lease */
+    fsb_chunk_conn_ *leased_next;
+    uint64_t         events, seen; /* numbers of the last one sent, and seen */
+    fsb_chunk_ack_  *acks, **acks_tail;
+    int64_t          ack_deadline; /* by atomics: of the first of these, ms; 0: none */
 };
 
 enum { FSB_CHUNK_BUCKETS_ = 64 };
@@ -1915,9 +2540,18 @@ struct fsb_chunk_server {
     uint32_t             threads, idle, queued, listening, connections;
     uint64_t             numbers;
     int                  closing;
-    fsb_chunk_request_  *jobs, **jobs_tail;
+    fsb_chunk_conn_     *line, **line_tail; /* clients with requests for the workers, in turn */
+    uint32_t             unproven;          /* connections that have not shown a code yet */
+    fsb_chunk_failure_   failures[FSB_CHUNK_FAILURES_];
+    fsb_chunk_grant_    *grants; /* guarded by lock */
+    size_t               grant_count;
+    fsb_chunk_secure_   *secure; /* set once, before the first listener that needs it */
     pthread_mutex_t      locks_lock;
     fsb_chunk_lock_     *held[FSB_CHUNK_BUCKETS_], *waiting[FSB_CHUNK_BUCKETS_];
+    pthread_mutex_t      leases_lock; /* before any conn->lock */
+    fsb_chunk_conn_     *leased;
+    uint32_t             leases;  /* by atomics: their number */
+    fsb_chunk_watch_    *watches; /* [share_count] */
 };
 
 static void fsb_chunk_count_(uint64_t *counter, uint64_t n)
@@ -1965,6 +2599,7 @@ static int64_t fsb_chunk_block_file_(fsb_chunk_conn_ *conn, fsb_chunk_block_ *b)
     struct iovec               part;
     off_t                      from = (off_t)(b->offset + b->file_good);
     ssize_t                    n;
+    if (b->way == FSB_CHUNK_SENDFILE_ && conn->stream.tls) b->way = FSB_CHUNK_COPY_;
     if (b->way == FSB_CHUNK_SENDFILE_) {
         n = fsb_chunk_send_quietly_(conn->stream.out, NULL, 0, b->file, &from, b->file_left);
         if (n > 0) b->file_good += (size_t)n;
@@ -2032,6 +2667,11 @@ static void fsb_chunk_flush_(fsb_chunk_conn_ *conn, const fsb_chunk_block_ *last
         return;
     }
     conn->sending = 1;
+    if (fsb_chunk_unsent_(&conn->stream)) {
+        const int64_t n = fsb_chunk_send_(&conn->stream, NULL, 0, 0);
+        if (!n) conn->moved = fsb_chunk_now_ms_();
+        else if (n != -EAGAIN) conn->broken = (int)n;
+    }
     while (conn->head && !conn->broken && !enough) {
         fsb_chunk_block_ *b = conn->head;
         const size_t      before = b->sent + b->trailer_sent - b->file_left;
@@ -2107,6 +2747,33 @@ static unsigned char *fsb_chunk_answer_data_(fsb_chunk_request_ *req)
         fsb_chunk_fixed_size_(req->shape->answer);
 }
 
+/* Keeps the answer of what must not be done twice, in place of the one before of that slot. */
+static void fsb_chunk_keep_answer_(fsb_chunk_request_ *req, const unsigned char *bytes, size_t size)
+{
+    fsb_chunk_conn_ *conn = req->conn;
+    const uint32_t   slot = (uint32_t)req->tag, code = req->op.code;
+    const int        counts = code == FSB_OP_OPEN || code == FSB_OP_CLOSE ||
+        (req->shape->traits & FSB_CHUNK_CHANGES_) != 0;
+    if (!counts || slot >= FSB_CHUNK_KEPT_SLOTS_ || size > FSB_CHUNK_KEPT_BYTES_) return;
+    pthread_mutex_lock(&conn->lock);
+    if (slot >= conn->kept_count) {
+        uint32_t count = conn->kept_count ? conn->kept_count : 8;
+        while (count <= slot) count *= 2;
+        fsb_chunk_kept_ *kept = (fsb_chunk_kept_ *)fsb_chunk_resize_(
+            &conn->server->desc.allocator, conn->kept, conn->kept_count * sizeof *kept,
+            count * sizeof *kept);
+        if (kept) {
+            memset(kept + conn->kept_count, 0, (count - conn->kept_count) * sizeof *kept);
+            conn->kept = kept, conn->kept_count = count;
+        }
+    }
+    if (slot < conn->kept_count) {
+        conn->kept[slot].tag = req->tag, conn->kept[slot].size = (uint32_t)size;
+        memcpy(conn->kept[slot].bytes, bytes, size);
+    }
+    pthread_mutex_unlock(&conn->lock);
+}
+
 /* Writes header and meta of the answer; data_size bytes of data stand behind them or will follow.
    */
 static void fsb_chunk_answer_(fsb_chunk_request_ *req, int64_t result, size_t data_size,
@@ -2128,6 +2795,7 @@ static void fsb_chunk_answer_(fsb_chunk_request_ *req, int64_t result, size_t da
     if (!flags) req->block->size += f.data_size;
     fsb_chunk_count_(&req->conn->server->stats.requests, 1);
     if (result < 0) fsb_chunk_count_(&req->conn->server->stats.errors, 1);
+    if (req->conn->stays) fsb_chunk_keep_answer_(req, header, FSB_CHUNK_HEADER_ + f.meta_size);
 }
 
 /* ---- [handles] ------------------------------------------------------------------------------- */
@@ -2170,8 +2838,10 @@ static int fsb_chunk_slot_new_(fsb_chunk_conn_ *conn)
 /* The backend's handle gets that place; returns its id for the client. */
 static uint64_t fsb_chunk_slot_fill_(fsb_chunk_conn_ *conn, int i, const fsb_op *op, int fd)
 {
+    char *path = fsb_chunk_strdup_(&conn->server->desc.allocator, op->path);
     pthread_mutex_lock(&conn->lock);
     fsb_chunk_slot_ *s = &conn->slots[i];
+    s->path = path;
     s->handle = op->handle, s->file_id = op->stat.file_id, s->descriptor = fd, s->closing = 0;
     const uint64_t id = ((uint64_t)s->generation << 32) | ((uint32_t)i + 1);
     pthread_mutex_unlock(&conn->lock);
@@ -2209,7 +2879,8 @@ static fsb_handle fsb_chunk_slot_clear_(fsb_chunk_conn_ *conn, int slot) /* lock
 {
     fsb_chunk_slot_ *s = &conn->slots[slot];
     const fsb_handle handle = s->handle;
-    s->handle = 0, s->descriptor = -1, ++s->generation;
+    fsb_chunk_strfree_(&conn->server->desc.allocator, s->path);
+    s->handle = 0, s->path = NULL, s->descriptor = -1, ++s->generation;
     s->next = conn->slot_free, conn->slot_free = slot;
     return handle;
 }
@@ -2512,6 +3183,313 @@ static void fsb_chunk_lock_run_(fsb_chunk_request_ *req, uint64_t file_id)
     fsb_chunk_finish_list_(granted);
 }
 
+/* ---- [leases] -------------------------------------------------------------------------------- */
+
+/* A client that holds a lease may keep what it was answered: it is told of every change, and what
+   changes through this server is acknowledged only when the others have seen the event. Who is told
+   is decided by a table of bits for each client, one by the hash of each folder that its requests
+   led through: set before the backend is asked, looked at after a change. Bits are never cleared,
+   so a client may be told of more than it knows. */
+enum {
+    FSB_CHUNK_TOLD_ = 1 << 16,   /* bits */
+    FSB_CHUNK_LEASE_MS_ = 2000,  /* to see an event within; then the client is dropped */
+    FSB_CHUNK_EVENTS_ = 1 << 14  /* on their way to a client, at most; likewise */
+};
+#define FSB_CHUNK_HASH_SEED_ 2166136261u /* of FNV-1a, 32 bits */
+
+static uint32_t fsb_chunk_hash_(uint32_t h, const char *bytes, size_t size)
+{
+    for (size_t i = 0; i < size; ++i) h = (h ^ (unsigned char)bytes[i]) * 16777619u;
+    return h;
+}
+
+static void fsb_chunk_told_set_(unsigned char *told, uint32_t h)
+{
+    h = (h ^ h >> 16) % FSB_CHUNK_TOLD_;
+    const unsigned char bit = (unsigned char)(1u << h % 8);
+    if (!(__atomic_load_n(&told[h / 8], __ATOMIC_SEQ_CST) & bit))
+        (void)__atomic_fetch_or(&told[h / 8], bit, __ATOMIC_SEQ_CST);
+}
+
+/* Before the backend is asked about path: the client may know each folder on the way, and itself.
+   What lies below, if it lists that too, can be anything. */
+static void fsb_chunk_told_(fsb_chunk_conn_ *conn, const char *path, int below)
+{
+    unsigned char *told = __atomic_load_n(&conn->told, __ATOMIC_ACQUIRE);
+    uint32_t       h = FSB_CHUNK_HASH_SEED_;
+    if (!told || !path) return;
+    if (below)
+        for (size_t i = 0; i < FSB_CHUNK_TOLD_ / 8; ++i)
+            __atomic_store_n(&told[i], (unsigned char)0xff, __ATOMIC_SEQ_CST);
+    fsb_chunk_told_set_(told, h); /* the root */
+    while (path[0] && path[1]) {
+        const size_t n = 1 + strcspn(path + 1, "/");
+        h = fsb_chunk_hash_(h, path, n);
+        fsb_chunk_told_set_(told, h);
+        path += n;
+    }
+}
+
+/* May the client know something of that folder, whose path has `size` bytes? */
+static int fsb_chunk_knows_(const fsb_chunk_conn_ *conn, const char *path, size_t size)
+{
+    uint32_t h = fsb_chunk_hash_(FSB_CHUNK_HASH_SEED_, path, size);
+    h = (h ^ h >> 16) % FSB_CHUNK_TOLD_;
+    return __atomic_load_n(&conn->told[h / 8], __ATOMIC_SEQ_CST) >> h % 8 & 1;
+}
+
+static int fsb_chunk_concerns_(const fsb_chunk_conn_ *conn, const char *path)
+{
+    const char *name = path ? strrchr(path, '/') : NULL;
+    return name && fsb_chunk_knows_(conn, path, (size_t)(name - path));
+}
+
+/* The event as a frame to be sent. */
+static fsb_chunk_block_ *fsb_chunk_event_block_(const fsb_allocator *a, const fsb_event *event,
+                                                uint64_t number)
+{
+    static const fsb_stat unknown = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0};
+    const size_t          room = FSB_CHUNK_HEADER_ + 128 + strlen(event->path) +
+        (event->path2 ? strlen(event->path2) : 0);
+    fsb_chunk_block_ *b = fsb_chunk_block_new_(a, room);
+    fsb_chunk_frame_  f;
+    if (!b) return NULL;
+    unsigned char    *header = fsb_chunk_block_bytes_(b), *meta = header + FSB_CHUNK_HEADER_;
+    fsb_chunk_cursor_ c = {meta, header + room, 0};
+    fsb_chunk_put32_(&c, event->kind);
+    fsb_chunk_put_stat_(&c, event->stat ? event->stat : &unknown);
+    fsb_chunk_put_string_(&c, event->path);
+    fsb_chunk_put_string_(&c, event->path2);
+    while ((c.at - meta) % 8) fsb_chunk_put_(&c, 0, 1);
+    memset(&f, 0, sizeof f);
+    f.op = FSB_CHUNK_EVENT_, f.tag = number, f.meta_size = (uint32_t)(c.at - meta);
+    fsb_chunk_seal_(header, &f);
+    b->size = FSB_CHUNK_HEADER_ + f.meta_size;
+    return b;
+}
+
+/* That client can be told no more: it loses the connection, and with it the lease. Lock held. */
+static void fsb_chunk_lease_break_(fsb_chunk_conn_ *conn, int err)
+{
+    pthread_mutex_lock(&conn->lock);
+    if (!conn->broken) conn->broken = err;
+    pthread_mutex_unlock(&conn->lock);
+    fsb_chunk_kick_(conn->kick);
+}
+
+/* Sends the event to one client; if it is a request's, its answer waits for that. Lock held. */
+static void fsb_chunk_tell_one_(fsb_chunk_conn_ *conn, const fsb_event *event,
+                                fsb_chunk_request_ *req)
+{
+    const fsb_allocator *a = &conn->server->desc.allocator;
+    fsb_chunk_block_    *b = conn->events - conn->seen < FSB_CHUNK_EVENTS_
+           ? fsb_chunk_event_block_(a, event, conn->events + 1)
+           : NULL;
+    fsb_chunk_ack_      *ack = req ? (fsb_chunk_ack_ *)fsb_chunk_alloc_(a, sizeof *ack) : NULL;
+    if (!b || (req && !ack)) {
+        if (b) fsb_chunk_free_(a, b, sizeof *b + b->capacity);
+        fsb_chunk_free_(a, ack, sizeof *ack);
+        fsb_chunk_lease_break_(conn, -ENOBUFS);
+        return;
+    }
+    ++conn->events;
+    if (ack) {
+        (void)__atomic_add_fetch(&req->acks, 1, __ATOMIC_RELAXED);
+        ack->req = req, ack->number = conn->events;
+        ack->deadline = fsb_chunk_now_ms_() + FSB_CHUNK_LEASE_MS_;
+        *conn->acks_tail = ack, conn->acks_tail = &ack->next;
+        if (conn->acks == ack) { /* its thread must look at the clock from now on */
+            __atomic_store_n(&conn->ack_deadline, ack->deadline, __ATOMIC_RELAXED);
+            fsb_chunk_kick_(conn->kick);
+        }
+    }
+    fsb_chunk_push_(conn, b, 0);
+}
+
+/* Tells who holds a lease and may be concerned, but for the one who did it. */
+static void fsb_chunk_tell_(fsb_chunk_server *s, const fsb_backend *backend,
+                            const fsb_chunk_conn_ *by, const fsb_event *event,
+                            fsb_chunk_request_ *req)
+{
+    pthread_mutex_lock(&s->leases_lock);
+    for (fsb_chunk_conn_ *conn = s->leased; conn; conn = conn->leased_next) {
+        if (conn == by || conn->share->backend != backend) continue;
+        if (event->kind != FSB_EVENT_LOST && !fsb_chunk_concerns_(conn, event->path) &&
+            !fsb_chunk_concerns_(conn, event->path2))
+            continue;
+        fsb_chunk_tell_one_(conn, event, req);
+    }
+    pthread_mutex_unlock(&s->leases_lock);
+}
+
+/* What the backend has seen others do. */
+static void fsb_chunk_foreign_(void *user, const fsb_event *event)
+{
+    fsb_chunk_watch_ *w = (fsb_chunk_watch_ *)user;
+    if (__atomic_load_n(&w->server->leases, __ATOMIC_SEQ_CST))
+        fsb_chunk_tell_(w->server, w->backend, NULL, event, NULL);
+}
+
+/* Is there another client that must be told of what this one changes? */
+static int fsb_chunk_leased_elsewhere_(const fsb_chunk_conn_ *conn)
+{
+    const uint32_t own = __atomic_load_n(&conn->told, __ATOMIC_ACQUIRE) ? 1 : 0;
+    return __atomic_load_n(&conn->server->leases, __ATOMIC_SEQ_CST) > own;
+}
+
+static void fsb_chunk_release_(fsb_chunk_request_ *req);
+
+static void fsb_chunk_acked_(fsb_chunk_request_ *req)
+{
+    if (__atomic_sub_fetch(&req->acks, 1, __ATOMIC_ACQ_REL) == 0) fsb_chunk_release_(req);
+}
+
+/* The client has seen the events up to that number; answers that waited for it go on. */
+static void fsb_chunk_seen_(fsb_chunk_conn_ *conn, uint64_t number)
+{
+    fsb_chunk_server *s = conn->server;
+    fsb_chunk_ack_   *seen, *rest;
+    pthread_mutex_lock(&s->leases_lock);
+    if (number > conn->seen && number <= conn->events) conn->seen = number;
+    for (rest = seen = conn->acks; rest && rest->number <= number;) rest = rest->next;
+    conn->acks = rest;
+    if (!rest) conn->acks_tail = &conn->acks;
+    __atomic_store_n(&conn->ack_deadline, rest ? rest->deadline : 0, __ATOMIC_RELAXED);
+    pthread_mutex_unlock(&s->leases_lock);
+    while (seen != rest) {
+        fsb_chunk_ack_ *next = seen->next;
+        fsb_chunk_acked_(seen->req);
+        fsb_chunk_free_(&s->desc.allocator, seen, sizeof *seen);
+        seen = next;
+    }
+}
+
+/* Has the share watched, on behalf of the first who asks. */
+static int fsb_chunk_watch_share_(fsb_chunk_server *s, const fsb_chunk_share *share)
+{
+    fsb_chunk_watch_ *w = &s->watches[share - s->shares];
+    fsb_op            op;
+    memset(&op, 0, sizeof op);
+    op.code = FSB_OP_WATCH, op.path = "/", op.flags = FSB_WATCH_DEEP | FSB_WATCH_FOREIGN;
+    op.event = fsb_chunk_foreign_, op.user = w;
+    if (!share->backend->call[FSB_OP_WATCH]) return -ENOSYS;
+    if (__atomic_load_n(&w->handle, __ATOMIC_ACQUIRE)) return 0;
+    if (share->backend->call[FSB_OP_WATCH](share->backend, &op) < 0) return (int)op.result;
+    fsb_handle none = 0;
+    if (!__atomic_compare_exchange_n(&w->handle, &none, op.handle, 0, __ATOMIC_ACQ_REL,
+                                     __ATOMIC_ACQUIRE)) { /* somebody was faster */
+        op.code = FSB_OP_CLOSE;
+        (void)share->backend->call[FSB_OP_CLOSE](share->backend, &op);
+    }
+    return 0;
+}
+
+static void fsb_chunk_unwatch_(fsb_chunk_watch_ *w)
+{
+    fsb_op op;
+    memset(&op, 0, sizeof op);
+    op.code = FSB_OP_CLOSE, op.handle = w->handle;
+    if (w->handle) (void)w->backend->call[FSB_OP_CLOSE](w->backend, &op);
+}
+
+/* Gives a client its lease: WATCH with HELD. */
+static int fsb_chunk_lease_(fsb_chunk_conn_ *conn, fsb_op *op)
+{
+    fsb_chunk_server *s = conn->server;
+    if (op->flags != (FSB_WATCH_HELD | FSB_WATCH_DEEP) || op->path[1]) return -EINVAL;
+    const int err = fsb_chunk_watch_share_(s, conn->share);
+    if (err) return err;
+    unsigned char *told =
+        (unsigned char *)fsb_chunk_alloc_(&s->desc.allocator, FSB_CHUNK_TOLD_ / 8);
+    if (!told) return -ENOMEM;
+    pthread_mutex_lock(&s->leases_lock);
+    const int has = conn->told != NULL;
+    if (!has) {
+        conn->acks_tail = &conn->acks;
+        __atomic_store_n(&conn->told, told, __ATOMIC_RELEASE);
+        conn->leased_next = s->leased, s->leased = conn;
+        (void)__atomic_add_fetch(&s->leases, 1, __ATOMIC_SEQ_CST);
+    }
+    pthread_mutex_unlock(&s->leases_lock);
+    if (has) fsb_chunk_free_(&s->desc.allocator, told, FSB_CHUNK_TOLD_ / 8);
+    op->handle = FSB_CHUNK_LEASE_HANDLE_;
+    return 0;
+}
+
+/* The connection ends: nobody waits for what it sees any more. */
+static void fsb_chunk_lease_leave_(fsb_chunk_conn_ *conn)
+{
+    fsb_chunk_server *s = conn->server;
+    if (!conn->told) return;
+    pthread_mutex_lock(&s->leases_lock);
+    fsb_chunk_conn_ **p = &s->leased;
+    while (*p != conn) p = &(*p)->leased_next;
+    *p = conn->leased_next;
+    (void)__atomic_sub_fetch(&s->leases, 1, __ATOMIC_SEQ_CST);
+    pthread_mutex_unlock(&s->leases_lock);
+    fsb_chunk_seen_(conn, UINT64_MAX);
+    unsigned char *told = conn->told;
+    __atomic_store_n(&conn->told, (unsigned char *)NULL, __ATOMIC_RELEASE);
+    fsb_chunk_free_(&s->desc.allocator, told, FSB_CHUNK_TOLD_ / 8);
+}
+
+/* The stat of what was changed, where the answer itself has none. */
+static const fsb_stat *fsb_chunk_stat_of_(fsb_chunk_request_ *req, fsb_op *op)
+{
+    fsb_backend *b = req->conn->share->backend;
+    memset(op, 0, sizeof *op);
+    op->code = FSB_OP_STAT, op->path = req->op.path;
+    op->handle = req->op.code == FSB_OP_COPY ? req->op.handle2 : req->op.handle;
+    return b->call[FSB_OP_STAT](b, op) == 0 ? &op->stat : NULL;
+}
+
+static const char *fsb_chunk_slot_path_(fsb_chunk_request_ *req)
+{
+    const int slot = req->op.code == FSB_OP_COPY ? req->slot2 : req->slot;
+    pthread_mutex_lock(&req->conn->lock);
+    const char *path = slot >= 0 ? req->conn->slots[slot].path : NULL;
+    pthread_mutex_unlock(&req->conn->lock);
+    return path; /* kept by the pin */
+}
+
+/* Tells the others what a request has changed; its answer waits for them, unless it was run before
+   there were any. */
+static void fsb_chunk_tell_change_(fsb_chunk_request_ *req)
+{
+    fsb_op             *op = &req->op, stat;
+    fsb_chunk_request_ *waits = req->size ? req : NULL;
+    const int           named = op->code == FSB_OP_OPEN || !op->handle;
+    const int           swaps = op->code == FSB_OP_RENAME && (op->flags & FSB_RENAME_EXCHANGE);
+    fsb_event           e = {FSB_EVENT_CONTENT, op->path, NULL, &op->stat};
+    if (!named) e.path = fsb_chunk_slot_path_(req);
+    switch (op->code) {
+    case FSB_OP_OPEN:
+        if (!(op->flags & (FSB_O_CREATE | FSB_O_TRUNC))) return;
+        if (op->flags & FSB_O_CREATE) e.kind = FSB_EVENT_CREATED;
+        break;
+    case FSB_OP_WRITE: case FSB_OP_ALLOCATE: break;
+    case FSB_OP_COPY: e.stat = fsb_chunk_stat_of_(req, &stat); break;
+    case FSB_OP_SETATTR:
+        if (!(op->attr.mask & FSB_ATTR_SIZE)) e.kind = FSB_EVENT_ATTR;
+        break;
+    case FSB_OP_SETXATTR: case FSB_OP_REMOVEXATTR:
+        e.kind = FSB_EVENT_ATTR, e.stat = fsb_chunk_stat_of_(req, &stat);
+        break;
+    case FSB_OP_LINK: e.kind = FSB_EVENT_CREATED, e.path = op->path2; break;
+    case FSB_OP_UNLINK: case FSB_OP_RMDIR: e.kind = FSB_EVENT_REMOVED, e.stat = NULL; break;
+    case FSB_OP_RENAME:
+        e.kind = swaps ? FSB_EVENT_REMOVED : FSB_EVENT_RENAMED;
+        e.path2 = swaps ? NULL : op->path2, e.stat = NULL;
+        break;
+    default: e.kind = FSB_EVENT_CREATED; /* MKDIR, SYMLINK, MKNOD, PUT */
+    }
+    if (!e.path) e.kind = FSB_EVENT_LOST, e.path = "/", e.stat = NULL;
+    fsb_chunk_tell_(req->conn->server, req->conn->share->backend, req->conn, &e, waits);
+    if (!swaps) return;
+    e.path = op->path2;
+    fsb_chunk_tell_(req->conn->server, req->conn->share->backend, req->conn, &e, waits);
+}
+
 /* ---- [requests] ------------------------------------------------------------------------------ */
 
 enum {
@@ -2537,19 +3515,37 @@ static int fsb_chunk_path_check_(const char *path)
     return -EINVAL; /* a '/' at the end */
 }
 
-/* One entry of a listing into the answer. */
+/* One entry of a listing into the answer. With DATA or DEEP it also has its folder, if that is not
+   the entry's before, and bytes. */
 static int fsb_chunk_emit_(fsb_op *op, const fsb_dirent *entry)
 {
     fsb_chunk_request_ *req = (fsb_chunk_request_ *)op; /* op is its first member */
     unsigned char      *data = fsb_chunk_answer_data_(req);
     fsb_chunk_cursor_   c = {data + req->listed, data + req->room, 0};
-    if (entry->name_size > FSB_NAME_MAX || !entry->name_size) return 0;
+    const int           more = (op->flags & (FSB_LIST_DATA | FSB_LIST_DEEP)) != 0;
+    const char         *folder = more ? entry->folder : NULL;
+    const size_t        folder_size = folder ? strlen(folder) : 0;
+    if (entry->name_size > FSB_NAME_MAX || (!entry->name_size && !more)) return 0;
+    if (folder_size > FSB_PATH_MAX) return 0;
+    const int same = folder_size == req->folder_size &&
+        (!folder || memcmp(folder, data + req->folder, folder_size) == 0);
     fsb_chunk_put64_(&c, entry->cookie);
     fsb_chunk_put_stat_(&c, &entry->stat);
     fsb_chunk_put16_(&c, (uint32_t)entry->name_size);
-    unsigned char *name = fsb_chunk_step_(&c, entry->name_size);
-    if (!name) return 1;
-    memcpy(name, entry->name, entry->name_size);
+    unsigned char *to = fsb_chunk_step_(&c, entry->name_size);
+    if (to) memcpy(to, entry->name, entry->name_size);
+    if (more) {
+        fsb_chunk_put16_(&c, same ? 0 : (uint32_t)folder_size);
+        unsigned char *at = same ? NULL : fsb_chunk_step_(&c, folder_size);
+        if (at) memcpy(at, folder, folder_size);
+        const size_t size = (size_t)(c.end - c.at); /* bytes are left out where they do not fit */
+        const int    fits = entry->data && size > 4 && entry->stat.size <= size - 4;
+        fsb_chunk_put32_(&c, fits ? (uint32_t)entry->stat.size + 1 : 0);
+        unsigned char *bytes = fits ? fsb_chunk_step_(&c, (size_t)entry->stat.size) : NULL;
+        if (bytes) memcpy(bytes, entry->data, (size_t)entry->stat.size);
+        if (at && !c.bad) req->folder = (size_t)(at - data), req->folder_size = folder_size;
+    }
+    if (c.bad) return 1;
     req->listed = (size_t)(c.at - data);
     return 0;
 }
@@ -2565,6 +3561,14 @@ static size_t fsb_chunk_room_(const fsb_chunk_request_ *req)
                                      : size;
 }
 
+/* Does it need the right to write? */
+static int fsb_chunk_changes_(const fsb_chunk_request_ *req)
+{
+    return req->op.code == FSB_OP_OPEN
+        ? (req->op.flags & (FSB_O_WRITE | FSB_O_CREATE | FSB_O_TRUNC)) != 0
+        : (req->shape->traits & FSB_CHUNK_CHANGES_) != 0;
+}
+
 /* May this client ask that? Pins the handles and puts the backend's in their place. */
 static int fsb_chunk_admit_(fsb_chunk_request_ *req, fsb_chunk_slot_ *slot)
 {
@@ -2574,11 +3578,9 @@ static int fsb_chunk_admit_(fsb_chunk_request_ *req, fsb_chunk_slot_ *slot)
     const uint32_t         fields = req->shape->request;
     fsb_chunk_slot_        other;
     int                    err;
-    const int              changes = op->code == FSB_OP_OPEN
-                     ? (op->flags & (FSB_O_WRITE | FSB_O_CREATE | FSB_O_TRUNC)) != 0
-                     : (req->shape->traits & FSB_CHUNK_CHANGES_) != 0;
+    const int              changes = fsb_chunk_changes_(req);
     if (op->code != FSB_OP_LOCK && !b->call[op->code]) return -ENOSYS;
-    if (changes && !(conn->share->rights & FSB_CHUNK_WRITE)) return -EACCES;
+    if (changes && !(conn->rights & FSB_CHUNK_WRITE)) return -EACCES;
     if ((fields & FSB_CHUNK_SIZE_) && op->size > (size_t)FSB_IO_MAX) return -EINVAL;
     if (op->offset > INT64_MAX || op->offset2 > INT64_MAX || op->size64 > INT64_MAX) {
         if (op->code != FSB_OP_LIST) return -EINVAL; /* there it is a cookie */
@@ -2598,7 +3600,10 @@ static int fsb_chunk_admit_(fsb_chunk_request_ *req, fsb_chunk_slot_ *slot)
     if (op->code == FSB_OP_OPEN) req->slot = fsb_chunk_slot_new_(req->conn);
     if (op->code == FSB_OP_OPEN && req->slot < 0) return req->slot;
     const int renames = op->code == FSB_OP_RENAME || op->code == FSB_OP_LINK;
-    return renames ? fsb_chunk_path_check_(op->path2) : 0;
+    if (renames && (err = fsb_chunk_path_check_(op->path2)) != 0) return err;
+    fsb_chunk_told_(req->conn, op->path, op->code == FSB_OP_LIST && (op->flags & FSB_LIST_DEEP));
+    if (renames) fsb_chunk_told_(req->conn, op->path2, 0);
+    return 0;
 }
 
 /* The id of what OPEN opened, instead of the backend's handle. */
@@ -2613,9 +3618,8 @@ static void fsb_chunk_opened_(fsb_chunk_request_ *req)
     req->op.handle = fsb_chunk_slot_fill_(req->conn, req->slot, &req->op, fd < 0 ? -1 : (int)fd);
 }
 
-static void fsb_chunk_release_(fsb_chunk_request_ *req);
-
-/* The operation is done: unpins, writes the answer, and if it was not run in line, sends it. */
+/* The operation is done: unpins, writes the answer, and if it was not run in line, sends it, once
+   those who hold a lease have seen what it changed. */
 static void fsb_chunk_finish_(fsb_chunk_request_ *req)
 {
     fsb_op *op = &req->op;
@@ -2628,10 +3632,13 @@ static void fsb_chunk_finish_(fsb_chunk_request_ *req)
     }
     if (result > INT32_MAX) result = INT32_MAX;
     fsb_slice_release(&op->slice);
+    req->acks = 1;
+    if (result >= 0 && fsb_chunk_leased_elsewhere_(req->conn) && fsb_chunk_changes_(req))
+        fsb_chunk_tell_change_(req);
     fsb_chunk_unpin_(req->conn, req->slot);
     fsb_chunk_unpin_(req->conn, req->slot2);
     fsb_chunk_answer_(req, result, size, 0);
-    if (req->size) fsb_chunk_release_(req);
+    if (req->size) fsb_chunk_acked_(req);
 }
 
 static void fsb_chunk_submitted_(fsb_op *op)
@@ -2660,7 +3667,8 @@ static void fsb_chunk_release_(fsb_chunk_request_ *req)
 static fsb_op *fsb_chunk_aim_(fsb_chunk_request_ *req)
 {
     fsb_op *op = &req->op;
-    if (op->code == FSB_OP_LIST) op->emit = fsb_chunk_emit_;
+    if (op->code == FSB_OP_LIST)
+        op->emit = fsb_chunk_emit_, op->size64 = op->size ? op->size : req->room;
     if (req->room && op->code != FSB_OP_LIST) op->buf = fsb_chunk_answer_data_(req);
     if (req->room) op->size = req->room;
     op->done = fsb_chunk_submitted_;
@@ -2674,7 +3682,8 @@ static void fsb_chunk_run_(fsb_chunk_request_ *req)
     if (req->op.code == FSB_OP_CLOSE) {
         req->op.result = fsb_chunk_unpin_close_(req->conn, req->slot);
         req->slot = -1;
-    } else req->op.result = b->call[req->op.code](b, fsb_chunk_aim_(req));
+    } else if (req->op.code == FSB_OP_WATCH) req->op.result = fsb_chunk_lease_(req->conn, &req->op);
+    else req->op.result = b->call[req->op.code](b, fsb_chunk_aim_(req));
     fsb_chunk_finish_(req);
 }
 
@@ -2689,20 +3698,31 @@ static void fsb_chunk_job_(void *arg)
     fsb_chunk_finish_(req);
 }
 
+/* The workers take one request of each client in turn, so that nobody waits behind all that another
+   has asked for. Lock held. */
+static void fsb_chunk_line_up_(fsb_chunk_server *s, fsb_chunk_conn_ *conn)
+{
+    conn->line_next = NULL;
+    *s->line_tail = conn, s->line_tail = &conn->line_next;
+}
+
 static void *fsb_chunk_worker_(void *arg)
 {
     fsb_chunk_server *s = (fsb_chunk_server *)arg;
     pthread_mutex_lock(&s->lock);
     for (;;) {
-        while (!s->jobs && !s->closing) {
+        while (!s->line && !s->closing) {
             ++s->idle;
             pthread_cond_wait(&s->work, &s->lock);
             --s->idle;
         }
-        fsb_chunk_request_ *req = s->jobs;
-        if (!req) break;
-        s->jobs = req->next, --s->queued;
-        if (!s->jobs) s->jobs_tail = &s->jobs;
+        fsb_chunk_conn_ *conn = s->line;
+        if (!conn) break;
+        s->line = conn->line_next; /* one of its requests, then it is the next one's turn */
+        if (!s->line) s->line_tail = &s->line;
+        fsb_chunk_request_ *req = conn->jobs;
+        conn->jobs = req->next, --s->queued;
+        if (conn->jobs) fsb_chunk_line_up_(s, conn);
         pthread_mutex_unlock(&s->lock);
         fsb_chunk_job_(req);
         pthread_mutex_lock(&s->lock);
@@ -2731,8 +3751,10 @@ static void fsb_chunk_run_elsewhere_(fsb_chunk_request_ *req)
     }
     const int none = !s->threads;
     if (!none) {
+        fsb_chunk_conn_ *conn = req->conn;
+        if (!conn->jobs) conn->jobs_tail = &conn->jobs, fsb_chunk_line_up_(s, conn);
         req->next = NULL;
-        *s->jobs_tail = req, s->jobs_tail = &req->next, ++s->queued;
+        *conn->jobs_tail = req, conn->jobs_tail = &req->next, ++s->queued;
         pthread_cond_signal(&s->work);
     }
     pthread_mutex_unlock(&s->lock);
@@ -2844,6 +3866,45 @@ static int fsb_chunk_read_now_(fsb_chunk_request_ *req, int fd)
     return 0;
 }
 
+/* Was this done already, and only the answer lost with a connection? Then it is given again; the
+   bytes that an OPEN brings are read again. */
+static int fsb_chunk_repeat_(fsb_chunk_request_ *req)
+{
+    fsb_chunk_conn_     *conn = req->conn;
+    const fsb_allocator *a = &conn->server->desc.allocator;
+    const uint32_t       slot = (uint32_t)req->tag;
+    fsb_chunk_kept_      kept;
+    fsb_chunk_frame_     f;
+    fsb_chunk_slot_      file;
+    kept.size = 0;
+    pthread_mutex_lock(&conn->lock);
+    if (slot < conn->kept_count && conn->kept[slot].tag == req->tag) kept = conn->kept[slot];
+    pthread_mutex_unlock(&conn->lock);
+    if (!kept.size || fsb_chunk_unseal_(kept.bytes, kept.size, &f) <= 0 || f.op != req->op.code)
+        return 0;
+    fsb_chunk_block_ *b = fsb_chunk_block_new_(a, kept.size + f.data_size);
+    if (!b) return 0;
+    unsigned char *header = fsb_chunk_block_bytes_(b);
+    memcpy(header, kept.bytes, kept.size);
+    if (f.data_size) {
+        fsb_backend      *backend = conn->share->backend;
+        fsb_chunk_cursor_ c = {f.meta, f.meta + f.meta_size, 0};
+        fsb_op            op;
+        memset(&op, 0, sizeof op);
+        memset(&file, 0, sizeof file);
+        const int pinned = fsb_chunk_pin_(conn, fsb_chunk_get64_(&c), 0, &file);
+        op.code = FSB_OP_READ, op.handle = file.handle, op.size = f.data_size;
+        op.buf = header + kept.size;
+        if (pinned < 0 || backend->call[FSB_OP_READ](backend, &op) < 0) op.result = 0;
+        fsb_chunk_unpin_(conn, pinned);
+        f.status = (int32_t)op.result, f.data_size = (uint32_t)op.result;
+        fsb_chunk_seal_(header, &f);
+    }
+    b->size = kept.size + f.data_size;
+    fsb_chunk_push_(conn, b, 1);
+    return 1;
+}
+
 /* One request. `more`: others stand behind it in the buffer. 0, or an error that ends the
    connection. */
 static int fsb_chunk_request_run_(fsb_chunk_conn_ *conn, const fsb_chunk_frame_ *f, int more)
@@ -2862,6 +3923,7 @@ static int fsb_chunk_request_run_(fsb_chunk_conn_ *conn, const fsb_chunk_frame_ 
     fsb_chunk_cursor_ c = {f->meta, f->meta + f->meta_size, 0};
     fsb_chunk_decode_(&c, req.shape->request, &req.op);
     if (c.bad || (f->data_size && !(req.shape->request & FSB_CHUNK_DATA_))) return -EPROTO;
+    if (conn->resumed && fsb_chunk_repeat_(&req)) return 0;
     if (req.shape->request & FSB_CHUNK_DATA_) {
         if (f->data_size > (uint32_t)FSB_IO_MAX) return -EPROTO;
         req.op.data = f->data, req.op.size = f->data_size;
@@ -2876,6 +3938,11 @@ static int fsb_chunk_request_run_(fsb_chunk_conn_ *conn, const fsb_chunk_frame_ 
         const int missed = fsb_chunk_read_now_(&req, slot.descriptor);
         if (missed <= 0) return missed;
         req.room = fsb_chunk_room_(&req);
+    } else if (!later && fsb_chunk_changes_(&req) && fsb_chunk_leased_elsewhere_(conn)) {
+        fsb_chunk_request_ *kept = fsb_chunk_keep_(&req, f); /* its answer may have to wait */
+        if (!kept) return fsb_chunk_refuse_(&req, -ENOMEM);
+        fsb_chunk_run_(kept);
+        return 0;
     } else if (!later) {
         if (fsb_chunk_reserve_(&req, 1) != 0) return fsb_chunk_refuse_(&req, -ENOMEM);
         fsb_chunk_run_(&req);
@@ -2884,14 +3951,196 @@ static int fsb_chunk_request_run_(fsb_chunk_conn_ *conn, const fsb_chunk_frame_ 
     return fsb_chunk_defer_(&req, f, slot.file_id);
 }
 
+/* ---- [keys] ---------------------------------------------------------------------------------- */
+
+static int64_t fsb_chunk_wall_ns_(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+static int fsb_chunk_expired_(const fsb_chunk_grant_ *g)
+{
+    return g->expires_ns && fsb_chunk_wall_ns_() >= g->expires_ns;
+}
+
+#ifdef FSB_WITH_OPENSSL
+/* A client names its key: which one is it? None ends the handshake as a wrong one does. */
+static int fsb_chunk_find_key_(SSL *ssl, const unsigned char *identity, size_t size,
+                               SSL_SESSION **session)
+{
+    fsb_chunk_conn_  *conn = (fsb_chunk_conn_ *)SSL_get_app_data(ssl);
+    fsb_chunk_server *s = conn->server;
+    int               found = 0;
+    *session = NULL;
+    pthread_mutex_lock(&s->lock);
+    for (size_t i = 0; i < s->grant_count && size == FSB_CHUNK_IDENTITY_ - 1 && !found; ++i) {
+        const fsb_chunk_grant_ *g = &s->grants[i];
+        if (memcmp(g->key.identity, identity, size) != 0 || fsb_chunk_expired_(g)) continue;
+        conn->grant = *g, found = 1;
+    }
+    pthread_mutex_unlock(&s->lock);
+    if (found) *session = fsb_chunk_tls_session_(ssl, &conn->grant.key);
+    return !found || *session;
+}
+
+static fsb_chunk_secure_ *fsb_chunk_secure_server_(const fsb_allocator *a)
+{
+    fsb_chunk_secure_ *secure = fsb_chunk_secure_new_(a, 1);
+    if (secure) SSL_CTX_set_psk_find_session_callback(secure->context, fsb_chunk_find_key_);
+    return secure;
+}
+#else
+static fsb_chunk_secure_ *fsb_chunk_secure_server_(const fsb_allocator *a)
+{
+    return fsb_chunk_secure_new_(a, 1);
+}
+#endif
+
+/* How often have wrong codes come from there? An entry for it, the stalest if it has none. */
+static fsb_chunk_failure_ *fsb_chunk_failure_of_(fsb_chunk_server *s, const unsigned char *from)
+{
+    fsb_chunk_failure_ *stalest = &s->failures[0];
+    for (int i = 0; i < FSB_CHUNK_FAILURES_; ++i) {
+        fsb_chunk_failure_ *f = &s->failures[i];
+        if (memcmp(f->from, from, sizeof f->from) == 0) return f;
+        if (f->until < stalest->until) stalest = f;
+    }
+    memset(stalest, 0, sizeof *stalest);
+    memcpy(stalest->from, from, sizeof stalest->from);
+    return stalest;
+}
+
+/* Who failed before has to wait, 0.2 s, doubled up to 3.2 s; others do not. Unproven connections
+   are few for each address, so that not more than those wait. */
+static int fsb_chunk_hold_back_(fsb_chunk_conn_ *conn)
+{
+    fsb_chunk_server *s = conn->server;
+    struct pollfd     p = {s->wake, POLLIN, 0};
+    if (!conn->secure) return 0;
+    pthread_mutex_lock(&s->lock);
+    const int64_t wait = fsb_chunk_failure_of_(s, conn->from)->until - fsb_chunk_now_ms_();
+    pthread_mutex_unlock(&s->lock);
+    return wait > 0 && poll(&p, 1, (int)wait) > 0 ? -ECANCELED : 0;
+}
+
+/* It has shown a right code, or a wrong one, or is gone before. */
+static void fsb_chunk_judge_(fsb_chunk_conn_ *conn, int right, int wrong)
+{
+    fsb_chunk_server *s = conn->server;
+    if (!conn->secure) return;
+    pthread_mutex_lock(&s->lock);
+    fsb_chunk_failure_ *f = fsb_chunk_failure_of_(s, conn->from);
+    s->unproven -= (uint32_t)conn->unproven, conn->unproven = 0;
+    if (right) f->count = 0, f->until = 0;
+    if (wrong) f->until = fsb_chunk_now_ms_() + (100ll << (f->count < 5 ? ++f->count : 5));
+    pthread_mutex_unlock(&s->lock);
+}
+
+/* Is there room for one more that has not shown a code? Lock held. */
+static int fsb_chunk_room_for_(fsb_chunk_server *s, fsb_chunk_conn_ *conn)
+{
+    uint32_t same = 0;
+    for (const fsb_chunk_conn_ *c = s->conns; c; c = c->next)
+        same += c->unproven && memcmp(c->from, conn->from, sizeof c->from) == 0;
+    if (s->unproven >= s->desc.max_unproven || same >= s->desc.max_unproven_each) return 0;
+    conn->unproven = 1, ++s->unproven;
+    return 1;
+}
+
+/* The peer's address as IPv6; zero if it has none. */
+static void fsb_chunk_from_(int fd, unsigned char from[16])
+{
+    struct sockaddr_storage name;
+    socklen_t               size = sizeof name;
+    memset(from, 0, 16);
+    if (getpeername(fd, (struct sockaddr *)&name, &size) != 0) return;
+    if (name.ss_family == AF_INET6) {
+        struct sockaddr_in6 in6;
+        memcpy(&in6, &name, sizeof in6);
+        memcpy(from, &in6.sin6_addr, 16);
+    } else if (name.ss_family == AF_INET) {
+        struct sockaddr_in in;
+        memcpy(&in, &name, sizeof in);
+        from[10] = from[11] = 0xff;
+        memcpy(from + 12, &in.sin_addr, 4);
+    }
+}
+
+static int fsb_chunk_grant_set_(fsb_chunk_grant_ *g, const fsb_chunk_code *code)
+{
+    const size_t share = code->share ? strlen(code->share) : 0;
+    const int    rights = FSB_CHUNK_READ | FSB_CHUNK_WRITE;
+    if (!code->code || share >= sizeof g->share || !(code->rights & FSB_CHUNK_READ) ||
+        code->rights & ~(uint32_t)rights)
+        return -EINVAL;
+    memset(g, 0, sizeof *g);
+    g->rights = code->rights, g->expires_ns = code->expires_ns;
+    if (share) memcpy(g->share, code->share, share);
+    snprintf(g->name, sizeof g->name, "%s", code->name ? code->name : "");
+    return fsb_chunk_key_of_(code->code, &g->key);
+}
+
+static void fsb_chunk_grants_free_(const fsb_allocator *a, fsb_chunk_grant_ *grants, size_t count)
+{
+    if (grants) explicit_bzero(grants, count * sizeof *grants);
+    fsb_chunk_free_(a, grants, count * sizeof *grants);
+}
+
+/* Has those go whose code is not in the list any more as it was. Lock held. */
+static void fsb_chunk_revoke_(fsb_chunk_server *s)
+{
+    for (fsb_chunk_conn_ *conn = s->conns; conn; conn = conn->next) {
+        int stays = !conn->secure || !conn->grant.rights;
+        for (size_t i = 0; i < s->grant_count && !stays; ++i) {
+            const fsb_chunk_grant_ *g = &s->grants[i];
+            stays = strcmp(g->key.identity, conn->grant.key.identity) == 0 &&
+                g->rights == conn->grant.rights && strcmp(g->share, conn->grant.share) == 0;
+            if (stays) __atomic_store_n(&conn->grant.expires_ns, g->expires_ns, __ATOMIC_RELAXED);
+        }
+        if (stays) continue;
+        __atomic_store_n(&conn->revoked, 1, __ATOMIC_RELAXED);
+        fsb_chunk_kick_(conn->kick);
+    }
+}
+
+FSB_API int fsb_chunk_server_set_codes(fsb_chunk_server *s, const fsb_chunk_code *codes,
+                                       size_t count)
+{
+    fsb_chunk_grant_ *grants = NULL;
+    if (!s || (count && !codes) || count > SIZE_MAX / sizeof *grants) return -EINVAL;
+    const fsb_allocator *a = &s->desc.allocator;
+    if (count) grants = (fsb_chunk_grant_ *)fsb_chunk_alloc_(a, count * sizeof *grants);
+    int err = count && !grants ? -ENOMEM : 0;
+    for (size_t i = 0; i < count && !err; ++i) err = fsb_chunk_grant_set_(&grants[i], &codes[i]);
+    if (err) {
+        fsb_chunk_grants_free_(a, grants, count);
+        return err;
+    }
+    pthread_mutex_lock(&s->lock);
+    fsb_chunk_grant_ *const old = s->grants;
+    const size_t            old_count = s->grant_count;
+    s->grants = grants, s->grant_count = count;
+    fsb_chunk_revoke_(s);
+    pthread_mutex_unlock(&s->lock);
+    fsb_chunk_grants_free_(a, old, old_count);
+    return 0;
+}
+
 /* ---- [connection] ---------------------------------------------------------------------------- */
 
 enum { FSB_CHUNK_IN_ = 16 << 10 }; /* bytes of the buffer of a client at rest */
 
-static const fsb_chunk_share *fsb_chunk_share_find_(const fsb_chunk_server *s, const char *name)
+/* A share that the client's code does not open is not there for it. */
+static const fsb_chunk_share *fsb_chunk_share_find_(const fsb_chunk_conn_ *conn, const char *name)
 {
+    const fsb_chunk_server *s = conn->server;
+    const char             *only = conn->secure && conn->grant.share[0] ? conn->grant.share : NULL;
     for (size_t i = 0; i < s->desc.share_count; ++i)
-        if (!name || strcmp(s->shares[i].name, name) == 0) return &s->shares[i];
+        if ((!name || strcmp(s->shares[i].name, name) == 0) &&
+            (!only || strcmp(s->shares[i].name, only) == 0))
+            return &s->shares[i];
     return NULL;
 }
 
@@ -2903,19 +4152,117 @@ static uint64_t fsb_chunk_served_(const fsb_chunk_share *share) /* bit n: FSB_OP
     return bits;
 }
 
+/* ---- [return] -------------------------------------------------------------------------------- */
+
+/* A client that comes back. Its former connection, which may not know yet that it is lost, first
+   ends what was under way; then files, locks and answers pass to the new one, and what the client
+   repeats because the answer was lost is answered from those. */
+
+static int fsb_chunk_say_(fsb_chunk_conn_ *conn, uint32_t op, uint32_t flags, uint64_t tag)
+{
+    fsb_chunk_block_ *b = fsb_chunk_block_new_(&conn->server->desc.allocator, FSB_CHUNK_HEADER_);
+    fsb_chunk_frame_  f;
+    if (!b) return -ENOMEM;
+    memset(&f, 0, sizeof f);
+    f.op = op, f.flags = flags, f.tag = tag;
+    fsb_chunk_seal_(fsb_chunk_block_bytes_(b), &f);
+    b->size = FSB_CHUNK_HEADER_;
+    fsb_chunk_push_(conn, b, 1);
+    return 0;
+}
+
+/* The same client's connection before this one. Nobody but it knows the id, yet the code must be
+   the same too. Lock held. */
+static fsb_chunk_conn_ *fsb_chunk_former_(const fsb_chunk_conn_ *conn, const fsb_chunk_share *share)
+{
+    for (fsb_chunk_conn_ *c = conn->server->conns; c; c = c->next)
+        if (c != conn && c->stays && c->share == share && c->secure == conn->secure &&
+            memcmp(c->id, conn->id, sizeof c->id) == 0 &&
+            strcmp(c->grant.key.identity, conn->grant.key.identity) == 0)
+            return c;
+    return NULL;
+}
+
+/* Hello of a client that stays: waits until its former connection has passed on what it had, or, if
+   this is a new life of the client, has given it up. */
+static void fsb_chunk_return_(fsb_chunk_conn_ *conn, const fsb_chunk_share *share, uint32_t wants)
+{
+    fsb_chunk_server *s = conn->server;
+    fsb_chunk_conn_  *former;
+    pthread_mutex_lock(&s->lock);
+    while ((former = fsb_chunk_former_(conn, share)) != NULL) {
+        fsb_chunk_conn_ *none = NULL;
+        if (!(wants & FSB_CHUNK_BACK_)) __atomic_store_n(&former->leaves, 1, __ATOMIC_RELAXED);
+        else (void)__atomic_compare_exchange_n(&former->heir, &none, conn, 0, __ATOMIC_ACQ_REL,
+                                               __ATOMIC_ACQUIRE);
+        fsb_chunk_kick_(former->kick);
+        pthread_cond_wait(&s->changed, &s->lock);
+    }
+    conn->stays = s->desc.away_ms != FSB_CHUNK_NEVER && conn->owns;
+    conn->heard = fsb_chunk_now_ms_();
+    pthread_mutex_unlock(&s->lock);
+}
+
+/* Passes on what the client had. The heir waits for this in its hello. */
+static void fsb_chunk_bequeath_(fsb_chunk_conn_ *conn, fsb_chunk_conn_ *heir)
+{
+    fsb_chunk_server *s = conn->server;
+    fsb_chunk_close_gone_(conn);
+    pthread_mutex_lock(&s->locks_lock);
+    for (unsigned i = 0; i < FSB_CHUNK_BUCKETS_; ++i)
+        for (fsb_chunk_lock_ *l = s->held[i]; l; l = l->next)
+            if (l->conn == conn) l->conn = heir;
+    heir->locks = conn->locks, conn->locks = 0;
+    pthread_mutex_unlock(&s->locks_lock);
+    pthread_mutex_lock(&heir->lock);
+    heir->slots = conn->slots, heir->slot_count = conn->slot_count;
+    heir->slot_free = conn->slot_free;
+    heir->kept = conn->kept, heir->kept_count = conn->kept_count;
+    heir->resumed = 1;
+    pthread_mutex_unlock(&heir->lock);
+    conn->slots = NULL, conn->slot_count = 0, conn->slot_free = -1;
+    conn->kept = NULL, conn->kept_count = 0;
+}
+
+/* The connection is lost, the client may come back: waits for that. Returns the new connection, or
+   NULL when it is time to give up what the client had. */
+static fsb_chunk_conn_ *fsb_chunk_linger_(fsb_chunk_conn_ *conn)
+{
+    fsb_chunk_server *s = conn->server;
+    const int64_t     until = fsb_chunk_now_ms_() + s->desc.away_ms;
+    struct pollfd     p[2] = {{conn->kick, POLLIN, 0}, {s->wake, POLLIN, 0}};
+    uint64_t          count;
+    fsb_chunk_tls_close_(&conn->stream);
+    if (conn->stream.in != conn->stream.out) close(conn->stream.in);
+    close(conn->stream.out);
+    conn->owns = 0;
+    fsb_chunk_free_(&s->desc.allocator, conn->in, conn->in_size);
+    conn->in = NULL, conn->in_size = 0;
+    for (;;) {
+        const int64_t left = until - fsb_chunk_now_ms_();
+        fsb_chunk_conn_ *const heir = __atomic_load_n(&conn->heir, __ATOMIC_ACQUIRE);
+        if (heir) return heir;
+        if (left <= 0 || p[1].revents || __atomic_load_n(&conn->leaves, __ATOMIC_RELAXED) ||
+            __atomic_load_n(&conn->revoked, __ATOMIC_RELAXED))
+            return NULL;
+        if (poll(p, 2, left < INT_MAX ? (int)left : INT_MAX) > 0 && p[0].revents)
+            (void)!read(conn->kick, &count, sizeof count);
+    }
+}
+
 /* The first frame. An error ends the connection, once the client was told. */
 static int fsb_chunk_hello_(fsb_chunk_conn_ *conn, const fsb_chunk_frame_ *f)
 {
     fsb_chunk_cursor_ c = {f->meta, f->meta + f->meta_size, 0};
     const uint32_t    low = fsb_chunk_get16_(&c), high = fsb_chunk_get16_(&c);
-    (void)fsb_chunk_get32_(&c);
-    (void)fsb_chunk_step_(&c, 16);
-    const char *name = fsb_chunk_get_string_(&c);
+    const uint32_t    wants = fsb_chunk_get32_(&c);
+    const void *const id = fsb_chunk_step_(&c, sizeof conn->id);
+    const char *const name = fsb_chunk_get_string_(&c);
     if (f->op != FSB_CHUNK_HELLO_ || f->flags || f->data_size || c.bad || c.end - c.at >= 8)
         return -EPROTO;
     fsb_chunk_block_ *b = fsb_chunk_block_new_(&conn->server->desc.allocator, 64);
     if (!b) return -ENOMEM;
-    const fsb_chunk_share *share = fsb_chunk_share_find_(conn->server, name);
+    const fsb_chunk_share *share = fsb_chunk_share_find_(conn, name);
     unsigned char         *header = fsb_chunk_block_bytes_(b), *meta = header + FSB_CHUNK_HEADER_;
     fsb_chunk_frame_       answer;
     memset(&answer, 0, sizeof answer);
@@ -2923,16 +4270,20 @@ static int fsb_chunk_hello_(fsb_chunk_conn_ *conn, const fsb_chunk_frame_ *f)
     const int err = low > FSB_CHUNK_VERSION_ || high < FSB_CHUNK_VERSION_ ? -EPROTO
         : share                                                           ? 0
                                                                           : -ENOENT;
+    memcpy(conn->id, id, sizeof conn->id);
+    fsb_chunk_judge_(conn, 1, 0);
+    if (!err && (wants & FSB_CHUNK_STAYS_)) fsb_chunk_return_(conn, share, wants);
     if (err) answer.status = -fsb_chunk_error_to_wire_(-err);
     else {
         fsb_chunk_cursor_ w = {meta, meta + 32, 0};
         fsb_chunk_put16_(&w, FSB_CHUNK_VERSION_);
-        fsb_chunk_put16_(&w, share->rights);
+        conn->rights = conn->secure ? share->rights & conn->grant.rights : share->rights;
+        fsb_chunk_put16_(&w, conn->rights);
         fsb_chunk_put32_(&w, conn->server->desc.max_requests);
         fsb_chunk_put64_(&w, conn->server->boot_id);
         fsb_chunk_put64_(&w, fsb_chunk_served_(share));
         fsb_chunk_put32_(&w, FSB_IO_MAX);
-        fsb_chunk_put32_(&w, 0);
+        fsb_chunk_put32_(&w, conn->resumed ? 1 : 0);
         answer.meta_size = 32;
     }
     fsb_chunk_seal_(header, &answer);
@@ -2940,14 +4291,27 @@ static int fsb_chunk_hello_(fsb_chunk_conn_ *conn, const fsb_chunk_frame_ *f)
     conn->share = share;
     fsb_chunk_push_(conn, b, 1);
     fsb_chunk_log_(&conn->server->desc.log, FSB_LOG_INFO, "chunk/client",
-                   "client %llu: share %.255s%s", (unsigned long long)conn->number,
-                   name ? name : "(first)", err ? ": refused" : "");
+                   "client %llu: share %.255s%s%s%s", (unsigned long long)conn->number,
+                   name ? name : "(first)", err ? ": refused" : "",
+                   conn->grant.name[0] ? ", code " : "", conn->grant.name);
     return err;
 }
 
 static int fsb_chunk_frame_run_(fsb_chunk_conn_ *conn, const fsb_chunk_frame_ *f, int more)
 {
     if (!conn->share) return fsb_chunk_hello_(conn, f);
+    conn->lively = f->op != FSB_CHUNK_PING_;
+    if (f->op == FSB_CHUNK_PING_ || f->op == FSB_CHUNK_GOODBYE_) {
+        if (f->flags || f->data_size || f->meta_size) return -EPROTO;
+        if (f->op == FSB_CHUNK_PING_) return fsb_chunk_say_(conn, f->op, FSB_CHUNK_ANSWER_, f->tag);
+        __atomic_store_n(&conn->leaves, 1, __ATOMIC_RELAXED);
+        return 0;
+    }
+    if (f->op == FSB_CHUNK_SEEN_) {
+        if (f->flags || f->data_size || f->meta_size || !conn->told) return -EPROTO;
+        fsb_chunk_seen_(conn, f->tag);
+        return 0;
+    }
     if (f->op != FSB_CHUNK_CANCEL_) return fsb_chunk_request_run_(conn, f, more);
     fsb_chunk_cursor_ c = {f->meta, f->meta + f->meta_size, 0};
     const uint64_t    tag = fsb_chunk_get64_(&c);
@@ -3024,7 +4388,7 @@ static int fsb_chunk_fill_(fsb_chunk_conn_ *conn)
         fsb_chunk_recv_(&conn->stream, conn->in + conn->in_end, conn->in_size - conn->in_end);
     if (n == -EAGAIN) return 0;
     if (n <= 0) return n ? (int)n : -EPIPE;
-    conn->in_end += (size_t)n;
+    conn->in_end += (size_t)n, conn->heard = fsb_chunk_now_ms_();
     fsb_chunk_count_(&conn->server->stats.bytes_in, (uint64_t)n);
     return 0;
 }
@@ -3039,16 +4403,25 @@ static int fsb_chunk_patience_(fsb_chunk_conn_ *conn, int reads, int64_t now, in
     if (have && (!conn->in_deadline || have - conn->in_mark >= (64 << 10)))
         conn->in_deadline = now + limit, conn->in_mark = have;
     if (have && conn->in_deadline < until) until = conn->in_deadline;
+    if (conn->stays && conn->heard + FSB_CHUNK_SILENT_MS_ < until)
+        until = conn->heard + FSB_CHUNK_SILENT_MS_;
+    const int64_t ack = __atomic_load_n(&conn->ack_deadline, __ATOMIC_RELAXED);
+    if (ack && ack < until) until = ack;
     pthread_mutex_lock(&conn->lock);
-    if (conn->head && conn->moved + limit < until) until = conn->moved + limit;
+    if ((conn->head || fsb_chunk_unsent_(&conn->stream)) && conn->moved + limit < until)
+        until = conn->moved + limit;
     pthread_mutex_unlock(&conn->lock);
-    if (until == INT64_MAX) return conn->in_size > FSB_CHUNK_IN_ || conn->batch ? 1000 : -1;
-    return until <= now ? -ETIMEDOUT : until - now < INT_MAX ? (int)(until - now) : INT_MAX;
+    const int soon = conn->in_size > FSB_CHUNK_IN_ || conn->batch ||
+        __atomic_load_n(&conn->grant.expires_ns, __ATOMIC_RELAXED);
+    if (until <= now) return -ETIMEDOUT;
+    if (soon && until - now > 1000) return 1000;
+    return until == INT64_MAX ? -1 : until - now < INT_MAX ? (int)(until - now) : INT_MAX;
 }
 
 /* Nothing for a second: back to the memory of a client at rest. */
 static void fsb_chunk_rest_(fsb_chunk_conn_ *conn)
 {
+    conn->lively = 0;
     fsb_chunk_block_free_(conn, conn->batch);
     conn->batch = NULL;
     if (conn->in_end == conn->in_start && conn->in_size > FSB_CHUNK_IN_) {
@@ -3068,13 +4441,19 @@ static int fsb_chunk_wait_(fsb_chunk_conn_ *conn, int reads, int64_t hello)
     uint64_t      count;
     const int     patience = fsb_chunk_patience_(conn, reads, fsb_chunk_now_ms_(), hello);
     if (patience == -ETIMEDOUT) return -ETIMEDOUT;
+    if (__atomic_load_n(&conn->revoked, __ATOMIC_RELAXED) || fsb_chunk_expired_(&conn->grant))
+        return -EACCES;
+    if (__atomic_load_n(&conn->heir, __ATOMIC_ACQUIRE)) return -ENOTCONN;
+    if (__atomic_load_n(&conn->leaves, __ATOMIC_RELAXED)) return -ECONNRESET;
+    if (reads && fsb_chunk_ready_(&conn->stream)) return 1;
     pthread_mutex_lock(&conn->lock);
-    const int sends = conn->head != NULL && !conn->sending;
+    const int sends =
+        (conn->head != NULL || fsb_chunk_unsent_(&conn->stream)) && !conn->sending;
     const int broken = conn->broken;
     pthread_mutex_unlock(&conn->lock);
     if (broken) return broken;
     if (!reads) p[0].events = POLLRDHUP;
-    const int n = fsb_chunk_poll_(p, sends ? 4 : 3, patience, conn->share != NULL);
+    const int n = fsb_chunk_poll_(p, sends ? 4 : 3, patience, conn->lively);
     if (n < 0) return errno == EINTR ? 0 : -errno;
     if (n == 0) {
         fsb_chunk_rest_(conn);
@@ -3116,10 +4495,16 @@ static void fsb_chunk_conn_free_(fsb_chunk_conn_ *conn)
         fsb_chunk_block_free_(conn, b);
     }
     for (int i = 0; i < conn->slot_count; ++i)
-        if (conn->slots[i].handle) (void)fsb_chunk_close_handle_(conn, conn->slots[i].handle);
+        if (conn->slots[i].handle) {
+            (void)fsb_chunk_close_handle_(conn, conn->slots[i].handle);
+            fsb_chunk_strfree_(a, conn->slots[i].path);
+        }
     fsb_chunk_free_(a, conn->slots, (size_t)conn->slot_count * sizeof *conn->slots);
+    fsb_chunk_free_(a, conn->kept, conn->kept_count * sizeof *conn->kept);
     fsb_chunk_free_(a, conn->in, conn->in_size);
     if (conn->kick >= 0) close(conn->kick);
+    fsb_chunk_tls_close_(&conn->stream);
+    explicit_bzero(&conn->grant, sizeof conn->grant);
     if (conn->owns) {
         close(conn->stream.in);
         if (conn->stream.out != conn->stream.in) close(conn->stream.out);
@@ -3130,7 +4515,7 @@ static void fsb_chunk_conn_free_(fsb_chunk_conn_ *conn)
 }
 
 /* Makes a connection and counts it; the descriptors are its own from here on if owns is 1. */
-static int fsb_chunk_conn_new_(fsb_chunk_server *s, int in, int out, int owns,
+static int fsb_chunk_conn_new_(fsb_chunk_server *s, int in, int out, int owns, int secure,
                                fsb_chunk_conn_ **made)
 {
     fsb_chunk_conn_ *conn = (fsb_chunk_conn_ *)fsb_chunk_alloc_(&s->desc.allocator, sizeof *conn);
@@ -3142,11 +4527,16 @@ static int fsb_chunk_conn_new_(fsb_chunk_server *s, int in, int out, int owns,
         if (pthread_mutex_init(&conn->lock, NULL) != 0 || fsb_chunk_cond_init_(&conn->quiet) != 0)
             err = -ENOMEM;
         if (!err) err = fsb_chunk_stream_init_(&conn->stream, in, out);
+        conn->secure = secure;
+        if (secure) fsb_chunk_from_(in, conn->from);
+        if (!err && secure)
+            err = fsb_chunk_tls_open_(s->secure, &conn->stream, 1, conn, &s->desc.allocator);
         if (!err) err = fsb_chunk_in_resize_(conn, FSB_CHUNK_IN_);
     }
     pthread_mutex_lock(&s->lock);
     if (!err && s->closing) err = -ECANCELED;
     if (!err && s->connections >= s->desc.max_clients) err = -EAGAIN;
+    if (!err && secure && !fsb_chunk_room_for_(s, conn)) err = -EAGAIN;
     if (!err) {
         ++s->connections;
         conn->number = ++s->numbers, conn->owns = owns;
@@ -3164,22 +4554,31 @@ static int fsb_chunk_conn_new_(fsb_chunk_server *s, int in, int out, int owns,
 static int fsb_chunk_conn_run_(fsb_chunk_conn_ *conn)
 {
     fsb_chunk_server *s = conn->server;
-    const int         err = fsb_chunk_loop_(conn);
+    int               err = fsb_chunk_hold_back_(conn);
+    if (!err) err = fsb_chunk_loop_(conn);
+    fsb_chunk_judge_(conn, 0, err == -EACCES && !conn->share);
     fsb_chunk_log_(&s->desc.log, err && err != -ECANCELED ? FSB_LOG_WARN : FSB_LOG_INFO,
                    "chunk/client", "client %llu: %s", (unsigned long long)conn->number,
                    err == 0                ? "left"
                        : err == -EPROTO    ? "disconnected: it broke the protocol"
                        : err == -ETIMEDOUT ? "disconnected: it was too slow"
                        : err == -ECANCELED ? "disconnected: closing"
+                       : err == -EACCES    ? "disconnected: its code does not open anything here"
                        : err == -ENOENT    ? "disconnected: no such share"
                        : err == -EPIPE     ? "lost in the middle of a frame"
                                            : "lost");
-    fsb_chunk_lock_leave_(conn, NULL, 1);
+    const int stays = conn->stays && err != -ECANCELED && err != -EACCES &&
+        !__atomic_load_n(&conn->leaves, __ATOMIC_RELAXED);
+    if (conn->stays && err == -ECANCELED) (void)fsb_chunk_say_(conn, FSB_CHUNK_GOODBYE_, 0, 0);
+    fsb_chunk_lock_leave_(conn, NULL, !stays);
+    fsb_chunk_lease_leave_(conn);
     pthread_mutex_lock(&conn->lock);
     conn->broken = err ? err : -ENOTCONN;
     while (conn->pending) pthread_cond_wait(&conn->quiet, &conn->lock);
     pthread_mutex_unlock(&conn->lock);
-    fsb_chunk_lock_leave_(conn, NULL, 1); /* what was granted meanwhile */
+    fsb_chunk_conn_ *const heir = stays ? fsb_chunk_linger_(conn) : NULL;
+    if (heir) fsb_chunk_bequeath_(conn, heir);
+    else fsb_chunk_lock_leave_(conn, NULL, 1); /* also what was granted meanwhile */
     pthread_mutex_lock(&s->lock);
     if (conn->prev) conn->prev->next = conn->next;
     else s->conns = conn->next;
@@ -3201,7 +4600,7 @@ static void *fsb_chunk_conn_main_(void *arg)
 
 /* ---- [server] -------------------------------------------------------------------------------- */
 
-static void fsb_chunk_accept_(fsb_chunk_server *s, int listener)
+static void fsb_chunk_accept_(fsb_chunk_server *s, int listener, int secure)
 {
     fsb_chunk_conn_ *conn = NULL;
     pthread_t        thread;
@@ -3211,7 +4610,7 @@ static void fsb_chunk_accept_(fsb_chunk_server *s, int listener)
         if (errno == EMFILE || errno == ENFILE || errno == ENOMEM) nanosleep(&pause, NULL);
         return;
     }
-    int err = fsb_chunk_conn_new_(s, fd, fd, 1, &conn);
+    int err = fsb_chunk_conn_new_(s, fd, fd, 1, secure, &conn);
     if (err) close(fd); /* it owns nothing before it is counted */
     else {
         err = fsb_chunk_thread_(&thread, fsb_chunk_conn_main_, conn);
@@ -3229,19 +4628,20 @@ static void fsb_chunk_accept_(fsb_chunk_server *s, int listener)
 
 typedef struct fsb_chunk_acceptor_ {
     fsb_chunk_server *server;
-    int               fd;
+    int               fd, secure;
 } fsb_chunk_acceptor_;
 
 static void *fsb_chunk_acceptor_main_(void *arg)
 {
     fsb_chunk_acceptor_ *acceptor = (fsb_chunk_acceptor_ *)arg;
     fsb_chunk_server    *s = acceptor->server;
+    const int            secure = acceptor->secure;
     struct pollfd        p[2] = {{acceptor->fd, POLLIN, 0}, {s->wake, POLLIN, 0}};
     fsb_chunk_free_(&s->desc.allocator, acceptor, sizeof *acceptor);
     for (;;) {
         if (poll(p, 2, -1) < 0 && errno != EINTR) break;
         if (p[1].revents) break;
-        if (p[0].revents) fsb_chunk_accept_(s, p[0].fd);
+        if (p[0].revents) fsb_chunk_accept_(s, p[0].fd, secure);
     }
     pthread_mutex_lock(&s->lock);
     --s->listening;
@@ -3289,7 +4689,7 @@ static int fsb_chunk_listen_start_(fsb_chunk_server *s, fsb_chunk_listener_ *l)
     pthread_t            thread;
     fsb_chunk_acceptor_ *a = (fsb_chunk_acceptor_ *)fsb_chunk_alloc_(&s->desc.allocator, sizeof *a);
     if (!a) return -ENOMEM;
-    a->server = s, a->fd = l->fd;
+    a->server = s, a->fd = l->fd, a->secure = l->secure;
     pthread_mutex_lock(&s->lock);
     const int err =
         s->closing ? -ECANCELED : fsb_chunk_thread_(&thread, fsb_chunk_acceptor_main_, a);
@@ -3311,30 +4711,54 @@ static void fsb_chunk_listener_free_(fsb_chunk_server *s, fsb_chunk_listener_ *l
     fsb_chunk_free_(&s->desc.allocator, l, sizeof *l);
 }
 
+/* What TLS needs, made when it is first wanted; NULL: it is not built in, or there is no memory. */
+static fsb_chunk_secure_ *fsb_chunk_secure_of_(fsb_chunk_server *s)
+{
+    fsb_chunk_secure_ *made = fsb_chunk_secure_server_(&s->desc.allocator);
+    pthread_mutex_lock(&s->lock);
+    fsb_chunk_secure_ *spare = s->secure ? made : NULL;
+    if (!s->secure) s->secure = made;
+    fsb_chunk_secure_ *const secure = s->secure;
+    pthread_mutex_unlock(&s->lock);
+    fsb_chunk_secure_free_(spare, &s->desc.allocator);
+    if (!secure)
+        fsb_chunk_log_(&s->desc.log, FSB_LOG_ERROR, "chunk/tls",
+                       "no TLS: this was built without FSB_WITH_OPENSSL, or OpenSSL failed");
+    return secure;
+}
+
 FSB_API int fsb_chunk_server_listen(fsb_chunk_server *s, const char *address, char *bound,
                                     size_t size)
 {
     fsb_chunk_address_ at[8];
     if (!s || !address) return -EINVAL;
+    const int secure = strncmp(address, "tls:", 4) == 0;
+    address += secure ? 4 : 0;
     const int count = fsb_chunk_resolve_(address, 1, at, 8);
     if (count < 0) return count;
+    if (secure && at[0].family == AF_UNIX) return -EINVAL;
+    if (secure && !fsb_chunk_secure_of_(s)) return -ENOSYS;
     const char *path = at[0].family == AF_UNIX ? address + 5 : NULL;
     for (int i = 0; i < count; ++i) {
-        if (fsb_chunk_is_local_(&at[i]) || s->desc.insecure_tcp) continue;
+        if (secure || fsb_chunk_is_local_(&at[i]) || s->desc.insecure_tcp) continue;
         fsb_chunk_log_(&s->desc.log, FSB_LOG_ERROR, "chunk/listen",
                        "%s is not loopback, and nothing would be protected", address);
         return -EACCES;
     }
     fsb_chunk_listener_ *l = (fsb_chunk_listener_ *)fsb_chunk_alloc_(&s->desc.allocator, sizeof *l);
     if (!l) return -ENOMEM;
-    l->fd = -1;
+    l->fd = -1, l->secure = secure;
     if (path && !(l->path = fsb_chunk_strdup_(&s->desc.allocator, path))) {
         fsb_chunk_listener_free_(s, l);
         return -ENOMEM;
     }
+    for (int i = 0; i < count && l->fd < 0 && address[0] == '*'; ++i) /* IPv4 with IPv6 */
+        if (at[i].family == AF_INET6) l->fd = fsb_chunk_bind_(s, &at[i], path);
     for (int i = 0; i < count && l->fd < 0; ++i) /* "localhost" may be ::1 where there is no IPv6 */
         l->fd = fsb_chunk_bind_(s, &at[i], path);
-    if (l->fd >= 0 && bound) fsb_chunk_address_text_(l->fd, address, bound, size);
+    if (l->fd >= 0 && bound && secure) snprintf(bound, size, "tls:");
+    if (l->fd >= 0 && bound && size > 4u * (unsigned)secure)
+        fsb_chunk_address_text_(l->fd, address, bound + 4 * secure, size - 4u * (unsigned)secure);
     const int err = l->fd < 0 ? l->fd : fsb_chunk_listen_start_(s, l);
     if (err) fsb_chunk_listener_free_(s, l);
     return err;
@@ -3344,7 +4768,7 @@ FSB_API int fsb_chunk_server_serve(fsb_chunk_server *s, int read_fd, int write_f
 {
     fsb_chunk_conn_ *conn = NULL;
     const int        in_flags = fcntl(read_fd, F_GETFL), out_flags = fcntl(write_fd, F_GETFL);
-    int              err = fsb_chunk_conn_new_(s, read_fd, write_fd, 0, &conn);
+    int              err = fsb_chunk_conn_new_(s, read_fd, write_fd, 0, 0, &conn);
     if (!err) err = fsb_chunk_conn_run_(conn);
     if (in_flags >= 0) (void)fcntl(read_fd, F_SETFL, in_flags);
     if (out_flags >= 0) (void)fcntl(write_fd, F_SETFL, out_flags);
@@ -3394,8 +4818,11 @@ static void fsb_chunk_server_defaults_(fsb_chunk_server_desc *d)
     if (!d->max_bytes) d->max_bytes = 16u << 20;
     if (!d->max_locks) d->max_locks = 65536;
     if (!d->hello_ms) d->hello_ms = 10000;
+    if (!d->max_unproven) d->max_unproven = 64;
+    if (!d->max_unproven_each) d->max_unproven_each = 16;
     if (!d->frame_ms) d->frame_ms = 30000;
     if (!d->request_ms) d->request_ms = 30000;
+    if (!d->away_ms) d->away_ms = 60000;
     if (!d->threads) d->threads = 8;
     if (!d->socket_mode) d->socket_mode = 0600;
 }
@@ -3412,8 +4839,14 @@ static void fsb_chunk_server_free_(fsb_chunk_server *s)
         fsb_chunk_strfree_(&a, (char *)(uintptr_t)s->shares[i].name);
     fsb_chunk_free_(&a, s->shares, s->desc.share_count * sizeof *s->shares);
     if (s->wake >= 0) close(s->wake);
+    fsb_chunk_grants_free_(&a, s->grants, s->grant_count);
+    fsb_chunk_secure_free_(s->secure, &a);
+    for (size_t i = 0; s->watches && i < s->desc.share_count; ++i)
+        fsb_chunk_unwatch_(&s->watches[i]);
+    fsb_chunk_free_(&a, s->watches, s->desc.share_count * sizeof *s->watches);
     pthread_cond_destroy(&s->work);
     pthread_cond_destroy(&s->changed);
+    pthread_mutex_destroy(&s->leases_lock);
     pthread_mutex_destroy(&s->locks_lock);
     pthread_mutex_destroy(&s->lock);
     fsb_chunk_free_(&a, s, sizeof *s);
@@ -3427,18 +4860,21 @@ FSB_API int fsb_chunk_server_open(fsb_chunk_server **out, const fsb_chunk_server
     if (desc->share_count > SIZE_MAX / sizeof(fsb_chunk_share)) return -EINVAL;
     fsb_chunk_server *s = (fsb_chunk_server *)fsb_chunk_alloc_(&a, sizeof *s);
     if (!s) return -ENOMEM;
-    s->desc = *desc, s->desc.shares = NULL, s->jobs_tail = &s->jobs;
+    s->desc = *desc, s->desc.shares = NULL, s->line_tail = &s->line;
     fsb_chunk_server_defaults_(&s->desc);
     s->boot_id = fsb_chunk_random_();
     s->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (s->wake < 0) err = -errno;
     if (pthread_mutex_init(&s->lock, NULL) != 0 || pthread_mutex_init(&s->locks_lock, NULL) != 0 ||
+        pthread_mutex_init(&s->leases_lock, NULL) != 0 ||
         pthread_cond_init(&s->changed, NULL) != 0 || pthread_cond_init(&s->work, NULL) != 0)
         err = -ENOMEM;
     s->shares = (fsb_chunk_share *)fsb_chunk_alloc_(&a, desc->share_count * sizeof *s->shares);
-    if (!s->shares) err = -ENOMEM;
+    s->watches = (fsb_chunk_watch_ *)fsb_chunk_alloc_(&a, desc->share_count * sizeof *s->watches);
+    if (!s->shares || !s->watches) err = -ENOMEM;
     for (size_t i = 0; !err && i < desc->share_count; ++i) {
         s->shares[i] = desc->shares[i];
+        s->watches[i].server = s, s->watches[i].backend = desc->shares[i].backend;
         s->shares[i].name = fsb_chunk_strdup_(&a, desc->shares[i].name);
         if (!s->shares[i].name) err = -ENOMEM;
     }
@@ -3472,8 +4908,10 @@ typedef struct fsb_chunk_call_ {
     struct fsb_chunk_call_ *next; /* in the queue, or free */
     fsb_op                 *op;   /* NULL: nobody waits for the answer */
     uint32_t                index, generation;
-    uint32_t                code; /* FSB_OP_*, or FSB_CHUNK_CANCEL_, which has no answer */
+    uint32_t                code; /* FSB_OP_*; or CANCEL, SEEN, which have no answer */
     int                     state;
+    int                     repeat; /* it was sent before, on a connection that is lost */
+    fsb_handle              file;   /* CLOSE: ours, free when this is over */
     int64_t                 deadline;
     const void             *data; /* op->data at submit() */
     size_t                  head_size, data_size, sent;
@@ -3481,13 +4919,39 @@ typedef struct fsb_chunk_call_ {
     unsigned char           inlined[FSB_CHUNK_HEAD_];
 } fsb_chunk_call_;
 
+/* A file that a client who comes back has open, so that it can open it again on another host. */
+typedef struct fsb_chunk_file_ {
+    fsb_handle remote; /* the host's */
+    uint64_t   file_id;
+    char      *path; /* NULL: free */
+    uint32_t   flags, generation;
+    uint32_t   next;   /* of the free ones: index + 1 */
+    int        locked; /* it has held locks */
+    int        error;  /* why it cannot be used any more: another file is there now, a lost lock */
+} fsb_chunk_file_;
+
+/* A connection that stands, and what hello said on it. */
+typedef struct fsb_chunk_way_ {
+    fsb_chunk_stream_     stream;
+    fsb_chunk_client_info info;
+    uint64_t              served;
+    int                   resumed; /* the host has what we had there */
+} fsb_chunk_way_;
+
 typedef struct fsb_chunk_client_ {
     fsb_backend           base; /* first: it is what callers hold */
     fsb_allocator         allocator;
     fsb_logger            log;
     fsb_chunk_client_info info;
     uint32_t              timeout_ms;
-    fsb_chunk_stream_     stream;
+    fsb_chunk_key_        key;    /* of a "tls:" address */
+    fsb_chunk_secure_    *secure; /* NULL: no TLS */
+    char                 *address, *share; /* address: without "tls:" */
+    int (*connect)(void *user, int fds[2]);
+    void             *user;
+    unsigned char     id[16];
+    int               stays; /* it comes back when the connection is lost */
+    fsb_chunk_stream_ stream;
     int                   kick; /* eventfd: look at the queue, or end */
     pthread_t             thread;
     pthread_t             receiver; /* the same, set by itself; by atomics */
@@ -3495,16 +4959,43 @@ typedef struct fsb_chunk_client_ {
     unsigned char *in;
     size_t         in_size, in_start, in_end;
     int64_t        next_tick;
+    int64_t        heard, pinged; /* when bytes came, and a PING was sent, ms */
     /* guarded by lock */
     pthread_mutex_t   lock;
-    pthread_cond_t    unsent; /* a call is no longer SENDING */
+    pthread_cond_t    unsent; /* a call is no longer SENDING, or event() is over */
     fsb_chunk_call_ **calls;
     uint32_t          call_count, call_room, in_flight, late;
     fsb_chunk_call_  *spare, *head, **tail;
     int               sending, blocked, closing;
     int               asleep; /* the receiver: it does not watch the clock */
     int               broken; /* why the connection is gone */
+    void (*event)(void *user, const fsb_event *event); /* of whom the lease is; NULL: none */
+    void *event_user;
+    int   telling; /* event() runs; its end is told by unsent */
+    int               lost;    /* 1: there is none now; what comes is queued */
+    int               refused; /* why the host will not have us back, or 0 */
+    int               found;   /* 1: way is the new one */
+    fsb_chunk_way_    way;     /* of the connector alone, until found */
+    fsb_chunk_file_  *files;   /* [file_count]; handles are generation << 32 | index + 1 */
+    uint32_t          file_count, file_free;
 } fsb_chunk_client_;
+
+static fsb_chunk_file_ *fsb_chunk_file_of_(fsb_chunk_client_ *c, fsb_handle handle) /* lock held */
+{
+    const uint32_t i = (uint32_t)handle - 1;
+    if (i >= c->file_count || !c->files[i].path || c->files[i].generation != handle >> 32)
+        return NULL;
+    return &c->files[i];
+}
+
+static void fsb_chunk_file_drop_(fsb_chunk_client_ *c, fsb_handle handle) /* lock held */
+{
+    fsb_chunk_file_ *file = fsb_chunk_file_of_(c, handle);
+    if (!file) return;
+    fsb_chunk_strfree_(&c->allocator, file->path);
+    file->path = NULL, ++file->generation;
+    file->next = c->file_free, c->file_free = (uint32_t)handle;
+}
 
 /* A free call, counted as in flight. Lock held. */
 static fsb_chunk_call_ *fsb_chunk_call_new_(fsb_chunk_client_ *c)
@@ -3533,7 +5024,8 @@ static void fsb_chunk_call_free_(fsb_chunk_client_ *c, fsb_chunk_call_ *call) /*
 {
     if (call->head != call->inlined)
         fsb_chunk_free_(&c->allocator, call->head, FSB_CHUNK_HEADER_ + FSB_CHUNK_META_MAX_);
-    call->state = FSB_CHUNK_FREE_, call->op = NULL;
+    if (call->file) fsb_chunk_file_drop_(c, call->file);
+    call->state = FSB_CHUNK_FREE_, call->op = NULL, call->file = 0, call->repeat = 0;
     ++call->generation;
     call->next = c->spare, c->spare = call;
     --c->in_flight;
@@ -3577,17 +5069,57 @@ static int fsb_chunk_call_encode_(fsb_chunk_client_ *c, fsb_chunk_call_ *call, f
     return 0;
 }
 
+/* The host's handle for ours. Lock held. */
+static int fsb_chunk_remote_(fsb_chunk_client_ *c, fsb_handle *handle)
+{
+    const fsb_chunk_file_ *file = fsb_chunk_file_of_(c, *handle);
+    if (!*handle) return 0;
+    if (!file) return -EBADF;
+    *handle = file->remote;
+    return file->error;
+}
+
+/* Encodes op with the host's handles in the place of ours. Lock held. */
+static int fsb_chunk_call_prepare_(fsb_chunk_client_ *c, fsb_chunk_call_ *call, fsb_op *op)
+{
+    const uint32_t fields = fsb_chunk_shape_of_(op->code)->request;
+    int            err = 0;
+    if (!c->stays || !(fields & FSB_CHUNK_HANDLE_)) return fsb_chunk_call_encode_(c, call, op);
+    fsb_op theirs = *op;
+    err = fsb_chunk_remote_(c, &theirs.handle);
+    if (!err && (fields & FSB_CHUNK_HANDLE2_)) err = fsb_chunk_remote_(c, &theirs.handle2);
+    if (err && op->code == FSB_OP_CLOSE) fsb_chunk_file_drop_(c, op->handle);
+    if (!err) err = fsb_chunk_call_encode_(c, call, &theirs);
+    if (!err && op->code == FSB_OP_CLOSE) call->file = op->handle;
+    return err;
+}
+
 static void fsb_chunk_enqueue_(fsb_chunk_client_ *c, fsb_chunk_call_ *call) /* lock held */
 {
     call->state = FSB_CHUNK_QUEUED_;
     *c->tail = call, c->tail = &call->next;
 }
 
+/* Queues word that the events up to that number are seen. Lock held. */
+static int fsb_chunk_enqueue_seen_(fsb_chunk_client_ *c, uint64_t number)
+{
+    fsb_chunk_frame_ f;
+    fsb_chunk_call_ *call = c->broken ? NULL : fsb_chunk_call_new_(c);
+    if (!call) return -ENOMEM;
+    memset(&f, 0, sizeof f);
+    f.op = call->code = FSB_CHUNK_SEEN_, f.tag = number;
+    fsb_chunk_seal_(call->head, &f);
+    call->head_size = FSB_CHUNK_HEADER_;
+    call->deadline = fsb_chunk_now_ms_() + c->timeout_ms;
+    fsb_chunk_enqueue_(c, call);
+    return 0;
+}
+
 /* Queues a CANCEL of the call of that tag. Lock held. */
 static void fsb_chunk_enqueue_cancel_(fsb_chunk_client_ *c, uint64_t tag)
 {
     fsb_chunk_frame_ f;
-    fsb_chunk_call_ *call = c->broken ? NULL : fsb_chunk_call_new_(c);
+    fsb_chunk_call_ *call = c->broken || c->lost ? NULL : fsb_chunk_call_new_(c);
     if (!call) return;
     fsb_chunk_cursor_ w = {call->head + FSB_CHUNK_HEADER_, call->head + FSB_CHUNK_HEAD_, 0};
     memset(&f, 0, sizeof f);
@@ -3595,6 +5127,19 @@ static void fsb_chunk_enqueue_cancel_(fsb_chunk_client_ *c, uint64_t tag)
     fsb_chunk_put64_(&w, tag);
     fsb_chunk_seal_(call->head, &f);
     call->head_size = FSB_CHUNK_HEADER_ + 8;
+    call->deadline = fsb_chunk_now_ms_() + c->timeout_ms;
+    fsb_chunk_enqueue_(c, call);
+}
+
+static void fsb_chunk_enqueue_ping_(fsb_chunk_client_ *c) /* lock held */
+{
+    fsb_chunk_frame_ f;
+    fsb_chunk_call_ *call = c->broken || c->lost ? NULL : fsb_chunk_call_new_(c);
+    if (!call) return;
+    memset(&f, 0, sizeof f);
+    f.op = call->code = FSB_CHUNK_PING_;
+    fsb_chunk_seal_(call->head, &f);
+    call->head_size = FSB_CHUNK_HEADER_;
     call->deadline = fsb_chunk_now_ms_() + c->timeout_ms;
     fsb_chunk_enqueue_(c, call);
 }
@@ -3636,7 +5181,7 @@ static int fsb_chunk_scatter_(fsb_chunk_client_ *c, fsb_chunk_call_ **calls, int
         if (part < left) {
             call->state = FSB_CHUNK_QUEUED_;
             *end = call, end = &call->next;
-        } else if (call->code != FSB_CHUNK_CANCEL_) call->state = FSB_CHUNK_SENT_;
+        } else if (call->code < FSB_CHUNK_HELLO_) call->state = FSB_CHUNK_SENT_;
         else fsb_chunk_call_free_(c, call);
     }
     if (rest) {
@@ -3675,18 +5220,18 @@ static void fsb_chunk_client_flush_(fsb_chunk_client_ *c)
         return;
     }
     c->sending = 1, c->blocked = 0;
-    while (c->head && !c->broken && !c->blocked) {
+    while ((c->head || fsb_chunk_unsent_(&c->stream)) && !c->broken && !c->lost && !c->blocked) {
         const int n = fsb_chunk_gather_(c, calls, parts, &count);
         pthread_mutex_unlock(&c->lock);
         const int64_t sent = fsb_chunk_send_(&c->stream, parts, count, 0);
         pthread_mutex_lock(&c->lock);
         const int all = fsb_chunk_scatter_(c, calls, n, sent > 0 ? (size_t)sent : 0);
-        if (sent < 0 && sent != -EAGAIN) c->broken = -ENOTCONN;
-        else if (!all) c->blocked = !fsb_chunk_wait_for_room_(c);
+        if (sent < 0 && sent != -EAGAIN) *(c->stays ? &c->lost : &c->broken) = -ENOTCONN;
+        else if (!all || fsb_chunk_unsent_(&c->stream)) c->blocked = !fsb_chunk_wait_for_room_(c);
     }
     c->sending = 0;
-    const int kick = c->blocked || c->broken;
-    if (c->broken) pthread_cond_broadcast(&c->unsent);
+    const int kick = c->blocked || c->broken || c->lost;
+    if (c->broken || c->lost) pthread_cond_broadcast(&c->unsent);
     pthread_mutex_unlock(&c->lock);
     if (kick) fsb_chunk_kick_(c->kick);
 }
@@ -3699,23 +5244,46 @@ static int fsb_chunk_name_ok_(const unsigned char *name, size_t size)
     return !(name[0] == '.' && (size == 1 || (size == 2 && name[1] == '.')));
 }
 
+/* One entry of a listing; folder is what the last one had. 0, or -EPROTO. */
+static int fsb_chunk_entry_(fsb_chunk_cursor_ *c, uint32_t flags, fsb_dirent *e, char *name,
+                            char *folder)
+{
+    const int more = (flags & (FSB_LIST_DATA | FSB_LIST_DEEP)) != 0;
+    memset(e, 0, sizeof *e);
+    e->cookie = fsb_chunk_get64_(c);
+    fsb_chunk_get_stat_(c, &e->stat);
+    e->name_size = fsb_chunk_get16_(c);
+    const unsigned char *bytes = fsb_chunk_step_(c, e->name_size);
+    if (!bytes || ((e->name_size || !more) && !fsb_chunk_name_ok_(bytes, e->name_size)))
+        return -EPROTO;
+    memcpy(name, bytes, e->name_size);
+    name[e->name_size] = '\0';
+    e->name = name;
+    if (more) {
+        const size_t         size = fsb_chunk_get16_(c);
+        const unsigned char *where = size > FSB_PATH_MAX ? NULL : fsb_chunk_step_(c, size);
+        if (!where || memchr(where, 0, size)) return -EPROTO;
+        if (size) memcpy(folder, where, size), folder[size] = '\0';
+        if (size && fsb_chunk_path_check_(folder) != 0) return -EPROTO;
+        const uint32_t count = fsb_chunk_get32_(c);
+        if (count) e->data = fsb_chunk_step_(c, count - 1);
+        if (c->bad || (count && count - 1 != e->stat.size)) return -EPROTO;
+        e->folder = folder[0] ? folder : NULL;
+    }
+    return e->cookie || !e->name_size ? 0 : -EPROTO;
+}
+
 /* The entries of a listing to op->emit(). Returns the result of the call, or -EPROTO. */
 static int64_t fsb_chunk_listing_(fsb_op *op, unsigned char *data, size_t size, int64_t result)
 {
     fsb_chunk_cursor_ c = {data, data + size, 0};
-    char              name[FSB_NAME_MAX + 1];
+    char              name[FSB_NAME_MAX + 1], folder[FSB_PATH_MAX + 1];
+    fsb_dirent        entry;
+    folder[0] = '\0';
     while (c.at < c.end) {
-        fsb_dirent entry;
-        memset(&entry, 0, sizeof entry);
-        entry.cookie = fsb_chunk_get64_(&c);
-        fsb_chunk_get_stat_(&c, &entry.stat);
-        entry.name_size = fsb_chunk_get16_(&c);
-        const unsigned char *bytes = fsb_chunk_step_(&c, entry.name_size);
-        if (!bytes || !entry.cookie || !fsb_chunk_name_ok_(bytes, entry.name_size)) return -EPROTO;
-        memcpy(name, bytes, entry.name_size);
-        name[entry.name_size] = '\0';
-        entry.name = name;
-        if (op->emit(op, &entry)) return 0;
+        const int err = fsb_chunk_entry_(&c, op->flags, &entry, name, folder);
+        if (err) return err;
+        if (op->emit(op, &entry)) return entry.folder != NULL; /* below: its own were all there */
     }
     return result > 1 ? -EPROTO : result;
 }
@@ -3754,7 +5322,8 @@ static int64_t fsb_chunk_accept_answer_(fsb_op *op, const fsb_chunk_frame_ *f)
     }
     fsb_chunk_decode_(&c, shape->answer, op);
     if (c.bad || (f->data_size && !(shape->answer & FSB_CHUNK_DATA_))) return -EPROTO;
-    if ((shape->answer & FSB_CHUNK_STAT_) && !op->stat.file_id && op->code != FSB_OP_WRITE)
+    if ((shape->answer & FSB_CHUNK_STAT_) && !op->stat.file_id && op->code != FSB_OP_WRITE &&
+        op->code != FSB_OP_LIST)
         return -EPROTO;
     const int gives = op->code == FSB_OP_WRITE || op->code == FSB_OP_PUT;
     if (gives && (size_t)f->status != op->size) return -EPROTO;
@@ -3794,9 +5363,127 @@ static void fsb_chunk_undo_(fsb_chunk_client_ *c, fsb_chunk_call_ *late, const f
     else if (call) fsb_chunk_call_free_(c, call);
 }
 
+/* The host says that something has changed. It waits to hear that all who keep what they were
+   answered have dropped it: that is when event() returns. */
+static int fsb_chunk_event_(fsb_chunk_client_ *c, const fsb_chunk_frame_ *f)
+{
+    fsb_chunk_cursor_ r = {f->meta, f->meta + f->meta_size, 0};
+    fsb_event         e;
+    fsb_stat          stat;
+    e.kind = fsb_chunk_get32_(&r);
+    fsb_chunk_get_stat_(&r, &stat);
+    e.path = fsb_chunk_get_string_(&r), e.path2 = fsb_chunk_get_string_(&r);
+    e.stat = stat.file_id ? &stat : NULL;
+    if (r.bad || f->flags || f->data_size || !e.kind || e.kind > FSB_EVENT_LOST) return -EPROTO;
+    if (fsb_chunk_path_check_(e.path) != 0) return -EPROTO;
+    if (e.kind == FSB_EVENT_RENAMED ? fsb_chunk_path_check_(e.path2) != 0 : e.path2 != NULL)
+        return -EPROTO;
+    pthread_mutex_lock(&c->lock);
+    void (*const event)(void *, const fsb_event *) = c->event;
+    void *const user = c->event_user;
+    c->telling = 1;
+    pthread_mutex_unlock(&c->lock);
+    if (event) event(user, &e);
+    pthread_mutex_lock(&c->lock);
+    c->telling = 0;
+    pthread_cond_broadcast(&c->unsent);
+    const int err = fsb_chunk_enqueue_seen_(c, f->tag);
+    pthread_mutex_unlock(&c->lock);
+    fsb_chunk_client_flush_(c);
+    return err;
+}
+
+/* Whoever holds the lease learns that it is over: anything may have changed. */
+static void fsb_chunk_client_lost_(fsb_chunk_client_ *c)
+{
+    const fsb_event e = {FSB_EVENT_LOST, "/", NULL, NULL};
+    pthread_mutex_lock(&c->lock);
+    void (*const event)(void *, const fsb_event *) = c->event;
+    void *const user = c->event_user;
+    c->telling = 1;
+    pthread_mutex_unlock(&c->lock);
+    if (event) event(user, &e);
+    pthread_mutex_lock(&c->lock);
+    c->telling = 0;
+    pthread_cond_broadcast(&c->unsent);
+    pthread_mutex_unlock(&c->lock);
+}
+
+/* A file is open: our handle for it instead of the host's. Lock held. */
+static int fsb_chunk_file_opened_(fsb_chunk_client_ *c, fsb_op *op)
+{
+    const uint32_t room = c->file_count ? c->file_count * 2 : 8;
+    if (!c->file_free) {
+        fsb_chunk_file_ *files = (fsb_chunk_file_ *)fsb_chunk_resize_(
+            &c->allocator, c->files, c->file_count * sizeof *files, room * sizeof *files);
+        if (!files) return -ENOMEM;
+        memset(files + c->file_count, 0, (room - c->file_count) * sizeof *files);
+        for (uint32_t i = room; i > c->file_count; --i)
+            files[i - 1].next = c->file_free, c->file_free = i;
+        c->files = files, c->file_count = room;
+    }
+    fsb_chunk_file_ *file = &c->files[c->file_free - 1];
+    file->path = fsb_chunk_strdup_(&c->allocator, op->path);
+    if (!file->path) return -ENOMEM;
+    file->remote = op->handle, file->file_id = op->stat.file_id;
+    file->flags = op->flags, file->error = file->locked = 0;
+    op->handle = (uint64_t)file->generation << 32 | c->file_free;
+    c->file_free = file->next;
+    return 0;
+}
+
+/* path, or what lies below it, is path2 now. Lock held. */
+static void fsb_chunk_file_renamed_(fsb_chunk_client_ *c, fsb_chunk_file_ *file, const char *path,
+                                    const char *path2)
+{
+    const size_t n = strlen(path), m = strlen(path2), all = strlen(file->path);
+    if (strncmp(file->path, path, n) != 0 || (file->path[n] && file->path[n] != '/')) return;
+    char *name = (char *)fsb_chunk_resize_(&c->allocator, NULL, 0, m + all - n + 1);
+    if (!name) return; /* it will not be found again, or not as the same file: -ESTALE */
+    memcpy(name, path2, m);
+    memcpy(name + m, file->path + n, all - n + 1);
+    fsb_chunk_strfree_(&c->allocator, file->path);
+    file->path = name;
+}
+
+/* Notes what an answer says about the files that are open. Returns the result. */
+static int64_t fsb_chunk_note_(fsb_chunk_client_ *c, fsb_op *op, int64_t result)
+{
+    fsb_chunk_file_ *file;
+    fsb_op           undo;
+    int              err = 0;
+    pthread_mutex_lock(&c->lock);
+    if (op->code == FSB_OP_OPEN) err = fsb_chunk_file_opened_(c, op);
+    if (op->code == FSB_OP_LOCK && !(op->flags & FSB_LOCK_TEST) &&
+        (file = fsb_chunk_file_of_(c, op->handle)) != NULL)
+        file->locked |= (op->flags & (FSB_LOCK_SHARED | FSB_LOCK_EXCLUSIVE)) != 0;
+    for (uint32_t i = 0; op->code == FSB_OP_RENAME && i < c->file_count; ++i) {
+        const int   swaps = (op->flags & FSB_RENAME_EXCHANGE) != 0;
+        const char *before = c->files[i].path;
+        if (!before) continue;
+        fsb_chunk_file_renamed_(c, &c->files[i], op->path, op->path2);
+        if (swaps && c->files[i].path == before)
+            fsb_chunk_file_renamed_(c, &c->files[i], op->path2, op->path);
+    }
+    if (err) { /* nobody gets to know of it */
+        fsb_chunk_call_ *call = fsb_chunk_call_new_(c);
+        memset(&undo, 0, sizeof undo);
+        undo.code = FSB_OP_CLOSE, undo.handle = op->handle;
+        if (call && fsb_chunk_call_encode_(c, call, &undo) == 0)
+            fsb_chunk_enqueue_(c, call), ++c->late;
+        else if (call) fsb_chunk_call_free_(c, call);
+    }
+    pthread_mutex_unlock(&c->lock);
+    if (err) fsb_chunk_client_flush_(c);
+    return err ? err : result;
+}
+
 /* One frame of the server's. */
 static int fsb_chunk_answered_(fsb_chunk_client_ *c, const fsb_chunk_frame_ *f)
 {
+    if (f->op == FSB_CHUNK_EVENT_) return fsb_chunk_event_(c, f);
+    if (f->op == FSB_CHUNK_PING_ && c->stays) return 0;
+    if (f->op == FSB_CHUNK_GOODBYE_ && c->stays) return -ECONNRESET;
     const uint32_t index = (uint32_t)f->tag, generation = (uint32_t)(f->tag >> 32);
     fsb_op        *op = NULL;
     int            err = 0;
@@ -3818,7 +5505,8 @@ static int fsb_chunk_answered_(fsb_chunk_client_ *c, const fsb_chunk_frame_ *f)
         fsb_chunk_client_flush_(c);
         return 0;
     }
-    const int64_t result = fsb_chunk_accept_answer_(op, f);
+    int64_t result = fsb_chunk_accept_answer_(op, f);
+    if (c->stays && result >= 0) result = fsb_chunk_note_(c, op, result);
     op->result = result;
     op->done(op);
     return result == -EPROTO && f->status != -fsb_chunk_error_to_wire_(EPROTO) ? -EPROTO : 0;
@@ -3926,7 +5614,7 @@ static int fsb_chunk_client_fill_(fsb_chunk_client_ *c)
     const int64_t n = fsb_chunk_recv_(&c->stream, c->in + c->in_end, most - c->in_end);
     if (n == -EAGAIN) return 0;
     if (n <= 0) return -ENOTCONN;
-    c->in_end += (size_t)n;
+    c->in_end += (size_t)n, c->heard = fsb_chunk_now_ms_();
     return 0;
 }
 
@@ -3939,6 +5627,21 @@ static int fsb_chunk_tick_(fsb_chunk_client_ *c)
     return fsb_chunk_expire_(c, now);
 }
 
+/* A host that says nothing is asked whether it is there. */
+static int fsb_chunk_ask_(fsb_chunk_client_ *c)
+{
+    const int64_t now = fsb_chunk_now_ms_();
+    if (!c->stays || now - c->heard < FSB_CHUNK_PING_MS_) return 0;
+    if (now - c->heard >= FSB_CHUNK_SILENT_MS_) return -ETIMEDOUT;
+    if (now - c->pinged < FSB_CHUNK_PING_MS_ / 2) return 0;
+    c->pinged = now;
+    pthread_mutex_lock(&c->lock);
+    fsb_chunk_enqueue_ping_(c);
+    pthread_mutex_unlock(&c->lock);
+    fsb_chunk_client_flush_(c);
+    return 0;
+}
+
 /* Waits for answers, for room to send, for a kick. With nothing in flight for a second it gives
    memory back and sleeps until it is kicked. */
 static int fsb_chunk_client_wait_(fsb_chunk_client_ *c)
@@ -3947,12 +5650,15 @@ static int fsb_chunk_client_wait_(fsb_chunk_client_ *c)
         {c->stream.in, POLLIN, 0}, {c->kick, POLLIN, 0}, {c->stream.out, POLLOUT, 0}};
     uint64_t count;
     pthread_mutex_lock(&c->lock);
-    const int over = c->closing || c->broken, blocked = c->blocked, busy = c->in_flight != 0;
+    const int over = c->closing || c->broken || c->lost;
+    const int blocked = c->blocked, busy = c->in_flight != 0;
     if (busy) c->asleep = 0;
-    const int patience = busy ? FSB_CHUNK_TICK_MS_ : c->asleep ? -1 : 1000;
+    const int sleeps = c->asleep, most = c->stays ? FSB_CHUNK_PING_MS_ / 2 : -1;
+    const int patience = busy ? (int)FSB_CHUNK_TICK_MS_ : sleeps ? most : 1000;
     pthread_mutex_unlock(&c->lock);
     if (over) return -ENOTCONN;
-    const int n = fsb_chunk_poll_(p, blocked ? 3 : 2, patience, patience > 0);
+    if (fsb_chunk_ready_(&c->stream)) return fsb_chunk_client_fill_(c);
+    const int n = fsb_chunk_poll_(p, blocked ? 3 : 2, patience, !sleeps);
     if (n < 0) return errno == EINTR ? 0 : -ENOTCONN;
     if (n == 0 && !busy) {
         pthread_mutex_lock(&c->lock);
@@ -3964,8 +5670,427 @@ static int fsb_chunk_client_wait_(fsb_chunk_client_ *c)
     if (p[1].revents && read(c->kick, &count, sizeof count) < 0 && errno != EAGAIN)
         return -ENOTCONN;
     if (p[2].revents) fsb_chunk_client_flush_(c);
-    const int err = busy ? fsb_chunk_tick_(c) : 0;
-    return err || !p[0].revents ? err : fsb_chunk_client_fill_(c);
+    int err = busy ? fsb_chunk_tick_(c) : 0;
+    if (!err && p[0].revents) err = fsb_chunk_client_fill_(c);
+    return err ? err : fsb_chunk_ask_(c);
+}
+
+/* ---- [reconnect] ----------------------------------------------------------------------------- */
+
+/* Where a client that stays comes back to: the same host, which has kept what it had there for a
+   while, or one that was started anew: then files are opened again by their names, if these still
+   lead to the same files, and what may have been done but must not be done twice ends with -EIO. */
+
+/* Moves all of size bytes before the deadline; it is only for hello, before there is a receiver. */
+static int fsb_chunk_exchange_(fsb_chunk_stream_ *s, int sends, unsigned char *bytes, size_t size,
+                               int64_t deadline)
+{
+    while (size || (sends && fsb_chunk_unsent_(s))) {
+        struct iovec  part;
+        struct pollfd p = {sends ? s->out : s->in, (short)(sends ? POLLOUT : POLLIN), 0};
+        const int64_t left = deadline - fsb_chunk_now_ms_();
+        part.iov_base = bytes, part.iov_len = size;
+        const int64_t n = sends ? fsb_chunk_send_(s, &part, size != 0, 0)
+                                : fsb_chunk_recv_(s, bytes, size);
+        if (left <= 0 && n <= 0) return -ETIMEDOUT;
+        if (n == -EAGAIN || (!n && sends)) {
+            if (poll(&p, 1, left < INT_MAX ? (int)left : INT_MAX) < 0 && errno != EINTR)
+                return -errno;
+            continue;
+        }
+        if (!n || n == -EPIPE || n == -ECONNRESET) return -ENOTCONN;
+        if (n < 0) return (int)n;
+        bytes += n, size -= (size_t)n;
+    }
+    return 0;
+}
+
+/* A WRITE of a MiB in few pieces: the default of a unix socket is 208 KiB. TCP tunes its own. */
+static void fsb_chunk_widen_(const fsb_chunk_stream_ *s)
+{
+    int       room = 1 << 20, domain = 0;
+    socklen_t size = sizeof domain;
+    if (getsockopt(s->out, SOL_SOCKET, SO_DOMAIN, &domain, &size) == 0 && domain == AF_UNIX)
+        (void)setsockopt(s->out, SOL_SOCKET, SO_SNDBUF, &room, sizeof room);
+}
+
+#ifdef FSB_WITH_OPENSSL
+/* The client's key, where the host's digest is the one that it is for. */
+static int fsb_chunk_use_key_(SSL *ssl, const EVP_MD *digest, const unsigned char **identity,
+                              size_t *size, SSL_SESSION **session)
+{
+    const fsb_chunk_client_ *c = (const fsb_chunk_client_ *)SSL_get_app_data(ssl);
+    *identity = NULL, *size = 0, *session = NULL;
+    if (digest && EVP_MD_get_size(digest) != 32) return 1;
+    *session = fsb_chunk_tls_session_(ssl, &c->key);
+    *identity = (const unsigned char *)c->key.identity, *size = FSB_CHUNK_IDENTITY_ - 1;
+    return *session != NULL;
+}
+
+static fsb_chunk_secure_ *fsb_chunk_secure_client_(const fsb_allocator *a)
+{
+    fsb_chunk_secure_ *secure = fsb_chunk_secure_new_(a, 0);
+    if (secure) SSL_CTX_set_psk_use_session_callback(secure->context, fsb_chunk_use_key_);
+    return secure;
+}
+#else
+static fsb_chunk_secure_ *fsb_chunk_secure_client_(const fsb_allocator *a)
+{
+    return fsb_chunk_secure_new_(a, 0);
+}
+#endif
+
+static void fsb_chunk_way_close_(fsb_chunk_stream_ *s)
+{
+    fsb_chunk_tls_close_(s);
+    if (s->in >= 0) close(s->in);
+    if (s->out >= 0 && s->out != s->in) close(s->out);
+    s->in = s->out = -1;
+}
+
+/* Sends a frame that stands in `bytes`. */
+static int fsb_chunk_tell_host_(fsb_chunk_stream_ *s, unsigned char *bytes, fsb_chunk_cursor_ *w,
+                                uint32_t op, uint64_t tag, int64_t deadline)
+{
+    fsb_chunk_frame_ f;
+    while (!w->bad && (w->at - bytes) % 8) fsb_chunk_put_(w, 0, 1);
+    if (w->bad) return -ENAMETOOLONG;
+    memset(&f, 0, sizeof f);
+    f.op = op, f.tag = tag, f.meta_size = (uint32_t)(w->at - bytes) - FSB_CHUNK_HEADER_;
+    fsb_chunk_seal_(bytes, &f);
+    return fsb_chunk_exchange_(s, 1, bytes, (size_t)(w->at - bytes), deadline);
+}
+
+/* The next answer, of room bytes at most; it has no data. */
+static int fsb_chunk_hear_host_(fsb_chunk_stream_ *s, unsigned char *bytes, size_t room,
+                                fsb_chunk_frame_ *f, int64_t deadline)
+{
+    int err = fsb_chunk_exchange_(s, 0, bytes, FSB_CHUNK_HEADER_, deadline);
+    if (err) return err;
+    if (fsb_chunk_unseal_(bytes, FSB_CHUNK_HEADER_, f) < 0 || f->data_size ||
+        f->meta_size > room - FSB_CHUNK_HEADER_)
+        return -EPROTO;
+    err = fsb_chunk_exchange_(s, 0, bytes + FSB_CHUNK_HEADER_, f->meta_size, deadline);
+    if (err) return err;
+    if (fsb_chunk_unseal_(bytes, FSB_CHUNK_HEADER_ + f->meta_size, f) < 0) return -EPROTO;
+    return f->flags != FSB_CHUNK_ANSWER_ || f->status < -4095 ? -EPROTO : 0;
+}
+
+static int fsb_chunk_say_hello_(fsb_chunk_client_ *c, fsb_chunk_way_ *way, int back,
+                                int64_t deadline)
+{
+    unsigned char     bytes[FSB_CHUNK_HEADER_ + 296] = {0};
+    fsb_chunk_cursor_ w = {bytes + FSB_CHUNK_HEADER_, bytes + sizeof bytes, 0};
+    fsb_chunk_frame_  f;
+    const uint32_t    wants = (c->stays ? (uint32_t)FSB_CHUNK_STAYS_ : 0) |
+        (back ? (uint32_t)FSB_CHUNK_BACK_ : 0);
+    fsb_chunk_put16_(&w, FSB_CHUNK_VERSION_), fsb_chunk_put16_(&w, FSB_CHUNK_VERSION_);
+    fsb_chunk_put32_(&w, wants);
+    memcpy(fsb_chunk_step_(&w, sizeof c->id), c->id, sizeof c->id);
+    fsb_chunk_put_string_(&w, c->share);
+    int err = fsb_chunk_tell_host_(&way->stream, bytes, &w, FSB_CHUNK_HELLO_, 0, deadline);
+    if (!err) err = fsb_chunk_hear_host_(&way->stream, bytes, sizeof bytes, &f, deadline);
+    if (err) return err;
+    if (f.op != FSB_CHUNK_HELLO_ || f.tag) return -EPROTO;
+    if (f.status < 0) return -fsb_chunk_error_from_wire_(-f.status);
+    fsb_chunk_cursor_ r = {f.meta, f.meta + f.meta_size, 0};
+    const uint32_t    version = fsb_chunk_get16_(&r);
+    way->info.rights = fsb_chunk_get16_(&r);
+    way->info.max_requests = fsb_chunk_get32_(&r);
+    way->info.boot_id = fsb_chunk_get64_(&r);
+    way->served = fsb_chunk_get64_(&r);
+    const uint32_t most = fsb_chunk_get32_(&r);
+    way->resumed = back && (fsb_chunk_get32_(&r) & 1) != 0;
+    return r.bad || version != FSB_CHUNK_VERSION_ || most < (uint32_t)FSB_IO_MAX ? -EPROTO : 0;
+}
+
+/* A connection that has said hello, within timeout_ms. */
+static int fsb_chunk_way_open_(fsb_chunk_client_ *c, fsb_chunk_way_ *way, int back,
+                               uint32_t timeout_ms)
+{
+    const int64_t deadline = fsb_chunk_now_ms_() + timeout_ms;
+    int           fds[2] = {-1, -1};
+    memset(way, 0, sizeof *way);
+    way->stream.in = way->stream.out = -1;
+    int err = c->connect ? c->connect(c->user, fds) : fsb_chunk_dial(c->address, timeout_ms, fds);
+    if (err) return err;
+    way->stream.in = fds[0], way->stream.out = fds[1];
+    err = fsb_chunk_stream_init_(&way->stream, fds[0], fds[1]);
+    fsb_chunk_widen_(&way->stream);
+    if (!err && c->secure)
+        err = fsb_chunk_tls_open_(c->secure, &way->stream, 0, c, &c->allocator);
+    if (!err && c->secure) err = fsb_chunk_tls_greet_(&way->stream, deadline);
+    if (!err) err = fsb_chunk_say_hello_(c, way, back, deadline);
+    if (err) fsb_chunk_way_close_(&way->stream);
+    return err;
+}
+
+enum { FSB_CHUNK_REOPEN_ = 32, /* files asked for at a time */
+       FSB_CHUNK_OWN_TAG_ = 1 << 30 /* no slot that answers are kept of */ };
+
+/* Asks for one file again. 1: it was asked for, 0: there is none at i, or an error. */
+static int fsb_chunk_reopen_ask_(fsb_chunk_client_ *c, fsb_chunk_stream_ *s, uint32_t i,
+                                 unsigned char *bytes, int64_t deadline)
+{
+    fsb_chunk_cursor_ w = {bytes + FSB_CHUNK_HEADER_,
+                           bytes + FSB_CHUNK_HEADER_ + FSB_CHUNK_META_MAX_, 0};
+    fsb_op            op;
+    int               there = 0;
+    memset(&op, 0, sizeof op);
+    op.code = FSB_OP_OPEN;
+    pthread_mutex_lock(&c->lock);
+    if (i < c->file_count && c->files[i].path && !c->files[i].error) {
+        fsb_chunk_file_ *file = &c->files[i];
+        const uint32_t   once = FSB_O_CREATE | FSB_O_EXCL | FSB_O_TRUNC;
+        op.path = file->path, op.file_id = file->file_id, op.flags = file->flags & ~once;
+        fsb_chunk_encode_(&w, fsb_chunk_shape_of_(FSB_OP_OPEN)->request, &op);
+        file->error = file->locked ? -EIO : 0; /* its locks are gone; others may hold them */
+        there = !file->error;
+    }
+    pthread_mutex_unlock(&c->lock);
+    if (!there) return 0;
+    const int err = fsb_chunk_tell_host_(s, bytes, &w, FSB_OP_OPEN,
+                                         (uint64_t)FSB_CHUNK_OWN_TAG_ + i, deadline);
+    return err ? err : 1;
+}
+
+/* Opens all files again on a host that knows nothing of them, some at a time. */
+static int fsb_chunk_reopen_(fsb_chunk_client_ *c, fsb_chunk_stream_ *s, unsigned char *bytes)
+{
+    fsb_chunk_frame_ f;
+    fsb_op           op;
+    uint32_t         i = 0, count;
+    int              asked, err = 0;
+    do {
+        const int64_t deadline = fsb_chunk_now_ms_() + FSB_CHUNK_SILENT_MS_;
+        pthread_mutex_lock(&c->lock);
+        count = c->file_count;
+        pthread_mutex_unlock(&c->lock);
+        for (asked = 0; i < count && asked < FSB_CHUNK_REOPEN_ && err >= 0; ++i)
+            asked += err = fsb_chunk_reopen_ask_(c, s, i, bytes, deadline);
+        if (err < 0) return err;
+        while (asked--) {
+            err = fsb_chunk_hear_host_(s, bytes, FSB_CHUNK_HEADER_ + FSB_CHUNK_META_MAX_, &f,
+                                       deadline);
+            const uint64_t k = f.tag - FSB_CHUNK_OWN_TAG_;
+            if (err || f.op != FSB_OP_OPEN || k >= count) return err ? err : -EPROTO;
+            fsb_chunk_cursor_ r = {f.meta, f.meta + f.meta_size, 0};
+            memset(&op, 0, sizeof op);
+            if (f.status >= 0)
+                fsb_chunk_decode_(&r, fsb_chunk_shape_of_(FSB_OP_OPEN)->answer, &op);
+            if (r.bad) return -EPROTO;
+            pthread_mutex_lock(&c->lock);
+            c->files[k].remote = op.handle;
+            if (!op.handle || op.stat.file_id != c->files[k].file_id) c->files[k].error = -ESTALE;
+            pthread_mutex_unlock(&c->lock);
+        }
+    } while (i < count);
+    return 0;
+}
+
+/* The lease, if we held one: it is asked for anew before anything is answered. */
+static int fsb_chunk_relet_(fsb_chunk_client_ *c, fsb_chunk_stream_ *s, unsigned char *bytes)
+{
+    fsb_chunk_cursor_ w = {bytes + FSB_CHUNK_HEADER_,
+                           bytes + FSB_CHUNK_HEADER_ + FSB_CHUNK_META_MAX_, 0};
+    const int64_t     deadline = fsb_chunk_now_ms_() + FSB_CHUNK_SILENT_MS_;
+    fsb_chunk_frame_  f;
+    fsb_op            op;
+    pthread_mutex_lock(&c->lock);
+    const int held = c->event != NULL;
+    pthread_mutex_unlock(&c->lock);
+    if (!held) return 0;
+    memset(&op, 0, sizeof op);
+    op.path = "/", op.flags = FSB_WATCH_HELD | FSB_WATCH_DEEP;
+    fsb_chunk_encode_(&w, fsb_chunk_shape_of_(FSB_OP_WATCH)->request, &op);
+    int err = fsb_chunk_tell_host_(s, bytes, &w, FSB_OP_WATCH, FSB_CHUNK_OWN_TAG_, deadline);
+    if (!err)
+        err = fsb_chunk_hear_host_(s, bytes, FSB_CHUNK_HEADER_ + FSB_CHUNK_META_MAX_, &f, deadline);
+    if (!err && f.op != FSB_OP_WATCH) err = -EPROTO;
+    return err || f.status >= 0 ? err : -fsb_chunk_error_from_wire_(-f.status);
+}
+
+/* One attempt; the connection is where the one before was, or there is none. */
+static int fsb_chunk_attempt_(fsb_chunk_client_ *c)
+{
+    const size_t   room = FSB_CHUNK_HEADER_ + FSB_CHUNK_META_MAX_;
+    unsigned char *bytes = (unsigned char *)fsb_chunk_resize_(&c->allocator, NULL, 0, room);
+    if (!bytes) return -ENOMEM;
+    int err = fsb_chunk_way_open_(c, &c->way, 1, 5000);
+    if (!err) {
+        if (!c->way.resumed) err = fsb_chunk_reopen_(c, &c->way.stream, bytes);
+        if (!err) err = fsb_chunk_relet_(c, &c->way.stream, bytes);
+        if (err) fsb_chunk_way_close_(&c->way.stream);
+    }
+    fsb_chunk_free_(&c->allocator, bytes, room);
+    return err;
+}
+
+/* Tries until it succeeds, on a thread of its own: the receiver has to watch the clock. */
+static void *fsb_chunk_connector_(void *arg)
+{
+    fsb_chunk_client_    *c = (fsb_chunk_client_ *)arg;
+    const struct timespec slice = {0, 50000000};
+    for (int pause = 2;; pause = pause < 20 ? pause * 2 : 40) { /* slices: 0.1 s, doubled, 2 s */
+        const int err = fsb_chunk_attempt_(c);
+        pthread_mutex_lock(&c->lock);
+        c->refused = err == -EACCES ? err : 0;
+        c->found = !err;
+        int over = c->found || c->closing;
+        pthread_mutex_unlock(&c->lock);
+        fsb_chunk_kick_(c->kick);
+        for (int i = 0; i < pause && !over; ++i) {
+            nanosleep(&slice, NULL);
+            pthread_mutex_lock(&c->lock);
+            over = c->closing;
+            pthread_mutex_unlock(&c->lock);
+        }
+        if (over) return NULL;
+    }
+}
+
+/* The connection is lost: what was sent is to be sent again. What nobody waits for is forgotten,
+   unless it has to be undone when it is answered. */
+static void fsb_chunk_requeue_(fsb_chunk_client_ *c)
+{
+    pthread_mutex_lock(&c->lock);
+    c->lost = 1;
+    while (c->sending) pthread_cond_wait(&c->unsent, &c->lock);
+    c->head = NULL, c->tail = &c->head;
+    for (uint32_t i = 0; i < c->call_count; ++i) {
+        fsb_chunk_call_ *call = c->calls[i];
+        const uint32_t   code = call->code;
+        const int undone = code == FSB_OP_OPEN || code == FSB_OP_LOCK || code == FSB_OP_CLOSE;
+        if (call->state == FSB_CHUNK_FREE_) continue;
+        if (code >= FSB_CHUNK_HELLO_ || (!call->op && !undone)) {
+            if (code < FSB_CHUNK_HELLO_) --c->late;
+            fsb_chunk_call_free_(c, call);
+            continue;
+        }
+        call->repeat |= call->state == FSB_CHUNK_SENT_ || call->sent;
+        call->sent = 0, call->next = NULL;
+        fsb_chunk_enqueue_(c, call);
+    }
+    pthread_mutex_unlock(&c->lock);
+}
+
+/* May it be done twice? */
+static int fsb_chunk_repeats_(const fsb_op *op)
+{
+    switch (op->code) {
+    case FSB_OP_WRITE: return !(op->flags & FSB_WRITE_APPEND);
+    case FSB_OP_OPEN: case FSB_OP_PUT: return !(op->flags & FSB_O_EXCL);
+    case FSB_OP_SETXATTR: return !op->flags;
+    case FSB_OP_MKDIR: case FSB_OP_UNLINK: case FSB_OP_RMDIR: case FSB_OP_RENAME:
+    case FSB_OP_LINK: case FSB_OP_SYMLINK: case FSB_OP_MKNOD: case FSB_OP_REMOVEXATTR:
+    case FSB_OP_EXEC: return 0;
+    default: return 1;
+    }
+}
+
+/* The host knows nothing of us: encodes what is queued anew, with its handles. Returns what cannot
+   be repeated, each with its result. Lock held. */
+static fsb_op *fsb_chunk_anew_(fsb_chunk_client_ *c)
+{
+    fsb_chunk_call_ *call = c->head, *next;
+    fsb_op          *over = NULL;
+    c->head = NULL, c->tail = &c->head;
+    for (; call; call = next) {
+        fsb_op *const op = call->op;
+        const int64_t deadline = call->deadline;
+        next = call->next, call->next = NULL;
+        int err = op && call->repeat && !fsb_chunk_repeats_(op) ? -EIO : 0;
+        if (call->head != call->inlined)
+            fsb_chunk_free_(&c->allocator, call->head, FSB_CHUNK_HEADER_ + FSB_CHUNK_META_MAX_);
+        call->head = call->inlined;
+        const int done = !op || op->code == FSB_OP_CLOSE;
+        if (!err && !done) err = fsb_chunk_call_prepare_(c, call, op);
+        if (!err && !done) {
+            call->deadline = deadline;
+            fsb_chunk_enqueue_(c, call);
+            continue;
+        }
+        if (op) op->result = err, op->next = over, over = op;
+        else --c->late;
+        fsb_chunk_call_free_(c, call);
+    }
+    return over;
+}
+
+/* Ends those ops, whose results are set. No lock is held. */
+static void fsb_chunk_end_list_(fsb_op *list)
+{
+    while (list) {
+        fsb_op *next = list->next;
+        list->done(list);
+        list = next;
+    }
+}
+
+/* The host will not have us back: nobody shall wait for it. */
+static void fsb_chunk_refused_(fsb_chunk_client_ *c, int err)
+{
+    fsb_op *over = NULL;
+    pthread_mutex_lock(&c->lock);
+    for (uint32_t i = 0; i < c->call_count; ++i) {
+        fsb_chunk_call_ *call = c->calls[i];
+        if (call->state != FSB_CHUNK_QUEUED_ || !call->op) continue;
+        call->op->result = err, call->op->next = over, over = call->op;
+        fsb_chunk_unqueue_(c, call);
+    }
+    pthread_mutex_unlock(&c->lock);
+    fsb_chunk_end_list_(over);
+}
+
+/* Waits for the connector, watching the clock for those who wait. 1: there is a connection. */
+static int fsb_chunk_await_(fsb_chunk_client_ *c)
+{
+    struct pollfd p = {c->kick, POLLIN, 0};
+    uint64_t      count;
+    for (;;) {
+        pthread_mutex_lock(&c->lock);
+        const int found = c->found, closing = c->closing, refused = c->refused;
+        pthread_mutex_unlock(&c->lock);
+        if (closing || found) return found;
+        if (refused) fsb_chunk_refused_(c, refused);
+        if (poll(&p, 1, FSB_CHUNK_TICK_MS_) > 0) (void)!read(c->kick, &count, sizeof count);
+        (void)fsb_chunk_tick_(c);
+    }
+}
+
+/* Has the connection replaced and goes on with what is queued. 0: the client closes instead. */
+static int fsb_chunk_recover_(fsb_chunk_client_ *c)
+{
+    const int64_t begin = fsb_chunk_now_ms_();
+    pthread_t     thread;
+    fsb_chunk_requeue_(c);
+    while (fsb_chunk_thread_(&thread, fsb_chunk_connector_, c) != 0) {
+        const struct timespec pause = {0, 100000000};
+        nanosleep(&pause, NULL);
+        (void)fsb_chunk_tick_(c);
+    }
+    const int found = fsb_chunk_await_(c);
+    pthread_join(thread, NULL);
+    pthread_mutex_lock(&c->lock);
+    if (c->closing) {
+        if (c->found) fsb_chunk_way_close_(&c->way.stream);
+        pthread_mutex_unlock(&c->lock);
+        return 0;
+    }
+    (void)found;
+    fsb_chunk_way_close_(&c->stream);
+    c->stream = c->way.stream, c->found = 0, c->refused = 0;
+    c->way.info.reconnects = c->info.reconnects + 1, c->info = c->way.info;
+    c->in_start = c->in_end = 0, c->heard = fsb_chunk_now_ms_();
+    fsb_op *over = c->way.resumed ? NULL : fsb_chunk_anew_(c);
+    c->lost = c->blocked = 0;
+    pthread_mutex_unlock(&c->lock);
+    fsb_chunk_log_(&c->log, FSB_LOG_WARN, "chunk/back", "the host is back after %lld ms%s",
+                   (long long)(fsb_chunk_now_ms_() - begin),
+                   c->way.resumed ? "" : ", started anew");
+    fsb_chunk_end_list_(over);
+    fsb_chunk_client_flush_(c);
+    return 1;
 }
 
 static void *fsb_chunk_receiver_(void *arg)
@@ -3973,21 +6098,27 @@ static void *fsb_chunk_receiver_(void *arg)
     fsb_chunk_client_ *c = (fsb_chunk_client_ *)arg;
     pthread_t          self = pthread_self();
     int                err;
+    int               closing;
     __atomic_store(&c->receiver, &self, __ATOMIC_RELAXED);
     do {
-        err = fsb_chunk_answers_(c);
-        if (!err) err = fsb_chunk_client_wait_(c);
-    } while (!err);
-    pthread_mutex_lock(&c->lock);
-    const int closing = c->closing;
-    pthread_mutex_unlock(&c->lock);
-    if (!closing)
-        fsb_chunk_log_(&c->log, FSB_LOG_ERROR, "chunk/lost", "the host is gone: %s",
+        do {
+            err = fsb_chunk_answers_(c);
+            if (!err) err = fsb_chunk_client_wait_(c);
+        } while (!err);
+        pthread_mutex_lock(&c->lock);
+        closing = c->closing;
+        pthread_mutex_unlock(&c->lock);
+        if (closing) break; /* close() has a word to say to the host */
+        fsb_chunk_log_(&c->log, c->stays ? FSB_LOG_WARN : FSB_LOG_ERROR, "chunk/lost",
+                       "the host is gone: %s",
                        err == -EPROTO          ? "it broke the protocol"
-                           : err == -ETIMEDOUT ? "it takes no more requests"
+                           : err == -ETIMEDOUT ? "it does not answer, or takes no more requests"
                            : err == -ENOMEM    ? "out of memory"
+                           : err == -ECONNRESET ? "it has stopped"
                                                : "the connection ended");
-    fsb_chunk_stream_shut_(&c->stream);
+        fsb_chunk_stream_shut_(&c->stream);
+        fsb_chunk_client_lost_(c);
+    } while (c->stays && fsb_chunk_recover_(c));
     fsb_chunk_fail_all_(c, err == -EPROTO || err == -ETIMEDOUT ? err : -ENOTCONN);
     return NULL;
 }
@@ -4003,13 +6134,17 @@ static int fsb_chunk_start_(fsb_chunk_client_ *c, fsb_op *op)
     if ((gives || op->code == FSB_OP_READ) && op->size > (size_t)FSB_IO_MAX) return -EINVAL;
     if (gives && op->size && !op->data) return -EINVAL;
     if (op->code == FSB_OP_LIST && !op->emit) return -EINVAL;
+    if (op->code == FSB_OP_WATCH && !op->event) return -EINVAL;
+    if (op->code == FSB_OP_LIST && op->size64)
+        op->size = op->size64 < (uint64_t)FSB_IO_MAX ? (size_t)op->size64 : (size_t)FSB_IO_MAX;
     op->slice.data = NULL, op->slice.size = 0, op->slice.release = NULL, op->slice.owner = NULL;
     op->layer[0] = NULL;
     pthread_mutex_lock(&c->lock);
-    int              err = c->broken ? c->broken : 0;
+    int              err = c->broken ? c->broken : c->refused;
     fsb_chunk_call_ *call = err ? NULL : fsb_chunk_call_new_(c);
     if (!err && !call) err = -ENOMEM;
-    if (!err) err = fsb_chunk_call_encode_(c, call, op);
+    if (!err) err = fsb_chunk_call_prepare_(c, call, op);
+    if (!err && op->code == FSB_OP_WATCH) c->event = op->event, c->event_user = op->user;
     if (!err) {
         call->op = op;
         op->layer[0] = call;
@@ -4020,12 +6155,26 @@ static int fsb_chunk_start_(fsb_chunk_client_ *c, fsb_op *op)
     return err;
 }
 
+/* CLOSE of a WATCH: event() is not called any more, nor running, once this is done. */
+static void fsb_chunk_unlease_(fsb_chunk_client_ *c)
+{
+    pthread_t receiver;
+    __atomic_load(&c->receiver, &receiver, __ATOMIC_RELAXED);
+    pthread_mutex_lock(&c->lock);
+    c->event = NULL;
+    while (c->telling && !pthread_equal(receiver, pthread_self()))
+        pthread_cond_wait(&c->unsent, &c->lock);
+    pthread_mutex_unlock(&c->lock);
+}
+
 static void fsb_chunk_submit_(fsb_backend *b, fsb_op *const *ops, size_t n)
 {
     fsb_chunk_client_ *c = (fsb_chunk_client_ *)b;
     for (size_t i = 0; i < n; ++i) {
-        const int err = fsb_chunk_start_(c, ops[i]);
-        if (err) fsb_chunk_fail_(ops[i], err);
+        const int over = ops[i]->code == FSB_OP_CLOSE && ops[i]->handle == FSB_CHUNK_LEASE_HANDLE_;
+        const int err = over ? 0 : fsb_chunk_start_(c, ops[i]);
+        if (over) fsb_chunk_unlease_(c);
+        if (over || err) fsb_chunk_fail_(ops[i], err);
     }
     fsb_chunk_client_flush_(c);
 }
@@ -4114,69 +6263,6 @@ static int64_t fsb_chunk_call_wait_(fsb_backend *b, fsb_op *op)
     return op->result;
 }
 
-/* Moves all of size bytes before the deadline; it is only for hello, before there is a receiver. */
-static int fsb_chunk_exchange_(fsb_chunk_stream_ *s, int sends, unsigned char *bytes, size_t size,
-                               int64_t deadline)
-{
-    while (size) {
-        struct iovec  part;
-        struct pollfd p = {sends ? s->out : s->in, (short)(sends ? POLLOUT : POLLIN), 0};
-        const int64_t left = deadline - fsb_chunk_now_ms_();
-        part.iov_base = bytes, part.iov_len = size;
-        if (left <= 0) return -ETIMEDOUT;
-        if (poll(&p, 1, left < INT_MAX ? (int)left : INT_MAX) < 0 && errno != EINTR) return -errno;
-        const int64_t n = sends ? fsb_chunk_send_(s, &part, 1, 0) : fsb_chunk_recv_(s, bytes, size);
-        if (n == -EAGAIN) continue;
-        if (!n || n == -EPIPE || n == -ECONNRESET) return -ENOTCONN;
-        if (n < 0) return (int)n;
-        bytes += n, size -= (size_t)n;
-    }
-    return 0;
-}
-
-static int fsb_chunk_say_hello_(fsb_chunk_client_ *c, const fsb_chunk_client_desc *d,
-                                int64_t deadline)
-{
-    unsigned char     bytes[FSB_CHUNK_HEADER_ + 296] = {0}, id[16];
-    fsb_chunk_cursor_ w = {bytes + FSB_CHUNK_HEADER_, bytes + sizeof bytes, 0};
-    fsb_chunk_frame_  f;
-    const uint64_t    random[2] = {fsb_chunk_random_(), fsb_chunk_random_()};
-    int               given = 0;
-    for (size_t i = 0; i < sizeof id; ++i) given |= d->id[i];
-    memcpy(id, given ? (const void *)d->id : (const void *)random, sizeof id);
-    fsb_chunk_put16_(&w, FSB_CHUNK_VERSION_), fsb_chunk_put16_(&w, FSB_CHUNK_VERSION_);
-    fsb_chunk_put32_(&w, 0);
-    memcpy(fsb_chunk_step_(&w, sizeof id), id, sizeof id);
-    fsb_chunk_put_string_(&w, d->share);
-    while (!w.bad && (w.at - bytes) % 8) fsb_chunk_put_(&w, 0, 1);
-    if (w.bad) return -ENAMETOOLONG;
-    memset(&f, 0, sizeof f);
-    f.op = FSB_CHUNK_HELLO_, f.meta_size = (uint32_t)(w.at - bytes) - FSB_CHUNK_HEADER_;
-    fsb_chunk_seal_(bytes, &f);
-    int err = fsb_chunk_exchange_(&c->stream, 1, bytes, (size_t)(w.at - bytes), deadline);
-    if (!err) err = fsb_chunk_exchange_(&c->stream, 0, bytes, FSB_CHUNK_HEADER_, deadline);
-    if (err) return err;
-    if (fsb_chunk_unseal_(bytes, FSB_CHUNK_HEADER_, &f) < 0 || f.op != FSB_CHUNK_HELLO_ ||
-        f.data_size || f.meta_size > sizeof bytes - FSB_CHUNK_HEADER_)
-        return -EPROTO;
-    const size_t whole = FSB_CHUNK_HEADER_ + f.meta_size;
-    err = fsb_chunk_exchange_(&c->stream, 0, bytes + FSB_CHUNK_HEADER_, f.meta_size, deadline);
-    if (err) return err;
-    if (fsb_chunk_unseal_(bytes, whole, &f) < 0 || f.flags != FSB_CHUNK_ANSWER_ || f.tag)
-        return -EPROTO;
-    if (f.status < 0) return f.status < -4095 ? -EPROTO : -fsb_chunk_error_from_wire_(-f.status);
-    fsb_chunk_cursor_ r = {f.meta, f.meta + f.meta_size, 0};
-    const uint32_t    version = fsb_chunk_get16_(&r);
-    c->info.rights = fsb_chunk_get16_(&r);
-    c->info.max_requests = fsb_chunk_get32_(&r);
-    c->info.boot_id = fsb_chunk_get64_(&r);
-    const uint64_t served = fsb_chunk_get64_(&r), most = fsb_chunk_get32_(&r);
-    if (r.bad || version != FSB_CHUNK_VERSION_ || most < (uint64_t)FSB_IO_MAX) return -EPROTO;
-    for (uint32_t i = 1; i < FSB_OP_COUNT; ++i)
-        if ((served >> i & 1) && fsb_chunk_shape_of_(i)) c->base.call[i] = fsb_chunk_call_wait_;
-    return 0;
-}
-
 static void fsb_chunk_client_free_(fsb_chunk_client_ *c)
 {
     const fsb_allocator a = c->allocator;
@@ -4185,8 +6271,13 @@ static void fsb_chunk_client_free_(fsb_chunk_client_ *c)
     fsb_chunk_free_(&a, c->calls, (size_t)c->call_room * sizeof *c->calls);
     fsb_chunk_free_(&a, c->in, c->in_size);
     if (c->kick >= 0) close(c->kick);
-    if (c->stream.in >= 0) close(c->stream.in);
-    if (c->stream.out >= 0 && c->stream.out != c->stream.in) close(c->stream.out);
+    fsb_chunk_way_close_(&c->stream);
+    fsb_chunk_secure_free_(c->secure, &a);
+    explicit_bzero(&c->key, sizeof c->key);
+    for (uint32_t i = 0; i < c->file_count; ++i) fsb_chunk_strfree_(&a, c->files[i].path);
+    fsb_chunk_free_(&a, c->files, c->file_count * sizeof *c->files);
+    fsb_chunk_strfree_(&a, c->address);
+    fsb_chunk_strfree_(&a, c->share);
     pthread_cond_destroy(&c->unsent);
     pthread_mutex_destroy(&c->lock);
     fsb_chunk_free_(&a, c, sizeof *c);
@@ -4200,31 +6291,52 @@ static void fsb_chunk_client_close_(fsb_backend *b)
     pthread_mutex_unlock(&c->lock);
     fsb_chunk_kick_(c->kick);
     pthread_join(c->thread, NULL);
+    if (c->stays && !c->lost) {
+        unsigned char    bytes[FSB_CHUNK_HEADER_];
+        fsb_chunk_frame_ f;
+        memset(&f, 0, sizeof f);
+        f.op = FSB_CHUNK_GOODBYE_;
+        fsb_chunk_seal_(bytes, &f);
+        (void)fsb_chunk_exchange_(&c->stream, 1, bytes, sizeof bytes, fsb_chunk_now_ms_() + 200);
+    }
     fsb_chunk_client_free_(c);
 }
 
-/* A WRITE of a MiB in few pieces: the default of a unix socket is 208 KiB. TCP tunes its own. */
-static void fsb_chunk_widen_(const fsb_chunk_stream_ *s)
+static void fsb_chunk_client_ops_(fsb_chunk_client_ *c, uint64_t served)
 {
-    int       room = 1 << 20, domain = 0;
-    socklen_t size = sizeof domain;
-    if (getsockopt(s->out, SOL_SOCKET, SO_DOMAIN, &domain, &size) == 0 && domain == AF_UNIX)
-        (void)setsockopt(s->out, SOL_SOCKET, SO_SNDBUF, &room, sizeof room);
+    for (uint32_t i = 1; i < FSB_OP_COUNT; ++i)
+        if ((served >> i & 1) && fsb_chunk_shape_of_(i)) c->base.call[i] = fsb_chunk_call_wait_;
+}
+
+/* Copies what the client needs to connect, now and later. */
+static int fsb_chunk_client_init_(fsb_chunk_client_ *c, const fsb_chunk_client_desc *d)
+{
+    const int      tls = !d->connect && strncmp(d->address, "tls:", 4) == 0;
+    const uint64_t random[2] = {fsb_chunk_random_(), fsb_chunk_random_()};
+    int            given = 0;
+    for (size_t i = 0; i < sizeof c->id; ++i) given |= d->id[i];
+    memcpy(c->id, given ? (const void *)d->id : (const void *)random, sizeof c->id);
+    c->connect = d->connect, c->user = d->user, c->stays = d->reconnect != 0;
+    if (d->address) c->address = fsb_chunk_strdup_(&c->allocator, d->address + (tls ? 4 : 0));
+    if (d->share) c->share = fsb_chunk_strdup_(&c->allocator, d->share);
+    if ((d->address && !c->address) || (d->share && !c->share)) return -ENOMEM;
+    if (!d->code) return tls ? -EINVAL : 0;
+    if (!tls && !d->connect) return -EINVAL;
+    const int err = fsb_chunk_key_of_(d->code, &c->key);
+    if (err) return err;
+    c->secure = fsb_chunk_secure_client_(&c->allocator);
+    return c->secure ? 0 : -ENOSYS;
 }
 
 /* Connects, says hello, starts the receiver. */
 static int fsb_chunk_client_start_(fsb_chunk_client_ *c, const fsb_chunk_client_desc *d)
 {
-    const int64_t deadline = fsb_chunk_now_ms_() + c->timeout_ms;
-    int           fds[2] = {-1, -1};
-    int           err =
-        d->connect ? d->connect(d->user, fds) : fsb_chunk_dial(d->address, c->timeout_ms, fds);
+    int err = fsb_chunk_client_init_(c, d);
+    if (!err) err = fsb_chunk_way_open_(c, &c->way, 0, c->timeout_ms);
     if (err) return err;
-    c->stream.in = fds[0], c->stream.out = fds[1];
-    err = fsb_chunk_stream_init_(&c->stream, fds[0], fds[1]);
-    fsb_chunk_widen_(&c->stream);
-    if (!err) err = fsb_chunk_say_hello_(c, d, deadline);
-    if (!err) err = fsb_chunk_client_resize_(c, FSB_CHUNK_CLIENT_IN_);
+    c->stream = c->way.stream, c->info = c->way.info, c->heard = fsb_chunk_now_ms_();
+    fsb_chunk_client_ops_(c, c->way.served);
+    err = fsb_chunk_client_resize_(c, FSB_CHUNK_CLIENT_IN_);
     return err ? err : fsb_chunk_thread_(&c->thread, fsb_chunk_receiver_, c);
 }
 
@@ -4248,6 +6360,7 @@ FSB_API int fsb_chunk_client_open(fsb_backend **out, const fsb_chunk_client_desc
         fsb_chunk_log_(&c->log, FSB_LOG_ERROR, "chunk/connect", "%s: %s",
                        desc->address ? desc->address : "connect",
                        err == -EPROTO         ? "no fsb host of this version answers there"
+                           : err == -EACCES   ? "the code opens nothing there"
                            : err == -ENOTCONN ? "it turned us away; its log says why"
                            : err == -ENOENT ? "no such share, or no such socket"
                                             : strerror(-err));
@@ -4260,7 +6373,10 @@ FSB_API int fsb_chunk_client_open(fsb_backend **out, const fsb_chunk_client_desc
 
 FSB_API void fsb_chunk_client_get_info(fsb_backend *backend, fsb_chunk_client_info *out)
 {
-    *out = ((fsb_chunk_client_ *)backend)->info;
+    fsb_chunk_client_ *c = (fsb_chunk_client_ *)backend;
+    pthread_mutex_lock(&c->lock);
+    *out = c->info;
+    pthread_mutex_unlock(&c->lock);
 }
 
 #ifdef __cplusplus

@@ -777,28 +777,24 @@ static int fsb_session_is_utf8_(const char *text, size_t size)
 /* Writing strings: long runs of plain ASCII are the rule, so they are found 16 bytes at a time. */
 typedef unsigned char fsb_session_v16_ __attribute__((vector_size(16)));
 
-static fsb_session_v16_ fsb_session_odd_(const char *p) /* which of 16 bytes are not plain */
+static int fsb_session_all_plain_(const char *p, size_t sixteens)
 {
-    fsb_session_v16_ v;
-    memcpy(&v, p, 16);
-    return (fsb_session_v16_)((v < 0x20) | (v == '"') | (v == '\\') | (v > 0x7e));
+    fsb_session_v16_ v, odd;
+    uint64_t         half[2];
+    memset(&odd, 0, 16);
+    for (size_t i = 0; i < sixteens; ++i) {
+        memcpy(&v, p + 16 * i, 16);
+        odd |= (fsb_session_v16_)((v < 0x20) | (v == '"') | (v == '\\') | (v > 0x7e));
+    }
+    memcpy(half, &odd, 16);
+    return !(half[0] | half[1]);
 }
 
 static size_t fsb_session_plain_(const char *p, size_t size)
 {
     size_t i = 0;
-    for (; i + 32 <= size; i += 32) {
-        const fsb_session_v16_ odd = fsb_session_odd_(p + i) | fsb_session_odd_(p + i + 16);
-        uint64_t               half[2];
-        memcpy(half, &odd, 16);
-        if (half[0] | half[1]) break;
-    }
-    if (i + 16 <= size) {
-        const fsb_session_v16_ odd = fsb_session_odd_(p + i);
-        uint64_t               half[2];
-        memcpy(half, &odd, 16);
-        if (!(half[0] | half[1])) i += 16;
-    }
+    while (i + 32 <= size && fsb_session_all_plain_(p + i, 2)) i += 32;
+    if (i + 16 <= size && fsb_session_all_plain_(p + i, 1)) i += 16;
     while (i < size && p[i] >= 0x20 && p[i] != '"' && p[i] != '\\' && p[i] < 0x7f) ++i;
     return i;
 }
@@ -1067,12 +1063,18 @@ static uint64_t fsb_session_uint_(fsb_session_span raw) /* 0 if it is not a coun
 /* ---- [hash] ---------------------------------------------------------------------------------- */
 /* A 64-bit hash of the multiply-and-fold kind: fast, and seeded where its values might be guessed.
    It finds changes and torn records; it is no seal against forgery. */
-__extension__ typedef unsigned __int128 fsb_session_u128_;
-
-static uint64_t fsb_session_fold_(uint64_t a, uint64_t b)
+static uint64_t fsb_session_fold_(uint64_t a, uint64_t b) /* both halves of the product */
 {
-    const fsb_session_u128_ product = (fsb_session_u128_)a * b;
+#ifdef __SIZEOF_INT128__
+    __extension__ typedef unsigned __int128 u128;
+    const u128 product = (u128)a * b;
     return (uint64_t)product ^ (uint64_t)(product >> 64);
+#else
+    const uint64_t low = 0xffffffffu, ll = (a & low) * (b & low), lh = (a & low) * (b >> 32);
+    const uint64_t hl = (a >> 32) * (b & low), mid = (ll >> 32) + (lh & low) + (hl & low);
+    const uint64_t high = (a >> 32) * (b >> 32) + (lh >> 32) + (hl >> 32) + (mid >> 32);
+    return (mid << 32 | (ll & low)) ^ high;
+#endif
 }
 
 static uint64_t fsb_session_hash_(uint64_t seed, const void *data, size_t size)
@@ -4278,6 +4280,16 @@ static void fsb_session_sql_close_(fsb_session_sql_ *c)
     fsb_session_drop_(&c->store->desc.allocator, c, sizeof *c);
 }
 
+/* Two processes that turn a new file to WAL at once would wait for each other: SQLite then answers
+   busy without asking the handler, and the loser is to try again. */
+static int fsb_session_sql_wal_(fsb_session_sql_ *c)
+{
+    int err, tries = 0;
+    do err = fsb_session_sql_exec_(c, "PRAGMA journal_mode=WAL");
+    while (err == -ETIMEDOUT && fsb_session_busy_(c, tries++));
+    return err;
+}
+
 static int fsb_session_sql_setup_(fsb_session_sql_ *c)
 {
     static fts5_tokenizer const tokenizer = {fsb_session_fts_create_, fsb_session_fts_delete_,
@@ -4287,8 +4299,7 @@ static int fsb_session_sql_setup_(fsb_session_sql_ *c)
     sqlite3_busy_handler(c->db, fsb_session_busy_, c);
     sqlite3_limit(c->db, SQLITE_LIMIT_LENGTH, 1000000000);
     int err = fsb_session_sql_exec_(c, "PRAGMA cache_size=-16384; PRAGMA temp_store=MEMORY");
-    if (!err && !c->store->desc.read_only)
-        err = fsb_session_sql_exec_(c, "PRAGMA journal_mode=WAL");
+    if (!err && !c->store->desc.read_only) err = fsb_session_sql_wal_(c);
     if (!err) err = fsb_session_sql_exec_(c, sync[c->store->desc.durability]);
     fts5_api *api = fsb_session_fts_(c->db);
     if (api && !c->store->desc.no_search) {

@@ -66,26 +66,55 @@ static inline double bench_spread(const double *values, int n)
     return middle > 0 ? (most - least) / middle : 0;
 }
 
+/* theirs 0: nothing was measured beside it. `more` goes into the object, before its brace. */
+static inline void bench_print_(const char *which, double ours, double spread, int n,
+                                const char *unit, const char *against, double theirs,
+                                bench_better better, const char *note, const char *more)
+{
+    const double ratio =
+        ours > 0 && theirs > 0 ? (better == BENCH_MORE ? ours / theirs : theirs / ours) : 0;
+    if (bench_.json) {
+        printf(
+            "{\"bench\":\"%s\",\"case\":\"%s\",\"value\":%.6g,\"unit\":\"%s\",\"against\":\"%s\","
+            "\"theirs\":%.6g,\"ratio\":%.4g,\"spread\":%.3g,\"n\":%d,\"note\":\"%s\"%s}\n",
+            bench_.name, which, ours, unit, against, theirs, ratio, spread, n, note,
+            more);
+    } else if (against[0]) {
+        printf("%-34s %10.4g %-8s %10.4g %-18s x%-7.3g +-%3.0f%%  %s\n", which, ours, unit, theirs,
+               against, ratio, 50 * spread, note);
+    } else {
+        printf("%-34s %10.4g %-8s %10s %-18s  %-7s +-%3.0f%%  %s\n", which, ours, unit, "", "", "",
+               50 * spread, note);
+    }
+    fflush(stdout);
+}
+
 /* theirs NULL: nothing was measured beside it. */
 static inline void bench_row(const char *which, const double *ours, int n, const char *unit,
                              const char *against, const double *theirs, int m, bench_better better,
                              const char *note)
 {
-    const double a = bench_median(ours, n), b = theirs ? bench_median(theirs, m) : 0;
-    const double ratio = a > 0 && b > 0 ? (better == BENCH_MORE ? a / b : b / a) : 0;
-    if (bench_.json) {
-        printf(
-            "{\"bench\":\"%s\",\"case\":\"%s\",\"value\":%.6g,\"unit\":\"%s\",\"against\":\"%s\","
-            "\"ratio\":%.4g,\"spread\":%.3g,\"n\":%d,\"note\":\"%s\"}\n",
-            bench_.name, which, a, unit, theirs ? against : "", ratio, bench_spread(ours, n), n,
-            note);
-    } else if (theirs) {
-        printf("%-34s %10.4g %-8s %10.4g %-18s x%-7.3g +-%3.0f%%  %s\n", which, a, unit, b, against,
-               ratio, 50 * bench_spread(ours, n), note);
-    } else {
-        printf("%-34s %10.4g %-8s %10s %-18s  %-7s +-%3.0f%%  %s\n", which, a, unit, "", "", "",
-               50 * bench_spread(ours, n), note);
-    }
-    fflush(stdout);
+    bench_print_(which, bench_median(ours, n), bench_spread(ours, n), n, unit,
+                 theirs ? against : "", theirs ? bench_median(theirs, m) : 0, better, note, "");
+}
+
+/* Sorts ours and theirs (NULL: nothing was measured beside it); n and m at least 1, else nothing is
+   printed. */
+static inline void bench_latencies(const char *which, double *ours, int n, const char *unit,
+                                   const char *against, double *theirs, int m, const char *note)
+{
+    enum { QUANTILES = 41 };
+    char more[QUANTILES * 16 + 128];
+    if (n < 1 || (theirs && m < 1)) return;
+    qsort(ours, (size_t)n, sizeof *ours, bench_by_value_);
+    if (theirs) qsort(theirs, (size_t)m, sizeof *theirs, bench_by_value_);
+    int at = snprintf(more, sizeof more, ",\"p95\":%.6g,\"p99\":%.6g,\"max\":%.6g,\"quantiles\":[",
+                      ours[(n - 1) * 95 / 100], ours[(n - 1) * 99 / 100], ours[n - 1]);
+    for (int i = 0; i < QUANTILES; ++i)
+        at += snprintf(more + at, sizeof more - (size_t)at, "%s%.6g", i ? "," : "",
+                       ours[(size_t)(n - 1) * (size_t)i / (QUANTILES - 1)]);
+    snprintf(more + at, sizeof more - (size_t)at, "]");
+    bench_print_(which, ours[n / 2], (ours[n - 1] - ours[0]) / ours[n / 2], n, unit,
+                 theirs ? against : "", theirs ? theirs[m / 2] : 0, BENCH_LESS, note, more);
 }
 #endif

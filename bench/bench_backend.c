@@ -5,10 +5,15 @@
 #define FSB_BACKEND_IMPLEMENTATION
 #include "../fsb_backend.h"
 #include <fcntl.h>
+#include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
 #include <time.h>
+#include <unistd.h>
 
 enum { ROUNDS = 5, BLOCK = 128 << 10 };
 
@@ -126,6 +131,55 @@ static void plain_read_big(void) { check(pread(bench.fd, block, BLOCK, 0)); }
 static void plain_write(void) { check(pwrite(bench.fd, block, 1024, 0)); }
 static void plain_write_big(void) { check(pwrite(bench.fd, block, BLOCK, 0)); }
 
+/* A folder of 100 files of 10 KiB with their bytes; the buffer is one listing's. */
+static int count_bytes(fsb_op *op, const fsb_dirent *entry)
+{
+    op->layer[0] = (char *)op->layer[0] + (entry->data ? entry->stat.size : 0);
+    return 0;
+}
+static void ours_list(fsb_backend *b)
+{
+    fsb_op op = {.code = FSB_OP_LIST, .path = "/many", .flags = FSB_LIST_STAT | FSB_LIST_DATA,
+                 .emit = count_bytes};
+    call(b, &op);
+    check((uintptr_t)op.layer[0] == 100 * 10240 ? 0 : -1);
+}
+static void plain_list(void)
+{
+    static union { uint64_t align; char bytes[32768]; } names;
+    const int                 dir = openat(bench.dirfd, "many", O_RDONLY | O_DIRECTORY);
+    long                      size = 0, n, bytes = 0;
+    while ((n = syscall(SYS_getdents64, dir, names.bytes, sizeof names.bytes)) > 0) {
+        for (long at = 0; at < n;) {
+            const char *d = names.bytes + at; /* ino, offset, size, type, name */
+            struct stat st;
+            at += *(const unsigned short *)(const void *)(d + 16);
+            if (d[19] == '.') continue;
+            const int fd = openat(dir, d + 19, O_RDONLY | O_NOFOLLOW);
+            check(fd), check(fstat(fd, &st)), size = read(fd, block, BLOCK), check(close(fd));
+            bytes += size;
+        }
+    }
+    check(close(dir)), check(bytes == 100 * 10240 ? 0 : -1);
+}
+
+/* `true`, and its end waited for. */
+static void ours_exec(fsb_backend *b)
+{
+    static const char *const argv[] = {"true", NULL};
+    fsb_exec exec = {.argv = argv};
+    fsb_op   op = {.code = FSB_OP_EXEC, .path = "/", .exec = &exec};
+    call(b, &op);
+}
+static void plain_exec(void)
+{
+    char *const argv[] = {(char *)(uintptr_t)"true", NULL};
+    pid_t       pid;
+    int         status;
+    check(-posix_spawnp(&pid, "true", NULL, NULL, argv, environ));
+    check(waitpid(pid, &status, 0));
+}
+
 static const struct bench_case {
     const char *name;
     void (*ours)(fsb_backend *b);
@@ -141,6 +195,8 @@ static const struct bench_case {
     {"read 128 KiB", ours_read_big, plain_read_big, 10000},
     {"write 1 KiB, with stat", ours_write, plain_write, 40000},
     {"write 128 KiB, with stat", ours_write_big, plain_write_big, 4000},
+    {"list 100 files of 10 KiB, with data", ours_list, plain_list, 1000},
+    {"exec true", ours_exec, plain_exec, 500},
 };
 
 /* ---- measuring ---- */
@@ -186,6 +242,7 @@ static void measure(const char *name, fsb_backend *b, int with_plain)
     call(b, &op);
     bench.handle = op.handle;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; ++i) {
+        if (cases[i].ours == ours_exec && !with_plain) continue; /* none in memory */
         double ours[ROUNDS], plain[ROUNDS];
         for (int round = 0; round < ROUNDS; ++round) {
             ours[round] = run(&cases[i], b);
@@ -197,30 +254,105 @@ static void measure(const char *name, fsb_backend *b, int with_plain)
     call(b, &op);
 }
 
+static const char *many(int i)
+{
+    static char path[32];
+    snprintf(path, sizeof path, "/many/file%03d", i);
+    return path;
+}
+
 static void fill(fsb_backend *b)
 {
-    static const char *const folders[] = {"/a", "/a/b", "/a/b/c"};
-    for (int i = 0; i < 3; ++i) {
+    static const char *const folders[] = {"/a", "/a/b", "/a/b/c", "/many"};
+    for (int i = 0; i < 4; ++i) {
         fsb_op op = {.code = FSB_OP_MKDIR, .path = folders[i],
                      .attr = {.mask = FSB_ATTR_MODE, .mode = 0755}};
         call(b, &op);
     }
     check(fsb_write_file(b, "/file", block, BLOCK, 0644));
     check(fsb_write_file(b, "/a/b/c/file", block, 10000, 0644));
+    for (int i = 0; i < 100; ++i) check(fsb_write_file(b, many(i), block, 10240, 0644));
 }
 
 static void empty(fsb_backend *b)
 {
     static const char *const files[] = {"/file", "/a/b/c/file"};
-    static const char *const folders[] = {"/a/b/c", "/a/b", "/a"};
+    static const char *const folders[] = {"/a/b/c", "/a/b", "/a", "/many"};
+    for (int i = 0; i < 100; ++i) {
+        fsb_op op = {.code = FSB_OP_UNLINK, .path = many(i)};
+        call(b, &op);
+    }
     for (int i = 0; i < 2; ++i) {
         fsb_op op = {.code = FSB_OP_UNLINK, .path = files[i]};
         call(b, &op);
     }
-    for (int i = 0; i < 3; ++i) {
+    for (int i = 0; i < 4; ++i) {
         fsb_op op = {.code = FSB_OP_RMDIR, .path = folders[i]};
         call(b, &op);
     }
+}
+
+/* ---- how late an event comes: another process makes names, and notes when ---- */
+
+enum { NAMES = 2000 };
+typedef struct latency {
+    double   made[NAMES], told[NAMES]; /* ns; told 0: not yet */
+} latency;
+
+static void on_event(void *user, const fsb_event *e)
+{
+    latency       *t = user;
+    const unsigned i = (unsigned)atoi(e->path + 2);
+    if (e->kind == FSB_EVENT_CREATED && e->path[1] == 'w' && i < NAMES) t->told[i] = now();
+}
+
+static void make_names(latency *t, unsigned n)
+{
+    char name[32];
+    for (unsigned i = 0; i < n; ++i) {
+        usleep(i % 8 ? 200 : 2000); /* the watcher sleeps, or has just worked */
+        snprintf(name, sizeof name, "w%u", i);
+        t->made[i] = now();
+        mknodat(bench.dirfd, name, S_IFREG | 0600, 0);
+    }
+    _exit(0);
+}
+
+static void measure_watch(void)
+{
+    const unsigned n = bench.quick ? NAMES / 4 : NAMES;
+    unsigned       missing = 0;
+    latency *t = mmap(NULL, sizeof *t, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    fsb_op   op = {.code = FSB_OP_WATCH, .path = "/", .event = on_event, .user = t,
+                   .flags = FSB_WATCH_DEEP | FSB_WATCH_FOREIGN};
+    call(bench.local, &op);
+    if (bench.failed || t == MAP_FAILED) return;
+    const char *source = op.out_offset ? "fanotify" : "inotify";
+    const pid_t pid = fork();
+    if (pid == 0) make_names(t, n);
+    waitpid(pid, NULL, 0);
+    usleep(100000);
+    op.code = FSB_OP_CLOSE, op.flags = 0;
+    call(bench.local, &op);
+    for (unsigned i = 0; i < n; ++i) {
+        char name[32];
+        snprintf(name, sizeof name, "w%u", i);
+        check(unlinkat(bench.dirfd, name, 0));
+        missing += !t->told[i];
+        t->told[i] = t->told[i] ? t->told[i] - t->made[i] : 1e9;
+    }
+    qsort(t->told, n, sizeof *t->told, ascending);
+    if (missing) bench.failed = 1;
+    const struct { const char *name; unsigned at; } rows[] = {{"p50", n / 2}, {"p99", n - n / 100}};
+    for (int i = 0; i < 2; ++i) {
+        if (bench.json)
+            printf("{\"bench\":\"backend\",\"case\":\"local: event of another's change, %s\","
+                   "\"value\":%.1f,\"unit\":\"ns\",\"against\":\"\",\"ratio\":0,\"spread\":0,"
+                   "\"n\":%u,\"note\":\"%s\"}\n", rows[i].name, t->told[rows[i].at], n, source);
+        else printf("local    event of another's change, %s      %9.0f ns   %s\n", rows[i].name,
+                    t->told[rows[i].at], source);
+    }
+    munmap(t, sizeof *t);
 }
 
 int main(int argc, char **argv)
@@ -233,13 +365,14 @@ int main(int argc, char **argv)
     const char *tmp = getenv("TMPDIR");
     snprintf(bench.dir, sizeof bench.dir, "%s/fsb-bench-XXXXXX", tmp && *tmp ? tmp : "/tmp");
     if (!mkdtemp(bench.dir)) return perror(bench.dir), 1;
-    fsb_local_desc desc = {.root = bench.dir};
+    fsb_local_desc desc = {.root = bench.dir, .allow_exec = 1};
     if (fsb_local_open(&bench.local, &desc) || fsb_memory_open(&bench.memory, NULL)) return 1;
     bench.dirfd = open(bench.dir, O_RDONLY | O_DIRECTORY);
     fill(bench.local), fill(bench.memory);
     bench.fd = openat(bench.dirfd, "file", O_RDWR);
     measure("local", bench.local, 1);
     measure("memory", bench.memory, 0);
+    measure_watch();
     empty(bench.local);
     bench.local->close(bench.local), bench.memory->close(bench.memory);
     close(bench.fd), close(bench.dirfd);

@@ -18,6 +18,7 @@ typedef struct conformance_traits {
     int has_sparse;     /* SEEK, and holes are found */
     int has_punch;      /* ALLOCATE with holes */
     int has_watch;      /* events come */
+    int has_deep;       /* LIST gives the bytes of small files, and goes into folders */
     int has_descriptor; /* DESCRIPTOR */
     int scoped;         /* symbolic links before the last component answer -EACCES */
     int many;           /* names in the big folder (default 5000) */
@@ -387,6 +388,128 @@ static inline void conf_list_big(fsb_backend *b, const conformance_traits *t)
     CHECK_EQ(conf_count(b, "/big"), 0);
     CHECK_EQ(C(RMDIR, .path = "/big"), 0);
     free(seen);
+}
+
+/* ---- lists with bytes, and of what is below ---- */
+
+typedef struct conf_tree {
+    unsigned names, with_data, wrong, whole, limit; /* limit: names, then emit() stops; 0: none */
+    unsigned depth;        /* of the last name; names come breadth first */
+    char     folders[400]; /* those said to be whole, in their order */
+    uint64_t last_cookie;  /* of op->path's own names */
+} conf_tree;
+
+static unsigned conf_slashes(const char *path)
+{
+    unsigned n = 0;
+    for (; *path; ++path) n += *path == '/';
+    return n;
+}
+
+static int conf_tree_emit(fsb_op *op, const fsb_dirent *e)
+{
+    conf_tree *t = op->user;
+    if (t->limit && t->names == t->limit) return 1;
+    const unsigned depth = e->folder ? conf_slashes(e->folder) : 0;
+    CHECK(depth >= t->depth);
+    t->depth = depth;
+    CHECK_EQ(strlen(e->name), e->name_size);
+    if (!e->name_size) {
+        CHECK(e->folder && S_ISDIR(e->stat.mode) && !e->data);
+        ++t->whole;
+        strncat(t->folders, e->folder, sizeof t->folders - strlen(t->folders) - 1);
+        return 0;
+    }
+    ++t->names;
+    if (!e->folder) t->last_cookie = e->cookie;
+    else CHECK(!strncmp(e->folder, "/t/", 3));
+    CHECK(e->stat.file_id != 0 && e->stat.mode != 0);
+    if (e->data) { /* a file is its name, over and over */
+        ++t->with_data;
+        CHECK(S_ISREG(e->stat.mode));
+        for (uint64_t i = 0; i < e->stat.size; ++i)
+            t->wrong += ((const char *)e->data)[i] != e->name[i % e->name_size];
+    }
+    return 0;
+}
+
+static inline void conf_named_file(fsb_backend *b, const char *path, size_t size)
+{
+    static char data[70000];
+    const char *name = strrchr(path, '/') + 1;
+    for (size_t i = 0; i < size; ++i) data[i] = name[i % strlen(name)];
+    CHECK_EQ(C(PUT, .path = path, .flags = FSB_O_WRITE | FSB_O_CREATE, MODE(0644), .data = data,
+               .size = size), (int64_t)size);
+}
+
+static inline conf_tree conf_tree_of(fsb_backend *b, uint32_t flags, uint64_t budget,
+                                     unsigned limit, int64_t result)
+{
+    conf_tree t = {.limit = limit};
+    CHECK_EQ(C(LIST, .path = "/t", .flags = FSB_LIST_STAT | flags, .size64 = budget,
+               .emit = conf_tree_emit, .user = &t), result);
+    CHECK_EQ(t.wrong, 0);
+    return t;
+}
+
+static inline void conf_list_budget(fsb_backend *b)
+{
+    const uint32_t all = FSB_LIST_DATA | FSB_LIST_DEEP;
+    conf_tree      t = {0};
+    unsigned       names = 0, calls = 0;
+    int64_t        more = 0;
+    for (uint64_t cookie = 0; more == 0 && calls < 20; ++calls, cookie = t.last_cookie) {
+        t = (conf_tree){0};
+        more = C(LIST, .path = "/t", .flags = FSB_LIST_STAT | FSB_LIST_DATA, .offset = cookie,
+                 .size64 = 1, .emit = conf_tree_emit, .user = &t);
+        CHECK(more == 1 || t.names == 1); /* one at least, then it was enough */
+        names += t.names;
+    }
+    CHECK_EQ(more, 1);
+    CHECK_EQ(names, 8);
+    t = conf_tree_of(b, all, 70000 + 8 * 300, 0, 1); /* its own names, not all that is below */
+    CHECK(t.names >= 8 && t.names < 14);
+    t = conf_tree_of(b, all, 0, 9, 1); /* stopped below: its own names were all there */
+    CHECK_EQ(t.names, 9);
+    t = conf_tree_of(b, all, 0, 3, 0);
+    CHECK_EQ(t.names, 3);
+}
+
+/* /t: empty, small, big (64 KiB), over (one more), link, fifo, a/{x, one/{y, deep/z}}, b/ */
+static inline void conf_list_deep(fsb_backend *b, const conformance_traits *t)
+{
+    const char *folders[] = {"/t", "/t/a", "/t/a/one", "/t/a/one/deep", "/t/b"};
+    const char *files[] = {"/t/empty", "/t/small", "/t/big", "/t/over", "/t/a/x", "/t/a/one/y",
+                           "/t/a/one/deep/z"};
+    const size_t sizes[] = {0, 1000, 65536, 65537, 10, 20, 30};
+    if (!t->has_deep) return;
+    for (size_t i = 0; i < 5; ++i) CHECK_EQ(C(MKDIR, .path = folders[i], MODE(0755)), 0);
+    for (size_t i = 0; i < 7; ++i) conf_named_file(b, files[i], sizes[i]);
+    if (C(SYMLINK, .path = "/t/link", .path2 = "a")) CHECK(!"made a link");
+    CHECK_EQ(C(MKNOD, .path = "/t/fifo", MODE(S_IFIFO | 0600)), 0);
+    CHECK_EQ(C(LIST, .path = "/t", .flags = FSB_LIST_DATA, .emit = conf_tree_emit), -EINVAL);
+    CHECK_EQ(C(LIST, .path = "/t", .flags = FSB_LIST_DEEP, .emit = conf_tree_emit), -EINVAL);
+    CHECK_EQ(C(LIST, .path = "/t", .flags = 8 | FSB_LIST_STAT, .emit = conf_tree_emit), -EINVAL);
+    const fsb_stat before = conf_stat(b, "/t");
+    conf_tree      got = conf_tree_of(b, 0, 0, 0, 1);
+    CHECK_EQ(conf_op.stat.file_id, before.file_id);
+    CHECK_EQ(conf_op.stat.version, before.version);
+    CHECK_EQ(got.names, 8);
+    CHECK_EQ(got.with_data, 0);
+    got = conf_tree_of(b, FSB_LIST_DATA, 0, 0, 1);
+    CHECK_EQ(got.names, 8);
+    CHECK_EQ(got.with_data, 3); /* not the one over 64 KiB, not the link, not the FIFO */
+    got = conf_tree_of(b, FSB_LIST_DATA | FSB_LIST_DEEP, 0, 0, 1);
+    CHECK_EQ(got.names, 13);
+    CHECK_EQ(got.with_data, 6);
+    CHECK_EQ(got.whole, 4);
+    CHECK(!strcmp(got.folders, "/t/a/t/b/t/a/one/t/a/one/deep")
+          || !strcmp(got.folders, "/t/b/t/a/t/a/one/t/a/one/deep"));
+    conf_list_budget(b);
+    CHECK_EQ(C(UNLINK, .path = "/t/link"), 0);
+    CHECK_EQ(C(UNLINK, .path = "/t/fifo"), 0);
+    for (size_t i = 0; i < 7; ++i) CHECK_EQ(C(UNLINK, .path = files[i]), 0);
+    for (size_t i = 5; i-- > 0;) CHECK_EQ(C(RMDIR, .path = folders[i]), 0);
 }
 
 static inline void conf_rename(fsb_backend *b, const conformance_traits *t)
@@ -815,6 +938,7 @@ static void conformance_run(fsb_backend *b, const conformance_traits *t)
     conf_unlinked(b, t);
     conf_folders(b, t);
     conf_list_big(b, t);
+    conf_list_deep(b, t);
     conf_rename(b, t);
     conf_links(b, t);
     conf_special(b, t);

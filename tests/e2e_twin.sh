@@ -9,7 +9,7 @@ $cc -std=gnu11 -D_GNU_SOURCE -O1 -o "$dir/twin" tests/twin.c || exit 1
 chmod 755 "$dir"
 chmod 777 "$data"
 host "$data"
-if [ "$(id -u)" = 0 ]; then mount_at "$mnt" -o allow_other; else mount_at "$mnt"; fi
+if [ "$(id -u)" = 0 ]; then mount_at "$mnt" -o allow_other ${TWIN_OPTIONS:-}; else mount_at "$mnt" ${TWIN_OPTIONS:-}; fi
 first=${TWIN_FIRST:-1}
 for seed in $(seq "$first" 2 $((first + ${TWIN_SEEDS:-8} - 1))); do
     mkdir -m 777 "$dir/local$seed" "$data/$seed" "$dir/other$seed" "$data/other$seed"

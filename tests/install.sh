@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# install.sh demo|test: installs what building and running the demo, or all tests, need.
+# install.sh demo|test|bench: installs what the demo, all tests, or the benches need.
 # Quick when nothing is missing. FSB_NO_INSTALL=1 refuses: then it only says what is missing,
 # and what cannot be built or run without it is left out. Exit 1: a compiler is missing.
 set -u
@@ -21,6 +21,7 @@ need_library libsqlite3-dev sqlite3
 need_library libssh2-1-dev libssh2
 need_library libssl-dev openssl
 need_library libzstd-dev libzstd
+[ "$role" = bench ] && need_library libglib2.0-dev glib-2.0 # the cache is measured beside it
 if [ "$role" = test ]; then
     need g++ g++
     need clang clang

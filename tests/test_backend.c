@@ -3,9 +3,11 @@
 #include "../fsb_backend.h"
 #include "conformance.h"
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <sched.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
 
 static const char *fresh_dir(const char *name)
@@ -36,7 +38,7 @@ static conformance_traits traits(const char *name, int local)
     const int root = geteuid() == 0;
     return (conformance_traits){.name = name, .can_chown = !local || root, .has_xattr = 1,
                                 .has_mknod = !local || root, .has_sparse = 1, .has_punch = 1,
-                                .has_watch = 1, .has_descriptor = local};
+                                .has_watch = 1, .has_descriptor = local, .has_deep = 1};
 }
 
 static void test_normalize(void)
@@ -361,12 +363,18 @@ static void drop_slice(void)
     if (conf_op.result >= 0) fsb_slice_release(&conf_op.slice);
 }
 
+static int conf_any_emit(fsb_op *op, const fsb_dirent *e)
+{
+    ((conf_tree *)op->user)->names += e->name_size > 0;
+    return 0;
+}
+
 /* Everything that allocates, under an allocator that fails the k-th time. */
 static int oom_round(const fsb_allocator *a, int local, const char *root)
 {
     fsb_backend    *b = NULL, *s = NULL;
     fsb_memory_desc md = {.allocator = *a};
-    fsb_local_desc  ld = {.allocator = *a, .root = root};
+    fsb_local_desc  ld = {.allocator = *a, .root = root, .allow_exec = 1};
     int             err = local ? fsb_local_open(&b, &ld) : fsb_memory_open(&b, &md);
     if (err) return err;
     fsb_scoped_desc sd = {.inner = b, .prefix = "/", .allocator = *a};
@@ -384,6 +392,13 @@ static int oom_round(const fsb_allocator *a, int local, const char *root)
     if (n >= 0) n = C(READ, .handle = h, .size = 100), drop_slice();
     if (n >= 0) n = C(READLINK, .path = "/d/l", .size = 9), drop_slice();
     if (n >= 0) n = C(RENAME, .path = "/d", .path2 = "/e");
+    const char *argv[] = {"true", NULL};
+    fsb_exec    run = {.argv = argv};
+    if (n >= 0 && local) n = conf_call(s, (fsb_op){.code = FSB_OP_EXEC, .path = "/", .exec = &run});
+    conf_tree tree = {0}; /* leaves out what there is no memory for */
+    if (n >= 0)
+        n = conf_call(s, (fsb_op){.code = FSB_OP_LIST, .path = "/", .flags = 7, .user = &tree,
+                                  .emit = conf_any_emit});
     void  *data = NULL;
     size_t size = 0;
     if (n >= 0) n = fsb_read_file(b, "/e/f", 1 << 20, a, &data, &size);
@@ -631,6 +646,435 @@ static void test_files(void)
     b->close(b);
 }
 
+static int descriptors(void)
+{
+    int n = 0;
+    for (int fd = 0; fd < 1024; ++fd) n += fcntl(fd, F_GETFD) >= 0;
+    return n;
+}
+
+static int64_t now_ms(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+static unsigned names_in(fsb_backend *b, const char *path)
+{
+    conf_list l = {0};
+    conf_list_all(b, path, &l);
+    return l.count;
+}
+
+static void replaces_and_touches(fsb_backend *b)
+{
+    static char   big[3 << 20];
+    void         *data = NULL;
+    size_t        size = 0;
+    const int64_t then = 1000000000;
+    for (size_t i = 0; i < sizeof big; ++i) big[i] = (char)(i * 13 >> 2);
+    CHECK_EQ(fsb_file_replace(b, "/x/y/z/file", "one", 3, 0), 0); /* with its folders */
+    CHECK_EQ(conf_stat(b, "/x/y/z/file").mode & 07777, 0644);
+    CHECK_EQ(C(SETATTR, .path = "/x/y/z/file", MODE(0600)), 0);
+    const uint64_t id = conf_stat(b, "/x/y/z/file").file_id;
+    CHECK_EQ(fsb_file_replace(b, "/x/y/z/file", big, sizeof big, 0), 0);
+    CHECK_EQ(conf_stat(b, "/x/y/z/file").mode & 07777, 0600);
+    CHECK(conf_stat(b, "/x/y/z/file").file_id != id); /* another file: nobody sees a part of it */
+    CHECK_EQ(fsb_read_file(b, "/x/y/z/file", sizeof big, NULL, &data, &size), 0);
+    CHECK(size == sizeof big && data && !memcmp(data, big, size));
+    free(data);
+    CHECK_EQ(fsb_file_replace(b, "/x/y/z/file", "", 0, 0640), 0);
+    CHECK_EQ(conf_stat(b, "/x/y/z/file").mode & 07777, 0640);
+    CHECK_EQ(fsb_file_replace(b, "/x/y", "no", 2, 0), -EISDIR);
+    CHECK_EQ(fsb_file_replace(b, "/", "no", 2, 0), -EISDIR);
+    CHECK_EQ(fsb_file_replace(b, "x", "no", 2, 0), -EINVAL);
+    CHECK_EQ(fsb_file_replace(b, "/x/y/z/file/below", "no", 2, 0), -ENOTDIR);
+    CHECK_EQ(names_in(b, "/x/y/z"), 1); /* nothing is left lying about */
+    CHECK_EQ(names_in(b, "/x"), 1);
+    CHECK_EQ(fsb_backend_touch(b, "/x/new", NULL), 0);
+    CHECK_EQ(conf_stat(b, "/x/new").size, 0);
+    conf_put(b, "/x/new", "kept");
+    CHECK_EQ(fsb_backend_touch(b, "/x/new", &then), 0);
+    conf_is(b, "/x/new", "kept");
+    CHECK_EQ(conf_stat(b, "/x/new").mtime_ns, then);
+    CHECK_EQ(fsb_backend_touch(b, "/x/new", NULL), 0);
+    CHECK(conf_stat(b, "/x/new").mtime_ns > then);
+    CHECK_EQ(fsb_backend_touch(b, "/x/other", &then), 0);
+    CHECK_EQ(conf_stat(b, "/x/other").mtime_ns, then);
+    CHECK_EQ(fsb_backend_touch(b, "/none/new", NULL), -ENOENT);
+    CHECK_EQ(fsb_backend_mkdir_all(b, "/", 0755), 0);
+    CHECK_EQ(fsb_backend_mkdir_all(b, "/x/a/b/c", 0750), 0);
+    CHECK_EQ(conf_stat(b, "/x/a/b").mode, S_IFDIR | 0750);
+    CHECK_EQ(fsb_backend_mkdir_all(b, "/x/a/b/c", 0755), 0);
+    CHECK_EQ(fsb_backend_mkdir_all(b, "/x/new", 0755), -ENOTDIR);
+    CHECK_EQ(fsb_backend_mkdir_all(b, "/x/new/below", 0755), -ENOTDIR);
+    CHECK_EQ(fsb_backend_mkdir_all(b, "x", 0755), -EINVAL);
+    CHECK_EQ(fsb_backend_remove_all(b, "/", NULL), -EBUSY);
+    CHECK_EQ(fsb_backend_remove_all(b, "/none", NULL), -ENOENT);
+    CHECK_EQ(fsb_backend_remove_all(b, "/x/other", NULL), 0);
+    CHECK_EQ(C(SYMLINK, .path = "/link", .path2 = "x"), 0);
+    CHECK_EQ(fsb_backend_remove_all(b, "/link", NULL), 0); /* not what it leads to */
+    conf_is(b, "/x/new", "kept");
+    CHECK_EQ(fsb_backend_remove_all(b, "/x", NULL), 0);
+    CHECK_EQ(names_in(b, "/"), 0);
+}
+
+typedef struct trail {
+    char     text[400];
+    unsigned files, folders, left, depth;
+    int      skip_b, stop_at;
+} trail;
+
+static int follow(void *user, const fsb_walk_step *step)
+{
+    trail *t = user;
+    t->files += step->kind == FSB_WALK_FILE, t->folders += step->kind == FSB_WALK_FOLDER;
+    t->left += step->kind == FSB_WALK_LEAVE;
+    CHECK_EQ(S_ISDIR(step->stat->mode), step->kind != FSB_WALK_FILE);
+    if (step->depth > t->depth) t->depth = step->depth;
+    snprintf(t->text + strlen(t->text), sizeof t->text - strlen(t->text), "%u%s ", step->kind,
+             step->path);
+    if (t->stop_at && t->files == (unsigned)t->stop_at) return -EINTR;
+    return t->skip_b && !strcmp(step->path, "/a/b");
+}
+
+static void walks(fsb_backend *b)
+{
+    trail t = {0};
+    char  deep[2 * 500 + 1];
+    CHECK_EQ(fsb_backend_mkdir_all(b, "/a/b/c", 0755), 0);
+    conf_put(b, "/a/b/c/f", "x");
+    CHECK_EQ(C(SYMLINK, .path = "/a/b/c/up", .path2 = "../.."), 0); /* not gone into */
+    CHECK_EQ(fsb_backend_walk(b, "/a", NULL, follow, &t), 0);
+    CHECK(!strncmp(t.text, "2/a 2/a/b 2/a/b/c 1/a/b/c/", 26));
+    CHECK(strstr(t.text, "3/a/b/c 3/a/b 3/a ") && t.files == 2 && t.folders == 3 && t.left == 3);
+    t = (trail){.skip_b = 1};
+    CHECK_EQ(fsb_backend_walk(b, "/a", NULL, follow, &t), 0);
+    CHECK_STR(t.text, "2/a 2/a/b 3/a ");
+    t = (trail){.stop_at = 1};
+    CHECK_EQ(fsb_backend_walk(b, "/", NULL, follow, &t), -EINTR);
+    t = (trail){0};
+    CHECK_EQ(fsb_backend_walk(b, "/a/b/c/f", NULL, follow, &t), 0);
+    CHECK_STR(t.text, "1/a/b/c/f ");
+    CHECK_EQ(fsb_backend_walk(b, "/none", NULL, follow, &t), -ENOENT);
+    CHECK_EQ(fsb_backend_walk(b, "/a", NULL, NULL, &t), -EINVAL);
+    for (size_t i = 0; i + 1 < sizeof deep; ++i) deep[i] = i % 2 ? 'd' : '/';
+    deep[sizeof deep - 1] = '\0';
+    CHECK_EQ(fsb_backend_mkdir_all(b, deep, 0755), 0);
+    for (unsigned i = 0; i < 1000; ++i) { /* more than fit into one part of a listing */
+        char path[32];
+        snprintf(path, sizeof path, "/a/b/many%u", i);
+        CHECK_EQ(C(MKNOD, .path = path, MODE(S_IFREG | 0600)), 0);
+    }
+    t = (trail){0};
+    CHECK_EQ(fsb_backend_walk(b, "/", NULL, follow, &t), 0);
+    CHECK_EQ(t.files, 1002);
+    CHECK_EQ(t.folders, 504);
+    CHECK_EQ(t.left, 504);
+    CHECK_EQ(t.depth, 500);
+    test_memory   m = {.fail_at = 300};
+    fsb_allocator a = {test_memory_fn, &m};
+    t = (trail){0};
+    CHECK_EQ(fsb_backend_walk(b, "/d", &a, follow, &t), -ENOMEM);
+    CHECK_EQ(m.live, 0);
+    CHECK_EQ(fsb_backend_remove_all(b, "/a", NULL), 0);
+    CHECK_EQ(fsb_backend_remove_all(b, "/d", NULL), 0);
+    CHECK_EQ(names_in(b, "/"), 0);
+}
+
+static void batches(fsb_backend *b)
+{
+    fsb_workers *w = NULL;
+    fsb_op       ops[5], *list[5];
+    conf_list    l = {0};
+    CHECK_EQ(fsb_workers_open(&w, NULL), 0);
+    conf_put(b, "/f", "some text");
+    for (int round = 0; round < 2; ++round) {
+        const fsb_runner none = {0};
+        memset(ops, 0, sizeof ops);
+        for (int i = 0; i < 5; ++i) list[i] = &ops[i];
+        b->flags = round ? 0 : FSB_BACKEND_QUICK;
+        ops[0] = (fsb_op){.code = FSB_OP_STAT, .path = "/f"};
+        ops[1] = (fsb_op){.code = FSB_OP_GET, .path = "/f", .size = 4};
+        ops[2] = (fsb_op){.code = FSB_OP_UNLINK, .path = "/none"};
+        ops[3] = (fsb_op){.code = FSB_OP_LIST, .path = "/", .emit = conf_emit, .user = &l};
+        ops[4] = (fsb_op){.code = FSB_OP_MKDIR, .path = round ? "/d2" : "/d1", MODE(0755)};
+        CHECK_EQ(fsb_backend_batch(b, list, 5, round ? fsb_workers_runner(w) : none, NULL),
+                 -ENOENT);
+        CHECK_EQ(ops[0].result, 0);
+        CHECK_EQ(ops[0].stat.size, 9);
+        CHECK_EQ(ops[1].result, 4);
+        CHECK(ops[1].slice.size == 4 && !memcmp(ops[1].slice.data, "some", 4));
+        fsb_slice_release(&ops[1].slice);
+        CHECK_EQ(ops[2].result, -ENOENT);
+        CHECK_EQ(ops[3].result, 1);
+        CHECK(ops[3].user == &l && l.count > 0);
+        CHECK_EQ(ops[4].result, 0);
+    }
+    CHECK_EQ(fsb_backend_batch(b, list, 0, fsb_workers_runner(w), NULL), 0);
+    test_memory   m = {.fail_at = 1};
+    fsb_allocator a = {test_memory_fn, &m};
+    CHECK_EQ(fsb_backend_batch(b, list, 5, fsb_workers_runner(w), &a), -ENOMEM);
+    fsb_workers_close(w);
+    b->flags = FSB_BACKEND_QUICK;
+    C(RMDIR, .path = "/d1"), C(RMDIR, .path = "/d2"), C(UNLINK, .path = "/f");
+}
+
+static void test_conveniences(void)
+{
+    fsb_backend *all[2] = {open_memory(), open_local("conveniences", 0)};
+    for (int i = 0; i < 2; ++i) {
+        REQUIRE(all[i]);
+        replaces_and_touches(all[i]);
+        walks(all[i]);
+        batches(all[i]);
+        all[i]->close(all[i]);
+    }
+}
+
+/* ---- copies ---- */
+
+static void copy_source(fsb_backend *b)
+{
+    static char   big[5 << 20];
+    const int64_t then = 1234567890123456789;
+    for (size_t i = 0; i < sizeof big; ++i) big[i] = (char)(i * 7 + i / 4096);
+    CHECK_EQ(fsb_backend_mkdir_all(b, "/src/sub/deep", 0755), 0);
+    CHECK_EQ(C(MKDIR, .path = "/src/read-only", MODE(0755)), 0);
+    for (unsigned i = 0; i < 300; ++i) {
+        char path[64];
+        snprintf(path, sizeof path, "/src/%s/f%u", i % 2 ? "sub" : "read-only", i);
+        conf_put(b, path, path);
+        CHECK_EQ(C(SETATTR, .path = path, .attr = {.mask = FSB_ATTR_MODE | FSB_ATTR_MTIME,
+                   .mode = 0600 + i % 64, .mtime_ns = then + i}), 0);
+    }
+    CHECK_EQ(fsb_write_file(b, "/src/big", big, sizeof big - 77, 0640), 0);
+    CHECK_EQ(fsb_write_file(b, "/src/empty", "", 0, 0644), 0);
+    CHECK_EQ(C(SYMLINK, .path = "/src/sub/link", .path2 = "../big"), 0);
+    CHECK_EQ(C(MKNOD, .path = "/src/fifo", MODE(S_IFIFO | 0600)), 0);
+    const char *folders[] = {"/src/read-only", "/src/sub/deep", "/src/sub", "/src"};
+    for (unsigned i = 0; i < 4; ++i)
+        CHECK_EQ(C(SETATTR, .path = folders[i], .attr = {.mask = FSB_ATTR_MODE | FSB_ATTR_MTIME,
+                   .mode = 0700 + i, .mtime_ns = then - i}), 0);
+}
+
+typedef struct pair {
+    fsb_backend *from, *to;
+    unsigned     names, different;
+} pair;
+
+static int compare(void *user, const fsb_walk_step *step)
+{
+    pair  *p = user;
+    char   path[300];
+    void  *one = NULL, *two = NULL;
+    size_t size1 = 0, size2 = 0;
+    int    same = 1;
+    if (step->kind == FSB_WALK_LEAVE) return 0;
+    snprintf(path, sizeof path, "/dst%s", step->path + 4);
+    fsb_op op = {.code = FSB_OP_STAT, .path = path};
+    same &= fsb_backend_call(p->to, &op) == 0 && op.stat.mode == step->stat->mode
+            && op.stat.mtime_ns == step->stat->mtime_ns;
+    if (!S_ISDIR(op.stat.mode)) same &= op.stat.size == step->stat->size;
+    if (same && S_ISREG(op.stat.mode)) {
+        CHECK_EQ(fsb_read_file(p->from, step->path, 1 << 24, NULL, &one, &size1), 0);
+        CHECK_EQ(fsb_read_file(p->to, path, 1 << 24, NULL, &two, &size2), 0);
+        same = size1 == size2 && !memcmp(one, two, size1);
+    }
+    free(one), free(two);
+    if (!same) fprintf(stderr, "%s is not %s\n", path, step->path);
+    ++p->names, p->different += !same;
+    return 0;
+}
+
+static unsigned different(fsb_backend *from, fsb_backend *to)
+{
+    pair p = {from, to, 0, 0};
+    CHECK_EQ(fsb_backend_walk(from, "/src", NULL, compare, &p), 0);
+    CHECK_EQ(p.names, 308);
+    return p.different;
+}
+
+static void copy_between(fsb_backend *from, fsb_backend *to)
+{
+    fsb_copy_progress p;
+    test_memory       m = {0};
+    fsb_copy_desc     d = {.from = from, .to = to, .from_path = "/src", .to_path = "/dst",
+                           .parallel = 4, .allocator = {test_memory_fn, &m}};
+    CHECK_EQ(fsb_backend_copy(&d, &p), 0);
+    CHECK_EQ(p.files, 304);
+    CHECK_EQ(p.folders, 4);
+    CHECK_EQ(p.failed, 0);
+    CHECK_EQ(p.passed, 0);
+    CHECK_EQ(different(from, to), 0);
+    CHECK_EQ(names_in(to, "/dst"), 5); /* nothing is left aside */
+    d.flags = FSB_COPY_RESUME | FSB_COPY_VERIFY;
+    CHECK_EQ(fsb_write_file(to, "/dst/empty", "no more", 7, 0644), 0);
+    CHECK_EQ(fsb_write_file(to, "/dst/big", "short", 5, 0644), 0);
+    CHECK_EQ(fsb_backend_copy(&d, &p), 0);
+    CHECK_EQ(p.passed, 300);
+    CHECK_EQ(different(from, to), 0);
+    d.flags = 0;
+    CHECK_EQ(fsb_backend_copy(&d, &p), 0); /* over what is there */
+    CHECK_EQ(different(from, to), 0);
+    CHECK_EQ(m.live, 0);
+    CHECK_EQ(m.wrong_size, 0);
+    CHECK_EQ(fsb_backend_remove_all(to, "/dst", NULL), 0);
+    for (uint64_t k = 1; k < 700; k += 41) { /* out of memory anywhere: counted, nothing leaks */
+        m = (test_memory){.fail_at = k};
+        const int err = fsb_backend_copy(&d, &p);
+        CHECK(err == -ENOMEM || (err == 0 && m.calls < k));
+        CHECK_EQ(m.live, 0);
+    }
+    fsb_backend_remove_all(to, "/dst", NULL);
+}
+
+static void copy_errors(fsb_backend *b)
+{
+    fsb_copy_progress p;
+    fsb_copy_desc     d = {.from = b, .to = b, .from_path = "/src", .to_path = "/src/sub/x"};
+    CHECK_EQ(fsb_backend_copy(&d, &p), -EINVAL);
+    CHECK_EQ(fsb_backend_copy(NULL, &p), -EINVAL);
+    d.to_path = "/none/x";
+    CHECK_EQ(fsb_backend_copy(&d, &p), -ENOENT);
+    CHECK_EQ(p.failed, 1);
+    CHECK_STR(p.error_path, "/src");
+    d.to_path = "/dst", d.from_path = "/none";
+    CHECK_EQ(fsb_backend_copy(&d, &p), -ENOENT);
+    d.from_path = "/src", d.flags = 64;
+    CHECK_EQ(fsb_backend_copy(&d, &p), -EINVAL);
+    d.flags = 0;
+    CHECK_EQ(fsb_backend_mkdir_all(b, "/dst/sub/f1", 0755), 0); /* folders in the way of files */
+    CHECK_EQ(fsb_backend_mkdir_all(b, "/dst/big", 0755), 0);
+    CHECK_EQ(fsb_backend_copy(&d, &p), -EISDIR);
+    CHECK_EQ(p.failed, 2); /* and the rest is copied */
+    CHECK_EQ(p.files, 302);
+    CHECK_EQ(names_in(b, "/dst"), 5);
+    CHECK_EQ(fsb_backend_remove_all(b, "/dst", NULL), 0);
+}
+
+static void test_copy(void)
+{
+    fsb_backend *local = open_local("copy-local", 0), *memory = open_memory();
+    REQUIRE(local && memory);
+    const int before = descriptors();
+    copy_source(local), copy_source(memory);
+    copy_between(local, memory);
+    copy_between(memory, local);
+    copy_between(local, local);
+    copy_between(memory, memory);
+    copy_errors(local);
+    copy_errors(memory);
+    CHECK_EQ(descriptors(), before);
+    fsb_backend_remove_all(local, "/src", NULL);
+    CHECK_EQ(names_in(local, "/"), 0);
+    local->close(local), memory->close(memory);
+}
+
+/* A memory backend whose WRITEs fail, or lie, after a while. */
+static int64_t (*real_write)(fsb_backend *b, fsb_op *op);
+static int write_budget, write_lies;
+
+static int64_t bad_write(fsb_backend *b, fsb_op *op)
+{
+    if (__atomic_sub_fetch(&write_budget, 1, __ATOMIC_RELAXED) >= 0) return real_write(b, op);
+    if (!write_lies) return op->result = -ENOSPC;
+    char *copy = malloc(op->size);
+    memcpy(copy, op->data, op->size);
+    copy[op->size / 2] ^= 1;
+    const void *data = op->data;
+    op->data = copy;
+    const int64_t n = real_write(b, op);
+    op->data = data;
+    free(copy);
+    return n;
+}
+
+static int stop_after(void *user, const fsb_copy_progress *p)
+{
+    return p->bytes >= *(uint64_t *)user;
+}
+
+static void test_copy_resume(void)
+{
+    enum { MIB = 1 << 20, SIZE = 200 };
+    fsb_backend      *from = open_memory(), *to = open_memory();
+    char             *block = malloc(MIB);
+    fsb_copy_progress p;
+    fsb_copy_desc     d = {.from = from, .to = to, .from_path = "/f", .to_path = "/g",
+                           .flags = FSB_COPY_RESUME};
+    REQUIRE(from && to && block);
+    fsb_backend     *b = from;
+    const fsb_handle h = conf_open(b, "/f", FSB_O_WRITE | FSB_O_CREATE);
+    for (int i = 0; i < SIZE; ++i) {
+        memset(block, i + 1, MIB);
+        CHECK_EQ(C(WRITE, .handle = h, .data = block, .size = MIB, .offset = (uint64_t)i * MIB),
+                 MIB);
+    }
+    CHECK_EQ(C(CLOSE, .handle = h), 0);
+    real_write = to->call[FSB_OP_WRITE];
+    to->call[FSB_OP_WRITE] = bad_write;
+    write_budget = 150;
+    CHECK_EQ(fsb_backend_copy(&d, &p), -ENOSPC);
+    CHECK_EQ(names_in(to, "/"), 1); /* what there is, under another name */
+    CHECK_EQ(conf_call(to, (fsb_op){.code = FSB_OP_STAT, .path = "/g"}), -ENOENT);
+    write_budget = 1000;
+    CHECK_EQ(fsb_backend_copy(&d, &p), 0);
+    CHECK(p.bytes < (SIZE - 70) * (uint64_t)MIB); /* most of it was there */
+    CHECK_EQ(names_in(to, "/"), 1);
+    void  *one = NULL, *two = NULL;
+    size_t size1 = 0, size2 = 0;
+    CHECK_EQ(fsb_read_file(from, "/f", (size_t)SIZE * MIB, NULL, &one, &size1), 0);
+    CHECK_EQ(fsb_read_file(to, "/g", (size_t)SIZE * MIB, NULL, &two, &size2), 0);
+    CHECK(size1 == size2 && !memcmp(one, two, size1));
+    free(one), free(two);
+    CHECK_EQ(fsb_backend_remove_all(to, "/g", NULL), 0);
+    write_budget = 100, write_lies = 1, d.flags = FSB_COPY_VERIFY;
+    CHECK_EQ(fsb_backend_copy(&d, &p), -EBADMSG);
+    CHECK_EQ(names_in(to, "/"), 0);
+    uint64_t most = 10 * MIB;
+    write_lies = 0, write_budget = 1000, d.progress = stop_after, d.user = &most;
+    CHECK_EQ(fsb_backend_copy(&d, &p), -ECANCELED);
+    CHECK_EQ(names_in(to, "/"), 0);
+    free(block);
+    from->close(from), to->close(to);
+}
+
+static void test_copy_sparse(void) /* 1 GiB with three bytes in it */
+{
+    fsb_backend *all[2] = {open_memory(), open_local("copy-sparse", 0)};
+    const char   names[2] = {'m', 'l'};
+    REQUIRE(all[0] && all[1]);
+    for (int i = 0; i < 2; ++i) {
+        fsb_backend     *b = all[i];
+        const fsb_handle h = conf_open(b, "/src", FSB_O_WRITE | FSB_O_CREATE);
+        CHECK_EQ(C(WRITE, .handle = h, .data = "a", .size = 1, .offset = 5), 1);
+        CHECK_EQ(C(WRITE, .handle = h, .data = "b", .size = 1, .offset = 500 << 20), 1);
+        CHECK_EQ(C(SETATTR, .handle = h, .attr = {.mask = FSB_ATTR_SIZE, .size = 1 << 30}), 0);
+        CHECK_EQ(C(CLOSE, .handle = h), 0);
+    }
+    for (int i = 0; i < 4; ++i) {
+        fsb_backend      *b = all[i / 2];
+        fsb_copy_progress p;
+        fsb_copy_desc     d = {.from = all[i % 2], .to = b, .from_path = "/src", .to_path = "/dst"};
+        char              got[2] = "";
+        const int64_t     start = now_ms();
+        CHECK_EQ(fsb_backend_copy(&d, &p), 0);
+        if (now_ms() - start > 1000) fprintf(stderr, "%c to %c: ", names[i % 2], names[i / 2]);
+        CHECK(now_ms() - start < 1000);
+        CHECK_EQ(p.bytes, 2 << 20);
+        CHECK_EQ(conf_stat(b, "/dst").size, 1 << 30);
+        CHECK(conf_stat(b, "/dst").blocks < 5 * 2048);
+        const fsb_handle h = conf_open(b, "/dst", FSB_O_READ);
+        CHECK_EQ(C(READ, .handle = h, .buf = got, .size = 2, .offset = 500 << 20), 2);
+        CHECK(got[0] == 'b' && !got[1]);
+        CHECK_EQ(C(CLOSE, .handle = h), 0);
+        CHECK_EQ(C(UNLINK, .path = "/dst"), 0);
+    }
+    all[0]->close(all[0]), all[1]->close(all[1]);
+}
+
 /* A backend of an older release, with a shorter table. */
 static int64_t old_stat(fsb_backend *b, fsb_op *op)
 {
@@ -651,6 +1095,316 @@ static void test_short_table(void)
     CHECK_EQ(fsb_backend_call(&old, &op), -ENOSYS);
     op.code = 4000000000u;
     CHECK_EQ(fsb_backend_call(&old, &op), -ENOSYS);
+}
+
+/* ---- commands ---- */
+
+typedef struct heard { /* what a command wrote */
+    char     text[2][4096];
+    uint64_t size[2];
+    uint64_t stop_at; /* bytes of stdout, then output() asks for the end; 0: never */
+    int      calls;
+} heard;
+
+static int hear(fsb_op *op, int fd, const void *data, size_t size)
+{
+    heard *h = op->user;
+    CHECK(fd == 1 || fd == 2);
+    const uint64_t had = h->size[fd - 1], room = sizeof h->text[0] - 1;
+    if (had < room) memcpy(h->text[fd - 1] + had, data, size < room - had ? size : room - had);
+    h->size[fd - 1] += size, ++h->calls;
+    return h->stop_at && h->size[0] >= h->stop_at;
+}
+
+static fsb_backend *open_exec(const char *name)
+{
+    static const char *const env[] = {"FSB_HOST=kept", "FSB_A=host", "PATH=/usr/bin:/bin", NULL};
+    fsb_local_desc desc = {.root = fresh_dir(name), .allow_exec = 1, .exec_env = env};
+    fsb_backend   *b = NULL;
+    CHECK_EQ(fsb_local_open(&b, &desc), 0);
+    return b;
+}
+
+/* One line of shell in `path`; what else is asked stands in *e. */
+static int64_t shell(fsb_backend *b, const char *path, const char *line, fsb_exec *e, heard *h,
+                     uint32_t timeout_ms)
+{
+    const char *argv[] = {line, NULL};
+    e->argv = argv, e->output = hear;
+    *h = (heard){.stop_at = h->stop_at};
+    fsb_op op = {.code = FSB_OP_EXEC, .path = path, .flags = FSB_EXEC_SHELL, .exec = e,
+                 .timeout_ms = timeout_ms, .user = h};
+    const int64_t n = fsb_backend_call(b, &op);
+    CHECK_EQ(n, op.result);
+    e->argv = NULL;
+    return n;
+}
+
+static void exec_basics(fsb_backend *b)
+{
+    heard    h = {0};
+    fsb_exec e = {0};
+    CHECK_EQ(shell(b, "/", "echo out; echo err >&2; exit 7", &e, &h, 0), 0);
+    CHECK_STR(h.text[0], "out\n");
+    CHECK_STR(h.text[1], "err\n");
+    CHECK_EQ(e.exit_code, 7);
+    CHECK_EQ(e.signal, 0);
+    CHECK_EQ(shell(b, "/", "kill -9 $$", &e, &h, 0), 0);
+    CHECK_EQ(e.exit_code, 0);
+    CHECK_EQ(e.signal, 9);
+    CHECK_EQ(shell(b, "/", "cat", &e, &h, 0), 0); /* no stdin: its end comes at once */
+    CHECK_EQ(h.size[0] + h.size[1], 0);
+    e.input = "some input", e.input_size = 10;
+    CHECK_EQ(shell(b, "/", "cat; cat /dev/stdin | wc -c", &e, &h, 0), 0);
+    CHECK(!memcmp(h.text[0], "some input", 10));
+    static char big[3 << 20];
+    memset(big, 'x', sizeof big);
+    e.input = big, e.input_size = sizeof big;
+    CHECK_EQ(shell(b, "/", "wc -c; echo x", &e, &h, 0), 0);
+    CHECK_EQ(atoi(h.text[0]), (int)sizeof big);
+    CHECK_EQ(shell(b, "/", "exit 3", &e, &h, 0), 0); /* nobody reads it: no SIGPIPE for us */
+    CHECK_EQ(e.exit_code, 3);
+    e.input = NULL, e.input_size = 0;
+    const char *argv[] = {"printf", "%s|", "a b", "$HOME", NULL}; /* no shell: as they stand */
+    fsb_op      op = {.code = FSB_OP_EXEC, .path = "/", .exec = &e, .user = &h};
+    e.argv = argv, h = (heard){0};
+    CHECK_EQ(fsb_backend_call(b, &op), 0);
+    CHECK_STR(h.text[0], "a b|$HOME|");
+    e.output = NULL; /* nobody listens */
+    CHECK_EQ(fsb_backend_call(b, &op), 0);
+}
+
+static void exec_places(fsb_backend *b, const char *where)
+{
+    heard    h = {0};
+    fsb_exec e = {0};
+    char     want[400];
+    CHECK_EQ(C(MKDIR, .path = "/in", MODE(0755)), 0);
+    CHECK_EQ(C(SYMLINK, .path = "/out", .path2 = "/etc"), 0);
+    CHECK_EQ(C(SYMLINK, .path = "/up", .path2 = ".."), 0);
+    CHECK_EQ(shell(b, "/in", "pwd -P", &e, &h, 0), 0);
+    snprintf(want, sizeof want, "%s/in\n", where);
+    CHECK_STR(h.text[0], want);
+    CHECK(shell(b, "/out", "pwd", &e, &h, 0) < 0);
+    CHECK(shell(b, "/up", "pwd", &e, &h, 0) < 0);
+    CHECK_EQ(shell(b, "/up/x", "pwd", &e, &h, 0), -EACCES);
+    CHECK_EQ(shell(b, "/../x", "pwd", &e, &h, 0), -EINVAL);
+    CHECK_EQ(shell(b, "/none", "pwd", &e, &h, 0), -ENOENT);
+    conf_put(b, "/file", "x");
+    CHECK_EQ(shell(b, "/file", "pwd", &e, &h, 0), -ENOTDIR);
+    CHECK_EQ(h.calls, 0);
+    C(UNLINK, .path = "/file"), C(UNLINK, .path = "/out"), C(UNLINK, .path = "/up");
+    C(RMDIR, .path = "/in");
+}
+
+static void exec_environment(fsb_backend *b)
+{
+    heard       h = {0};
+    fsb_exec    e = {0};
+    const char *good[] = {"FSB_A=first", "FSB_NL=two\nlines", "FSB_EMPTY=", "FSB_A=last", NULL};
+    e.env = good;
+    CHECK_EQ(shell(b, "/", "echo \"$FSB_A|$FSB_NL|${FSB_EMPTY-unset}|$FSB_HOST\"; "
+                           "env | grep -c ^FSB_A=", &e, &h, 0), 0);
+    CHECK_STR(h.text[0], "last|two\nlines||kept\n1\n");
+    const char *bad[][2] = {{"NOVALUE", NULL}, {"=x", NULL}, {"", NULL}};
+    for (int i = 0; i < 3; ++i) {
+        e.env = bad[i];
+        CHECK_EQ(shell(b, "/", "true", &e, &h, 0), -EINVAL);
+    }
+}
+
+static void exec_refusals(fsb_backend *b)
+{
+    const char *none[] = {NULL}, *empty[] = {"", NULL}, *two[] = {"true", "x", NULL};
+    const char *gone[] = {"fsb-no-such-program", NULL}, *folder[] = {"/", NULL};
+    fsb_exec    e = {0};
+    fsb_op      op = {.code = FSB_OP_EXEC, .path = "/"};
+    CHECK_EQ(fsb_backend_call(b, &op), -EINVAL);
+    op.exec = &e;
+    CHECK_EQ(fsb_backend_call(b, &op), -EINVAL);
+    e.argv = none;
+    CHECK_EQ(fsb_backend_call(b, &op), -EINVAL);
+    e.argv = empty;
+    CHECK_EQ(fsb_backend_call(b, &op), -EINVAL);
+    e.argv = gone;
+    const int64_t n = fsb_backend_call(b, &op); /* a folder of PATH may be closed to us */
+    CHECK(n == -ENOENT || n == -EACCES);
+    e.argv = folder;
+    CHECK_EQ(fsb_backend_call(b, &op), -EACCES);
+    e.argv = two, op.flags = FSB_EXEC_SHELL;
+    CHECK_EQ(fsb_backend_call(b, &op), -EINVAL);
+    op.flags = 2;
+    CHECK_EQ(fsb_backend_call(b, &op), -EINVAL);
+    op.flags = 0, e.input_size = 1;
+    CHECK_EQ(fsb_backend_call(b, &op), -EINVAL);
+    fsb_backend *m = open_memory();
+    CHECK_EQ(fsb_backend_call(m, &op), -ENOSYS);
+    m->close(m);
+    e.input_size = 0;
+    fsb_local_desc desc = {.root = test_dir()};
+    CHECK_EQ(fsb_local_open(&m, &desc), 0);
+    CHECK_EQ(fsb_backend_call(m, &op), -EACCES); /* not allowed unless asked for */
+    m->close(m);
+}
+
+static void exec_limits(fsb_backend *b)
+{
+    heard    h = {0};
+    fsb_exec e = {.max_output = 1000};
+    CHECK_EQ(shell(b, "/", "head -c 2000000000 /dev/zero; head -c 1500 /dev/zero >&2", &e, &h, 0),
+             0);
+    CHECK_EQ(h.size[0], 1000);
+    CHECK_EQ(e.cut[0], UINT64_C(2000000000) - 1000);
+    CHECK_EQ(h.size[1], 1000);
+    CHECK_EQ(e.cut[1], 500);
+    e.max_output = 0, h.stop_at = 100000;
+    int64_t start = now_ms();
+    CHECK_EQ(shell(b, "/", "cat /dev/zero", &e, &h, 0), 0); /* endless: output() ends it */
+    CHECK_EQ(e.signal, SIGTERM);
+    CHECK(now_ms() - start < 1500);
+    h.stop_at = 0, start = now_ms();
+    CHECK_EQ(shell(b, "/", "sleep 100", &e, &h, 200), -ETIMEDOUT);
+    CHECK_EQ(e.signal, SIGTERM);
+    CHECK(now_ms() - start >= 200 && now_ms() - start < 1500);
+    start = now_ms(); /* ignores TERM, its child as well */
+    CHECK_EQ(shell(b, "/", "trap '' TERM; echo $$; sleep 100; sleep 100", &e, &h, 200),
+             -ETIMEDOUT);
+    CHECK_EQ(e.signal, SIGKILL);
+    CHECK(now_ms() - start >= 2200 && now_ms() - start < 4000);
+    int left = 1;
+    for (int i = 0; i < 300 && left; ++i) { /* somebody else waits for the grandchild */
+        left = !kill(-(pid_t)atoi(h.text[0]), 0);
+        if (left) usleep(10000);
+    }
+    CHECK(!left); /* nobody of the group */
+    start = now_ms(); /* a child that keeps the pipes open does not hold the call */
+    CHECK_EQ(shell(b, "/", "echo $$; sleep 100 & exit 4", &e, &h, 0), 0);
+    CHECK_EQ(e.exit_code, 4);
+    CHECK(now_ms() - start < 1500);
+    CHECK_EQ(kill(-(pid_t)atoi(h.text[0]), SIGKILL), 0); /* and was left alone */
+    start = now_ms();
+    CHECK_EQ(shell(b, "/", "(while :; do echo more; done) & echo $$ >&2", &e, &h, 0), 0);
+    CHECK(now_ms() - start < 1500);
+    kill(-(pid_t)atoi(h.text[1]), SIGKILL);
+}
+
+static void exec_child_state(fsb_backend *b)
+{
+    heard        h = {0};
+    fsb_exec     e = {0};
+    sigset_t     block, old;
+    const int    open_fd = dup(2); /* not close-on-exec */
+    void       (*was)(int) = signal(SIGPIPE, SIG_IGN);
+    sigemptyset(&block), sigaddset(&block, SIGINT);
+    pthread_sigmask(SIG_BLOCK, &block, &old);
+    CHECK_EQ(shell(b, "/", "ls /proc/self/fd | wc -l; grep -E 'Sig(Blk|Ign)' /proc/self/status",
+                   &e, &h, 0), 0);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    signal(SIGPIPE, was);
+    close(open_fd);
+    CHECK_EQ(atoi(h.text[0]), 4); /* three, and that of the listing */
+    CHECK(strstr(h.text[0], "SigBlk:\t0000000000000000"));
+    const char *ignored = strstr(h.text[0], "SigIgn:\t"); /* libc has two of its own above 31 */
+    CHECK(ignored && (strtoull(ignored + 8, NULL, 16) & 0x7fffffff) == 0);
+}
+
+static void test_exec(void)
+{
+    char         where[400], real[PATH_MAX];
+    fsb_backend *b = open_exec("exec");
+    REQUIRE(b);
+    const int before = descriptors();
+    snprintf(where, sizeof where, "%s/exec", test_dir());
+    REQUIRE(realpath(where, real));
+    exec_basics(b);
+    exec_places(b, real);
+    exec_environment(b);
+    exec_refusals(b);
+    exec_child_state(b);
+    exec_limits(b);
+    CHECK_EQ(descriptors(), before);
+    CHECK(waitpid(-1, NULL, WNOHANG) < 0 && errno == ECHILD); /* no zombies */
+    CHECK_EQ(C(MKDIR, .path = "/sub", MODE(0755)), 0);
+    fsb_scoped_desc desc = {.inner = b, .prefix = "/sub"};
+    fsb_backend    *s = NULL;
+    CHECK_EQ(fsb_scoped_open(&s, &desc), 0);
+    REQUIRE(s);
+    snprintf(real + strlen(real), sizeof real - strlen(real), "/sub");
+    exec_basics(s);
+    exec_places(s, real);
+    s->close(s);
+    b->close(b);
+}
+
+typedef struct exec_crowd {
+    fsb_op   op;
+    fsb_exec exec;
+    heard    heard;
+    char     line[32];
+    const char *argv[2];
+} exec_crowd;
+
+static int  exec_finished;
+static void exec_done(fsb_op *op)
+{
+    (void)op;
+    __atomic_add_fetch(&exec_finished, 1, __ATOMIC_RELEASE);
+}
+
+static void exec_submit(fsb_backend *b, fsb_workers *w, exec_crowd *c, int n, const char *line)
+{
+    exec_finished = 0;
+    for (int i = 0; i < n; ++i) {
+        memset(&c[i], 0, sizeof c[i]);
+        snprintf(c[i].line, sizeof c[i].line, line, i);
+        c[i].argv[0] = c[i].line;
+        c[i].exec = (fsb_exec){.argv = c[i].argv, .output = hear};
+        c[i].op = (fsb_op){.code = FSB_OP_EXEC, .path = "/", .flags = FSB_EXEC_SHELL,
+                           .exec = &c[i].exec, .user = &c[i].heard, .done = exec_done};
+        fsb_op *op = &c[i].op;
+        fsb_backend_submit(b, &op, 1, fsb_workers_runner(w));
+    }
+}
+
+static int exec_wait(int n)
+{
+    for (int i = 0; i < 2000 && __atomic_load_n(&exec_finished, __ATOMIC_ACQUIRE) < n; ++i)
+        usleep(10000);
+    return __atomic_load_n(&exec_finished, __ATOMIC_ACQUIRE);
+}
+
+static void test_exec_crowd(void) /* a hundred at once, and ending them */
+{
+    fsb_backend     *b = open_exec("exec-crowd"), *s = NULL;
+    fsb_workers     *w = NULL;
+    fsb_workers_desc desc = {.threads = 100};
+    fsb_scoped_desc  scope = {.inner = b, .prefix = "/"};
+    exec_crowd      *c = calloc(101, sizeof *c);
+    const int        before = descriptors();
+    CHECK_EQ(fsb_workers_open(&w, &desc), 0);
+    CHECK_EQ(fsb_scoped_open(&s, &scope), 0);
+    REQUIRE(b && w && c && s);
+    exec_submit(b, w, c, 100, "sleep 0.3; echo %d");
+    CHECK_EQ(exec_wait(100), 100);
+    for (int i = 0; i < 100; ++i) {
+        CHECK_EQ(c[i].op.result, 0);
+        CHECK_EQ(atoi(c[i].heard.text[0]), i);
+    }
+    for (int round = 0; round < 2; ++round) { /* 100 run, the last one waits for a thread */
+        fsb_backend *on = round ? s : b;
+        exec_submit(on, w, c, 101, "exec sleep 10%d");
+        usleep(300000);
+        for (int i = 101; i-- > 0;) on->cancel(on, &c[i].op);
+        CHECK_EQ(exec_wait(101), 101);
+        for (int i = 0; i < 101; ++i) CHECK_EQ(c[i].op.result, -EINTR);
+        CHECK_EQ(c[0].exec.signal, SIGTERM);
+        CHECK_EQ(c[100].exec.signal, 0); /* it never began */
+    }
+    fsb_workers_close(w);
+    CHECK_EQ(descriptors(), before);
+    s->close(s);
+    b->close(b);
+    free(c);
 }
 
 /* ---- watch ---- */
@@ -688,6 +1442,248 @@ static void test_watch_close(void)
 {
     watch_close_in_event(open_memory());
     watch_close_in_event(open_local("watch-close", 0));
+}
+
+/* What another process does is told of, every single change. */
+enum { CHANGES = 1000, STEPS = 8 };
+
+typedef struct changes {
+    unsigned char seen[FSB_EVENT_LOST + 1][CHANGES];
+    unsigned      lost, own, no_stat;
+} changes;
+
+static void changed(void *user, const fsb_event *e)
+{
+    changes    *c = user;
+    const char *path = e->kind == FSB_EVENT_RENAMED ? e->path2 : e->path;
+    const char *name = strrchr(path, '/') + 1;
+    unsigned    i;
+    c->lost += e->kind == FSB_EVENT_LOST;
+    c->own += !strncmp(name, "own", 3);
+    if (e->kind == FSB_EVENT_REMOVED) CHECK(!e->stat);
+    else if (e->stat) CHECK(e->stat->file_id != 0);
+    if (sscanf(name, "%*[nf]%u", &i) == 1 && i < CHANGES)
+        __atomic_store_n(&c->seen[e->kind][i], 1, __ATOMIC_RELEASE);
+}
+
+static int changed_all(changes *c, uint32_t kind)
+{
+    unsigned missing = CHANGES;
+    for (int patience = 0; patience < 500 && missing; ++patience) {
+        missing = 0;
+        for (unsigned i = 0; i < CHANGES; ++i)
+            missing += !__atomic_load_n(&c->seen[kind][i], __ATOMIC_ACQUIRE);
+        if (missing) usleep(10000);
+    }
+    if (missing) fprintf(stderr, "kind %u: %u of %d were not told\n", kind, missing, CHANGES);
+    return !missing;
+}
+
+/* One step of the other process: the same change to every file. */
+static int change_one(int step, unsigned i)
+{
+    char            path[32], other[64] = "aside";
+    struct timespec old[2] = {{1000, 0}, {1000, 0}};
+    int             fd = -1, err = 0;
+    snprintf(path, sizeof path, "%c%u", step == 7 ? 'f' : 'n', i);
+    switch (step) {
+    case 0: fd = open(path, O_WRONLY | O_CREAT | O_EXCL, 0644); break;
+    case 1:
+        fd = open(path, O_WRONLY);
+        err |= write(fd, "same", 4) != 4 || futimens(fd, old);
+        break;
+    case 2: err = chmod(path, 0600); break;
+    case 3: /* replaced */
+        fd = open(other, O_WRONLY | O_CREAT | O_EXCL, 0644);
+        err = rename(other, path);
+        break;
+    case 4: /* there and back */
+        err = rename(path, other) || rename(other, path);
+        break;
+    case 5: err = unlink(path); break;
+    case 6: /* a folder, and a file in it at once */
+        err = mkdir(path, 0755);
+        snprintf(other, sizeof other, "n%u/n%u", i, i);
+        fd = open(other, O_WRONLY | O_CREAT | O_EXCL, 0644);
+        break;
+    default: /* through another name of the file */
+        snprintf(other, sizeof other, "n%u/n%u", i, i);
+        err = link(other, path);
+        fd = open(path, O_WRONLY);
+        err |= write(fd, "link", 4) != 4;
+        break;
+    }
+    if (fd >= 0) close(fd);
+    return err;
+}
+
+static void change_all(const char *dir, int step)
+{
+    int         status = 0;
+    const pid_t pid = fork();
+    if (pid == 0) {
+        int err = chdir(dir);
+        for (unsigned i = 0; i < CHANGES; ++i) err |= change_one(step, i);
+        _exit(err != 0);
+    }
+    REQUIRE(pid > 0 && waitpid(pid, &status, 0) == pid);
+    CHECK_EQ(status, 0);
+}
+
+/* Everything is told of, and of this process's own, nothing, where that can be known. */
+static int watch_foreign(const char *name, int want_exact)
+{
+    fsb_backend *b = open_local(name, 0);
+    changes     *c = calloc(1, sizeof *c);
+    char         dir[400], path[32];
+    const uint32_t kinds[STEPS] = {FSB_EVENT_CREATED, FSB_EVENT_CONTENT, FSB_EVENT_ATTR,
+                                   FSB_EVENT_RENAMED, FSB_EVENT_RENAMED, FSB_EVENT_REMOVED,
+                                   FSB_EVENT_CREATED, FSB_EVENT_CREATED};
+    if (!b || !c) return 1;
+    snprintf(dir, sizeof dir, "%s/%s/d", test_dir(), name);
+    CHECK_EQ(C(MKDIR, .path = "/d", MODE(0755)), 0);
+    CHECK_EQ(C(WATCH, .path = "/", .flags = FSB_WATCH_DEEP | FSB_WATCH_FOREIGN, .event = changed,
+               .user = c), 0);
+    const fsb_handle h = conf_op.handle;
+    const int        exact = conf_op.out_offset == 1;
+    if (want_exact >= 0) CHECK_EQ(exact, want_exact);
+    for (unsigned i = 0; i < 100; ++i) {
+        snprintf(path, sizeof path, "/own%u", i);
+        conf_put(b, path, "x");
+        CHECK_EQ(C(UNLINK, .path = path), 0);
+    }
+    for (int step = 0; step < STEPS; ++step) {
+        memset(c->seen, 0, sizeof c->seen);
+        change_all(dir, step);
+        CHECK(changed_all(c, kinds[step]));
+        if (step == 7) CHECK(changed_all(c, FSB_EVENT_CONTENT));
+    }
+    CHECK_EQ(__atomic_load_n(&c->lost, __ATOMIC_RELAXED), 0);
+    if (exact) CHECK_EQ(__atomic_load_n(&c->own, __ATOMIC_RELAXED), 0);
+    else CHECK(__atomic_load_n(&c->own, __ATOMIC_RELAXED) > 0);
+    CHECK_EQ(C(CLOSE, .handle = h), 0);
+    b->close(b);
+    free(c);
+    return test_.bad != 0;
+}
+
+static void test_watch_foreign(void) { watch_foreign("foreign", -1); }
+
+/* In a child that may not use fanotify. */
+static int watch_inotify(void)
+{
+    struct sock_filter code[] = {
+        {BPF_LD | BPF_W | BPF_ABS, 0, 0, offsetof(struct seccomp_data, nr)},
+        {BPF_JMP | BPF_JEQ | BPF_K, 0, 1, SYS_fanotify_init},
+        {BPF_RET | BPF_K, 0, 0, SECCOMP_RET_ERRNO | EPERM},
+        {BPF_RET | BPF_K, 0, 0, SECCOMP_RET_ALLOW},
+    };
+    struct sock_fprog filter = {sizeof code / sizeof *code, code};
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)) return 77;
+    if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter)) return 77;
+    conformance_traits t = traits("local without fanotify", 1);
+    fsb_backend       *b = open_local("inotify-conformance", 0);
+    if (!b) return 1;
+    t.many = 10;
+    conformance_run(b, &t);
+    b->close(b);
+    return watch_foreign("inotify", 0);
+}
+
+/* In a child with a file system mounted below the root. */
+static int watch_mounted(void)
+{
+    char place[400];
+    snprintf(place, sizeof place, "%s/a b\\c", fresh_dir("mounted"));
+    if (mkdir(place, 0755) || unshare(CLONE_NEWNS)) return 77;
+    if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL)) return 77;
+    if (mount("none", place, "tmpfs", 0, NULL)) return 77;
+    fsb_local_desc desc = {.root = place};
+    fsb_backend   *b = NULL;
+    changes       *c = calloc(1, sizeof *c);
+    CHECK_EQ(fsb_local_open(&b, &desc), 0);
+    if (!b || !c) return 1;
+    CHECK_EQ(C(WATCH, .path = "/", .flags = FSB_WATCH_FOREIGN, .event = changed, .user = c), 0);
+    CHECK_EQ(conf_op.out_offset, 1); /* the mounted one itself */
+    b->close(b);
+    snprintf(place, sizeof place, "%s/mounted", test_dir());
+    CHECK_EQ(fsb_local_open(&b, &desc), 0);
+    CHECK_EQ(C(WATCH, .path = "/", .flags = FSB_WATCH_FOREIGN | FSB_WATCH_DEEP, .event = changed,
+               .user = c), 0);
+    CHECK_EQ(conf_op.out_offset, 0); /* it is below: no one mark covers both */
+    b->close(b);
+    free(c);
+    return test_.bad != 0;
+}
+
+/* A folder is renamed before what happened in it was read: the path told is the new one, and so
+   everything below it is said to be lost. */
+typedef struct late {
+    int held, go, created, renamed, lost;
+} late;
+
+static void late_event(void *user, const fsb_event *e)
+{
+    late *l = user;
+    if (!strcmp(e->path, "/hold")) {
+        __atomic_store_n(&l->held, 1, __ATOMIC_RELEASE);
+        while (!__atomic_load_n(&l->go, __ATOMIC_ACQUIRE)) usleep(1000);
+    }
+    l->created += e->kind == FSB_EVENT_CREATED && !strcmp(e->path, "/b/f");
+    if (e->kind == FSB_EVENT_LOST && !strcmp(e->path, "/b")) {
+        CHECK_EQ(l->renamed, 1); /* behind it */
+        __atomic_store_n(&l->lost, 1, __ATOMIC_RELEASE);
+    }
+    l->renamed += e->kind == FSB_EVENT_RENAMED && !strcmp(e->path2, "/b");
+}
+
+static void test_watch_early(void)
+{
+    fsb_backend *b = open_local("early", 0), *other = NULL;
+    char         root[300];
+    late         l = {0};
+    snprintf(root, sizeof root, "%s/early", test_dir());
+    fsb_local_desc desc = {.root = root};
+    CHECK_EQ(fsb_local_open(&other, &desc), 0);
+    REQUIRE(b && other);
+    CHECK_EQ(C(MKDIR, .path = "/a", MODE(0755)), 0);
+    CHECK_EQ(C(WATCH, .path = "/", .flags = FSB_WATCH_FOREIGN, .event = late_event, .user = &l), 0);
+    const int exact = conf_op.out_offset == 1;
+    CHECK_EQ(C(CLOSE, .handle = conf_op.handle), 0);
+    CHECK_EQ(C(WATCH, .path = "/", .flags = FSB_WATCH_DEEP, .event = late_event, .user = &l), 0);
+    CHECK_EQ(conf_op.out_offset, 0); /* not asked for */
+    CHECK_EQ(C(WATCH, .path = "/", .flags = FSB_WATCH_HELD, .event = late_event), -ENOSYS);
+    CHECK_EQ(C(WATCH, .path = "/", .flags = 8, .event = late_event), -EINVAL);
+    if (exact) {
+        conf_put(other, "/hold", "");
+        while (!__atomic_load_n(&l.held, __ATOMIC_ACQUIRE)) usleep(1000);
+        conf_put(other, "/a/f", "x");
+        CHECK_EQ(conf_call(other, (fsb_op){.code = FSB_OP_RENAME, .path = "/a", .path2 = "/b"}), 0);
+        __atomic_store_n(&l.go, 1, __ATOMIC_RELEASE);
+        for (int i = 0; i < 300 && !__atomic_load_n(&l.lost, __ATOMIC_ACQUIRE); ++i) usleep(10000);
+        CHECK(l.created == 1 && l.lost == 1);
+    }
+    b->close(b);
+    other->close(other);
+    if (!exact) SKIP("fanotify may not be used here");
+}
+
+static void in_child(int (*fn)(void), const char *why)
+{
+    int         status = 0;
+    const char *dir = test_dir();
+    const pid_t pid = fork();
+    if (pid == 0) _exit(dir ? fn() : 1);
+    REQUIRE(pid > 0 && waitpid(pid, &status, 0) == pid);
+    if (WIFEXITED(status) && WEXITSTATUS(status) == 77) SKIP(why);
+    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+
+static void test_watch_inotify(void) { in_child(watch_inotify, "no seccomp filters here"); }
+static void test_watch_mounted(void)
+{
+    if (geteuid() != 0) SKIP("not root");
+    in_child(watch_mounted, "nothing may be mounted here");
 }
 
 static int write_text(const char *path, const char *text)
@@ -774,8 +1770,18 @@ int main(int argc, char **argv)
     TEST(test_workers);
     TEST(test_submit);
     TEST(test_files);
+    TEST(test_conveniences);
+    TEST(test_copy);
+    TEST(test_copy_resume);
+    TEST(test_copy_sparse);
     TEST(test_short_table);
+    TEST(test_exec);
+    TEST(test_exec_crowd);
     TEST(test_watch_close);
     TEST(test_watch_limit);
+    TEST(test_watch_foreign);
+    TEST(test_watch_early);
+    TEST(test_watch_inotify);
+    TEST(test_watch_mounted);
     return test_end("test_backend");
 }

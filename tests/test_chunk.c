@@ -604,8 +604,8 @@ static void test_broken_frames(void)
     expect_ended(&h, b, 0, bad, wire_hello(bad, "share", 2, 9));                /* no version */
     expect_ended(&h, b, 1, bad, wire_hello(bad, "share", 1, 1));                /* a second one */
     expect_ended(&h, b, 1, bad, wire_frame(bad, 0, 0, 1, 0, &m, NULL, 0));      /* unknown ops */
-    expect_ended(&h, b, 1, bad, wire_frame(bad, 28, 0, 1, 0, &m, NULL, 0));     /* WATCH */
-    expect_ended(&h, b, 1, bad, wire_frame(bad, 29, 0, 1, 0, &m, NULL, 0));     /* DESCRIPTOR */
+    expect_ended(&h, b, 1, bad, wire_frame(bad, 30, 0, 1, 0, &m, NULL, 0));     /* DESCRIPTOR */
+    expect_ended(&h, b, 1, bad, wire_frame(bad, WIRE_SEEN, 0, 1, 0, NULL, NULL, 0)); /* no lease */
     expect_ended(&h, b, 1, bad, wire_frame(bad, 0xffff, 0, 1, 0, &m, NULL, 0));
     expect_ended(&h, b, 1, bad, wire_frame(bad, 8, 1, 1, 0, &m, NULL, 0));      /* flags */
     expect_ended(&h, b, 1, bad, wire_frame(bad, 8, 2, 1, 0, &m, NULL, 0));
@@ -897,7 +897,9 @@ static void names_script(fake *f)
         for (int k = 0; k < 13; ++k) wire_int(&m, 1, 8);
         wire_int(&m, size, 2), wire_bytes(&m, name, size);
     }
-    fake_answer(f, &a, 1, NULL, room, m.n);
+    unsigned char stat[104] = {0};
+    const wire    meta = {stat, sizeof stat};
+    fake_answer(f, &a, 1, &meta, room, m.n);
     (void)wire_next(f->fds[1], f->room, &a);
 }
 
@@ -1124,6 +1126,169 @@ static void *submitter_main(void *arg)
     }
     free(flights);
     return NULL;
+}
+
+/* ---- leases ---- */
+
+typedef struct holder {
+    pthread_mutex_t lock;
+    int             events, lost;
+    char            text[4000]; /* "kind path path2 size;" of each */
+} holder;
+
+static void hold(void *user, const fsb_event *e)
+{
+    holder *h = (holder *)user;
+    pthread_mutex_lock(&h->lock);
+    const size_t n = strlen(h->text);
+    if (n < 3000)
+        snprintf(h->text + n, sizeof h->text - n, "%d %s %s %lld;", (int)e->kind, e->path,
+                 e->path2 ? e->path2 : "-", e->stat ? (long long)e->stat->size : -1ll);
+    __atomic_add_fetch(&h->events, 1, __ATOMIC_RELAXED);
+    __atomic_add_fetch(&h->lost, e->kind == FSB_EVENT_LOST, __ATOMIC_RELAXED);
+    pthread_mutex_unlock(&h->lock);
+}
+
+/* Was there that event? What was seen is forgotten. */
+static int held(holder *h, const char *text)
+{
+    pthread_mutex_lock(&h->lock);
+    const int found = strstr(h->text, text) != NULL;
+    if (!found) fprintf(stderr, "want %s have %s\n", text, h->text);
+    h->text[0] = '\0';
+    pthread_mutex_unlock(&h->lock);
+    return found;
+}
+
+static void lease(fsb_backend *b, holder *h)
+{
+    memset(h, 0, sizeof *h);
+    pthread_mutex_init(&h->lock, NULL);
+    CHECK_EQ(C(WATCH, .path = "/", .flags = FSB_WATCH_HELD | FSB_WATCH_DEEP, .event = hold,
+               .user = h), 0);
+}
+
+/* What one client does, the other has seen when the call returns; itself it is not told. */
+static void test_leases(void)
+{
+    fsb_backend *inner = memory_open(), *b, *other;
+    holder       mine, others;
+    host         h;
+    REQUIRE(host_open(&h, inner, RW, (fsb_chunk_server_desc){0}) == 0);
+    put_pattern(inner, "/f", 100);
+    other = dial(&h), b = other;
+    CHECK_EQ(C(WATCH, .path = "/", .flags = FSB_WATCH_DEEP, .event = hold), -EINVAL);
+    CHECK_EQ(C(WATCH, .path = "/f", .flags = 5, .event = hold), -EINVAL);
+    lease(other, &others);
+    CHECK_EQ(C(STAT, .path = "/f"), 0);
+    CHECK_EQ(C(STAT, .path = "/d/e"), -ENOENT);
+    b = dial(&h);
+    lease(b, &mine);
+    CHECK_EQ(C(PUT, .path = "/new", .flags = 6, .data = "abc", .size = 3, MODE(0644)), 3);
+    CHECK(held(&others, "1 /new - 3;"));
+    const fsb_handle handle = conf_open(b, "/f", FSB_O_WRITE);
+    CHECK_EQ(C(WRITE, .handle = handle, .data = "x", .size = 1, .offset = 200), 1);
+    CHECK(held(&others, "3 /f - 201;"));
+    CHECK_EQ(C(SETATTR, .handle = handle, .attr.mask = FSB_ATTR_MODE, .attr.mode = 0600), 0);
+    CHECK(held(&others, "4 /f - 201;"));
+    CHECK_EQ(C(RENAME, .path = "/f", .path2 = "/g"), 0);
+    CHECK(held(&others, "5 /f /g -1;"));
+    CHECK_EQ(C(RENAME, .path = "/g", .path2 = "/new", .flags = FSB_RENAME_EXCHANGE), 0);
+    CHECK(held(&others, "2 /g - -1;2 /new - -1;"));
+    CHECK_EQ(C(MKDIR, .path = "/d", MODE(0755)), 0);
+    CHECK(held(&others, "1 /d - "));
+    CHECK_EQ(C(SYMLINK, .path = "/d/e", .path2 = "x"), 0);
+    CHECK(held(&others, "1 /d/e - 1;"));
+    CHECK_EQ(C(LINK, .path = "/g", .path2 = "/d/g"), 0);
+    CHECK(held(&others, "1 /d/g - "));
+    CHECK_EQ(C(UNLINK, .path = "/d/e"), 0);
+    CHECK(held(&others, "2 /d/e - -1;"));
+    CHECK_EQ(C(UNLINK, .path = "/d/nothing"), -ENOENT);
+    CHECK_EQ(C(MKDIR, .path = "/far", MODE(0755)), 0);
+    CHECK(held(&others, "1 /far - "));
+    CHECK_EQ(C(PUT, .path = "/far/f", .flags = 6, .data = "abc", .size = 3, MODE(0644)), 3);
+    CHECK_EQ(C(PUT, .path = "/i", .flags = 6, .data = "abc", .size = 3, MODE(0644)), 3);
+    pthread_mutex_lock(&others.lock);
+    CHECK(strstr(others.text, "1 /i - 3;") != NULL);
+    CHECK(strstr(others.text, "/far/f") == NULL); /* of /far it has never heard */
+    pthread_mutex_unlock(&others.lock);
+    const int before = __atomic_load_n(&others.events, __ATOMIC_RELAXED);
+    b->close(b);
+    b = inner; /* past the server: both are told */
+    CHECK_EQ(C(PUT, .path = "/d/h", .flags = 6, .data = "abc", .size = 3, MODE(0644)), 3);
+    EVENTUALLY(__atomic_load_n(&others.events, __ATOMIC_RELAXED) > before);
+    host_close(&h);
+    EVENTUALLY(__atomic_load_n(&others.lost, __ATOMIC_RELAXED) == 1);
+    other->close(other);
+    inner->close(inner);
+}
+
+/* One who holds a lease and does not answer is dropped, and holds up nobody for long. */
+static void test_lease_ignored(void)
+{
+    static unsigned char room[WIRE_MAX];
+    unsigned char        meta[64];
+    wire                 m = {meta, 0};
+    wire_answer          a;
+    fsb_backend         *inner = memory_open(), *b;
+    host                 h;
+    REQUIRE(host_open(&h, inner, RW, (fsb_chunk_server_desc){0}) == 0);
+    b = dial(&h);
+    const int fd = raw_hello(&h, room);
+    wire_int(&m, 5, 4), wire_int(&m, 2, 2), wire_bytes(&m, "/", 2);
+    wire_send(fd, room, wire_frame(room, FSB_OP_WATCH, 0, 9, 0, &m, NULL, 0));
+    CHECK_EQ(wire_next(fd, room, &a), 1);
+    CHECK_EQ(a.status, 0);
+    wire_send(fd, room, wire_stat(room, 10, "/f"));
+    CHECK_EQ(wire_next(fd, room, &a), 1);
+    const int64_t start = clock_ms();
+    CHECK_EQ(C(PUT, .path = "/f", .flags = 6, .data = "abc", .size = 3, MODE(0644)), 3);
+    const int64_t took = clock_ms() - start;
+    CHECK(took >= 1900);
+    CHECK(took < 10000);
+    CHECK_EQ(wire_next(fd, room, &a), 1); /* the event was sent */
+    CHECK_EQ(a.op, WIRE_EVENT);
+    CHECK(raw_ended(fd));
+    close(fd);
+    CHECK_EQ(C(PUT, .path = "/g", .flags = 6, .data = "abc", .size = 3, MODE(0644)), 3);
+    CHECK(clock_ms() - start < took + 1000);
+    b->close(b);
+    host_close(&h);
+    inner->close(inner);
+}
+
+/* Two who change the same folder at once and hold leases both: each waits for the other. */
+static void *busy_changer(void *arg)
+{
+    fsb_backend *b = (fsb_backend *)arg;
+    for (int i = 0; i < 300; ++i) {
+        CHECK_EQ(C(PUT, .path = "/x", .flags = 6, .data = "abc", .size = 3, MODE(0644)), 3);
+        CHECK_EQ(C(STAT, .path = "/x"), 0);
+    }
+    return NULL;
+}
+
+static void test_lease_crowd(void)
+{
+    enum { N = 4 };
+    fsb_backend *inner = memory_open(), *b[N];
+    pthread_t    threads[N];
+    holder       holders[N];
+    host         h;
+    REQUIRE(host_open(&h, inner, RW, (fsb_chunk_server_desc){0}) == 0);
+    for (int i = 0; i < N; ++i) b[i] = dial(&h), lease(b[i], &holders[i]);
+    const int64_t start = clock_ms();
+    for (int i = 0; i < N; ++i) pthread_create(&threads[i], NULL, busy_changer, b[i]);
+    for (int i = 0; i < N; ++i) pthread_join(threads[i], NULL);
+    fprintf(stderr, "%d changes of %d clients: %lld ms\n", 300 * N, N,
+            (long long)(clock_ms() - start));
+    for (int i = 0; i < N; ++i) {
+        CHECK(holders[i].events >= 300 * (N - 1));
+        CHECK_EQ(holders[i].lost, 0);
+        b[i]->close(b[i]);
+    }
+    host_close(&h);
+    inner->close(inner);
 }
 
 static void test_pipelined_submit(void) /* out of order too: the inner backend has many threads */
@@ -1721,6 +1886,9 @@ int main(int argc, char **argv)
     TEST(test_late_answers);
     TEST(test_cut_in_flight);
     TEST(test_hundred_clients);
+    TEST(test_leases);
+    TEST(test_lease_ignored);
+    TEST(test_lease_crowd);
     TEST(test_pipelined_submit);
     TEST(test_answers_overtake);
     TEST(test_close_under_read_of_client);

@@ -9,7 +9,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { WIRE_HELLO = 0x100, WIRE_CANCEL = 0x101, WIRE_MAX = 32 + (16 << 10) + (1 << 20) + 8 };
+enum { WIRE_HELLO = 0x100, WIRE_CANCEL = 0x101, WIRE_EVENT = 0x102, WIRE_SEEN = 0x103,
+       WIRE_MAX = 32 + (16 << 10) + (1 << 20) + 8 };
 
 typedef struct wire {
     unsigned char *at;

@@ -3,7 +3,12 @@
 #define FSB_CHUNK_IMPLEMENTATION
 #include "fsb_backend.h"
 #include "fsb_chunk.h"
+#include "codes.h"
 #include "tool.h"
+#include <ifaddrs.h>
+#include <netdb.h>
+#include <net/if.h>
+#include <sys/prctl.h>
 #include <pthread.h>
 #include <signal.h>
 #include <sys/stat.h>
@@ -13,11 +18,27 @@ static const char help[] =
     "Serve folders. Prints one URL for each on stdout once it accepts connections.\n"
     "The name of a share is the folder's own unless NAME= says otherwise.\n"
     "\n"
-    "  --listen ADDRESS    unix:PATH, or HOST:PORT on the loopback (port 0: any free one);\n"
-    "                      may be given several times\n"
+    "  --listen ADDRESS    unix:PATH; HOST:PORT on the loopback (port 0: any free one); or\n"
+    "                      encrypted, for who has a join code: tls:HOST:PORT, HOST * for all\n"
+    "                      addresses. May be given several times; without it: tls:*:0\n"
+    "  --code-file FILE    the join codes, one a line, made at the first start; a change in it\n"
+    "                      counts within a second, and who came with a code that is gone is\n"
+    "                      disconnected. Without it a new code is made at every start\n"
+    "  --new-code NAME     puts a new code for NAME into the code file, in place of NAME's old\n"
+    "                      one if there is one, prints it, and ends. With --read-only it opens\n"
+    "                      for reading; with --share SHARE that one only; with --until\n"
+    "                      2026-12-31 (or 2026-12-31T23:59:59Z) no longer than that\n"
+    "  --revoke NAME       takes the code of NAME out of the code file, and ends\n"
     "  --stdio             serve one client on stdin and stdout instead, until it leaves\n"
     "  --read-only         clients may change nothing\n"
     "  --max-clients N     at once; more are turned away (default 1024)\n"
+    "  --max-unproven N    connections at once that have not shown a code yet (default 64, of\n"
+    "                      these 16 from one address); wrong codes slow their address down\n"
+    "  --request-timeout SECONDS   a request takes no longer (default 30)\n"
+    "  --keep SECONDS      keep the open files and locks of a client whose connection is lost so\n"
+    "                      long for it to come back (default 60)\n"
+    "  --no-sandbox        leave this process the chance to gain privileges (by set-user-id\n"
+    "                      programs, for instance), which it gives up otherwise\n"
     "  --log FILE          write the log there, with times, instead of to stderr\n"
     "  -v, --verbose       log clients as they come and go; twice: more\n"
     "  --help, --version\n"
@@ -26,6 +47,8 @@ static const char help[] =
     "it is made for its owner alone (mode 0600). Nothing outside DIR is ever served, wherever\n"
     "symbolic links point.\n"
     "\n"
+    "  fsb-host --code-file ~/.config/fsb-codes ~/work\n"
+    "  fsb-host --code-file ~/.config/fsb-codes --new-code ann --read-only\n"
     "  fsb-host --listen unix:/run/user/1000/work.sock ~/work\n"
     "  fsb-host --listen 127.0.0.1:0 --read-only docs=/usr/share/doc\n";
 
@@ -35,8 +58,11 @@ typedef struct host {
     const char       *listen[MAX_LISTEN];
     int               listen_count;
     int               stdio, read_only, verbose;
-    const char       *log_path;
-    uint32_t          max_clients;
+    const char       *log_path, *code_path, *new_code, *revoked;
+    codes_line        line; /* of --new-code */
+    codes             codes;
+    uint32_t          max_clients, max_unproven, request_ms, away_ms;
+    int               no_sandbox;
     fsb_chunk_share   shares[MAX_SHARES];
     char              names[MAX_SHARES][256];
     size_t            share_count;
@@ -46,9 +72,16 @@ typedef struct host {
     int               served; /* what fsb_chunk_server_serve() said */
 } host;
 
+static void name_copy(const char *option, char *to, size_t size, const char *name)
+{
+    if (strlen(name) >= size) tool_usage("%s: the name is too long", option);
+    memcpy(to, name, strlen(name) + 1);
+}
+
 static void parse_options(host *h, int argc, char **argv)
 {
-    enum { LISTEN = 256, STDIO, READ_ONLY, MAX_CLIENTS, LOG, HELP, VERSION };
+    enum { LISTEN = 256, STDIO, READ_ONLY, MAX_CLIENTS, LOG, HELP, VERSION, CODE_FILE, NEW_CODE,
+           REVOKE, SHARE, UNTIL, MAX_UNPROVEN, REQUEST, KEEP, NO_SANDBOX };
     static const struct option options[] = {{"listen", required_argument, NULL, LISTEN},
                                             {"stdio", no_argument, NULL, STDIO},
                                             {"read-only", no_argument, NULL, READ_ONLY},
@@ -57,6 +90,15 @@ static void parse_options(host *h, int argc, char **argv)
                                             {"verbose", no_argument, NULL, 'v'},
                                             {"help", no_argument, NULL, HELP},
                                             {"version", no_argument, NULL, VERSION},
+                                            {"code-file", required_argument, NULL, CODE_FILE},
+                                            {"new-code", required_argument, NULL, NEW_CODE},
+                                            {"revoke", required_argument, NULL, REVOKE},
+                                            {"share", required_argument, NULL, SHARE},
+                                            {"until", required_argument, NULL, UNTIL},
+                                            {"max-unproven", required_argument, NULL, MAX_UNPROVEN},
+                                            {"request-timeout", required_argument, NULL, REQUEST},
+                                            {"keep", required_argument, NULL, KEEP},
+                                            {"no-sandbox", no_argument, NULL, NO_SANDBOX},
                                             {NULL, 0, NULL, 0}};
     int                        c;
     while ((c = getopt_long(argc, argv, "v", options, NULL)) != -1) {
@@ -70,18 +112,102 @@ static void parse_options(host *h, int argc, char **argv)
         case MAX_CLIENTS:
             h->max_clients = (uint32_t)tool_number("--max-clients", optarg, 1, 1000000);
             break;
+        case MAX_UNPROVEN:
+            h->max_unproven = (uint32_t)tool_number("--max-unproven", optarg, 1, 100000);
+            break;
+        case REQUEST:
+            h->request_ms = (uint32_t)tool_number("--request-timeout", optarg, 1, 86400) * 1000;
+            break;
+        case KEEP:
+            h->away_ms = (uint32_t)tool_number("--keep", optarg, 0, 86400) * 1000;
+            if (!h->away_ms) h->away_ms = FSB_CHUNK_NEVER;
+            break;
+        case NO_SANDBOX: h->no_sandbox = 1; break;
         case LOG: h->log_path = optarg; break;
+        case CODE_FILE: h->code_path = optarg; break;
+        case NEW_CODE: h->new_code = optarg; break;
+        case REVOKE: h->revoked = optarg; break;
+        case SHARE: name_copy("--share", h->line.share, sizeof h->line.share, optarg); break;
+        case UNTIL:
+            if ((h->line.until = codes_until(optarg)) <= 0)
+                tool_usage("--until: '%s' is no time like 2026-12-31T23:59:59Z", optarg);
+            break;
         case 'v': ++h->verbose; break;
         case HELP: fputs(help, stdout); exit(0);
         case VERSION: puts("fsb-host " FSB_VERSION); exit(0);
         default: fprintf(stderr, "Try 'fsb-host --help'.\n"); exit(2);
         }
     }
+    if (h->new_code || h->revoked) {
+        if (!h->code_path) tool_usage("--new-code and --revoke need --code-file");
+        if (optind != argc) tool_usage("--new-code and --revoke serve nothing: name no folder");
+        return;
+    }
+    if (h->line.share[0] || h->line.until) tool_usage("--share and --until need --new-code");
     if (optind == argc) tool_usage("no folder to serve is named");
     if (h->stdio && h->listen_count) tool_usage("--stdio and --listen exclude each other");
-    if (!h->stdio && !h->listen_count)
-        tool_usage("no --listen: name a socket, for instance --listen unix:/run/fsb.sock or "
-                   "--listen 127.0.0.1:0");
+    if (!h->stdio && !h->listen_count) h->listen[h->listen_count++] = "tls:*:0";
+}
+
+/* ---- join codes ---- */
+
+static void fail_codes(const char *path, int err, const char *wrong)
+{
+    if (err == -EBADMSG) tool_fail("the code file %s: %s; correct it", path, wrong);
+    if (err == -ENOENT) tool_fail("no such code or file: %s", path);
+    tool_fail("the code file %s: %s; name one that you may read and write", path, strerror(-err));
+}
+
+/* --new-code and --revoke: changes the file and ends. */
+static void change_codes(host *h)
+{
+    char wrong[200];
+    int  err = codes_read(h->code_path, &h->codes, wrong);
+    if (err == -ENOENT && h->new_code) err = 0;
+    if (err) fail_codes(h->code_path, err, wrong);
+    if (h->revoked && codes_remove(&h->codes, h->revoked) != 0)
+        tool_fail("%s has no code of that name: %s", h->code_path, h->revoked);
+    if (h->new_code) {
+        h->line.rights = FSB_CHUNK_READ | (h->read_only ? 0u : (uint32_t)FSB_CHUNK_WRITE);
+        name_copy("--new-code", h->line.name, sizeof h->line.name, h->new_code);
+        if ((err = codes_renew(&h->codes, &h->line)) != 0) fail_codes(h->code_path, err, "");
+    }
+    if ((err = codes_write(h->code_path, &h->codes)) != 0) fail_codes(h->code_path, err, "");
+    for (size_t i = 0; h->new_code && i < h->codes.count; ++i)
+        if (strcmp(h->codes.lines[i].name, h->new_code) == 0) puts(h->codes.lines[i].code);
+    exit(fflush(stdout) != 0);
+}
+
+/* The codes to begin with; the file is made if it is not there. */
+static void first_codes(host *h)
+{
+    const codes_line main_line = {.name = "main", .rights = FSB_CHUNK_READ | FSB_CHUNK_WRITE};
+    char             wrong[200];
+    int err = h->code_path ? codes_read(h->code_path, &h->codes, wrong) : -ENOENT;
+    if (err == -ENOENT) {
+        err = codes_renew(&h->codes, &main_line);
+        if (!err && h->code_path) err = codes_write(h->code_path, &h->codes);
+        if (!err && h->code_path) err = codes_read(h->code_path, &h->codes, wrong);
+    }
+    if (!err) err = codes_apply(&h->codes, h->server);
+    if (err) fail_codes(h->code_path ? h->code_path : "(none)", err, wrong);
+}
+
+/* Has the file changed? A bad one changes nothing, and is told of once. */
+static void follow_codes(host *h)
+{
+    static codes next;
+    char         wrong[200];
+    struct stat  st;
+    if (!h->code_path || stat(h->code_path, &st) != 0) return;
+    if (st.st_mtim.tv_sec == h->codes.changed.tv_sec &&
+        st.st_mtim.tv_nsec == h->codes.changed.tv_nsec)
+        return;
+    int err = codes_read(h->code_path, &next, wrong);
+    if (!err) err = codes_apply(&next, h->server);
+    if (!err) h->codes = next;
+    else tool_say("the code file is left out of account: %s", wrong[0] ? wrong : strerror(-err));
+    h->codes.changed = st.st_mtim;
 }
 
 /* The last component of the folder's real path is its name. */
@@ -123,13 +249,53 @@ static void add_share(host *h, const char *arg)
     share->rights = FSB_CHUNK_READ | (h->read_only ? 0u : (uint32_t)FSB_CHUNK_WRITE);
 }
 
+/* A name or number by which others may reach this machine: its own name where that leads to an
+   address that is not the loopback, else the first such address. */
+static void find_own_name(char *name, size_t size)
+{
+    struct addrinfo hints = {.ai_family = AF_INET}, *list = NULL;
+    struct ifaddrs *all = NULL;
+    if (gethostname(name, size) != 0) name[0] = '\0';
+    name[size - 1] = '\0';
+    int good = name[0] && getaddrinfo(name, NULL, &hints, &list) == 0;
+    for (struct addrinfo *a = list; a; a = a->ai_next)
+        good &= *((unsigned char *)&((struct sockaddr_in *)(void *)a->ai_addr)->sin_addr) != 127;
+    if (list) freeaddrinfo(list);
+    if (good) return;
+    snprintf(name, size, "127.0.0.1");
+    if (getifaddrs(&all) != 0) return;
+    for (struct ifaddrs *i = all; i; i = i->ifa_next) {
+        if (!i->ifa_addr || i->ifa_addr->sa_family != AF_INET || (i->ifa_flags & IFF_LOOPBACK))
+            continue;
+        getnameinfo(i->ifa_addr, sizeof(struct sockaddr_in), name, (socklen_t)size, NULL, 0,
+                    NI_NUMERICHOST);
+        break;
+    }
+    freeifaddrs(all);
+}
+
+/* fsb://HOST:PORT/SHARE#CODE with the first code that opens the share. */
+static void print_secure(const host *h, const char *bound, const char *name, const char *share)
+{
+    const char *code = NULL, *port = strrchr(bound, ':');
+    char        own[256];
+    for (size_t i = 0; i < h->codes.count && !code; ++i)
+        if (!h->codes.lines[i].share[0] || strcmp(h->codes.lines[i].share, name) == 0)
+            code = h->codes.lines[i].code;
+    const int any = strncmp(bound, "[::]:", 5) == 0 || strncmp(bound, "0.0.0.0:", 8) == 0;
+    if (any) find_own_name(own, sizeof own);
+    else snprintf(own, sizeof own, "%.*s", (int)(port - bound), bound);
+    printf("fsb://%s%s/%s%s%s\n", own, port, share, code ? "#" : "", code ? code : "");
+}
+
 /* What a client says to fsb-mount, for each share at that address. */
 static void print_urls(const host *h, const char *bound)
 {
     char where[3 * PATH_MAX], share[3 * 256];
     for (size_t i = 0; i < h->share_count; ++i) {
         tool_url_quote(h->names[i], 0, share, sizeof share);
-        if (strncmp(bound, "unix:", 5) == 0) {
+        if (strncmp(bound, "tls:", 4) == 0) print_secure(h, bound + 4, h->names[i], share);
+        else if (strncmp(bound, "unix:", 5) == 0) {
             char real[PATH_MAX];
             tool_url_quote(realpath(bound + 5, real) ? real : bound + 5, 1, where, sizeof where);
             printf("fsb+unix://%s?share=%s\n", where, share);
@@ -143,8 +309,9 @@ static const char *why_not(int err)
     case EADDRINUSE:
         return "somebody listens there already; stop that one or choose another address";
     case EACCES:
-        return "not permitted; clients elsewhere need encryption, which is not built in yet: "
-               "choose unix:PATH or a loopback address";
+        return "not permitted; where it is no loopback address, write tls: before it: clients "
+               "elsewhere need encryption";
+    case ENOSYS: return "this program was built without OpenSSL; choose unix:PATH or the loopback";
     case EEXIST: return "a file that is no socket is in the way; remove it or choose another path";
     case ENAMETOOLONG: return "the path is too long for a socket; choose one under 108 bytes";
     case ENOENT: return "its folder is not there; make it first";
@@ -184,11 +351,14 @@ int main(int argc, char **argv)
     static host h;
     sigset_t    stop;
     pthread_t   thread;
-    int         number = 0;
     tool_name = "fsb-host";
     parse_options(&h, argc, argv);
+    if (h.new_code || h.revoked) change_codes(&h);
     h.logger = tool_log_open(&h.log, h.log_path, h.verbose);
     tool_raise_descriptor_limit();
+    const int confined = !h.no_sandbox && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0;
+    h.logger.fn(h.logger.user, FSB_LOG_INFO, "host/sandbox",
+                confined ? "no new privileges can be gained" : "new privileges can be gained");
     (void)signal(SIGPIPE, SIG_IGN);
     sigemptyset(&stop);
     sigaddset(&stop, SIGTERM), sigaddset(&stop, SIGINT), sigaddset(&stop, SIGHUP);
@@ -197,13 +367,15 @@ int main(int argc, char **argv)
 
     fsb_chunk_server_desc desc = {0};
     desc.shares = h.shares, desc.share_count = h.share_count;
-    desc.max_clients = h.max_clients, desc.log = h.logger;
+    desc.max_clients = h.max_clients, desc.max_unproven = h.max_unproven;
+    desc.request_ms = h.request_ms, desc.away_ms = h.away_ms, desc.log = h.logger;
     const int err = fsb_chunk_server_open(&h.server, &desc);
     if (err) tool_fail("cannot start: %s", strerror(-err));
-    if (!h.stdio) start_listening(&h);
+    if (!h.stdio) first_codes(&h), start_listening(&h);
     else if (pthread_create(&thread, NULL, serve_stdio, &h) != 0)
         tool_fail("cannot start a thread");
-    sigwait(&stop, &number);
+    const struct timespec second = {1, 0};
+    while (sigtimedwait(&stop, NULL, &second) < 0) follow_codes(&h);
 
     fsb_chunk_server_close(h.server);
     if (h.stdio) pthread_join(thread, NULL);

@@ -1,10 +1,13 @@
 /* fsb-mount - mount a served folder as if it were local. `fsb-mount --help` is the manual. */
 #define FSB_BACKEND_IMPLEMENTATION
+#define FSB_CACHE_IMPLEMENTATION
 #define FSB_CHUNK_IMPLEMENTATION
 #define FSB_MOUNT_IMPLEMENTATION
 #include "fsb_backend.h"
+#include "fsb_cache.h"
 #include "fsb_chunk.h"
 #include "fsb_mount.h"
+#include "open.h"
 #include "tool.h"
 #include <fcntl.h>
 #include <signal.h>
@@ -21,25 +24,39 @@ static const char help[] =
     "                      remote_locks: flock and fcntl locks hold between all clients of the\n"
     "                      host, not just in this mount\n"
     "  --read-only         change nothing\n"
-    "  --timeout SECONDS   a call waits so long for the host, then fails (default 30)\n"
+    "  --timeout SECONDS   a call waits so long for the host, then fails (default 30); the\n"
+    "                      mount stays, and goes on when the host is back\n"
+    "  --memory SIZE       keep so much of what the host has said in memory (default 128M; 0: "
+    "nothing)\n"
+    "  --cache-dir DIR     keep it on disk too: it outlives this program, and is served while the\n"
+    "                      host is away, read-only; one mount a folder\n"
+    "  --cache-size SIZE   of that folder, at most (default 10G)\n"
+    "  --offline           do not connect: serve what --cache-dir has\n"
+    "  --code-file FILE    the join code of an fsb:// URL without one (-: stdin); without this\n"
+    "                      it is what the environment's FSB_CODE says\n"
     "  --log FILE          write the log there, with times, instead of to stderr\n"
     "  -v, --verbose       say more in the log; twice: everything\n"
     "  --help, --version\n"
     "\n"
     "URLs\n"
+    "  fsb://HOST:PORT/SHARE#CODE           a host anywhere, encrypted, as fsb-host printed it\n"
     "  fsb+unix:///PATH.sock?share=SHARE    a host on a unix socket (SHARE: its first, if left "
     "out)\n"
     "  fsb+tcp://127.0.0.1:PORT/SHARE       a host on the loopback\n"
+    "  ssh://[USER@]HOST[:PORT]/PATH        through the system's ssh, which must not need to ask\n"
+    "                                       for anything: fsb-host there, or else SFTP\n"
+    "  sftp://[USER@]HOST[:PORT]/PATH       the same, SFTP at once\n"
     "  file:///PATH                         a folder of this machine\n"
     "  mem:NAME                             an empty folder in memory, gone at the end\n"
     "\n"
     "  fsb-mount 'fsb+unix:///run/user/1000/work.sock?share=work' ~/mnt\n";
 
 typedef struct options {
-    const char *url_text, *mountpoint, *fuse, *log_path;
+    const char *url_text, *mountpoint, *fuse, *log_path, *code_path, *cache_dir;
     char        fuse_text[4096];
+    uint64_t    memory, cache_size;
     uint32_t    timeout_ms;
-    int         foreground, read_only, verbose;
+    int         foreground, read_only, verbose, offline;
 } options;
 
 static void add_fuse_option(options *o, const char *text)
@@ -52,14 +69,20 @@ static void add_fuse_option(options *o, const char *text)
 
 static void parse_options(options *o, int argc, char **argv)
 {
-    enum { READ_ONLY = 256, TIMEOUT, LOG, HELP, VERSION };
+    enum { READ_ONLY = 256, TIMEOUT, LOG, HELP, VERSION, CODE_FILE, MEMORY, CACHE_DIR,
+           CACHE_SIZE, OFFLINE };
     static const struct option known[] = {
         {"foreground", no_argument, NULL, 'f'},        {"read-only", no_argument, NULL, READ_ONLY},
         {"timeout", required_argument, NULL, TIMEOUT}, {"log", required_argument, NULL, LOG},
         {"verbose", no_argument, NULL, 'v'},           {"help", no_argument, NULL, HELP},
-        {"version", no_argument, NULL, VERSION},       {NULL, 0, NULL, 0}};
+        {"version", no_argument, NULL, VERSION},
+        {"code-file", required_argument, NULL, CODE_FILE},
+        {"memory", required_argument, NULL, MEMORY},
+        {"cache-dir", required_argument, NULL, CACHE_DIR},
+        {"cache-size", required_argument, NULL, CACHE_SIZE},
+        {"offline", no_argument, NULL, OFFLINE},       {NULL, 0, NULL, 0}};
     int c;
-    o->timeout_ms = 30000;
+    o->timeout_ms = 30000, o->memory = 128 << 20;
     while ((c = getopt_long(argc, argv, "fo:v", known, NULL)) != -1) {
         switch (c) {
         case 'f': o->foreground = 1; break;
@@ -69,12 +92,22 @@ static void parse_options(options *o, int argc, char **argv)
             o->timeout_ms = (uint32_t)tool_number("--timeout", optarg, 1, 86400) * 1000;
             break;
         case LOG: o->log_path = optarg; break;
+        case CODE_FILE: o->code_path = optarg; break;
+        case MEMORY: o->memory = tool_size("--memory", optarg, 0, UINT64_C(1) << 46); break;
+        case CACHE_DIR: o->cache_dir = optarg; break;
+        case CACHE_SIZE:
+            o->cache_size = tool_size("--cache-size", optarg, 4 << 20, UINT64_C(1) << 50);
+            break;
+        case OFFLINE: o->offline = 1; break;
         case 'v': ++o->verbose; break;
         case HELP: fputs(help, stdout); exit(0);
         case VERSION: puts("fsb-mount " FSB_VERSION); exit(0);
         default: fprintf(stderr, "Try 'fsb-mount --help'.\n"); exit(2);
         }
     }
+    if (o->cache_size && !o->cache_dir) tool_usage("--cache-size needs --cache-dir");
+    if (o->offline && !o->cache_dir) tool_usage("--offline needs --cache-dir");
+    if (o->cache_dir && !o->memory) tool_usage("--cache-dir needs --memory");
     if (argc - optind != 2) tool_usage("a URL and a folder to mount on are needed");
     o->url_text = argv[optind], o->mountpoint = argv[optind + 1];
 }
@@ -83,9 +116,27 @@ static tool_url parse_url(const char *text)
 {
     tool_url  url;
     const int err = tool_url_parse(text, &url);
-    if (err == -EPROTONOSUPPORT) tool_usage("'%s': this release has no such transport yet", text);
     if (err) tool_usage("'%s' is no URL of a host; write fsb+unix:///PATH?share=NAME", text);
     return url;
+}
+
+/* The code may be in the URL, in a file, in the environment. From here on it is nowhere else. */
+static void find_code(options *o, tool_url *url)
+{
+    if (url->scheme != TOOL_TLS) return;
+    const int err = tool_code_find(o->code_path, url);
+    if (err == -ENOENT && !o->code_path)
+        tool_usage("the URL has no join code; write fsb://HOST:PORT/SHARE#CODE, or use --code-file "
+                   "or FSB_CODE");
+    if (err == -EINVAL)
+        tool_fail("the join code is mistyped; compare it with what fsb-host printed");
+    if (err) tool_fail("cannot read the code file %s: %s", o->code_path, strerror(-err));
+    const size_t bare = strcspn(o->url_text, "#"); /* what df and ps show is without it */
+    static char  shown[PATH_MAX];
+    snprintf(shown, sizeof shown, "%.*s", (int)bare, o->url_text);
+    memset((char *)(uintptr_t)o->url_text + bare, 0, strlen(o->url_text + bare));
+    o->url_text = shown;
+    (void)unsetenv("FSB_CODE");
 }
 
 static fsb_backend *connect_to(const options *o, const tool_url *url, fsb_logger log)
@@ -102,10 +153,16 @@ static fsb_backend *connect_to(const options *o, const tool_url *url, fsb_logger
         desc.log = log;
         err = fsb_memory_open(&backend, &desc);
         if (err) tool_fail("cannot make a folder in memory: %s", strerror(-err));
+    } else if (url->scheme == TOOL_SSH || url->scheme == TOOL_SFTP) {
+        static tool_place place;
+        place.text = o->url_text;
+        tool_open(&place, 1, o->timeout_ms, log);
+        backend = place.backend;
     } else {
         fsb_chunk_client_desc desc = {0};
         desc.address = url->address, desc.share = url->share[0] ? url->share : NULL;
-        desc.timeout_ms = o->timeout_ms, desc.log = log;
+        desc.timeout_ms = o->timeout_ms, desc.reconnect = 1, desc.log = log;
+        if (url->scheme == TOOL_TLS) desc.code = url->code;
         ((tool_log *)log.user)->hold = 1; /* the messages below say it better */
         err = fsb_chunk_client_open(&backend, &desc);
         ((tool_log *)log.user)->hold = 0;
@@ -114,10 +171,47 @@ static fsb_backend *connect_to(const options *o, const tool_url *url, fsb_logger
         if (err == -ENOENT || err == -ECONNREFUSED)
             tool_fail("no host answers at %s: %s; start fsb-host there first", url->address,
                       strerror(-err));
+        if (err == -EACCES)
+            tool_fail("%s knows no such code: it was revoked, has expired, or is another host's",
+                      url->address);
         if (err == -EPROTO) tool_fail("%s is no fsb host of this release", url->address);
         if (err) tool_fail("cannot connect to %s: %s", url->address, strerror(-err));
     }
     return backend;
+}
+
+/* ---- the cache ------------------------------------------------------------------------------- */
+
+/* The folder of the cache; NULL: there is none, or it cannot be used, which is no reason not to
+   mount. */
+static fsb_cache_disk *open_disk(const options *o, fsb_logger log)
+{
+    fsb_cache_disk     *disk = NULL;
+    fsb_cache_disk_desc desc = {0};
+    if (!o->cache_dir) return NULL;
+    desc.dir = o->cache_dir, desc.max_bytes = o->cache_size, desc.log = log;
+    desc.hash = fsb_blake3_hash;
+    const int err = fsb_cache_disk_open(&disk, &desc);
+    if (err == -EBUSY)
+        tool_fail("%s is the cache of another mount; give each one of its own", o->cache_dir);
+    if (err && o->offline) tool_fail("cannot read the cache %s: %s", o->cache_dir, strerror(-err));
+    if (err)
+        tool_say("cannot use the cache %s: %s; going on without it", o->cache_dir, strerror(-err));
+    return disk;
+}
+
+/* Puts the cache before what is far away; NULL: none. */
+static fsb_backend *open_cache(const options *o, fsb_backend *inner, fsb_cache_disk *disk,
+                               fsb_logger log)
+{
+    fsb_backend           *cached = NULL;
+    fsb_cache_backend_desc desc = {0};
+    desc.inner = inner, desc.share = o->url_text, desc.max_bytes = o->memory, desc.disk = disk;
+    desc.offline = o->offline, desc.log = log;
+    const int err = fsb_cached_backend(&cached, &desc);
+    if (err) tool_fail("cannot make a cache of %llu bytes: %s", (unsigned long long)o->memory,
+                       strerror(-err));
+    return cached;
 }
 
 /* ---- the background -------------------------------------------------------------------------- */
@@ -181,12 +275,18 @@ int main(int argc, char **argv)
     static tool_log log;
     tool_name = "fsb-mount";
     parse_options(&o, argc, argv);
-    const tool_url   url = parse_url(o.url_text);
+    tool_url         url = parse_url(o.url_text);
+    find_code(&o, &url);
     const fsb_logger logger = tool_log_open(&log, o.log_path, o.verbose);
     tool_raise_descriptor_limit();
     (void)signal(SIGPIPE, SIG_IGN);
     const int    word = o.foreground ? -1 : go_to_background();
-    fsb_backend *backend = connect_to(&o, &url, logger);
+    fsb_cache_disk *disk = open_disk(&o, logger);
+    fsb_backend    *host = o.offline ? NULL : connect_to(&o, &url, logger);
+    const int       far_away = url.scheme != TOOL_FILE && url.scheme != TOOL_MEM;
+    fsb_backend    *cached =
+        o.memory && (far_away || disk) ? open_cache(&o, host, disk, logger) : NULL;
+    fsb_backend *backend = cached ? cached : host;
 
     fsb_mount_desc desc = {0};
     desc.backend = backend, desc.mountpoint = o.mountpoint, desc.options = o.fuse;
@@ -196,14 +296,18 @@ int main(int argc, char **argv)
     log.hold = 0;
     if (err) {
         tool_say("cannot mount: %s", log.text[0] ? log.text : strerror(-err));
-        backend->close(backend);
+        if (cached) cached->close(cached);
+        if (host) host->close(host);
+        fsb_cache_disk_close(disk);
         return 1;
     }
     stop_on_signals();
     if (word >= 0) leave_terminal(word, 0);
     const int ended = fsb_mount_serve(mounted);
     fsb_mount_close(mounted);
-    backend->close(backend);
+    if (cached) cached->close(cached);
+    if (host) host->close(host);
+    fsb_cache_disk_close(disk);
     if (ended) tool_say("the mount on %s ended: %s", o.mountpoint, strerror(-ended));
     return ended != 0;
 }

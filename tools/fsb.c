@@ -4,6 +4,8 @@
 
 #include "../fsb_registry.h"
 
+int fsb_cmd_cache(int argc, char **argv);
+int fsb_cmd_files(int argc, char **argv);
 int fsb_cmd_registry(int argc, char **argv);
 int fsb_cmd_session(int argc, char **argv);
 
@@ -12,13 +14,20 @@ static const struct {
     const char *name, *about;
     int (*run)(int argc, char **argv);
 } groups[] = {
+    {"cache", "the disk cache of mounts: what is in it, is it well", fsb_cmd_cache},
     {"registry", "versioned documents", fsb_cmd_registry},
     {"session", "conversations, saved and searched", fsb_cmd_session},
 };
 
+/* Commands of their own, all of fsb_files.c. */
+static const char *const files[] = {"ls", "cat", "cp", "mv", "rm", "mkdir", "stat", "find",
+                                    "tree", "du", "sync", "exec"};
+
 static void usage(FILE *to)
 {
-    fprintf(to, "usage: fsb GROUP COMMAND [options] ...\n\n");
+    fprintf(to, "usage: fsb COMMAND [options] URL...\n       fsb GROUP COMMAND [options] ...\n\n"
+                "  ls, cat, cp, mv, rm, mkdir, stat, find, tree, du, sync, exec\n"
+                "             files here, over ssh and SFTP, on fsb hosts: fsb ls --help\n");
     for (size_t i = 0; i < sizeof groups / sizeof *groups; ++i)
         fprintf(to, "  %-10s %s\n", groups[i].name, groups[i].about);
     fprintf(to, "\nfsb GROUP --help tells its commands. --version tells the version.\n");
@@ -31,7 +40,9 @@ int main(int argc, char **argv)
     if (!strcmp(name, "--version")) return puts("fsb " FSB_VERSION), 0;
     for (size_t i = 0; i < sizeof groups / sizeof *groups; ++i)
         if (!strcmp(name, groups[i].name)) return groups[i].run(argc - 1, argv + 1);
-    if (*name) fprintf(stderr, "fsb: there is no group '%s'\n", name);
+    for (size_t i = 0; i < sizeof files / sizeof *files; ++i)
+        if (!strcmp(name, files[i])) return fsb_cmd_files(argc - 1, argv + 1);
+    if (*name) fprintf(stderr, "fsb: there is no command or group '%s'\n", name);
     usage(stderr);
     return 2;
 }

@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <getopt.h>
 #include <limits.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -95,6 +96,25 @@ static inline uint64_t tool_number(const char *option, const char *text, uint64_
     return value;
 }
 
+/* Bytes: "4096", "64K", "512M", "10G", "1T"; in least..most, or a usage message. */
+static inline uint64_t tool_size(const char *option, const char *text, uint64_t least,
+                                 uint64_t most)
+{
+    static const char units[] = "KMGT";
+    char             *end = NULL;
+    errno = 0;
+    unsigned long long value = strtoull(text, &end, 10);
+    const char        *unit = *end ? strchr(units, *end & ~32) : NULL;
+    const int          shift = unit ? 10 * (int)(unit - units + 1) : 0;
+    int                bad = text[0] < '0' || text[0] > '9' || errno || (*end && (!unit || end[1]));
+    if (!bad && value > (UINT64_MAX >> shift)) bad = 1;
+    value <<= shift;
+    if (bad || value < least || value > most)
+        tool_usage("%s: '%s' is not a size from %llu to %llu bytes (K, M, G, T: 1024 and its "
+                   "powers)", option, text, (unsigned long long)least, (unsigned long long)most);
+    return value;
+}
+
 static inline void tool_raise_descriptor_limit(void)
 {
     struct rlimit limit;
@@ -105,13 +125,21 @@ static inline void tool_raise_descriptor_limit(void)
 
 /* ---- URLs ------------------------------------------------------------------------------------ */
 
-/*  fsb+unix:///PATH?share=SHARE    fsb+tcp://HOST:PORT/SHARE    file:///PATH    mem:NAME  */
-typedef enum tool_scheme { TOOL_UNIX, TOOL_TCP, TOOL_FILE, TOOL_MEM } tool_scheme;
+/*  fsb://HOST:PORT/SHARE[/PATH]#CODE     fsb+unix:///PATH?share=SHARE[/PATH]
+    fsb+tcp://HOST:PORT/SHARE[/PATH]      file:///PATH    mem:NAME
+    ssh://[USER@]HOST[:PORT]/PATH         sftp://...; there /~/PATH is below the home folder  */
+typedef enum tool_scheme {
+    TOOL_UNIX, TOOL_TCP, TOOL_TLS, TOOL_FILE, TOOL_MEM, TOOL_SSH, TOOL_SFTP
+} tool_scheme;
 typedef struct tool_url {
     tool_scheme scheme;
-    char        address[PATH_MAX]; /* "unix:PATH" or "HOST:PORT", as fsb_chunk.h takes it */
+    char        address[PATH_MAX]; /* "unix:PATH", "HOST:PORT" or "tls:HOST:PORT"; for ssh and sftp
+                                      [USER@]HOST */
+    char        port[8];           /* of ssh and sftp; "": ssh's own */
     char        share[256];        /* "": the host's first */
-    char        path[PATH_MAX];    /* TOOL_FILE: the folder; TOOL_MEM: the name */
+    char        code[128];         /* TOOL_TLS: as it was typed; "": to be found elsewhere */
+    char        path[PATH_MAX];    /* of the machine (file, ssh, sftp), where the first '/' is
+                                      missing below the home folder; in the share; mem: the name */
 } tool_url;
 
 /* Writes text to out with everything but letters, digits and -._~/ as %XX. */
@@ -147,6 +175,35 @@ static inline int tool_url_unquote(const char *text, size_t size, char *out, siz
     return 0;
 }
 
+/* "SHARE" or "SHARE/PATH". */
+static inline int tool_url_share(const char *text, tool_url *url)
+{
+    const size_t share = strcspn(text, "/");
+    const int    err = tool_url_unquote(text, share, url->share, sizeof url->share);
+    if (err || !text[share]) return err;
+    return tool_url_unquote(text + share, strlen(text + share), url->path, sizeof url->path);
+}
+
+static inline int tool_url_ssh(const char *rest, tool_url *url)
+{
+    const char *slash = strchr(rest, '/');
+    size_t      host = slash ? (size_t)(slash - rest) : strlen(rest);
+    const char *colon = (const char *)memchr(rest, ':', host);
+    if (!slash) slash = "/";
+    if (colon && rest[0] != '[') {
+        const size_t n = (size_t)(rest + host - colon - 1);
+        if (!n || n >= sizeof url->port || strspn(colon + 1, "0123456789") != n) return -EINVAL;
+        memcpy(url->port, colon + 1, n);
+        host = (size_t)(colon - rest);
+    }
+    int err = tool_url_unquote(rest, host, url->address, sizeof url->address);
+    if (!host || rest[0] == '-') return -EINVAL; /* it would be an option of ssh's */
+    if (strncmp(slash, "/~/", 3) == 0) slash += 3;
+    if (!*slash) slash = ".";
+    if (!err) err = tool_url_unquote(slash, strlen(slash), url->path, sizeof url->path);
+    return err ? err : url->address[0] == '-' || url->path[0] == '-' ? -EINVAL : 0;
+}
+
 static inline int tool_url_unix(const char *rest, tool_url *url)
 {
     const char *query = strchr(rest, '?');
@@ -157,7 +214,7 @@ static inline int tool_url_unix(const char *rest, tool_url *url)
     if (err || url->address[5] != '/') return err ? err : -EINVAL;
     if (!query) return 0;
     if (strncmp(query, "?share=", 7) != 0) return -EINVAL;
-    return tool_url_unquote(query + 7, strlen(query + 7), url->share, sizeof url->share);
+    return tool_url_share(query + 7, url);
 }
 
 static inline int tool_url_tcp(const char *rest, tool_url *url)
@@ -167,17 +224,55 @@ static inline int tool_url_tcp(const char *rest, tool_url *url)
     if (!host || !memchr(rest, ':', host)) return -EINVAL;
     const int err = tool_url_unquote(rest, host, url->address, sizeof url->address);
     if (err || !slash) return err;
-    if (strchr(slash + 1, '/')) return -EINVAL;
-    return tool_url_unquote(slash + 1, strlen(slash + 1), url->share, sizeof url->share);
+    return tool_url_share(slash + 1, url);
 }
 
-/* Parses; -EINVAL if it is no URL of ours, -EPROTONOSUPPORT if one that this release cannot do. */
+/* As tcp, with the join code behind a '#'. */
+static inline int tool_url_tls(const char *rest, tool_url *url)
+{
+    char        plain[PATH_MAX];
+    const char *code = strchr(rest, '#');
+    const size_t size = code ? (size_t)(code - rest) : strlen(rest);
+    if (size >= sizeof plain - 4 || (code && strlen(code + 1) >= sizeof url->code))
+        return -ENAMETOOLONG;
+    memcpy(plain, rest, size);
+    plain[size] = '\0';
+    const int err = tool_url_tcp(plain, url);
+    if (err) return err;
+    if (code) snprintf(url->code, sizeof url->code, "%s", code + 1);
+    memmove(url->address + 4, url->address, strlen(url->address) + 1);
+    memcpy(url->address, "tls:", 4);
+    return 0;
+}
+
+#ifdef FSB_CHUNK_H /* of programs that connect */
+/* The join code of a URL that has none: from a file ("-": stdin), or else from $FSB_CODE. Its first
+   line, or where the line has more words, as fsb-host's own file has, the first word. 0, -ENOENT
+   there is none, -EINVAL it is mistyped, what open(2) says. */
+static inline int tool_code_find(const char *path, tool_url *url)
+{
+    char        line[512] = "";
+    const char *from = getenv("FSB_CODE");
+    if (!url->code[0] && path) {
+        FILE *file = strcmp(path, "-") == 0 ? stdin : fopen(path, "re");
+        if (!file) return -errno;
+        while (fgets(line, sizeof line, file) && (line[0] == '#' || line[0] == '\n')) line[0] = 0;
+        if (file != stdin) fclose(file);
+        line[strcspn(line, "\r\n")] = '\0';
+        if (strstr(line, "  ")) *strstr(line, "  ") = '\0';
+        from = line;
+    }
+    if (!url->code[0] && (!from || !from[0])) return -ENOENT;
+    return fsb_chunk_code_parse(url->code[0] ? url->code : from, url->code, sizeof url->code);
+}
+#endif
+
+/* Parses; -EINVAL if it is no URL of ours, -ENAMETOOLONG. */
 static inline int tool_url_parse(const char *text, tool_url *url)
 {
-    static const char *const later[] = {"fsb://", "ssh://", "sftp://"};
     memset(url, 0, sizeof *url);
-    for (size_t i = 0; i < sizeof later / sizeof *later; ++i)
-        if (strncmp(text, later[i], strlen(later[i])) == 0) return -EPROTONOSUPPORT;
+    if (strncmp(text, "fsb://", 6) == 0)
+        return url->scheme = TOOL_TLS, tool_url_tls(text + 6, url);
     if (strncmp(text, "fsb+unix://", 11) == 0)
         return url->scheme = TOOL_UNIX, tool_url_unix(text + 11, url);
     if (strncmp(text, "fsb+tcp://", 10) == 0)
@@ -186,6 +281,10 @@ static inline int tool_url_parse(const char *text, tool_url *url)
         url->scheme = TOOL_FILE;
         return tool_url_unquote(text + 7, strlen(text + 7), url->path, sizeof url->path);
     }
+    if (strncmp(text, "ssh://", 6) == 0)
+        return url->scheme = TOOL_SSH, tool_url_ssh(text + 6, url);
+    if (strncmp(text, "sftp://", 7) == 0)
+        return url->scheme = TOOL_SFTP, tool_url_ssh(text + 7, url);
     if (strncmp(text, "mem:", 4) == 0) {
         url->scheme = TOOL_MEM;
         return tool_url_unquote(text + 4, strlen(text + 4), url->path, sizeof url->path);

@@ -1,0 +1,416 @@
+/* bench_wan.c - a mounted folder across an emulated link, beside plain TCP and sshfs.
+
+       bench_wan [--quick] [--json] [PROFILE...]        lan, wan-good, wan-poor, wan-bad
+
+   For each profile it runs itself inside build/bench/link. The host's page cache is warm, the
+   client cold: everything is mounted anew before each figure, and the contenders take turns.
+   Times are given in round trips, throughput as a share of what the link can carry, so that the
+   figures mean the same on every link. fsb is fsb-mount of build/bin and a server on bare TCP,
+   the congestion control what the link gives both sides; sshfs (with ssh's fastest cipher) needs
+   sshfs and sshd, else it is left out with a line on stderr. */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE 1
+#endif
+#define FSB_BACKEND_IMPLEMENTATION
+#define FSB_CHUNK_IMPLEMENTATION
+#include "../fsb_backend.h"
+#include "../fsb_chunk.h"
+#include "bench.h"
+#include "link.h"
+#include <limits.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+
+enum {
+    FOLDERS = 50,
+    IN_FOLDER = 20,
+    SMALL = 500,
+    SMALL_SIZE = 10240,
+    MOST_RUNS = 5,
+    MIB = 1 << 20
+};
+
+typedef enum contender { FSB, SSHFS, CONTENDERS } contender;
+typedef enum workload { FIRST_BYTE, FIND, FILES, SEQUENTIAL, WORKLOADS } workload;
+static const char *const names[CONTENDERS] = {"fsb", "sshfs"};
+
+static struct {
+    char   dir[PATH_MAX / 2], bin[PATH_MAX / 2]; /* scratch; build/bin */
+    char   mnt[PATH_MAX];
+    double rtt, bytes_per_s; /* of the link; what one TCP stream can carry at best */
+    size_t bulk;             /* bytes of the large file */
+    pid_t  host, sshd, mounter;
+    int    port, ssh_port, runs, present[CONTENDERS];
+    double result[WORKLOADS][CONTENDERS][MOST_RUNS], tcp[MOST_RUNS];
+    char   congestion[16];
+} b;
+
+/* ---- helpers --------------------------------------------------------------------------------- */
+
+static const char *at(const char *format, ...) __attribute__((format(printf, 1, 2)));
+static const char *at(const char *format, ...) /* a path, good until eight more were made */
+{
+    static char texts[8][PATH_MAX];
+    static int  next;
+    va_list     args;
+    va_start(args, format);
+    char *text = texts[next = (next + 1) % 8];
+    vsnprintf(text, sizeof texts[0], format, args);
+    va_end(args);
+    return text;
+}
+
+static pid_t start(const char *side, const char *const argv[])
+{
+    const pid_t pid = fork();
+    if (pid != 0) return pid;
+    const int quiet = open("/dev/null", O_RDWR);
+    dup2(quiet, 0), dup2(quiet, 1);
+    if (!getenv("BENCH_VERBOSE")) dup2(quiet, 2);
+    if (link_join(side) == 0) execvp(argv[0], (char *const *)(uintptr_t)argv);
+    _exit(127);
+}
+
+static int run(const char *const argv[])
+{
+    int status = 0;
+    waitpid(start("client", argv), &status, 0);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128;
+}
+#define RUN(...) run((const char *const[]){__VA_ARGS__, NULL})
+#define START(side, ...) start(side, (const char *const[]){__VA_ARGS__, NULL})
+
+static void stop(pid_t *pid)
+{
+    if (*pid <= 0) return;
+    kill(*pid, SIGTERM);
+    waitpid(*pid, NULL, 0);
+    *pid = 0;
+}
+
+static int is_mounted(void)
+{
+    struct stat here, above;
+    return stat(b.mnt, &here) == 0 && stat(b.dir, &above) == 0 && here.st_dev != above.st_dev;
+}
+
+static void unmount(void)
+{
+    for (int i = 0; i < 100 && is_mounted(); ++i) {
+        if (i) usleep(20000);
+        if (RUN("fusermount3", "-u", b.mnt) != 0 && i > 50) RUN("fusermount3", "-uz", b.mnt);
+    }
+    stop(&b.mounter);
+}
+
+static void clean_up(void)
+{
+    unmount();
+    stop(&b.host);
+    stop(&b.sshd);
+    if (b.dir[0]) RUN("rm", "-rf", b.dir);
+}
+
+static void give_up(const char *format, ...) __attribute__((format(printf, 1, 2), noreturn));
+static void give_up(const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    fputs("bench_wan: ", stderr);
+    vfprintf(stderr, format, args);
+    fputc('\n', stderr);
+    va_end(args);
+    clean_up();
+    exit(1);
+}
+
+static void on_signal(int number)
+{
+    (void)number;
+    give_up("interrupted");
+}
+
+/* ---- the host side --------------------------------------------------------------------------- */
+
+static void make_file(const char *path, size_t size)
+{
+    static char bytes[MIB];
+    unsigned    seed = (unsigned)size;
+    const int   fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+    for (size_t i = 0; i < sizeof bytes; ++i) bytes[i] = (char)((seed = seed * 1664525 + 7) >> 24);
+    for (size_t done = 0, n; done < size; done += n) {
+        n = size - done < sizeof bytes ? size - done : sizeof bytes;
+        if (write(fd, bytes, n) != (ssize_t)n) give_up("cannot write %s", path);
+    }
+    close(fd);
+}
+
+static void make_files(void)
+{
+    mkdir(at("%s/data", b.dir), 0755), mkdir(at("%s/data/tree", b.dir), 0755);
+    mkdir(at("%s/data/small", b.dir), 0755), mkdir(b.mnt, 0755);
+    for (int d = 0; d < FOLDERS; ++d) {
+        mkdir(at("%s/data/tree/d%02d", b.dir, d), 0755);
+        for (int f = 0; f < IN_FOLDER; ++f)
+            make_file(at("%s/data/tree/d%02d/f%02d", b.dir, d, f), 1);
+    }
+    for (int f = 0; f < SMALL; ++f) make_file(at("%s/data/small/f%03d", b.dir, f), SMALL_SIZE);
+    make_file(at("%s/data/first", b.dir), 65536);
+    make_file(at("%s/data/big", b.dir), b.bulk);
+}
+
+/* The server, in a process of its own on the host side; it says its port through the pipe. */
+static void serve(int word)
+{
+    fsb_local_desc    folder = {0};
+    fsb_backend      *backend = NULL;
+    fsb_chunk_server *server = NULL;
+    char              bound[256] = "";
+    folder.root = at("%s/data", b.dir);
+    if (link_join("host") != 0 || fsb_local_open(&backend, &folder) != 0) _exit(1);
+    const fsb_chunk_share share = {"data", backend, FSB_CHUNK_READ | FSB_CHUNK_WRITE};
+    fsb_chunk_server_desc desc = {0};
+    desc.shares = &share, desc.share_count = 1, desc.insecure_tcp = 1;
+    if (fsb_chunk_server_open(&server, &desc) != 0 ||
+        fsb_chunk_server_listen(server, LINK_HOST ":0", bound, sizeof bound) != 0)
+        _exit(1);
+    const int port = atoi(strrchr(bound, ':') + 1);
+    if (write(word, &port, sizeof port) != (ssize_t)sizeof port) _exit(1);
+    for (;;) pause();
+}
+
+static void start_host(void)
+{
+    int word[2];
+    if (pipe2(word, O_CLOEXEC) != 0) give_up("no pipe");
+    if ((b.host = fork()) == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        (void)signal(SIGTERM, SIG_DFL);
+        serve(word[1]);
+    }
+    close(word[1]);
+    if (read(word[0], &b.port, sizeof b.port) != (ssize_t)sizeof b.port)
+        give_up("the host does not serve");
+    close(word[0]);
+}
+
+static int start_sshd(void)
+{
+    if (RUN("sh", "-c", "command -v sshfs && command -v ssh-keygen && test -x /usr/sbin/sshd") != 0)
+        return 0;
+    RUN("mkdir", "-p", "/run/sshd");
+    RUN("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", at("%s/host_key", b.dir));
+    RUN("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", at("%s/user_key", b.dir));
+    FILE *f = fopen(at("%s/sshd_config", b.dir), "w");
+    b.ssh_port = 2022; /* its namespace is ours alone */
+    if (!f) return 0;
+    fprintf(f,
+            "Port %d\nListenAddress " LINK_HOST "\nHostKey %s/host_key\n"
+            "AuthorizedKeysFile %s/user_key.pub\nStrictModes no\nUsePAM no\nPidFile none\n"
+            "UseDNS no\nSubsystem sftp internal-sftp\n",
+            b.ssh_port, b.dir, b.dir);
+    fclose(f);
+    b.sshd = START("host", "/usr/sbin/sshd", "-D", "-f", at("%s/sshd_config", b.dir));
+    usleep(500000);
+    return waitpid(b.sshd, NULL, WNOHANG) == 0;
+}
+
+/* ---- the client side ------------------------------------------------------------------------- */
+
+static void mount_contender(contender c)
+{
+    if (c == FSB)
+        b.mounter = START("client", at("%s/fsb-mount", b.bin), "-f", "--timeout", "120",
+                          at("fsb+tcp://" LINK_HOST ":%d/data", b.port), b.mnt);
+    else
+        b.mounter = START(
+            "client", "sshfs", "-f", "-p", at("%d", b.ssh_port), "-o",
+            at("IdentityFile=%s/user_key,StrictHostKeyChecking=no,UserKnownHostsFile=/dev/null,"
+               "Ciphers=aes128-gcm@openssh.com,compression=no",
+               b.dir),
+            at(LINK_HOST ":%s/data", b.dir), b.mnt);
+    for (int i = 0; i < 6000 && !is_mounted(); ++i) {
+        usleep(10000);
+        if (waitpid(b.mounter, NULL, WNOHANG) > 0) {
+            b.mounter = 0;
+            give_up("%s does not mount", names[c]);
+        }
+    }
+    if (!is_mounted()) give_up("%s does not mount", names[c]);
+    usleep((useconds_t)(2e6 * b.rtt)); /* what it still says to the host is no part of a figure */
+}
+
+static void read_file(const char *path, size_t most, size_t expected)
+{
+    static char bytes[MIB];
+    const int   fd = open(path, O_RDONLY | O_CLOEXEC);
+    size_t      total = 0;
+    ssize_t     n = 0;
+    while (total < expected && (n = read(fd, bytes, most)) > 0) total += (size_t)n;
+    close(fd);
+    if (fd < 0 || total != expected)
+        give_up("%s: %zu bytes of %zu: %s", path, total, expected, strerror(errno));
+}
+
+/* Reads the small files by their known names until all are read, or patience is at an end: who
+   needs three round trips for each would read for minutes. Returns how many. */
+static int read_small_files(void)
+{
+    const double begin = bench_now(), patience = bench_.quick ? 3 : 10;
+    int          n = 0;
+    while (n < SMALL && (n < 5 || bench_now() - begin < patience))
+        read_file(at("%s/small/f%03d", b.mnt, n++), MIB, SMALL_SIZE);
+    return n;
+}
+
+static double measure(workload w, contender c)
+{
+    int n = 1;
+    mount_contender(c);
+    const double begin = bench_now();
+    switch (w) {
+    case FIRST_BYTE: read_file(at("%s/first", b.mnt), 1, 1); break;
+    case FIND:
+        if (RUN("sh", "-c",
+                at("test $(find %s/tree -type f | wc -l) = %d", b.mnt, FOLDERS * IN_FOLDER)) != 0)
+            give_up("find in %s does not see all files", names[c]);
+        break;
+    case FILES: n = read_small_files(); break;
+    case SEQUENTIAL:
+    case WORKLOADS: read_file(at("%s/big", b.mnt), MIB, b.bulk); break;
+    }
+    const double seconds = bench_now() - begin;
+    unmount();
+    if (w == FIRST_BYTE || w == FIND) return seconds / b.rtt;
+    const double bytes = w == FILES ? (double)n * SMALL_SIZE : (double)b.bulk;
+    return w == FILES ? 100 * bytes / seconds / b.bytes_per_s : bytes / seconds / 1e6;
+}
+
+/* The same bytes from one socket to another, new connection and all: MB/s. */
+static double plain_tcp(void)
+{
+    static char bytes[MIB];
+    int         port = 0;
+    size_t      total = 0;
+    ssize_t     n;
+    if (link_join("host") != 0) give_up("cannot go to the host side");
+    const int listener = link_socket(SOCK_STREAM, LINK_HOST, &port);
+    if (listener < 0 || link_join("client") != 0) give_up("cannot listen");
+    const pid_t sender = fork();
+    if (sender == 0) {
+        link_send_stream(listener, b.bulk);
+        _exit(0);
+    }
+    const double begin = bench_now();
+    const int    fd = link_connect(SOCK_STREAM, LINK_HOST, port);
+    while ((n = recv(fd, bytes, sizeof bytes, 0)) > 0) total += (size_t)n;
+    const double seconds = bench_now() - begin;
+    if (fd >= 0) link_congestion(fd, b.congestion), close(fd);
+    close(listener);
+    waitpid(sender, NULL, 0);
+    if (total != b.bulk) give_up("plain TCP carried %zu bytes of %zu", total, b.bulk);
+    return (double)total / seconds / 1e6;
+}
+
+/* ---- the program ----------------------------------------------------------------------------- */
+
+static void row(workload w, const char *what, const char *unit, const char *note)
+{
+    static double twice[CONTENDERS][MOST_RUNS];
+    const int     better = w == FIRST_BYTE || w == FIND ? BENCH_LESS : BENCH_MORE;
+    memcpy(twice, b.result[w], sizeof twice);
+    bench_row(at("%s %s", getenv("FSB_LINK_PROFILE"), what), twice[FSB], b.runs, unit, "sshfs",
+              b.present[SSHFS] ? twice[SSHFS] : NULL, b.runs, (bench_better)better, note);
+}
+
+static void measure_all(void)
+{
+    for (int i = 0; i < b.runs; ++i) {
+        b.tcp[i] = plain_tcp();
+        for (int w = 0; w < WORKLOADS; ++w)
+            for (int c = 0; c < CONTENDERS; ++c)
+                if (b.present[c]) b.result[w][c][i] = measure((workload)w, (contender)c);
+    }
+    row(FIRST_BYTE, "first byte of a cold file", "RTT", "open, read, known name");
+    row(FIND, "find, 1,000 files in 50 folders", "RTT", "cold");
+    row(FILES, "10 KiB files one after another", "% of link", "cold, names known");
+    row(SEQUENTIAL, "sequential read", "MB/s", "cold");
+    bench_row(at("%s sequential read beside TCP", getenv("FSB_LINK_PROFILE")),
+              b.result[SEQUENTIAL][FSB], b.runs, "MB/s", "plain TCP", b.tcp, b.runs, BENCH_MORE,
+              b.congestion);
+}
+
+static int inside(void)
+{
+    const char *tmp = getenv("TMPDIR");
+    struct stat st;
+    b.rtt = atof(getenv("FSB_LINK_RTT_MS")) / 1e3;
+    b.bytes_per_s = atof(getenv("FSB_LINK_MBIT")) * 125000 * 1448 / 1500;
+    const double seconds = 20 * b.rtt > 2 ? 20 * b.rtt : 2;
+    b.bulk = (size_t)(b.bytes_per_s * seconds * (bench_.quick ? 1 : 2));
+    b.runs = bench_.quick ? 1 : 3;
+    snprintf(b.dir, sizeof b.dir, "%s/fsb-bench-XXXXXX", tmp && *tmp ? tmp : "/tmp");
+    if (!mkdtemp(b.dir)) give_up("no scratch folder: %s", strerror(errno));
+    snprintf(b.mnt, sizeof b.mnt, "%s/mnt", b.dir);
+    (void)signal(SIGINT, on_signal), (void)signal(SIGTERM, on_signal);
+    if (stat("/dev/fuse", &st) != 0 || access(at("%s/fsb-mount", b.bin), X_OK) != 0) {
+        fprintf(stderr, "SKIP bench_wan: no /dev/fuse, or no build/bin/fsb-mount\n");
+        clean_up();
+        return LINK_SKIP;
+    }
+    make_files();
+    start_host();
+    b.present[FSB] = 1;
+    b.present[SSHFS] = start_sshd();
+    if (!b.present[SSHFS])
+        fprintf(stderr, "bench_wan: sshfs is left out: it needs sshfs and sshd\n");
+    measure_all();
+    clean_up();
+    return 0;
+}
+
+/* Runs this program inside a link; 0 also where there can be none. */
+static int run_profile(const char *self, const char *profile)
+{
+    const char *const quick = bench_.quick ? "--quick" : NULL,
+                      *json = bench_.json ? "--json" : NULL;
+    const char *argv[] = {at("%s/../bench/link", b.bin), profile, "--", self, NULL, NULL, NULL};
+    int         n = 4, status = 0;
+    if (quick) argv[n++] = quick;
+    if (json) argv[n++] = json;
+    fflush(NULL);
+    const pid_t pid = fork();
+    if (pid == 0) {
+        execv(argv[0], (char *const *)(uintptr_t)argv);
+        _exit(LINK_SKIP);
+    }
+    waitpid(pid, &status, 0);
+    status = WIFEXITED(status) ? WEXITSTATUS(status) : 128;
+    return status == LINK_SKIP ? 0 : status;
+}
+
+int main(int argc, char **argv)
+{
+    static const char *const all[] = {"lan", "wan-good", "wan-poor", "wan-bad"};
+    static char              self[PATH_MAX / 4];
+    const char              *wanted[4];
+    int                      count = 0, failed = 0, left = 1;
+    for (int i = 1; i < argc; ++i) {
+        if (argv[i][0] == '-' || count == 4) argv[left++] = argv[i];
+        else wanted[count++] = argv[i];
+    }
+    bench_begin("wan", left, argv);
+    if (readlink("/proc/self/exe", self, sizeof self - 1) < 1) return 1;
+    snprintf(b.bin, sizeof b.bin, "%s", self);
+    *strrchr(b.bin, '/') = '\0';
+    strcat(b.bin, "/../bin");
+    if (getenv("FSB_LINK_PROFILE")) return inside();
+    if (!count && bench_.quick) return run_profile(self, "wan-good");
+    for (int i = 0; i < (count ? count : 4); ++i)
+        failed |= run_profile(self, count ? wanted[i] : all[i]);
+    return failed;
+}

@@ -1,0 +1,176 @@
+/* coherence.c - does what one changes show to the others, at once? It changes a folder that is
+   served and mounted twice, by every kind of change, past the mounts and through one of them, and
+   looks at it through the mounts, which have seen the old state.
+   Usage: coherence SERVED MOUNT1 MOUNT2 ROUNDS [SEED] */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { FILES = 8, TEXT = 64 };
+enum { WRITE_SAME, WRITE_LONGER, TRUNCATE, CREATE, REMOVE, RENAME, REPLACE, CHMOD, LINK, KINDS };
+static const char *const kinds[KINDS] = {"write of the same size with the old time", "longer write",
+    "truncate", "create", "remove", "rename", "replace by rename", "chmod", "link"};
+
+static const char *roots[3];
+static int64_t     worst[2]; /* ns until it showed: past the mounts, through one */
+static int         late[2], failed;
+static unsigned    state = 1;
+
+static unsigned below(unsigned n)
+{
+    state = state * 1664525u + 1013904223u;
+    return (state >> 8) % n;
+}
+
+static int64_t now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+static char *path_of(int root, const char *name)
+{
+    static char room[8][500];
+    static int  next;
+    char       *p = room[next++ % 8];
+    snprintf(p, sizeof room[0], "%s/work/%s", roots[root], name);
+    return p;
+}
+
+/* What a file looks like: "-" or mode, links, size and its bytes. */
+static void look(int root, const char *name, char *out, size_t size)
+{
+    struct stat st;
+    char        bytes[TEXT * 4 + 1] = "";
+    if (lstat(path_of(root, name), &st) != 0) {
+        snprintf(out, size, "- %d", errno);
+        return;
+    }
+    const int     fd = open(path_of(root, name), O_RDONLY);
+    const ssize_t n = fd < 0 ? -1 : read(fd, bytes, sizeof bytes - 1);
+    if (fd >= 0) close(fd);
+    snprintf(out, size, "%o %d %lld %zd:%s", (unsigned)st.st_mode, (int)st.st_nlink,
+             (long long)st.st_size, n, n > 0 ? bytes : "");
+}
+
+static int by_name(const void *a, const void *b) { return strcmp(a, b); }
+
+static void list(int root, char *out, size_t size)
+{
+    char           names[100][20];
+    int            count = 0;
+    DIR           *d = opendir(path_of(root, "."));
+    struct dirent *e;
+    out[0] = '\0';
+    while (d && (e = readdir(d)) != NULL && count < 100)
+        if (e->d_name[0] != '.') snprintf(names[count++], sizeof names[0], "%.19s", e->d_name);
+    if (d) closedir(d);
+    qsort(names, (size_t)count, sizeof names[0], by_name);
+    for (int i = 0; i < count; ++i) {
+        const size_t n = strlen(out);
+        snprintf(out + n, size - n, "%s ", names[i]);
+    }
+}
+
+/* The whole state, as one text. */
+static void state_of(int root, char *out, size_t size)
+{
+    list(root, out, size);
+    for (int i = 0; i < FILES; ++i) {
+        char         name[20];
+        const size_t n = strlen(out);
+        snprintf(name, sizeof name, "f%d", i);
+        snprintf(out + n, size - n, "\n%s ", name);
+        look(root, name, out + strlen(out), size - strlen(out));
+    }
+}
+
+static void put(int root, const char *name, int flags, int size, int round)
+{
+    char      text[TEXT * 4];
+    const int fd = open(path_of(root, name), O_WRONLY | flags, 0644);
+    if (fd < 0) return;
+    memset(text, 'a' + round % 26, sizeof text);
+    snprintf(text, sizeof text, "round %d", round);
+    text[strlen(text)] = ' ';
+    if (write(fd, text, (size_t)size) != size) ++failed;
+    if (close(fd)) ++failed;
+}
+
+static void change(int root, int kind, int round)
+{
+    struct stat st;
+    char        a[20], b[20];
+    snprintf(a, sizeof a, "f%u", below(FILES)), snprintf(b, sizeof b, "f%u", below(FILES));
+    switch (kind) {
+    case WRITE_SAME:
+        if (stat(path_of(root, a), &st) == 0 && st.st_size <= TEXT * 4) {
+            struct timespec times[2] = {st.st_atim, st.st_mtim};
+            put(root, a, 0, (int)st.st_size, round);
+            utimensat(AT_FDCWD, path_of(root, a), times, 0);
+        }
+        break;
+    case WRITE_LONGER: put(root, a, 0, TEXT + round % TEXT, round); break;
+    case TRUNCATE: (void)!truncate(path_of(root, a), round % TEXT); break;
+    case CREATE: put(root, a, O_CREAT | O_EXCL, TEXT, round); break;
+    case REMOVE: unlink(path_of(root, a)); break;
+    case RENAME: rename(path_of(root, a), path_of(root, b)); break;
+    case REPLACE:
+        put(root, "new", O_CREAT, TEXT, round);
+        rename(path_of(root, "new"), path_of(root, a));
+        break;
+    case CHMOD: chmod(path_of(root, a), round % 2 ? 0600 : 0644); break;
+    default: (void)!link(path_of(root, a), path_of(root, b));
+    }
+}
+
+/* Waits until that mount shows what is; counts how long that took. */
+static void expect(int root, const char *want, int64_t start, int by, int kind)
+{
+    static char have[8000];
+    const int   through = by != 0;
+    int64_t     t;
+    for (;;) {
+        state_of(root, have, sizeof have);
+        t = now() - start;
+        if (strcmp(have, want) == 0 || t > 2000000000) break;
+    }
+    if (strcmp(have, want) != 0) {
+        ++failed;
+        fprintf(stderr, "%s, %s: mount %d still shows\n%s\ninstead of\n%s\n", kinds[kind],
+                through ? "through the other mount" : "on the host", root, have, want);
+    }
+    if (t > worst[through]) worst[through] = t;
+    if (t > (through ? 5000000 : 100000000) + 3000000) ++late[through]; /* looking takes its time */
+}
+
+int main(int argc, char **argv)
+{
+    static char want[8000], old[8000];
+    if (argc < 5) return 2;
+    for (int i = 0; i < 3; ++i) roots[i] = argv[1 + i];
+    const int rounds = atoi(argv[4]);
+    state = argc > 5 ? (unsigned)atoi(argv[5]) : 1;
+    mkdir(path_of(0, "."), 0755);
+    for (int round = 0; round < rounds && failed < 5; ++round) {
+        const int kind = round < KINDS * 3 ? round % KINDS : (int)below(KINDS);
+        const int by = (int)below(3);
+        for (int i = 1; i < 3; ++i) state_of(i, old, sizeof old); /* to be out of date then */
+        change(by, kind, round);
+        const int64_t start = now();
+        state_of(0, want, sizeof want);
+        for (int i = 1; i < 3; ++i)
+            if (i != by || !by) expect(i, want, start, by, kind);
+    }
+    printf("%d rounds, %d wrong; slowest %.1f ms past the mounts (%d late), "
+           "%.1f ms through one (%d late)\n", rounds, failed, (double)worst[0] / 1e6, late[0],
+           (double)worst[1] / 1e6, late[1]);
+    return failed || late[0] || late[1];
+}

@@ -1,0 +1,798 @@
+/* test_cached.c - the caching backend of fsb_cache.h.
+
+   What is wrapped is a hub: a memory backend behind ports, each as a client of a host sees it.
+   Ops of a port are run by threads, in any order and late if asked for; done() and events come on
+   the port's one receiver thread, and a change is answered only after every other port's event()
+   has returned. Calls are counted; a port can be cut off. */
+#define FSB_BACKEND_IMPLEMENTATION
+#include "fsb_backend.h"
+#define FSB_CACHE_IMPLEMENTATION
+#include "fsb_cache.h"
+#include "conformance.h"
+
+/* ---- the hub ---- */
+
+enum { PORTS = 4, THREADS = 4, CALL_MAX = 64 };
+typedef struct hub hub;
+typedef struct item item; /* for a receiver: an answer or an event */
+struct item {
+    item      *next;
+    fsb_op    *op;
+    fsb_event *event; /* whose teller waits for `told` */
+    int        told;
+};
+typedef struct port {
+    fsb_backend base; /* first */
+    hub        *hub;
+    pthread_t   receiver, threads[THREADS];
+    fsb_op     *queue, **queue_tail;
+    item       *inbox, **inbox_tail;
+    void (*event)(void *user, const fsb_event *event);
+    void       *user;
+    uint64_t    calls[CALL_MAX];
+    int         closing, threads_gone;
+    int         lost;      /* errno that everything answers */
+    unsigned    jitter_us; /* answers come up to so much late */
+    unsigned    seed;
+    int         no_lease, plain;
+} port;
+struct hub {
+    fsb_backend    *memory;
+    pthread_mutex_t lock; /* all of this, and what runs on memory: each op is one step */
+    pthread_cond_t  wake;
+    port            ports[PORTS];
+    int             count;
+};
+
+static int hub_changes(const fsb_op *op)
+{
+    switch (op->code) {
+    case FSB_OP_OPEN: return (op->flags & (FSB_O_CREATE | FSB_O_TRUNC)) != 0;
+    case FSB_OP_WRITE: case FSB_OP_MKDIR: case FSB_OP_UNLINK: case FSB_OP_RMDIR:
+    case FSB_OP_RENAME: case FSB_OP_LINK: case FSB_OP_SYMLINK: case FSB_OP_MKNOD:
+    case FSB_OP_SETATTR: case FSB_OP_ALLOCATE: case FSB_OP_PUT: case FSB_OP_SETXATTR:
+    case FSB_OP_REMOVEXATTR: return 1;
+    default: return 0;
+    }
+}
+
+/* Puts an item into a port's inbox. Locked. */
+static void hub_post(port *p, item *i)
+{
+    i->next = NULL, *p->inbox_tail = i, p->inbox_tail = &i->next;
+    pthread_cond_broadcast(&p->hub->wake);
+}
+
+/* Tells all ports but `from` of an event, and waits until they have heard. Locked. */
+static void hub_tell(hub *h, const port *from, fsb_event *event)
+{
+    item items[PORTS];
+    int  count = 0;
+    for (int i = 0; i < h->count; ++i) {
+        if (&h->ports[i] == from || !h->ports[i].event || h->ports[i].lost) continue;
+        memset(&items[count], 0, sizeof items[count]);
+        items[count].event = event;
+        hub_post(&h->ports[i], &items[count++]);
+    }
+    for (int i = 0; i < count; ++i)
+        while (!items[i].told) pthread_cond_wait(&h->wake, &h->lock);
+}
+
+/* What others hear of an op that is done. */
+static void hub_tell_op(hub *h, const port *from, const fsb_op *op, const char *path)
+{
+    fsb_event e = {0};
+    e.path = path;
+    switch (op->code) {
+    case FSB_OP_MKDIR: case FSB_OP_SYMLINK: case FSB_OP_MKNOD: e.kind = FSB_EVENT_CREATED; break;
+    case FSB_OP_OPEN: case FSB_OP_PUT:
+        e.kind = op->flags & FSB_O_CREATE ? FSB_EVENT_CREATED : FSB_EVENT_CONTENT;
+        hub_tell(h, from, &e);
+        e.kind = FSB_EVENT_CONTENT;
+        break;
+    case FSB_OP_LINK: e.kind = FSB_EVENT_CREATED, e.path = op->path2; break;
+    case FSB_OP_UNLINK: case FSB_OP_RMDIR: e.kind = FSB_EVENT_REMOVED; break;
+    case FSB_OP_RENAME: e.kind = FSB_EVENT_RENAMED, e.path2 = op->path2; break;
+    case FSB_OP_SETATTR: case FSB_OP_SETXATTR: case FSB_OP_REMOVEXATTR:
+        e.kind = FSB_EVENT_ATTR;
+        break;
+    default: e.kind = FSB_EVENT_CONTENT;
+    }
+    if (e.path) hub_tell(h, from, &e);
+}
+
+/* Which path a handle was opened by: enough for these tests, where open files keep their names. */
+static struct { fsb_handle handle; char path[64]; } hub_paths[4096];
+static void hub_note(fsb_handle handle, const char *path)
+{
+    const size_t at = (uint32_t)handle % 4096;
+    hub_paths[at].handle = handle;
+    snprintf(hub_paths[at].path, sizeof hub_paths[at].path, "%s", path);
+}
+
+static void hub_watch(port *p, fsb_op *op)
+{
+    op->result = p->no_lease ? -ENOSYS : 0;
+    if (op->result == 0) p->event = op->event, p->user = op->user, op->handle = UINT64_MAX;
+}
+
+static void port_run(port *p, fsb_op *op)
+{
+    hub *h = p->hub;
+    fsb_op sub = *op; /* layer[] is not ours to change */
+    ++p->calls[op->code];
+    if (p->lost) op->result = p->lost;
+    else if (op->code == FSB_OP_WATCH && op->flags & FSB_WATCH_HELD) hub_watch(p, op);
+    else if (op->code == FSB_OP_CLOSE && op->handle == UINT64_MAX) p->event = NULL, op->result = 0;
+    else {
+        (void)sub;
+        if (p->plain && op->code == FSB_OP_LIST && op->flags > FSB_LIST_STAT) op->result = -EINVAL;
+        else fsb_backend_call(h->memory, op);
+        if (op->code == FSB_OP_OPEN && op->result >= 0) hub_note(op->handle, op->path);
+        const char *path = op->path;
+        const int by_handle = op->code == FSB_OP_WRITE || op->code == FSB_OP_ALLOCATE ||
+                              (op->handle && op->code != FSB_OP_OPEN);
+        if (by_handle) path = hub_paths[(uint32_t)op->handle % 4096].path;
+        if (op->result >= 0 && hub_changes(op)) hub_tell_op(h, p, op, path);
+    }
+}
+
+static void *port_thread(void *arg)
+{
+    port *p = arg;
+    hub  *h = p->hub;
+    pthread_mutex_lock(&h->lock);
+    for (;;) {
+        while (!p->queue && !p->closing) pthread_cond_wait(&h->wake, &h->lock);
+        fsb_op *op = p->queue;
+        if (!op) break;
+        p->queue = op->next;
+        if (!p->queue) p->queue_tail = &p->queue;
+        unsigned early = 0, late = 0;
+        if (p->jitter_us) {
+            early = (unsigned)rand_r(&p->seed) % p->jitter_us;
+            late = (unsigned)rand_r(&p->seed) % p->jitter_us;
+        }
+        if (early) pthread_mutex_unlock(&h->lock), usleep(early), pthread_mutex_lock(&h->lock);
+        port_run(p, op);
+        if (late) pthread_mutex_unlock(&h->lock), usleep(late), pthread_mutex_lock(&h->lock);
+        item *answer = calloc(1, sizeof *answer);
+        answer->op = op;
+        hub_post(p, answer);
+    }
+    ++p->threads_gone;
+    pthread_cond_broadcast(&h->wake);
+    pthread_mutex_unlock(&h->lock);
+    return NULL;
+}
+
+static void *port_receiver(void *arg)
+{
+    port *p = arg;
+    hub  *h = p->hub;
+    pthread_mutex_lock(&h->lock);
+    for (;;) {
+        while (!p->inbox && p->threads_gone < THREADS) pthread_cond_wait(&h->wake, &h->lock);
+        item *i = p->inbox;
+        if (!i) break;
+        p->inbox = i->next;
+        if (!p->inbox) p->inbox_tail = &p->inbox;
+        void (*const tell)(void *, const fsb_event *) = p->event;
+        pthread_mutex_unlock(&h->lock);
+        if (i->op) i->op->done(i->op), free(i), i = NULL;
+        else if (tell) tell(p->user, i->event);
+        pthread_mutex_lock(&h->lock);
+        if (i) i->told = 1, pthread_cond_broadcast(&h->wake);
+    }
+    pthread_mutex_unlock(&h->lock);
+    return NULL;
+}
+
+static void port_submit(fsb_backend *b, fsb_op *const *ops, size_t n)
+{
+    port *p = (port *)b;
+    pthread_mutex_lock(&p->hub->lock);
+    for (size_t i = 0; i < n; ++i)
+        ops[i]->next = NULL, *p->queue_tail = ops[i], p->queue_tail = &ops[i]->next;
+    pthread_cond_broadcast(&p->hub->wake);
+    pthread_mutex_unlock(&p->hub->lock);
+}
+
+static int64_t port_call(fsb_backend *b, fsb_op *op)
+{
+    port *p = (port *)b;
+    pthread_mutex_lock(&p->hub->lock);
+    port_run(p, op);
+    pthread_mutex_unlock(&p->hub->lock);
+    return op->result;
+}
+
+static fsb_backend *hub_port(hub *h)
+{
+    port *p = &h->ports[h->count++];
+    p->hub = h, p->queue_tail = &p->queue, p->inbox_tail = &p->inbox, p->seed = (unsigned)h->count;
+    p->base.size = sizeof p->base, p->base.name = "port", p->base.submit = port_submit;
+    for (int i = 1; i < FSB_OP_COUNT; ++i)
+        if (h->memory->call[i]) p->base.call[i] = port_call;
+    pthread_create(&p->receiver, NULL, port_receiver, p);
+    for (int i = 0; i < THREADS; ++i) pthread_create(&p->threads[i], NULL, port_thread, p);
+    return &p->base;
+}
+
+static void hub_open(hub *h)
+{
+    memset(h, 0, sizeof *h);
+    pthread_mutex_init(&h->lock, NULL);
+    pthread_cond_init(&h->wake, NULL);
+    fsb_memory_open(&h->memory, NULL);
+}
+
+static void hub_close(hub *h)
+{
+    pthread_mutex_lock(&h->lock);
+    for (int i = 0; i < h->count; ++i) h->ports[i].closing = 1;
+    pthread_cond_broadcast(&h->wake);
+    pthread_mutex_unlock(&h->lock);
+    for (int i = 0; i < h->count; ++i) {
+        for (int j = 0; j < THREADS; ++j) pthread_join(h->ports[i].threads[j], NULL);
+        pthread_join(h->ports[i].receiver, NULL);
+    }
+    h->memory->close(h->memory);
+    pthread_mutex_destroy(&h->lock);
+    pthread_cond_destroy(&h->wake);
+}
+
+static uint64_t hub_calls(hub *h, int which)
+{
+    uint64_t sum = 0;
+    pthread_mutex_lock(&h->lock);
+    for (int i = 0; i < CALL_MAX; ++i) sum += h->ports[which].calls[i];
+    pthread_mutex_unlock(&h->lock);
+    return sum;
+}
+
+static fsb_backend *cached_over(fsb_backend *inner, fsb_cache_backend_desc d)
+{
+    fsb_backend *b = NULL;
+    d.inner = inner;
+    CHECK_EQ(fsb_cached_backend(&b, &d), 0);
+    return b;
+}
+
+/* Waits until nothing is under way that nobody waits for. */
+static void settle(hub *h, int which)
+{
+    uint64_t before = UINT64_MAX, now;
+    for (int i = 0; i < 200 && (now = hub_calls(h, which)) != before; ++i)
+        before = now, usleep(20000);
+}
+
+/* A change that another client makes: all leases have heard when it returns. */
+static int64_t elsewhere(hub *h, fsb_op op)
+{
+    pthread_mutex_lock(&h->lock);
+    const int64_t n = fsb_backend_call(h->memory, &op);
+    if (n >= 0) hub_tell_op(h, NULL, &op, op.path);
+    pthread_mutex_unlock(&h->lock);
+    return n;
+}
+#define ELSEWHERE(name, ...) elsewhere(&h, (fsb_op){.code = FSB_OP_##name, __VA_ARGS__})
+static void elsewhere_put(hub *h, const char *path, const char *text)
+{
+    CHECK_EQ(elsewhere(h, (fsb_op){.code = FSB_OP_PUT, .path = path, .data = text,
+                                   .size = strlen(text), MODE(0644),
+                                   .flags = FSB_O_WRITE | FSB_O_CREATE | FSB_O_TRUNC}),
+             (int64_t)strlen(text));
+}
+
+/* ---- the tests ---- */
+
+static const conformance_traits over_memory = {
+    .name = "cached(memory)", .can_chown = 1, .has_xattr = 1, .has_mknod = 1, .has_sparse = 1,
+    .has_punch = 1, .has_watch = 1, .many = 1000};
+
+static void test_conformance_memory(void)
+{
+    fsb_backend *memory = NULL, *b;
+    REQUIRE(fsb_memory_open(&memory, NULL) == 0);
+    b = cached_over(memory, (fsb_cache_backend_desc){0});
+    conformance_run(b, &over_memory);
+    b->close(b);
+    memory->close(memory);
+}
+
+static void test_conformance_leased(void)
+{
+    hub h;
+    hub_open(&h);
+    fsb_backend       *b = cached_over(hub_port(&h), (fsb_cache_backend_desc){0});
+    conformance_traits t = over_memory;
+    t.name = "cached(leased)";
+    conformance_run(b, &t);
+    b->close(b);
+    hub_close(&h);
+}
+
+static void test_conformance_local(void)
+{
+    char           root[300];
+    fsb_backend   *local = NULL, *b;
+    fsb_local_desc d = {0};
+    snprintf(root, sizeof root, "%s/served", test_dir());
+    REQUIRE(mkdir(root, 0755) == 0);
+    d.root = root;
+    REQUIRE(fsb_local_open(&local, &d) == 0);
+    b = cached_over(local, (fsb_cache_backend_desc){0});
+    conformance_traits t = over_memory;
+    t.name = "cached(local)", t.can_chown = geteuid() == 0, t.has_mknod = geteuid() == 0;
+    t.has_descriptor = 1;
+    conformance_run(b, &t);
+    b->close(b);
+    local->close(local);
+}
+
+/* What was asked once is not asked again; what others change is seen at once. */
+static void test_hits_and_events(void)
+{
+    hub h;
+    hub_open(&h);
+    fsb_backend *b = cached_over(hub_port(&h), (fsb_cache_backend_desc){0});
+    CHECK_EQ(ELSEWHERE(MKDIR, .path = "/d", MODE(0755)), 0);
+    elsewhere_put(&h, "/d/a", "one");
+    conf_stat(b, "/"), conf_stat(b, "/d");
+    conf_is(b, "/d/a", "one");
+    CHECK_EQ(C(STAT, .path = "/d/no"), -ENOENT);
+    CHECK_EQ(conf_count(b, "/d"), 1);
+    settle(&h, 0);
+    const uint64_t before = hub_calls(&h, 0);
+    for (int i = 0; i < 10; ++i) {
+        conf_stat(b, "/d/a");
+        conf_is(b, "/d/a", "one");
+        CHECK_EQ(C(STAT, .path = "/d/no"), -ENOENT);
+        CHECK_EQ(C(STAT, .path = "/d/neither"), -ENOENT);
+        CHECK_EQ(conf_count(b, "/d"), 1);
+        const fsb_handle f = conf_open(b, "/d/a", FSB_O_READ);
+        char             got[10];
+        CHECK_EQ(C(READ, .handle = f, .buf = got, .size = sizeof got), 3);
+        CHECK_EQ(C(CLOSE, .handle = f), 0);
+    }
+    CHECK_EQ(hub_calls(&h, 0), before);
+    elsewhere_put(&h, "/d/a", "two");
+    conf_is(b, "/d/a", "two");
+    elsewhere_put(&h, "/d/no", "now");
+    conf_is(b, "/d/no", "now");
+    CHECK_EQ(conf_count(b, "/d"), 2);
+    settle(&h, 0);
+    const uint64_t again = hub_calls(&h, 0);
+    CHECK_EQ(conf_count(b, "/d"), 2);
+    CHECK_EQ(hub_calls(&h, 0), again);
+    CHECK_EQ(ELSEWHERE(RENAME, .path = "/d", .path2 = "/e"), 0);
+    CHECK_EQ(C(STAT, .path = "/d/a"), -ENOENT);
+    conf_is(b, "/e/a", "two");
+    CHECK_EQ(ELSEWHERE(SETATTR, .path = "/e/a", .attr = {.mask = FSB_ATTR_MODE, .mode = 0600}), 0);
+    CHECK_EQ(conf_stat(b, "/e/a").mode & 0777, 0600);
+    CHECK_EQ(ELSEWHERE(UNLINK, .path = "/e/a"), 0);
+    CHECK_EQ(C(GET, .path = "/e/a", .size = 10), -ENOENT);
+    b->close(b);
+    hub_close(&h);
+}
+
+/* While the host is away: what is known, and nothing else; then as before. */
+static void test_offline(void)
+{
+    hub  h;
+    char text[64] = "";
+    hub_open(&h);
+    fsb_backend *b = cached_over(hub_port(&h), (fsb_cache_backend_desc){0});
+    elsewhere_put(&h, "/a", "kept"), elsewhere_put(&h, "/b", "not read");
+    conf_stat(b, "/");
+    CHECK_EQ(conf_count(b, "/"), 2);
+    conf_is(b, "/a", "kept");
+    settle(&h, 0);
+    CHECK_EQ(C(GETXATTR, .path = "/", .path2 = "user.fsb.status", .buf = text, .size = 63), 6);
+    CHECK_STR(text, "online");
+    h.ports[0].lost = -ENOTCONN;
+    CHECK_EQ(C(GET, .path = "/b", .size = 100), -ENOTCONN);
+    conf_is(b, "/a", "kept");
+    CHECK_EQ(conf_count(b, "/"), 2);
+    CHECK_EQ(C(UNLINK, .path = "/a"), -ENETDOWN);
+    CHECK_EQ(C(GET, .path = "/b", .size = 100), -ENOTCONN);
+    CHECK(C(GETXATTR, .path = "/", .path2 = "user.fsb.status", .buf = text, .size = 63) > 20);
+    CHECK(strncmp(text, "offline since 20", 16) == 0);
+    h.ports[0].lost = 0;
+    elsewhere_put(&h, "/a", "changed meanwhile");
+    CHECK_EQ(C(GET, .path = "/b", .buf = text, .size = 60), 8);
+    conf_is(b, "/a", "changed meanwhile");
+    CHECK_EQ(C(UNLINK, .path = "/a"), 0);
+    CHECK_EQ(C(STAT, .path = "/a"), -ENOENT);
+    b->close(b);
+    hub_close(&h);
+}
+
+/* Many small files one after another cost few calls; a walk does, too. */
+static void test_few_calls(void)
+{
+    hub  h;
+    char path[64], body[10240];
+    hub_open(&h);
+    fsb_backend *b = cached_over(hub_port(&h), (fsb_cache_backend_desc){0});
+    memset(body, 'x', sizeof body);
+    for (int d = 0; d < 50; ++d) {
+        snprintf(path, sizeof path, "/d%02d", d);
+        CHECK_EQ(ELSEWHERE(MKDIR, .path = path, MODE(0755)), 0);
+        for (int i = 0; i < 10; ++i) {
+            snprintf(path, sizeof path, "/d%02d/f%d", d, i);
+            CHECK_EQ(ELSEWHERE(PUT, .path = path, .data = body, .size = sizeof body,
+                               .flags = FSB_O_WRITE | FSB_O_CREATE),
+                     (int64_t)sizeof body);
+        }
+    }
+    h.ports[0].jitter_us = 5000;
+    conf_stat(b, "/");
+    CHECK_EQ(conf_count(b, "/"), 50);
+    for (int d = 0; d < 50; ++d) {
+        snprintf(path, sizeof path, "/d%02d", d);
+        CHECK_EQ(conf_count(b, path), 10);
+    }
+    settle(&h, 0);
+    const uint64_t before = hub_calls(&h, 0);
+    CHECK(before <= 60); /* each folder once, whatever of it was asked for before */
+    for (int d = 0; d < 50; ++d) {
+        for (int i = 0; i < 10; ++i) {
+            snprintf(path, sizeof path, "/d%02d/f%d", d, i);
+            conf_stat(b, path);
+        }
+    }
+    CHECK_EQ(hub_calls(&h, 0), before);
+    b->close(b);
+    hub_close(&h);
+}
+
+/* ---- readers and writers against a model ---- */
+
+/* A file's generation g says all: it is there unless g % 4 == 3, has 100 + g bytes, each g. Who
+   reads must see a generation between the last that was acknowledged before and the last that was
+   begun by then. */
+enum { FILES = 8, GENERATIONS = 120 };
+typedef struct race {
+    fsb_backend *clients[3];
+    uint64_t     begun[FILES], done[FILES];
+    int          over;
+    unsigned     seed;
+    uint64_t     looked;
+} race;
+typedef struct racer {
+    race        *r;
+    fsb_backend *b;
+    int          first;
+    unsigned     seed;
+} racer;
+
+static void race_path(int file, char *out) { sprintf(out, "/r%d/f%d", file % 2, file); }
+static int  race_there(uint64_t g) { return g % 4 != 3; }
+
+static void race_step(fsb_backend *b, int file, uint64_t g, unsigned how)
+{
+    char path[32], aside[40], body[1000];
+    race_path(file, path);
+    snprintf(aside, sizeof aside, "%s.new", path);
+    memset(body, (int)(g & 255), sizeof body);
+    const size_t   size = 100 + (size_t)g;
+    const uint32_t flags = FSB_O_WRITE | FSB_O_CREATE | FSB_O_TRUNC;
+    if (!race_there(g)) CHECK_EQ(C(UNLINK, .path = path), 0);
+    else if (how % 3 == 0 && race_there(g - 1))
+        CHECK_EQ(C(PUT, .path = path, .flags = FSB_O_WRITE | FSB_O_TRUNC, .data = body,
+                   .size = size), (int64_t)size);
+    else if (how % 3 == 1)
+        CHECK_EQ(C(PUT, .path = path, .flags = flags, .data = body, .size = size, MODE(0644)),
+                 (int64_t)size);
+    else {
+        CHECK_EQ(C(PUT, .path = aside, .flags = flags, .data = body, .size = size, MODE(0644)),
+                 (int64_t)size);
+        CHECK_EQ(C(RENAME, .path = aside, .path2 = path), 0);
+    }
+}
+
+static void *race_writer(void *arg)
+{
+    racer *w = arg;
+    for (uint64_t g = 1; g < GENERATIONS; ++g) {
+        for (int f = w->first; f < FILES; f += 3) {
+            __atomic_store_n(&w->r->begun[f], g, __ATOMIC_SEQ_CST);
+            race_step(w->b, f, g, (unsigned)rand_r(&w->seed));
+            __atomic_store_n(&w->r->done[f], g, __ATOMIC_SEQ_CST);
+        }
+        if (rand_r(&w->seed) % 2 == 0) usleep((unsigned)rand_r(&w->seed) % 60000);
+    }
+    return NULL;
+}
+
+/* size: what was seen of it, -1: that it is not there. */
+static void race_check(race *r, int file, uint64_t low, int64_t size, const char *how)
+{
+    const uint64_t high = __atomic_load_n(&r->begun[file], __ATOMIC_SEQ_CST);
+    int            ok = 0;
+    for (uint64_t g = low; g <= high; ++g)
+        ok |= race_there(g) ? size == (int64_t)(100 + g) : size == -1;
+    if (!ok) fprintf(stderr, "%s of %d: size %lld, generation %llu to %llu\n", how, file,
+                     (long long)size, (unsigned long long)low, (unsigned long long)high);
+    CHECK(ok);
+}
+
+typedef struct race_list {
+    int64_t  size[FILES];
+    uint64_t cookie;
+} race_list;
+static int race_emit(fsb_op *op, const fsb_dirent *e)
+{
+    race_list *l = op->user;
+    int        file;
+    char       rest;
+    l->cookie = e->cookie;
+    if (sscanf(e->name, "f%d%c", &file, &rest) == 1) l->size[file] = (int64_t)e->stat.size;
+    return 0;
+}
+
+static void race_read(racer *w, int file)
+{
+    fsb_backend *b = w->b;
+    char         path[32], got[1000];
+    const uint64_t low = __atomic_load_n(&w->r->done[file], __ATOMIC_SEQ_CST);
+    race_path(file, path);
+    const int how = rand_r(&w->seed) % 3;
+    if (how == 0) {
+        const int64_t n = C(STAT, .path = path);
+        race_check(w->r, file, low, n == 0 ? (int64_t)conf_op.stat.size : -1, "STAT");
+    } else if (how == 1) {
+        const int64_t n = C(GET, .path = path, .buf = got, .size = sizeof got);
+        race_check(w->r, file, low, n >= 0 ? n : -1, "GET");
+        for (int64_t i = 0; i < n; ++i)
+            if ((unsigned char)got[i] != ((n - 100) & 255)) {
+                CHECK(!"bytes of another version");
+                break;
+            }
+    } else {
+        race_list l;
+        uint64_t  lows[FILES];
+        memset(&l, 0xff, sizeof l);
+        for (int i = 0; i < FILES; ++i) lows[i] = __atomic_load_n(&w->r->done[i], __ATOMIC_SEQ_CST);
+        int64_t n = 0;
+        for (l.cookie = 0; n == 0;) /* an answer may be a part of it */
+            n = C(LIST, .path = file % 2 ? "/r1" : "/r0", .flags = FSB_LIST_STAT,
+                  .offset = l.cookie, .emit = race_emit, .user = &l);
+        CHECK_EQ(n, 1);
+        for (int i = file % 2; i < FILES && n == 1; i += 2)
+            race_check(w->r, i, lows[i], l.size[i], "LIST");
+    }
+    __atomic_add_fetch(&w->r->looked, 1, __ATOMIC_RELAXED);
+}
+
+static void *race_reader(void *arg)
+{
+    racer *w = arg;
+    while (!__atomic_load_n(&w->r->over, __ATOMIC_ACQUIRE)) {
+        race_read(w, rand_r(&w->seed) % FILES);
+        if (rand_r(&w->seed) % 4 == 0) usleep(200);
+    }
+    return NULL;
+}
+
+static void race_run(hub *h, race *r)
+{
+    pthread_t writers[3], readers[6];
+    racer     w[9];
+    for (int i = 0; i < 3; ++i) {
+        w[i] = (racer){r, r->clients[i], i, 100u + (unsigned)i};
+        pthread_create(&writers[i], NULL, race_writer, &w[i]);
+    }
+    for (int i = 0; i < 6; ++i) {
+        w[3 + i] = (racer){r, r->clients[i % 3], 0, 200u + (unsigned)i};
+        pthread_create(&readers[i], NULL, race_reader, &w[3 + i]);
+    }
+    for (int i = 0; i < 3; ++i) pthread_join(writers[i], NULL);
+    __atomic_store_n(&r->over, 1, __ATOMIC_RELEASE);
+    for (int i = 0; i < 6; ++i) pthread_join(readers[i], NULL);
+    (void)h;
+}
+
+/* Three clients, each writer and reader, with answers that come late and in any order. */
+static void test_never_stale(void)
+{
+    hub  h;
+    race r = {0};
+    hub_open(&h);
+    for (int i = 0; i < 3; ++i) {
+        r.clients[i] = cached_over(hub_port(&h), (fsb_cache_backend_desc){0});
+        h.ports[i].jitter_us = 300;
+        conf_stat(r.clients[i], "/");
+    }
+    CHECK_EQ(ELSEWHERE(MKDIR, .path = "/r0", MODE(0755)), 0);
+    CHECK_EQ(ELSEWHERE(MKDIR, .path = "/r1", MODE(0755)), 0);
+    for (int i = 0; i < FILES; ++i) {
+        char path[32];
+        race_path(i, path);
+        fsb_backend *b = r.clients[0];
+        char         body[100] = {0};
+        CHECK_EQ(C(PUT, .path = path, .flags = FSB_O_WRITE | FSB_O_CREATE, .data = body,
+                   .size = 100, MODE(0644)), 100);
+    }
+    for (int i = 0; i < 3; ++i) conf_stat(r.clients[i], "/r0"), conf_stat(r.clients[i], "/r1");
+    race_run(&h, &r);
+    fsb_cached_stats s;
+    fsb_cached_get_stats(r.clients[1], &s);
+    CHECK(s.attr_hits > 50 && s.data_hits > 50 && s.listing_hits > 10); /* else nothing was tried */
+    for (int i = 0; i < 3; ++i) r.clients[i]->close(r.clients[i]);
+    hub_close(&h);
+}
+
+/* What changed untold is seen when events were lost, or where there is no lease, in time. */
+static void test_lost_and_ttl(void)
+{
+    hub h;
+    hub_open(&h);
+    fsb_cache_backend_desc d = {.ttl_ms = 50};
+    fsb_backend           *b = cached_over(hub_port(&h), d);
+    elsewhere_put(&h, "/a", "one");
+    conf_stat(b, "/"), conf_is(b, "/a", "one");
+    settle(&h, 0);
+    CHECK_EQ(fsb_write_file(h.memory, "/a", "two", 3, 0644), 0); /* nobody is told */
+    usleep(70000);
+    conf_is(b, "/a", "one");
+    fsb_event e = {.kind = FSB_EVENT_LOST, .path = "/"};
+    pthread_mutex_lock(&h.lock);
+    hub_tell(&h, NULL, &e);
+    pthread_mutex_unlock(&h.lock);
+    conf_is(b, "/a", "two");
+    b->close(b);
+    fsb_backend *inner = hub_port(&h);
+    h.ports[1].no_lease = 1;
+    b = cached_over(inner, d);
+    conf_stat(b, "/"), conf_is(b, "/a", "two");
+    CHECK_EQ(C(STAT, .path = "/later"), -ENOENT);
+    CHECK_EQ(fsb_write_file(h.memory, "/a", "three", 5, 0644), 0);
+    CHECK_EQ(fsb_write_file(h.memory, "/later", "x", 1, 0644), 0);
+    usleep(70000);
+    conf_is(b, "/a", "three"), conf_is(b, "/later", "x");
+    CHECK_EQ(C(WATCH, .path = "/", .flags = FSB_WATCH_HELD | FSB_WATCH_DEEP, .event = conf_event),
+             -ENOSYS);
+    b->close(b);
+    hub_close(&h);
+}
+
+/* Files keep being themselves when their names change; a second name tells what the first does. */
+static void test_names(void)
+{
+    hub  h;
+    char got[10];
+    hub_open(&h);
+    fsb_backend *b = cached_over(hub_port(&h), (fsb_cache_backend_desc){0});
+    CHECK_EQ(C(MKDIR, .path = "/d", MODE(0755)), 0);
+    conf_stat(b, "/");
+    conf_put(b, "/d/a", "aaa"), conf_put(b, "/d/b", "bbb"), conf_put(b, "/d/c", "ccc");
+    settle(&h, 0);
+    const fsb_handle a = conf_open(b, "/d/a", FSB_O_READ), bb = conf_open(b, "/d/b", FSB_O_READ);
+    CHECK_EQ(C(RENAME, .path = "/d/c", .path2 = "/d/b"), 0);
+    CHECK_EQ(C(RENAME, .path = "/d", .path2 = "/e"), 0);
+    CHECK_EQ(C(UNLINK, .path = "/e/a"), 0);
+    conf_put(b, "/e/a", "new");
+    CHECK_EQ(C(READ, .handle = a, .buf = got, .size = 3), 3);
+    CHECK(memcmp(got, "aaa", 3) == 0);
+    CHECK_EQ(C(READ, .handle = bb, .buf = got, .size = 3), 3);
+    CHECK(memcmp(got, "bbb", 3) == 0);
+    CHECK_EQ(C(CLOSE, .handle = a), 0);
+    CHECK_EQ(C(CLOSE, .handle = bb), 0);
+    conf_is(b, "/e/b", "ccc"), conf_is(b, "/e/a", "new");
+    CHECK_EQ(C(STAT, .path = "/d/a"), -ENOENT);
+    CHECK_EQ(C(LINK, .path = "/e/a", .path2 = "/link"), 0);
+    CHECK_EQ(conf_stat(b, "/e/a").nlink, 2);
+    conf_put(b, "/link", "through the link");
+    conf_is(b, "/e/a", "through the link");
+    conf_stat(b, "/e/b");
+    CHECK_EQ(C(GETXATTR, .path = "/e/b", .path2 = "user.x", .buf = got, .size = 10), -ENODATA);
+    CHECK_EQ(C(SETXATTR, .path = "/e/b", .path2 = "user.x", .data = "v", .size = 1), 0);
+    conf_stat(b, "/e/b");
+    CHECK_EQ(C(GETXATTR, .path = "/e/b", .path2 = "user.x", .buf = got, .size = 10), 1);
+    const fsb_handle w = conf_open(b, "/e/b", FSB_O_READ | FSB_O_WRITE);
+    CHECK_EQ(C(RENAME, .path = "/e/b", .path2 = "/moved"), 0);
+    conf_is(b, "/moved", "ccc");
+    CHECK_EQ(C(WRITE, .handle = w, .data = "CCCC", .size = 4), 4);
+    conf_is(b, "/moved", "CCCC");
+    CHECK_EQ(C(CLOSE, .handle = w), 0);
+    b->close(b);
+    hub_close(&h);
+}
+
+/* What L2 holds: read again without the host being asked for data, and while it is away. */
+static void test_disk(void)
+{
+    hub                    h;
+    char                   dir[300], path[64], body[10240];
+    fsb_cache_disk        *disk = NULL;
+    fsb_cache_disk_desc    dd = {0};
+    fsb_cache_backend_desc d = {0};
+    snprintf(dir, sizeof dir, "%s/l2", test_dir());
+    dd.dir = dir, dd.max_bytes = 64 << 20;
+    hub_open(&h);
+    for (int i = 0; i < 20; ++i) {
+        memset(body, i, sizeof body);
+        snprintf(path, sizeof path, "/d%d", i % 2);
+        (void)ELSEWHERE(MKDIR, .path = path, MODE(0755));
+        snprintf(path, sizeof path, "/d%d/f%d", i % 2, i);
+        CHECK_EQ(ELSEWHERE(PUT, .path = path, .data = body, .size = sizeof body,
+                           .flags = FSB_O_WRITE | FSB_O_CREATE), (int64_t)sizeof body);
+    }
+    for (int round = 0; round < 3; ++round) {
+        REQUIRE(fsb_cache_disk_open(&disk, &dd) == 0);
+        d.disk = disk, d.share = "share", d.offline = round == 2;
+        h.ports[round].lost = 0;
+        fsb_backend *inner = hub_port(&h);
+        if (round == 2) h.ports[round].lost = -ENOTCONN;
+        fsb_backend *b = cached_over(inner, d);
+        conf_stat(b, "/");
+        CHECK_EQ(conf_count(b, "/"), 2);
+        CHECK_EQ(conf_count(b, "/d0"), 10);
+        CHECK_EQ(conf_count(b, "/d1"), 10);
+        CHECK_EQ(C(STAT, .path = "/d0/none"), -ENOENT);
+        for (int i = 0; i < 20; ++i) {
+            snprintf(path, sizeof path, "/d%d/f%d", i % 2, i);
+            CHECK_EQ(C(GET, .path = path, .buf = body, .size = sizeof body), (int64_t)sizeof body);
+            for (size_t k = 0; k < sizeof body; k += 1000) CHECK_EQ(body[k], i);
+        }
+        settle(&h, round);
+        if (round) CHECK_EQ(h.ports[round].calls[FSB_OP_GET], 0);
+        if (round == 2) CHECK_EQ(C(MKDIR, .path = "/new", MODE(0755)), -ENETDOWN);
+        b->close(b);
+        fsb_cache_disk_close(disk);
+    }
+    hub_close(&h);
+}
+
+/* A large file, sequentially: read ahead, every byte right. */
+static void test_read_ahead(void)
+{
+    hub h;
+    hub_open(&h);
+    fsb_backend *b = cached_over(hub_port(&h), (fsb_cache_backend_desc){0});
+    enum { SIZE = 5 * 1000 * 1000 };
+    unsigned char *body = malloc(SIZE), *got = malloc(SIZE);
+    for (int i = 0; i < SIZE; ++i) body[i] = (unsigned char)(i * 7 + i / 1000);
+    CHECK_EQ(fsb_write_file(h.memory, "/big", body, SIZE, 0644), 0);
+    conf_stat(b, "/"), conf_stat(b, "/big");
+    h.ports[0].jitter_us = 500;
+    const fsb_handle f = conf_open(b, "/big", FSB_O_READ);
+    for (size_t at = 0; at < SIZE; at += 10000)
+        CHECK_EQ(C(READ, .handle = f, .offset = at, .buf = got + at, .size = 10000), 10000);
+    CHECK(memcmp(body, got, SIZE) == 0);
+    memset(got, 0, SIZE);
+    settle(&h, 0);
+    CHECK(hub_calls(&h, 0) < 100);
+    const uint64_t before = hub_calls(&h, 0);
+    for (size_t at = SIZE; at > 0; at -= 100000)
+        CHECK_EQ(C(READ, .handle = f, .offset = at - 100000, .buf = got + at - 100000,
+                   .size = 100000), 100000);
+    CHECK(memcmp(body, got, SIZE) == 0);
+    CHECK_EQ(hub_calls(&h, 0), before);
+    CHECK_EQ(C(READ, .handle = f, .offset = SIZE - 5, .buf = got, .size = 100), 5);
+    CHECK_EQ(C(READ, .handle = f, .offset = SIZE, .buf = got, .size = 100), 0);
+    CHECK_EQ(C(CLOSE, .handle = f), 0);
+    b->close(b);
+    free(body), free(got);
+    hub_close(&h);
+}
+
+int main(int argc, char **argv)
+{
+    test_begin(argc, argv);
+    TEST(test_conformance_memory);
+    TEST(test_conformance_leased);
+    TEST(test_conformance_local);
+    TEST(test_hits_and_events);
+    TEST(test_offline);
+    TEST(test_few_calls);
+    TEST(test_read_ahead);
+    TEST(test_lost_and_ttl);
+    TEST(test_names);
+    TEST(test_disk);
+    TEST(test_never_stale);
+    return test_end("test_cached");
+}

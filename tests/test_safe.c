@@ -1,0 +1,923 @@
+/* test_safe.c - join codes, TLS, coming back after a lost connection, limits. */
+#define FSB_IMPLEMENTATION
+#include "fsb_backend.h"
+#include "fsb_chunk.h"
+#include "conformance.h"
+#include "test.h"
+#include "wire.h"
+#include <netinet/in.h>
+#include <pthread.h>
+#include <sys/socket.h>
+
+enum { RW = FSB_CHUNK_READ | FSB_CHUNK_WRITE };
+
+static void nap(int ms)
+{
+    usleep((useconds_t)ms * 1000);
+}
+
+/* Waits until the condition holds, 20 s at most: machines are slow, sanitizers slower. */
+#define EVENTUALLY(x)                                                                              \
+    do {                                                                                           \
+        int tries_ = 0;                                                                            \
+        while (tries_ < 4000 && !(x)) ++tries_, nap(5);                                            \
+        CHECK(tries_ < 4000 && #x);                                                                \
+    } while (0)
+
+/* ---- a host of one share in memory ---- */
+
+typedef struct host {
+    fsb_backend      *inner;
+    fsb_chunk_server *server;
+    test_memory       memory;
+    char              address[400], code[FSB_CHUNK_CODE_SIZE];
+    char              lines[64][160]; /* of the log */
+    int               line_count;
+    pthread_mutex_t   lock;
+} host;
+
+static void note_line(void *user, fsb_log_level level, const char *item, const char *text)
+{
+    host *h = (host *)user;
+    if (getenv("FSB_TEST_VERBOSE")) fprintf(stderr, "%d %s: %s\n", (int)level, item, text);
+    pthread_mutex_lock(&h->lock);
+    if (h->line_count < 64) snprintf(h->lines[h->line_count++], 160, "%s", text);
+    pthread_mutex_unlock(&h->lock);
+}
+
+static int logged(host *h, const char *part)
+{
+    int found = 0;
+    pthread_mutex_lock(&h->lock);
+    for (int i = 0; i < h->line_count; ++i) found |= strstr(h->lines[i], part) != NULL;
+    pthread_mutex_unlock(&h->lock);
+    return found;
+}
+
+static int host_listen(host *h, const char *address, fsb_chunk_server_desc d)
+{
+    fsb_chunk_share share = {"share", h->inner, RW};
+    fsb_chunk_code  code = {h->code, NULL, RW, "main", 0};
+    d.shares = &share, d.share_count = 1;
+    d.allocator.fn = test_memory_fn, d.allocator.user = &h->memory;
+    d.log.fn = note_line, d.log.user = h;
+    int err = fsb_chunk_server_open(&h->server, &d);
+    if (!err && !h->code[0]) err = fsb_chunk_code_create(h->code, sizeof h->code);
+    if (!err) err = fsb_chunk_server_set_codes(h->server, &code, 1);
+    if (!err) err = fsb_chunk_server_listen(h->server, address, h->address, sizeof h->address);
+    return err;
+}
+
+static int host_open(host *h, const char *address, fsb_chunk_server_desc d)
+{
+    memset(h, 0, sizeof *h);
+    pthread_mutex_init(&h->lock, NULL);
+    if (fsb_memory_open(&h->inner, NULL) != 0) return -ENOMEM;
+    return host_listen(h, address, d);
+}
+
+static void host_stop(host *h)
+{
+    fsb_chunk_server_close(h->server);
+    CHECK_EQ(h->memory.live, 0);
+    CHECK_EQ(h->memory.wrong_size, 0);
+}
+
+static void host_close(host *h)
+{
+    host_stop(h);
+    h->inner->close(h->inner);
+    pthread_mutex_destroy(&h->lock);
+}
+
+static const fsb_chunk_server_desc plain; /* all defaults */
+
+static int dial_as(const host *h, const char *code, fsb_backend **out)
+{
+    fsb_chunk_client_desc d = {.address = h->address, .share = "share", .code = code,
+                               .timeout_ms = 10000};
+    return fsb_chunk_client_open(out, &d);
+}
+
+static fsb_backend *dial(const host *h)
+{
+    fsb_backend *b = NULL;
+    CHECK_EQ(dial_as(h, h->code, &b), 0);
+    return b;
+}
+
+static fsb_backend *dial_plain(const host *h)
+{
+    fsb_backend *b = NULL;
+    CHECK_EQ(dial_as(h, NULL, &b), 0);
+    return b;
+}
+
+static int without_tls(void)
+{
+#ifdef FSB_WITH_OPENSSL
+    return 0;
+#else
+    return 1;
+#endif
+}
+#define NEED_TLS() do { if (without_tls()) SKIP("built without OpenSSL"); } while (0)
+
+/* ---- join codes ---- */
+
+static void test_codes(void)
+{
+    char code[FSB_CHUNK_CODE_SIZE], other[FSB_CHUNK_CODE_SIZE], typed[100];
+    CHECK_EQ(fsb_chunk_code_create(code, sizeof code), 0);
+    CHECK_EQ(fsb_chunk_code_create(other, sizeof other), 0);
+    CHECK(strcmp(code, other) != 0);
+    CHECK_EQ(strlen(code), FSB_CHUNK_CODE_SIZE - 1);
+    CHECK_EQ(fsb_chunk_code_create(code, sizeof code - 1), -ENAMETOOLONG);
+    CHECK_EQ(fsb_chunk_code_create(NULL, 0), -EINVAL);
+    CHECK_EQ(fsb_chunk_code_create(code, sizeof code), 0);
+    CHECK_EQ(fsb_chunk_code_parse(code, other, sizeof other), 0);
+    CHECK_STR(code, other);
+    size_t n = 0; /* as people type it: small letters, o and i and l, no dashes but spaces */
+    for (const char *p = code; *p; ++p) {
+        typed[n] = *p == '-' ? ' ' : *p == '0' ? 'o' : *p >= 'A' ? (char)(*p | 32) : *p;
+        if (*p == '1') typed[n] = n % 2 ? 'l' : 'I';
+        ++n;
+    }
+    typed[n] = '\0';
+    CHECK_EQ(fsb_chunk_code_parse(typed, other, sizeof other), 0);
+    CHECK_STR(code, other);
+    CHECK_EQ(fsb_chunk_code_parse("", other, sizeof other), -EINVAL);
+    CHECK_EQ(fsb_chunk_code_parse(code + 1, other, sizeof other), -EINVAL);
+    snprintf(typed, sizeof typed, "%s0", code);
+    CHECK_EQ(fsb_chunk_code_parse(typed, other, sizeof other), -EINVAL);
+    CHECK_EQ(fsb_chunk_code_parse(NULL, other, sizeof other), -EINVAL);
+}
+
+/* Every wrong symbol and every swap of neighbours is seen. */
+static void test_codes_mistyped(void)
+{
+    static const char alphabet[] = "0123456789ABCDEFGHJKMNPQRSTVWXYZ";
+    char              code[FSB_CHUNK_CODE_SIZE], typed[FSB_CHUNK_CODE_SIZE], out[64];
+    int               wrong = 0, tried = 0;
+    CHECK_EQ(fsb_chunk_code_create(code, sizeof code), 0);
+    for (size_t i = 0; code[i]; ++i) {
+        for (size_t k = 0; k < 32 && code[i] != '-'; ++k) {
+            memcpy(typed, code, sizeof code);
+            if (typed[i] == alphabet[k]) continue;
+            typed[i] = alphabet[k], ++tried;
+            wrong += fsb_chunk_code_parse(typed, out, sizeof out) != -EINVAL;
+        }
+        memcpy(typed, code, sizeof code);
+        const size_t j = i + (code[i + 1] == '-' ? 2 : 1);
+        if (code[i] == '-' || i + 2 >= sizeof code || code[i] == code[j]) continue;
+        typed[i] = code[j], typed[j] = code[i], ++tried;
+        wrong += fsb_chunk_code_parse(typed, out, sizeof out) != -EINVAL;
+    }
+    CHECK_EQ(wrong, 0);
+    CHECK(tried > 28 * 31);
+    memcpy(typed, code, sizeof code);
+    typed[0] = 'U'; /* no symbol: it is left out so that no words appear */
+    CHECK_EQ(fsb_chunk_code_parse(typed, out, sizeof out), -EINVAL);
+}
+
+/* Whatever people, or worse, may type: an answer, never a crash, and what is taken stays itself. */
+static void test_codes_noise(void)
+{
+    static const char symbols[] = "0123456789ABCDEFGHJKMNPQRSTVWXYZabcilou- #\n\xff";
+    char              typed[80], out[FSB_CHUNK_CODE_SIZE], again[FSB_CHUNK_CODE_SIZE];
+    uint32_t          seed = 1;
+    int               taken = 0;
+    for (int i = 0; i < 300000; ++i) {
+        seed = seed * 1664525u + 1013904223u;
+        const size_t n = i % 2 ? 28 : seed >> 8 & 63;
+        for (size_t k = 0; k < n; ++k) {
+            seed = seed * 1664525u + 1013904223u;
+            typed[k] = symbols[(seed >> 16) % (i % 2 ? 32 : sizeof symbols - 1)];
+        }
+        typed[n] = '\0';
+        if (fsb_chunk_code_parse(typed, out, sizeof out) != 0) continue;
+        ++taken;
+        CHECK_EQ(fsb_chunk_code_parse(out, again, sizeof again), 0);
+        CHECK_STR(out, again);
+    }
+    CHECK(taken > 50 && taken < 400); /* one in 1024 of those of the right length */
+}
+
+/* ---- TLS ---- */
+
+static void test_tls_files(void)
+{
+    static unsigned char bytes[3 << 20], back[3 << 20];
+    host                 h;
+    NEED_TLS();
+    REQUIRE(host_open(&h, "tls:127.0.0.1:0", plain) == 0);
+    CHECK(strncmp(h.address, "tls:127.0.0.1:", 14) == 0);
+    fsb_backend *b = dial(&h);
+    REQUIRE(b != NULL);
+    for (size_t i = 0; i < sizeof bytes; ++i) bytes[i] = (unsigned char)(i * 7 + (i >> 9));
+    CHECK_EQ(fsb_write_file(b, "/file", bytes, sizeof bytes, 0644), 0);
+    fsb_op op = {.code = FSB_OP_OPEN, .path = "/file", .flags = FSB_O_READ};
+    CHECK(fsb_backend_call(b, &op) >= 0);
+    const fsb_handle handle = op.handle;
+    for (size_t at = 0; at < sizeof bytes; at += 1 << 20) {
+        op = (fsb_op){.code = FSB_OP_READ, .handle = handle, .offset = at, .buf = back + at,
+                      .size = 1 << 20};
+        CHECK_EQ(fsb_backend_call(b, &op), 1 << 20);
+    }
+    CHECK(memcmp(bytes, back, sizeof bytes) == 0);
+    for (size_t at = 1; at < 200000; at += 7919) { /* small ones: many to a record */
+        op = (fsb_op){.code = FSB_OP_READ, .handle = handle, .offset = at, .buf = back,
+                      .size = at % 5000};
+        CHECK_EQ(fsb_backend_call(b, &op), (int64_t)(at % 5000));
+        CHECK(memcmp(bytes + at, back, at % 5000) == 0);
+    }
+    op = (fsb_op){.code = FSB_OP_CLOSE, .handle = handle};
+    CHECK_EQ(fsb_backend_call(b, &op), 0);
+    CHECK(logged(&h, "code main"));
+    b->close(b);
+    host_close(&h);
+}
+
+static void test_tls_conformance(void)
+{
+    conformance_traits t = {.name = "TLS over memory", .can_chown = 1, .has_xattr = 1,
+                            .has_mknod = 1, .has_sparse = 1, .has_punch = 1};
+    host               h;
+    NEED_TLS();
+    REQUIRE(host_open(&h, "tls:127.0.0.1:0", plain) == 0);
+    fsb_backend *b = dial(&h);
+    REQUIRE(b != NULL);
+    conformance_run(b, &t);
+    b->close(b);
+    host_close(&h);
+}
+
+static void test_tls_wrong_code(void)
+{
+    host         h;
+    fsb_backend *b = NULL;
+    char         other[FSB_CHUNK_CODE_SIZE];
+    NEED_TLS();
+    REQUIRE(host_open(&h, "tls:127.0.0.1:0", plain) == 0);
+    CHECK_EQ(fsb_chunk_code_create(other, sizeof other), 0);
+    CHECK_EQ(dial_as(&h, other, &b), -EACCES);
+    other[0] = other[0] == 'A' ? 'B' : 'A';
+    CHECK_EQ(dial_as(&h, other, &b), -EINVAL);
+    CHECK_EQ(dial_as(&h, NULL, &b), -EINVAL);
+    EVENTUALLY(logged(&h, "its code does not open"));
+    b = dial(&h);
+    REQUIRE(b != NULL);
+    b->close(b);
+    host_close(&h);
+}
+
+static void test_tls_is_needed(void) /* a frame without TLS gets nothing, not even hello */
+{
+    static unsigned char room[WIRE_MAX];
+    host                 h;
+    int                  fds[2];
+    char                 back[4096];
+    NEED_TLS();
+    REQUIRE(host_open(&h, "tls:127.0.0.1:0", plain) == 0);
+    CHECK_EQ(fsb_chunk_dial(h.address + 4, 0, fds), 0);
+    fcntl(fds[0], F_SETFL, fcntl(fds[0], F_GETFL) & ~O_NONBLOCK);
+    CHECK_EQ(wire_send(fds[0], room, wire_hello(room, "share", 1, 1)), 0);
+    ssize_t n, all = 0;
+    while ((n = recv(fds[0], back, sizeof back, 0)) > 0) {
+        CHECK(!memmem(back, (size_t)n, "FSB1", 4));
+        all += n;
+    }
+    CHECK(all < 16); /* an alert at most */
+    close(fds[0]);
+    CHECK_EQ(fsb_chunk_server_listen(h.server, "tls:unix:/x", NULL, 0), -EINVAL);
+    CHECK_EQ(fsb_chunk_server_listen(h.server, "0.0.0.0:0", NULL, 0), -EACCES);
+    CHECK_EQ(fsb_chunk_server_listen(h.server, "tls:*:0", back, sizeof back), 0);
+    host_close(&h);
+}
+
+static void test_tls_rights(void)
+{
+    char           codes[3][FSB_CHUNK_CODE_SIZE];
+    fsb_chunk_code list[3];
+    host           h;
+    fsb_backend   *b = NULL, *c = NULL;
+    NEED_TLS();
+    REQUIRE(host_open(&h, "tls:127.0.0.1:0", plain) == 0);
+    for (int i = 0; i < 3; ++i) {
+        CHECK_EQ(fsb_chunk_code_create(codes[i], sizeof codes[i]), 0);
+        list[i] = (fsb_chunk_code){codes[i], NULL, RW, "x", 0};
+    }
+    list[0].rights = FSB_CHUNK_READ;
+    list[1].share = "another";
+    list[2].expires_ns = 1;
+    CHECK_EQ(fsb_chunk_server_set_codes(h.server, list, 3), 0);
+    CHECK_EQ(dial_as(&h, codes[0], &b), 0);
+    REQUIRE(b != NULL);
+    fsb_chunk_client_info info;
+    fsb_chunk_client_get_info(b, &info);
+    CHECK_EQ(info.rights, FSB_CHUNK_READ);
+    CHECK_EQ(fsb_write_file(b, "/no", "x", 1, 0644), -EACCES);
+    CHECK_EQ(dial_as(&h, codes[1], &c), -ENOENT);
+    CHECK_EQ(dial_as(&h, codes[2], &c), -EACCES);
+    list[0].code = "mistyped";
+    CHECK_EQ(fsb_chunk_server_set_codes(h.server, list, 3), -EINVAL);
+    fsb_op op = {.code = FSB_OP_STAT, .path = "/"};
+    CHECK_EQ(fsb_backend_call(b, &op), 0);
+    /* Revoked: those connected with it go, others stay. */
+    list[2].expires_ns = 0;
+    CHECK_EQ(fsb_chunk_server_set_codes(h.server, list + 2, 1), 0);
+    EVENTUALLY(fsb_backend_call(b, &op) == -ENOTCONN);
+    CHECK_EQ(dial_as(&h, codes[0], &c), -EACCES);
+    CHECK_EQ(dial_as(&h, codes[2], &c), 0);
+    REQUIRE(c != NULL);
+    CHECK_EQ(fsb_backend_call(c, &op), 0);
+    b->close(b), c->close(c);
+    host_close(&h);
+}
+
+static void test_tls_expires(void) /* also while somebody is connected */
+{
+    host            h;
+    fsb_backend    *b = NULL;
+    struct timespec now;
+    NEED_TLS();
+    REQUIRE(host_open(&h, "tls:127.0.0.1:0", plain) == 0);
+    clock_gettime(CLOCK_REALTIME, &now);
+    fsb_chunk_code code = {h.code, NULL, RW, NULL, 0};
+    code.expires_ns = ((int64_t)now.tv_sec + 2) * 1000000000;
+    CHECK_EQ(fsb_chunk_server_set_codes(h.server, &code, 1), 0);
+    b = dial(&h);
+    REQUIRE(b != NULL);
+    fsb_op op = {.code = FSB_OP_STAT, .path = "/"};
+    CHECK_EQ(fsb_backend_call(b, &op), 0);
+    EVENTUALLY(fsb_backend_call(b, &op) == -ENOTCONN);
+    b->close(b);
+    host_close(&h);
+}
+
+/* ---- coming back ---- */
+
+/* A client whose connections the test can cut. */
+typedef struct line {
+    char address[400];
+    int  fd, dials;
+} line;
+
+static int line_connect(void *user, int fds[2])
+{
+    line     *l = (line *)user;
+    const int err = fsb_chunk_dial(l->address, 2000, fds);
+    if (err) return err;
+    __atomic_store_n(&l->fd, fds[0], __ATOMIC_RELEASE);
+    __atomic_add_fetch(&l->dials, 1, __ATOMIC_RELEASE);
+    return 0;
+}
+
+static void line_cut(line *l)
+{
+    shutdown(__atomic_load_n(&l->fd, __ATOMIC_ACQUIRE), SHUT_RDWR);
+}
+
+static fsb_backend *line_open(line *l, const host *h, uint32_t timeout_ms)
+{
+    fsb_backend          *b = NULL;
+    const int             tls = strncmp(h->address, "tls:", 4) == 0;
+    fsb_chunk_client_desc d = {.connect = line_connect, .user = l, .share = "share",
+                               .timeout_ms = timeout_ms, .reconnect = 1};
+    memset(l, 0, sizeof *l);
+    snprintf(l->address, sizeof l->address, "%s", h->address + (tls ? 4 : 0));
+    if (tls) d.code = h->code;
+    CHECK_EQ(fsb_chunk_client_open(&b, &d), 0);
+    return b;
+}
+
+static const char *unix_address(void)
+{
+    static char address[400];
+    static int  number;
+    snprintf(address, sizeof address, "unix:%s/s%d.sock", test_dir(), ++number);
+    return address;
+}
+
+static fsb_handle open_file(fsb_backend *b, const char *path, uint32_t flags)
+{
+    fsb_op op = {.code = FSB_OP_OPEN, .path = path, .flags = flags,
+                 .attr = {.mask = FSB_ATTR_MODE, .mode = 0600}};
+    CHECK(fsb_backend_call(b, &op) >= 0);
+    return op.handle;
+}
+
+static int64_t do_path(fsb_backend *b, uint32_t code, const char *path, const char *path2)
+{
+    fsb_op op = {.code = code, .path = path, .path2 = path2,
+                 .attr = {.mask = FSB_ATTR_MODE, .mode = 0700}};
+    return fsb_backend_call(b, &op);
+}
+
+static int64_t do_io(fsb_backend *b, uint32_t code, fsb_handle handle, void *bytes, size_t size,
+                     uint32_t flags)
+{
+    fsb_op op = {.code = code, .handle = handle, .size = size, .flags = flags};
+    if (code == FSB_OP_WRITE) op.data = bytes;
+    else op.buf = bytes;
+    return fsb_backend_call(b, &op);
+}
+
+static int64_t do_lock(fsb_backend *b, fsb_handle handle, uint32_t flags, uint64_t owner)
+{
+    fsb_op op = {.code = FSB_OP_LOCK, .handle = handle, .flags = flags, .owner = owner};
+    return fsb_backend_call(b, &op);
+}
+
+static void back_over(const char *address)
+{
+    host  h;
+    line  l;
+    char  bytes[16] = "";
+    fsb_chunk_client_info info;
+    REQUIRE(host_open(&h, address, plain) == 0);
+    fsb_backend     *b = line_open(&l, &h, 20000), *other = NULL;
+    fsb_chunk_client_desc d = {.address = h.address, .share = "share"};
+    if (strncmp(h.address, "tls:", 4) == 0) d.code = h.code;
+    CHECK_EQ(fsb_chunk_client_open(&other, &d), 0);
+    REQUIRE(b != NULL && other != NULL);
+    const fsb_handle f = open_file(b, "/f", FSB_O_READ | FSB_O_WRITE | FSB_O_CREATE);
+    CHECK_EQ(do_io(b, FSB_OP_WRITE, f, (char *)"hello", 5, 0), 5);
+    CHECK_EQ(do_lock(b, f, FSB_LOCK_EXCLUSIVE, 1), 0);
+    CHECK_EQ(do_path(b, FSB_OP_UNLINK, "/f", NULL), 0);
+    const fsb_handle g = open_file(b, "/g", FSB_O_READ | FSB_O_WRITE | FSB_O_CREATE);
+    const fsb_handle theirs = open_file(other, "/g", FSB_O_READ | FSB_O_WRITE);
+    CHECK_EQ(do_lock(b, g, FSB_LOCK_EXCLUSIVE, 1), 0);
+    for (int i = 0; i < 5; ++i) { /* an open file without a name, and a lock, survive */
+        line_cut(&l);
+        CHECK_EQ(do_io(b, FSB_OP_READ, f, bytes, 5, 0), 5);
+        CHECK(memcmp(bytes, "hello", 5) == 0);
+        CHECK_EQ(do_lock(other, theirs, FSB_LOCK_EXCLUSIVE, 2), -EAGAIN);
+    }
+    EVENTUALLY((fsb_chunk_client_get_info(b, &info), info.reconnects == 5));
+    CHECK(__atomic_load_n(&l.dials, __ATOMIC_ACQUIRE) >= 6);
+    CHECK_EQ(do_io(b, FSB_OP_WRITE, f, (char *)"HE", 2, 0), 2);
+    CHECK_EQ(do_io(b, FSB_OP_READ, f, bytes, 5, 0), 5);
+    CHECK(memcmp(bytes, "HEllo", 5) == 0);
+    fsb_op close_it = {.code = FSB_OP_CLOSE, .handle = f};
+    CHECK_EQ(fsb_backend_call(b, &close_it), 0);
+    CHECK_EQ(do_io(b, FSB_OP_READ, f, bytes, 5, 0), -EBADF);
+    b->close(b); /* it says goodbye: its lock is free at once */
+    EVENTUALLY(do_lock(other, theirs, FSB_LOCK_EXCLUSIVE, 2) == 0);
+    other->close(other);
+    host_close(&h);
+}
+
+static void test_back(void)
+{
+    back_over(unix_address());
+    if (!without_tls()) back_over("tls:127.0.0.1:0");
+}
+
+/* A backend that does the thing, then cuts the line, so that the answer is lost. */
+typedef struct cutter {
+    fsb_backend  base;
+    fsb_backend *inner;
+    line        *l;
+    uint32_t     code; /* what is cut, once */
+    int          cuts, runs;
+} cutter;
+
+static int64_t cutter_call(fsb_backend *b, fsb_op *op)
+{
+    cutter       *c = (cutter *)b;
+    const int64_t result = c->inner->call[op->code](c->inner, op);
+    if (op->code != c->code) return result;
+    __atomic_add_fetch(&c->runs, 1, __ATOMIC_RELAXED);
+    if (__atomic_exchange_n(&c->cuts, 0, __ATOMIC_ACQ_REL)) {
+        line_cut(c->l);
+        nap(300); /* the client is back by now, and asks again */
+    }
+    return result;
+}
+
+static void cutter_init(cutter *c, fsb_backend *inner, line *l, uint32_t flags)
+{
+    memset(c, 0, sizeof *c);
+    c->base.size = sizeof c->base, c->base.name = "cutter", c->inner = inner, c->l = l;
+    c->base.flags = flags;
+    for (int i = 1; i < FSB_OP_COUNT; ++i)
+        if (inner->call[i] && i != FSB_OP_DESCRIPTOR) c->base.call[i] = cutter_call;
+}
+
+static void once_over(uint32_t flags)
+{
+    host                  h;
+    line                  l;
+    cutter                c;
+    char                  bytes[32] = "";
+    memset(&h, 0, sizeof h);
+    pthread_mutex_init(&h.lock, NULL);
+    REQUIRE(fsb_memory_open(&h.inner, NULL) == 0);
+    fsb_backend *const real = h.inner;
+    cutter_init(&c, real, &l, flags);
+    h.inner = &c.base;
+    fsb_chunk_server_desc none = plain;
+    REQUIRE(host_listen(&h, unix_address(), none) == 0);
+    fsb_backend *b = line_open(&l, &h, 20000);
+    REQUIRE(b != NULL);
+    const fsb_handle log = open_file(b, "/log", FSB_O_READ | FSB_O_WRITE | FSB_O_CREATE);
+#define CUT(op_code) (c.code = (op_code), c.runs = 0, c.cuts = 1)
+    CUT(FSB_OP_MKDIR);
+    CHECK_EQ(do_path(b, FSB_OP_MKDIR, "/d", NULL), 0);
+    CHECK_EQ(c.runs, 1);
+    CUT(FSB_OP_RENAME);
+    CHECK_EQ(do_path(b, FSB_OP_RENAME, "/d", "/e"), 0);
+    CHECK_EQ(c.runs, 1);
+    CUT(FSB_OP_WRITE);
+    CHECK_EQ(do_io(b, FSB_OP_WRITE, log, (char *)"one", 3, FSB_WRITE_APPEND), 3);
+    CHECK_EQ(c.runs, 1);
+    CUT(FSB_OP_UNLINK);
+    CHECK_EQ(do_path(b, FSB_OP_SYMLINK, "/link", "to"), 0);
+    CHECK_EQ(do_path(b, FSB_OP_UNLINK, "/link", NULL), 0);
+    CHECK_EQ(c.runs, 1);
+    CUT(FSB_OP_MKDIR); /* an error is told again too */
+    CHECK_EQ(do_path(b, FSB_OP_MKDIR, "/e", NULL), -EEXIST);
+    CHECK_EQ(c.runs, 1);
+    CUT(FSB_OP_OPEN);
+    const fsb_handle made = open_file(b, "/new", FSB_O_READ | FSB_O_WRITE | FSB_O_CREATE |
+                                                     FSB_O_EXCL);
+    CHECK_EQ(c.runs, 1);
+    CHECK_EQ(do_io(b, FSB_OP_WRITE, made, (char *)"x", 1, 0), 1);
+    CUT(FSB_OP_OPEN); /* with the first bytes of the file */
+    fsb_op op = {.code = FSB_OP_OPEN, .path = "/log", .flags = FSB_O_READ, .buf = bytes,
+                 .size = sizeof bytes};
+    CHECK_EQ(fsb_backend_call(b, &op), 3);
+    CHECK(memcmp(bytes, "one", 3) == 0);
+    CHECK_EQ(c.runs, 1);
+    CUT(FSB_OP_CLOSE);
+    fsb_op close_it = {.code = FSB_OP_CLOSE, .handle = op.handle};
+    CHECK_EQ(fsb_backend_call(b, &close_it), 0);
+    CHECK_EQ(c.runs, 1);
+    CHECK(__atomic_load_n(&l.dials, __ATOMIC_ACQUIRE) >= 9);
+    b->close(b);
+    h.inner = real;
+    host_close(&h);
+}
+
+static void test_once(void)
+{
+    once_over(FSB_BACKEND_QUICK); /* on the thread that reads the client */
+    once_over(0);                 /* on another */
+}
+
+/* A host that is started anew knows nothing: files are opened again, if they are the same. */
+static void test_restart(void)
+{
+    host h;
+    line l;
+    char bytes[16] = "", address[400];
+    REQUIRE(host_open(&h, unix_address(), plain) == 0);
+    snprintf(address, sizeof address, "%s", h.address);
+    fsb_backend *b = line_open(&l, &h, 20000);
+    REQUIRE(b != NULL);
+    const uint32_t   make = FSB_O_READ | FSB_O_WRITE | FSB_O_CREATE | FSB_O_TRUNC;
+    const fsb_handle same = open_file(b, "/dir", make), moved = open_file(b, "/a", make),
+                     gone = open_file(b, "/b", make), locked = open_file(b, "/l", make);
+    CHECK_EQ(do_io(b, FSB_OP_WRITE, same, (char *)"same", 4, 0), 4);
+    CHECK_EQ(do_io(b, FSB_OP_WRITE, moved, (char *)"moved", 5, 0), 5);
+    CHECK_EQ(do_path(b, FSB_OP_MKDIR, "/x", NULL), 0);
+    CHECK_EQ(do_path(b, FSB_OP_RENAME, "/a", "/x/a"), 0);
+    CHECK_EQ(do_path(b, FSB_OP_RENAME, "/x", "/y"), 0);
+    CHECK_EQ(do_lock(b, locked, FSB_LOCK_EXCLUSIVE, 1), 0);
+    host_stop(&h);
+    CHECK_EQ(do_path(h.inner, FSB_OP_UNLINK, "/b", NULL), 0);
+    CHECK_EQ(fsb_write_file(h.inner, "/b", "another", 7, 0600), 0);
+    nap(300);
+    REQUIRE(host_listen(&h, address, plain) == 0);
+    CHECK_EQ(do_io(b, FSB_OP_READ, same, bytes, 4, 0), 4); /* not truncated once more */
+    CHECK(memcmp(bytes, "same", 4) == 0);
+    CHECK_EQ(do_io(b, FSB_OP_READ, moved, bytes, 5, 0), 5);
+    CHECK(memcmp(bytes, "moved", 5) == 0);
+    CHECK_EQ(do_io(b, FSB_OP_WRITE, moved, (char *)"M", 1, 0), 1);
+    CHECK_EQ(do_io(b, FSB_OP_READ, gone, bytes, 5, 0), -ESTALE);
+    CHECK_EQ(do_io(b, FSB_OP_WRITE, locked, bytes, 5, 0), -EIO);
+    const fsb_handle all[4] = {same, moved, gone, locked};
+    for (int i = 0; i < 4; ++i) {
+        fsb_op close_it = {.code = FSB_OP_CLOSE, .handle = all[i]};
+        CHECK_EQ(fsb_backend_call(b, &close_it), i < 2 ? 0 : i == 2 ? -ESTALE : -EIO);
+    }
+    b->close(b);
+    host_close(&h);
+}
+
+static void test_nobody_comes_back(void)
+{
+    host h;
+    line l;
+    REQUIRE(host_open(&h, unix_address(), plain) == 0);
+    fsb_backend *b = line_open(&l, &h, 700);
+    REQUIRE(b != NULL);
+    host_stop(&h);
+    CHECK_EQ(do_path(b, FSB_OP_MKDIR, "/d", NULL), -ETIMEDOUT);
+    CHECK_EQ(do_path(b, FSB_OP_STAT, "/", NULL), -ETIMEDOUT);
+    REQUIRE(host_listen(&h, l.address[0] == 'u' ? l.address : "", plain) == 0);
+    EVENTUALLY(do_path(b, FSB_OP_STAT, "/", NULL) == 0);
+    b->close(b);
+    host_close(&h);
+}
+
+static void test_revoked_meanwhile(void)
+{
+    host h;
+    line l;
+    NEED_TLS();
+    REQUIRE(host_open(&h, "tls:127.0.0.1:0", plain) == 0);
+    fsb_backend *b = line_open(&l, &h, 20000);
+    REQUIRE(b != NULL);
+    CHECK_EQ(fsb_chunk_server_set_codes(h.server, NULL, 0), 0);
+    EVENTUALLY(do_path(b, FSB_OP_STAT, "/", NULL) == -EACCES); /* soon, not after 20 s */
+    fsb_chunk_code code = {h.code, NULL, RW, "again", 0};
+    CHECK_EQ(fsb_chunk_server_set_codes(h.server, &code, 1), 0);
+    EVENTUALLY(do_path(b, FSB_OP_STAT, "/", NULL) == 0);
+    b->close(b);
+    host_close(&h);
+}
+
+/* Many threads change things while the line is cut again and again: each thing happens once. */
+typedef struct storm {
+    fsb_backend *b;
+    int          number, wrong;
+} storm;
+
+static void *storm_main(void *arg)
+{
+    storm *s = (storm *)arg;
+    char   a[40], b[60];
+    for (int i = 0; i < 150; ++i) {
+        snprintf(a, sizeof a, "/%d-%d", s->number, i), snprintf(b, sizeof b, "%s.new", a);
+        s->wrong += do_path(s->b, FSB_OP_MKDIR, a, NULL) != 0;
+        s->wrong += do_path(s->b, FSB_OP_RENAME, a, b) != 0;
+        s->wrong += do_path(s->b, FSB_OP_STAT, a, NULL) != -ENOENT;
+        if (i % 2) s->wrong += do_path(s->b, FSB_OP_RMDIR, b, NULL) != 0;
+        const fsb_handle f = open_file(s->b, "/shared", FSB_O_READ | FSB_O_WRITE | FSB_O_CREATE);
+        s->wrong += do_io(s->b, FSB_OP_WRITE, f, (char *)"0123456789", 10, FSB_WRITE_APPEND) != 10;
+        fsb_op op = {.code = FSB_OP_CLOSE, .handle = f};
+        s->wrong += fsb_backend_call(s->b, &op) != 0;
+    }
+    return NULL;
+}
+
+static void test_storm(void)
+{
+    host      h;
+    line      l;
+    pthread_t threads[4];
+    storm     s[4];
+    REQUIRE(host_open(&h, without_tls() ? unix_address() : "tls:127.0.0.1:0", plain) == 0);
+    fsb_backend *b = line_open(&l, &h, 60000);
+    REQUIRE(b != NULL);
+    for (int i = 0; i < 4; ++i) {
+        s[i] = (storm){b, i, 0};
+        CHECK_EQ(pthread_create(&threads[i], NULL, storm_main, &s[i]), 0);
+    }
+    for (int i = 0; i < 12; ++i) nap(60), line_cut(&l);
+    for (int i = 0; i < 4; ++i) pthread_join(threads[i], NULL), CHECK_EQ(s[i].wrong, 0);
+    fsb_op op = {.code = FSB_OP_STAT, .path = "/shared"};
+    CHECK_EQ(fsb_backend_call(b, &op), 0);
+    CHECK_EQ(op.stat.size, 4 * 150 * 10);
+    b->close(b);
+    host_close(&h);
+}
+
+/* A proxy that lets so many bytes of the host's through, then flips a bit, or ends it all. */
+typedef struct proxy {
+    char    to[400];
+    int64_t limit; /* bytes until something happens; by atomics */
+    int     flips;
+} proxy;
+
+typedef struct proxied {
+    proxy *p;
+    int    near, far;
+} proxied;
+
+static void *proxy_main(void *arg)
+{
+    proxied    *c = (proxied *)arg;
+    char        bytes[4096];
+    ssize_t     n = 1;
+    while (n > 0) {
+        struct pollfd w[2] = {{c->near, POLLIN, 0}, {c->far, POLLIN, 0}};
+        if (poll(w, 2, -1) < 0) break;
+        const int from = w[0].revents ? c->near : c->far;
+        n = recv(from, bytes, sizeof bytes, 0);
+        if (n <= 0) break;
+        if (from == c->far) {
+            const int64_t left = __atomic_fetch_sub(&c->p->limit, n, __ATOMIC_ACQ_REL);
+            if (left >= 0 && left < n && c->p->flips) bytes[left] ^= 4;
+            else if (left >= 0 && left < n) (void)wire_send(c->near, bytes, (size_t)left), n = 0;
+        }
+        if (n && wire_send(from == c->near ? c->far : c->near, bytes, (size_t)n) != 0) break;
+    }
+    close(c->near), close(c->far);
+    free(c);
+    return NULL;
+}
+
+static int proxy_connect(void *user, int fds[2])
+{
+    proxy    *p = (proxy *)user;
+    proxied  *c = (proxied *)malloc(sizeof *c);
+    pthread_t thread;
+    int       pair[2], far[2];
+    const int err = fsb_chunk_dial(p->to, 2000, far);
+    if (err || socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) != 0) {
+        free(c);
+        return err ? err : -EMFILE;
+    }
+    fcntl(far[0], F_SETFL, fcntl(far[0], F_GETFL) & ~O_NONBLOCK);
+    c->p = p, c->near = pair[1], c->far = far[0];
+    if (pthread_create(&thread, NULL, proxy_main, c) != 0) abort();
+    pthread_detach(thread);
+    fds[0] = fds[1] = pair[0];
+    return 0;
+}
+
+/* The same work with the line spoiled at ever another byte: right bytes, each thing once. */
+static void spoil(int flips)
+{
+    static unsigned char  bytes[40000], back[40000];
+    host                  h;
+    proxy                 p;
+    char                  name[40];
+    NEED_TLS();
+    REQUIRE(host_open(&h, "tls:127.0.0.1:0", plain) == 0);
+    memset(&p, 0, sizeof p);
+    snprintf(p.to, sizeof p.to, "%.300s", h.address + 4);
+    p.flips = flips, p.limit = INT64_MAX;
+    fsb_chunk_client_desc d = {.connect = proxy_connect, .user = &p, .share = "share",
+                               .code = h.code, .timeout_ms = 20000, .reconnect = 1};
+    fsb_backend          *b = NULL;
+    for (size_t i = 0; i < sizeof bytes; ++i) bytes[i] = (unsigned char)(i * 13 + (i >> 8));
+    CHECK_EQ(fsb_write_file(h.inner, "/file", bytes, sizeof bytes, 0644), 0);
+    REQUIRE(fsb_chunk_client_open(&b, &d) == 0);
+    const fsb_handle f = open_file(b, "/file", FSB_O_READ);
+    for (int i = 0; i < 40; ++i) {
+        __atomic_store_n(&p.limit, i < 30 ? i * 5 : i * 1000, __ATOMIC_RELEASE);
+        snprintf(name, sizeof name, "/d%d", i);
+        CHECK_EQ(do_path(b, FSB_OP_MKDIR, name, NULL), 0);
+        memset(back, 0, sizeof back);
+        CHECK_EQ(do_io(b, FSB_OP_READ, f, back, sizeof back, 0), (int64_t)sizeof back);
+        CHECK(memcmp(bytes, back, sizeof back) == 0);
+    }
+    fsb_chunk_client_info info;
+    fsb_chunk_client_get_info(b, &info);
+    CHECK(info.reconnects >= 35);
+    b->close(b);
+    host_close(&h);
+}
+
+static void test_bits_flip(void)
+{
+    spoil(1);
+}
+
+static void test_cut_anywhere(void)
+{
+    spoil(0);
+}
+
+/* ---- limits ---- */
+
+static void test_silent_connections(void) /* they keep nobody else out, and are ended */
+{
+    fsb_chunk_server_desc d = {.hello_ms = 1500};
+    host                  h;
+    int                   fds[40][2], ended = 0;
+    char                  byte;
+    NEED_TLS();
+    REQUIRE(host_open(&h, "tls:*:0", d) == 0);
+    const char *port = strrchr(h.address, ':') + 1;
+    char        there[64];
+    snprintf(there, sizeof there, "127.0.0.2:%s", port); /* the loopback has many addresses */
+    for (int i = 0; i < 40; ++i) {
+        fds[i][0] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        struct sockaddr_in from = {.sin_family = AF_INET, .sin_addr = {htonl(0x7f000003)}};
+        struct sockaddr_in to = {.sin_family = AF_INET, .sin_addr = {htonl(0x7f000001)},
+                                 .sin_port = htons((uint16_t)atoi(port))};
+        CHECK_EQ(bind(fds[i][0], (struct sockaddr *)&from, sizeof from), 0);
+        CHECK_EQ(connect(fds[i][0], (struct sockaddr *)&to, sizeof to), 0);
+    }
+    EVENTUALLY(logged(&h, "turned away"));
+    snprintf(h.address, sizeof h.address, "tls:%s", there);
+    fsb_backend *b = dial(&h);
+    REQUIRE(b != NULL);
+    CHECK_EQ(do_path(b, FSB_OP_STAT, "/", NULL), 0);
+    for (int i = 0; i < 40; ++i) {
+        struct pollfd p = {fds[i][0], POLLIN, 0};
+        ended += poll(&p, 1, 10000) == 1 && recv(fds[i][0], &byte, 1, 0) <= 0;
+        close(fds[i][0]);
+    }
+    CHECK_EQ(ended, 40);
+    CHECK_EQ(do_path(b, FSB_OP_STAT, "/", NULL), 0);
+    b->close(b);
+    host_close(&h);
+}
+
+static int64_t clock_ms(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+static void test_wrong_codes_slow_down(void) /* who sends them, not others */
+{
+    host         h;
+    fsb_backend *b = NULL;
+    char         wrong[FSB_CHUNK_CODE_SIZE];
+    NEED_TLS();
+    REQUIRE(host_open(&h, "tls:127.0.0.1:0", plain) == 0);
+    CHECK_EQ(fsb_chunk_code_create(wrong, sizeof wrong), 0);
+    const int64_t begin = clock_ms();
+    for (int i = 0; i < 4; ++i) CHECK_EQ(dial_as(&h, wrong, &b), -EACCES);
+    CHECK(clock_ms() - begin >= 1000); /* 0.2 + 0.4 + 0.8 s */
+    b = dial(&h);
+    REQUIRE(b != NULL);
+    b->close(b);
+    CHECK(clock_ms() - begin >= 2500);
+    const int64_t again = clock_ms();
+    b = dial(&h); /* a right code makes up for all */
+    REQUIRE(b != NULL);
+    CHECK(clock_ms() - again < 1500);
+    b->close(b);
+    host_close(&h);
+}
+
+/* One client asks for a hundred slow things; another's one thing does not wait for them all. */
+static int64_t slow_call(fsb_backend *b, fsb_op *op)
+{
+    cutter *c = (cutter *)b;
+    if (op->code == FSB_OP_READLINK) nap(20);
+    return c->inner->call[op->code](c->inner, op);
+}
+
+static void count_done(fsb_op *op)
+{
+    __atomic_add_fetch((int *)op->user, 1, __ATOMIC_RELEASE);
+}
+
+static void test_fair(void)
+{
+    static fsb_op         ops[100];
+    fsb_op               *list[100];
+    fsb_chunk_server_desc d = {.threads = 1};
+    host                  h;
+    cutter                c;
+    int                   done = 0;
+    memset(&h, 0, sizeof h);
+    pthread_mutex_init(&h.lock, NULL);
+    REQUIRE(fsb_memory_open(&h.inner, NULL) == 0);
+    fsb_backend *const real = h.inner;
+    cutter_init(&c, real, NULL, 0);
+    c.base.call[FSB_OP_READLINK] = slow_call;
+    h.inner = &c.base;
+    REQUIRE(host_listen(&h, unix_address(), d) == 0);
+    fsb_backend *greedy = dial_plain(&h), *modest = dial_plain(&h);
+    REQUIRE(greedy && modest);
+    for (int i = 0; i < 100; ++i) {
+        ops[i] = (fsb_op){.code = FSB_OP_READLINK, .path = "/none", .size = 10, .user = &done,
+                          .done = count_done};
+        list[i] = &ops[i];
+    }
+    greedy->submit(greedy, list, 100);
+    nap(100); /* all are queued */
+    CHECK_EQ(do_path(modest, FSB_OP_STAT, "/", NULL), 0);
+    CHECK(__atomic_load_n(&done, __ATOMIC_ACQUIRE) < 60);
+    EVENTUALLY(__atomic_load_n(&done, __ATOMIC_ACQUIRE) == 100);
+    greedy->close(greedy), modest->close(modest);
+    h.inner = real;
+    host_close(&h);
+}
+
+int main(int argc, char **argv)
+{
+    test_begin(argc, argv);
+    TEST(test_codes);
+    TEST(test_codes_mistyped);
+    TEST(test_codes_noise);
+    TEST(test_tls_files);
+    TEST(test_tls_conformance);
+    TEST(test_tls_wrong_code);
+    TEST(test_tls_is_needed);
+    TEST(test_tls_rights);
+    TEST(test_tls_expires);
+    TEST(test_back);
+    TEST(test_once);
+    TEST(test_restart);
+    TEST(test_nobody_comes_back);
+    TEST(test_revoked_meanwhile);
+    TEST(test_storm);
+    TEST(test_bits_flip);
+    TEST(test_cut_anywhere);
+    TEST(test_silent_connections);
+    TEST(test_wrong_codes_slow_down);
+    TEST(test_fair);
+    return test_end("test_safe");
+}

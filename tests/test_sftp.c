@@ -1,0 +1,446 @@
+/* test_sftp.c - the SFTP backend against OpenSSH's server, over a socket and over a real sshd on
+   the loopback, and against servers that misbehave. */
+#define FSB_BACKEND_IMPLEMENTATION
+#include "fsb_backend.h"
+#include "conformance.h"
+#include <arpa/inet.h>
+#include <sys/socket.h>
+
+static const uint32_t make = FSB_O_WRITE | FSB_O_CREATE;
+
+typedef struct server {
+    char *const *argv;
+    pid_t        pid;
+    int          started;
+} server;
+
+/* An fsb_sftp_desc.connect: runs argv with a socket as its stdin and stdout. */
+static int run_server(void *user, int fds[2])
+{
+    server *s = user;
+    int     pair[2];
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) != 0) return -errno;
+    if (s->pid > 0) kill(s->pid, SIGKILL), waitpid(s->pid, NULL, 0);
+    s->pid = fork();
+    if (s->pid == 0) {
+        dup2(pair[1], 0), dup2(pair[1], 1);
+        execv(s->argv[0], s->argv);
+        _exit(127);
+    }
+    close(pair[1]);
+    ++s->started;
+    fds[0] = fds[1] = pair[0];
+    return 0;
+}
+
+static void end_server(server *s)
+{
+    if (s->pid > 0) kill(s->pid, SIGKILL), waitpid(s->pid, NULL, 0);
+    s->pid = 0;
+}
+
+static const char *sftp_server(void)
+{
+    static const char *const places[] = {"/usr/lib/openssh/sftp-server",
+                                         "/usr/libexec/openssh/sftp-server",
+                                         "/usr/lib/ssh/sftp-server", "/usr/libexec/sftp-server"};
+    for (size_t i = 0; i < sizeof places / sizeof *places; ++i)
+        if (access(places[i], X_OK) == 0) return places[i];
+    return NULL;
+}
+
+static void new_root(char *path, size_t size, const char *name)
+{
+    snprintf(path, size, "%s/%s", test_dir(), name);
+    CHECK_EQ(mkdir(path, 0755), 0);
+}
+
+/* ---- what a backend must do, as far as SFTP can ---- */
+
+static void files(fsb_backend *b)
+{
+    static char big[FSB_IO_MAX], got[FSB_IO_MAX];
+    char        buf[16] = "";
+    CHECK_EQ(C(STAT, .path = "/none"), -ENOENT);
+    CHECK_EQ(C(STAT, .path = "/../etc"), -EINVAL);
+    CHECK_EQ(C(PUT, .path = "/f", .flags = make | FSB_O_EXCL, MODE(04711), .data = "put",
+               .size = 3), 3);
+    CHECK_EQ(conf_op.stat.size, 3);
+    CHECK_EQ(conf_stat(b, "/f").mode, S_IFREG | 04711); /* no umask */
+    const uint64_t id = conf_stat(b, "/f").file_id;
+    uint64_t       version = conf_stat(b, "/f").version;
+    CHECK_EQ(C(PUT, .path = "/f", .flags = make | FSB_O_EXCL, .data = "x", .size = 1), -EEXIST);
+    CHECK_EQ(C(PUT, .path = "/f", .flags = FSB_O_WRITE, .data = "P", .size = 1), 1);
+    conf_is(b, "/f", "Put");
+    CHECK(conf_stat(b, "/f").version != version); /* in the same second, of the same size */
+    CHECK_EQ(C(PUT, .path = "/none", .flags = FSB_O_WRITE, .data = "P", .size = 1), -ENOENT);
+    const fsb_handle h = conf_open(b, "/f", FSB_O_READ | FSB_O_WRITE | FSB_O_TRUNC);
+    for (size_t i = 0; i < sizeof big; ++i) big[i] = (char)(i * 7 + i / 4096);
+    CHECK_EQ(C(WRITE, .handle = h, .data = big, .size = sizeof big, .offset = 12345),
+             (int64_t)sizeof big);
+    CHECK_EQ(conf_op.stat.size, sizeof big + 12345);
+    CHECK_EQ(conf_op.stat.file_id, id);
+    CHECK_EQ(C(READ, .handle = h, .buf = got, .size = sizeof got, .offset = 12345),
+             (int64_t)sizeof got);
+    CHECK(!memcmp(big, got, sizeof big));
+    CHECK_EQ(C(READ, .handle = h, .buf = got, .size = sizeof got, .offset = sizeof big), 12345);
+    CHECK_EQ(C(READ, .handle = h, .size = 5, .offset = 12345), 5);
+    CHECK(conf_op.slice.size == 5 && !memcmp(conf_op.slice.data, big, 5));
+    fsb_slice_release(&conf_op.slice);
+    CHECK_EQ(C(WRITE, .handle = h, .data = "end", .size = 3, .flags = FSB_WRITE_APPEND), 3);
+    CHECK_EQ(conf_op.out_offset, sizeof big + 12345);
+    CHECK_EQ(C(SETATTR, .handle = h, .attr = {.mask = FSB_ATTR_SIZE, .size = 3}), 0);
+    CHECK_EQ(conf_op.stat.size, 3);
+    CHECK_EQ(C(SYNC, .handle = h), 0);
+    CHECK_EQ(C(SYNC, .path = "/f"), 0);
+    CHECK_EQ(C(UNLINK, .path = "/f"), 0);
+    CHECK_EQ(C(STAT, .handle = h), 0); /* open files live on */
+    CHECK_EQ(C(WRITE, .handle = h, .data = "live", .size = 4), 4);
+    CHECK_EQ(C(READ, .handle = h, .buf = buf, .size = 16), 4);
+    CHECK_STR(buf, "live");
+    conf_put(b, "/f", "another");
+    CHECK_EQ(C(STAT, .path = "/f", .file_id = id), -ESTALE);
+    CHECK_EQ(C(CLOSE, .handle = h), 0);
+    CHECK_EQ(C(CLOSE, .handle = h), -EBADF);
+    CHECK_EQ(C(READ, .handle = h, .buf = buf, .size = 1), -EBADF);
+    const fsb_handle ro = conf_open(b, "/f", FSB_O_READ);
+    CHECK_EQ(C(WRITE, .handle = ro, .data = "x", .size = 1), -EBADF);
+    CHECK_EQ(C(SETATTR, .handle = ro, .attr = {.mask = FSB_ATTR_SIZE}), -EBADF);
+    CHECK_EQ(C(CLOSE, .handle = ro), 0);
+    CHECK_EQ(C(OPEN, .path = "/f", .flags = FSB_O_READ, .buf = buf, .size = 4), 4);
+    CHECK(!memcmp(buf, "anot", 4));
+    CHECK_EQ(C(CLOSE, .handle = conf_op.handle), 0);
+    CHECK_EQ(C(UNLINK, .path = "/f"), 0);
+}
+
+static void names(fsb_backend *b)
+{
+    char buf[64];
+    for (int c = 1; c < 256; ++c) { /* any byte but '/' and NUL is a name */
+        const char name[] = {'/', (char)c, 'x', 0};
+        if (c == '/') continue;
+        conf_put(b, name, "odd");
+        conf_is(b, name, "odd");
+        CHECK_EQ(C(UNLINK, .path = name), 0);
+    }
+    CHECK_EQ(C(MKDIR, .path = "/d", MODE(0757)), 0);
+    CHECK_EQ(conf_op.stat.mode, S_IFDIR | 0757);
+    CHECK_EQ(C(MKDIR, .path = "/d", MODE(0755)), -EEXIST);
+    CHECK_EQ(C(MKDIR, .path = "/x/y", MODE(0755)), -ENOENT);
+    conf_put(b, "/d/f", "x");
+    CHECK_EQ(C(RMDIR, .path = "/d"), -ENOTEMPTY);
+    CHECK_EQ(C(RMDIR, .path = "/d/f"), -ENOTDIR);
+    CHECK_EQ(C(UNLINK, .path = "/d"), -EISDIR);
+    CHECK_EQ(C(OPEN, .path = "/d", .flags = FSB_O_WRITE), -EISDIR);
+    CHECK_EQ(C(LIST, .path = "/d/f", .emit = conf_emit), -ENOTDIR);
+    CHECK_EQ(C(RENAME, .path = "/d", .path2 = "/d/e"), -EINVAL);
+    conf_put(b, "/a", "A");
+    CHECK_EQ(C(RENAME, .path = "/a", .path2 = "/d/f", .flags = FSB_RENAME_NOREPLACE), -EEXIST);
+    CHECK_EQ(C(RENAME, .path = "/a", .path2 = "/d/f"), 0); /* replaces */
+    conf_is(b, "/d/f", "A");
+    CHECK_EQ(C(RENAME, .path = "/d/f", .path2 = "/a", .flags = FSB_RENAME_NOREPLACE), 0);
+    CHECK_EQ(C(RENAME, .path = "/a", .path2 = "/d"), -EISDIR);
+    CHECK_EQ(C(RENAME, .path = "/none", .path2 = "/d"), -ENOENT);
+    CHECK_EQ(C(RENAME, .path = "/d", .path2 = "/a", .flags = FSB_RENAME_EXCHANGE), -EINVAL);
+    CHECK_EQ(C(LINK, .path = "/a", .path2 = "/b"), 0);
+    CHECK_EQ(C(LINK, .path = "/a", .path2 = "/b"), -EEXIST);
+    CHECK_EQ(C(LINK, .path = "/d", .path2 = "/d2"), -EPERM);
+    conf_is(b, "/b", "A");
+    CHECK_EQ(C(SYMLINK, .path = "/l", .path2 = "d"), 0);
+    CHECK_EQ(C(SYMLINK, .path = "/l", .path2 = "x"), -EEXIST);
+    CHECK(S_ISLNK(conf_stat(b, "/l").mode));
+    CHECK_EQ(C(READLINK, .path = "/l", .buf = buf, .size = sizeof buf), 1);
+    CHECK_EQ(buf[0], 'd');
+    CHECK_EQ(C(READLINK, .path = "/a", .buf = buf, .size = sizeof buf), -EINVAL);
+    CHECK_EQ(C(OPEN, .path = "/l", .flags = FSB_O_READ), -ELOOP);
+    CHECK_EQ(C(PUT, .path = "/l", .flags = make | FSB_O_TRUNC, .data = "", .size = 0), -ELOOP);
+    CHECK_EQ(C(SETATTR, .path = "/l", MODE(0600)), -EOPNOTSUPP);
+    CHECK_EQ(C(SETATTR, .path = "/a", .attr = {.mask = FSB_ATTR_MODE | FSB_ATTR_MTIME,
+             .mode = 0640, .mtime_ns = INT64_C(1234567890123456789)}), 0);
+    CHECK_EQ(conf_op.stat.mode, S_IFREG | 0640);
+    CHECK_EQ(conf_op.stat.mtime_ns, INT64_C(1234567890000000000)); /* whole seconds */
+    CHECK_EQ(C(MKNOD, .path = "/fifo", MODE(S_IFIFO | 0600)), -EPERM);
+    CHECK_EQ(C(MKNOD, .path = "/reg", MODE(S_IFREG | 0604)), 0);
+    CHECK_EQ(conf_op.stat.mode, S_IFREG | 0604);
+    CHECK_EQ(C(STATFS, .path = "/"), 0);
+    CHECK(conf_op.statfs.blocks > 0 && conf_op.statfs.frsize > 0 && conf_op.statfs.namelen >= 255);
+    CHECK_EQ(C(GETXATTR, .path = "/a", .path2 = "user.a"), -ENOSYS);
+    const char *all[] = {"/l", "/b", "/a", "/reg"};
+    for (size_t i = 0; i < 4; ++i) CHECK_EQ(C(UNLINK, .path = all[i]), 0);
+    CHECK_EQ(C(RMDIR, .path = "/d"), 0);
+    CHECK_EQ(C(RMDIR, .path = "/d"), -ENOENT);
+}
+
+static void lists(fsb_backend *b, unsigned n)
+{
+    unsigned char *seen = calloc(n, 1);
+    char           path[32];
+    REQUIRE(seen);
+    CHECK_EQ(C(MKDIR, .path = "/big", MODE(0755)), 0);
+    for (unsigned i = 0; i < n; ++i) {
+        snprintf(path, sizeof path, "/big/n%06u", i);
+        conf_put(b, path, "");
+    }
+    /* In pieces, while names come and go: those that stay come once each. */
+    conf_list l = {.seen = seen, .seen_size = n, .stop_after = n / 9 + 1, .with_stat = 1};
+    int64_t   more = 0;
+    for (unsigned round = 0; more == 0 && round < 100; ++round) {
+        l.count = 0;
+        more = C(LIST, .path = "/big", .offset = l.cookie, .flags = FSB_LIST_STAT,
+                 .emit = conf_emit, .user = &l);
+        snprintf(path, sizeof path, "/big/extra%u", round);
+        CHECK_EQ(C(MKDIR, .path = path, MODE(0755)), 0);
+        CHECK_EQ(C(RMDIR, .path = path), 0);
+    }
+    CHECK_EQ(more, 1);
+    for (unsigned i = 0; i < n; ++i) {
+        CHECK_EQ(seen[i], 1);
+        snprintf(path, sizeof path, "/big/n%06u", i);
+        CHECK_EQ(C(UNLINK, .path = path), 0);
+    }
+    CHECK_EQ(C(RMDIR, .path = "/big"), 0);
+    CHECK_EQ(C(LIST, .path = "/big", .emit = conf_emit), -ENOENT);
+    free(seen);
+}
+
+typedef struct busy {
+    fsb_backend *b;
+    int          number;
+} busy;
+
+static void *write_and_read(void *arg)
+{
+    busy        *me = arg;
+    fsb_backend *b = me->b;
+    char         path[32], text[32];
+    for (int i = 0; i < 10; ++i) {
+        snprintf(path, sizeof path, "/t%d", me->number);
+        snprintf(text, sizeof text, "%d of %d", i, me->number);
+        conf_put(b, path, text);
+        conf_is(b, path, text);
+    }
+    CHECK_EQ(C(UNLINK, .path = path), 0);
+    return NULL;
+}
+
+static void suite(fsb_backend *b, unsigned many)
+{
+    busy      all[16];
+    pthread_t threads[16];
+    CHECK_EQ(conf_count(b, "/"), 0);
+    files(b);
+    names(b);
+    lists(b, many);
+    for (int i = 0; i < 16; ++i) {
+        all[i] = (busy){b, i};
+        pthread_create(&threads[i], NULL, write_and_read, &all[i]);
+    }
+    for (int i = 0; i < 16; ++i) pthread_join(threads[i], NULL);
+    CHECK_EQ(conf_count(b, "/"), 0);
+}
+
+/* ---- over a socket ---- */
+
+static void test_server(void)
+{
+    char        root[300], *argv[] = {(char *)(uintptr_t)sftp_server(), NULL};
+    server      s = {argv, 0, 0};
+    test_memory m = {0};
+    fsb_backend *b = NULL;
+    if (!argv[0]) SKIP("no sftp-server: openssh-server is not installed");
+    new_root(root, sizeof root, "plain");
+    CHECK_EQ(fsb_sftp_open(&b, &(fsb_sftp_desc){.connect = run_server, .user = &s, .root = root,
+                                                .allocator = {test_memory_fn, &m}}), 0);
+    REQUIRE(b);
+    suite(b, 500);
+    /* A FIFO is not opened: it would hang the server. */
+    char path[320];
+    snprintf(path, sizeof path, "%s/fifo", root);
+    CHECK_EQ(mkfifo(path, 0600), 0);
+    CHECK_EQ(C(OPEN, .path = "/fifo", .flags = FSB_O_READ), -ENXIO);
+    CHECK_EQ(C(UNLINK, .path = "/fifo"), 0);
+    /* A lost connection: open files end, the next operation makes a new one. */
+    conf_put(b, "/f", "still");
+    const fsb_handle h = conf_open(b, "/f", FSB_O_READ);
+    kill(s.pid, SIGKILL), waitpid(s.pid, NULL, 0), s.pid = 0;
+    CHECK_EQ(C(STAT, .path = "/f"), -ECONNRESET);
+    conf_is(b, "/f", "still");
+    CHECK_EQ(s.started, 2);
+    CHECK_EQ(C(READ, .handle = h, .buf = path, .size = 1), -ESTALE);
+    CHECK_EQ(C(CLOSE, .handle = h), 0);
+    /* One that answers no more: a timeout, and again a new one. */
+    kill(s.pid, SIGSTOP);
+    CHECK_EQ(C(STAT, .path = "/f", .timeout_ms = 50), -ETIMEDOUT);
+    conf_is(b, "/f", "still");
+    CHECK_EQ(s.started, 3);
+    CHECK_EQ(C(UNLINK, .path = "/f"), 0);
+    b->close(b);
+    end_server(&s);
+    CHECK_EQ(m.live, 0);
+    CHECK_EQ(m.wrong_size, 0);
+}
+
+static void test_no_memory(void)
+{
+    char   root[300], *argv[] = {(char *)(uintptr_t)sftp_server(), NULL};
+    server s = {argv, 0, 0};
+    if (!argv[0]) SKIP("no sftp-server: openssh-server is not installed");
+    new_root(root, sizeof root, "memory");
+    for (uint64_t k = 1; k < 40; ++k) {
+        test_memory  m = {.fail_at = k};
+        fsb_backend *b = NULL;
+        const int    err = fsb_sftp_open(&b, &(fsb_sftp_desc){.connect = run_server, .user = &s,
+                                         .root = root, .allocator = {test_memory_fn, &m}});
+        CHECK(!err || err == -ENOMEM);
+        if (!err) {
+            static char big[100000];
+            C(PUT, .path = "/f", .flags = make, .data = big, .size = sizeof big);
+            CHECK(conf_op.result == sizeof big || conf_op.result == -ENOMEM);
+            C(GET, .path = "/f", .size = sizeof big);
+            CHECK(conf_op.result == sizeof big || conf_op.result == -ENOMEM
+                  || conf_op.result == -ENOENT || conf_op.result == 0);
+            if (conf_op.result >= 0) fsb_slice_release(&conf_op.slice);
+            conf_list l = {0};
+            C(LIST, .path = "/", .emit = conf_emit, .user = &l);
+            b->close(b);
+        }
+        CHECK_EQ(m.live, 0);
+        end_server(&s);
+        if (m.calls < k) return;
+    }
+    CHECK(!"it ends");
+}
+
+/* ---- over sshd ---- */
+
+static int run_quietly(const char *command) { return system(command) == 0; }
+
+static void test_sshd(void)
+{
+    char dir[300], command[2000], port[16] = "", *argv[32];
+    if (!sftp_server() || !run_quietly("PATH=$PATH:/usr/sbin; command -v sshd ssh >/dev/null"))
+        SKIP("sshd or ssh is not installed");
+    new_root(dir, sizeof dir, "sshd");
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t          size = sizeof at;
+    const int          probe = socket(AF_INET, SOCK_STREAM, 0);
+    CHECK_EQ(bind(probe, (struct sockaddr *)&at, size), 0);
+    getsockname(probe, (struct sockaddr *)&at, &size);
+    snprintf(port, sizeof port, "%d", ntohs(at.sin_port));
+    close(probe);
+    snprintf(command, sizeof command,
+             "cd %s && mkdir root && ssh-keygen -q -t ed25519 -N '' -f host && "
+             "ssh-keygen -q -t ed25519 -N '' -f user && cp user.pub keys && "
+             "echo \"[127.0.0.1]:%s $(cut -d ' ' -f 1-2 host.pub)\" > known && "
+             "{ [ $(id -u) != 0 ] || mkdir -p /run/sshd; } && "
+             "PATH=$PATH:/usr/sbin && $(command -v sshd) -f /dev/null -p %s -h $PWD/host "
+             "-o ListenAddress=127.0.0.1 -o PidFile=$PWD/pid -o AuthorizedKeysFile=$PWD/keys "
+             "-o StrictModes=no -o UsePAM=no -o PermitRootLogin=yes "
+             "-o 'Subsystem=sftp internal-sftp' -E $PWD/log", dir, port, port);
+    if (!run_quietly(command)) SKIP("sshd does not start here");
+    char user[400], known[400], pid_path[400], root[400];
+    snprintf(user, sizeof user, "%s/user", dir), snprintf(root, sizeof root, "%s/root", dir);
+    snprintf(known, sizeof known, "-oUserKnownHostsFile=%s/known", dir);
+    snprintf(pid_path, sizeof pid_path, "%s/pid", dir);
+    const char *words[] = {"/usr/bin/ssh", "-F", "/dev/null", "-i", user, known, "-oBatchMode=yes",
+                           "-oStrictHostKeyChecking=yes", "-p", port, "-s", "127.0.0.1", "sftp"};
+    memcpy(argv, words, sizeof words);
+    argv[sizeof words / sizeof *words] = NULL;
+    server       s = {argv, 0, 0};
+    fsb_backend *b = NULL;
+    CHECK_EQ(fsb_sftp_open(&b, &(fsb_sftp_desc){.connect = run_server, .user = &s,
+                                                .root = root}), 0);
+    if (b) suite(b, 100), b->close(b);
+    end_server(&s);
+    /* Another host key: ssh refuses, and says so; it is no SFTP server to us. */
+    snprintf(command, sizeof command, "cd %s && echo \"[127.0.0.1]:%s "
+             "$(cut -d ' ' -f 1-2 user.pub)\" > known", dir, port);
+    CHECK(run_quietly(command));
+    const int stderr_was = dup(STDERR_FILENO), null = open("/dev/null", O_WRONLY);
+    dup2(null, STDERR_FILENO);
+    CHECK_EQ(fsb_sftp_open(&b, &(fsb_sftp_desc){.connect = run_server, .user = &s}), -EPROTO);
+    dup2(stderr_was, STDERR_FILENO);
+    close(stderr_was), close(null);
+    end_server(&s);
+    snprintf(command, sizeof command, "kill $(cat %s)", pid_path);
+    CHECK(run_quietly(command));
+}
+
+/* ---- servers that misbehave ---- */
+
+typedef struct liar {
+    const unsigned char *bytes; /* what it says */
+    size_t               size;
+    int                  endless;
+    pthread_t            thread;
+    int                  fd;
+} liar;
+
+static void *lie(void *arg)
+{
+    liar *l = arg;
+    char  drain[4096];
+    while (l->size && send(l->fd, l->bytes, l->size, MSG_NOSIGNAL) > 0 && l->endless) {}
+    shutdown(l->fd, SHUT_WR);
+    while (read(l->fd, drain, sizeof drain) > 0) {}
+    close(l->fd);
+    return NULL;
+}
+
+static int connect_liar(void *user, int fds[2])
+{
+    liar *l = user;
+    int   pair[2];
+    if (socketpair(AF_UNIX, SOCK_STREAM, 0, pair) != 0) return -errno;
+    l->fd = pair[1], fds[0] = fds[1] = pair[0];
+    return -pthread_create(&l->thread, NULL, lie, l);
+}
+
+static int refuse(void *user, int fds[2])
+{
+    (void)user, (void)fds;
+    return -EHOSTUNREACH;
+}
+
+static void test_liars(void)
+{
+    static const unsigned char version[] = {0, 0, 0, 5, 2, 0, 0, 0, 3};
+    static const unsigned char old[] = {0, 0, 0, 5, 2, 0, 0, 0, 2};
+    static const unsigned char huge[] = {0x7f, 0xff, 0xff, 0xff, 2, 0, 0, 0, 3};
+    static const unsigned char banner[] = "Welcome to this machine. ";
+    static const unsigned char strange[] = {0, 0, 0, 5, 2, 0, 0, 0, 3,
+                                            0, 0, 0, 5, 104, 9, 9, 9, 9};
+    static const unsigned char short_name[] = {0, 0, 0, 5, 2, 0, 0, 0, 3,
+                                               0, 0, 0, 13, 104, 0, 0, 0, 0, 0, 0, 0, 1,
+                                               0xff, 0xff, 0xff, 0xff};
+    static const struct { const unsigned char *bytes; size_t size; int endless, want; } lies[] = {
+        {NULL, 0, 0, -EPROTO}, {version, 3, 0, -EPROTO}, {version, 7, 0, -EPROTO},
+        {version, sizeof version, 0, -ECONNRESET}, {old, sizeof old, 0, -EPROTO},
+        {huge, sizeof huge, 0, -EPROTO}, {banner, sizeof banner - 1, 1, -EPROTO},
+        {strange, sizeof strange, 0, -EPROTO}, {short_name, sizeof short_name, 0, -EPROTO}};
+    fsb_backend *b = NULL;
+    CHECK_EQ(fsb_sftp_open(&b, &(fsb_sftp_desc){0}), -EINVAL);
+    CHECK_EQ(fsb_sftp_open(&b, &(fsb_sftp_desc){.connect = refuse}), -EHOSTUNREACH);
+    for (size_t i = 0; i < sizeof lies / sizeof *lies; ++i) {
+        liar        l = {.bytes = lies[i].bytes, .size = lies[i].size, .endless = lies[i].endless};
+        test_memory m = {0};
+        CHECK_EQ(fsb_sftp_open(&b, &(fsb_sftp_desc){.connect = connect_liar, .user = &l,
+                               .timeout_ms = 2000, .allocator = {test_memory_fn, &m}}),
+                 lies[i].want);
+        pthread_join(l.thread, NULL); /* it ends: our side of the connection is closed */
+        CHECK_EQ(m.live, 0);
+    }
+    CHECK(!b);
+}
+
+int main(int argc, char **argv)
+{
+    test_begin(argc, argv);
+    (void)signal(SIGPIPE, SIG_IGN);
+    (void)conformance_run; /* its helpers are used here: SFTP cannot do all it asks for */
+    TEST(test_server);
+    TEST(test_no_memory);
+    TEST(test_liars);
+    TEST(test_sshd);
+    return test_end("test_sftp");
+}

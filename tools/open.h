@@ -1,0 +1,204 @@
+/* open.h - from a URL, or a path of this machine, to a backend: the one place where schemes become
+   backends. Include fsb_backend.h, fsb_chunk.h and tool.h before. */
+#ifndef FSB_OPEN_H
+#define FSB_OPEN_H
+#include "tool.h"
+#include <libgen.h>
+#include <signal.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+
+/* ---- ssh ------------------------------------------------------------------------------------- */
+
+/* A connection through the system's ssh: its configuration, agents and jumps all work. */
+typedef struct tool_ssh {
+    tool_url url;
+    char     folder[PATH_MAX]; /* what fsb-host is to serve there */
+    int      sftp;             /* 1: the SFTP server instead */
+    pid_t    child;
+} tool_ssh;
+
+/* In single quotes, for a shell. */
+static inline void tool_shell_quote(const char *text, char *out, size_t size)
+{
+    size_t n = 0;
+    out[n++] = '\'';
+    for (; *text && n + 6 < size; ++text) {
+        if (*text == '\'') memcpy(out + n, "'\\''", 4), n += 4;
+        else out[n++] = *text;
+    }
+    out[n++] = '\'', out[n] = '\0';
+}
+
+static inline void tool_ssh_run(const tool_ssh *ssh)
+{
+    char        quoted[4 * PATH_MAX + 8], command[4 * PATH_MAX + 128];
+    const char *words[12] = {"sh", "-c", "exec ${FSB_SSH:-ssh} \"$@\"", "ssh"};
+    int         n = 4;
+    if (ssh->url.port[0]) words[n++] = "-p", words[n++] = ssh->url.port;
+    if (ssh->sftp) words[n++] = "-s";
+    words[n++] = "--", words[n++] = ssh->url.address;
+    tool_shell_quote(ssh->folder, quoted, sizeof quoted);
+    snprintf(command, sizeof command,
+             "command -v fsb-host >/dev/null 2>&1 || exit 127; exec fsb-host --stdio %s", quoted);
+    words[n++] = ssh->sftp ? "sftp" : command;
+    words[n] = NULL;
+    execvp("sh", (char *const *)(uintptr_t)words);
+}
+
+/* A connect() of fsb_chunk_client_desc and fsb_sftp_desc; user is a tool_ssh. */
+static inline int tool_ssh_connect(void *user, int fds[2])
+{
+    tool_ssh *ssh = (tool_ssh *)user;
+    int       pair[2];
+    if (ssh->child > 0) kill(ssh->child, SIGTERM), waitpid(ssh->child, NULL, 0);
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) != 0) return -errno;
+    ssh->child = fork();
+    if (ssh->child == 0) {
+        (void)dup2(pair[1], STDIN_FILENO), (void)dup2(pair[1], STDOUT_FILENO);
+        (void)signal(SIGPIPE, SIG_DFL); /* ours ignores it, and exec keeps that */
+        tool_ssh_run(ssh);
+        _exit(126);
+    }
+    close(pair[1]);
+    if (ssh->child < 0) {
+        close(pair[0]);
+        return -EAGAIN;
+    }
+    fds[0] = fds[1] = pair[0];
+    return 0;
+}
+
+static inline int tool_open_sftp(fsb_backend **out, tool_ssh *ssh, const char *root,
+                                 uint32_t timeout_ms, fsb_logger log)
+{
+    fsb_sftp_desc desc = {0};
+    ssh->sftp = 1;
+    desc.connect = tool_ssh_connect, desc.user = ssh, desc.root = root;
+    desc.timeout_ms = timeout_ms, desc.log = log;
+    return fsb_sftp_open(out, &desc);
+}
+
+/* fsb-host over ssh, else SFTP. The backend's "/" is ssh->folder. */
+static inline int tool_open_ssh(fsb_backend **out, tool_ssh *ssh, uint32_t timeout_ms,
+                                fsb_logger log)
+{
+    fsb_chunk_client_desc desc = {0};
+    int                   status = 0;
+    if (ssh->url.scheme == TOOL_SSH) {
+        desc.connect = tool_ssh_connect, desc.user = ssh;
+        desc.timeout_ms = timeout_ms, desc.log = log;
+        ((tool_log *)log.user)->hold = 1;
+        const int err = fsb_chunk_client_open(out, &desc);
+        ((tool_log *)log.user)->hold = 0;
+        if (!err) return 0;
+        kill(ssh->child, SIGTERM);
+        const int ended = waitpid(ssh->child, &status, 0) == ssh->child;
+        ssh->child = 0;
+        if (!ended || !WIFEXITED(status) || WEXITSTATUS(status) != 127) return err;
+        tool_say("%s has no fsb-host in its PATH: SFTP does the work instead, more slowly",
+                 ssh->url.address);
+    }
+    return tool_open_sftp(out, ssh, ssh->folder, timeout_ms, log);
+}
+
+/* ---- URLs ------------------------------------------------------------------------------------ */
+
+/* What a URL names, found: path is where it is in the backend. */
+typedef struct tool_place {
+    const char  *text; /* as it was typed */
+    tool_url     url;
+    fsb_backend *backend;
+    char         path[FSB_PATH_MAX + 1];
+} tool_place;
+
+/* Splits a path of a machine into the folder that becomes "/" and the rest, so that the last
+   component can be made or removed too: all of it with `whole`. `exists` NULL: the folder is
+   believed to be there; else folders that are not are left to the rest. */
+static inline void tool_split(const char *path, int whole, int (*exists)(const char *folder),
+                              char *folder, char *rest)
+{
+    char name[PATH_MAX], up[PATH_MAX], was[PATH_MAX];
+    snprintf(folder, PATH_MAX, "%s", path);
+    rest[0] = '/', rest[1] = '\0', was[0] = '\0';
+    while (!whole) {
+        snprintf(name, sizeof name, "%s", folder), snprintf(up, sizeof up, "%s", folder);
+        const char *last = basename(name);
+        if (!strcmp(last, "/") || !strcmp(last, ".") || !strcmp(last, "..")) return;
+        if (snprintf(rest, FSB_PATH_MAX + 1, "/%s%s", last, was) > FSB_PATH_MAX)
+            tool_fail("the path is too long");
+        snprintf(was, sizeof was, "%s", rest);
+        snprintf(folder, PATH_MAX, "%s", dirname(up));
+        if (!exists || exists(folder)) return;
+    }
+}
+
+static inline int tool_exists(const char *folder) { return access(folder, F_OK) == 0; }
+
+static inline int tool_open_local(tool_place *p, int whole, fsb_logger log)
+{
+    fsb_local_desc desc = {0};
+    char           folder[PATH_MAX], real[PATH_MAX];
+    tool_split(p->url.path, whole, tool_exists, folder, p->path);
+    if (!whole && !strcmp(p->path, "/") && realpath(folder, real) && real[1])
+        tool_split(real, 0, NULL, folder, p->path); /* "." and the like: by their names */
+    desc.root = folder, desc.allow_exec = 1, desc.log = log; /* this user's own machine */
+    return fsb_local_open(&p->backend, &desc);
+}
+
+static inline int tool_open_far(tool_place *p, int whole, uint32_t timeout_ms, fsb_logger log)
+{
+    tool_ssh  *ssh = (tool_ssh *)calloc(1, sizeof *ssh); /* the backend's, to the end */
+    const int  from_home = p->url.path[0] != '/';
+    if (!ssh) return -ENOMEM;
+    ssh->url = p->url;
+    if (p->url.scheme == TOOL_SSH) tool_split(p->url.path, whole, NULL, ssh->folder, p->path);
+    else snprintf(ssh->folder, sizeof ssh->folder, "%s",
+                  whole ? p->url.path : from_home ? "." : "/");
+    const int err = tool_open_ssh(&p->backend, ssh, timeout_ms, log);
+    if (err || whole || p->url.scheme == TOOL_SSH) return err;
+    return fsb_path_normalize(p->url.path, p->path, sizeof p->path);
+}
+
+static inline int tool_open_host(tool_place *p, uint32_t timeout_ms, fsb_logger log)
+{
+    fsb_chunk_client_desc desc = {0};
+    if (p->url.scheme == TOOL_TLS) {
+        const int err = tool_code_find(NULL, &p->url);
+        if (err) tool_fail("%s needs a join code that is well typed: #CODE, or FSB_CODE", p->text);
+        desc.code = p->url.code;
+    }
+    desc.address = p->url.address, desc.share = p->url.share[0] ? p->url.share : NULL;
+    desc.timeout_ms = timeout_ms, desc.log = log;
+    ((tool_log *)log.user)->hold = 1; /* the caller's message says it better */
+    const int err = fsb_chunk_client_open(&p->backend, &desc);
+    ((tool_log *)log.user)->hold = 0;
+    return err ? err : fsb_path_normalize(p->url.path, p->path, sizeof p->path);
+}
+
+/* Opens what p->text names; with `whole`, that becomes "/" where it can. Ends the program, saying
+   why, if it cannot. */
+static inline void tool_open(tool_place *p, int whole, uint32_t timeout_ms, fsb_logger log)
+{
+    int err = tool_url_parse(p->text, &p->url);
+    if (err == -EINVAL && !strstr(p->text, "://") && strlen(p->text) < sizeof p->url.path) {
+        err = 0, p->url.scheme = TOOL_FILE;
+        snprintf(p->url.path, sizeof p->url.path, "%s", p->text[0] ? p->text : ".");
+    }
+    if (err) tool_usage("'%s' is no URL that fsb knows; --help lists them", p->text);
+    memcpy(p->path, "/", 2);
+    if (p->url.scheme == TOOL_FILE) {
+        err = tool_open_local(p, whole, log);
+    } else if (p->url.scheme == TOOL_SSH || p->url.scheme == TOOL_SFTP) {
+        err = tool_open_far(p, whole, timeout_ms, log);
+    } else if (p->url.scheme == TOOL_MEM) {
+        fsb_memory_desc desc = {0};
+        desc.log = log;
+        err = fsb_memory_open(&p->backend, &desc);
+    } else {
+        err = tool_open_host(p, timeout_ms, log);
+    }
+    if (err) tool_fail("cannot open %.*s: %s", (int)strcspn(p->text, "#"), p->text,
+                       strerror(-err));
+}
+#endif
