@@ -405,7 +405,7 @@ FSB_API size_t fsb_handles_sweep(fsb_handles *t, fsb_handle *ids, size_t room);
    Errors: fn's. Threads: any; fn may call the table. */
 FSB_API int fsb_handles_each(fsb_handles *t, uint32_t owner,
                              int (*fn)(void *user, fsb_handle id, void *object), void *user);
-/* Errors: none. Threads: any. */
+/* Counts; a walk over all slots. Errors: none. Threads: any. */
 FSB_API void fsb_handles_stat(fsb_handles *t, fsb_handles_stats *stats);
 
 /* Mount tables: which backend a path belongs to. The mount point with the longest path that is the
@@ -652,8 +652,7 @@ typedef struct fsb_handles_block_ {
 
 typedef struct fsb_handles_shard_ { /* a cache line each */
     uint64_t free;                  /* turn << 32 | number + 1 of the first free slot */
-    uint64_t added;
-    char     pad[48];
+    char     pad[56];
 } fsb_handles_shard_;
 
 struct fsb_handles {
@@ -788,7 +787,6 @@ FSB_API int fsb_handles_add(fsb_handles *t, void *object, uint32_t owner, uint32
     __atomic_store_n(&s->object, object, __ATOMIC_RELEASE);
     FSB_TABLES_STEP_();
     __atomic_store_n(&s->state, generation << 32, __ATOMIC_RELEASE);
-    __atomic_add_fetch(&t->shards[shard].added, 1, __ATOMIC_RELAXED);
     *id = generation << 32 | number;
     return 0;
 }
@@ -972,8 +970,8 @@ FSB_API void fsb_handles_stat(fsb_handles *t, fsb_handles_stats *stats)
                    * FSB_HANDLES_BLOCK_;
     stats->expired = __atomic_load_n(&t->expired, __ATOMIC_RELAXED);
     stats->refused = __atomic_load_n(&t->refused, __ATOMIC_RELAXED);
-    for (uint32_t i = 0; i <= t->shard_mask; ++i)
-        stats->added += __atomic_load_n(&t->shards[i].added, __ATOMIC_RELAXED);
+    for (uint32_t i = 0; i < stats->slots; ++i) /* each use of a slot took two generations */
+        stats->added += ((fsb_tables_load_(&fsb_handles_at_(t, i)->state) >> 32) + 1) / 2;
 }
 
 static void *fsb_handles_sweeper_(void *arg)
