@@ -542,8 +542,8 @@ typedef struct fsb_sftp_desc {
    Links    symbolic links before the last component are followed by the server, root or not: the
             limits are those of its user. WRITE with APPEND is atomic within this backend only.
    Errors   the server tells few; EEXIST, ENOTEMPTY, EISDIR, ENOSPC, ... are found by asking again.
-   No EXCHANGE (-EINVAL), MKNOD of other than regular files (-EPERM), SYNC of a folder and LINK of an
-   open file (-ENOSYS), COPY, xattrs, locks, holes, watches, commands.
+   No EXCHANGE (-EINVAL), MKNOD of other than regular files (-EPERM), SYNC of a folder and LINK of
+   an open file (-ENOSYS), COPY, xattrs, locks, holes, watches, commands.
    A lost connection ends the open files (-ESTALE), and what was under way (-ECONNRESET; a timeout
    ends it, too); the next operation makes a new one.
    Errors: -EINVAL; -ENOMEM; -EPROTO no such server; -ENOENT, -ENOTDIR of root; connect()'s.
@@ -6416,7 +6416,10 @@ static void fsb_sftp_string_(fsb_sftp_ *s, const void *data, size_t size)
     fsb_sftp_bytes_(s, data, size);
 }
 
-static void fsb_sftp_text_(fsb_sftp_ *s, const char *text) { fsb_sftp_string_(s, text, strlen(text)); }
+static void fsb_sftp_text_(fsb_sftp_ *s, const char *text)
+{
+    fsb_sftp_string_(s, text, strlen(text));
+}
 
 static void fsb_sftp_path_(fsb_sftp_ *s, const char *path) /* the server's, of ours */
 {

@@ -52,8 +52,8 @@
        WATCH, flags HELD and DEEP, path "/", gives the client a lease: from its answer on the server
        sends 0x102 EVENT (tag: 1, 2, ...; meta: u32 FSB_EVENT_*, stat, strings path, path2) for what
        others change in folders that the client's requests led through, and answers the one who
-       changed it when this client has sent 0x103 SEEN (tag: up to which event), 2 s at most. Neither
-       has an answer.
+       changed it when this client has sent 0x103 SEEN (tag: up to which event), 2 s at most.
+       Neither has an answer.
        EXEC's size64 is max_output; its data: u32 number of arguments, u32 of variables, these
        strings, each with its '\0', then what the command reads from stdin. Time left 0 is no limit.
        Before the answer come 0x106 OUTPUT, tag the request's, meta u32 1 stdout or 2 stderr, u32 0,
@@ -3452,7 +3452,8 @@ static int fsb_chunk_lease_(fsb_chunk_conn_ *conn, fsb_op *op)
     if (op->flags != (FSB_WATCH_HELD | FSB_WATCH_DEEP) || op->path[1]) return -EINVAL;
     const int err = fsb_chunk_watch_share_(s, conn->share);
     if (err) return err;
-    unsigned char *told = (unsigned char *)fsb_chunk_alloc_(&s->desc.allocator, FSB_CHUNK_TOLD_ / 8);
+    unsigned char *told =
+        (unsigned char *)fsb_chunk_alloc_(&s->desc.allocator, FSB_CHUNK_TOLD_ / 8);
     if (!told) return -ENOMEM;
     pthread_mutex_lock(&s->leases_lock);
     const int has = conn->told != NULL;

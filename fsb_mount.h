@@ -43,11 +43,17 @@
    ERRORS    Negative errno values; whatever the backend answers reaches the application. What
              was refused and why is told through desc.log, the last text by fsb_mount_errmsg().
              A delayed write that fails is reported once: by the next write, fsync or close.
+   COHERENCE A backend that gives a lease (WATCH with FSB_WATCH_HELD: fsb_chunk.h's client, the
+             caching backend of fsb_cache.h) says when something changes. Until then the kernel
+             keeps names, attributes, listings and pages, a known file is opened without a word to
+             the host, and the small files of a folder that is read file by file are fetched
+             together. Without a lease open asks for the version of the file (close-to-open), and
+             names and attributes are believed for entry_timeout and attr_timeout.
    DOES NOT  use the kernel's write-back cache: a store through mmap reaches the host when the
-             kernel writes it (msync, munmap, close). Open asks the host for the version of a
-             file, so that a reader sees what was there when it opened (close-to-open); two mounts
-             that write one file at once, without locks, may keep old parts of it cached until it
-             changes again.
+             kernel writes it (msync, munmap, close). Two mounts that write one file at once,
+             without locks or a lease, may keep old parts of it cached until it changes again. A
+             file that was opened under a lease, not yet read, and removed by another client
+             answers ESTALE.
              Locks act within the mount, unless the option remote_locks is given. What a mapping
              has dirty is lost when the mount is stopped while in use. libfuse's own messages are
              silenced, for the whole process.
@@ -399,7 +405,7 @@ FSB_API size_t fsb_handles_sweep(fsb_handles *t, fsb_handle *ids, size_t room);
    Errors: fn's. Threads: any; fn may call the table. */
 FSB_API int fsb_handles_each(fsb_handles *t, uint32_t owner,
                              int (*fn)(void *user, fsb_handle id, void *object), void *user);
-/* Errors: none. Threads: any. */
+/* Counts; a walk over all slots. Errors: none. Threads: any. */
 FSB_API void fsb_handles_stat(fsb_handles *t, fsb_handles_stats *stats);
 
 /* Mount tables: which backend a path belongs to. The mount point with the longest path that is the
@@ -543,7 +549,7 @@ FSB_API const char *fsb_mount_errmsg(fsb_mount *mount, char *buf, size_t size);
 #include <unistd.h>
 #ifndef CPU_SETSIZE
 #error "fsb_mount.h: GNU extensions are hidden; include it first, or compile with -D_GNU_SOURCE"
-#endif
+#else
 
 /* ---- [memory] -------------------------------------------------------------------------------- */
 
@@ -646,8 +652,7 @@ typedef struct fsb_handles_block_ {
 
 typedef struct fsb_handles_shard_ { /* a cache line each */
     uint64_t free;                  /* turn << 32 | number + 1 of the first free slot */
-    uint64_t added;
-    char     pad[48];
+    char     pad[56];
 } fsb_handles_shard_;
 
 struct fsb_handles {
@@ -782,7 +787,6 @@ FSB_API int fsb_handles_add(fsb_handles *t, void *object, uint32_t owner, uint32
     __atomic_store_n(&s->object, object, __ATOMIC_RELEASE);
     FSB_TABLES_STEP_();
     __atomic_store_n(&s->state, generation << 32, __ATOMIC_RELEASE);
-    __atomic_add_fetch(&t->shards[shard].added, 1, __ATOMIC_RELAXED);
     *id = generation << 32 | number;
     return 0;
 }
@@ -966,8 +970,8 @@ FSB_API void fsb_handles_stat(fsb_handles *t, fsb_handles_stats *stats)
                    * FSB_HANDLES_BLOCK_;
     stats->expired = __atomic_load_n(&t->expired, __ATOMIC_RELAXED);
     stats->refused = __atomic_load_n(&t->refused, __ATOMIC_RELAXED);
-    for (uint32_t i = 0; i <= t->shard_mask; ++i)
-        stats->added += __atomic_load_n(&t->shards[i].added, __ATOMIC_RELAXED);
+    for (uint32_t i = 0; i < stats->slots; ++i) /* each use of a slot took two generations */
+        stats->added += ((fsb_tables_load_(&fsb_handles_at_(t, i)->state) >> 32) + 1) / 2;
 }
 
 static void *fsb_handles_sweeper_(void *arg)
@@ -5142,7 +5146,9 @@ static void fsb_mount_fetched_(fsb_mount_req_ *r)
 static uint32_t fsb_mount_store_(fsb_mount *m, const fsb_mount_req_ *r, size_t at)
 {
     const fsb_mount_bytes_ b = fsb_mount_bytes_at_(r, at);
-    struct fuse_bufvec     bytes = FUSE_BUFVEC_INIT(b.size);
+    struct fuse_bufvec     bytes;
+    memset(&bytes, 0, sizeof bytes);
+    bytes.count = 1, bytes.buf[0].size = b.size, bytes.buf[0].fd = -1;
     pthread_mutex_lock(&m->lock);
     fsb_mount_node_ *n = fsb_mount_node_find_(m, b.file_id);
     const int good = n && n->lookups && !n->version && fsb_mount_bytes_good_(n, &b, r->started);
@@ -6272,7 +6278,8 @@ static void fsb_mount_settings_(fsb_mount *m, const fsb_mount_desc *d)
 {
     const int64_t behind = d->write_behind ? d->write_behind : 16 << 20;
     m->backend = d->backend, m->runner = d->runner, m->log = d->log;
-    m->threads = d->threads ? d->threads : d->backend->submit ? 1 : 2, m->timeout_ms = d->timeout_ms;
+    m->threads = d->threads ? d->threads : d->backend->submit ? 1 : 2;
+    m->timeout_ms = d->timeout_ms;
     m->attr_ns = fsb_mount_ns_of_(d->attr_timeout_ms);
     m->entry_ns = fsb_mount_ns_of_(d->entry_timeout_ms);
     m->inlined = !d->backend->submit && (!d->runner.run || d->backend->flags & FSB_BACKEND_QUICK);
@@ -6421,6 +6428,7 @@ FSB_API const char *fsb_mount_errmsg(fsb_mount *m, char *buf, size_t size)
 }
 
 #endif /* FSB_WITH_FUSE */
+#endif /* what is hidden */
 #endif /* implementation */
 /*
 MIT License

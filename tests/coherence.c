@@ -162,7 +162,7 @@ int main(int argc, char **argv)
     for (int round = 0; round < rounds && failed < 5; ++round) {
         const int kind = round < KINDS * 3 ? round % KINDS : (int)below(KINDS);
         const int by = (int)below(3);
-        for (int i = 1; i < 3; ++i) state_of(i, old, sizeof old); /* so that it can be out of date */
+        for (int i = 1; i < 3; ++i) state_of(i, old, sizeof old); /* to be out of date then */
         change(by, kind, round);
         const int64_t start = now();
         state_of(0, want, sizeof want);

@@ -60,15 +60,19 @@ static void explore_switch(void) /* to the running actor, until its next step */
     swapcontext(&explore.start, &explore.context[explore.running]);
 }
 
+/* On its own because getcontext() may return twice, as compilers see it. */
+static void explore_prepare(ucontext_t *c, char *stack, size_t size)
+{
+    getcontext(c);
+    c->uc_stack.ss_sp = stack, c->uc_stack.ss_size = size, c->uc_link = NULL;
+    makecontext(c, explore_actor, 0);
+}
+
 /* One run, with the choices made so far; new ones are the first. */
 static void explore_run(void)
 {
     for (int i = 0; i < explore.actors; ++i) {
-        getcontext(&explore.context[i]);
-        explore.context[i].uc_stack.ss_sp = explore.stack[i];
-        explore.context[i].uc_stack.ss_size = sizeof explore.stack[i];
-        explore.context[i].uc_link = NULL;
-        makecontext(&explore.context[i], explore_actor, 0);
+        explore_prepare(&explore.context[i], explore.stack[i], sizeof explore.stack[i]);
         explore.alive[i] = 1, explore.started[i] = 0;
     }
     for (explore.at = 0;; ++explore.at) {
