@@ -6087,8 +6087,8 @@ static void fsb_cached_fill_(fsb_cached_ *c)
     }
 }
 
-/* Is inner so near that asking it beats keeping a large file here? To copy its bytes twice more costs
-   a third of the speed of a local socket (measured), and would drive out what is worth keeping. */
+/* Is inner so near that asking it beats keeping a large file here? To copy its bytes twice more
+   costs a third of the speed of a local socket (measured), and drives out what is worth keeping. */
 static int fsb_cached_near_(fsb_cached_ *c)
 {
     int64_t least = INT64_MAX;
