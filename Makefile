@@ -48,7 +48,7 @@ GROUPS  := $(patsubst tools/%.c,obj/%.o,$(wildcard tools/fsb_*.c)) # of fsb's su
 all: tools tests benches
 tools: $(TOOLS:%=build/%)
 tests: $(TESTS:%=build/%)
-sanitized: $(foreach v,asan tsan,$(addprefix build/$v/,$(TOOLS) $(TESTS)))
+sanitized: $(foreach v,asan tsan,$(addprefix build/$v/,$(TESTS)))
 benches: $(BENCHES) $(LINKED)
 
 # A variant is the same programs in a folder of its own.
@@ -68,8 +68,8 @@ $(eval $(call VARIANT,build))
 $(eval $(call VARIANT,build/asan))
 $(eval $(call VARIANT,build/tsan))
 SANE  = -fno-sanitize-recover=all -fno-omit-frame-pointer
-build/asan/%: SANITIZE = -fsanitize=address,undefined $(SANE)
-build/tsan/%: SANITIZE = -fsanitize=thread
+build/asan/%: SANITIZE = -O1 -fsanitize=address,undefined $(SANE)
+build/tsan/%: SANITIZE = -O1 -fsanitize=thread
 
 ifeq ($(shell pkg-config --exists glib-2.0 && echo yes),yes) # what the cache is measured beside
 build/bench/bench_cache: FEATURES += -DBENCH_GLIB $(patsubst -I%,-isystem %,$(shell pkg-config --cflags glib-2.0))
