@@ -190,7 +190,6 @@ static fsb_cache_disk *open_disk(const options *o, fsb_logger log)
     fsb_cache_disk_desc desc = {0};
     if (!o->cache_dir) return NULL;
     desc.dir = o->cache_dir, desc.max_bytes = o->cache_size, desc.log = log;
-    desc.hash = fsb_blake3_hash;
     const int err = fsb_cache_disk_open(&disk, &desc);
     if (err == -EBUSY)
         tool_fail("%s is the cache of another mount; give each one of its own", o->cache_dir);
