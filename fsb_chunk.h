@@ -406,7 +406,7 @@ typedef struct fsb_chunk_audit {
     uint64_t    client;      /* the number that the log has too; 0: turned away before it had one */
     const char *code;        /* name of its join code; "": it needed none, or the code has none */
     const char *share;       /* "": none yet */
-    const char *what;        /* "connect", "leave", "refused", or a change: "write", "rename", ... */
+    const char *what;        /* "connect", "leave", "refused", or a change: "write", ... */
     const char *path, *path2; /* that it was done to, as far as it is known; NULL: none */
     int64_t     result;      /* bytes or 0, or a negative errno */
 } fsb_chunk_audit;

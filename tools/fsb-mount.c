@@ -35,7 +35,7 @@ static const char help[] =
     "  --offline           do not connect: serve what --cache-dir has\n"
     "  --code-file FILE    the join code of an fsb:// URL without one (-: stdin); without this\n"
     "                      it is what the environment's FSB_CODE says\n"
-    "  --status ADDRESS    tell numbers there to who asks, also in Prometheus' format (/metrics):\n"
+    "  --status ADDRESS    tell numbers there to who asks, also as Prometheus wants (/metrics):\n"
     "                      unix:PATH, HOST:PORT on the loopback, or public:HOST:PORT; see it\n"
     "                      with: fsb status ADDRESS\n"
     "  --log FILE          write the log there, with times, instead of to stderr\n"
