@@ -409,6 +409,16 @@ typedef struct fsb_chunk_share {
 
 #define FSB_CHUNK_NEVER UINT32_MAX /* a duration that means: not at all */
 
+/* Who did what. Texts come from clients and may hold any byte but 0; valid during the call. */
+typedef struct fsb_chunk_audit {
+    uint64_t    client;      /* the number that the log has too; 0: turned away before it had one */
+    const char *code;        /* name of its join code; "": it needed none, or the code has none */
+    const char *share;       /* "": none yet */
+    const char *what;        /* "connect", "leave", "refused", or a change: "write", ... */
+    const char *path, *path2; /* that it was done to, as far as it is known; NULL: none */
+    int64_t     result;      /* bytes or 0, or a negative errno */
+} fsb_chunk_audit;
+
 typedef struct fsb_chunk_server_desc {
     const fsb_chunk_share *shares; /* [share_count], copied; at least one */
     size_t                 share_count;
@@ -433,13 +443,25 @@ typedef struct fsb_chunk_server_desc {
     fsb_runner    runner;       /* runs blocking calls instead of own threads */
     fsb_allocator allocator;
     fsb_logger    log;
+    /* Is told of every change that was asked for, done or not, and of clients that come and go, on
+       the thread that has the answer, before it is sent: be quick, and do not call the server. */
+    void (*audit)(void *user, const fsb_chunk_audit *entry);
+    void *audit_user; /* handed to audit */
 } fsb_chunk_server_desc;
 
+enum { FSB_CHUNK_LATENCIES = 24 };
 typedef struct fsb_chunk_server_stats {
     uint64_t clients;          /* connected now */
+    uint64_t leases;           /* of these, told of what others change */
     uint64_t accepted;         /* since open; likewise all below */
+    uint64_t returned;         /* clients that came back after their connection was lost */
     uint64_t requests, errors; /* answered; of these with an error */
     uint64_t bytes_in, bytes_out;
+    uint64_t events; /* sent to who holds a lease */
+    /* [i]: requests that took under 2^i microseconds, but not under 2^(i-1); the last: all that
+       took longer. Without LOCKs, which may wait for others. */
+    uint64_t latency[FSB_CHUNK_LATENCIES];
+    uint64_t latency_us; /* of these together */
 } fsb_chunk_server_stats;
 
 /* Makes a server of *desc; it serves nobody yet. The caller owns *out until
@@ -693,6 +715,13 @@ __attribute__((format(printf, 4, 5))) static void fsb_chunk_log_(const fsb_logge
     for (char *p = text; *p; ++p) /* names come from strangers */
         if ((unsigned char)*p < ' ' || *p == 127) *p = '?';
     log->fn(log->user, level, item, text);
+}
+
+static int64_t fsb_chunk_now_us_(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
 }
 
 static int64_t fsb_chunk_now_ms_(void)
@@ -2435,6 +2464,7 @@ struct fsb_chunk_request_ {
     fsb_chunk_request_     *next;
     const fsb_chunk_shape_ *shape;
     uint64_t                tag;
+    int64_t                 begun;       /* monotonic us */
     int64_t                 deadline;    /* monotonic ms */
     int                     slot, slot2; /* pinned, or -1 */
     fsb_chunk_block_       *block;       /* where the answer goes, from `at` on */
@@ -2609,6 +2639,25 @@ struct fsb_chunk_server {
 static void fsb_chunk_count_(uint64_t *counter, uint64_t n)
 {
     __atomic_add_fetch(counter, n, __ATOMIC_RELAXED);
+}
+
+static void fsb_chunk_count_latency_(fsb_chunk_server_stats *stats, int64_t us)
+{
+    unsigned i = 0;
+    while (i < FSB_CHUNK_LATENCIES - 1 && us >> i) ++i;
+    fsb_chunk_count_(&stats->latency[i], 1);
+    fsb_chunk_count_(&stats->latency_us, (uint64_t)us);
+}
+
+static void fsb_chunk_audit_(const fsb_chunk_server *s, const fsb_chunk_conn_ *conn,
+                             const char *what, const char *path, const char *path2, int64_t result)
+{
+    fsb_chunk_audit entry;
+    if (!s->desc.audit) return;
+    entry.client = conn ? conn->number : 0, entry.code = conn ? conn->grant.name : "";
+    entry.share = conn && conn->share ? conn->share->name : "";
+    entry.what = what, entry.path = path, entry.path2 = path2, entry.result = result;
+    s->desc.audit(s->desc.audit_user, &entry);
 }
 
 static void fsb_chunk_kick_(int fd)
@@ -2848,6 +2897,8 @@ static void fsb_chunk_answer_(fsb_chunk_request_ *req, int64_t result, size_t da
     if (!flags) req->block->size += f.data_size;
     fsb_chunk_count_(&req->conn->server->stats.requests, 1);
     if (result < 0) fsb_chunk_count_(&req->conn->server->stats.errors, 1);
+    if (req->op.code != FSB_OP_LOCK)
+        fsb_chunk_count_latency_(&req->conn->server->stats, fsb_chunk_now_us_() - req->begun);
     if (req->conn->stays) fsb_chunk_keep_answer_(req, header, FSB_CHUNK_HEADER_ + f.meta_size);
 }
 
@@ -3346,6 +3397,7 @@ static void fsb_chunk_tell_one_(fsb_chunk_conn_ *conn, const fsb_event *event,
         return;
     }
     ++conn->events;
+    fsb_chunk_count_(&conn->server->stats.events, 1);
     if (ack) {
         (void)__atomic_add_fetch(&req->acks, 1, __ATOMIC_RELAXED);
         ack->req = req, ack->number = conn->events;
@@ -3685,6 +3737,36 @@ static void fsb_chunk_opened_(fsb_chunk_request_ *req)
     req->op.handle = fsb_chunk_slot_fill_(req->conn, req->slot, &req->op, fd < 0 ? -1 : (int)fd);
 }
 
+/* Has a change written down: all but the opening of a file that was there, unless it is refused. */
+static void fsb_chunk_audit_change_(fsb_chunk_request_ *req, int64_t result)
+{
+    const fsb_op *op = &req->op;
+    const char   *what = NULL;
+    if (op->code == FSB_OP_OPEN && result >= 0 && !(op->flags & (FSB_O_CREATE | FSB_O_TRUNC)))
+        return;
+    switch (op->code) {
+    case FSB_OP_OPEN: what = op->flags & FSB_O_CREATE ? "create" : "open"; break;
+    case FSB_OP_WRITE: what = "write"; break;
+    case FSB_OP_MKDIR: what = "mkdir"; break;
+    case FSB_OP_UNLINK: what = "unlink"; break;
+    case FSB_OP_RMDIR: what = "rmdir"; break;
+    case FSB_OP_RENAME: what = "rename"; break;
+    case FSB_OP_LINK: what = "link"; break;
+    case FSB_OP_SYMLINK: what = "symlink"; break;
+    case FSB_OP_MKNOD: what = "mknod"; break;
+    case FSB_OP_SETATTR: what = "setattr"; break;
+    case FSB_OP_ALLOCATE: what = "allocate"; break;
+    case FSB_OP_COPY: what = "copy"; break;
+    case FSB_OP_SETXATTR: what = "setxattr"; break;
+    case FSB_OP_REMOVEXATTR: what = "removexattr"; break;
+    case FSB_OP_PUT: what = "put"; break;
+    case FSB_OP_EXEC: what = "exec"; break;
+    default: what = "change";
+    }
+    fsb_chunk_audit_(req->conn->server, req->conn, what,
+                     op->path ? op->path : fsb_chunk_slot_path_(req), op->path2, result);
+}
+
 /* The operation is done: unpins, writes the answer, and if it was not run in line, sends it, once
    those who hold a lease have seen what it changed. */
 static void fsb_chunk_finish_(fsb_chunk_request_ *req)
@@ -3702,6 +3784,8 @@ static void fsb_chunk_finish_(fsb_chunk_request_ *req)
     req->acks = 1;
     if (result >= 0 && fsb_chunk_leased_elsewhere_(req->conn) && fsb_chunk_changes_(req))
         fsb_chunk_tell_change_(req);
+    if (req->conn->server->desc.audit && fsb_chunk_changes_(req))
+        fsb_chunk_audit_change_(req, result);
     fsb_chunk_unpin_(req->conn, req->slot);
     fsb_chunk_unpin_(req->conn, req->slot2);
     fsb_chunk_answer_(req, result, size, 0);
@@ -4181,7 +4265,7 @@ static int fsb_chunk_request_run_(fsb_chunk_conn_ *conn, const fsb_chunk_frame_ 
     if (!req.shape || f->flags) return -EPROTO;
     const uint32_t limit = conn->server->desc.request_ms, asked = (uint32_t)f->status;
     req.op.code = f->op, req.op.timeout_ms = asked && asked < limit ? asked : limit;
-    req.deadline = fsb_chunk_now_ms_() + req.op.timeout_ms;
+    req.begun = fsb_chunk_now_us_(), req.deadline = req.begun / 1000 + req.op.timeout_ms;
     if (f->op == FSB_OP_EXEC) { /* it may take as long as its client likes */
         req.op.timeout_ms = asked;
         req.deadline = asked ? fsb_chunk_now_ms_() + asked : INT64_MAX;
@@ -4559,6 +4643,8 @@ static int fsb_chunk_hello_(fsb_chunk_conn_ *conn, const fsb_chunk_frame_ *f)
     b->size = FSB_CHUNK_HEADER_ + answer.meta_size;
     conn->share = share;
     fsb_chunk_push_(conn, b, 1);
+    if (conn->resumed) fsb_chunk_count_(&conn->server->stats.returned, 1);
+    if (!err) fsb_chunk_audit_(conn->server, conn, "connect", NULL, NULL, 0);
     fsb_chunk_log_(&conn->server->desc.log, FSB_LOG_INFO, "chunk/client",
                    "client %llu: share %.255s%s%s%s", (unsigned long long)conn->number,
                    name ? name : "(first)", err ? ": refused" : "",
@@ -4837,6 +4923,8 @@ static int fsb_chunk_conn_run_(fsb_chunk_conn_ *conn)
                        : err == -ENOENT    ? "disconnected: no such share"
                        : err == -EPIPE     ? "lost in the middle of a frame"
                                            : "lost");
+    const int said = err == 0 || __atomic_load_n(&conn->leaves, __ATOMIC_RELAXED); /* goodbye */
+    fsb_chunk_audit_(s, conn, conn->share ? "leave" : "refused", NULL, NULL, said ? 0 : err);
     const int stays = conn->stays && err != -ECANCELED && err != -EACCES &&
         !__atomic_load_n(&conn->leaves, __ATOMIC_RELAXED);
     if (conn->stays && err == -ECANCELED) (void)fsb_chunk_say_(conn, FSB_CHUNK_GOODBYE_, 0, 0);
@@ -4885,8 +4973,10 @@ static void fsb_chunk_accept_(fsb_chunk_server *s, int listener, int secure)
         return;
     }
     int err = fsb_chunk_conn_new_(s, fd, fd, 1, secure, &conn);
-    if (err) close(fd); /* it owns nothing before it is counted */
-    else {
+    if (err) { /* it owns nothing before it is counted */
+        close(fd);
+        fsb_chunk_audit_(s, NULL, "refused", NULL, NULL, err);
+    } else {
         err = fsb_chunk_thread_(&thread, fsb_chunk_conn_main_, conn);
         if (!err) pthread_detach(thread);
         else {
@@ -5058,6 +5148,7 @@ FSB_API void fsb_chunk_server_get_stats(fsb_chunk_server *s, fsb_chunk_server_st
     pthread_mutex_lock(&s->lock);
     out->clients = s->connections;
     pthread_mutex_unlock(&s->lock);
+    out->leases = __atomic_load_n(&s->leases, __ATOMIC_RELAXED);
 }
 
 static int fsb_chunk_server_check_(const fsb_chunk_server_desc *d)

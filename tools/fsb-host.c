@@ -4,6 +4,8 @@
 #include "fsb_backend.h"
 #include "fsb_chunk.h"
 #include "codes.h"
+#include "sandbox.h"
+#include "status.h"
 #include "tool.h"
 #include <ifaddrs.h>
 #include <netdb.h>
@@ -41,7 +43,13 @@ static const char help[] =
     "  --keep SECONDS      keep the open files and locks of a client whose connection is lost so\n"
     "                      long for it to come back (default 60)\n"
     "  --no-sandbox        leave this process the chance to gain privileges (by set-user-id\n"
-    "                      programs, for instance), which it gives up otherwise\n"
+    "                      programs, for instance), and system calls that it never makes (mount,\n"
+    "                      ptrace, bpf, loading modules, ...), which it gives up otherwise\n"
+    "  --status ADDRESS    tell numbers there to who asks, also as Prometheus wants (/metrics):\n"
+    "                      unix:PATH, HOST:PORT on the loopback, or public:HOST:PORT; see it\n"
+    "                      with: fsb status ADDRESS\n"
+    "  --audit FILE        write down who came, left, was refused, and changed what: time,\n"
+    "                      client, code, share, what, path, new path, result; -: there is none\n"
     "  --log FILE          write the log there, with times, instead of to stderr\n"
     "  -v, --verbose       log clients as they come and go; twice: more\n"
     "  --help, --version\n"
@@ -66,6 +74,8 @@ typedef struct host {
     codes             codes;
     uint32_t          max_clients, max_unproven, request_ms, away_ms;
     int               no_sandbox;
+    const char       *status_at, *audit_path;
+    FILE             *audit;
     fsb_chunk_share   shares[MAX_SHARES];
     char              names[MAX_SHARES][256];
     size_t            share_count;
@@ -100,7 +110,8 @@ static void check_options(host *h, int argc)
 static void parse_options(host *h, int argc, char **argv)
 {
     enum { LISTEN = 256, STDIO, READ_ONLY, MAX_CLIENTS, LOG, HELP, VERSION, CODE_FILE, NEW_CODE,
-           REVOKE, SHARE, UNTIL, MAX_UNPROVEN, REQUEST, KEEP, NO_SANDBOX, ALLOW_EXEC };
+           REVOKE, SHARE, UNTIL, MAX_UNPROVEN, REQUEST, KEEP, NO_SANDBOX, ALLOW_EXEC,
+           STATUS, AUDIT };
     static const struct option options[] = {{"listen", required_argument, NULL, LISTEN},
                                             {"stdio", no_argument, NULL, STDIO},
                                             {"read-only", no_argument, NULL, READ_ONLY},
@@ -119,6 +130,8 @@ static void parse_options(host *h, int argc, char **argv)
                                             {"keep", required_argument, NULL, KEEP},
                                             {"allow-exec", no_argument, NULL, ALLOW_EXEC},
                                             {"no-sandbox", no_argument, NULL, NO_SANDBOX},
+                                            {"status", required_argument, NULL, STATUS},
+                                            {"audit", required_argument, NULL, AUDIT},
                                             {NULL, 0, NULL, 0}};
     int                        c;
     while ((c = getopt_long(argc, argv, "v", options, NULL)) != -1) {
@@ -144,6 +157,8 @@ static void parse_options(host *h, int argc, char **argv)
             if (!h->away_ms) h->away_ms = FSB_CHUNK_NEVER;
             break;
         case NO_SANDBOX: h->no_sandbox = 1; break;
+        case STATUS: h->status_at = optarg; break;
+        case AUDIT: h->audit_path = optarg; break;
         case LOG: h->log_path = optarg; break;
         case CODE_FILE: h->code_path = optarg; break;
         case NEW_CODE: h->new_code = optarg; break;
@@ -357,6 +372,68 @@ static void start_listening(host *h)
     if (fflush(stdout) != 0) tool_say("cannot print the URL: %s", strerror(errno));
 }
 
+/* ---- status and audit ---- */
+
+static void fill_status(void *user, status_page *page)
+{
+    fsb_chunk_server_stats s;
+    fsb_chunk_server_get_stats(((host *)user)->server, &s);
+    status_number(page, "fsb_clients", "gauge", "clients connected", s.clients);
+    status_number(page, "fsb_leases", "gauge", "of these, told of changes", s.leases);
+    status_number(page, "fsb_shares", "gauge", "folders served", ((host *)user)->share_count);
+    status_number(page, "fsb_clients_accepted_total", "counter", "connections accepted",
+                  s.accepted);
+    status_number(page, "fsb_reconnects_total", "counter", "clients that came back", s.returned);
+    status_number(page, "fsb_requests_total", "counter", "requests answered", s.requests);
+    status_number(page, "fsb_request_errors_total", "counter", "of these with an error", s.errors);
+    status_number(page, "fsb_received_bytes_total", "counter", "bytes received", s.bytes_in);
+    status_number(page, "fsb_sent_bytes_total", "counter", "bytes sent", s.bytes_out);
+    status_number(page, "fsb_events_sent_total", "counter", "changes told to others", s.events);
+    status_histogram(page, "fsb_request_seconds", "time that requests took", s.latency,
+                     FSB_CHUNK_LATENCIES, s.latency_us);
+}
+
+/* A text of a client's as one word: what could end the word or the line, or trick a terminal, is
+   \xNN; nothing is "-". */
+static void audit_word(const char *text, char *out, size_t size)
+{
+    size_t    n = 0;
+    const int lone = text && strcmp(text, "-") == 0;
+    if (!text || !text[0]) text = "-";
+    for (; *text && n + 5 < size; ++text) {
+        const unsigned char c = (unsigned char)*text;
+        const int plain = c > ' ' && c < 127 && c != '\\' && !lone;
+        n += (size_t)snprintf(out + n, size - n, plain ? "%c" : "\\x%02x", c);
+    }
+    out[n] = '\0';
+}
+
+static void write_audit(void *user, const fsb_chunk_audit *e)
+{
+    const host     *h = (const host *)user;
+    struct timespec now;
+    struct tm       utc;
+    char            stamp[32], code[300], share[1100], path[4 * PATH_MAX], path2[4 * PATH_MAX];
+    clock_gettime(CLOCK_REALTIME, &now);
+    strftime(stamp, sizeof stamp, "%Y-%m-%dT%H:%M:%S", gmtime_r(&now.tv_sec, &utc));
+    audit_word(e->code, code, sizeof code), audit_word(e->share, share, sizeof share);
+    audit_word(e->path, path, sizeof path), audit_word(e->path2, path2, sizeof path2);
+    fprintf(h->audit, "%s.%03ldZ %llu %s %s %s %s %s %s\n", stamp, now.tv_nsec / 1000000,
+            (unsigned long long)e->client, code, share, e->what, path, path2,
+            e->result < 0 ? strerror((int)-e->result) : "ok");
+    fflush(h->audit);
+}
+
+static void open_audit(host *h, fsb_chunk_server_desc *desc)
+{
+    if (!h->audit_path) return;
+    const int fd = open(h->audit_path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+    if (fd < 0 || !(h->audit = fdopen(fd, "a")))
+        tool_fail("cannot write the audit log %s: %s; name a file in a folder that you may write",
+                  h->audit_path, strerror(errno));
+    desc->audit = write_audit, desc->audit_user = h;
+}
+
 /* Serves stdin and stdout, then has main() wake up. */
 static void *serve_stdio(void *arg)
 {
@@ -364,6 +441,22 @@ static void *serve_stdio(void *arg)
     h->served = fsb_chunk_server_serve(h->server, STDIN_FILENO, STDOUT_FILENO);
     kill(getpid(), SIGTERM);
     return NULL;
+}
+
+/* Gives up what a host never needs. No Landlock yet: the local backend acts through /proc and opens
+   what fanotify names by its handle, and nobody has shown that both still work under it. */
+static void confine(host *h)
+{
+    char      line[160];
+    const int kept = h->no_sandbox || h->allow_exec || /* commands may need what a host does not */
+                     prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0;
+    const int err = kept ? 0 : sandbox_filter();
+    snprintf(line, sizeof line, "%s%s%s",
+             kept ? "new privileges can be gained, every system call can be made"
+                  : "no new privileges can be gained, ",
+             kept ? "" : err ? "every system call can be made: " : "calls that no host needs fail",
+             err ? strerror(-err) : "");
+    h->logger.fn(h->logger.user, FSB_LOG_INFO, "host/sandbox", line);
 }
 
 int main(int argc, char **argv)
@@ -376,9 +469,7 @@ int main(int argc, char **argv)
     if (h.new_code || h.revoked) change_codes(&h);
     h.logger = tool_log_open(&h.log, h.log_path, h.verbose);
     tool_raise_descriptor_limit();
-    const int confined = !h.no_sandbox && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0;
-    h.logger.fn(h.logger.user, FSB_LOG_INFO, "host/sandbox",
-                confined ? "no new privileges can be gained" : "new privileges can be gained");
+    confine(&h);
     (void)signal(SIGPIPE, SIG_IGN);
     sigemptyset(&stop);
     sigaddset(&stop, SIGTERM), sigaddset(&stop, SIGINT), sigaddset(&stop, SIGHUP);
@@ -389,15 +480,19 @@ int main(int argc, char **argv)
     desc.shares = h.shares, desc.share_count = h.share_count;
     desc.max_clients = h.max_clients, desc.max_unproven = h.max_unproven;
     desc.request_ms = h.request_ms, desc.away_ms = h.away_ms, desc.log = h.logger;
+    open_audit(&h, &desc);
     const int err = fsb_chunk_server_open(&h.server, &desc);
     if (err) tool_fail("cannot start: %s", strerror(-err));
+    status_server *status = status_start(h.status_at, fill_status, &h, h.logger);
     if (!h.stdio) first_codes(&h), start_listening(&h);
     else if (pthread_create(&thread, NULL, serve_stdio, &h) != 0)
         tool_fail("cannot start a thread");
     const struct timespec second = {1, 0};
     while (sigtimedwait(&stop, NULL, &second) < 0) follow_codes(&h);
 
+    status_stop(status);
     fsb_chunk_server_close(h.server);
+    if (h.audit) fclose(h.audit);
     if (h.stdio) pthread_join(thread, NULL);
     for (size_t i = 0; i < h.share_count; ++i) h.shares[i].backend->close(h.shares[i].backend);
     if (h.log.file) fclose(h.log.file);

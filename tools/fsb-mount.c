@@ -8,6 +8,7 @@
 #include "fsb_chunk.h"
 #include "fsb_mount.h"
 #include "open.h"
+#include "status.h"
 #include "tool.h"
 #include <fcntl.h>
 #include <signal.h>
@@ -34,6 +35,9 @@ static const char help[] =
     "  --offline           do not connect: serve what --cache-dir has\n"
     "  --code-file FILE    the join code of an fsb:// URL without one (-: stdin); without this\n"
     "                      it is what the environment's FSB_CODE says\n"
+    "  --status ADDRESS    tell numbers there to who asks, also as Prometheus wants (/metrics):\n"
+    "                      unix:PATH, HOST:PORT on the loopback, or public:HOST:PORT; see it\n"
+    "                      with: fsb status ADDRESS\n"
     "  --log FILE          write the log there, with times, instead of to stderr\n"
     "  -v, --verbose       say more in the log; twice: everything\n"
     "  --help, --version\n"
@@ -52,7 +56,7 @@ static const char help[] =
     "  fsb-mount 'fsb+unix:///run/user/1000/work.sock?share=work' ~/mnt\n";
 
 typedef struct options {
-    const char *url_text, *mountpoint, *fuse, *log_path, *code_path, *cache_dir;
+    const char *url_text, *mountpoint, *fuse, *log_path, *code_path, *cache_dir, *status_at;
     char        fuse_text[4096];
     uint64_t    memory, cache_size;
     uint32_t    timeout_ms;
@@ -70,7 +74,7 @@ static void add_fuse_option(options *o, const char *text)
 static void parse_options(options *o, int argc, char **argv)
 {
     enum { READ_ONLY = 256, TIMEOUT, LOG, HELP, VERSION, CODE_FILE, MEMORY, CACHE_DIR,
-           CACHE_SIZE, OFFLINE };
+           CACHE_SIZE, OFFLINE, STATUS };
     static const struct option known[] = {
         {"foreground", no_argument, NULL, 'f'},        {"read-only", no_argument, NULL, READ_ONLY},
         {"timeout", required_argument, NULL, TIMEOUT}, {"log", required_argument, NULL, LOG},
@@ -80,7 +84,8 @@ static void parse_options(options *o, int argc, char **argv)
         {"memory", required_argument, NULL, MEMORY},
         {"cache-dir", required_argument, NULL, CACHE_DIR},
         {"cache-size", required_argument, NULL, CACHE_SIZE},
-        {"offline", no_argument, NULL, OFFLINE},       {NULL, 0, NULL, 0}};
+        {"offline", no_argument, NULL, OFFLINE},
+        {"status", required_argument, NULL, STATUS},   {NULL, 0, NULL, 0}};
     int c;
     o->timeout_ms = 30000, o->memory = 128 << 20;
     while ((c = getopt_long(argc, argv, "fo:v", known, NULL)) != -1) {
@@ -99,6 +104,7 @@ static void parse_options(options *o, int argc, char **argv)
             o->cache_size = tool_size("--cache-size", optarg, 4 << 20, UINT64_C(1) << 50);
             break;
         case OFFLINE: o->offline = 1; break;
+        case STATUS: o->status_at = optarg; break;
         case 'v': ++o->verbose; break;
         case HELP: fputs(help, stdout); exit(0);
         case VERSION: puts("fsb-mount " FSB_VERSION); exit(0);
@@ -213,6 +219,50 @@ static fsb_backend *open_cache(const options *o, fsb_backend *inner, fsb_cache_d
     return cached;
 }
 
+/* ---- the status ------------------------------------------------------------------------------ */
+
+typedef struct watched {
+    fsb_backend *host; /* a client of fsb_chunk.h, or NULL */
+    fsb_backend *cached;
+} watched;
+
+static void fill_status(void *user, status_page *page)
+{
+    const watched        *w = (const watched *)user;
+    fsb_chunk_client_info info;
+    fsb_cached_stats      s;
+    if (w->host) {
+        fsb_chunk_client_get_info(w->host, &info);
+        status_number(page, "fsb_reconnects_total", "counter", "reconnects", info.reconnects);
+    }
+    if (!w->cached) return;
+    fsb_cached_get_stats(w->cached, &s);
+    status_number(page, "fsb_online", "gauge", "the host is there (1) or away (0)",
+                  !s.offline_since_ns);
+    status_number(page, "fsb_leased", "gauge", "it tells of changes (1)", s.leased != 0);
+    status_number(page, "fsb_calls_total", "counter", "calls sent to the host", s.calls);
+    status_number(page, "fsb_events_total", "counter", "changes told by the host", s.events);
+    status_number(page, "fsb_cache_attribute_hits_total", "counter", "attributes: remembered",
+                  s.attr_hits);
+    status_number(page, "fsb_cache_attribute_misses_total", "counter", "attributes: asked for",
+                  s.attr_misses);
+    status_number(page, "fsb_cache_negative_hits_total", "counter", "known not to be there",
+                  s.negative_hits);
+    status_number(page, "fsb_cache_listing_hits_total", "counter", "listings: remembered",
+                  s.listing_hits);
+    status_number(page, "fsb_cache_listing_misses_total", "counter", "listings: asked for",
+                  s.listing_misses);
+    status_number(page, "fsb_cache_data_hits_total", "counter", "reads: remembered", s.data_hits);
+    status_number(page, "fsb_cache_data_misses_total", "counter", "reads: asked for",
+                  s.data_misses);
+    status_number(page, "fsb_cache_disk_hits_total", "counter", "chunks from the disk",
+                  s.disk_hits);
+    status_number(page, "fsb_cache_ahead_bytes_total", "counter", "bytes fetched ahead",
+                  s.ahead_bytes);
+    status_number(page, "fsb_cache_folders", "gauge", "folders held in memory", s.folders);
+    status_number(page, "fsb_cache_folder_bytes", "gauge", "bytes of these", s.folder_bytes);
+}
+
 /* ---- the background -------------------------------------------------------------------------- */
 
 /* Forks; the parent waits for the child's word and passes on how it went. Returns, in the child,
@@ -286,6 +336,10 @@ int main(int argc, char **argv)
     fsb_backend    *cached =
         o.memory && (far_away || disk) ? open_cache(&o, host, disk, logger) : NULL;
     fsb_backend *backend = cached ? cached : host;
+    const int    ours =
+        url.scheme == TOOL_UNIX || url.scheme == TOOL_TCP || url.scheme == TOOL_TLS;
+    watched        seen = {ours ? host : NULL, cached};
+    status_server *status = status_start(o.status_at, fill_status, &seen, logger);
 
     fsb_mount_desc desc = {0};
     desc.backend = backend, desc.mountpoint = o.mountpoint, desc.options = o.fuse;
@@ -295,6 +349,7 @@ int main(int argc, char **argv)
     log.hold = 0;
     if (err) {
         tool_say("cannot mount: %s", log.text[0] ? log.text : strerror(-err));
+        status_stop(status);
         if (cached) cached->close(cached);
         if (host) host->close(host);
         fsb_cache_disk_close(disk);
@@ -303,6 +358,7 @@ int main(int argc, char **argv)
     stop_on_signals();
     if (word >= 0) leave_terminal(word, 0);
     const int ended = fsb_mount_serve(mounted);
+    status_stop(status);
     fsb_mount_close(mounted);
     if (cached) cached->close(cached);
     if (host) host->close(host);

@@ -8,6 +8,7 @@ int fsb_cmd_cache(int argc, char **argv);
 int fsb_cmd_files(int argc, char **argv);
 int fsb_cmd_registry(int argc, char **argv);
 int fsb_cmd_session(int argc, char **argv);
+int fsb_cmd_status(int argc, char **argv);
 
 /* argv[0] is the group's name; returns the exit status. */
 static const struct {
@@ -17,6 +18,7 @@ static const struct {
     {"cache", "the disk cache of mounts: what is in it, is it well", fsb_cmd_cache},
     {"registry", "versioned documents", fsb_cmd_registry},
     {"session", "conversations, saved and searched", fsb_cmd_session},
+    {"status", "how a running fsb-host or fsb-mount is, or a host behind a URL", fsb_cmd_status},
 };
 
 /* Commands of their own, all of fsb_files.c. */

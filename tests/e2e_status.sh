@@ -1,0 +1,113 @@
+#!/usr/bin/env bash
+# e2e_status.sh: what --status and fsb status tell, and what --audit writes down.
+. "$(dirname "$0")/e2e.sh"
+begin e2e_status
+export dir mnt data bin
+echo hello >"$data/file"
+
+host --status "unix:$dir/status" --audit "$dir/audit" "$data"
+mount_at "$mnt" --status "unix:$dir/mounted"
+export url
+number() { # NAME ADDRESS: its value
+    "$bin/fsb" status --metrics "$2" | awk -v name="$1" '$1 == name { print $2 }'
+}
+raw() { # BYTES: they go to the host's status socket as they are; prints the answer
+    python3 -c 'import socket, sys
+s = socket.socket(socket.AF_UNIX); s.settimeout(10); s.connect(sys.argv[1])
+s.sendall(sys.argv[2].encode().decode("unicode_escape").encode("latin-1"))
+answer = b""
+try:
+    while True:
+        part = s.recv(65536)
+        if not part: break
+        answer += part
+except ConnectionError: pass
+sys.stdout.write(answer.decode())' "$dir/status" "$1"
+}
+export -f number raw
+
+# ---- numbers ----
+check 'the host counts what a mount asks' \
+    'before=$(number fsb_requests_total "unix:$dir/status"); cat "$mnt/file" && touch "$mnt/new" &&
+    [ $(number fsb_requests_total "unix:$dir/status") -gt $before ]'
+check 'one client, which holds a lease or not, on one share' \
+    '[ $(number fsb_clients "unix:$dir/status") = 1 ] && [ $(number fsb_shares "unix:$dir/status") = 1 ] &&
+    [ $(number fsb_leases "unix:$dir/status") = $(number fsb_leased "unix:$dir/mounted") ]'
+check 'bytes are counted both ways' \
+    'a=$(number fsb_received_bytes_total "unix:$dir/status"); head -c 3000000 /dev/zero >"$mnt/zeros"; sync "$mnt/zeros"
+    [ $(($(number fsb_received_bytes_total "unix:$dir/status") - a)) -ge 3000000 ] &&
+    [ $(number fsb_sent_bytes_total "unix:$dir/status") -gt 0 ]'
+check 'the histogram only grows, up to the number of requests' \
+    '"$bin/fsb" status --metrics "unix:$dir/status" >"$dir/metrics" &&
+    awk "/_bucket/ { if (\$2 < last) exit 1; last = \$2; ++n } /_count/ { count = \$2 }
+         END { exit !(n == 24 && last == count && count > 0) }" "$dir/metrics"'
+check 'every line of it is of the format' \
+    '! grep -vE "^# (HELP|TYPE) fsb_[a-z_]+ .+$|^fsb_[a-z_]+(\{[a-z]+=\"[^\"]*\"\})? [0-9.]+$" "$dir/metrics"'
+check 'for people it is short, and has the percentiles' \
+    '"$bin/fsb" status "unix:$dir/status" >"$dir/view" && grep -q "^clients connected *1$" "$dir/view" &&
+    grep -q "99 % under" "$dir/view" && [ $(wc -l <"$dir/view") -lt 30 ]'
+check 'the mount counts its cache' \
+    'a=$(number fsb_cache_data_hits_total "unix:$dir/mounted"); for _ in 1 2 3; do dd if="$mnt/file" iflag=direct bs=4k of=/dev/null; done
+    number fsb_cache_attribute_hits_total "unix:$dir/mounted" | grep -q . && [ $(number fsb_cache_data_hits_total "unix:$dir/mounted") -ge $a ] &&
+    [ $(number fsb_calls_total "unix:$dir/mounted") -gt 0 ] && [ $(number fsb_reconnects_total "unix:$dir/mounted") = 0 ]'
+check 'fsb status of a URL connects as a mount would' \
+    '"$bin/fsb" status "$url" | grep -q "^rights  *read and write$"'
+check 'the socket is its owner'"'"'s alone' '[ $(stat -c %a "$dir/status") = 600 ]'
+
+# ---- hostile questions ----
+check 'another path, another method' \
+    'raw "GET /etc/passwd HTTP/1.0\r\n\r\n" | grep -q "^HTTP/1.0 404 " && raw "POST / HTTP/1.0\r\n\r\n" | grep -q "^HTTP/1.0 405 "'
+check 'a zero byte, and 100 KB without an end: no answer' \
+    '[ -z "$(raw "GET \0 /\r\n\r\n")" ] && [ -z "$(raw "$(head -c 100000 /dev/zero | tr "\0" x)" 2>/dev/null)" ]'
+check 'who says nothing is in nobody'"'"'s way for long' \
+    'python3 -c "import socket, sys, time
+s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); time.sleep(8)" "$dir/status" & sleep 0.2
+    SECONDS=0; number fsb_clients "unix:$dir/status" | grep -qx 1; got=$?; kill $!; [ $got = 0 ] && [ $SECONDS -lt 5 ]'
+check 'random bytes for a while: it still answers' \
+    'for i in $(seq 20); do head -c 5000 /dev/urandom | timeout 5 python3 -c "import socket, sys
+s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1])
+try: s.sendall(sys.stdin.buffer.read())
+except OSError: pass" "$dir/status"; done; [ $(number fsb_clients "unix:$dir/status") = 1 ]'
+check 'only the loopback, unless asked for' \
+    '"$bin/fsb-host" --listen "unix:$dir/other" --status 0.0.0.0:0 "$data" 2>"$dir/err"; [ $? = 1 ] && grep -q "public:" "$dir/err"'
+check 'a status socket in use is not taken away' \
+    '"$bin/fsb-host" --listen "unix:$dir/other" --status "unix:$dir/status" "$data" 2>"$dir/err"; [ $? = 1 ] && grep -q "in use" "$dir/err" && number fsb_clients "unix:$dir/status" | grep -qx 1'
+
+# ---- TCP ----
+"$bin/fsb-host" -v --listen "unix:$dir/tcp" --status 127.0.0.1:0 "$data" >"$dir/tcp.url" 2>"$dir/tcp.log" & tcp=$!
+for _ in $(seq 100); do grep -q 'status is at' "$dir/tcp.log" && [ -s "$dir/tcp.url" ] && break; sleep 0.05; done
+export port=$(sed -n 's|.*status is at http://\(.*\)/$|\1|p' "$dir/tcp.log")
+check 'on TCP, also for a browser' '"$bin/fsb" status "$port" | grep -q "folders served" && python3 -c "import sys, urllib.request
+sys.exit(b\"fsb_clients 0\" not in urllib.request.urlopen(\"http://$port/metrics\", timeout=10).read())"'
+kill $tcp; wait $tcp
+check 'it ends cleanly' "[ $? = 0 ]"
+
+# ---- the audit log ----
+cut -d' ' -f2- "$dir/audit" >"$dir/lines"
+check 'who came, without a code' 'grep -qx "1 - data connect - - ok" "$dir/lines"'
+check 'a new file, its bytes' \
+    'grep -qx "1 - data \(create\|put\) /new - ok" "$dir/lines" && grep -q "^1 - data write /zeros - ok$\|^1 - data put /zeros - ok$" "$dir/lines"'
+check 'reading is not written down' '! grep -q " /file " "$dir/lines"'
+check 'names are one word, whatever is in them; both names of a rename' \
+    'touch "$mnt/a" && mv "$mnt/a" "$mnt/b"$'"'"'\n\e[31m \\'"'"' && sleep 0.2 &&
+    grep -qF "data rename /a /b\\x0a\\x1b[31m\\x20\\x5c ok" "$dir/audit" && ! grep -q "[^ -~]" "$dir/audit"'
+check 'what fails is there too, with the reason' \
+    'mkdir -p "$mnt/full/x"; ! "$bin/fsb" rm "$url/full" 2>/dev/null; sleep 0.2; grep -q "Is a directory\|Directory not empty" "$dir/audit"'
+check 'all of it has eight fields and a time' \
+    '! grep -vE "^[0-9-]{10}T[0-9:.]{12}Z [0-9]+ [^ ]+ [^ ]+ [a-z]+ [^ ]+ [^ ]+ [A-Za-z ]+" "$dir/audit"'
+unmount_at "$mnt"
+check 'who left' 'sleep 0.2; grep -q " 1 - data leave - - ok$" "$dir/audit"'
+check 'the mount took its socket with it' '[ ! -e "$dir/mounted" ]'
+check 'the audit log is its owner'"'"'s alone' '[ $(stat -c %a "$dir/audit") = 600 ]'
+stop_host
+check 'and so did the host' '[ ! -e "$dir/status" ]'
+
+# ---- who is refused ----
+rm -f "$dir/audit"
+host --read-only --max-clients 1 --audit "$dir/audit" "$data"
+mount_at "$mnt"
+check 'a change that is not allowed, a client too many' \
+    '! touch "$mnt/no" 2>/dev/null; ! "$bin/fsb" ls "$url" 2>/dev/null; sleep 0.2
+    grep -q " data [a-z]* /no - Permission denied$" "$dir/audit" && grep -q " 0 - - refused - - " "$dir/audit"'
+unmount_at "$mnt"
+finish
