@@ -4577,13 +4577,31 @@ static void fsb_chunk_bequeath_(fsb_chunk_conn_ *conn, fsb_chunk_conn_ *heir)
     conn->kept = NULL, conn->kept_count = 0;
 }
 
+/* A descriptor that is readable once the process at the other end of a unix socket has ended: it
+   will not come back, and others wait for its locks. -1: not to be told; -ESRCH it has ended. */
+static int fsb_chunk_peer_(int fd)
+{
+#ifdef SYS_pidfd_open
+    struct ucred peer;
+    socklen_t    size = sizeof peer;
+    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 && peer.pid > 0) {
+        const int process = (int)syscall(SYS_pidfd_open, (long)peer.pid, 0L);
+        return process >= 0 ? process : errno == ESRCH ? -ESRCH : -1;
+    }
+#endif
+    (void)fd;
+    return -1;
+}
+
 /* The connection is lost, the client may come back: waits for that. Returns the new connection, or
    NULL when it is time to give up what the client had. */
 static fsb_chunk_conn_ *fsb_chunk_linger_(fsb_chunk_conn_ *conn)
 {
     fsb_chunk_server *s = conn->server;
     const int64_t     until = fsb_chunk_now_ms_() + s->desc.away_ms;
-    struct pollfd     p[2] = {{conn->kick, POLLIN, 0}, {s->wake, POLLIN, 0}};
+    const int         peer = fsb_chunk_peer_(conn->stream.in);
+    struct pollfd     p[3] = {{conn->kick, POLLIN, 0}, {s->wake, POLLIN, 0}, {peer, POLLIN, 0}};
+    fsb_chunk_conn_  *heir;
     uint64_t          count;
     fsb_chunk_tls_close_(&conn->stream);
     if (conn->stream.in != conn->stream.out) close(conn->stream.in);
@@ -4593,14 +4611,16 @@ static fsb_chunk_conn_ *fsb_chunk_linger_(fsb_chunk_conn_ *conn)
     conn->in = NULL, conn->in_size = 0;
     for (;;) {
         const int64_t left = until - fsb_chunk_now_ms_();
-        fsb_chunk_conn_ *const heir = __atomic_load_n(&conn->heir, __ATOMIC_ACQUIRE);
-        if (heir) return heir;
-        if (left <= 0 || p[1].revents || __atomic_load_n(&conn->leaves, __ATOMIC_RELAXED) ||
+        heir = __atomic_load_n(&conn->heir, __ATOMIC_ACQUIRE);
+        if (heir || left <= 0 || peer == -ESRCH || p[1].revents || p[2].revents ||
+            __atomic_load_n(&conn->leaves, __ATOMIC_RELAXED) ||
             __atomic_load_n(&conn->revoked, __ATOMIC_RELAXED))
-            return NULL;
-        if (poll(p, 2, left < INT_MAX ? (int)left : INT_MAX) > 0 && p[0].revents)
+            break;
+        if (poll(p, 3, left < INT_MAX ? (int)left : INT_MAX) > 0 && p[0].revents)
             (void)!read(conn->kick, &count, sizeof count);
     }
+    if (peer >= 0) close(peer);
+    return heir;
 }
 
 /* The first frame. An error ends the connection, once the client was told. */
