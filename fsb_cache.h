@@ -4558,13 +4558,14 @@ static void fsb_cached_names_ahead_(fsb_cached_ *c, const fsb_cached_name_ *n)
     fsb_cached_shard_ *s = fsb_cached_shard_of_(c, n->folder_hash);
     pthread_mutex_lock(&s->lock);
     fsb_cached_folder_ *f = fsb_cached_folder_of_(s, n);
-    if (f && !f->tried && f->listed == FSB_CACHED_UNKNOWN_ && !f->lister) wanted = f->tried = 1;
+    if (f && f->tried < 2 && f->listed == FSB_CACHED_UNKNOWN_ && !f->lister)
+        wanted = ++f->tried == 2; /* the first name alone is not worth a listing */
     pthread_mutex_unlock(&s->lock);
     const uint64_t epoch = fsb_cached_epoch_(c);
     if (!f && fsb_cached_holdable_(c, n, epoch)) {
         pthread_mutex_lock(&s->lock);
         f = fsb_cached_folder_make_(c, s, n, epoch);
-        if (f && !f->tried) wanted = f->tried = 1;
+        if (f && !f->tried) f->tried = 1;
         pthread_mutex_unlock(&s->lock);
     }
     if (wanted) fsb_cached_list_ahead_(c, n, FSB_LIST_STAT, 0, 0, UINT64_MAX);
@@ -6050,6 +6051,7 @@ static int fsb_cached_open_parts_(fsb_cached_ *c, const fsb_cache_backend_desc *
     const uint64_t most = d->max_bytes ? d->max_bytes : 128u << 20;
     fsb_cache_desc core;
     memset(&core, 0, sizeof core);
+    core.max_entries = most / 4096; /* their table is taken at once */
     core.max_bytes = most - most / 4, core.allocator = d->allocator, core.log = d->log;
     if (core.max_bytes < 1 << 20) core.max_bytes = 1 << 20;
     c->folder_max = most / 4, c->record_max = most / 8;
