@@ -4514,6 +4514,7 @@ static void fsb_cached_data_ahead_(fsb_cached_ *c, const fsb_cached_name_ *n, in
     uint64_t cookies[3], places[3], counts[3];
     uint32_t messages = 0;
     int      whole = 0, walk = 0;
+    if (c->streams) return; /* so near, asking for one costs less than waiting for many */
     if (!fsb_cached_ahead_ok_(c) || __atomic_load_n(&c->plain, __ATOMIC_RELAXED)) return;
     fsb_cached_shard_ *s = fsb_cached_shard_of_(c, n->folder_hash);
     pthread_mutex_lock(&s->lock);
