@@ -1,10 +1,13 @@
-/* bench_mount.c - a mounted folder beside direct access, sshfs and libfuse's passthrough_ll.
+/* bench_mount.c - a mounted folder beside direct access and other mounts.
 
    The host's page cache is warm, the client cold: everything is mounted anew for each run, and the
    contenders take turns, so that a busy machine slows all of them alike. fsb is fsb-host on a unix
-   socket and fsb-mount, of build/bin. sshfs needs sshfs and sshd, which is started on a free port
-   of the loopback with keys of its own; passthrough_ll is built from libfuse's example if that is
-   installed. Who is missing is left out, with a line on stderr. */
+   socket and fsb-mount, of build/bin. sshfs and rclone need sshd, which is started on a free port
+   of the loopback with keys of its own; "sshfs, tuned" has four connections, the fastest cipher and
+   its caches on. glusterfs has one brick, a copy of the same files, and the translators of a usual
+   volume. passthrough_ll is built from libfuse's example if that is installed: it reaches the files
+   without another process, a bound rather than a peer. Who is missing is left out, with a line on
+   stderr. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE 1
 #endif
@@ -15,6 +18,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <pthread.h>
+#include <pwd.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdint.h>
@@ -24,10 +28,20 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { MOST_RUNS = 5, FILES = 2000, FIRST = 200, MOST_DAEMONS = 8 };
+enum { MOST_RUNS = 5, FILES = 2000, FIRST = 200, TEXTURES = 4, JUMPS = 50, PROBES = 100 };
 
-typedef enum contender { DIRECT, FSB, SSHFS, PASSTHROUGH, CONTENDERS } contender;
-static const char *const names[CONTENDERS] = {"direct", "fsb", "sshfs", "passthrough_ll"};
+typedef enum contender {
+    DIRECT,
+    FSB,
+    SSHFS,
+    TUNED,
+    RCLONE,
+    GLUSTER,
+    PASSTHROUGH,
+    CONTENDERS
+} contender;
+static const char *const names[CONTENDERS] = {"direct", "fsb",       "sshfs",         "sshfs, tuned",
+                                              "rclone", "glusterfs", "passthrough_ll"};
 
 typedef enum workload {
     READ_1G,
@@ -37,6 +51,9 @@ typedef enum workload {
     FIRST_BYTE,
     STATS,
     CREATES,
+    SCRUB,
+    STREAMS,
+    TERABYTE,
     WORKLOADS
 } workload;
 
@@ -44,8 +61,8 @@ static struct {
     char   dir[PATH_MAX / 2], bin[PATH_MAX / 2]; /* scratch; build/bin */
     char   mnt[PATH_MAX], data[PATH_MAX];
     int    present[CONTENDERS];
-    pid_t  host, sshd, mounter; /* daemons of the running contender */
-    int    ssh_port;
+    pid_t  host, sshd, brick, mounter; /* daemons; the brick is of glusterfs */
+    int    ssh_port, brick_port;
     size_t bulk; /* bytes */
     int    ios;  /* random reads */
     int    runs;
@@ -120,6 +137,7 @@ static void clean_up(void)
 {
     unmount();
     stop(&b.host);
+    stop(&b.brick);
     stop(&b.sshd);
     if (b.dir[0]) RUN("rm", "-rf", b.dir);
 }
@@ -174,10 +192,11 @@ static double memory_of(pid_t pid, const char *key) /* MB */
 /* Daemons whose command line holds the mount point, or that serve it: for the CPU they use. */
 static double cpu_of_daemons(contender c)
 {
-    double         total = cpu_of(b.mounter) + cpu_of(b.host);
+    const int      over_ssh = c == SSHFS || c == TUNED || c == RCLONE;
+    double         total = cpu_of(b.mounter) + cpu_of(c == GLUSTER ? b.brick : b.host);
     DIR           *proc;
     struct dirent *e;
-    if (c != SSHFS || !(proc = opendir("/proc"))) return total;
+    if (!over_ssh || !(proc = opendir("/proc"))) return total;
     while ((e = readdir(proc))) { /* sshd's children and our ssh are of no fixed pid */
         char  line[4096] = "";
         FILE *f = atoi(e->d_name) > 0 ? fopen(at("/proc/%s/cmdline", e->d_name), "r") : NULL;
@@ -208,10 +227,14 @@ static int free_port(void)
     return ntohs(in.sin_port);
 }
 
-static int prepare_sshfs(void)
+static int installed(const char *program)
 {
-    if (RUN("sh", "-c", "command -v sshfs && command -v ssh-keygen && test -x /usr/sbin/sshd") != 0)
-        return 0;
+    return RUN("sh", "-c", at("PATH=$PATH:/usr/sbin; command -v %s", program)) == 0;
+}
+
+static int prepare_sshd(void)
+{
+    if (!installed("ssh-keygen") || access("/usr/sbin/sshd", X_OK) != 0) return 0;
     RUN("mkdir", "-p", "/run/sshd");
     RUN("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", at("%s/host_key", b.dir));
     RUN("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", at("%s/user_key", b.dir));
@@ -230,6 +253,45 @@ static int prepare_sshfs(void)
     return waitpid(b.sshd, NULL, WNOHANG) == 0;
 }
 
+/* glusterfs marks the files of its brick, so it has a copy; no glusterd, as it would be of the whole
+   machine. */
+static int prepare_gluster(void)
+{
+    if (!installed("glusterfsd")) return 0;
+    b.brick_port = free_port();
+    FILE *f = fopen(at("%s/brick.vol", b.dir), "w");
+    if (!f) return 0;
+    fprintf(f,
+            "volume disk\n type storage/posix\n option directory %s/brick\nend-volume\n"
+            "volume locks\n type features/locks\n subvolumes disk\nend-volume\n"
+            "volume brick\n type performance/io-threads\n subvolumes locks\nend-volume\n"
+            "volume server\n type protocol/server\n option transport-type socket\n"
+            " option transport.address-family inet\n"
+            " option transport.socket.bind-address 127.0.0.1\n"
+            " option transport.socket.listen-port %d\n"
+            " option auth.addr.brick.allow 127.0.0.1\n option auth-path brick\n"
+            " subvolumes brick\nend-volume\n",
+            b.dir, b.brick_port);
+    fclose(f);
+    if (!(f = fopen(at("%s/client.vol", b.dir), "w"))) return 0;
+    fprintf(f,
+            "volume remote\n type protocol/client\n option transport-type socket\n"
+            " option remote-host 127.0.0.1\n option remote-port %d\n"
+            " option remote-subvolume brick\nend-volume\n",
+            b.brick_port);
+    static const char *const layers[] = {"write-behind", "readdir-ahead", "read-ahead", "io-cache",
+                                         "quick-read",   "open-behind",   "md-cache",   NULL};
+    for (int i = 0; layers[i]; ++i)
+        fprintf(f, "volume %s\n type performance/%s\n subvolumes %s\nend-volume\n", layers[i],
+                layers[i], i ? layers[i - 1] : "remote");
+    fclose(f);
+    if (RUN("cp", "-a", at("%s/data", b.dir), at("%s/brick", b.dir)) != 0) return 0;
+    b.brick = START(NULL, "glusterfsd", "-N", "-f", at("%s/brick.vol", b.dir), "-l",
+                    at("%s/brick.log", b.dir), "-p", at("%s/brick.pid", b.dir));
+    usleep(1500000);
+    return waitpid(b.brick, NULL, WNOHANG) == 0;
+}
+
 static int prepare_passthrough(void)
 {
     const char *source = "/usr/share/doc/libfuse3-dev/examples/passthrough_ll.c";
@@ -238,6 +300,27 @@ static int prepare_passthrough(void)
             at("cc -O2 -w -DHAVE_UTIMENSAT -D_FILE_OFFSET_BITS=64 -o %s/passthrough_ll %s "
                "$(pkg-config --cflags --libs fuse3)",
                b.dir, source)) == 0;
+}
+
+static void mount_sshfs(const char *more)
+{
+    b.mounter =
+        START(NULL, "sshfs", "-f", "-p", at("%d", b.ssh_port), "-o",
+              at("IdentityFile=%s/user_key,StrictHostKeyChecking=no,UserKnownHostsFile=/dev/null%s",
+                 b.dir, more),
+              at("127.0.0.1:%s/data", b.dir), b.mnt);
+}
+
+static void mount_rclone(void)
+{
+    const struct passwd *user = getpwuid(geteuid());
+    RUN("rm", "-rf", at("%s/rclone", b.dir));
+    b.mounter = START(NULL, "rclone", "mount", "--config", "/dev/null", "--vfs-cache-mode",
+                      "writes", "--cache-dir", at("%s/rclone", b.dir),
+                      at(":sftp,host=127.0.0.1,port=%d,user=%s,key_file=%s/user_key,"
+                         "shell_type=none:%s/data",
+                         b.ssh_port, user ? user->pw_name : "root", b.dir, b.dir),
+                      b.mnt);
 }
 
 static void mount_contender(contender c)
@@ -255,11 +338,15 @@ static void mount_contender(contender c)
         }
         b.mounter = START(NULL, at("%s/fsb-mount", b.bin), "-f", url, b.mnt);
     } else if (c == SSHFS) {
-        b.mounter = START(
-            NULL, "sshfs", "-f", "-p", at("%d", b.ssh_port), "-o",
-            at("IdentityFile=%s/user_key,StrictHostKeyChecking=no,UserKnownHostsFile=/dev/null",
-               b.dir),
-            at("127.0.0.1:%s/data", b.dir), b.mnt);
+        mount_sshfs("");
+    } else if (c == TUNED) {
+        mount_sshfs(",max_conns=4,Ciphers=aes128-gcm@openssh.com,compression=no,kernel_cache,"
+                    "dcache_timeout=60,max_read=1048576");
+    } else if (c == RCLONE) {
+        mount_rclone();
+    } else if (c == GLUSTER) {
+        b.mounter = START(NULL, "glusterfs", "-N", "-f", at("%s/client.vol", b.dir), "-l",
+                          at("%s/client.log", b.dir), b.mnt);
     } else if (c == PASSTHROUGH) {
         b.mounter = START(NULL, at("%s/passthrough_ll", b.dir), "-f", "-o",
                           at("source=%s/data", b.dir), b.mnt);
@@ -338,14 +425,14 @@ static void *random_reads(void *arg)
     return NULL;
 }
 
-static double random_bulk(const char *root, int jobs)
+static double random_bulk(const char *root, int jobs, int count)
 {
     static job   list[8];
     pthread_t    threads[8];
     const double begin = bench_now();
     for (int i = 0; i < jobs; ++i) {
         snprintf(list[i].path, sizeof list[i].path, "%s/big", root);
-        list[i].count = b.ios / (jobs > 1 ? 4 : 1), list[i].seed = (unsigned)i + 1;
+        list[i].count = count / (jobs > 1 ? 4 : 1), list[i].seed = (unsigned)i + 1;
         pthread_create(&threads[i], NULL, random_reads, &list[i]);
     }
     for (int i = 0; i < jobs; ++i) pthread_join(threads[i], NULL);
@@ -388,8 +475,69 @@ static double creates(const char *root) /* ms */
             give_up("create in %s: %s", root, strerror(errno));
     }
     const double ms = (bench_now() - begin) * 1e3;
-    RUN("rm", "-rf", at("%s/data/made", b.dir));
+    RUN("rm", "-rf", at("%s/data/made", b.dir), at("%s/brick/made", b.dir));
     return ms;
+}
+
+/* An editor that jumps about in a video of 50 GiB and plays 4 MiB at each place: MB/s. */
+static double scrub(const char *root)
+{
+    char        *buf = malloc(1 << 20);
+    const int    fd = open(at("%s/video", root), O_RDONLY);
+    const double begin = bench_now();
+    for (int i = 0; i < JUMPS; ++i) {
+        const off_t place = (off_t)(i * 7919 % 12800) << 22;
+        for (int part = 0; part < 4; ++part)
+            if (pread(fd, buf, 1 << 20, place + ((off_t)part << 20)) != 1 << 20)
+                give_up("video in %s: %s", root, strerror(errno));
+    }
+    const double seconds = bench_now() - begin;
+    close(fd);
+    free(buf);
+    return JUMPS * 4.194304 / seconds;
+}
+
+static void *read_texture(void *path)
+{
+    static const size_t piece = 256 << 10;
+    char               *buf = malloc(piece);
+    const int           fd = open(path, O_RDONLY);
+    size_t              total = 0;
+    ssize_t             n;
+    while ((n = read(fd, buf, piece)) > 0) total += (size_t)n;
+    if (total != b.bulk / TEXTURES) give_up("%s: %zu bytes", (char *)path, total);
+    close(fd);
+    free(buf);
+    return NULL;
+}
+
+static double streams(const char *root) /* MiB/s in all */
+{
+    static char  paths[TEXTURES][PATH_MAX + 16];
+    pthread_t    threads[TEXTURES];
+    const double begin = bench_now();
+    for (int i = 0; i < TEXTURES; ++i) {
+        snprintf(paths[i], sizeof paths[i], "%s/texture%d", root, i);
+        pthread_create(&threads[i], NULL, read_texture, paths[i]);
+    }
+    for (int i = 0; i < TEXTURES; ++i) pthread_join(threads[i], NULL);
+    return (double)(b.bulk / TEXTURES * TEXTURES) / (bench_now() - begin) / (1 << 20);
+}
+
+static double probe_terabyte(const char *root) /* us each */
+{
+    static double took[PROBES];
+    char          buf[4096];
+    const int     fd = open(at("%s/terabyte", root), O_RDONLY);
+    for (int i = 0; i < PROBES; ++i) {
+        const off_t  place = (off_t)((1ll << 40) / PROBES * (i * 37 % PROBES));
+        const double begin = bench_now();
+        if (pread(fd, buf, sizeof buf, place / 4096 * 4096) != (ssize_t)sizeof buf)
+            give_up("terabyte in %s: %s", root, strerror(errno));
+        took[i] = bench_now() - begin;
+    }
+    close(fd);
+    return bench_median(took, PROBES) * 1e6;
 }
 
 /* What the O_DIRECT, stat and other cases read, in the host's page cache. */
@@ -404,6 +552,14 @@ static void make_data(void)
             give_up("cannot make %zu bytes: %s", b.bulk, strerror(errno));
     fsync(fd);
     close(fd);
+    for (int i = 0; i < TEXTURES; ++i)
+        if (RUN("sh", "-c", at("tail -c +%zu %s/data/big | head -c %zu > %s/data/texture%d",
+                               1 + b.bulk / TEXTURES * (size_t)i, b.dir, b.bulk / TEXTURES, b.dir,
+                               i)) != 0)
+            give_up("cannot make the textures");
+    if (RUN("truncate", "-s", "50G", at("%s/data/video", b.dir)) != 0 ||
+        RUN("truncate", "-s", "1T", at("%s/data/terabyte", b.dir)) != 0)
+        give_up("the scratch folder's file system takes no sparse file of 1 TiB");
     for (int i = 0; i < FILES; ++i)
         close(open(at("%s/data/many/n%d", b.dir, i), O_WRONLY | O_CREAT, 0644));
     for (int i = 0; i < FIRST; ++i) {
@@ -417,6 +573,7 @@ static void make_data(void)
 static void run_one(workload w, contender c, int turn)
 {
     const char *root = root_of(c);
+    const int   ios = c == RCLONE ? b.ios / 20 : b.ios; /* else it is at it for minutes */
     double      value = 0;
     if (c == FSB && w == READ_1G) {
         usleep(100000);
@@ -428,11 +585,14 @@ static void run_one(workload w, contender c, int turn)
     switch (w) {
     case READ_1G: value = read_bulk(root); break;
     case WRITE_1G: value = write_bulk(root); break;
-    case RANDOM_1: value = random_bulk(root, 1); break;
-    case RANDOM_8: value = random_bulk(root, 8); break;
+    case RANDOM_1: value = random_bulk(root, 1, ios); break;
+    case RANDOM_8: value = random_bulk(root, 8, ios); break;
     case FIRST_BYTE: value = first_bytes(root); break;
     case STATS: value = cold_stats(root); break;
     case CREATES: value = creates(root); break;
+    case SCRUB: value = scrub(root); break;
+    case STREAMS: value = streams(root); break;
+    case TERABYTE: value = probe_terabyte(root); break;
     default: break;
     }
     b.result[w][c][turn] = value;
@@ -456,12 +616,18 @@ static void report(void)
                          {"random 4 KiB O_DIRECT, 8 jobs", "IOPS", BENCH_MORE},
                          {"first byte of a cold file", "us", BENCH_LESS},
                          {"2,000 cold stats", "ms", BENCH_LESS},
-                         {"create + write + close, 2,000", "ms", BENCH_LESS}};
+                         {"create + write + close, 2,000", "ms", BENCH_LESS},
+                         {"50 jumps in a video of 50 GiB", "MB/s", BENCH_MORE},
+                         {"4 texture streams at once", "MiB/s", BENCH_MORE},
+                         {"4 KiB anywhere in 1 TiB", "us", BENCH_LESS}};
     for (int w = 0; w < WORKLOADS; ++w)
         for (contender c = 0; c < CONTENDERS; ++c)
             if (c != FSB && b.present[c])
                 bench_row(rows[w].name, b.result[w][FSB], b.runs, rows[w].unit, names[c],
-                          b.result[w][c], b.runs, rows[w].better, "");
+                          b.result[w][c], b.runs, rows[w].better,
+                          c == RCLONE && (w == WRITE_1G || w == CREATES)
+                              ? "rclone says so before the host has it"
+                              : "");
     for (int w = 0; w < 2; ++w)
         for (contender c = SSHFS; c < CONTENDERS; ++c)
             if (b.present[c])
@@ -525,7 +691,11 @@ int main(int argc, char **argv)
     signal(SIGINT, on_signal), signal(SIGTERM, on_signal);
     make_data();
     b.present[DIRECT] = b.present[FSB] = 1;
-    b.present[SSHFS] = prepare_sshfs(), b.present[PASSTHROUGH] = prepare_passthrough();
+    if (prepare_sshd()) {
+        b.present[SSHFS] = b.present[TUNED] = installed("sshfs");
+        b.present[RCLONE] = installed("rclone");
+    }
+    b.present[GLUSTER] = prepare_gluster(), b.present[PASSTHROUGH] = prepare_passthrough();
     for (contender c = 0; c < CONTENDERS; ++c)
         if (!b.present[c])
             fprintf(stderr, "bench_mount: %s is not installed: left out\n", names[c]);

@@ -8,15 +8,20 @@ PATH=$PATH:/usr/sbin:/sbin
 need() { command -v "$2" >/dev/null 2>&1 || missing+=("$1"); }
 need python3 python3
 need sshfs sshfs
+need rclone rclone
 need openssh-client ssh-keygen
+need rsync rsync
 [ -r /usr/share/doc/libfuse3-dev/examples/passthrough_ll.c ] || missing+=(libfuse3-dev)
-# On a running system its package would start a server that listens to the network.
-if ! command -v sshd >/dev/null 2>&1 && [ -d /run/systemd/system ]; then
-    echo "peers: openssh-server is left to you, as its package starts a service;" \
-        "sshfs is left out without it"
-else
-    need openssh-server sshd
-fi
+# On a running system these packages would start servers that listen to the network.
+server() {
+    if ! command -v "$2" >/dev/null 2>&1 && [ -d /run/systemd/system ]; then
+        echo "peers: $1 is left to you, as its package may start a service; what needs it is left out"
+    else
+        need "$1" "$2"
+    fi
+}
+server openssh-server sshd
+server glusterfs-server glusterfsd
 
 [ ${#missing[@]} -gt 0 ] || exit 0
 echo "peers: missing: ${missing[*]}"
