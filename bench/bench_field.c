@@ -341,8 +341,9 @@ static double reading(int clients) /* MiB/s in all */
 {
     static reader readers[PEERS];
     pthread_t     threads[PEERS];
+    const int     reads = (bench_.quick ? 600 : 3000) / clients;
     for (int i = 0; i < clients; ++i)
-        readers[i] = (reader){connect_to(b.plain, NULL, NULL), (bench_.quick ? 600 : 3000) / clients};
+        readers[i] = (reader){connect_to(b.plain, NULL, NULL), reads};
     const double from = bench_now();
     for (int i = 0; i < clients; ++i) pthread_create(&threads[i], NULL, read_on, &readers[i]);
     for (int i = 0; i < clients; ++i) pthread_join(threads[i], NULL);
@@ -419,7 +420,8 @@ static void many_files(void)
         fsb_chunk_server_listen(server, address, NULL, 0) != 0)
         give_up("cannot serve %s", address);
     remote = connect_to(address, NULL, NULL);
-    for (int i = 0; i < TURNS; ++i) b.theirs[i] = walk(memory, count), b.ours[i] = walk(remote, count);
+    for (int i = 0; i < TURNS; ++i)
+        b.theirs[i] = walk(memory, count), b.ours[i] = walk(remote, count);
     snprintf(which, sizeof which, "walk over %d files of one share", count);
     bench_row(which, b.ours, TURNS, "us/file", "without the wire", b.theirs, TURNS, BENCH_LESS,
               "stats too");

@@ -40,8 +40,8 @@ typedef enum contender {
     PASSTHROUGH,
     CONTENDERS
 } contender;
-static const char *const names[CONTENDERS] = {"direct", "fsb",       "sshfs",         "sshfs, tuned",
-                                              "rclone", "glusterfs", "passthrough_ll"};
+static const char *const names[CONTENDERS] = {
+    "direct", "fsb", "sshfs", "sshfs, tuned", "rclone", "glusterfs", "passthrough_ll"};
 
 typedef enum workload {
     READ_1G,
@@ -253,8 +253,8 @@ static int prepare_sshd(void)
     return waitpid(b.sshd, NULL, WNOHANG) == 0;
 }
 
-/* glusterfs marks the files of its brick, so it has a copy; no glusterd, as it would be of the whole
-   machine. */
+/* glusterfs marks the files of its brick, so it has a copy; no glusterd, which would be of the
+   whole machine. */
 static int prepare_gluster(void)
 {
     if (!installed("glusterfsd")) return 0;

@@ -3,7 +3,11 @@
 
     bench/report.py [--quick] [NAME...]      run the benches (only these) and write both files
     bench/report.py --from FILE              write report.html again, from a report.json
-    bench/report.py --svg BENCH [--from F]   one bench's plot on stdout, for the README
+    bench/report.py --svg BENCH [--against NAME] [--from F]
+                                             one bench's plot on stdout
+    bench/report.py --readme [--from F]      the README's tables on stdout
+    bench/report.py --keep                   keeps the last report: bench/report.json, the plot
+                                             beside it, and the tables in the README
 
 The page is one file without scripts: a table and, where something was measured beside ours, a plot
 of ratios for each bench; light or dark as the reader's system is. Nothing but Python is needed."""
@@ -22,11 +26,16 @@ OUT = os.path.join(ROOT, "build", "bench")
 # What a bench is about, in the order of the page; one that is not here comes last.
 TITLES = {
     "mount": ("A mounted folder", "beside direct access and other file systems"),
+    "field": ("By place, and many at once", "beside the bound that nothing passes"),
+    "files": ("Copies and SFTP", "beside scp, sftp and rsync"),
     "link": ("The emulated link", "what it measures of itself, beside what it was asked for "
                                   "(dashed)"),
     "wan": ("A mount across the link", "beside plain TCP and sshfs"),
     "cache": ("Caches", "hits, misses, eviction"),
+    "cached": ("The caching backend", "beside the memory backend; round trips counted"),
     "chunk": ("The wire", "beside a bare socket that moves the same bytes"),
+    "tls": ("The wire, encrypted", "beside OpenSSL alone"),
+    "server": ("A thousand tenants", "one of them flooding"),
     "backend": ("Backends", "beside plain system calls"),
     "pool": ("The pool", ""),
     "tables": ("Tables", "handles, mounts, tokens"),
@@ -345,7 +354,8 @@ def table(rows):
         out.append(
             "<tr><td>%s<td class=n>%s<td class=u>%s<td class=n>%s<td class=u>%s"
             '<td class="n%s">%s<td class=n>%s<td class=n>%s<td class=note>%s' %
-            (escape(case), number(row["value"]) if case else "", escape(row["unit"]) if case else "",
+            (escape(case), number(row["value"]) if case else "",
+             escape(row["unit"]) if case else "",
              number(theirs) if theirs else "", escape(row.get("against")),
              " worse" if ratio and ratio < 1 else "", times(ratio) if ratio else "",
              "±%.0f %%" % (50 * spread) if spread else "", row.get("n") or "", escape(note)))
@@ -389,6 +399,101 @@ logarithmic; the whiskers are the spread. Absolute figures are this machine's.</
        sum(r < 1 for r in ratios), about(report), links,
        "\n".join(map(section, report["benches"])))
 
+# ---- the README ----------------------------------------------------------------------------------
+
+KEPT = os.path.join(ROOT, "bench", "report.json")
+PLOTTED = ("mount", "sshfs")  # the bench whose plot stands in the README, and whom it is beside
+MARKS = ("<!-- figures: made by bench/report.py --keep -->", "<!-- end of figures -->")
+PEERS = ("sshfs", "sshfs, tuned", "rclone", "glusterfs", "passthrough_ll", "direct")
+
+
+def short_unit(value, unit):
+    """1,234 MiB/s as people write it in a table."""
+    if unit == "IOPS" and value >= 10000:
+        return number(value / 1000) + " k/s"
+    if unit == "us" and value >= 10000:
+        value, unit = value / 1000, "ms"
+    return "%s %s" % (number(value), {"us": "µs", "IOPS": "/s"}.get(unit, unit))
+
+
+def peers_table(bench):
+    """A line a case, a column a contender; the best of what is another file system is bold."""
+    cases, seen = {}, set()
+    for row in bench["rows"]:
+        if row.get("against") in PEERS:
+            cases.setdefault(row["case"], {})[row["against"]] = row
+            seen.add(row["against"])
+    peers = [p for p in PEERS if p in seen]
+    out = ["| | fsb | %s |" % " | ".join(peers), "|---|%s" % ("---:|" * (len(peers) + 1))]
+    for case, rows in cases.items():
+        ours = next(iter(rows.values()))
+        best = all((ratio_of(r) or 0) >= 1 for p, r in rows.items() if p not in PEERS[-2:])
+        cells = [case, ("**%s**" if best else "%s") % short_unit(ours["value"], ours["unit"])]
+        for peer in peers:
+            row = rows.get(peer)
+            cells.append("%s (%s)" % (short_unit(theirs_of(row), row["unit"]),
+                                      times(ratio_of(row))) if row and ratio_of(row) else "")
+        out.append("| %s |" % " | ".join(cells))
+    return out
+
+
+def layers_table(report, wanted):
+    out = ["| | fsb | beside it | | ratio |", "|---|---:|---|---:|---:|"]
+    for bench in report["benches"]:
+        for row in bench["rows"]:
+            if bench["name"] not in wanted or not ratio_of(row):
+                continue
+            out.append("| %s | %s | %s | %s | %s |" % (
+                row["case"], short_unit(row["value"], row["unit"]), row["against"],
+                short_unit(theirs_of(row), row["unit"]), times(ratio_of(row))))
+    return out
+
+
+def readme(report):
+    """What stands between the marks: every figure of it is in the report."""
+    a = report["about"]
+    benches = {b["name"]: b for b in report["benches"]}
+    out = ["Measured %s%s at commit %s on %s, %s cores, %s, Linux %s;" % (
+               a["date"], " (--quick)" if a["quick"] else "", a["commit"], a["machine"],
+               a["cores"], a["system"], a["kernel"]),
+           "host and client on one machine, the host's page cache warm, the client cold. In "
+           "brackets: how many times", "better fsb is; below ×1 it is worse, and bold is what "
+           "none of the other network file systems beats.", "*direct* is the folder itself, "
+           "*passthrough_ll* libfuse's example, which reaches it without another process:",
+           "bounds more than peers.", ""]
+    if "mount" in benches:
+        out += peers_table(benches["mount"]) + [""]
+    if "wan" in benches:
+        out += ["Across an emulated link (round trips, or what part of the link is used):", ""]
+        out += layers_table(report, ("wan",)) + [""]
+    out += ["Copies, and the stores beside the bare library or system calls that do the same work:",
+            ""]
+    out += layers_table(report, ("files", "registry", "session"))
+    return "\n".join(out)
+
+
+def keep(report):
+    path = os.path.join(ROOT, "README.md")
+    with open(path) as f:
+        text = f.read()
+    begin, end = (text.find(mark) for mark in MARKS)
+    if begin < 0 or end < begin:
+        sys.exit("report: README.md has no place for figures: %s" % MARKS[0])
+    write(path, text[:begin + len(MARKS[0])] + "\n" + readme(report) + "\n" + text[end:])
+    write(KEPT, json.dumps(report, indent=None, separators=(",", ":")).replace(
+        '{"bench"', '\n{"bench"') + "\n")
+    write(KEPT[:-4] + "svg", plot_of(report, *PLOTTED) + "\n")
+
+
+def plot_of(report, name, against):
+    for bench in report["benches"]:
+        if bench["name"] == name:
+            rows = [r for r in bench["rows"] if not against or r.get("against") == against]
+            plot = plot_ratios(dict(bench, rows=rows))
+            if plot:
+                return standalone(plot)
+    sys.exit("report: nothing of '%s' to plot" % name)
+
 # ---- the program ---------------------------------------------------------------------------------
 
 
@@ -399,12 +504,13 @@ def write(path, text):
 
 
 def parse_options(arguments):
-    options = {"quick": False, "from": None, "svg": None, "names": []}
+    options = {"quick": False, "readme": False, "keep": False, "from": None, "svg": None,
+               "against": None, "names": []}
     while arguments:
         a = arguments.pop(0)
-        if a == "--quick":
-            options["quick"] = True
-        elif a in ("--from", "--svg") and arguments:
+        if a in ("--quick", "--readme", "--keep"):
+            options[a[2:]] = True
+        elif a in ("--from", "--svg", "--against") and arguments:
             options[a[2:]] = arguments.pop(0)
         elif a == "--help":
             print(__doc__)
@@ -420,19 +526,23 @@ def parse_options(arguments):
 def main():
     options = parse_options(sys.argv[1:])
     stored = os.path.join(OUT, "report.json")
-    if options["from"] or options["svg"]:
+    read = options["from"] or options["svg"] or options["readme"] or options["keep"]
+    if read:
         try:
             with open(options["from"] or stored) as f:
                 report = json.load(f)
         except (OSError, ValueError) as error:
             sys.exit("report: no report to read: %s; run make bench first" % error)
     if options["svg"]:
-        plots = [plot_ratios(b) for b in report["benches"] if b["name"] == options["svg"]]
-        if not plots or not plots[0]:
-            sys.exit("report: nothing of '%s' to plot" % options["svg"])
-        print(standalone(plots[0]))
+        print(plot_of(report, options["svg"], options["against"]))
         return 0
-    if not options["from"]:
+    if options["readme"]:
+        print(readme(report))
+        return 0
+    if options["keep"]:
+        keep(report)
+        return 0
+    if not read:
         report = run_all(options["quick"], options["names"])
         write(stored, json.dumps(report, indent=1))
     write(os.path.join(OUT, "report.html"), page(report))

@@ -141,5 +141,17 @@ for file in "$work"/[0-9]*.*; do
         ;;
     esac
 done
+# Every figure of the README is one of the report that is kept beside the benches.
+if [ -e bench/report.json ] && command -v python3 >/dev/null 2>&1; then
+    sed -n '/<!-- figures: /,/<!-- end of figures/p' README.md | sed '1d;$d' >"$work/figures"
+    if out=$(bench/report.py --readme --from bench/report.json | diff - "$work/figures"); then
+        passed=$((passed + 1))
+    else
+        report "README.md has other figures than bench/report.json; bench/report.py --keep" "$out"
+    fi
+elif [ -e bench/report.json ]; then
+    echo "SKIP the README's figures: there is no python3"
+    skipped=$((skipped + 1))
+fi
 echo "docs: $passed passed, $failed failed, $skipped skipped"
 [ $failed = 0 ]
