@@ -38,6 +38,7 @@ SAY       = $(if $(V),,@echo '  cc $@';)
 HEADERS := $(wildcard fsb_*.h)
 TOOLS   := $(patsubst tools/%.c,bin/%,$(wildcard tools/fsb-*.c tools/fsb.c))
 TESTS   := $(patsubst tests/%.c,%,$(wildcard tests/test_*.c))
+THREADS := $(filter-out test_blake3 test_fuzz_%,$(TESTS)) # the others have but one
 BENCHES := $(patsubst bench/%.c,build/bench/%,$(wildcard bench/bench_*.c))
 LINKED  := build/bench/link # the emulated network link
 FUZZERS := $(patsubst tests/%.c,build/fuzz/%,$(wildcard tests/fuzz_*.c))
@@ -48,7 +49,7 @@ GROUPS  := $(patsubst tools/%.c,obj/%.o,$(wildcard tools/fsb_*.c)) # of fsb's su
 all: tools tests benches
 tools: $(TOOLS:%=build/%)
 tests: $(TESTS:%=build/%)
-sanitized: $(foreach v,asan tsan,$(addprefix build/$v/,$(TESTS)))
+sanitized: $(addprefix build/asan/,$(TESTS)) $(addprefix build/tsan/,$(THREADS))
 benches: $(BENCHES) $(LINKED)
 
 # A variant is the same programs in a folder of its own.
