@@ -660,6 +660,21 @@ static void measure_rest(contender c)
     b.idle_cpu = cpu_of_daemons(c) - before;
 }
 
+/* --quick leaves out those who would take minutes. */
+static void prepare_peers(void)
+{
+    const int over_ssh = prepare_sshd();
+    b.present[SSHFS] = over_ssh && installed("sshfs");
+    b.present[TUNED] = b.present[SSHFS] && !bench_.quick;
+    b.present[RCLONE] = over_ssh && !bench_.quick && installed("rclone");
+    b.present[GLUSTER] = !bench_.quick && prepare_gluster();
+    b.present[PASSTHROUGH] = prepare_passthrough();
+    for (contender c = 0; c < CONTENDERS; ++c)
+        if (!b.present[c])
+            fprintf(stderr, "bench_mount: %s is %s: left out\n", names[c],
+                    bench_.quick && c >= TUNED && c <= GLUSTER ? "slow" : "not installed");
+}
+
 /* Every workload by every contender, mounted anew for each; --quick mounts once for all of them. */
 static void run_turn(int turn)
 {
@@ -691,14 +706,7 @@ int main(int argc, char **argv)
     signal(SIGINT, on_signal), signal(SIGTERM, on_signal);
     make_data();
     b.present[DIRECT] = b.present[FSB] = 1;
-    if (prepare_sshd()) {
-        b.present[SSHFS] = b.present[TUNED] = installed("sshfs");
-        b.present[RCLONE] = installed("rclone");
-    }
-    b.present[GLUSTER] = prepare_gluster(), b.present[PASSTHROUGH] = prepare_passthrough();
-    for (contender c = 0; c < CONTENDERS; ++c)
-        if (!b.present[c])
-            fprintf(stderr, "bench_mount: %s is not installed: left out\n", names[c]);
+    prepare_peers();
     for (int turn = 0; turn < b.runs; ++turn) run_turn(turn);
     if (isatty(2)) fprintf(stderr, "\r%60s\r", "");
     report();

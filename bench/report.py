@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """report.py: runs every bench and writes build/bench/report.json and report.html.
 
-    bench/report.py [--quick] [NAME...]      run the benches (only these) and write both files
+    bench/report.py [--quick] [NAME...]      run the benches and write both files; with names only
+                                             these, and the others stay as they were
     bench/report.py --from FILE              write report.html again, from a report.json
     bench/report.py --svg BENCH [--against NAME] [--from F]
                                              one bench's plot on stdout
@@ -22,6 +23,7 @@ import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 OUT = os.path.join(ROOT, "build", "bench")
+STORED = os.path.join(OUT, "report.json")
 
 # What a bench is about, in the order of the page; one that is not here comes last.
 TITLES = {
@@ -116,8 +118,8 @@ def run_bench(name, command, place):
     seconds = time.time() - began
     progress("%s %-10s %4d s  %d rows%s" % (place, name, seconds, len(rows),
              "" if status == 0 else ", exit status %d" % status), True)
-    return {"name": name, "seconds": round(seconds, 1), "status": status, "rows": rows,
-            "said": said[:5]}
+    return {"name": name, "seconds": round(seconds, 1), "status": status,
+            "quick": "--quick" in command, "rows": rows, "said": said[:5]}
 
 
 def run_all(quick, wanted):
@@ -129,11 +131,26 @@ def run_all(quick, wanted):
             sys.exit("report: there is no bench '%s'; there are: %s" % (name, " ".join(commands)))
     names = [n for n in list(TITLES) + found if n in commands and (not wanted or n in wanted)]
     names = list(dict.fromkeys(names))
-    report = {"about": describe_machine(quick), "benches": []}
+    about, done = describe_machine(quick), {}
+    if wanted:
+        done = {b["name"]: b for b in read_report(STORED, {"benches": []})["benches"]}
     for i, name in enumerate(names):
         command = commands[name] + ["--json"] + (["--quick"] if quick else [])
-        report["benches"].append(run_bench(name, command, "[%d/%d]" % (i + 1, len(names))))
-    return report
+        done[name] = run_bench(name, command, "[%d/%d]" % (i + 1, len(names)))
+    order = list(dict.fromkeys(list(TITLES) + found))
+    benches = sorted(done.values(), key=lambda b: order.index(b["name"]))
+    about["quick"] = any(b.get("quick") for b in benches)
+    return {"about": about, "benches": benches}
+
+
+def read_report(path, otherwise=None):
+    try:
+        with open(path) as f:
+            return json.load(f)
+    except (OSError, ValueError) as error:
+        if otherwise is None:
+            sys.exit("report: no report to read: %s; run make bench first" % error)
+        return otherwise
 
 # ---- numbers -------------------------------------------------------------------------------------
 
@@ -525,14 +542,9 @@ def parse_options(arguments):
 
 def main():
     options = parse_options(sys.argv[1:])
-    stored = os.path.join(OUT, "report.json")
     read = options["from"] or options["svg"] or options["readme"] or options["keep"]
     if read:
-        try:
-            with open(options["from"] or stored) as f:
-                report = json.load(f)
-        except (OSError, ValueError) as error:
-            sys.exit("report: no report to read: %s; run make bench first" % error)
+        report = read_report(options["from"] or STORED)
     if options["svg"]:
         print(plot_of(report, options["svg"], options["against"]))
         return 0
@@ -544,7 +556,7 @@ def main():
         return 0
     if not read:
         report = run_all(options["quick"], options["names"])
-        write(stored, json.dumps(report, indent=1))
+        write(STORED, json.dumps(report, indent=1))
     write(os.path.join(OUT, "report.html"), page(report))
     failed = [b["name"] for b in report["benches"] if b["status"]]
     print("report: build/bench/report.html" + (", failed: " + " ".join(failed) if failed else ""))
