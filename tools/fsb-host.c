@@ -43,8 +43,11 @@ static const char help[] =
     "  --keep SECONDS      keep the open files and locks of a client whose connection is lost so\n"
     "                      long for it to come back (default 60)\n"
     "  --no-sandbox        leave this process the chance to gain privileges (by set-user-id\n"
-    "                      programs, for instance), and system calls that it never makes (mount,\n"
-    "                      ptrace, bpf, loading modules, ...), which it gives up otherwise\n"
+    "                      programs, for instance), system calls that it never makes (mount,\n"
+    "                      ptrace, bpf, loading modules, ...), and files that are not served\n"
+    "                      (where the kernel has Landlock), which it gives up otherwise; the log\n"
+    "                      tells what is. --allow-exec has the same effect, for the commands'\n"
+    "                      sake. The code file's folder stays readable: keep it in one of its own\n"
     "  --status ADDRESS    tell numbers there to who asks, also as Prometheus wants (/metrics):\n"
     "                      unix:PATH, HOST:PORT on the loopback, or public:HOST:PORT; see it\n"
     "                      with: fsb status ADDRESS\n"
@@ -252,12 +255,17 @@ static void name_share(char *name, const char *dir)
     snprintf(name, 256, "%s", slash && slash[1] ? slash + 1 : "root");
 }
 
-/* "DIR" or "NAME=DIR"; a '=' behind a '/' belongs to the folder. */
-static void add_share(host *h, const char *arg)
+/* Of "DIR" or "NAME=DIR"; a '=' behind a '/' belongs to the folder. */
+static const char *folder_of(const char *arg)
 {
     const char *equals = strchr(arg, '='), *slash = strchr(arg, '/');
-    const int   named = equals && equals != arg && (!slash || equals < slash);
-    const char *dir = named ? equals + 1 : arg;
+    return equals && equals != arg && (!slash || equals < slash) ? equals + 1 : arg;
+}
+
+static void add_share(host *h, const char *arg)
+{
+    const char *dir = folder_of(arg);
+    const int   named = dir != arg;
     struct stat st;
     if (h->share_count == MAX_SHARES) tool_usage("more than %d folders", MAX_SHARES);
     if (stat(dir, &st) != 0)
@@ -265,8 +273,8 @@ static void add_share(host *h, const char *arg)
     if (!S_ISDIR(st.st_mode))
         tool_fail("cannot serve %s: it is no folder; name the folder around it", dir);
     char *name = h->names[h->share_count];
-    if (named && equals - arg > 255) tool_usage("the name of a share is over 255 bytes");
-    if (named) snprintf(name, 256, "%.*s", (int)(equals - arg), arg);
+    if (named && dir - arg > 256) tool_usage("the name of a share is over 255 bytes");
+    if (named) snprintf(name, 256, "%.*s", (int)(dir - 1 - arg), arg);
     else name_share(name, dir);
     for (size_t i = 0; i < h->share_count; ++i)
         if (strcmp(h->names[i], name) == 0)
@@ -443,20 +451,87 @@ static void *serve_stdio(void *arg)
     return NULL;
 }
 
-/* Gives up what a host never needs. No Landlock yet: the local backend acts through /proc and opens
-   what fanotify names by its handle, and nobody has shown that both still work under it. */
-static void confine(host *h)
+/* ---- what a host gives up ---- */
+
+static void say_sandbox(const host *h, const char *well, const char *ill, int err)
 {
-    char      line[160];
-    const int kept = h->no_sandbox || h->allow_exec || /* commands may need what a host does not */
-                     prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0;
-    const int err = kept ? 0 : sandbox_filter();
-    snprintf(line, sizeof line, "%s%s%s",
-             kept ? "new privileges can be gained, every system call can be made"
-                  : "no new privileges can be gained, ",
-             kept ? "" : err ? "every system call can be made: " : "calls that no host needs fail",
-             err ? strerror(-err) : "");
+    char line[200];
+    snprintf(line, sizeof line, "%s%s%s", err ? ill : well, err ? ": " : "",
+             !err            ? ""
+                 : err > 0   ? h->allow_exec ? "--allow-exec, commands may need it" : "--no-sandbox"
+                             : strerror(-err));
     h->logger.fn(h->logger.user, FSB_LOG_INFO, "host/sandbox", line);
+}
+
+/* Privileges, and system calls that a host never makes. What a client runs would be bound too:
+   with --allow-exec nothing is given up. */
+static void confine(const host *h)
+{
+    const int kept = h->no_sandbox || h->allow_exec;
+    int       err = kept ? 1 : prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 ? -errno : 0;
+    say_sandbox(h, "no new privileges can be gained", "new privileges can be gained", err);
+    if (!err) err = sandbox_filter();
+    say_sandbox(h, "calls that no host needs fail", "every system call can be made", err);
+}
+
+static int no_way(void *user, int fds[2])
+{
+    (void)user, (void)fds;
+    return -ECANCELED;
+}
+
+/* OpenSSL reads its settings with the first connection of a process: here, while it may, one that
+   is not made. */
+static void warm_up_tls(const host *h)
+{
+    fsb_chunk_client_desc desc = {0};
+    fsb_backend          *none = NULL;
+    desc.connect = no_way;
+    desc.code = h->codes.count ? h->codes.lines[0].code : NULL;
+    if (desc.code) (void)fsb_chunk_client_open(&none, &desc);
+}
+
+/* What names of hosts are looked up with, and what libc may load for that. */
+static const char *const names_need[] = {
+    "/etc/hosts", "/etc/host.conf", "/etc/nsswitch.conf", "/etc/resolv.conf", "/etc/gai.conf",
+    "/etc/ld.so.cache", "/lib", "/lib64", "/usr/lib", "/usr/lib64"};
+
+/* The files that a host opens from here on; dirs are its argc folders. */
+static int allow_files(host *h, sandbox_files *s, char **dirs, int argc)
+{
+    char      real[PATH_MAX];
+    const int serve = h->read_only ? SANDBOX_READ : SANDBOX_SERVE;
+    int       err = sandbox_files_allow(s, "/proc/self", SANDBOX_READ);
+    for (int i = 0; i < argc && !err; ++i)
+        err = sandbox_files_allow(s, folder_of(dirs[i]), (uint64_t)serve);
+    for (size_t i = 0; i < sizeof names_need / sizeof *names_need && !err; ++i)
+        err = sandbox_files_allow(s, names_need[i], SANDBOX_READ);
+    for (int i = 0; i < h->listen_count && !err; ++i)
+        if (strncmp(h->listen[i], "unix:", 5) == 0)
+            err = sandbox_files_allow_beside(s, h->listen[i] + 5, SANDBOX_SOCKET);
+    if (!err && h->status_at && strncmp(h->status_at, "unix:", 5) == 0)
+        err = sandbox_files_allow_beside(s, h->status_at + 5, SANDBOX_SOCKET);
+    if (err || !h->code_path) return err;
+    err = sandbox_files_allow_beside(s, h->code_path, SANDBOX_READ_FILE); /* it gets replaced */
+    if (!err && realpath(h->code_path, real))
+        err = sandbox_files_allow_beside(s, real, SANDBOX_READ_FILE);
+    return err;
+}
+
+/* Files: only what it serves, and what that takes. */
+static void confine_files(host *h, char **dirs, int argc)
+{
+    char          well[120];
+    sandbox_files s;
+    int           err = h->no_sandbox || h->allow_exec ? 1 : sandbox_files_begin(&s);
+    if (!err) {
+        err = allow_files(h, &s, dirs, argc);
+        if (!err) err = sandbox_files_end(&s);
+        else close(s.fd);
+    }
+    snprintf(well, sizeof well, "files that are not served are out of reach (Landlock, ABI %d)",
+             err ? 0 : s.abi);
+    say_sandbox(h, well, "files that are not served are not out of reach by Landlock", err);
 }
 
 int main(int argc, char **argv)
@@ -483,8 +558,10 @@ int main(int argc, char **argv)
     open_audit(&h, &desc);
     const int err = fsb_chunk_server_open(&h.server, &desc);
     if (err) tool_fail("cannot start: %s", strerror(-err));
+    if (!h.stdio) first_codes(&h), warm_up_tls(&h);
+    confine_files(&h, argv + optind, argc - optind);
     status_server *status = status_start(h.status_at, fill_status, &h, h.logger);
-    if (!h.stdio) first_codes(&h), start_listening(&h);
+    if (!h.stdio) start_listening(&h);
     else if (pthread_create(&thread, NULL, serve_stdio, &h) != 0)
         tool_fail("cannot start a thread");
     const struct timespec second = {1, 0};
