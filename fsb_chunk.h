@@ -432,7 +432,7 @@ enum { FSB_CHUNK_SQUASH_ROOT = 1, FSB_CHUNK_SQUASH_ALL = 2 };
 typedef struct fsb_chunk_ids {
     uint32_t squash;              /* FSB_CHUNK_SQUASH_*: 0 alone, or root and group 0, or all */
     uint32_t anon_uid, anon_gid;  /* the anonymous ones (default 65534, nobody) */
-    const fsb_chunk_id *users, *groups; /* [user_count], [group_count]; the first that fits counts */
+    const fsb_chunk_id *users, *groups; /* [user_count], [group_count]: the first that fits */
     size_t              user_count, group_count;
 } fsb_chunk_ids;
 
@@ -6600,7 +6600,10 @@ static int fsb_chunk_relock_some_(fsb_chunk_client_ *c, fsb_chunk_stream_ *s, fs
                                              deadline);
         const uint64_t k = f.tag - FSB_CHUNK_OWN_TAG_;
         if (err || f.op != FSB_OP_LOCK || k >= n) return err ? err : -EPROTO;
-        if (f.status < 0) asked[k]->kind |= FSB_CHUNK_LOST_;
+        if (f.status >= 0) continue;
+        asked[k]->kind |= FSB_CHUNK_LOST_;
+        fsb_chunk_log_(&c->log, FSB_LOG_WARN, "chunk/locks", "a lock is lost, and its file: %s",
+                       strerror(fsb_chunk_error_from_wire_(-f.status)));
     }
     return 0;
 }

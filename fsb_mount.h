@@ -2747,8 +2747,9 @@ static fsb_mount_name_ *fsb_mount_name_find_(const fsb_mount *m, const fsb_mount
     return NULL;
 }
 
-/* Lock held. How many folders are above what is in `parent`, or were, as far as the kernel may still
-   believe: what the host says has moved stays where it was for the kernel until it is told. */
+/* Lock held. How many folders are above what is in `parent`, or were, as far as the kernel may
+   still believe: what the host says has moved stays where it was for the kernel until it is told.
+   */
 static uint32_t fsb_mount_depth_(const fsb_mount *m, const fsb_mount_node_ *parent)
 {
     uint32_t up = 0, least = UINT32_MAX;
@@ -3713,8 +3714,8 @@ static int fsb_mount_contained_(fsb_mount_req_ *r, const char *text, size_t size
     if (!fsb_mount_leads_out_(text, size, least && least != UINT32_MAX ? least - 1 : 0)) return 1;
     if (!__atomic_exchange_n(&m->refused, 1, __ATOMIC_RELAXED))
         fsb_mount_log_(m, FSB_LOG_WARN, "mount/links",
-                       "%.200s: a link that leads out of the mount is not followed, nor are others; "
-                       "the option no_contain_symlinks lets them",
+                       "%.200s: a link that leads out of the mount is not followed, nor are "
+                       "others; the option no_contain_symlinks lets them",
                        r->path);
     return 0;
 }

@@ -1177,7 +1177,7 @@ static void test_ids(void)
 
 /* ---- the sandbox ---- */
 
-/* In a process of its own: what is served works, nothing else does. 0, or the line that is wrong. */
+/* In a process of its own: what is served works, nothing else does. 0, or where it went wrong. */
 #define EXPECT(x) do { if (!(x)) _exit(__LINE__ % 251 + 1); } while (0)
 
 static void sandboxed(const char *served, const char *read_only)

@@ -34,8 +34,8 @@ static void usage(FILE *to)
     for (size_t i = 0; i < sizeof groups / sizeof *groups; ++i)
         fprintf(to, "  %-10s %s\n", groups[i].name, groups[i].about);
     fprintf(to, "\nfsb GROUP --help tells its commands. --version tells the version.\n"
-                "--code-file FILE, before or behind COMMAND, has the join code of fsb:// URLs without\n"
-                "one (-: stdin); so has the variable FSB_CODE_FILE, and FSB_CODE is one.\n");
+                "--code-file FILE, before or behind COMMAND, has the join code of fsb:// URLs\n"
+                "without one (-: stdin); FSB_CODE_FILE names such a file, FSB_CODE is a code.\n");
 }
 
 /* Takes --code-file, which every command knows, out of the options before the command and of those
