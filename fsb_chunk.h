@@ -416,7 +416,8 @@ typedef struct fsb_chunk_audit {
     uint64_t    client;      /* the number that the log has too; 0: turned away before it had one */
     const char *code;        /* name of its join code; "": it needed none, or the code has none */
     const char *share;       /* "": none yet */
-    const char *what;        /* "connect", "leave", "refused", or a change: "write", ... */
+    const char *what;        /* "connect", "leave", "refused", "exec" (path2: its first word), or a
+                                change: "write", ... */
     const char *path, *path2; /* that it was done to, as far as it is known; NULL: none */
     int64_t     result;      /* bytes or 0, or a negative errno */
 } fsb_chunk_audit;
@@ -648,8 +649,8 @@ FSB_API void fsb_blake3_hash(const void *data, size_t size, unsigned char out[32
 #endif /* FSB_CHUNK_H */
 
 /* ==== IMPLEMENTATION: [memory] [crc] [blake3] [codes] [errors] [cursor] [fields] [frame] [stream]
-   [tls] [address] [replies] [handles] [locks] [requests] [keys] [connection] [server] [slots]
-   [receiver] [client] ========================================================================= */
+   [tls] [address] [ids] [replies] [handles] [locks] [leases] [requests] [keys] [connection]
+   [return] [server] [slots] [receiver] [reconnect] [client] ==================================== */
 #if (defined(FSB_IMPLEMENTATION) || defined(FSB_CHUNK_IMPLEMENTATION)) && !defined(FSB_CHUNK_DONE_)
 #define FSB_CHUNK_DONE_ /* a second inclusion is harmless */
 #include <arpa/inet.h>
@@ -5053,10 +5054,11 @@ static int fsb_chunk_conn_run_(fsb_chunk_conn_ *conn)
     fsb_chunk_server *s = conn->server;
     int               err = fsb_chunk_hold_back_(conn);
     if (!err) err = fsb_chunk_loop_(conn);
+    const int said = err == 0 || __atomic_load_n(&conn->leaves, __ATOMIC_RELAXED); /* goodbye */
     fsb_chunk_judge_(conn, 0, err == -EACCES && !conn->share);
-    fsb_chunk_log_(&s->desc.log, err && err != -ECANCELED ? FSB_LOG_WARN : FSB_LOG_INFO,
+    fsb_chunk_log_(&s->desc.log, said || err == -ECANCELED ? FSB_LOG_INFO : FSB_LOG_WARN,
                    "chunk/client", "client %llu: %s", (unsigned long long)conn->number,
-                   err == 0 || (err == -ECONNRESET && conn->leaves) ? "left"
+                   said                    ? "left"
                        : err == -EPROTO    ? "disconnected: it broke the protocol"
                        : err == -ETIMEDOUT ? "disconnected: it was too slow"
                        : err == -ECANCELED ? "disconnected: closing"
@@ -5064,7 +5066,6 @@ static int fsb_chunk_conn_run_(fsb_chunk_conn_ *conn)
                        : err == -ENOENT    ? "disconnected: no such share"
                        : err == -EPIPE     ? "lost in the middle of a frame"
                                            : "lost");
-    const int said = err == 0 || __atomic_load_n(&conn->leaves, __ATOMIC_RELAXED); /* goodbye */
     fsb_chunk_audit_(s, conn, conn->share ? "leave" : "refused", NULL, NULL, said ? 0 : err);
     const int stays = conn->stays && err != -ECANCELED && err != -EACCES &&
         !__atomic_load_n(&conn->leaves, __ATOMIC_RELAXED);

@@ -56,7 +56,8 @@
              there are above the link in the mount, or goes up behind a name ("a/..": a may be a
              link itself, to anywhere deeper or higher). lstat works, so `ls -l` shows such a link,
              without its text, and says why; the first is named in the log. The depth that counts
-             is the least at which the kernel may have known the link. Links in the mount to the
+             is the least at which the kernel may have known the link; a folder that the host moves
+             up is taken for another one, so who stands in it gets ESTALE. Links in the mount to the
              mount's own absolute path are refused too: make them relative. Set-user-id programs
              and device nodes count for nothing in any mount (nosuid, nodev), unless root gives the
              options suid or dev.
@@ -3517,7 +3518,11 @@ static int fsb_mount_learn_(fsb_mount *m, fsb_mount_node_ *parent, const char *n
                             const fsb_stat *s, uint64_t started, fsb_mount_node_ **out)
 {
     fsb_mount_node_ *n = fsb_mount_node_find_(m, s->file_id);
-    if (n && (n->attr.mode & S_IFMT) != (s->mode & S_IFMT)) { /* the kernel would call it bad */
+    const int        turned = n && (n->attr.mode & S_IFMT) != (s->mode & S_IFMT);
+    /* The kernel would move the folder, under the feet of who follows a link from it just now. */
+    const int risen = n && m->contain && S_ISDIR(s->mode) && n->least != UINT32_MAX &&
+        fsb_mount_depth_(m, parent) + 1 < n->least;
+    if (turned || risen) { /* another one; the kernel would call a turned one bad */
         fsb_mount_node_disown_(m, n);
         n = NULL;
     }
