@@ -1052,7 +1052,7 @@ static void sleepy(void *user, const fsb_event *event)
 
 static void test_events_pile_up(void)
 {
-    static char           names[40][8];
+    static char           names[40][16];
     fsb_op                ops[40], *list[40];
     fsb_chunk_server_desc d = {.max_events = 10};
     host                  h;
@@ -1116,7 +1116,7 @@ static void ids_over(uint32_t squash, uint32_t other)
     REQUIRE(b != NULL);
     static const uint32_t makes[] = {FSB_OP_PUT, FSB_OP_MKDIR, FSB_OP_MKNOD, FSB_OP_SYMLINK};
     for (int i = 0; i < 4; ++i) {
-        char path[8];
+        char path[16];
         snprintf(path, sizeof path, "/%d", i);
         CHECK_EQ(do_owned(b, makes[i], path, 501, 20, &seen), 0);
         CHECK(seen.uid == 501 && seen.gid == 20);
