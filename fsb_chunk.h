@@ -84,8 +84,10 @@
        once when the code opens nothing any more. On the same host, within its desc.away_ms, open
        files (without a name too) and locks are as they were, and what was under way is done
        exactly once. On a host that was started anew, or later, files are opened again by their
-       names, as this client's own renames left them: -ESTALE if another file is there now, -EIO if
-       they held locks, which are gone. What may have been done but cannot safely be repeated
+       names, as this client's own renames left them: -ESTALE if another file is there now. The
+       locks held on them are asked for again before anything else; where another client was
+       faster, the file's next call and all later ones end with -EIO. One who took a lock and gave
+       it back in between is not noticed. What may have been done but cannot safely be repeated
        (making, removing and renaming names, appending, exclusive creation) ends with -EIO: look
        before you try again.
 
@@ -414,22 +416,44 @@ typedef struct fsb_chunk_audit {
     uint64_t    client;      /* the number that the log has too; 0: turned away before it had one */
     const char *code;        /* name of its join code; "": it needed none, or the code has none */
     const char *share;       /* "": none yet */
-    const char *what;        /* "connect", "leave", "refused", or a change: "write", ... */
+    const char *what;        /* "connect", "leave", "refused", "exec" (path2: its first word), or a
+                                change: "write", ... */
     const char *path, *path2; /* that it was done to, as far as it is known; NULL: none */
     int64_t     result;      /* bytes or 0, or a negative errno */
 } fsb_chunk_audit;
 
+/* Whose files are whose, where a client's numbers of users and groups are not this host's. What a
+   client asks for (the owner of a new file, chown) is translated by the pairs, and what it is shown
+   by the same pairs backwards; what no pair names stays as it is, or becomes the anonymous one as
+   NFS's root_squash and all_squash have it. Squashed clients cannot make device nodes or set
+   attributes named security.* or trusted.*: -EPERM. None of this decides who may open a file: the
+   server acts as the user it runs as, and the kernels of clients check modes. */
+typedef struct fsb_chunk_id { uint32_t client, host; } fsb_chunk_id;
+enum { FSB_CHUNK_SQUASH_ROOT = 1, FSB_CHUNK_SQUASH_ALL = 2 };
+typedef struct fsb_chunk_ids {
+    uint32_t squash;              /* FSB_CHUNK_SQUASH_*: 0 alone, or root and group 0, or all */
+    uint32_t anon_uid, anon_gid;  /* the anonymous ones (default 65534, nobody) */
+    const fsb_chunk_id *users, *groups; /* [user_count], [group_count]: the first that fits */
+    size_t              user_count, group_count;
+} fsb_chunk_ids;
+
 typedef struct fsb_chunk_server_desc {
     const fsb_chunk_share *shares; /* [share_count], copied; at least one */
     size_t                 share_count;
+    const fsb_chunk_ids   *ids; /* borrowed until the server is closed (default: as they are) */
     uint32_t               max_clients;  /* at once; more are turned away (default 1024) */
     uint32_t               max_requests; /* in flight per client, 1 to 65536 (default 256) */
     uint32_t               max_handles;  /* open files per client, 1 to 2^24 (default 16384) */
     uint64_t      max_bytes; /* of requests and answers held per client (default 16 MiB, least 2) */
-    uint32_t      max_locks; /* held and waited for, per client, besides (default 65536) */
+    uint32_t      max_locks;  /* held and waited for, per client, besides (default 8192: each
+                                 request looks at all of a file's) */
+    uint32_t      max_events; /* on their way to a client that holds a lease, of which it can have
+                                 one; more, or more than max_bytes, and it is dropped (default
+                                 16384) */
     uint32_t      hello_ms;  /* from connect to hello, at most (default 10000) */
     uint32_t      max_unproven;      /* "tls:": at once, before they show a code (default 64) */
-    uint32_t      max_unproven_each; /* of these from one address (default 16) */
+    uint32_t      max_unproven_each; /* of these from one address, of IPv6 from one /64 (default
+                                        16) */
     uint32_t      frame_ms;  /* without a byte inside a frame, either way (default 30000) */
     uint32_t      request_ms;   /* a request's time where the client sets none (default 30000) */
     uint32_t      away_ms;      /* what a client had is kept so long for it to come back (default
@@ -438,6 +462,7 @@ typedef struct fsb_chunk_server_desc {
     uint32_t      max_execs;    /* commands at once, of all clients, each on a thread besides; more
                                    wait, per client up to max_requests and half of max_bytes, then
                                    -EAGAIN; 1 to 1024 (default 64) */
+    uint32_t      max_execs_each; /* of these, of one client (default a quarter of them) */
     uint32_t      socket_mode;  /* permissions of a unix socket (default 0600) */
     int           insecure_tcp; /* 1: listen on other addresses than loopback too, unprotected */
     fsb_runner    runner;       /* runs blocking calls instead of own threads */
@@ -514,6 +539,9 @@ FSB_API int fsb_chunk_server_serve(fsb_chunk_server *server, int read_fd, int wr
    Errors: none. Threads: any. */
 FSB_API void fsb_chunk_server_get_stats(fsb_chunk_server *server, fsb_chunk_server_stats *out);
 
+/* The desc with the defaults filled in; shares is NULL. Errors: none. Threads: any. */
+FSB_API void fsb_chunk_server_get_desc(const fsb_chunk_server *server, fsb_chunk_server_desc *out);
+
 /* Stops listening, disconnects the clients, waits for calls that are under way, closes the clients'
    files, removes unix sockets. NULL is fine. Errors: none. Threads: no other user left but
    fsb_chunk_server_serve(), for which it waits; may block. */
@@ -549,9 +577,9 @@ typedef struct fsb_chunk_client_info {
    for the answer; its submit() only a moment, for room in a full socket; done() runs on the
    receiver's thread (or on this one if the connection is gone): be quick there, and submit() does
    not wait at all. Bytes handed out there are borrowed, not kept. EXEC's output() runs there too;
-   if it is not 0 the op ends with -EINTR. EXEC has no time limit but its own timeout_ms, takes
-   arguments, variables and input of 1 MiB together (else -E2BIG), and ends with -ENOTCONN when the
-   connection is lost, as does the command: it is never repeated.
+   if it is not 0 the command is ended, and its signal said to be SIGTERM. EXEC has no time limit
+   but its own timeout_ms, takes arguments, variables and input of 1 MiB together (else -E2BIG), and
+   ends with -ENOTCONN when the connection is lost, as does the command: it is never repeated.
    Errors: -EINVAL (also: the code is mistyped), -ENOMEM, -ENOENT no such share, -EPROTO no fsb
    host, -EACCES the host does not know the code (any more), -ENOSYS no TLS, -ECONNREFUSED,
    -ENOTCONN turned away, -ETIMEDOUT, what connect() says.
@@ -621,8 +649,8 @@ FSB_API void fsb_blake3_hash(const void *data, size_t size, unsigned char out[32
 #endif /* FSB_CHUNK_H */
 
 /* ==== IMPLEMENTATION: [memory] [crc] [blake3] [codes] [errors] [cursor] [fields] [frame] [stream]
-   [tls] [address] [replies] [handles] [locks] [requests] [keys] [connection] [server] [slots]
-   [receiver] [client] ========================================================================= */
+   [tls] [address] [ids] [replies] [handles] [locks] [leases] [requests] [keys] [connection]
+   [return] [server] [slots] [receiver] [reconnect] [client] ==================================== */
 #if (defined(FSB_IMPLEMENTATION) || defined(FSB_CHUNK_IMPLEMENTATION)) && !defined(FSB_CHUNK_DONE_)
 #define FSB_CHUNK_DONE_ /* a second inclusion is harmless */
 #include <arpa/inet.h>
@@ -2483,6 +2511,7 @@ typedef struct fsb_chunk_command_ {
     fsb_chunk_request_    *req;
     fsb_exec               exec;
     size_t                 size;      /* allocated */
+    int                    counted;   /* in conn->running; guarded by server->lock */
     int                    begun;     /* guarded by server->runs_lock, as the next */
     int                    cancelled;
     int                    error;     /* output was lost */
@@ -2561,6 +2590,7 @@ struct fsb_chunk_conn_ {
     int                    unproven; /* 1: counted in server->unproven; guarded by server->lock */
     fsb_chunk_conn_       *line_next; /* likewise, these three: its requests for the workers */
     fsb_chunk_request_    *jobs, **jobs_tail;
+    uint32_t               running; /* likewise: its EXECs that have a thread */
     unsigned char          id[16];  /* of the client; with the next, from hello on */
     int                    stays;   /* 1: it comes back; what it has is kept for a while */
     int                    resumed; /* 1: it has come back, and has it again */
@@ -2620,6 +2650,8 @@ struct fsb_chunk_server {
     int                  closing;
     fsb_chunk_conn_     *line, **line_tail; /* clients with requests for the workers, in turn */
     uint32_t             unproven;          /* connections that have not shown a code yet */
+    uint32_t             turned_away;       /* since one was told of last, at ... */
+    int64_t              told_at;           /* ms */
     fsb_chunk_failure_   failures[FSB_CHUNK_FAILURES_];
     fsb_chunk_grant_    *grants; /* guarded by lock */
     size_t               grant_count;
@@ -2664,6 +2696,60 @@ static void fsb_chunk_kick_(int fd)
 {
     const uint64_t one = 1;
     while (write(fd, &one, sizeof one) < 0 && errno == EINTR) {}
+}
+
+/* ---- [ids] ----------------------------------------------------------------------------------- */
+
+static uint32_t fsb_chunk_id_host_(const fsb_chunk_id *pairs, size_t count, uint32_t squash,
+                                   uint32_t anon, uint32_t id)
+{
+    for (size_t i = 0; i < count; ++i)
+        if (pairs[i].client == id) return pairs[i].host;
+    if (squash == FSB_CHUNK_SQUASH_ALL || (squash && !id)) return anon ? anon : 65534;
+    return id;
+}
+
+static uint32_t fsb_chunk_id_client_(const fsb_chunk_id *pairs, size_t count, uint32_t id)
+{
+    for (size_t i = 0; i < count; ++i)
+        if (pairs[i].host == id) return pairs[i].client;
+    return id;
+}
+
+/* A stat as a client is to see it; *room is for one that differs. */
+static const fsb_stat *fsb_chunk_shown_(const fsb_chunk_server *s, const fsb_stat *stat,
+                                        fsb_stat *room)
+{
+    const fsb_chunk_ids *ids = s->desc.ids;
+    if (!ids) return stat;
+    *room = *stat;
+    room->uid = fsb_chunk_id_client_(ids->users, ids->user_count, stat->uid);
+    room->gid = fsb_chunk_id_client_(ids->groups, ids->group_count, stat->gid);
+    return room;
+}
+
+/* The owners that a client asks for as the host has them. Who is squashed and asks for none is
+   not given the server's own. -EPERM for what only root may do. */
+static int fsb_chunk_translate_(const fsb_chunk_ids *ids, fsb_op *op)
+{
+    fsb_attr      *a = &op->attr;
+    const uint32_t code = op->code, type = a->mode & 0170000u;
+    const int      makes = code == FSB_OP_MKDIR || code == FSB_OP_SYMLINK || code == FSB_OP_MKNOD ||
+        ((code == FSB_OP_OPEN || code == FSB_OP_PUT) && (op->flags & FSB_O_CREATE));
+    if (makes && ids->squash) {
+        if (!(a->mask & FSB_ATTR_UID)) a->uid = 0;
+        if (!(a->mask & FSB_ATTR_GID)) a->gid = 0;
+        a->mask |= FSB_ATTR_UID | FSB_ATTR_GID;
+    }
+    a->uid = fsb_chunk_id_host_(ids->users, ids->user_count, ids->squash, ids->anon_uid, a->uid);
+    a->gid = fsb_chunk_id_host_(ids->groups, ids->group_count, ids->squash, ids->anon_gid, a->gid);
+    if (!ids->squash) return 0;
+    if (code == FSB_OP_MKNOD && (type == 0020000u || type == 0060000u)) return -EPERM;
+    const int sets = code == FSB_OP_SETXATTR || code == FSB_OP_REMOVEXATTR;
+    if (sets && op->path2 &&
+        (!strncmp(op->path2, "security.", 9) || !strncmp(op->path2, "trusted.", 8)))
+        return -EPERM;
+    return 0;
 }
 
 /* ---- [replies] ------------------------------------------------------------------------------- */
@@ -2883,12 +2969,15 @@ static void fsb_chunk_answer_(fsb_chunk_request_ *req, int64_t result, size_t da
 {
     unsigned char   *header = fsb_chunk_block_bytes_(req->block) + req->at;
     fsb_chunk_frame_ f;
+    fsb_stat         stat;
     memset(&f, 0, sizeof f);
     f.op = req->op.code, f.flags = FSB_CHUNK_ANSWER_ | flags, f.tag = req->tag;
     if (result >= 0) {
         f.meta_size = (uint32_t)fsb_chunk_fixed_size_(req->shape->answer);
         fsb_chunk_cursor_ c = {header + FSB_CHUNK_HEADER_, header + FSB_CHUNK_HEADER_ + f.meta_size,
                                0};
+        if (req->conn->server->desc.ids)
+            (void)fsb_chunk_shown_(req->conn->server, &req->op.stat, &stat), req->op.stat = stat;
         fsb_chunk_encode_(&c, req->shape->answer, &req->op);
         f.data_size = (uint32_t)data_size, f.status = (int32_t)result;
     } else f.status = -fsb_chunk_error_to_wire_((int)-result);
@@ -3062,11 +3151,11 @@ static fsb_chunk_lock_ *fsb_chunk_lock_conflict_(fsb_chunk_server *s, const fsb_
     return NULL;
 }
 
-static void fsb_chunk_lock_drop_(fsb_chunk_server *s, fsb_chunk_lock_ *l)
+static void fsb_chunk_lock_drop_(const fsb_allocator *a, fsb_chunk_lock_ *l)
 {
-    --l->conn->locks;
-    fsb_chunk_free_(&s->desc.allocator, l->spare, sizeof *l->spare);
-    fsb_chunk_free_(&s->desc.allocator, l, sizeof *l);
+    if (l->conn) --l->conn->locks; /* a client's own list has no connections */
+    fsb_chunk_free_(a, l->spare, sizeof *l->spare);
+    fsb_chunk_free_(a, l, sizeof *l);
 }
 
 /* Do they meet? */
@@ -3085,13 +3174,13 @@ static int fsb_chunk_lock_splits_(const fsb_chunk_server *s, const fsb_chunk_loc
     return 0;
 }
 
-/* Takes the range first..last of l's owner out of what that one holds; `spare` is used up when a
-   lock is split in two. Returns 1 if some of it was exclusive. */
-static int fsb_chunk_lock_carve_(fsb_chunk_server *s, const fsb_chunk_lock_ *l,
-                                 fsb_chunk_lock_ **spare)
+/* Takes the range first..last of l's owner out of what that one holds in the list; `spare` is used
+   up when a lock is split in two. Returns 1 if some of it was exclusive. */
+static int fsb_chunk_lock_carve_(const fsb_allocator *a, fsb_chunk_lock_ **p,
+                                 const fsb_chunk_lock_ *l, fsb_chunk_lock_ **spare)
 {
-    fsb_chunk_lock_ **p = &s->held[fsb_chunk_lock_bucket_(l)], *h;
-    int               weakened = 0;
+    fsb_chunk_lock_ *h;
+    int              weakened = 0;
     while ((h = *p) != NULL) {
         if (!fsb_chunk_lock_own_(h, l)) {
             p = &h->next;
@@ -3102,7 +3191,7 @@ static int fsb_chunk_lock_carve_(fsb_chunk_server *s, const fsb_chunk_lock_ *l,
             fsb_chunk_lock_ *right = *spare;
             *spare = NULL;
             *right = *h;
-            ++right->conn->locks;
+            if (right->conn) ++right->conn->locks;
             right->first = l->last + 1, h->last = l->first - 1;
             h->next = right;
             return weakened;
@@ -3114,16 +3203,16 @@ static int fsb_chunk_lock_carve_(fsb_chunk_server *s, const fsb_chunk_lock_ *l,
             p = &h->next;
         } else {
             *p = h->next;
-            fsb_chunk_lock_drop_(s, h);
+            fsb_chunk_lock_drop_(a, h);
         }
     }
     return weakened;
 }
 
-/* Holds l, which becomes the table's; neighbours of the same owner and kind melt into it. */
-static void fsb_chunk_lock_hold_(fsb_chunk_server *s, fsb_chunk_lock_ *l)
+/* Holds l, which becomes the list's; neighbours of the same owner and kind melt into it. */
+static void fsb_chunk_lock_hold_(const fsb_allocator *a, fsb_chunk_lock_ **list, fsb_chunk_lock_ *l)
 {
-    fsb_chunk_lock_ **p = &s->held[fsb_chunk_lock_bucket_(l)], *h;
+    fsb_chunk_lock_ **p = list, *h;
     while ((h = *p) != NULL) {
         const int beside = (h->last != UINT64_MAX && h->last + 1 == l->first) ||
             (l->last != UINT64_MAX && l->last + 1 == h->first);
@@ -3132,12 +3221,11 @@ static void fsb_chunk_lock_hold_(fsb_chunk_server *s, fsb_chunk_lock_ *l)
             if (h->first < l->first) l->first = h->first;
             if (h->last > l->last) l->last = h->last;
             *p = h->next;
-            fsb_chunk_lock_drop_(s, h);
+            fsb_chunk_lock_drop_(a, h);
         } else p = &h->next;
     }
     l->waiter = NULL;
-    l->next = s->held[fsb_chunk_lock_bucket_(l)];
-    s->held[fsb_chunk_lock_bucket_(l)] = l;
+    l->next = *list, *list = l;
 }
 
 /* Grants what can be held now, oldest first; returns their requests, to be answered without the
@@ -3155,8 +3243,8 @@ static fsb_chunk_request_ *fsb_chunk_lock_grant_(fsb_chunk_server *s, unsigned b
         *p = w->next, w->spare = NULL;
         w->waiter->op.result = 0;
         *tail = w->waiter, tail = &w->waiter->next;
-        const int weakened = fsb_chunk_lock_carve_(s, w, &spare);
-        fsb_chunk_lock_hold_(s, w);
+        const int weakened = fsb_chunk_lock_carve_(&s->desc.allocator, &s->held[bucket], w, &spare);
+        fsb_chunk_lock_hold_(&s->desc.allocator, &s->held[bucket], w);
         fsb_chunk_free_(&s->desc.allocator, spare, sizeof *spare);
         if (weakened) p = &s->waiting[bucket]; /* a downgrade: perhaps some that were passed over */
     }
@@ -3192,10 +3280,10 @@ static void fsb_chunk_lock_leave_(fsb_chunk_conn_ *conn, const uint64_t *tag, in
             *p = l->next;
             l->waiter->op.result = -EINTR;
             l->waiter->next = gone, gone = l->waiter;
-            fsb_chunk_lock_drop_(s, l);
+            fsb_chunk_lock_drop_(&s->desc.allocator, l);
         }
         for (p = &s->held[i]; held && (l = *p) != NULL;) {
-            if (l->conn == conn) *p = l->next, fsb_chunk_lock_drop_(s, l);
+            if (l->conn == conn) *p = l->next, fsb_chunk_lock_drop_(&s->desc.allocator, l);
             else p = &l->next;
         }
         granted = held ? fsb_chunk_lock_grant_(s, i) : NULL;
@@ -3234,12 +3322,12 @@ static int fsb_chunk_lock_set_(fsb_chunk_request_ *req, fsb_chunk_lock_ *wanted,
              (!unlocks || fsb_chunk_lock_splits_(s, wanted)))
         req->op.result = -ENOLCK;
     else if (unlocks) {
-        (void)fsb_chunk_lock_carve_(s, wanted, &spare);
+        (void)fsb_chunk_lock_carve_(a, &s->held[bucket], wanted, &spare);
         *granted = fsb_chunk_lock_grant_(s, bucket);
     } else if (!fsb_chunk_lock_conflict_(s, wanted)) {
         ++req->conn->locks;
-        (void)fsb_chunk_lock_carve_(s, wanted, &spare);
-        fsb_chunk_lock_hold_(s, wanted);
+        (void)fsb_chunk_lock_carve_(a, &s->held[bucket], wanted, &spare);
+        fsb_chunk_lock_hold_(a, &s->held[bucket], wanted);
         *granted = fsb_chunk_lock_grant_(s, bucket); /* it may have been a downgrade */
         wanted = NULL;
     } else if (flags & FSB_LOCK_WAIT) {
@@ -3253,6 +3341,16 @@ static int fsb_chunk_lock_set_(fsb_chunk_request_ *req, fsb_chunk_lock_ *wanted,
     fsb_chunk_free_(a, wanted, sizeof *wanted);
     fsb_chunk_free_(a, spare, sizeof *spare);
     return waits;
+}
+
+/* What a LOCK asks for as a range; the rest of *l is zero. */
+static void fsb_chunk_lock_of_(fsb_chunk_lock_ *l, const fsb_op *op, uint64_t file_id)
+{
+    const int whole = (op->flags & FSB_LOCK_FLOCK) != 0;
+    l->file_id = file_id, l->owner = op->owner, l->pid = op->pid;
+    l->kind = op->flags & (FSB_LOCK_SHARED | FSB_LOCK_EXCLUSIVE | FSB_LOCK_FLOCK);
+    l->first = whole ? 0 : op->offset;
+    l->last = whole || !op->size64 ? UINT64_MAX : op->offset + op->size64 - 1;
 }
 
 /* Runs a LOCK request; it is finished here, or when what it waits for is free. */
@@ -3271,11 +3369,8 @@ static void fsb_chunk_lock_run_(fsb_chunk_request_ *req, uint64_t file_id)
     if (!l || !spare) req->op.result = -ENOMEM;
     else if (!(op->flags & ~known) && type != 3 && op->offset <= INT64_MAX &&
              op->size64 <= INT64_MAX - op->offset) {
-        l->conn = req->conn, l->share = req->conn->share, l->file_id = file_id;
-        l->owner = op->owner, l->pid = op->pid, l->kind = type | (op->flags & FSB_LOCK_FLOCK);
-        l->first = op->flags & FSB_LOCK_FLOCK ? 0 : op->offset;
-        l->last =
-            op->flags & FSB_LOCK_FLOCK || !op->size64 ? UINT64_MAX : op->offset + op->size64 - 1;
+        l->conn = req->conn, l->share = req->conn->share;
+        fsb_chunk_lock_of_(l, op, file_id);
         pthread_mutex_lock(&req->conn->server->locks_lock);
         waits = fsb_chunk_lock_set_(req, l, spare, &granted);
         pthread_mutex_unlock(&req->conn->server->locks_lock);
@@ -3296,8 +3391,7 @@ static void fsb_chunk_lock_run_(fsb_chunk_request_ *req, uint64_t file_id)
    so a client may be told of more than it knows. */
 enum {
     FSB_CHUNK_TOLD_ = 1 << 16,   /* bits */
-    FSB_CHUNK_LEASE_MS_ = 2000,  /* to see an event within; then the client is dropped */
-    FSB_CHUNK_EVENTS_ = 1 << 14  /* on their way to a client, at most; likewise */
+    FSB_CHUNK_LEASE_MS_ = 2000   /* to see an event within; then the client is dropped */
 };
 #define FSB_CHUNK_HASH_SEED_ 2166136261u /* of FNV-1a, 32 bits */
 
@@ -3349,19 +3443,21 @@ static int fsb_chunk_concerns_(const fsb_chunk_conn_ *conn, const char *path)
 }
 
 /* The event as a frame to be sent. */
-static fsb_chunk_block_ *fsb_chunk_event_block_(const fsb_allocator *a, const fsb_event *event,
+static fsb_chunk_block_ *fsb_chunk_event_block_(const fsb_chunk_server *s, const fsb_event *event,
                                                 uint64_t number)
 {
+    const fsb_allocator  *a = &s->desc.allocator;
     static const fsb_stat unknown = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0};
     const size_t          room = FSB_CHUNK_HEADER_ + 128 + strlen(event->path) +
         (event->path2 ? strlen(event->path2) : 0);
     fsb_chunk_block_ *b = fsb_chunk_block_new_(a, room);
     fsb_chunk_frame_  f;
+    fsb_stat          room_stat;
     if (!b) return NULL;
     unsigned char    *header = fsb_chunk_block_bytes_(b), *meta = header + FSB_CHUNK_HEADER_;
     fsb_chunk_cursor_ c = {meta, header + room, 0};
     fsb_chunk_put32_(&c, event->kind);
-    fsb_chunk_put_stat_(&c, event->stat ? event->stat : &unknown);
+    fsb_chunk_put_stat_(&c, fsb_chunk_shown_(s, event->stat ? event->stat : &unknown, &room_stat));
     fsb_chunk_put_string_(&c, event->path);
     fsb_chunk_put_string_(&c, event->path2);
     while ((c.at - meta) % 8) fsb_chunk_put_(&c, 0, 1);
@@ -3385,11 +3481,14 @@ static void fsb_chunk_lease_break_(fsb_chunk_conn_ *conn, int err)
 static void fsb_chunk_tell_one_(fsb_chunk_conn_ *conn, const fsb_event *event,
                                 fsb_chunk_request_ *req)
 {
-    const fsb_allocator *a = &conn->server->desc.allocator;
-    fsb_chunk_block_    *b = conn->events - conn->seen < FSB_CHUNK_EVENTS_
-           ? fsb_chunk_event_block_(a, event, conn->events + 1)
-           : NULL;
-    fsb_chunk_ack_      *ack = req ? (fsb_chunk_ack_ *)fsb_chunk_alloc_(a, sizeof *ack) : NULL;
+    const fsb_chunk_server_desc *d = &conn->server->desc;
+    const fsb_allocator         *a = &d->allocator;
+    pthread_mutex_lock(&conn->lock);
+    const int full = conn->events - conn->seen >= d->max_events || conn->queued > d->max_bytes;
+    pthread_mutex_unlock(&conn->lock);
+    fsb_chunk_block_ *b =
+        full ? NULL : fsb_chunk_event_block_(conn->server, event, conn->events + 1);
+    fsb_chunk_ack_   *ack = req ? (fsb_chunk_ack_ *)fsb_chunk_alloc_(a, sizeof *ack) : NULL;
     if (!b || (req && !ack)) {
         if (b) fsb_chunk_free_(a, b, sizeof *b + b->capacity);
         fsb_chunk_free_(a, ack, sizeof *ack);
@@ -3634,8 +3733,9 @@ static int fsb_chunk_emit_(fsb_op *op, const fsb_dirent *entry)
     if (folder_size > FSB_PATH_MAX) return 0;
     const int same = folder_size == req->folder_size &&
         (!folder || memcmp(folder, data + req->folder, folder_size) == 0);
+    fsb_stat   room;
     fsb_chunk_put64_(&c, entry->cookie);
-    fsb_chunk_put_stat_(&c, &entry->stat);
+    fsb_chunk_put_stat_(&c, fsb_chunk_shown_(req->conn->server, &entry->stat, &room));
     fsb_chunk_put16_(&c, (uint32_t)entry->name_size);
     unsigned char *to = fsb_chunk_step_(&c, entry->name_size);
     if (to) memcpy(to, entry->name, entry->name_size);
@@ -3700,6 +3800,8 @@ static int fsb_chunk_admit_(fsb_chunk_request_ *req, fsb_chunk_slot_ *slot)
     if (op->code != FSB_OP_LOCK && !b->call[op->code]) return -ENOSYS;
     if (changes && !(conn->rights & FSB_CHUNK_WRITE)) return -EACCES;
     if (op->code == FSB_OP_EXEC && (err = fsb_chunk_may_run_(req)) != 0) return err;
+    if (conn->server->desc.ids && (err = fsb_chunk_translate_(conn->server->desc.ids, op)) != 0)
+        return err;
     if ((fields & FSB_CHUNK_SIZE_) && op->size > (size_t)FSB_IO_MAX) return -EINVAL;
     if (op->offset > INT64_MAX || op->offset2 > INT64_MAX || op->size64 > INT64_MAX) {
         if (op->code != FSB_OP_LIST) return -EINVAL; /* there it is a cookie */
@@ -3737,7 +3839,8 @@ static void fsb_chunk_opened_(fsb_chunk_request_ *req)
     req->op.handle = fsb_chunk_slot_fill_(req->conn, req->slot, &req->op, fd < 0 ? -1 : (int)fd);
 }
 
-/* Has a change written down: all but the opening of a file that was there, unless it is refused. */
+/* Has a change written down: all but the opening of a file that was there, unless it is refused;
+   and commands, which may change anything. */
 static void fsb_chunk_audit_change_(fsb_chunk_request_ *req, int64_t result)
 {
     const fsb_op *op = &req->op;
@@ -3763,8 +3866,10 @@ static void fsb_chunk_audit_change_(fsb_chunk_request_ *req, int64_t result)
     case FSB_OP_EXEC: what = "exec"; break;
     default: what = "change";
     }
+    const fsb_chunk_command_ *run = req->run;
     fsb_chunk_audit_(req->conn->server, req->conn, what,
-                     op->path ? op->path : fsb_chunk_slot_path_(req), op->path2, result);
+                     op->path ? op->path : fsb_chunk_slot_path_(req),
+                     run ? run->exec.argv[0] : op->path2, result);
 }
 
 /* The operation is done: unpins, writes the answer, and if it was not run in line, sends it, once
@@ -3784,7 +3889,7 @@ static void fsb_chunk_finish_(fsb_chunk_request_ *req)
     req->acks = 1;
     if (result >= 0 && fsb_chunk_leased_elsewhere_(req->conn) && fsb_chunk_changes_(req))
         fsb_chunk_tell_change_(req);
-    if (req->conn->server->desc.audit && fsb_chunk_changes_(req))
+    if (req->conn->server->desc.audit && (fsb_chunk_changes_(req) || op->code == FSB_OP_EXEC))
         fsb_chunk_audit_change_(req, result);
     fsb_chunk_unpin_(req->conn, req->slot);
     fsb_chunk_unpin_(req->conn, req->slot2);
@@ -4065,8 +4170,24 @@ static void fsb_chunk_exec_run_(fsb_chunk_request_ *req)
     for (at = &s->runs; *at != run;) at = &(*at)->next;
     *at = run->next;
     pthread_mutex_unlock(&s->runs_lock);
+    pthread_mutex_lock(&s->lock);
+    if (run->counted) --req->conn->running;
+    pthread_mutex_unlock(&s->lock);
     if (req->op.result >= 0 && run->error) req->op.result = run->error;
     fsb_chunk_finish_(req);
+}
+
+/* Takes the first command in the line whose client has not enough of them already; such wait for
+   one of their own to end, whose thread then looks again. Lock held. NULL: there is none. */
+static fsb_chunk_request_ *fsb_chunk_exec_next_(fsb_chunk_server *s)
+{
+    fsb_chunk_request_ **at = &s->exec_line, *req;
+    while ((req = *at) != NULL && req->conn->running >= s->desc.max_execs_each) at = &req->next;
+    if (!req) return NULL;
+    *at = req->next;
+    if (!*at) s->exec_tail = at;
+    ++req->conn->running, req->run->counted = 1;
+    return req;
 }
 
 static void *fsb_chunk_exec_main_(void *arg)
@@ -4074,9 +4195,7 @@ static void *fsb_chunk_exec_main_(void *arg)
     fsb_chunk_server   *s = (fsb_chunk_server *)arg;
     fsb_chunk_request_ *req;
     pthread_mutex_lock(&s->lock);
-    while ((req = s->exec_line) != NULL) {
-        s->exec_line = req->next;
-        if (!s->exec_line) s->exec_tail = &s->exec_line;
+    while ((req = fsb_chunk_exec_next_(s)) != NULL) {
         pthread_mutex_unlock(&s->lock);
         fsb_chunk_exec_run_(req);
         pthread_mutex_lock(&s->lock);
@@ -4402,7 +4521,8 @@ static int fsb_chunk_room_for_(fsb_chunk_server *s, fsb_chunk_conn_ *conn)
     return 1;
 }
 
-/* The peer's address as IPv6; zero if it has none. */
+/* The peer's address as IPv6, but only its first half, which is one customer's; zero if it has
+   none. */
 static void fsb_chunk_from_(int fd, unsigned char from[16])
 {
     struct sockaddr_storage name;
@@ -4412,7 +4532,7 @@ static void fsb_chunk_from_(int fd, unsigned char from[16])
     if (name.ss_family == AF_INET6) {
         struct sockaddr_in6 in6;
         memcpy(&in6, &name, sizeof in6);
-        memcpy(from, &in6.sin6_addr, 16);
+        memcpy(from, &in6.sin6_addr, IN6_IS_ADDR_V4MAPPED(&in6.sin6_addr) ? 16 : 8);
     } else if (name.ss_family == AF_INET) {
         struct sockaddr_in in;
         memcpy(&in, &name, sizeof in);
@@ -4452,9 +4572,8 @@ static void fsb_chunk_revoke_(fsb_chunk_server *s)
                 g->rights == conn->grant.rights && strcmp(g->share, conn->grant.share) == 0;
             if (stays) __atomic_store_n(&conn->grant.expires_ns, g->expires_ns, __ATOMIC_RELAXED);
         }
-        if (stays) continue;
-        __atomic_store_n(&conn->revoked, 1, __ATOMIC_RELAXED);
-        fsb_chunk_kick_(conn->kick);
+        if (!stays) __atomic_store_n(&conn->revoked, 1, __ATOMIC_RELAXED);
+        if (!stays || conn->grant.expires_ns) fsb_chunk_kick_(conn->kick); /* it counts the time */
     }
 }
 
@@ -4667,7 +4786,7 @@ static int fsb_chunk_hello_(fsb_chunk_conn_ *conn, const fsb_chunk_frame_ *f)
     if (!err) fsb_chunk_audit_(conn->server, conn, "connect", NULL, NULL, 0);
     fsb_chunk_log_(&conn->server->desc.log, FSB_LOG_INFO, "chunk/client",
                    "client %llu: share %.255s%s%s%s", (unsigned long long)conn->number,
-                   name ? name : "(first)", err ? ": refused" : "",
+                   share ? share->name : "that is none", err ? ": refused" : "",
                    conn->grant.name[0] ? ", code " : "", conn->grant.name);
     return err;
 }
@@ -4787,10 +4906,13 @@ static int fsb_chunk_patience_(fsb_chunk_conn_ *conn, int reads, int64_t now, in
     if ((conn->head || fsb_chunk_unsent_(&conn->stream)) && conn->moved + limit < until)
         until = conn->moved + limit;
     pthread_mutex_unlock(&conn->lock);
-    const int soon = conn->in_size > FSB_CHUNK_IN_ || conn->batch ||
-        __atomic_load_n(&conn->grant.expires_ns, __ATOMIC_RELAXED);
+    const int64_t expires = __atomic_load_n(&conn->grant.expires_ns, __ATOMIC_RELAXED);
+    int64_t       most = INT64_MAX; /* the wall clock may be set: at least a look a minute */
+    if (expires) most = (expires - fsb_chunk_wall_ns_()) / 1000000 + 1;
+    if (expires && most > 60000) most = 60000;
+    if (most < 1 || conn->in_size > FSB_CHUNK_IN_ || conn->batch) most = most < 1000 ? most : 1000;
     if (until <= now) return -ETIMEDOUT;
-    if (soon && until - now > 1000) return 1000;
+    if (until - now > most) return most > 0 ? (int)most : 1;
     return until == INT64_MAX ? -1 : until - now < INT_MAX ? (int)(until - now) : INT_MAX;
 }
 
@@ -4932,10 +5054,11 @@ static int fsb_chunk_conn_run_(fsb_chunk_conn_ *conn)
     fsb_chunk_server *s = conn->server;
     int               err = fsb_chunk_hold_back_(conn);
     if (!err) err = fsb_chunk_loop_(conn);
+    const int said = err == 0 || __atomic_load_n(&conn->leaves, __ATOMIC_RELAXED); /* goodbye */
     fsb_chunk_judge_(conn, 0, err == -EACCES && !conn->share);
-    fsb_chunk_log_(&s->desc.log, err && err != -ECANCELED ? FSB_LOG_WARN : FSB_LOG_INFO,
+    fsb_chunk_log_(&s->desc.log, said || err == -ECANCELED ? FSB_LOG_INFO : FSB_LOG_WARN,
                    "chunk/client", "client %llu: %s", (unsigned long long)conn->number,
-                   err == 0                ? "left"
+                   said                    ? "left"
                        : err == -EPROTO    ? "disconnected: it broke the protocol"
                        : err == -ETIMEDOUT ? "disconnected: it was too slow"
                        : err == -ECANCELED ? "disconnected: closing"
@@ -4943,7 +5066,6 @@ static int fsb_chunk_conn_run_(fsb_chunk_conn_ *conn)
                        : err == -ENOENT    ? "disconnected: no such share"
                        : err == -EPIPE     ? "lost in the middle of a frame"
                                            : "lost");
-    const int said = err == 0 || __atomic_load_n(&conn->leaves, __ATOMIC_RELAXED); /* goodbye */
     fsb_chunk_audit_(s, conn, conn->share ? "leave" : "refused", NULL, NULL, said ? 0 : err);
     const int stays = conn->stays && err != -ECANCELED && err != -EACCES &&
         !__atomic_load_n(&conn->leaves, __ATOMIC_RELAXED);
@@ -4982,6 +5104,24 @@ static void *fsb_chunk_conn_main_(void *arg)
 
 /* ---- [server] -------------------------------------------------------------------------------- */
 
+/* Anybody can connect: of those turned away one a second is told of, with the number of the others,
+   or a stranger could fill the disk with our log. */
+static void fsb_chunk_turn_away_(fsb_chunk_server *s, int err)
+{
+    const int64_t now = fsb_chunk_now_ms_();
+    pthread_mutex_lock(&s->lock);
+    const uint32_t others = s->turned_away;
+    const int      quiet = s->told_at && now - s->told_at < 1000;
+    s->turned_away = quiet ? others + 1 : 0;
+    if (!quiet) s->told_at = now;
+    pthread_mutex_unlock(&s->lock);
+    if (quiet) return;
+    fsb_chunk_audit_(s, NULL, "refused", NULL, NULL, err);
+    fsb_chunk_log_(&s->desc.log, FSB_LOG_WARN, "chunk/accept",
+                   "a client is turned away, and %u before it: %s", others,
+                   err == -EAGAIN ? "there are too many" : strerror(-err));
+}
+
 static void fsb_chunk_accept_(fsb_chunk_server *s, int listener, int secure)
 {
     fsb_chunk_conn_ *conn = NULL;
@@ -4995,7 +5135,6 @@ static void fsb_chunk_accept_(fsb_chunk_server *s, int listener, int secure)
     int err = fsb_chunk_conn_new_(s, fd, fd, 1, secure, &conn);
     if (err) { /* it owns nothing before it is counted */
         close(fd);
-        fsb_chunk_audit_(s, NULL, "refused", NULL, NULL, err);
     } else {
         err = fsb_chunk_thread_(&thread, fsb_chunk_conn_main_, conn);
         if (!err) pthread_detach(thread);
@@ -5005,9 +5144,7 @@ static void fsb_chunk_accept_(fsb_chunk_server *s, int listener, int secure)
             (void)fsb_chunk_conn_run_(conn);
         }
     }
-    if (err)
-        fsb_chunk_log_(&s->desc.log, FSB_LOG_WARN, "chunk/accept", "a client is turned away: %s",
-                       err == -EAGAIN ? "there are too many" : strerror(-err));
+    if (err) fsb_chunk_turn_away_(s, err);
 }
 
 typedef struct fsb_chunk_acceptor_ {
@@ -5171,6 +5308,11 @@ FSB_API void fsb_chunk_server_get_stats(fsb_chunk_server *s, fsb_chunk_server_st
     out->leases = __atomic_load_n(&s->leases, __ATOMIC_RELAXED);
 }
 
+FSB_API void fsb_chunk_server_get_desc(const fsb_chunk_server *s, fsb_chunk_server_desc *out)
+{
+    *out = s->desc;
+}
+
 static int fsb_chunk_server_check_(const fsb_chunk_server_desc *d)
 {
     const char *wrong = NULL;
@@ -5191,6 +5333,10 @@ static int fsb_chunk_server_check_(const fsb_chunk_server_desc *d)
     if (d->max_bytes && d->max_bytes < (2u << 20)) wrong = "max_bytes is under 2 MiB";
     if (d->threads > 1024) wrong = "threads is over 1024";
     if (d->max_execs > 1024) wrong = "max_execs is over 1024";
+    if (d->ids && d->ids->squash > FSB_CHUNK_SQUASH_ALL) wrong = "ids: squash is unknown";
+    if (d->ids && ((d->ids->user_count && !d->ids->users) ||
+                   (d->ids->group_count && !d->ids->groups)))
+        wrong = "ids: there are no pairs";
     if (d->socket_mode & ~0777u) wrong = "socket_mode has other bits than 0777";
     if (!wrong) return 0;
     fsb_chunk_log_(&d->log, FSB_LOG_ERROR, "chunk/desc", "fsb_chunk_server_desc.%s", wrong);
@@ -5203,7 +5349,8 @@ static void fsb_chunk_server_defaults_(fsb_chunk_server_desc *d)
     if (!d->max_requests) d->max_requests = 256;
     if (!d->max_handles) d->max_handles = 16384;
     if (!d->max_bytes) d->max_bytes = 16u << 20;
-    if (!d->max_locks) d->max_locks = 65536;
+    if (!d->max_locks) d->max_locks = 8192;
+    if (!d->max_events) d->max_events = 16384;
     if (!d->hello_ms) d->hello_ms = 10000;
     if (!d->max_unproven) d->max_unproven = 64;
     if (!d->max_unproven_each) d->max_unproven_each = 16;
@@ -5212,6 +5359,7 @@ static void fsb_chunk_server_defaults_(fsb_chunk_server_desc *d)
     if (!d->away_ms) d->away_ms = 60000;
     if (!d->threads) d->threads = 8;
     if (!d->max_execs) d->max_execs = 64;
+    if (!d->max_execs_each) d->max_execs_each = (d->max_execs + 3) / 4;
     if (!d->socket_mode) d->socket_mode = 0600;
 }
 
@@ -5319,7 +5467,7 @@ typedef struct fsb_chunk_file_ {
     char      *path; /* NULL: free */
     uint32_t   flags, generation;
     uint32_t   next;   /* of the free ones: index + 1 */
-    int        locked; /* it has held locks */
+    int        locked; /* it holds locks that are in no list: there was no memory */
     int        error;  /* why it cannot be used any more: another file is there now, a lost lock */
 } fsb_chunk_file_;
 
@@ -5371,6 +5519,7 @@ typedef struct fsb_chunk_client_ {
     fsb_chunk_way_    way;     /* of the connector alone, until found */
     fsb_chunk_file_  *files;   /* [file_count]; handles are generation << 32 | index + 1 */
     uint32_t          file_count, file_free;
+    fsb_chunk_lock_  *locks; /* held on these; of the receiver, and of the connector meanwhile */
 } fsb_chunk_client_;
 
 static fsb_chunk_file_ *fsb_chunk_file_of_(fsb_chunk_client_ *c, fsb_handle handle) /* lock held */
@@ -5892,6 +6041,22 @@ static void fsb_chunk_file_renamed_(fsb_chunk_client_ *c, fsb_chunk_file_ *file,
     file->path = name;
 }
 
+/* A lock was granted, or given back: the same in our own list as in the host's. Lock held. */
+static void fsb_chunk_note_lock_(fsb_chunk_client_ *c, fsb_chunk_file_ *file, const fsb_op *op)
+{
+    const fsb_allocator *a = &c->allocator;
+    fsb_chunk_lock_     *l = (fsb_chunk_lock_ *)fsb_chunk_alloc_(a, sizeof *l);
+    fsb_chunk_lock_     *spare = (fsb_chunk_lock_ *)fsb_chunk_alloc_(a, sizeof *spare);
+    if (l && spare) {
+        fsb_chunk_lock_of_(l, op, file->file_id);
+        (void)fsb_chunk_lock_carve_(a, &c->locks, l, &spare);
+        if (l->kind & (FSB_LOCK_SHARED | FSB_LOCK_EXCLUSIVE))
+            fsb_chunk_lock_hold_(a, &c->locks, l), l = NULL;
+    } else file->locked = 1;
+    fsb_chunk_free_(a, l, sizeof *l);
+    fsb_chunk_free_(a, spare, sizeof *spare);
+}
+
 /* Notes what an answer says about the files that are open. Returns the result. */
 static int64_t fsb_chunk_note_(fsb_chunk_client_ *c, fsb_op *op, int64_t result)
 {
@@ -5902,7 +6067,7 @@ static int64_t fsb_chunk_note_(fsb_chunk_client_ *c, fsb_op *op, int64_t result)
     if (op->code == FSB_OP_OPEN) err = fsb_chunk_file_opened_(c, op);
     if (op->code == FSB_OP_LOCK && !(op->flags & FSB_LOCK_TEST) &&
         (file = fsb_chunk_file_of_(c, op->handle)) != NULL)
-        file->locked |= (op->flags & (FSB_LOCK_SHARED | FSB_LOCK_EXCLUSIVE)) != 0;
+        fsb_chunk_note_lock_(c, file, op);
     for (uint32_t i = 0; op->code == FSB_OP_RENAME && i < c->file_count; ++i) {
         const int   swaps = (op->flags & FSB_RENAME_EXCHANGE) != 0;
         const char *before = c->files[i].path;
@@ -5967,12 +6132,12 @@ static int fsb_chunk_answered_(fsb_chunk_client_ *c, const fsb_chunk_frame_ *f)
     if (f->op == FSB_CHUNK_PING_ && c->stays) return 0;
     if (f->op == FSB_CHUNK_GOODBYE_ && c->stays) return -ECONNRESET;
     fsb_op *op = NULL;
-    int     err = 0;
+    int     err = 0, deaf = 0;
     pthread_mutex_lock(&c->lock);
     fsb_chunk_call_ *call = fsb_chunk_call_of_(c, f->tag, f->op);
     if (!call) err = -EPROTO;
     else {
-        op = call->op;
+        op = call->op, deaf = call->deaf;
         if (!op) fsb_chunk_undo_(c, call, f), --c->late;
         fsb_chunk_call_free_(c, call);
     }
@@ -5984,6 +6149,10 @@ static int fsb_chunk_answered_(fsb_chunk_client_ *c, const fsb_chunk_frame_ *f)
     }
     int64_t result = fsb_chunk_accept_answer_(op, f);
     if (c->stays && result >= 0) result = fsb_chunk_note_(c, op, result);
+    if (deaf && result == -EINTR) { /* its output() wanted it to end, and it did */
+        op->exec->exit_code = 0, op->exec->signal = SIGTERM;
+        result = 0;
+    }
     op->result = result;
     op->done(op);
     return result == -EPROTO && f->status != -fsb_chunk_error_to_wire_(EPROTO) ? -EPROTO : 0;
@@ -6303,7 +6472,8 @@ static int fsb_chunk_way_open_(fsb_chunk_client_ *c, fsb_chunk_way_ *way, int ba
     return err;
 }
 
-enum { FSB_CHUNK_REOPEN_ = 32, /* files asked for at a time */
+enum { FSB_CHUNK_REOPEN_ = 32, /* files, or locks, asked for at a time */
+       FSB_CHUNK_LOST_ = 1 << 16, /* in a lock's kind: another client was faster */
        FSB_CHUNK_OWN_TAG_ = 1 << 30 /* no slot that answers are kept of */ };
 
 /* Asks for one file again. 1: it was asked for, 0: there is none at i, or an error. */
@@ -6322,7 +6492,7 @@ static int fsb_chunk_reopen_ask_(fsb_chunk_client_ *c, fsb_chunk_stream_ *s, uin
         const uint32_t   once = FSB_O_CREATE | FSB_O_EXCL | FSB_O_TRUNC;
         op.path = file->path, op.file_id = file->file_id, op.flags = file->flags & ~once;
         fsb_chunk_encode_(&w, fsb_chunk_shape_of_(FSB_OP_OPEN)->request, &op);
-        file->error = file->locked ? -EIO : 0; /* its locks are gone; others may hold them */
+        file->error = file->locked ? -EIO : 0; /* some are gone; others may hold them */
         there = !file->error;
     }
     pthread_mutex_unlock(&c->lock);
@@ -6366,6 +6536,100 @@ static int fsb_chunk_reopen_(fsb_chunk_client_ *c, fsb_chunk_stream_ *s, unsigne
     return 0;
 }
 
+/* All that we have open of that file cannot be used any more. */
+static void fsb_chunk_unlocked_(fsb_chunk_client_ *c, uint64_t file_id)
+{
+    pthread_mutex_lock(&c->lock);
+    for (uint32_t i = 0; i < c->file_count; ++i)
+        if (c->files[i].path && c->files[i].file_id == file_id && !c->files[i].error)
+            c->files[i].error = -EIO;
+    pthread_mutex_unlock(&c->lock);
+}
+
+/* Asks for one lock, or gives it back, through any handle of its file. 1: it was asked for, 0: the
+   file is not open any more, or an error. */
+static int fsb_chunk_relock_ask_(fsb_chunk_client_ *c, fsb_chunk_stream_ *s,
+                                 const fsb_chunk_lock_ *l, int gives, uint64_t tag,
+                                 unsigned char *bytes, int64_t deadline)
+{
+    fsb_chunk_cursor_ w = {bytes + FSB_CHUNK_HEADER_,
+                           bytes + FSB_CHUNK_HEADER_ + FSB_CHUNK_META_MAX_, 0};
+    fsb_op            op;
+    memset(&op, 0, sizeof op);
+    pthread_mutex_lock(&c->lock);
+    for (uint32_t i = 0; i < c->file_count && !op.handle; ++i) {
+        const fsb_chunk_file_ *file = &c->files[i];
+        if (file->path && file->file_id == l->file_id && file->error != -ESTALE)
+            op.handle = file->remote;
+    }
+    pthread_mutex_unlock(&c->lock);
+    if (!op.handle) return 0;
+    op.flags = gives ? l->kind & FSB_LOCK_FLOCK : l->kind; /* without WAIT: now or never */
+    op.owner = l->owner, op.pid = l->pid, op.offset = l->first;
+    op.size64 = l->last == UINT64_MAX ? 0 : l->last - l->first + 1;
+    fsb_chunk_encode_(&w, fsb_chunk_shape_of_(FSB_OP_LOCK)->request, &op);
+    const int err = fsb_chunk_tell_host_(s, bytes, &w, FSB_OP_LOCK,
+                                         (uint64_t)FSB_CHUNK_OWN_TAG_ + tag, deadline);
+    return err ? err : 1;
+}
+
+static int fsb_chunk_is_lost_(const fsb_chunk_client_ *c, uint64_t file_id)
+{
+    for (const fsb_chunk_lock_ *l = c->locks; l; l = l->next)
+        if (l->file_id == file_id && l->kind & FSB_CHUNK_LOST_) return 1;
+    return 0;
+}
+
+/* Asks for some locks from *at on, which then is the next one; with `gives` for those back that
+   stand beside one that is lost. */
+static int fsb_chunk_relock_some_(fsb_chunk_client_ *c, fsb_chunk_stream_ *s, fsb_chunk_lock_ **at,
+                                  int gives, unsigned char *bytes)
+{
+    fsb_chunk_lock_ *asked[FSB_CHUNK_REOPEN_];
+    fsb_chunk_frame_ f;
+    uint64_t         n = 0;
+    const int64_t    deadline = fsb_chunk_now_ms_() + FSB_CHUNK_SILENT_MS_;
+    for (; *at && n < (uint64_t)FSB_CHUNK_REOPEN_; *at = (*at)->next) {
+        fsb_chunk_lock_ *const l = *at;
+        if (l->kind & FSB_CHUNK_LOST_ || (gives && !fsb_chunk_is_lost_(c, l->file_id))) continue;
+        const int err = fsb_chunk_relock_ask_(c, s, l, gives, n, bytes, deadline);
+        if (err < 0) return err;
+        if (err) asked[n++] = l;
+    }
+    for (uint64_t i = 0; i < n; ++i) {
+        const int err = fsb_chunk_hear_host_(s, bytes, FSB_CHUNK_HEADER_ + FSB_CHUNK_META_MAX_, &f,
+                                             deadline);
+        const uint64_t k = f.tag - FSB_CHUNK_OWN_TAG_;
+        if (err || f.op != FSB_OP_LOCK || k >= n) return err ? err : -EPROTO;
+        if (f.status >= 0) continue;
+        asked[k]->kind |= FSB_CHUNK_LOST_;
+        fsb_chunk_log_(&c->log, FSB_LOG_WARN, "chunk/locks", "a lock is lost, and its file: %s",
+                       strerror(fsb_chunk_error_from_wire_(-f.status)));
+    }
+    return 0;
+}
+
+/* Holds again what was held, on a host that knows nothing of it. Where another client has been
+   faster, the file cannot be used any more, and its other locks are given back. */
+static int fsb_chunk_relock_(fsb_chunk_client_ *c, fsb_chunk_stream_ *s, unsigned char *bytes)
+{
+    fsb_chunk_lock_ **p, *l;
+    int               err = 0;
+    for (int gives = 0; gives < 2; ++gives)
+        for (l = c->locks; l && !err;) err = fsb_chunk_relock_some_(c, s, &l, gives, bytes);
+    if (err) return err;
+    for (l = c->locks; l; l = l->next)
+        if (fsb_chunk_is_lost_(c, l->file_id)) {
+            l->kind |= FSB_CHUNK_LOST_;
+            fsb_chunk_unlocked_(c, l->file_id);
+        }
+    for (p = &c->locks; (l = *p) != NULL;) {
+        if (l->kind & FSB_CHUNK_LOST_) *p = l->next, fsb_chunk_lock_drop_(&c->allocator, l);
+        else p = &l->next;
+    }
+    return 0;
+}
+
 /* The lease, if we held one: it is asked for anew before anything is answered. */
 static int fsb_chunk_relet_(fsb_chunk_client_ *c, fsb_chunk_stream_ *s, unsigned char *bytes)
 {
@@ -6397,6 +6661,7 @@ static int fsb_chunk_attempt_(fsb_chunk_client_ *c)
     int err = fsb_chunk_way_open_(c, &c->way, 1, 5000);
     if (!err) {
         if (!c->way.resumed) err = fsb_chunk_reopen_(c, &c->way.stream, bytes);
+        if (!err && !c->way.resumed) err = fsb_chunk_relock_(c, &c->way.stream, bytes);
         if (!err) err = fsb_chunk_relet_(c, &c->way.stream, bytes);
         if (err) fsb_chunk_way_close_(&c->way.stream);
     }
@@ -6767,6 +7032,11 @@ static void fsb_chunk_client_free_(fsb_chunk_client_ *c)
     fsb_chunk_secure_free_(c->secure, &a);
     explicit_bzero(&c->key, sizeof c->key);
     for (uint32_t i = 0; i < c->file_count; ++i) fsb_chunk_strfree_(&a, c->files[i].path);
+    while (c->locks) {
+        fsb_chunk_lock_ *l = c->locks;
+        c->locks = l->next;
+        fsb_chunk_lock_drop_(&a, l);
+    }
     fsb_chunk_free_(&a, c->files, c->file_count * sizeof *c->files);
     fsb_chunk_strfree_(&a, c->address);
     fsb_chunk_strfree_(&a, c->share);

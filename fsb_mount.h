@@ -49,6 +49,18 @@
              the host, and the small files of a folder that is read file by file are fetched
              together. Without a lease open asks for the version of the file (close-to-open), and
              names and attributes are believed for entry_timeout and attr_timeout.
+   LINKS     The text of a symbolic link is the backend's, but this machine's kernel follows it: a
+             malicious host could lead programs, root's too, to files of this machine. With
+             desc.contain_symlinks reading a link fails with EPERM, and so does following it, where
+             its text is absolute (it would start at this machine's root), goes up more folders than
+             there are above the link in the mount, or goes up behind a name ("a/..": a may be a
+             link itself, to anywhere deeper or higher). lstat works, so `ls -l` shows such a link,
+             without its text, and says why; the first is named in the log. The depth that counts
+             is the least at which the kernel may have known the link; a folder that the host moves
+             up is taken for another one, so who stands in it gets ESTALE. Links in the mount to the
+             mount's own absolute path are refused too: make them relative. Set-user-id programs
+             and device nodes count for nothing in any mount (nosuid, nodev), unless root gives the
+             options suid or dev.
    DOES NOT  use the kernel's write-back cache: a store through mmap reaches the host when the
              kernel writes it (msync, munmap, close). Two mounts that write one file at once,
              without locks or a lease, may keep old parts of it cached until it changes again. A
@@ -486,6 +498,7 @@ typedef struct fsb_mount_desc {
     const char  *mountpoint; /* required: a folder, empty unless the option nonempty is given */
     const char  *options;    /* as behind mount's -o: "ro,allow_other" (default none). Ours are
                                 remote_locks (flock and fcntl locks are the backend's),
+                                contain_symlinks or no_contain_symlinks (over the field below),
                                 nonempty, attr_timeout=SECONDS, entry_timeout=SECONDS;
                                 the others are FUSE's: man 8 mount.fuse3 */
     const char   *fsname;            /* shown as what is mounted (default "fsb") */
@@ -498,6 +511,8 @@ typedef struct fsb_mount_desc {
                                         where the backend has submit(), or a runner calls it */
     uint32_t      timeout_ms;        /* fsb_op.timeout_ms of each call (default the backend's) */
     uint32_t      read_only;         /* not 0: nothing can be changed, as with the option ro */
+    uint32_t      contain_symlinks;  /* not 0: links that could lead out of the mount cannot be
+                                        followed: see LINKS */
     fsb_runner    runner;            /* for a backend without submit() */
     fsb_allocator allocator;
     fsb_logger    log;
@@ -2328,6 +2343,7 @@ struct fsb_mount_node_ {
     uint64_t         lookups; /* how often the kernel was told id, less what it forgot */
     uint32_t         pins;    /* names in this folder, requests, open files */
     uint32_t         dead;    /* on its way out */
+    uint32_t         least;   /* folders above it, at least, wherever it was; contain_symlinks */
     fsb_mount_name_ *names;
     fsb_mount_node_ *next_dead;
 
@@ -2469,6 +2485,7 @@ struct fsb_mount {
     fsb_handle      lease;   /* what the backend answers is good until it says otherwise; 0: no */
     int             given_attr, given_entry; /* timeouts that were asked for */
     int             remote_locks, nonempty, read_only;
+    int             contain, refused; /* symbolic links; refused, by atomics: one was */
     char           *mountpoint; /* absolute */
 
     struct fuse_session *session;
@@ -2658,7 +2675,7 @@ static fsb_mount_node_ *fsb_mount_node_new_(fsb_mount *m, const fsb_stat *stat)
         fsb_mount_free_(m, n, sizeof *n);
         return NULL;
     }
-    n->file_id = stat->file_id, n->attr = *stat;
+    n->file_id = stat->file_id, n->attr = *stat, n->least = UINT32_MAX;
     n->link.hash = fsb_mount_mix_(n->file_id);
     fsb_mount_table_add_(m, &m->nodes, &n->link);
     return n;
@@ -2731,9 +2748,28 @@ static fsb_mount_name_ *fsb_mount_name_find_(const fsb_mount *m, const fsb_mount
     return NULL;
 }
 
+/* Lock held. How many folders are above what is in `parent`, or were, as far as the kernel may
+   still believe: what the host says has moved stays where it was for the kernel until it is told.
+   */
+static uint32_t fsb_mount_depth_(const fsb_mount *m, const fsb_mount_node_ *parent)
+{
+    uint32_t up = 0, least = UINT32_MAX;
+    for (const fsb_mount_node_ *n = parent; n != m->root && n->names; n = n->names->parent, ++up)
+        if (n->least < UINT32_MAX - up && n->least + up < least) least = n->least + up;
+    return up < least ? up : least;
+}
+
+static void fsb_mount_least_(const fsb_mount *m, fsb_mount_node_ *node,
+                             const fsb_mount_node_ *parent)
+{
+    const uint32_t depth = m->contain ? fsb_mount_depth_(m, parent) + 1 : 0;
+    if (m->contain && depth < node->least) node->least = depth;
+}
+
 static void fsb_mount_name_remove_(fsb_mount *m, fsb_mount_name_ *name)
 {
     fsb_mount_name_ **at = &name->node->names;
+    fsb_mount_least_(m, name->node, name->parent);
     while (*at != name) at = &(*at)->next;
     *at = name->next;
     fsb_mount_table_remove_(&m->names, &name->link);
@@ -2767,6 +2803,7 @@ static int fsb_mount_name_set_(fsb_mount *m, fsb_mount_node_ *parent, const char
     name->node = node, name->parent = parent, name->size = size;
     memcpy(name->text, text, size + 1);
     name->next = node->names, node->names = name;
+    fsb_mount_least_(m, node, parent);
     name->link.hash = fsb_mount_name_hash_(m, parent, text, size);
     fsb_mount_table_add_(m, &m->names, &name->link);
     ++parent->pins;
@@ -3481,7 +3518,11 @@ static int fsb_mount_learn_(fsb_mount *m, fsb_mount_node_ *parent, const char *n
                             const fsb_stat *s, uint64_t started, fsb_mount_node_ **out)
 {
     fsb_mount_node_ *n = fsb_mount_node_find_(m, s->file_id);
-    if (n && (n->attr.mode & S_IFMT) != (s->mode & S_IFMT)) { /* the kernel would call it bad */
+    const int        turned = n && (n->attr.mode & S_IFMT) != (s->mode & S_IFMT);
+    /* The kernel would move the folder, under the feet of who follows a link from it just now. */
+    const int risen = n && m->contain && S_ISDIR(s->mode) && n->least != UINT32_MAX &&
+        fsb_mount_depth_(m, parent) + 1 < n->least;
+    if (turned || risen) { /* another one; the kernel would call a turned one bad */
         fsb_mount_node_disown_(m, n);
         n = NULL;
     }
@@ -3648,14 +3689,53 @@ static void fsb_mount_on_lookup_(fuse_req_t q, fuse_ino_t parent, const char *na
     if (r) fsb_mount_go_(r, fsb_mount_looked_);
 }
 
+/* Does the text lead out of the mount, or could it, from so many folders below its root? */
+static int fsb_mount_leads_out_(const char *text, size_t size, uint32_t depth)
+{
+    int named = 0;
+    if (!size || text[0] == '/' || memchr(text, 0, size)) return 1;
+    for (size_t at = 0, n; at < size; at += n + 1) {
+        const char *slash = (const char *)memchr(text + at, '/', size - at);
+        n = slash ? (size_t)(slash - (text + at)) : size - at;
+        const int up = n == 2 && text[at] == '.' && text[at + 1] == '.';
+        if (up && (named || !depth--)) return 1;
+        named |= !up && n && !(n == 1 && text[at] == '.');
+    }
+    return 0;
+}
+
+/* With contain_symlinks: is the link one that may be followed? The node's names of now count, and
+   those it had, in the shallowest folder of all. */
+static int fsb_mount_contained_(fsb_mount_req_ *r, const char *text, size_t size)
+{
+    fsb_mount *m = r->task.mount;
+    if (!m->contain) return 1;
+    pthread_mutex_lock(&m->lock);
+    for (const fsb_mount_name_ *n = r->node->names; n; n = n->next)
+        fsb_mount_least_(m, r->node, n->parent);
+    const uint32_t least = r->node->least;
+    if (fsb_mount_path_(m, r->node, NULL, r->path) != 0) r->path[0] = '\0';
+    pthread_mutex_unlock(&m->lock);
+    if (!fsb_mount_leads_out_(text, size, least && least != UINT32_MAX ? least - 1 : 0)) return 1;
+    if (!__atomic_exchange_n(&m->refused, 1, __ATOMIC_RELAXED))
+        fsb_mount_log_(m, FSB_LOG_WARN, "mount/links",
+                       "%.200s: a link that leads out of the mount is not followed, nor are "
+                       "others; the option no_contain_symlinks lets them",
+                       r->path);
+    return 0;
+}
+
 static void fsb_mount_link_read_(fsb_mount_req_ *r)
 {
     fsb_op       *op = &r->task.op;
     const int64_t n = op->result;
-    if (n < 0 || n > FSB_PATH_MAX || !op->slice.data || (size_t)n > op->slice.size)
+    const char   *text = (const char *)op->slice.data;
+    if (n < 0 || n > FSB_PATH_MAX || !text || (size_t)n > op->slice.size)
         fsb_mount_fail_(r, n < 0 ? n : -EIO);
+    else if (!fsb_mount_contained_(r, text, (size_t)n))
+        fsb_mount_fail_(r, -EPERM);
     else
-        fuse_reply_buf(r->fuse, (const char *)op->slice.data, (size_t)n), fsb_mount_end_(r);
+        fuse_reply_buf(r->fuse, text, (size_t)n), fsb_mount_end_(r);
 }
 
 static void fsb_mount_on_readlink_(fuse_req_t q, fuse_ino_t ino)
@@ -5703,6 +5783,7 @@ static void fsb_mount_on_init_(void *user, struct fuse_conn_info *conn)
     uint64_t   want = FUSE_CAP_ASYNC_READ | FUSE_CAP_ASYNC_DIO | FUSE_CAP_READDIRPLUS |
                     FUSE_CAP_READDIRPLUS_AUTO | FUSE_CAP_CACHE_SYMLINKS | FUSE_CAP_PARALLEL_DIROPS;
     if (m->remote_locks) want |= FUSE_CAP_POSIX_LOCKS | FUSE_CAP_FLOCK_LOCKS;
+    if (m->contain) want &= ~(uint64_t)FUSE_CAP_CACHE_SYMLINKS; /* folders move: asked each time */
     conn->want = (unsigned)want & conn->capable;
     conn->max_write = FSB_IO_MAX, conn->max_read = FSB_IO_MAX, conn->max_readahead = FSB_IO_MAX;
     conn->max_background = 64, conn->congestion_threshold = 48;
@@ -5774,6 +5855,8 @@ static int fsb_mount_option_(fsb_mount *m, const char *text, size_t size)
     const size_t key = value ? (size_t)(value - text) : size;
     if (size == 12 && memcmp(text, "remote_locks", 12) == 0) return m->remote_locks = 1;
     if (size == 8 && memcmp(text, "nonempty", 8) == 0) return m->nonempty = 1;
+    if (size == 16 && memcmp(text, "contain_symlinks", 16) == 0) return m->contain = 1;
+    if (size == 19 && memcmp(text, "no_contain_symlinks", 19) == 0) return !(m->contain = 0);
     if (size == 2 && memcmp(text, "ro", 2) == 0) return !(m->read_only = 1); /* FUSE's, too */
     int64_t *timeout = NULL;
     if (key == 12 && memcmp(text, "attr_timeout", 12) == 0) timeout = &m->attr_ns;
@@ -6285,7 +6368,7 @@ static void fsb_mount_settings_(fsb_mount *m, const fsb_mount_desc *d)
     m->inlined = !d->backend->submit && (!d->runner.run || d->backend->flags & FSB_BACKEND_QUICK);
     if (m->inlined) m->runner.run = NULL;
     m->behind_max = !m->inlined && behind > 0 ? (uint64_t)behind : 0;
-    m->read_only = d->read_only != 0;
+    m->read_only = d->read_only != 0, m->contain = d->contain_symlinks != 0;
     m->fd = m->epoll = m->wake = m->quit = -1;
     m->notes_tail = &m->notes;
     m->given_attr = d->attr_timeout_ms != 0, m->given_entry = d->entry_timeout_ms != 0;

@@ -79,6 +79,138 @@ check 'a new code for the old name: who has the old one is out, at once' 'SECOND
 check 'and it still unmounts' 'fusermount3 -u "$mnt"'; settle
 check 'the new one opens' 'once --code-file "$codes" "$bare"'; settle
 code=$(sed -n "s/  .* main$//p" "$codes")
+export url=$bare#$code
+
+# ---- the code of the fsb command ----
+check 'fsb takes the code from a file, before the command or behind it' \
+    '"$bin/fsb" --code-file "$codes" cat "$bare/file" | grep -q hello && "$bin/fsb" ls -l --code-file="$codes" "$bare" | grep -q file'
+check 'from the environment, from stdin' \
+    'FSB_CODE_FILE=$codes "$bin/fsb" cat "$bare/file" | grep -q hello && "$bin/fsb" cat --code-file - "$bare/file" <"$codes" | grep -q hello'
+check 'a file that is not there, a file without its name' \
+    '"$bin/fsb" --code-file "$dir/none" ls "$bare" 2>&1 | grep -q "code file $dir/none" && ! "$bin/fsb" ls --code-file 2>/dev/null'
+
+# ---- links that lead out ----
+links=$data/links
+mkdir -p "$links/a/b"; echo inside >"$links/file"; echo outside >"$dir/secret"
+ln -s ../../../file "$links/a/b/in"; ln -s ../../../../secret "$links/a/b/out"
+ln -s "$dir/secret" "$links/absolute"; ln -s a/../file "$links/named"; ln -s ./a//b/in "$links/chain"
+mkdir -p "$links/pair/deep"; ln -s ../../../file "$links/pair/deep/twice"; ln "$links/pair/deep/twice" "$links/pair/shallow" # one file
+mount_at "$mnt" --timeout 10
+check 'links inside are followed, as deep as they are' \
+    'grep -q hello "$mnt/links/a/b/in" && grep -q hello "$mnt/links/chain"'
+check 'none that is absolute, climbs over the root, or climbs behind a name' \
+    'for l in absolute a/b/out named; do cat "$mnt/links/$l" 2>"$dir/err" && exit 1; grep -q "not permitted" "$dir/err" || exit 1; done'
+check 'they are listed and removed all the same, and one is named in the log' \
+    'stat -c %F "$mnt/links/absolute" | grep -q "symbolic link" && ls -l "$mnt/links" | grep -q "absolute$" && rm "$mnt/links/named" && [ $(grep -c "leads out of the mount" "$dir/mount.log") = 1 ]'
+check 'a link with two names counts from where it is less deep' \
+    'cat "$mnt/links/pair/deep/twice" >/dev/null && ls -l "$mnt/links/pair" >/dev/null 2>&1; ! readlink "$mnt/links/pair/shallow" && ! readlink "$mnt/links/pair/deep/twice" && rm "$mnt/links/pair/shallow"'
+check 'a folder that the host moves up is another one' \
+    'cd "$mnt/links/a/b" && mv "$data/links/a/b" "$data/links/risen" && sleep 0.1 && ls "$mnt/links/risen" >/dev/null &&
+    ! cat in 2>/dev/null && ! cat "$mnt/links/risen/in" 2>/dev/null && [ "$(cat "$mnt/links/file")" = inside ]'
+check 'set-user-id programs and devices count for nothing' 'grep " $mnt " /proc/mounts | grep nosuid | grep -q nodev'
+unmount_at "$mnt"
+mount_at "$mnt" --timeout 10 -o no_contain_symlinks
+check 'no_contain_symlinks follows them' 'grep -q outside "$mnt/links/absolute"'
+unmount_at "$mnt"
 stop_host
 check 'the code outlives the host' 'grep -q "$code" "$codes"'
+
+# ---- locks, and a host that is killed ----
+holder=$dir/holder.py
+cat >"$holder" <<'END'
+import fcntl, sys, time
+f = open(sys.argv[1], "r+")
+fcntl.flock(f, fcntl.LOCK_EX)
+r = open(sys.argv[1] + ".range", "r+")
+fcntl.lockf(r, fcntl.LOCK_EX, 10, 5)
+open(sys.argv[2], "w").close()
+sys.stdin.readline()
+f.write("held"); f.flush(); r.write("held"); r.flush()
+END
+try() { # MOUNT: is it locked there?
+    python3 -c 'import fcntl, sys
+bad = 0
+for name, lock in ((sys.argv[1], fcntl.flock), (sys.argv[1] + ".range", lambda f, how: fcntl.lockf(f, how, 10, 5))):
+    with open(name, "r+") as f:
+        try: lock(f, fcntl.LOCK_EX | fcntl.LOCK_NB); bad = 1
+        except BlockingIOError: pass
+sys.exit(bad)' "$1/locked"
+}
+export -f try
+echo ____ | tee "$data/locked" >"$data/locked.range"
+host "$data"
+mount_at "$mnt" --timeout 20 -o remote_locks
+mkdir "$dir/go"; mkfifo "$dir/go/on"
+python3 "$holder" "$mnt/locked" "$dir/go/held" <"$dir/go/on" & holder_pid=$!
+exec 9>"$dir/go/on"
+for _ in $(seq 200); do [ -e "$dir/go/held" ] && break; sleep 0.05; done
+kill -9 "$host_pid"; wait "$host_pid" 2>/dev/null; host_pid=
+host "$data"
+sleep 1
+mount_at "$dir/mnt2" --timeout 20 -o remote_locks
+check 'locks are held again on a host that was killed and started anew' 'try "$dir/mnt2"'
+echo >&9; exec 9>&-
+wait $holder_pid; held=$?
+check 'and their holder goes on' "[ $held = 0 ] && "'grep -q held "$data/locked" && grep -q held "$data/locked.range" && ! try "$dir/mnt2"'
+unmount_at "$dir/mnt2"; unmount_at "$mnt"; stop_host
+
+# ---- a host that is kept to its files ----
+mkdir "$dir/own" "$dir/elsewhere" "$dir/public"
+host -v --read-only --listen tls:127.0.0.1:0 --code-file "$dir/own/codes" "$data"
+if grep -q 'out of reach (Landlock' "$dir/host.log"; then
+    stop_host
+    "$bin/fsb-host" --code-file "$dir/elsewhere/codes" --new-code other >/dev/null
+    ln -s own "$dir/way"
+    where() { # SECONDS OPTIONS: may it read a code file that its path led not to when it started?
+        local seconds=$1
+        shift
+        rm "$dir/way"; ln -s own "$dir/way"; : >"$dir/host.log"
+        host -v "$@" --listen tls:127.0.0.1:0 --code-file "$dir/way/codes" "$data"
+        rm "$dir/way"; ln -s elsewhere "$dir/way"
+        sleep "$seconds"; stop_host
+    }
+    where 1.5
+    check 'what it does not serve is out of its reach' 'grep -q "left out of account: Permission denied" "$dir/host.log"'
+    where 1.5 --no-sandbox
+    check 'with --no-sandbox not, as the log says' '! grep -q "Permission denied" "$dir/host.log" && grep -q "Landlock: --no-sandbox" "$dir/host.log"'
+    where 0 --allow-exec
+    check 'nor with --allow-exec' 'grep -q "Landlock: --allow-exec" "$dir/host.log"'
+    host --audit "$dir/public/audit" --status "unix:$dir/public/status" --log "$dir/public/log" "$data"
+    mount_at "$mnt"
+    check 'within, all works: making, moving, cutting, special files, changes by others' \
+        'cd "$mnt" && mkdir -p k/l m && echo x >k/l/x && mv k/l m/l && mv m/l/x m/y && truncate -s 0 m/y && ln m/y k/z && ln -s y m/s &&
+        mkfifo m/p && df . >/dev/null && rm -r k m && echo new >"$data/foreign" && grep -q new foreign && "$bin/fsb" status "unix:$dir/public/status" >/dev/null'
+    unmount_at "$mnt"; stop_host
+    check 'it takes its sockets away' '[ ! -e "$dir/sock" ] && [ ! -e "$dir/public/status" ]'
+else
+    stop_host
+    skip 'what it does not serve is out of its reach' 'the kernel has no Landlock'
+fi
+
+# ---- whose files ----
+if [ "$(id -u)" = 0 ] && command -v setpriv >/dev/null; then
+    owner() { stat -c %u:%g "$1"; }
+    as() { setpriv --reuid "$1" --regid "$2" --clear-groups "${@:3}"; }
+    export -f owner as
+    chmod 711 "$dir"; mkdir -m 777 "$data/all"
+    host --squash root --anon 60:61 --map-user 501=1000 --map-group 20=100 "$data"
+    mount_at "$mnt" -o allow_other
+    check 'another number there, its own here' \
+        'as 501 20 touch "$mnt/all/mine" && [ "$(owner "$data/all/mine")" = 1000:100 ] && [ "$(owner "$mnt/all/mine")" = 501:20 ] && as 501 20 sh -c "echo x >>\"$mnt/all/mine\""'
+    check 'who makes something as root makes it for nobody' \
+        'touch "$mnt/all/root" && mkdir "$mnt/all/dir" && [ "$(owner "$data/all/root")" = 60:61 ] && [ "$(owner "$data/all/dir")" = 60:61 ]'
+    check 'and gives it away by the same numbers' \
+        'chown 501:20 "$mnt/all/root" && [ "$(owner "$data/all/root")" = 1000:100 ] && chown 0 "$mnt/all/root" && [ "$(owner "$data/all/root")" = 60:100 ]'
+    check 'no device nodes' '! mknod "$mnt/all/null" c 1 3 2>/dev/null'
+    unmount_at "$mnt"; stop_host
+    host --squash all "$data"
+    mount_at "$mnt" -o allow_other
+    check 'everybody is nobody' 'as 501 20 sh -c ": >\"$mnt/all/any\"" && [ "$(owner "$data/all/any")" = 65534:65534 ] && chown 5 "$mnt/all/any" && [ "$(owner "$data/all/any")" = 65534:65534 ]'
+    unmount_at "$mnt"; stop_host
+else
+    skip 'whose files are whose' 'only root, and setpriv, can be several users'
+fi
+check 'numbers that are none are refused' \
+    'for o in "--squash some" "--anon root" "--map-user 5" "--map-user 5=x" "--anon 5" "--squash all --anon 0"; do
+        "$bin/fsb-host" $o --listen "unix:$dir/no" "$data" 2>/dev/null; [ $? = 2 ] || { echo "$o"; exit 1; }; done'
 finish

@@ -1661,7 +1661,7 @@ static void test_exec(void)
     CHECK_EQ(shell(b, "echo begun; sleep 100", &e, &got, 200), -ETIMEDOUT);
     CHECK_STR(got.text[0], "begun\n");
     got.stop_at = 1;
-    CHECK_EQ(shell(b, "while :; do echo y; done", &e, &got, 0), -EINTR);
+    CHECK_EQ(shell(b, "while :; do echo y; done", &e, &got, 0), 0);
     CHECK_EQ(got.calls, 1);
     got.stop_at = 0;
     static const char *const env[] = {"FSB_A=1 2\n3", NULL};

@@ -36,15 +36,20 @@ static const char help[] =
     "  --allow-exec        clients may run commands (fsb exec) as this user, with this\n"
     "                      environment, and not confined to DIR; over tls: only those whose code\n"
     "                      has the rights rwx, as one made with this option\n"
-    "  --max-clients N     at once; more are turned away (default 1024)\n"
-    "  --max-unproven N    connections at once that have not shown a code yet (default 64, of\n"
-    "                      these 16 from one address); wrong codes slow their address down\n"
-    "  --request-timeout SECONDS   a request takes no longer (default 30)\n"
-    "  --keep SECONDS      keep the open files and locks of a client whose connection is lost so\n"
-    "                      long for it to come back (default 60)\n"
+    "  --squash root|all   files that a client's root, or any user of theirs, makes or gives away\n"
+    "                      belong to --anon, as with NFS's root_squash and all_squash; device\n"
+    "                      nodes and security.* attributes are refused then. Whose a file is, not\n"
+    "                      who may open it: run fsb-host as the user whose files they are. To\n"
+    "                      who made it there, it is another's, unless --map-user maps that too\n"
+    "  --anon UID[:GID]    the numbers for that (default 65534, nobody)\n"
+    "  --map-user CLIENT=HOST, --map-group CLIENT=HOST   numbers that differ: what is HOST's here\n"
+    "                      is shown as CLIENT's there, and what CLIENT makes is HOST's here\n"
     "  --no-sandbox        leave this process the chance to gain privileges (by set-user-id\n"
-    "                      programs, for instance), and system calls that it never makes (mount,\n"
-    "                      ptrace, bpf, loading modules, ...), which it gives up otherwise\n"
+    "                      programs, for instance), system calls that it never makes (mount,\n"
+    "                      ptrace, bpf, loading modules, ...), and files that are not served\n"
+    "                      (where the kernel has Landlock), which it gives up otherwise; the log\n"
+    "                      tells what is. --allow-exec has the same effect, for the commands'\n"
+    "                      sake. The code file's folder stays readable: keep it in one of its own\n"
     "  --status ADDRESS    tell numbers there to who asks, also as Prometheus wants (/metrics):\n"
     "                      unix:PATH, HOST:PORT on the loopback, or public:HOST:PORT; see it\n"
     "                      with: fsb status ADDRESS\n"
@@ -53,6 +58,28 @@ static const char help[] =
     "  --log FILE          write the log there, with times, instead of to stderr\n"
     "  -v, --verbose       log clients as they come and go; twice: more\n"
     "  --help, --version\n"
+    "\n";
+
+static const char more_help[] =
+    "Limits; --status shows them\n"
+    "  --max-clients N     at once; more are turned away (default 1024)\n"
+    "  --handshake-timeout SECONDS   from connecting to the end of hello (default 10)\n"
+    "  --max-unproven N    connections at once that have not shown a code yet (default 64)\n"
+    "  --max-unproven-each N   of these from one address (default 16); wrong codes slow their\n"
+    "                      address down\n"
+    "  --request-timeout SECONDS   a request takes no longer (default 30)\n"
+    "  --keep SECONDS      keep the open files and locks of a client whose connection is lost so\n"
+    "                      long for it to come back (default 60)\n"
+    "  --threads N         requests at once that wait for a disk, of all clients (default 8)\n"
+    "of each client, who is not read while it is at the first two:\n"
+    "  --max-requests N    under way (default 256)\n"
+    "  --max-bytes SIZE    of requests and answers in memory (default 16M)\n"
+    "  --max-handles N     open files (default 16384)\n"
+    "  --max-locks N       held and waited for (default 8192)\n"
+    "  --max-events N      changes on their way to it, if it watches; then it is disconnected\n"
+    "                      (default 16384)\n"
+    "  --max-execs N       commands at once, of all clients (default 64); more wait\n"
+    "  --max-execs-each N  of these, of one client (default 16)\n"
     "\n"
     "SIGTERM and SIGINT stop it cleanly. Who may connect to a unix socket is who may write it:\n"
     "it is made for its owner alone (mode 0600). Nothing outside DIR is ever served, wherever\n"
@@ -63,7 +90,30 @@ static const char help[] =
     "  fsb-host --listen unix:/run/user/1000/work.sock ~/work\n"
     "  fsb-host --listen 127.0.0.1:0 --read-only docs=/usr/share/doc\n";
 
-enum { MAX_LISTEN = 16, MAX_SHARES = 256 };
+enum { MAX_LISTEN = 16, MAX_SHARES = 256, MAX_IDS = 64 };
+
+/* Limits: options whose number goes into a field of the server's desc, times `unit`. */
+#define FIELD(name) offsetof(fsb_chunk_server_desc, name)
+static const struct limit {
+    const char *option;
+    size_t      field;
+    uint32_t    unit;
+    uint64_t    least, most;
+} limits[] = {{"max-clients", FIELD(max_clients), 1, 1, 1000000},
+              {"handshake-timeout", FIELD(hello_ms), 1000, 1, 3600},
+              {"max-unproven", FIELD(max_unproven), 1, 1, 100000},
+              {"max-unproven-each", FIELD(max_unproven_each), 1, 1, 100000},
+              {"request-timeout", FIELD(request_ms), 1000, 1, 86400},
+              {"keep", FIELD(away_ms), 1000, 0, 86400},
+              {"threads", FIELD(threads), 1, 1, 1024},
+              {"max-requests", FIELD(max_requests), 1, 1, 65536},
+              {"max-bytes", FIELD(max_bytes), 1, 2 << 20, 1ull << 40},
+              {"max-handles", FIELD(max_handles), 1, 1, 1 << 24},
+              {"max-locks", FIELD(max_locks), 1, 1, 1 << 20},
+              {"max-events", FIELD(max_events), 1, 1, 1 << 20},
+              {"max-execs", FIELD(max_execs), 1, 1, 1024},
+              {"max-execs-each", FIELD(max_execs_each), 1, 1, 1024}};
+enum { LIMITS = sizeof limits / sizeof *limits };
 
 typedef struct host {
     const char       *listen[MAX_LISTEN];
@@ -72,7 +122,9 @@ typedef struct host {
     const char       *log_path, *code_path, *new_code, *revoked;
     codes_line        line; /* of --new-code */
     codes             codes;
-    uint32_t          max_clients, max_unproven, request_ms, away_ms;
+    fsb_chunk_server_desc desc; /* its limits */
+    fsb_chunk_ids     ids;
+    fsb_chunk_id      users[MAX_IDS], groups[MAX_IDS];
     int               no_sandbox;
     const char       *status_at, *audit_path;
     FILE             *audit;
@@ -101,40 +153,108 @@ static void check_options(host *h, int argc)
         if (optind != argc) tool_usage("--new-code and --revoke serve nothing: name no folder");
         return;
     }
+    h->ids.users = h->users, h->ids.groups = h->groups;
+    if (h->ids.squash || h->ids.user_count || h->ids.group_count) h->desc.ids = &h->ids;
+    if (h->ids.anon_uid && !h->ids.squash) tool_usage("--anon needs --squash");
     if (h->line.share[0] || h->line.until) tool_usage("--share and --until need --new-code");
     if (optind == argc) tool_usage("no folder to serve is named");
     if (h->stdio && h->listen_count) tool_usage("--stdio and --listen exclude each other");
     if (!h->stdio && !h->listen_count) h->listen[h->listen_count++] = "tls:*:0";
 }
 
+static void set_limit(fsb_chunk_server_desc *desc, const struct limit *l, const char *text)
+{
+    char option[40];
+    void *field = (char *)desc + l->field;
+    snprintf(option, sizeof option, "--%s", l->option);
+    if (l->field == FIELD(max_bytes)) {
+        desc->max_bytes = tool_size(option, text, l->least, l->most);
+        return;
+    }
+    *(uint32_t *)field = (uint32_t)tool_number(option, text, l->least, l->most) * l->unit;
+    if (l->field == FIELD(away_ms) && !desc->away_ms) desc->away_ms = FSB_CHUNK_NEVER;
+}
+
+/* A limit as its option has it. */
+static uint64_t get_limit(const fsb_chunk_server_desc *desc, const struct limit *l)
+{
+    const void *field = (const char *)desc + l->field;
+    if (l->field == FIELD(max_bytes)) return desc->max_bytes;
+    if (l->field == FIELD(away_ms) && desc->away_ms == FSB_CHUNK_NEVER) return 0;
+    return *(const uint32_t *)field / l->unit;
+}
+
+/* "A" or "A:B", with another separator perhaps: numbers of users or groups. 1: there is a B. */
+static int parse_ids(const char *option, const char *text, char separator, uint32_t *a, uint32_t *b)
+{
+    char        first[24];
+    const char *at = strchr(text, separator);
+    snprintf(first, sizeof first, "%.*s", at ? (int)(at - text) : 20, text);
+    *a = (uint32_t)tool_number(option, first, 0, UINT32_MAX - 1);
+    if (at) *b = (uint32_t)tool_number(option, at + 1, 0, UINT32_MAX - 1);
+    return at != NULL;
+}
+
+static void add_pair(const char *option, fsb_chunk_id *pairs, size_t *count, const char *text)
+{
+    fsb_chunk_id *pair = &pairs[*count];
+    if ((*count)++ == MAX_IDS) tool_usage("%s: more than %d", option, MAX_IDS);
+    if (!parse_ids(option, text, '=', &pair->client, &pair->host))
+        tool_usage("%s: '%s' is not CLIENT=HOST", option, text);
+}
+
+static void set_squash(fsb_chunk_ids *ids, const char *text)
+{
+    if (strcmp(text, "root") == 0) ids->squash = FSB_CHUNK_SQUASH_ROOT;
+    else if (strcmp(text, "all") == 0) ids->squash = FSB_CHUNK_SQUASH_ALL;
+    else tool_usage("--squash: '%s' is neither root nor all", text);
+}
+
+static void set_anon(fsb_chunk_ids *ids, const char *text)
+{
+    if (!parse_ids("--anon", text, ':', &ids->anon_uid, &ids->anon_gid))
+        ids->anon_gid = ids->anon_uid;
+    if (!ids->anon_uid || !ids->anon_gid) tool_usage("--anon: 0 is root's number");
+}
+
+enum { LISTEN = 256, STDIO, READ_ONLY, LOG, HELP, VERSION, CODE_FILE, NEW_CODE, REVOKE, SHARE,
+       UNTIL, NO_SANDBOX, ALLOW_EXEC, STATUS, AUDIT, SQUASH, ANON, MAP_USER, MAP_GROUP, LIMIT };
+
+/* What getopt_long() wants: these, and the limits. */
+static const struct option *known_options(void)
+{
+    static const struct option fixed[] = {{"listen", required_argument, NULL, LISTEN},
+                                          {"stdio", no_argument, NULL, STDIO},
+                                          {"read-only", no_argument, NULL, READ_ONLY},
+                                          {"log", required_argument, NULL, LOG},
+                                          {"verbose", no_argument, NULL, 'v'},
+                                          {"help", no_argument, NULL, HELP},
+                                          {"version", no_argument, NULL, VERSION},
+                                          {"code-file", required_argument, NULL, CODE_FILE},
+                                          {"new-code", required_argument, NULL, NEW_CODE},
+                                          {"revoke", required_argument, NULL, REVOKE},
+                                          {"share", required_argument, NULL, SHARE},
+                                          {"until", required_argument, NULL, UNTIL},
+                                          {"squash", required_argument, NULL, SQUASH},
+                                          {"anon", required_argument, NULL, ANON},
+                                          {"map-user", required_argument, NULL, MAP_USER},
+                                          {"map-group", required_argument, NULL, MAP_GROUP},
+                                          {"allow-exec", no_argument, NULL, ALLOW_EXEC},
+                                          {"no-sandbox", no_argument, NULL, NO_SANDBOX},
+                                          {"status", required_argument, NULL, STATUS},
+                                          {"audit", required_argument, NULL, AUDIT}};
+    enum { FIXED = sizeof fixed / sizeof *fixed };
+    static struct option all[FIXED + LIMITS + 1];
+    memcpy(all, fixed, sizeof fixed);
+    for (int i = 0; i < LIMITS; ++i)
+        all[FIXED + i] = (struct option){limits[i].option, required_argument, NULL, LIMIT + i};
+    return all;
+}
+
 static void parse_options(host *h, int argc, char **argv)
 {
-    enum { LISTEN = 256, STDIO, READ_ONLY, MAX_CLIENTS, LOG, HELP, VERSION, CODE_FILE, NEW_CODE,
-           REVOKE, SHARE, UNTIL, MAX_UNPROVEN, REQUEST, KEEP, NO_SANDBOX, ALLOW_EXEC,
-           STATUS, AUDIT };
-    static const struct option options[] = {{"listen", required_argument, NULL, LISTEN},
-                                            {"stdio", no_argument, NULL, STDIO},
-                                            {"read-only", no_argument, NULL, READ_ONLY},
-                                            {"max-clients", required_argument, NULL, MAX_CLIENTS},
-                                            {"log", required_argument, NULL, LOG},
-                                            {"verbose", no_argument, NULL, 'v'},
-                                            {"help", no_argument, NULL, HELP},
-                                            {"version", no_argument, NULL, VERSION},
-                                            {"code-file", required_argument, NULL, CODE_FILE},
-                                            {"new-code", required_argument, NULL, NEW_CODE},
-                                            {"revoke", required_argument, NULL, REVOKE},
-                                            {"share", required_argument, NULL, SHARE},
-                                            {"until", required_argument, NULL, UNTIL},
-                                            {"max-unproven", required_argument, NULL, MAX_UNPROVEN},
-                                            {"request-timeout", required_argument, NULL, REQUEST},
-                                            {"keep", required_argument, NULL, KEEP},
-                                            {"allow-exec", no_argument, NULL, ALLOW_EXEC},
-                                            {"no-sandbox", no_argument, NULL, NO_SANDBOX},
-                                            {"status", required_argument, NULL, STATUS},
-                                            {"audit", required_argument, NULL, AUDIT},
-                                            {NULL, 0, NULL, 0}};
-    int                        c;
-    while ((c = getopt_long(argc, argv, "v", options, NULL)) != -1) {
+    int c;
+    while ((c = getopt_long(argc, argv, "v", known_options(), NULL)) != -1) {
         switch (c) {
         case LISTEN:
             if (h->listen_count == MAX_LISTEN) tool_usage("--listen: more than %d", MAX_LISTEN);
@@ -143,19 +263,10 @@ static void parse_options(host *h, int argc, char **argv)
         case STDIO: h->stdio = 1; break;
         case READ_ONLY: h->read_only = 1; break;
         case ALLOW_EXEC: h->allow_exec = 1; break;
-        case MAX_CLIENTS:
-            h->max_clients = (uint32_t)tool_number("--max-clients", optarg, 1, 1000000);
-            break;
-        case MAX_UNPROVEN:
-            h->max_unproven = (uint32_t)tool_number("--max-unproven", optarg, 1, 100000);
-            break;
-        case REQUEST:
-            h->request_ms = (uint32_t)tool_number("--request-timeout", optarg, 1, 86400) * 1000;
-            break;
-        case KEEP:
-            h->away_ms = (uint32_t)tool_number("--keep", optarg, 0, 86400) * 1000;
-            if (!h->away_ms) h->away_ms = FSB_CHUNK_NEVER;
-            break;
+        case SQUASH: set_squash(&h->ids, optarg); break;
+        case ANON: set_anon(&h->ids, optarg); break;
+        case MAP_USER: add_pair("--map-user", h->users, &h->ids.user_count, optarg); break;
+        case MAP_GROUP: add_pair("--map-group", h->groups, &h->ids.group_count, optarg); break;
         case NO_SANDBOX: h->no_sandbox = 1; break;
         case STATUS: h->status_at = optarg; break;
         case AUDIT: h->audit_path = optarg; break;
@@ -169,9 +280,11 @@ static void parse_options(host *h, int argc, char **argv)
                 tool_usage("--until: '%s' is no time like 2026-12-31T23:59:59Z", optarg);
             break;
         case 'v': ++h->verbose; break;
-        case HELP: fputs(help, stdout); exit(0);
+        case HELP: fputs(help, stdout), fputs(more_help, stdout); exit(0);
         case VERSION: puts("fsb-host " FSB_VERSION); exit(0);
-        default: fprintf(stderr, "Try 'fsb-host --help'.\n"); exit(2);
+        default:
+            if (c >= LIMIT) set_limit(&h->desc, &limits[c - LIMIT], optarg);
+            else fprintf(stderr, "Try 'fsb-host --help'.\n"), exit(2);
         }
     }
     check_options(h, argc);
@@ -252,12 +365,17 @@ static void name_share(char *name, const char *dir)
     snprintf(name, 256, "%s", slash && slash[1] ? slash + 1 : "root");
 }
 
-/* "DIR" or "NAME=DIR"; a '=' behind a '/' belongs to the folder. */
-static void add_share(host *h, const char *arg)
+/* Of "DIR" or "NAME=DIR"; a '=' behind a '/' belongs to the folder. */
+static const char *folder_of(const char *arg)
 {
     const char *equals = strchr(arg, '='), *slash = strchr(arg, '/');
-    const int   named = equals && equals != arg && (!slash || equals < slash);
-    const char *dir = named ? equals + 1 : arg;
+    return equals && equals != arg && (!slash || equals < slash) ? equals + 1 : arg;
+}
+
+static void add_share(host *h, const char *arg)
+{
+    const char *dir = folder_of(arg);
+    const int   named = dir != arg;
     struct stat st;
     if (h->share_count == MAX_SHARES) tool_usage("more than %d folders", MAX_SHARES);
     if (stat(dir, &st) != 0)
@@ -265,8 +383,8 @@ static void add_share(host *h, const char *arg)
     if (!S_ISDIR(st.st_mode))
         tool_fail("cannot serve %s: it is no folder; name the folder around it", dir);
     char *name = h->names[h->share_count];
-    if (named && equals - arg > 255) tool_usage("the name of a share is over 255 bytes");
-    if (named) snprintf(name, 256, "%.*s", (int)(equals - arg), arg);
+    if (named && dir - arg > 256) tool_usage("the name of a share is over 255 bytes");
+    if (named) snprintf(name, 256, "%.*s", (int)(dir - 1 - arg), arg);
     else name_share(name, dir);
     for (size_t i = 0; i < h->share_count; ++i)
         if (strcmp(h->names[i], name) == 0)
@@ -377,6 +495,8 @@ static void start_listening(host *h)
 static void fill_status(void *user, status_page *page)
 {
     fsb_chunk_server_stats s;
+    fsb_chunk_server_desc  desc;
+    char                   name[64];
     fsb_chunk_server_get_stats(((host *)user)->server, &s);
     status_number(page, "fsb_clients", "gauge", "clients connected", s.clients);
     status_number(page, "fsb_leases", "gauge", "of these, told of changes", s.leases);
@@ -389,6 +509,14 @@ static void fill_status(void *user, status_page *page)
     status_number(page, "fsb_received_bytes_total", "counter", "bytes received", s.bytes_in);
     status_number(page, "fsb_sent_bytes_total", "counter", "bytes sent", s.bytes_out);
     status_number(page, "fsb_events_sent_total", "counter", "changes told to others", s.events);
+    fsb_chunk_server_get_desc(((host *)user)->server, &desc);
+    if (!page->metrics) status_print(page, "limits\n");
+    for (int i = 0; i < LIMITS; ++i) {
+        snprintf(name, sizeof name, "fsb_limit{option=\"%s\"}", limits[i].option);
+        status_number(page, name, "gauge",
+                      i || !page->metrics ? NULL : "as set by the option of that name",
+                      get_limit(&desc, &limits[i]));
+    }
     status_histogram(page, "fsb_request_seconds", "time that requests took", s.latency,
                      FSB_CHUNK_LATENCIES, s.latency_us);
 }
@@ -443,20 +571,87 @@ static void *serve_stdio(void *arg)
     return NULL;
 }
 
-/* Gives up what a host never needs. No Landlock yet: the local backend acts through /proc and opens
-   what fanotify names by its handle, and nobody has shown that both still work under it. */
-static void confine(host *h)
+/* ---- what a host gives up ---- */
+
+static void say_sandbox(const host *h, const char *well, const char *ill, int err)
 {
-    char      line[160];
-    const int kept = h->no_sandbox || h->allow_exec || /* commands may need what a host does not */
-                     prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0;
-    const int err = kept ? 0 : sandbox_filter();
-    snprintf(line, sizeof line, "%s%s%s",
-             kept ? "new privileges can be gained, every system call can be made"
-                  : "no new privileges can be gained, ",
-             kept ? "" : err ? "every system call can be made: " : "calls that no host needs fail",
-             err ? strerror(-err) : "");
+    char line[200];
+    snprintf(line, sizeof line, "%s%s%s", err ? ill : well, err ? ": " : "",
+             !err            ? ""
+                 : err > 0   ? h->allow_exec ? "--allow-exec, commands may need it" : "--no-sandbox"
+                             : strerror(-err));
     h->logger.fn(h->logger.user, FSB_LOG_INFO, "host/sandbox", line);
+}
+
+/* Privileges, and system calls that a host never makes. What a client runs would be bound too:
+   with --allow-exec nothing is given up. */
+static void confine(const host *h)
+{
+    const int kept = h->no_sandbox || h->allow_exec;
+    int       err = kept ? 1 : prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 ? -errno : 0;
+    say_sandbox(h, "no new privileges can be gained", "new privileges can be gained", err);
+    if (!err) err = sandbox_filter();
+    say_sandbox(h, "calls that no host needs fail", "every system call can be made", err);
+}
+
+static int no_way(void *user, int fds[2])
+{
+    (void)user, (void)fds;
+    return -ECANCELED;
+}
+
+/* OpenSSL reads its settings with the first connection of a process: here, while it may, one that
+   is not made. */
+static void warm_up_tls(const host *h)
+{
+    fsb_chunk_client_desc desc = {0};
+    fsb_backend          *none = NULL;
+    desc.connect = no_way;
+    desc.code = h->codes.count ? h->codes.lines[0].code : NULL;
+    if (desc.code) (void)fsb_chunk_client_open(&none, &desc);
+}
+
+/* What names of hosts are looked up with, and what libc may load for that. */
+static const char *const names_need[] = {
+    "/etc/hosts", "/etc/host.conf", "/etc/nsswitch.conf", "/etc/resolv.conf", "/etc/gai.conf",
+    "/etc/ld.so.cache", "/lib", "/lib64", "/usr/lib", "/usr/lib64"};
+
+/* The files that a host opens from here on; dirs are its argc folders. */
+static int allow_files(host *h, sandbox_files *s, char **dirs, int argc)
+{
+    char      real[PATH_MAX];
+    const int serve = h->read_only ? SANDBOX_READ : SANDBOX_SERVE;
+    int       err = sandbox_files_allow(s, "/proc/self", SANDBOX_READ);
+    for (int i = 0; i < argc && !err; ++i)
+        err = sandbox_files_allow(s, folder_of(dirs[i]), (uint64_t)serve);
+    for (size_t i = 0; i < sizeof names_need / sizeof *names_need && !err; ++i)
+        err = sandbox_files_allow(s, names_need[i], SANDBOX_READ);
+    for (int i = 0; i < h->listen_count && !err; ++i)
+        if (strncmp(h->listen[i], "unix:", 5) == 0)
+            err = sandbox_files_allow_beside(s, h->listen[i] + 5, SANDBOX_SOCKET);
+    if (!err && h->status_at && strncmp(h->status_at, "unix:", 5) == 0)
+        err = sandbox_files_allow_beside(s, h->status_at + 5, SANDBOX_SOCKET);
+    if (err || !h->code_path) return err;
+    err = sandbox_files_allow_beside(s, h->code_path, SANDBOX_READ_FILE); /* it gets replaced */
+    if (!err && realpath(h->code_path, real))
+        err = sandbox_files_allow_beside(s, real, SANDBOX_READ_FILE);
+    return err;
+}
+
+/* Files: only what it serves, and what that takes. */
+static void confine_files(host *h, char **dirs, int argc)
+{
+    char          well[120];
+    sandbox_files s;
+    int           err = h->no_sandbox || h->allow_exec ? 1 : sandbox_files_begin(&s);
+    if (!err) {
+        err = allow_files(h, &s, dirs, argc);
+        if (!err) err = sandbox_files_end(&s);
+        else close(s.fd);
+    }
+    snprintf(well, sizeof well, "files that are not served are out of reach (Landlock, ABI %d)",
+             err ? 0 : s.abi);
+    say_sandbox(h, well, "files that are not served are not out of reach by Landlock", err);
 }
 
 int main(int argc, char **argv)
@@ -476,15 +671,14 @@ int main(int argc, char **argv)
     pthread_sigmask(SIG_BLOCK, &stop, NULL); /* before any thread: they inherit it */
     for (int i = optind; i < argc; ++i) add_share(&h, argv[i]);
 
-    fsb_chunk_server_desc desc = {0};
-    desc.shares = h.shares, desc.share_count = h.share_count;
-    desc.max_clients = h.max_clients, desc.max_unproven = h.max_unproven;
-    desc.request_ms = h.request_ms, desc.away_ms = h.away_ms, desc.log = h.logger;
-    open_audit(&h, &desc);
-    const int err = fsb_chunk_server_open(&h.server, &desc);
+    h.desc.shares = h.shares, h.desc.share_count = h.share_count, h.desc.log = h.logger;
+    open_audit(&h, &h.desc);
+    const int err = fsb_chunk_server_open(&h.server, &h.desc);
     if (err) tool_fail("cannot start: %s", strerror(-err));
+    if (!h.stdio) first_codes(&h), warm_up_tls(&h);
+    confine_files(&h, argv + optind, argc - optind);
     status_server *status = status_start(h.status_at, fill_status, &h, h.logger);
-    if (!h.stdio) first_codes(&h), start_listening(&h);
+    if (!h.stdio) start_listening(&h);
     else if (pthread_create(&thread, NULL, serve_stdio, &h) != 0)
         tool_fail("cannot start a thread");
     const struct timespec second = {1, 0};

@@ -23,7 +23,10 @@ static const char help[] =
     "  -f, --foreground    stay in the foreground\n"
     "  -o OPTIONS          FUSE's own (allow_other, ...), separated by commas; and of ours:\n"
     "                      remote_locks: flock and fcntl locks hold between all clients of the\n"
-    "                      host, not just in this mount\n"
+    "                      host, not just in this mount; contain_symlinks: links that lead out\n"
+    "                      of the mount, absolute ones too, cannot be read or followed, so that\n"
+    "                      no host can lead to files of this machine; that is the default for\n"
+    "                      fsb://, fsb+tcp://, ssh:// and sftp://, not so no_contain_symlinks\n"
     "  --read-only         change nothing\n"
     "  --timeout SECONDS   a call waits so long for the host, then fails (default 30); the\n"
     "                      mount stays, and goes on when the host is back\n"
@@ -344,6 +347,7 @@ int main(int argc, char **argv)
     fsb_mount_desc desc = {0};
     desc.backend = backend, desc.mountpoint = o.mountpoint, desc.options = o.fuse;
     desc.fsname = o.url_text, desc.read_only = (uint32_t)o.read_only, desc.log = logger;
+    desc.contain_symlinks = far_away && url.scheme != TOOL_UNIX; /* hosts that others may run */
     log.hold = 1;
     const int err = fsb_mount_open(&mounted, &desc);
     log.hold = 0;

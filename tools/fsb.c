@@ -1,5 +1,6 @@
 /* fsb.c - the command line of fsb: `fsb GROUP COMMAND ...`. Each group has a file of its own. */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "../fsb_registry.h"
@@ -32,11 +33,36 @@ static void usage(FILE *to)
                 "             files here, over ssh and SFTP, on fsb hosts: fsb ls --help\n");
     for (size_t i = 0; i < sizeof groups / sizeof *groups; ++i)
         fprintf(to, "  %-10s %s\n", groups[i].name, groups[i].about);
-    fprintf(to, "\nfsb GROUP --help tells its commands. --version tells the version.\n");
+    fprintf(to, "\nfsb GROUP --help tells its commands. --version tells the version.\n"
+                "--code-file FILE, before or behind COMMAND, has the join code of fsb:// URLs\n"
+                "without one (-: stdin); FSB_CODE_FILE names such a file, FSB_CODE is a code.\n");
+}
+
+/* Takes --code-file, which every command knows, out of the options before the command and of those
+   that follow it at once. Returns the new argc, or 0: its value is missing. */
+static int take_code_file(int argc, char **argv)
+{
+    static const char option[] = "--code-file";
+    const size_t      n = sizeof option - 1;
+    int               words = 0;
+    for (int i = 1; i < argc && strcmp(argv[i], "--") && words < 2; ++i) {
+        const int takes = !strcmp(argv[i], option) ? 2 : 1;
+        if (strncmp(argv[i], option, n) || (takes == 1 && argv[i][n] != '=')) {
+            words += argv[i][0] != '-';
+            continue;
+        }
+        if (i + takes > argc) return 0;
+        if (setenv("FSB_CODE_FILE", takes == 2 ? argv[i + 1] : argv[i] + n + 1, 1)) return 0;
+        memmove(argv + i, argv + i + takes, (size_t)(argc - i - takes + 1) * sizeof *argv);
+        argc -= takes, --i;
+    }
+    return argc;
 }
 
 int main(int argc, char **argv)
 {
+    argc = take_code_file(argc, argv);
+    if (!argc) return fprintf(stderr, "fsb: --code-file needs a FILE\n"), 2;
     const char *name = argc > 1 ? argv[1] : "";
     if (!strcmp(name, "--help") || !strcmp(name, "-h")) return usage(stdout), 0;
     if (!strcmp(name, "--version")) return puts("fsb " FSB_VERSION), 0;

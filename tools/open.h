@@ -165,8 +165,13 @@ static inline int tool_open_host(tool_place *p, uint32_t timeout_ms, fsb_logger 
 {
     fsb_chunk_client_desc desc = {0};
     if (p->url.scheme == TOOL_TLS) {
-        const int err = tool_code_find(NULL, &p->url);
-        if (err) tool_fail("%s needs a join code that is well typed: #CODE, or FSB_CODE", p->text);
+        const char *file = getenv("FSB_CODE_FILE"); /* which --code-file of fsb sets */
+        const int   err = tool_code_find(file && file[0] ? file : NULL, &p->url);
+        if (err && err != -EINVAL && file && file[0])
+            tool_fail("no join code in the code file %s: %s", file, strerror(-err));
+        if (err)
+            tool_fail("%.*s needs a join code that is well typed: #CODE, --code-file or FSB_CODE",
+                      (int)strcspn(p->text, "#"), p->text);
         desc.code = p->url.code;
     }
     desc.address = p->url.address, desc.share = p->url.share[0] ? p->url.share : NULL;

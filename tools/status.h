@@ -64,8 +64,10 @@ static inline void status_number(status_page *page, const char *name, const char
 {
     const int bare = (int)strcspn(name, "{");
     if (!page->metrics) {
+        const char *label = strchr(name, '"') ? strchr(name, '"') + 1 : name;
         if (about) status_print(page, "%-36s %llu\n", about, (unsigned long long)value);
-        else status_print(page, "  %-34s %llu\n", name + bare, (unsigned long long)value);
+        else status_print(page, "  %-*.*s %llu\n", 34, (int)strcspn(label, "\""), label,
+                          (unsigned long long)value);
         return;
     }
     if (about)

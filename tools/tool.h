@@ -51,7 +51,12 @@ static inline void tool_log_line(void *user, fsb_log_level level, const char *it
     struct timespec          now;
     struct tm                utc;
     char                     stamp[32];
+    char                     clean[sizeof log->text];
     if (level > log->level) return;
+    snprintf(clean, sizeof clean, "%s", text); /* names from outside must not forge lines */
+    for (char *c = clean; *c; ++c)
+        if ((unsigned char)*c < ' ' || *c == 127) *c = '?';
+    text = clean;
     if (log->hold && level == FSB_LOG_ERROR) {
         snprintf(log->text, sizeof log->text, "%s", text);
         return;
