@@ -478,6 +478,75 @@ FSB_API int fsb_namespace_backend(fsb_backend **out, const fsb_namespace_desc *d
 /* What a shared handle table needs as its release(). Errors: none. Threads: any. */
 FSB_API void fsb_namespace_release(void *user, fsb_handle id, void *object);
 
+/* Tenants: namespaces by name, side by side in one process. Each has mount points, open files and
+   quotas of its own, is made when it is first asked for, and no call of one reaches what is
+   another's: neither by path, nor by handle. Looking up one that exists takes no lock. */
+typedef struct fsb_tenants fsb_tenants;
+enum { FSB_TENANT_NAME_MAX = 255 }; /* bytes; any but '/' and NUL; not "", ".", ".." */
+typedef struct fsb_tenant { /* what create() fills in, and gone() gets back */
+    const char *name;
+    fsb_mounts *mounts;      /* what it sees: bind to it. It may be changed until gone() */
+    void       *data;        /* yours */
+    uint32_t    max_handles; /* open files and watches at once; more answer -EMFILE */
+    uint32_t    idle_ms;     /* files not used for so long are closed; UINT32_MAX: never */
+    uint64_t    max_bytes;   /* of reads and writes on their way at once; more answer -EAGAIN,
+                                unless there are no others */
+} fsb_tenant;
+typedef struct fsb_tenant_stats {
+    uint64_t calls, handles, bytes; /* now on their way, open, of calls on their way */
+    uint64_t done;                  /* calls ended so far */
+    uint64_t refused_handles, refused_bytes; /* calls that a quota stopped, so far */
+} fsb_tenant_stats;
+typedef struct fsb_tenants_desc {
+    /* Makes a tenant: binds what it is to see to tenant->mounts, and may change its limits. Called
+       once however many ask for the name at once; they wait for it, and nobody else does. What is
+       not 0 they all get as their error. It must not ask for its own name. Required. */
+    int (*create)(void *user, fsb_tenant *tenant);
+    /* The tenant has ended, and nothing of it is in use any more: what it was bound to may be
+       closed. Called once for each that create() made, by the thread that ended its last use.
+       NULL: there is nothing to do. */
+    void (*gone)(void *user, fsb_tenant *tenant);
+    void    *user;
+    uint32_t max_tenants; /* at once (default 65536, at most 1 << 24) */
+    uint32_t max_handles; /* of all together (default 1 << 20, at most 1 << 28) */
+    uint32_t sweep_ms;    /* a thread closes idle files so often (default 0: none, the caller sweeps
+                             fsb_tenants_handles()) */
+    /* what a tenant has if create() does not change it */
+    uint32_t      tenant_handles; /* default 16384 */
+    uint32_t      idle_ms;        /* default 0: never */
+    uint64_t      tenant_bytes;   /* default 64 MiB */
+    fsb_allocator allocator;
+    fsb_logger    log;
+} fsb_tenants_desc;
+
+/* Makes an empty set; it starts a thread only if desc.sweep_ms is set.
+   Errors: -EINVAL, -ENOMEM, -EAGAIN no thread. Threads: any. */
+FSB_API int fsb_tenants_open(fsb_tenants **out, const fsb_tenants_desc *desc);
+/* Ends all tenants and frees the set. NULL is fine.
+   Errors: none. Threads: no other user left, no backend of it unclosed. */
+FSB_API void fsb_tenants_close(fsb_tenants *t);
+/* The backend of the tenant `name`, which is made if there is none. All who ask get the same one;
+   each calls its close() once, which closes no files. It routes as fsb_namespace_backend() does;
+   its handles are of the table that all tenants share, checked on every use: closed, guessed and
+   other tenants' ones answer -EBADF, with a line in the log that says which. Once the tenant was
+   removed it answers -ENODEV.
+   Errors: -EINVAL, -ENAMETOOLONG no such name can be; -EMFILE too many tenants; -ENOMEM; what
+   create() says. Threads: any; may block while it is made, else not. */
+FSB_API int fsb_tenant_backend(fsb_backend **out, fsb_tenants *t, const char *name);
+/* Removes a tenant: when this returns no call of it begins any more and its files are closed, but
+   those that calls on their way use, which are when these end. The name may be used again at once,
+   for another tenant. Returns 0, or 1 if calls on their way keep something of it for now.
+   Errors: -ENOENT. Threads: any. */
+FSB_API int fsb_tenants_remove(fsb_tenants *t, const char *name);
+/* Calls fn for each tenant until fn returns not 0, which is returned. Those made or removed
+   meanwhile may be missed. Errors: fn's. Threads: any; fn may call the set. */
+FSB_API int fsb_tenants_each(fsb_tenants *t,
+                             int (*fn)(void *user, const fsb_tenant *tenant,
+                                       const fsb_tenant_stats *stats),
+                             void *user);
+/* Their open files: to sweep, to count. Errors: none. Threads: any. */
+FSB_API fsb_handles *fsb_tenants_handles(fsb_tenants *t);
+
 /* ---- FUSE ------------------------------------------------------------------------------------ */
 
 typedef struct fsb_mount fsb_mount;
