@@ -547,6 +547,78 @@ FSB_API int fsb_tenants_each(fsb_tenants *t,
 /* Their open files: to sweep, to count. Errors: none. Threads: any. */
 FSB_API fsb_handles *fsb_tenants_handles(fsb_tenants *t);
 
+/* Tokens: signed texts that say who may do what, and until when, checked without asking anybody.
+       fsb1:KEY:TENANT:RIGHTS:UNTIL:ID:MAC
+   KEY is the number of the key that signed it, UNTIL seconds since the epoch, ID 16 hex digits of
+   its own, MAC the HMAC-SHA-256 by that key of all before its ':', in base64url. A token has one
+   spelling only. Whoever has the whole text has the rights: it is a secret, unlike what stands
+   before the MAC, its identity. */
+typedef struct fsb_tokens fsb_tokens;
+enum { FSB_TOKEN_READ = 1, FSB_TOKEN_WRITE = 2, FSB_TOKEN_EXEC = 4 }; /* "ro", "rw", "rwx" */
+enum { FSB_TOKEN_TENANT_MAX = 63, FSB_TOKEN_SIZE = 160 /* bytes that hold any, with its '\0' */ };
+typedef struct fsb_token_claims {
+    char     tenant[FSB_TOKEN_TENANT_MAX + 1]; /* letters, digits, -._@; first letter or digit */
+    uint32_t rights; /* FSB_TOKEN_READ, or with it WRITE, or with both EXEC */
+    uint32_t key;    /* number of the key, not 0 */
+    uint64_t id;     /* not 0 */
+    int64_t  until_ns; /* since the epoch, whole seconds: from then on it is worth nothing */
+} fsb_token_claims;
+typedef struct fsb_token_key {
+    uint32_t      number; /* not 0 */
+    unsigned char secret[32];
+} fsb_token_key;
+typedef struct fsb_tokens_desc {
+    const fsb_token_key *keys; /* [key_count], copied; the last one signs; at least one */
+    size_t               key_count;
+    uint32_t cache_entries; /* checks remembered, each in 64 bytes (default 16384, at most 1 << 24;
+                               UINT32_MAX: none) */
+    int64_t (*now_ns)(void *user); /* since the epoch (default the system's clock) */
+    void         *user;
+    fsb_allocator allocator;
+    fsb_logger    log;
+} fsb_tokens_desc;
+typedef struct fsb_tokens_stats {
+    uint64_t cached, bytes;   /* now: checks remembered; memory of the object */
+    uint64_t revoked;         /* now: in the list */
+    uint64_t checks, hits;    /* so far; hits: of these, answered from the cache */
+    uint64_t forged, expired, ended, malformed; /* refused so far; ended: revoked */
+} fsb_tokens_stats;
+
+/* Makes a checker of tokens; its memory for the cache is taken at once.
+   Errors: -EINVAL, -ENOMEM, -ENOSYS built without FSB_WITH_OPENSSL. Threads: any. */
+FSB_API int fsb_tokens_open(fsb_tokens **out, const fsb_tokens_desc *desc);
+/* Wipes the keys and frees it. NULL is fine. Errors: none. Threads: no other user left. */
+FSB_API void fsb_tokens_close(fsb_tokens *t);
+/* Other keys and another list of revoked tokens (by id) instead of those before, both copied. No
+   check that begins afterwards knows what was before, the cache included.
+   Errors: -EINVAL, -ENOMEM; nothing is changed then. Threads: any. */
+FSB_API int fsb_tokens_set(fsb_tokens *t, const fsb_token_key *keys, size_t key_count,
+                           const uint64_t *revoked, size_t revoked_count);
+/* One more revoked token. Errors: -EINVAL id 0, -ENOMEM. Threads: any. */
+FSB_API int fsb_tokens_revoke(fsb_tokens *t, uint64_t id);
+/* Writes the token of these claims into out (size bytes, FSB_TOKEN_SIZE are enough). Key 0 is the
+   last one, id 0 a new one by chance: they are filled in.
+   Errors: -EINVAL no such claims or key; -ENAMETOOLONG size; -EIO OpenSSL; what getrandom(2) says.
+   Threads: any. */
+FSB_API int fsb_tokens_sign(fsb_tokens *t, fsb_token_claims *claims, char *out, size_t size);
+/* Is this text, of `size` bytes, a token that is good now? Then its claims are copied out. Each
+   refusal is told in the log, without the secret.
+   Errors: -EINVAL malformed, truncated; -EBADMSG forged: none of the keys signed it; -EKEYEXPIRED;
+   -EKEYREVOKED. Threads: any, several at once. */
+FSB_API int fsb_tokens_check(fsb_tokens *t, const char *text, size_t size,
+                             fsb_token_claims *claims);
+/* The whole token of an identity that somebody claims, so that he can be asked to prove that he has
+   it: never to be shown to him. Refuses as fsb_tokens_check() does, but cannot know what is forged:
+   -EBADMSG is a key that is not here. out has FSB_TOKEN_SIZE bytes.
+   Errors: as fsb_tokens_check(). Threads: any. */
+FSB_API int fsb_tokens_complete(fsb_tokens *t, const char *identity, size_t size, char *out,
+                                fsb_token_claims *claims);
+/* What a token, or an identity, says of itself: nothing of it is proven.
+   Errors: -EINVAL. Threads: any. */
+FSB_API int fsb_token_read(const char *text, size_t size, fsb_token_claims *claims);
+/* Counts. Errors: none. Threads: any. */
+FSB_API void fsb_tokens_stat(fsb_tokens *t, fsb_tokens_stats *stats);
+
 /* ---- FUSE ------------------------------------------------------------------------------------ */
 
 typedef struct fsb_mount fsb_mount;
@@ -601,9 +673,10 @@ FSB_API const char *fsb_mount_errmsg(fsb_mount *mount, char *buf, size_t size);
 #endif
 #endif /* FSB_MOUNT_H */
 
-/* ==== IMPLEMENTATION: [memory] [handle table] [mount table] [namespace] and, with FSB_WITH_FUSE,
-   [log] [table] [nodes] [names] [requests] [handles] [gate] [start] [attr] [lookup] [change]
-   [open] [read] [write] [list] [ahead] [xattr] [locks] [lease] [session] [threads] [public] ==== */
+/* ==== IMPLEMENTATION: [memory] [tokens] [handle table] [mount table] [namespace] and, with
+   FSB_WITH_FUSE, [log] [table] [nodes] [names] [requests] [handles] [gate] [start] [attr] [lookup]
+   [change] [open] [read] [write] [list] [ahead] [xattr] [locks] [lease] [session] [threads]
+   [public] ===================================================================================== */
 #if (defined(FSB_IMPLEMENTATION) || defined(FSB_MOUNT_IMPLEMENTATION)) && !defined(FSB_MOUNT_DONE_)
 #define FSB_MOUNT_DONE_
 #include <errno.h>
@@ -614,11 +687,20 @@ FSB_API const char *fsb_mount_errmsg(fsb_mount *mount, char *buf, size_t size);
 #include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
+#include <sys/random.h>
 #include <time.h>
 #include <unistd.h>
 #ifndef CPU_SETSIZE
 #error "fsb_mount.h: GNU extensions are hidden; include it first, or compile with -D_GNU_SOURCE"
 #else
+#ifdef FSB_WITH_OPENSSL
+#include <openssl/crypto.h>
+#include <openssl/evp.h>
+#include <openssl/hmac.h>
+#if OPENSSL_VERSION_NUMBER < 0x30000000L
+#error "fsb_mount.h: FSB_WITH_OPENSSL needs OpenSSL 3.0 or newer"
+#endif
+#endif
 
 /* ---- [memory] -------------------------------------------------------------------------------- */
 
@@ -693,6 +775,627 @@ static int fsb_tables_swap_(uint64_t *p, uint64_t *was, uint64_t is)
 {
     FSB_TABLES_STEP_();
     return __atomic_compare_exchange_n(p, was, is, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
+}
+
+/* ---- [tokens] -------------------------------------------------------------------------------- */
+
+enum {
+    FSB_TOKEN_MAC_ = 43,       /* characters of base64url for 32 bytes */
+    FSB_TOKEN_SHARDS_ = 16,    /* of the cache, at most */
+    FSB_TOKEN_SLOTS_EACH_ = 2  /* per entry: probes stay short, and shards need not be equal */
+};
+
+/* What is remembered of a good token: that it was good. Its claims are read from the text anew, of
+   which the tag is a keyed hash: nobody who does not know the hash's key can make another text with
+   this tag. */
+typedef struct fsb_token_entry_ {
+    uint64_t tag[2];
+    int64_t  until_ns;
+    uint32_t era;  /* of keys and revocations that it was checked under; 0: nothing is here */
+    uint32_t used; /* since the hand of the clock last passed */
+} fsb_token_entry_;
+
+typedef struct fsb_token_shard_ {
+    pthread_mutex_t   lock;
+    fsb_token_entry_ *slots; /* by tag, then the next free one; no gaps */
+    uint32_t          count, hand;
+    uint64_t          hits;
+} fsb_token_shard_;
+
+struct fsb_tokens {
+    fsb_tokens_desc  desc;
+    size_t           bytes;   /* of this, the shards' slots behind it */
+    uint64_t         seed[2]; /* of the tags */
+    pthread_rwlock_t lock;    /* guards these five; era is read by atomics too */
+    fsb_token_key   *keys;
+    size_t           key_count;
+    uint64_t        *revoked; /* sorted */
+    size_t           revoked_count;
+    uint32_t         era;
+    uint32_t         shard_count, slots_each;
+    uint64_t         cached; /* by atomics, these too */
+    uint64_t         checks, forged, expired, ended, malformed;
+    fsb_token_shard_ shards[FSB_TOKEN_SHARDS_];
+};
+
+#ifdef FSB_WITH_OPENSSL
+static int fsb_token_hmac_(const unsigned char key[32], const char *text, size_t size,
+                           unsigned char out[32])
+{
+    unsigned length = 0;
+    return HMAC(EVP_sha256(), key, 32, (const unsigned char *)text, size, out, &length) &&
+            length == 32
+        ? 0
+        : -EIO;
+}
+
+static int fsb_token_same_(const char *a, const char *b, size_t size) /* in constant time */
+{
+    return CRYPTO_memcmp(a, b, size) == 0;
+}
+#else
+static int fsb_token_hmac_(const unsigned char key[32], const char *text, size_t size,
+                           unsigned char out[32])
+{
+    (void)key, (void)text, (void)size, (void)out;
+    return -ENOSYS;
+}
+
+static int fsb_token_same_(const char *a, const char *b, size_t size)
+{
+    (void)a, (void)b, (void)size;
+    return 0;
+}
+#endif
+
+/* ---- [tokens: text] -------------------------------------------------------------------------- */
+
+/* A number without leading zeros, up to the ':' behind it. 0: it is none, or over most. */
+static uint64_t fsb_token_number_(const char **at, const char *end, uint64_t most)
+{
+    uint64_t    value = 0;
+    const char *p = *at;
+    if (p == end || *p == '0') return 0;
+    for (; p < end && *p >= '0' && *p <= '9'; ++p) {
+        if (value > (most - (uint64_t)(*p - '0')) / 10) return 0;
+        value = value * 10 + (uint64_t)(*p - '0');
+    }
+    if (p == end || *p != ':') return 0;
+    *at = p + 1;
+    return value;
+}
+
+/* 16 digits, lower case, up to `end` or the ':' behind them. */
+static uint64_t fsb_token_hex_(const char **at, const char *end)
+{
+    uint64_t    value = 0;
+    const char *p = *at;
+    if (end - p < 16) return 0;
+    for (const char *stop = p + 16; p < stop; ++p) {
+        const int digit = *p >= '0' && *p <= '9' ? *p - '0' : *p >= 'a' && *p <= 'f' ? *p - 'a' + 10
+                                                                                     : -1;
+        if (digit < 0) return 0;
+        value = value << 4 | (uint64_t)digit;
+    }
+    *at = p;
+    return value;
+}
+
+static int fsb_token_plain_(char c) /* a letter or a digit */
+{
+    return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
+}
+
+/* The tenant's name and the ':' behind it: bytes of the name, 0 if it is none. */
+static size_t fsb_token_tenant_(const char *at, const char *end)
+{
+    size_t n = 0;
+    if (at == end || !fsb_token_plain_(*at)) return 0;
+    while (at + n < end && (fsb_token_plain_(at[n]) || at[n] == '-' || at[n] == '.' ||
+                            at[n] == '_' || at[n] == '@'))
+        if (++n > (size_t)FSB_TOKEN_TENANT_MAX) return 0;
+    return at + n < end && at[n] == ':' ? n : 0;
+}
+
+static const char *fsb_token_rights_(uint32_t rights)
+{
+    const uint32_t write = FSB_TOKEN_READ | FSB_TOKEN_WRITE;
+    return rights == FSB_TOKEN_READ         ? "ro"
+        : rights == write                   ? "rw"
+        : rights == (write | FSB_TOKEN_EXEC) ? "rwx"
+                                            : NULL;
+}
+
+/* Bytes of the identity, which the text begins with, or 0: there is none. */
+static size_t fsb_token_parse_(const char *text, size_t size, fsb_token_claims *claims)
+{
+    const char *p = text + 5, *end = text + size;
+    if (size >= (size_t)FSB_TOKEN_SIZE || size < 5 || memcmp(text, "fsb1:", 5) != 0) return 0;
+    claims->key = (uint32_t)fsb_token_number_(&p, end, UINT32_MAX);
+    const size_t name = claims->key ? fsb_token_tenant_(p, end) : 0;
+    if (!name) return 0;
+    memcpy(claims->tenant, p, name);
+    claims->tenant[name] = '\0', p += name + 1;
+    if (end - p < 4 || p[0] != 'r' || (p[1] != 'o' && p[1] != 'w')) return 0;
+    const int writes = p[1] == 'w', runs = writes && p[2] == 'x';
+    claims->rights = FSB_TOKEN_READ | (writes ? (uint32_t)FSB_TOKEN_WRITE : 0u) |
+        (runs ? (uint32_t)FSB_TOKEN_EXEC : 0u);
+    p += 2 + runs;
+    if (*p++ != ':') return 0;
+    const uint64_t until = fsb_token_number_(&p, end, INT64_MAX / 1000000000);
+    claims->until_ns = (int64_t)until * 1000000000;
+    claims->id = until ? fsb_token_hex_(&p, end) : 0;
+    return claims->id ? (size_t)(p - text) : 0;
+}
+
+/* Behind the identity stands ':' and what may be a MAC. */
+static int fsb_token_whole_(const char *text, size_t size, size_t identity)
+{
+    if (size != identity + 1 + FSB_TOKEN_MAC_ || text[identity] != ':') return 0;
+    for (const char *p = text + identity + 1; p < text + size; ++p)
+        if (!fsb_token_plain_(*p) && *p != '-' && *p != '_') return 0;
+    return 1;
+}
+
+static void fsb_token_base64_(const unsigned char in[32], char out[FSB_TOKEN_MAC_])
+{
+    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    unsigned          bits = 0, have = 0;
+    for (size_t i = 0; i < 32; ++i) {
+        bits = bits << 8 | in[i];
+        for (have += 8; have >= 6; have -= 6) *out++ = digits[bits >> (have - 6) & 63];
+    }
+    *out = digits[bits << (6 - have) & 63];
+}
+
+/* The MAC, as it stands in a token. */
+static int fsb_token_mac_(const fsb_token_key *key, const char *identity, size_t size,
+                          char out[FSB_TOKEN_MAC_])
+{
+    unsigned char mac[32];
+    const int     err = fsb_token_hmac_(key->secret, identity, size, mac);
+    if (!err) fsb_token_base64_(mac, out);
+    explicit_bzero(mac, sizeof mac);
+    return err;
+}
+
+FSB_API int fsb_token_read(const char *text, size_t size, fsb_token_claims *claims)
+{
+    fsb_token_claims c;
+    if (!text || !claims) return -EINVAL;
+    memset(&c, 0, sizeof c);
+    const size_t identity = fsb_token_parse_(text, size, &c);
+    if (!identity || (identity != size && !fsb_token_whole_(text, size, identity))) return -EINVAL;
+    *claims = c;
+    return 0;
+}
+
+/* ---- [tokens: cache] ------------------------------------------------------------------------- */
+
+static uint64_t fsb_token_turn_(uint64_t x, int by)
+{
+    return x << by | x >> (64 - by);
+}
+
+static void fsb_token_round_(uint64_t v[4])
+{
+    v[0] += v[1], v[2] += v[3];
+    v[1] = fsb_token_turn_(v[1], 13) ^ v[0], v[3] = fsb_token_turn_(v[3], 16) ^ v[2];
+    v[0] = fsb_token_turn_(v[0], 32);
+    v[2] += v[1], v[0] += v[3];
+    v[1] = fsb_token_turn_(v[1], 17) ^ v[2], v[3] = fsb_token_turn_(v[3], 21) ^ v[0];
+    v[2] = fsb_token_turn_(v[2], 32);
+}
+
+/* SipHash-2-4 with 128 bits of result: a hash that cannot be steered by who does not know the
+   seed, and is made for short texts. */
+static void fsb_token_tag_(const uint64_t seed[2], const char *text, size_t size, uint64_t tag[2])
+{
+    uint64_t v[4], word;
+    v[0] = seed[0] ^ 0x736f6d6570736575u, v[1] = seed[1] ^ 0x646f72616e646f6du ^ 0xee;
+    v[2] = seed[0] ^ 0x6c7967656e657261u, v[3] = seed[1] ^ 0x7465646279746573u;
+    for (size_t i = 0; i <= size / 8; ++i) {
+        const size_t left = size - i * 8;
+        word = 0;
+        if (left >= 8) memcpy(&word, text + i * 8, 8); /* in this machine's order: it stays here */
+        else {
+            memcpy(&word, text + i * 8, left);
+            word |= (uint64_t)size << 56;
+        }
+        v[3] ^= word;
+        fsb_token_round_(v), fsb_token_round_(v);
+        v[0] ^= word;
+    }
+    v[2] ^= 0xee;
+    for (int i = 0; i < 4; ++i) fsb_token_round_(v);
+    tag[0] = v[0] ^ v[1] ^ v[2] ^ v[3];
+    v[1] ^= 0xdd;
+    for (int i = 0; i < 4; ++i) fsb_token_round_(v);
+    tag[1] = v[0] ^ v[1] ^ v[2] ^ v[3];
+}
+
+static fsb_token_shard_ *fsb_token_shard_of_(fsb_tokens *t, const uint64_t tag[2])
+{
+    return &t->shards[tag[1] % t->shard_count];
+}
+
+static uint32_t fsb_token_home_(const fsb_tokens *t, const uint64_t tag[2])
+{
+    return (uint32_t)((tag[0] >> 32) * t->slots_each >> 32);
+}
+
+static uint32_t fsb_token_next_(const fsb_tokens *t, uint32_t i)
+{
+    return i + 1 < t->slots_each ? i + 1 : 0;
+}
+
+/* Where it is, or the free slot where it would be. Lock held. */
+static uint32_t fsb_token_find_(const fsb_tokens *t, const fsb_token_shard_ *s,
+                                const uint64_t tag[2])
+{
+    uint32_t i = fsb_token_home_(t, tag);
+    while (s->slots[i].era && (s->slots[i].tag[0] != tag[0] || s->slots[i].tag[1] != tag[1]))
+        i = fsb_token_next_(t, i);
+    return i;
+}
+
+/* Frees a slot; those behind it that were pushed on by it move up. Lock held. */
+static void fsb_token_drop_(fsb_tokens *t, fsb_token_shard_ *s, uint32_t hole)
+{
+    for (uint32_t i = fsb_token_next_(t, hole); s->slots[i].era; i = fsb_token_next_(t, i)) {
+        const uint32_t home = fsb_token_home_(t, s->slots[i].tag);
+        const int      stays = hole <= i ? hole < home && home <= i : hole < home || home <= i;
+        if (stays) continue;
+        s->slots[hole] = s->slots[i], hole = i;
+    }
+    memset(&s->slots[hole], 0, sizeof s->slots[hole]);
+    --s->count;
+    (void)__atomic_sub_fetch(&t->cached, 1, __ATOMIC_RELAXED);
+}
+
+/* Drops one: the first in the hand's way that is worth nothing any more, or was not used since the
+   hand was there. Lock held. */
+static void fsb_token_evict_(fsb_tokens *t, fsb_token_shard_ *s, uint32_t era, int64_t now)
+{
+    while (s->count) {
+        fsb_token_entry_ *e = &s->slots[s->hand];
+        if (e->era && (!e->used || e->era != era || e->until_ns <= now)) {
+            fsb_token_drop_(t, s, s->hand); /* what moves into its place is looked at next */
+            return;
+        }
+        e->used = 0;
+        s->hand = fsb_token_next_(t, s->hand);
+    }
+}
+
+/* Was it found good under these keys and revocations? */
+static int fsb_token_remembered_(fsb_tokens *t, const uint64_t tag[2], uint32_t era)
+{
+    fsb_token_shard_ *s = fsb_token_shard_of_(t, tag);
+    if (!t->slots_each) return 0;
+    pthread_mutex_lock(&s->lock);
+    fsb_token_entry_ *e = &s->slots[fsb_token_find_(t, s, tag)];
+    const int         found = e->era == era;
+    if (found) e->used = 1, ++s->hits;
+    pthread_mutex_unlock(&s->lock);
+    return found;
+}
+
+static void fsb_token_remember_(fsb_tokens *t, const uint64_t tag[2], uint32_t era,
+                                int64_t until_ns, int64_t now)
+{
+    fsb_token_shard_ *s = fsb_token_shard_of_(t, tag);
+    if (!t->slots_each) return;
+    pthread_mutex_lock(&s->lock);
+    uint32_t i = fsb_token_find_(t, s, tag);
+    if (!s->slots[i].era) { /* full: the set, or nearly, this shard */
+        const uint64_t most = t->desc.cache_entries;
+        while (s->count && (__atomic_load_n(&t->cached, __ATOMIC_RELAXED) >= most ||
+                            s->count >= t->slots_each - 1 - t->slots_each / 8))
+            fsb_token_evict_(t, s, era, now);
+        i = fsb_token_find_(t, s, tag);
+        if (__atomic_add_fetch(&t->cached, 1, __ATOMIC_RELAXED) <= most) ++s->count;
+        else {
+            (void)__atomic_sub_fetch(&t->cached, 1, __ATOMIC_RELAXED);
+            pthread_mutex_unlock(&s->lock);
+            return;
+        }
+    }
+    s->slots[i].tag[0] = tag[0], s->slots[i].tag[1] = tag[1];
+    s->slots[i].until_ns = until_ns, s->slots[i].era = era, s->slots[i].used = 0;
+    pthread_mutex_unlock(&s->lock);
+}
+
+static void fsb_token_forget_(fsb_tokens *t, const uint64_t tag[2])
+{
+    fsb_token_shard_ *s = fsb_token_shard_of_(t, tag);
+    if (!t->slots_each) return;
+    pthread_mutex_lock(&s->lock);
+    const uint32_t i = fsb_token_find_(t, s, tag);
+    if (s->slots[i].era) fsb_token_drop_(t, s, i);
+    pthread_mutex_unlock(&s->lock);
+}
+
+/* ---- [tokens: checks] ------------------------------------------------------------------------ */
+
+static int64_t fsb_tokens_now_(const fsb_tokens *t)
+{
+    struct timespec now;
+    if (t->desc.now_ns) return t->desc.now_ns(t->desc.user);
+    clock_gettime(CLOCK_REALTIME_COARSE, &now); /* some ms late, of what counts in seconds */
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+static int fsb_token_by_id_(const void *a, const void *b)
+{
+    const uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return (x > y) - (x < y);
+}
+
+static int fsb_token_revoked_(const fsb_tokens *t, uint64_t id) /* lock held */
+{
+    return t->revoked_count &&
+        bsearch(&id, t->revoked, t->revoked_count, sizeof id, fsb_token_by_id_) != NULL;
+}
+
+static const fsb_token_key *fsb_token_key_of_(const fsb_tokens *t, uint32_t number) /* lock held */
+{
+    for (size_t i = 0; i < t->key_count; ++i)
+        if (t->keys[i].number == number) return &t->keys[i];
+    return NULL;
+}
+
+/* Counts a refusal and tells of it; claims NULL: not even those could be read. */
+static int fsb_token_refuse_(fsb_tokens *t, int err, const fsb_token_claims *claims)
+{
+    uint64_t *const counter = err == -EBADMSG ? &t->forged
+        : err == -EKEYEXPIRED                 ? &t->expired
+        : err == -EKEYREVOKED                 ? &t->ended
+                                              : &t->malformed;
+    const char *const why = err == -EBADMSG ? "forged: no key here signed it"
+        : err == -EKEYEXPIRED               ? "expired"
+        : err == -EKEYREVOKED               ? "revoked"
+        : err == -EINVAL                    ? "malformed or cut off"
+                                            : strerror(-err);
+    (void)__atomic_add_fetch(counter, 1, __ATOMIC_RELAXED);
+    fsb_tables_log_(&t->desc.log, FSB_LOG_WARN, "token/refused", "token %016llx of tenant %s: %s",
+                    (unsigned long long)(claims ? claims->id : 0), claims ? claims->tenant : "(?)",
+                    why);
+    return err;
+}
+
+/* The token of that identity, and whether it counts now: 0, or why not. The MAC comes first, so
+   that whoever does not know it learns nothing of the rest. */
+static int fsb_token_judge_(fsb_tokens *t, const char *text, size_t identity, const char *shown,
+                            char mac[FSB_TOKEN_MAC_], const fsb_token_claims *claims, int64_t now,
+                            uint32_t *era)
+{
+    pthread_rwlock_rdlock(&t->lock);
+    const fsb_token_key *key = fsb_token_key_of_(t, claims->key);
+    int                  err = key ? fsb_token_mac_(key, text, identity, mac) : -EBADMSG;
+    if (!err && shown && !fsb_token_same_(mac, shown, FSB_TOKEN_MAC_)) err = -EBADMSG;
+    if (!err && fsb_token_revoked_(t, claims->id)) err = -EKEYREVOKED;
+    if (!err && claims->until_ns <= now) err = -EKEYEXPIRED;
+    *era = t->era;
+    pthread_rwlock_unlock(&t->lock);
+    return err;
+}
+
+FSB_API int fsb_tokens_check(fsb_tokens *t, const char *text, size_t size, fsb_token_claims *claims)
+{
+    fsb_token_claims c;
+    uint64_t         tag[2];
+    char             mac[FSB_TOKEN_MAC_];
+    if (!t || !text || !claims) return -EINVAL;
+    (void)__atomic_add_fetch(&t->checks, 1, __ATOMIC_RELAXED);
+    const size_t identity = fsb_token_parse_(text, size, &c);
+    if (!identity || !fsb_token_whole_(text, size, identity))
+        return fsb_token_refuse_(t, -EINVAL, NULL);
+    uint32_t      era = __atomic_load_n(&t->era, __ATOMIC_ACQUIRE);
+    const int64_t now = fsb_tokens_now_(t);
+    fsb_token_tag_(t->seed, text, size, tag);
+    if (!fsb_token_remembered_(t, tag, era)) {
+        const int err =
+            fsb_token_judge_(t, text, identity, text + identity + 1, mac, &c, now, &era);
+        explicit_bzero(mac, sizeof mac);
+        if (err) return fsb_token_refuse_(t, err, &c);
+        fsb_token_remember_(t, tag, era, c.until_ns, now);
+    } else if (c.until_ns <= now) {
+        fsb_token_forget_(t, tag);
+        return fsb_token_refuse_(t, -EKEYEXPIRED, &c);
+    }
+    *claims = c;
+    return 0;
+}
+
+FSB_API int fsb_tokens_complete(fsb_tokens *t, const char *identity, size_t size, char *out,
+                                fsb_token_claims *claims)
+{
+    fsb_token_claims c;
+    uint32_t         era;
+    if (!t || !identity || !out || !claims) return -EINVAL;
+    (void)__atomic_add_fetch(&t->checks, 1, __ATOMIC_RELAXED);
+    if (fsb_token_parse_(identity, size, &c) != size || size + 2 + FSB_TOKEN_MAC_ > FSB_TOKEN_SIZE)
+        return fsb_token_refuse_(t, -EINVAL, NULL);
+    const int err = fsb_token_judge_(t, identity, size, NULL, out + size + 1, &c,
+                                     fsb_tokens_now_(t), &era);
+    if (err) {
+        explicit_bzero(out, FSB_TOKEN_SIZE);
+        return fsb_token_refuse_(t, err, &c);
+    }
+    memcpy(out, identity, size);
+    out[size] = ':', out[size + 1 + FSB_TOKEN_MAC_] = '\0';
+    *claims = c;
+    return 0;
+}
+
+FSB_API int fsb_tokens_sign(fsb_tokens *t, fsb_token_claims *claims, char *out, size_t size)
+{
+    char             text[FSB_TOKEN_SIZE];
+    fsb_token_claims c, same;
+    if (!t || !claims || !out) return -EINVAL;
+    c = *claims;
+    c.tenant[sizeof c.tenant - 1] = '\0';
+    while (!c.id)
+        if (getrandom(&c.id, sizeof c.id, 0) != (ssize_t)sizeof c.id) return -errno;
+    pthread_rwlock_rdlock(&t->lock);
+    const fsb_token_key *key =
+        c.key ? fsb_token_key_of_(t, c.key) : &t->keys[t->key_count - 1];
+    const char *rights = fsb_token_rights_(c.rights);
+    int         n = 0, err = key && rights ? 0 : -EINVAL;
+    if (!err) {
+        c.key = key->number;
+        n = snprintf(text, sizeof text, "fsb1:%u:%s:%s:%lld:%016llx", (unsigned)c.key, c.tenant,
+                     rights, (long long)(c.until_ns / 1000000000), (unsigned long long)c.id);
+        if (fsb_token_parse_(text, (size_t)n, &same) != (size_t)n) err = -EINVAL;
+        else if ((size_t)n + 2 + FSB_TOKEN_MAC_ > size) err = -ENAMETOOLONG;
+        else err = fsb_token_mac_(key, text, (size_t)n, out + n + 1);
+    }
+    pthread_rwlock_unlock(&t->lock);
+    if (err) return err;
+    memcpy(out, text, (size_t)n);
+    out[n] = ':', out[n + 1 + FSB_TOKEN_MAC_] = '\0';
+    c.until_ns = same.until_ns;
+    *claims = c;
+    return 0;
+}
+
+/* ---- [tokens: public] ------------------------------------------------------------------------ */
+
+static void fsb_token_keys_free_(const fsb_allocator *a, fsb_token_key *keys, size_t count)
+{
+    if (keys) explicit_bzero(keys, count * sizeof *keys);
+    fsb_tables_free_(a, keys, count * sizeof *keys);
+}
+
+static int fsb_token_keys_check_(const fsb_token_key *keys, size_t count)
+{
+    if (!keys || !count || count > 1024) return -EINVAL;
+    for (size_t i = 0; i < count; ++i) {
+        if (!keys[i].number) return -EINVAL;
+        for (size_t j = 0; j < i; ++j)
+            if (keys[j].number == keys[i].number) return -EINVAL;
+    }
+    return 0;
+}
+
+FSB_API int fsb_tokens_set(fsb_tokens *t, const fsb_token_key *keys, size_t key_count,
+                           const uint64_t *revoked, size_t revoked_count)
+{
+    if (!t || (revoked_count && !revoked) || revoked_count > SIZE_MAX / sizeof *revoked)
+        return -EINVAL;
+    if (fsb_token_keys_check_(keys, key_count) != 0) return -EINVAL;
+    const fsb_allocator *a = &t->desc.allocator;
+    const size_t         list_size = revoked_count * sizeof *revoked;
+    fsb_token_key *list = (fsb_token_key *)fsb_tables_new_(a, key_count * sizeof *keys);
+    uint64_t      *ids = list && list_size ? (uint64_t *)fsb_tables_new_(a, list_size) : NULL;
+    if (!list || (list_size && !ids)) {
+        fsb_token_keys_free_(a, list, key_count);
+        return -ENOMEM;
+    }
+    memcpy(list, keys, key_count * sizeof *keys);
+    if (ids) {
+        memcpy(ids, revoked, list_size);
+        qsort(ids, revoked_count, sizeof *ids, fsb_token_by_id_);
+    }
+    pthread_rwlock_wrlock(&t->lock);
+    fsb_token_key *const old = t->keys;
+    uint64_t *const      old_ids = t->revoked;
+    const size_t         old_count = t->key_count, old_size = t->revoked_count * sizeof *ids;
+    t->keys = list, t->key_count = key_count, t->revoked = ids, t->revoked_count = revoked_count;
+    __atomic_store_n(&t->era, t->era + 1, __ATOMIC_RELEASE);
+    pthread_rwlock_unlock(&t->lock);
+    fsb_token_keys_free_(a, old, old_count);
+    fsb_tables_free_(a, old_ids, old_size);
+    return 0;
+}
+
+FSB_API int fsb_tokens_revoke(fsb_tokens *t, uint64_t id)
+{
+    int err = 0;
+    if (!t || !id) return -EINVAL;
+    pthread_rwlock_wrlock(&t->lock);
+    if (!fsb_token_revoked_(t, id)) {
+        const size_t size = t->revoked_count * sizeof id;
+        uint64_t    *ids = (uint64_t *)t->desc.allocator.fn(t->desc.allocator.user, t->revoked,
+                                                            size, size + sizeof id);
+        if (!ids) err = -ENOMEM;
+        else {
+            size_t at = t->revoked_count++;
+            for (t->revoked = ids; at && ids[at - 1] > id; --at) ids[at] = ids[at - 1];
+            ids[at] = id;
+            __atomic_store_n(&t->era, t->era + 1, __ATOMIC_RELEASE);
+        }
+    }
+    pthread_rwlock_unlock(&t->lock);
+    return err;
+}
+
+FSB_API int fsb_tokens_open(fsb_tokens **out, const fsb_tokens_desc *desc)
+{
+    unsigned char probe[32];
+    if (!out || !desc || fsb_token_keys_check_(desc->keys, desc->key_count) != 0) return -EINVAL;
+    if (fsb_token_hmac_(desc->keys[0].secret, "", 0, probe) == -ENOSYS) {
+        fsb_tables_log_(&desc->log, FSB_LOG_ERROR, "token/open", "built without FSB_WITH_OPENSSL");
+        return -ENOSYS;
+    }
+    fsb_tokens_desc d = *desc;
+    if (!d.cache_entries) d.cache_entries = 16384;
+    if (d.cache_entries == UINT32_MAX) d.cache_entries = 0;
+    if (d.cache_entries > 1u << 24) return -EINVAL;
+    d.allocator = fsb_tables_allocator_(&desc->allocator);
+    const uint32_t shards = d.cache_entries < 1024 ? 1 : (uint32_t)FSB_TOKEN_SHARDS_;
+    const uint32_t each = (d.cache_entries + shards - 1) / shards;
+    const uint32_t slots = each ? each * FSB_TOKEN_SLOTS_EACH_ + 8 : 0;
+    const size_t   bytes =
+        sizeof(fsb_tokens) + (size_t)shards * slots * sizeof(fsb_token_entry_);
+    fsb_tokens *t = (fsb_tokens *)fsb_tables_new_(&d.allocator, bytes);
+    if (!t) return -ENOMEM;
+    t->desc = d, t->bytes = bytes, t->shard_count = shards, t->slots_each = slots;
+    t->desc.keys = NULL, t->desc.key_count = 0;
+    fsb_token_entry_ *entries = (fsb_token_entry_ *)(void *)(t + 1);
+    int err = getrandom(t->seed, sizeof t->seed, 0) == (ssize_t)sizeof t->seed ? 0 : -errno;
+    if (pthread_rwlock_init(&t->lock, NULL) != 0) err = -ENOMEM;
+    for (uint32_t i = 0; i < shards; ++i) {
+        t->shards[i].slots = entries + (size_t)i * slots;
+        if (pthread_mutex_init(&t->shards[i].lock, NULL) != 0) err = -ENOMEM;
+    }
+    if (!err) err = fsb_tokens_set(t, desc->keys, desc->key_count, NULL, 0);
+    if (err) fsb_tokens_close(t);
+    else *out = t;
+    return err;
+}
+
+FSB_API void fsb_tokens_close(fsb_tokens *t)
+{
+    if (!t) return;
+    const fsb_allocator a = t->desc.allocator;
+    for (uint32_t i = 0; i < t->shard_count; ++i) pthread_mutex_destroy(&t->shards[i].lock);
+    pthread_rwlock_destroy(&t->lock);
+    fsb_token_keys_free_(&a, t->keys, t->key_count);
+    fsb_tables_free_(&a, t->revoked, t->revoked_count * sizeof *t->revoked);
+    explicit_bzero(t->seed, sizeof t->seed);
+    fsb_tables_free_(&a, t, t->bytes);
+}
+
+FSB_API void fsb_tokens_stat(fsb_tokens *t, fsb_tokens_stats *stats)
+{
+    memset(stats, 0, sizeof *stats);
+    for (uint32_t i = 0; i < t->shard_count; ++i) {
+        pthread_mutex_lock(&t->shards[i].lock);
+        stats->hits += t->shards[i].hits;
+        pthread_mutex_unlock(&t->shards[i].lock);
+    }
+    pthread_rwlock_rdlock(&t->lock);
+    stats->revoked = t->revoked_count;
+    stats->bytes = t->bytes + t->key_count * sizeof *t->keys + stats->revoked * sizeof *t->revoked;
+    pthread_rwlock_unlock(&t->lock);
+    stats->cached = __atomic_load_n(&t->cached, __ATOMIC_RELAXED);
+    stats->checks = __atomic_load_n(&t->checks, __ATOMIC_RELAXED);
+    stats->forged = __atomic_load_n(&t->forged, __ATOMIC_RELAXED);
+    stats->expired = __atomic_load_n(&t->expired, __ATOMIC_RELAXED);
+    stats->ended = __atomic_load_n(&t->ended, __ATOMIC_RELAXED);
+    stats->malformed = __atomic_load_n(&t->malformed, __ATOMIC_RELAXED);
 }
 
 /* ---- [handle table] -------------------------------------------------------------------------- */
