@@ -812,9 +812,9 @@ struct fsb_tokens {
     uint64_t        *revoked; /* sorted */
     size_t           revoked_count;
     uint32_t         era;
-    uint32_t         shard_count, slots_each;
+    uint32_t         shard_count, slots_each; /* a power of two; any number */
     uint64_t         cached; /* by atomics, these too */
-    uint64_t         checks, forged, expired, ended, malformed;
+    uint64_t         misses, forged, expired, ended, malformed;
     fsb_token_shard_ shards[FSB_TOKEN_SHARDS_];
 };
 
@@ -977,46 +977,48 @@ static uint64_t fsb_token_turn_(uint64_t x, int by)
     return x << by | x >> (64 - by);
 }
 
-static void fsb_token_round_(uint64_t v[4])
+/* Inlined by force: it keeps the four in registers, which halves the time of a check. */
+__attribute__((always_inline)) static inline void fsb_token_round_(uint64_t *a, uint64_t *b,
+                                                                   uint64_t *c, uint64_t *d)
 {
-    v[0] += v[1], v[2] += v[3];
-    v[1] = fsb_token_turn_(v[1], 13) ^ v[0], v[3] = fsb_token_turn_(v[3], 16) ^ v[2];
-    v[0] = fsb_token_turn_(v[0], 32);
-    v[2] += v[1], v[0] += v[3];
-    v[1] = fsb_token_turn_(v[1], 17) ^ v[2], v[3] = fsb_token_turn_(v[3], 21) ^ v[0];
-    v[2] = fsb_token_turn_(v[2], 32);
+    *a += *b, *c += *d;
+    *b = fsb_token_turn_(*b, 13) ^ *a, *d = fsb_token_turn_(*d, 16) ^ *c;
+    *a = fsb_token_turn_(*a, 32);
+    *c += *b, *a += *d;
+    *b = fsb_token_turn_(*b, 17) ^ *c, *d = fsb_token_turn_(*d, 21) ^ *a;
+    *c = fsb_token_turn_(*c, 32);
 }
 
 /* SipHash-2-4 with 128 bits of result: a hash that cannot be steered by who does not know the
    seed, and is made for short texts. */
 static void fsb_token_tag_(const uint64_t seed[2], const char *text, size_t size, uint64_t tag[2])
 {
-    uint64_t v[4], word;
-    v[0] = seed[0] ^ 0x736f6d6570736575u, v[1] = seed[1] ^ 0x646f72616e646f6du ^ 0xee;
-    v[2] = seed[0] ^ 0x6c7967656e657261u, v[3] = seed[1] ^ 0x7465646279746573u;
+    uint64_t a = seed[0] ^ 0x736f6d6570736575u, b = seed[1] ^ 0x646f72616e646f6du ^ 0xee;
+    uint64_t c = seed[0] ^ 0x6c7967656e657261u, d = seed[1] ^ 0x7465646279746573u;
     for (size_t i = 0; i <= size / 8; ++i) {
         const size_t left = size - i * 8;
-        word = 0;
+        uint64_t     word = 0;
         if (left >= 8) memcpy(&word, text + i * 8, 8); /* in this machine's order: it stays here */
         else {
             memcpy(&word, text + i * 8, left);
             word |= (uint64_t)size << 56;
         }
-        v[3] ^= word;
-        fsb_token_round_(v), fsb_token_round_(v);
-        v[0] ^= word;
+        d ^= word;
+        fsb_token_round_(&a, &b, &c, &d);
+        fsb_token_round_(&a, &b, &c, &d);
+        a ^= word;
     }
-    v[2] ^= 0xee;
-    for (int i = 0; i < 4; ++i) fsb_token_round_(v);
-    tag[0] = v[0] ^ v[1] ^ v[2] ^ v[3];
-    v[1] ^= 0xdd;
-    for (int i = 0; i < 4; ++i) fsb_token_round_(v);
-    tag[1] = v[0] ^ v[1] ^ v[2] ^ v[3];
+    c ^= 0xee;
+    for (int i = 0; i < 4; ++i) fsb_token_round_(&a, &b, &c, &d);
+    tag[0] = a ^ b ^ c ^ d;
+    b ^= 0xdd;
+    for (int i = 0; i < 4; ++i) fsb_token_round_(&a, &b, &c, &d);
+    tag[1] = a ^ b ^ c ^ d;
 }
 
 static fsb_token_shard_ *fsb_token_shard_of_(fsb_tokens *t, const uint64_t tag[2])
 {
-    return &t->shards[tag[1] % t->shard_count];
+    return &t->shards[tag[1] & (t->shard_count - 1)];
 }
 
 static uint32_t fsb_token_home_(const fsb_tokens *t, const uint64_t tag[2])
@@ -1187,14 +1189,15 @@ FSB_API int fsb_tokens_check(fsb_tokens *t, const char *text, size_t size, fsb_t
     uint64_t         tag[2];
     char             mac[FSB_TOKEN_MAC_];
     if (!t || !text || !claims) return -EINVAL;
-    (void)__atomic_add_fetch(&t->checks, 1, __ATOMIC_RELAXED);
     const size_t identity = fsb_token_parse_(text, size, &c);
-    if (!identity || !fsb_token_whole_(text, size, identity))
+    if (!identity || size != identity + 1 + FSB_TOKEN_MAC_)
         return fsb_token_refuse_(t, -EINVAL, NULL);
     uint32_t      era = __atomic_load_n(&t->era, __ATOMIC_ACQUIRE);
     const int64_t now = fsb_tokens_now_(t);
     fsb_token_tag_(t->seed, text, size, tag);
     if (!fsb_token_remembered_(t, tag, era)) {
+        if (!fsb_token_whole_(text, size, identity)) return fsb_token_refuse_(t, -EINVAL, NULL);
+        (void)__atomic_add_fetch(&t->misses, 1, __ATOMIC_RELAXED);
         const int err =
             fsb_token_judge_(t, text, identity, text + identity + 1, mac, &c, now, &era);
         explicit_bzero(mac, sizeof mac);
@@ -1214,9 +1217,9 @@ FSB_API int fsb_tokens_complete(fsb_tokens *t, const char *identity, size_t size
     fsb_token_claims c;
     uint32_t         era;
     if (!t || !identity || !out || !claims) return -EINVAL;
-    (void)__atomic_add_fetch(&t->checks, 1, __ATOMIC_RELAXED);
     if (fsb_token_parse_(identity, size, &c) != size || size + 2 + FSB_TOKEN_MAC_ > FSB_TOKEN_SIZE)
         return fsb_token_refuse_(t, -EINVAL, NULL);
+    (void)__atomic_add_fetch(&t->misses, 1, __ATOMIC_RELAXED);
     const int err = fsb_token_judge_(t, identity, size, NULL, out + size + 1, &c,
                                      fsb_tokens_now_(t), &era);
     if (err) {
@@ -1347,13 +1350,14 @@ FSB_API int fsb_tokens_open(fsb_tokens **out, const fsb_tokens_desc *desc)
     const uint32_t shards = d.cache_entries < 1024 ? 1 : (uint32_t)FSB_TOKEN_SHARDS_;
     const uint32_t each = (d.cache_entries + shards - 1) / shards;
     const uint32_t slots = each ? each * FSB_TOKEN_SLOTS_EACH_ + 8 : 0;
-    const size_t   bytes =
-        sizeof(fsb_tokens) + (size_t)shards * slots * sizeof(fsb_token_entry_);
+    const size_t   whole = sizeof(fsb_token_entry_), /* where one begins: none is in two lines */
+        bytes = sizeof(fsb_tokens) + whole - 1 + (size_t)shards * slots * whole;
     fsb_tokens *t = (fsb_tokens *)fsb_tables_new_(&d.allocator, bytes);
     if (!t) return -ENOMEM;
     t->desc = d, t->bytes = bytes, t->shard_count = shards, t->slots_each = slots;
     t->desc.keys = NULL, t->desc.key_count = 0;
-    fsb_token_entry_ *entries = (fsb_token_entry_ *)(void *)(t + 1);
+    fsb_token_entry_ *entries =
+        (fsb_token_entry_ *)(((uintptr_t)(t + 1) + whole - 1) & ~(uintptr_t)(whole - 1));
     int err = getrandom(t->seed, sizeof t->seed, 0) == (ssize_t)sizeof t->seed ? 0 : -errno;
     if (pthread_rwlock_init(&t->lock, NULL) != 0) err = -ENOMEM;
     for (uint32_t i = 0; i < shards; ++i) {
@@ -1391,11 +1395,12 @@ FSB_API void fsb_tokens_stat(fsb_tokens *t, fsb_tokens_stats *stats)
     stats->bytes = t->bytes + t->key_count * sizeof *t->keys + stats->revoked * sizeof *t->revoked;
     pthread_rwlock_unlock(&t->lock);
     stats->cached = __atomic_load_n(&t->cached, __ATOMIC_RELAXED);
-    stats->checks = __atomic_load_n(&t->checks, __ATOMIC_RELAXED);
     stats->forged = __atomic_load_n(&t->forged, __ATOMIC_RELAXED);
     stats->expired = __atomic_load_n(&t->expired, __ATOMIC_RELAXED);
     stats->ended = __atomic_load_n(&t->ended, __ATOMIC_RELAXED);
     stats->malformed = __atomic_load_n(&t->malformed, __ATOMIC_RELAXED);
+    stats->checks =
+        stats->hits + stats->malformed + __atomic_load_n(&t->misses, __ATOMIC_RELAXED);
 }
 
 /* ---- [handle table] -------------------------------------------------------------------------- */
