@@ -673,10 +673,10 @@ FSB_API const char *fsb_mount_errmsg(fsb_mount *mount, char *buf, size_t size);
 #endif
 #endif /* FSB_MOUNT_H */
 
-/* ==== IMPLEMENTATION: [memory] [tokens] [handle table] [mount table] [namespace] and, with
-   FSB_WITH_FUSE, [log] [table] [nodes] [names] [requests] [handles] [gate] [start] [attr] [lookup]
-   [change] [open] [read] [write] [list] [ahead] [xattr] [locks] [lease] [session] [threads]
-   [public] ===================================================================================== */
+/* ==== IMPLEMENTATION: [memory] [tokens] [handle table] [mount table] [namespace] [tenants] and,
+   with FSB_WITH_FUSE, [log] [table] [nodes] [names] [requests] [handles] [gate] [start] [attr]
+   [lookup] [change] [open] [read] [write] [list] [ahead] [xattr] [locks] [lease] [session]
+   [threads] [public] =========================================================================== */
 #if (defined(FSB_IMPLEMENTATION) || defined(FSB_MOUNT_IMPLEMENTATION)) && !defined(FSB_MOUNT_DONE_)
 #define FSB_MOUNT_DONE_
 #include <errno.h>
@@ -749,6 +749,14 @@ static uint64_t fsb_tables_mix_(uint64_t x)
     x ^= x >> 32, x *= 0xd6e8feb86659fd93u;
     x ^= x >> 32, x *= 0xd6e8feb86659fd93u;
     return x ^ x >> 32;
+}
+
+/* Of a hash, so that nobody can choose names that collide. */
+static uint64_t fsb_tables_seed_(const void *table)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    return fsb_tables_mix_((uint64_t)(uintptr_t)table ^ ((uint64_t)now.tv_nsec << 32));
 }
 
 static int64_t fsb_tables_now_ms_(void)
@@ -2411,7 +2419,6 @@ FSB_API void fsb_mounts_close(fsb_mounts *t)
 FSB_API int fsb_mounts_open(fsb_mounts **out, const fsb_mounts_desc *desc)
 {
     fsb_mounts_desc d;
-    struct timespec now;
     memset(&d, 0, sizeof d);
     if (desc) d = *desc;
     if (!d.max_mounts) d.max_mounts = 1u << 20;
@@ -2419,8 +2426,7 @@ FSB_API int fsb_mounts_open(fsb_mounts **out, const fsb_mounts_desc *desc)
     d.allocator = fsb_tables_allocator_(&d.allocator);
     fsb_mounts *t = (fsb_mounts *)fsb_tables_new_(&d.allocator, sizeof *t);
     if (!t) return -ENOMEM;
-    clock_gettime(CLOCK_REALTIME, &now); /* so that nobody can choose paths that collide */
-    t->seed = fsb_tables_mix_((uint64_t)(uintptr_t)t ^ ((uint64_t)now.tv_nsec << 32));
+    t->seed = fsb_tables_seed_(t);
     t->desc = d;
     t->block_room = d.max_mounts / FSB_MOUNTS_BLOCK_ + 2;
     pthread_mutex_init(&t->lock, NULL);
@@ -2441,6 +2447,10 @@ typedef struct fsb_namespace_ {
     fsb_backend        base; /* first */
     fsb_namespace_desc desc;
     int                own_handles;
+    uint32_t           idle_ms; /* as fsb_handles_add() takes it */
+    /* of a tenant, else 0 */
+    uint64_t open, max_open, refused; /* files and watches */
+    void (*ended)(struct fsb_namespace_ *ns); /* open became 0 */
 } fsb_namespace_;
 
 typedef struct fsb_namespace_file_ { /* an open file or watch; it pins its mount point */
@@ -2625,9 +2635,40 @@ static void fsb_namespace_event_(void *user, const fsb_event *event)
     if (mine.path) f->event(f->user, &mine); /* which may close the watch: f is gone then */
 }
 
+/* One file more, if that is not too many. */
+static int fsb_namespace_opens_(fsb_namespace_ *ns)
+{
+    uint64_t was = fsb_tables_load_(&ns->open);
+    do
+        if (ns->max_open && was >= ns->max_open) {
+            __atomic_add_fetch(&ns->refused, 1, __ATOMIC_RELAXED);
+            fsb_tables_log_(&ns->desc.log, FSB_LOG_WARN, "namespace/full", "%llu files are open",
+                            (unsigned long long)was - 1);
+            return -EMFILE;
+        }
+    while (!fsb_tables_swap_(&ns->open, &was, was + 1));
+    return 0;
+}
+
+/* One less. Returns 1 if that has ended a tenant, which may be freed now. */
+static int fsb_namespace_closed_(fsb_namespace_ *ns)
+{
+    FSB_TABLES_STEP_();
+    if (__atomic_sub_fetch(&ns->open, 1, __ATOMIC_ACQ_REL) || !ns->ended) return 0;
+    ns->ended(ns);
+    return 1;
+}
+
+/* What the handle table says; a tenant does not learn what others have. */
+static int fsb_namespace_bad_(const fsb_namespace_ *ns, int err)
+{
+    return ns->ended && err == -EACCES ? -EBADF : err;
+}
+
 FSB_API void fsb_namespace_release(void *user, fsb_handle id, void *object)
 {
     fsb_namespace_file_ *f = (fsb_namespace_file_ *)object;
+    fsb_namespace_      *ns = f->ns;
     (void)user, (void)id;
     if (f->handle) {
         fsb_op op;
@@ -2635,8 +2676,9 @@ FSB_API void fsb_namespace_release(void *user, fsb_handle id, void *object)
         op.code = FSB_OP_CLOSE, op.handle = f->handle;
         fsb_namespace_inner_(f->bind.backend, &op);
     }
-    fsb_mounts_release(f->ns->desc.mounts, &f->at);
-    fsb_tables_free_(fsb_namespace_memory_(f->ns), f, sizeof *f + f->mount_size);
+    fsb_mounts_release(ns->desc.mounts, &f->at);
+    fsb_tables_free_(fsb_namespace_memory_(ns), f, sizeof *f + f->mount_size);
+    fsb_namespace_closed_(ns);
 }
 
 /* OPEN and WATCH, resolved: what they open takes over the pin of the mount point. */
@@ -2648,7 +2690,11 @@ static int64_t fsb_namespace_open_(fsb_namespace_lift_ *l, int *kept)
     const size_t mount = watch ? (size_t)(l->at.rest - l->upper->path) : 0;
     fsb_namespace_file_ *f =
         (fsb_namespace_file_ *)fsb_tables_new_(fsb_namespace_memory_(ns), sizeof *f + mount);
-    if (!f) return -ENOMEM;
+    int err = f ? fsb_namespace_opens_(ns) : -ENOMEM;
+    if (err) {
+        fsb_tables_free_(fsb_namespace_memory_(ns), f, sizeof *f + mount);
+        return err;
+    }
     f->ns = ns, f->at = l->at, f->bind = *l->bind;
     f->event = l->op.code == FSB_OP_WATCH ? l->op.event : NULL, f->user = l->op.user;
     f->mount_size = mount;
@@ -2657,7 +2703,7 @@ static int64_t fsb_namespace_open_(fsb_namespace_lift_ *l, int *kept)
     int64_t n = fsb_namespace_inner_(f->bind.backend, &l->op);
     if (n >= 0) {
         f->handle = l->op.handle, *kept = 1;
-        const int err = fsb_handles_add(ns->desc.handles, f, ns->desc.owner, 0, &id);
+        err = fsb_handles_add(ns->desc.handles, f, ns->desc.owner, ns->idle_ms, &id);
         if (!err) {
             l->upper->handle = id;
             return n;
@@ -2667,6 +2713,7 @@ static int64_t fsb_namespace_open_(fsb_namespace_lift_ *l, int *kept)
         return l->op.result = err;
     }
     fsb_tables_free_(fsb_namespace_memory_(ns), f, sizeof *f + mount);
+    fsb_namespace_closed_(ns);
     return n;
 }
 
@@ -2873,7 +2920,7 @@ static int64_t fsb_namespace_on_(fsb_namespace_lift_ *l, const fsb_namespace_fil
     }
     if (op->code == FSB_OP_COPY) {
         err = fsb_handles_pin(l->ns->desc.handles, op->handle2, l->ns->desc.owner, &found);
-        if (err) return err;
+        if (err) return fsb_namespace_bad_(l->ns, err);
         two = (fsb_namespace_file_ *)found;
         l->op.handle2 = two->handle;
         if (two->bind.number != f->bind.number) err = -EXDEV;
@@ -2890,7 +2937,7 @@ static int64_t fsb_namespace_by_handle_(fsb_namespace_ *ns, fsb_op *op)
     void               *found = NULL;
     const fsb_handle    id = op->handle;
     int                 err = fsb_handles_pin(ns->desc.handles, id, ns->desc.owner, &found);
-    if (err) return op->result = err;
+    if (err) return op->result = fsb_namespace_bad_(ns, err);
     fsb_namespace_file_ *f = (fsb_namespace_file_ *)found;
     l.op = *op, l.upper = op, l.ns = ns, l.bind = &f->bind, l.merged = 0;
     l.path[0] = '\0';
@@ -2933,13 +2980,23 @@ static void fsb_namespace_close_(fsb_backend *b)
     fsb_tables_free_(&a, ns, sizeof *ns);
 }
 
+static void fsb_namespace_init_(fsb_namespace_ *ns, const fsb_namespace_desc *desc,
+                                const char *name, int64_t (*call)(fsb_backend *b, fsb_op *op),
+                                void (*close)(fsb_backend *b))
+{
+    ns->desc = *desc;
+    ns->base.size = sizeof ns->base, ns->base.name = name, ns->base.close = close;
+    for (uint32_t i = FSB_OP_STAT; i < FSB_OP_COUNT; ++i) ns->base.call[i] = call;
+}
+
 FSB_API int fsb_namespace_backend(fsb_backend **out, const fsb_namespace_desc *desc)
 {
     if (!out || !desc || !desc->mounts) return -EINVAL;
     const fsb_allocator a = fsb_tables_allocator_(&desc->allocator);
     fsb_namespace_     *ns = (fsb_namespace_ *)fsb_tables_new_(&a, sizeof *ns);
     if (!ns) return -ENOMEM;
-    ns->desc = *desc, ns->desc.allocator = a;
+    fsb_namespace_init_(ns, desc, "namespace", fsb_namespace_call_, fsb_namespace_close_);
+    ns->desc.allocator = a;
     if (!ns->desc.owner) ns->desc.owner = 1;
     if (!ns->desc.handles) {
         fsb_handles_desc d;
@@ -2952,11 +3009,439 @@ FSB_API int fsb_namespace_backend(fsb_backend **out, const fsb_namespace_desc *d
         }
         ns->own_handles = 1;
     }
-    ns->base.size = sizeof ns->base, ns->base.name = "namespace";
-    ns->base.close = fsb_namespace_close_;
-    for (uint32_t i = FSB_OP_STAT; i < FSB_OP_COUNT; ++i) ns->base.call[i] = fsb_namespace_call_;
     *out = &ns->base;
     return 0;
+}
+
+/* ---- [tenants] ------------------------------------------------------------------------------- */
+
+/* A tenant is a namespace, kept in a handle table of its own: its id there is what the table of
+   names holds, so that a late reader of a name never gets who has its slot later, and the slot's
+   pins are those who hold its backend. Two counts say when it ends: the calls on their way, which
+   are refused once DEAD is among them, and what is open, of which the tenant itself is one. Whoever
+   ends the last call of a dead one closes its files, as one may have been opened by that call;
+   whoever closes the last of these is the last to use anything of it. */
+#define FSB_TENANT_DEAD_ (UINT64_C(1) << 63)
+#define FSB_TENANTS_GONE_ UINT64_C(1) /* an entry that was removed; no id: it has no generation */
+
+typedef struct fsb_tenant_ {
+    fsb_namespace_ ns; /* first; its base is what is handed out */
+    fsb_tenant     own;
+    fsb_tenants   *set;
+    fsb_handle     self; /* in set->slots */
+    uint64_t       hash; /* of its name */
+    uint64_t       calls, bytes, done, refused_bytes;
+    size_t         size; /* of its name */
+    char           name[1];
+} fsb_tenant_;
+
+typedef struct fsb_tenants_table_ { /* open; by the hash of the name */
+    uint32_t   mask;
+    uint32_t   used; /* entries that are not 0 */
+    fsb_handle entry[1]; /* [mask + 1] */
+} fsb_tenants_table_;
+
+typedef struct fsb_tenants_making_ { /* a creation; on its thread's stack */
+    struct fsb_tenants_making_ *next;
+    const char                 *name;
+    uint32_t                    waiting;
+    int                         done, err;
+} fsb_tenants_making_;
+
+struct fsb_tenants {
+    fsb_tenants_table_  *table;
+    fsb_handles         *slots;   /* the tenants */
+    fsb_handles         *handles; /* their files */
+    uint64_t             seed;
+    fsb_tenants_desc     desc;
+    pthread_mutex_t      lock; /* leaf; of the following, and of changes of the table */
+    pthread_cond_t       made;
+    uint32_t             count;
+    fsb_tenants_making_ *making;
+    fsb_tenants_table_  *tables[32][2]; /* by the logarithm of their size */
+};
+
+/* Lock held, or not: then it may miss one whose table is being replaced, but never finds another.
+   Pinned. */
+static fsb_tenant_ *fsb_tenants_find_(fsb_tenants *t, uint64_t hash, const char *name, size_t size)
+{
+    const fsb_tenants_table_ *table = __atomic_load_n(&t->table, __ATOMIC_ACQUIRE);
+    for (uint32_t i = (uint32_t)hash & table->mask;; i = (i + 1) & table->mask) {
+        const fsb_handle id = fsb_tables_load_(&table->entry[i]);
+        void            *found = NULL;
+        if (!id) return NULL;
+        if (id == FSB_TENANTS_GONE_ || fsb_handles_pin(t->slots, id, 0, &found) != 0) continue;
+        fsb_tenant_ *tenant = (fsb_tenant_ *)found;
+        if (tenant->size == size && memcmp(tenant->name, name, size) == 0) return tenant;
+        fsb_handles_unpin(t->slots, id);
+    }
+}
+
+static uint64_t fsb_tenants_hash_(const fsb_tenants *t, const char *name, size_t size)
+{
+    uint64_t h = t->seed ^ size;
+    for (size_t i = 0; i < size; i += 8)
+        h = fsb_tables_mix_(h ^ fsb_mounts_word_(name + i, size - i));
+    return h;
+}
+
+/* Lock held. The entry that holds `id`; 0: one that is free for a new one. */
+static fsb_handle *fsb_tenants_entry_(fsb_tenants_table_ *table, uint64_t hash, fsb_handle id)
+{
+    uint32_t i = (uint32_t)hash & table->mask;
+    while (table->entry[i] != id && !(!id && table->entry[i] == FSB_TENANTS_GONE_))
+        i = (i + 1) & table->mask;
+    return &table->entry[i];
+}
+
+static size_t fsb_tenants_table_size_(unsigned level)
+{
+    return sizeof(fsb_tenants_table_) + (sizeof(fsb_handle) << level);
+}
+
+/* Lock held. Makes room for one more entry, as fsb_mounts_room_() does. */
+static int fsb_tenants_room_(fsb_tenants *t)
+{
+    fsb_tenants_table_ *old = t->table;
+    if (old && old->used < old->mask / 2) return 0;
+    unsigned level = old ? (unsigned)__builtin_ctz(old->mask + 1) : 6;
+    if (old && t->count >= old->mask / 4) ++level;
+    fsb_tenants_table_ **place = &t->tables[level][t->tables[level][0] == old && old];
+    if (!*place)
+        *place = (fsb_tenants_table_ *)fsb_tables_new_(&t->desc.allocator,
+                                                       fsb_tenants_table_size_(level));
+    fsb_tenants_table_ *fresh = *place;
+    if (!fresh) return -ENOMEM;
+    fresh->mask = (UINT32_C(1) << level) - 1, fresh->used = t->count;
+    for (uint32_t i = 0; i <= fresh->mask; ++i)
+        __atomic_store_n(&fresh->entry[i], 0, __ATOMIC_RELEASE);
+    for (uint32_t i = 0; old && i <= old->mask; ++i) {
+        void *found = NULL; /* what the table holds is live */
+        if (old->entry[i] <= FSB_TENANTS_GONE_) continue;
+        if (fsb_handles_get(t->slots, old->entry[i], 0, &found) != 0) continue;
+        __atomic_store_n(fsb_tenants_entry_(fresh, ((fsb_tenant_ *)found)->hash, 0),
+                         old->entry[i], __ATOMIC_RELEASE);
+    }
+    __atomic_store_n(&t->table, fresh, __ATOMIC_RELEASE);
+    return 0;
+}
+
+/* ---- [tenants: life] ------------------------------------------------------------------------- */
+
+static uint32_t fsb_tenant_owner_(const fsb_tenant_ *tenant) { return (uint32_t)tenant->self + 1; }
+
+/* Nothing uses it: see fsb_namespace_closed_(). */
+static void fsb_tenant_ended_(fsb_namespace_ *ns)
+{
+    fsb_tenant_ *tenant = (fsb_tenant_ *)(void *)ns;
+    fsb_tenants *t = tenant->set;
+    if (t->desc.gone) t->desc.gone(t->desc.user, &tenant->own);
+    fsb_mounts_close(tenant->own.mounts);
+    fsb_handles_unpin(t->slots, tenant->self);
+}
+
+/* Nobody holds it any more: see fsb_handles_desc.release. */
+static void fsb_tenant_free_(void *user, fsb_handle id, void *object)
+{
+    fsb_tenant_        *tenant = (fsb_tenant_ *)object;
+    const fsb_allocator a = ((const fsb_tenants *)user)->desc.allocator;
+    (void)id;
+    fsb_tables_free_(&a, tenant, sizeof *tenant + tenant->size);
+}
+
+static int fsb_tenant_enter_(fsb_tenant_ *tenant)
+{
+    uint64_t was = fsb_tables_load_(&tenant->calls);
+    do
+        if (was & FSB_TENANT_DEAD_) return -ENODEV;
+    while (!fsb_tables_swap_(&tenant->calls, &was, was + 1));
+    return 0;
+}
+
+/* Returns 1 if it was the last that used anything of the tenant, which may be freed now. */
+static int fsb_tenant_leave_(fsb_tenant_ *tenant)
+{
+    FSB_TABLES_STEP_();
+    if (__atomic_sub_fetch(&tenant->calls, 1, __ATOMIC_ACQ_REL) != FSB_TENANT_DEAD_) return 0;
+    fsb_handles_release(tenant->set->handles, fsb_tenant_owner_(tenant));
+    return fsb_namespace_closed_(&tenant->ns);
+}
+
+/* Out of the table of names already. Returns 1 if something of it is still in use. */
+static int fsb_tenant_kill_(fsb_tenant_ *tenant)
+{
+    fsb_tenants *t = tenant->set;
+    uint64_t     was = fsb_tables_load_(&tenant->calls);
+    while (!fsb_tables_swap_(&tenant->calls, &was, (was + 1) | FSB_TENANT_DEAD_)) {}
+    fsb_handles_remove(t->slots, tenant->self, 0);
+    fsb_handles_release(t->handles, fsb_tenant_owner_(tenant));
+    return !fsb_tenant_leave_(tenant);
+}
+
+/* What a call moves, into the bytes on their way. */
+static int fsb_tenant_load_(fsb_tenant_ *tenant, uint64_t bytes)
+{
+    uint64_t was = __atomic_load_n(&tenant->bytes, __ATOMIC_RELAXED);
+    do {
+        if (was && bytes > tenant->own.max_bytes - (was < tenant->own.max_bytes
+                                                    ? was : tenant->own.max_bytes)) {
+            __atomic_add_fetch(&tenant->refused_bytes, 1, __ATOMIC_RELAXED);
+            return -EAGAIN;
+        }
+    } while (!__atomic_compare_exchange_n(&tenant->bytes, &was, was + bytes, 1, __ATOMIC_RELAXED,
+                                          __ATOMIC_RELAXED));
+    return 0;
+}
+
+static int64_t fsb_tenant_call_(fsb_backend *b, fsb_op *op)
+{
+    fsb_tenant_   *tenant = (fsb_tenant_ *)(void *)b;
+    const uint64_t bytes = op->size; /* op->size may be an answer later */
+    int            err = fsb_tenant_enter_(tenant);
+    if (err) return op->result = err;
+    if (bytes) err = fsb_tenant_load_(tenant, bytes);
+    if (err) {
+        op->result = err;
+    } else {
+        fsb_namespace_call_(b, op);
+        if (bytes) __atomic_sub_fetch(&tenant->bytes, bytes, __ATOMIC_RELAXED);
+    }
+    __atomic_add_fetch(&tenant->done, 1, __ATOMIC_RELAXED);
+    fsb_tenant_leave_(tenant);
+    return op->result;
+}
+
+static void fsb_tenant_close_(fsb_backend *b)
+{
+    fsb_tenant_ *tenant = (fsb_tenant_ *)(void *)b;
+    fsb_handles_unpin(tenant->set->slots, tenant->self);
+}
+
+/* The namespace of a tenant that create() has made. */
+static void fsb_tenant_init_(fsb_tenants *t, fsb_tenant_ *tenant)
+{
+    fsb_namespace_    *ns = &tenant->ns;
+    fsb_namespace_desc d;
+    memset(&d, 0, sizeof d);
+    d.mounts = tenant->own.mounts, d.handles = t->handles;
+    d.allocator = t->desc.allocator, d.log = t->desc.log;
+    fsb_namespace_init_(ns, &d, "tenant", fsb_tenant_call_, fsb_tenant_close_);
+    ns->max_open = (uint64_t)tenant->own.max_handles + 1, ns->open = 1; /* itself */
+    ns->idle_ms = tenant->own.idle_ms, ns->ended = fsb_tenant_ended_;
+}
+
+/* A tenant that nobody can find yet, pinned for itself and for the caller. */
+static int fsb_tenant_new_(fsb_tenants *t, const char *name, size_t size, fsb_tenant_ **out)
+{
+    const fsb_allocator *a = &t->desc.allocator;
+    fsb_tenant_         *tenant = (fsb_tenant_ *)fsb_tables_new_(a, sizeof *tenant + size);
+    fsb_mounts_desc      d;
+    void                *found;
+    if (!tenant) return -ENOMEM;
+    memset(&d, 0, sizeof d);
+    d.allocator = *a, d.log = t->desc.log;
+    memcpy(tenant->name, name, size);
+    tenant->size = size, tenant->set = t, tenant->hash = fsb_tenants_hash_(t, name, size);
+    tenant->own.name = tenant->name, tenant->own.idle_ms = t->desc.idle_ms;
+    tenant->own.max_handles = t->desc.tenant_handles, tenant->own.max_bytes = t->desc.tenant_bytes;
+    int       err = fsb_mounts_open(&tenant->own.mounts, &d);
+    const int bare = err;
+    if (!err) err = t->desc.create(t->desc.user, &tenant->own);
+    const int made = !err;
+    if (!err) fsb_tenant_init_(t, tenant);
+    if (!err) err = fsb_handles_add(t->slots, tenant, 0, 0, &tenant->self);
+    if (err) {
+        if (made && t->desc.gone) t->desc.gone(t->desc.user, &tenant->own);
+        if (!bare) fsb_mounts_close(tenant->own.mounts);
+        fsb_tables_free_(a, tenant, sizeof *tenant + size);
+        return err;
+    }
+    tenant->ns.desc.owner = fsb_tenant_owner_(tenant);
+    fsb_handles_pin(t->slots, tenant->self, 0, &found);
+    fsb_handles_pin(t->slots, tenant->self, 0, &found);
+    *out = tenant;
+    return 0;
+}
+
+/* Lock held. Waits for another thread that makes this one; 1 if there is none. */
+static int fsb_tenants_wait_(fsb_tenants *t, const char *name, int *err)
+{
+    fsb_tenants_making_ *m = t->making;
+    while (m && strcmp(m->name, name) != 0) m = m->next;
+    if (!m) return 1;
+    ++m->waiting;
+    while (!m->done) pthread_cond_wait(&t->made, &t->lock);
+    *err = m->err;
+    if (!--m->waiting) pthread_cond_broadcast(&t->made); /* m is its creator's again */
+    return 0;
+}
+
+/* Lock held, but not while it is made; nobody else makes it. *out is made even if there is no room
+   for it. */
+static int fsb_tenants_create_(fsb_tenants *t, uint64_t hash, const char *name, size_t size,
+                               fsb_tenant_ **out)
+{
+    fsb_tenants_making_ **link, mine;
+    memset(&mine, 0, sizeof mine);
+    mine.name = name, mine.next = t->making, t->making = &mine;
+    pthread_mutex_unlock(&t->lock);
+    int err = fsb_tenant_new_(t, name, size, out);
+    pthread_mutex_lock(&t->lock);
+    if (!err) err = fsb_tenants_room_(t);
+    if (!err) {
+        fsb_handle *entry = fsb_tenants_entry_(t->table, hash, 0);
+        if (!*entry) ++t->table->used;
+        ++t->count;
+        __atomic_store_n(entry, (*out)->self, __ATOMIC_RELEASE);
+    }
+    for (link = &t->making; *link != &mine;) link = &(*link)->next;
+    *link = mine.next;
+    mine.done = 1, mine.err = err;
+    pthread_cond_broadcast(&t->made);
+    while (mine.waiting) pthread_cond_wait(&t->made, &t->lock);
+    return err;
+}
+
+/* The tenant, pinned, which did not seem to be there. */
+static int fsb_tenants_make_(fsb_tenants *t, uint64_t hash, const char *name, size_t size,
+                             fsb_tenant_ **out)
+{
+    int err = 0;
+    pthread_mutex_lock(&t->lock);
+    while (!err && !(*out = fsb_tenants_find_(t, hash, name, size))) {
+        if (!fsb_tenants_wait_(t, name, &err)) continue;
+        err = fsb_tenants_create_(t, hash, name, size, out);
+        break;
+    }
+    pthread_mutex_unlock(&t->lock);
+    if (err && *out) {
+        fsb_tenant_kill_(*out);
+        fsb_handles_unpin(t->slots, (*out)->self);
+    }
+    return err;
+}
+
+/* ---- [tenants: calls] ------------------------------------------------------------------------ */
+
+FSB_API int fsb_tenant_backend(fsb_backend **out, fsb_tenants *t, const char *name)
+{
+    const size_t size = name ? strlen(name) : 0;
+    if (!out || !size || strchr(name, '/') || !strcmp(name, ".") || !strcmp(name, ".."))
+        return -EINVAL;
+    if (size > FSB_TENANT_NAME_MAX) return -ENAMETOOLONG;
+    const uint64_t hash = fsb_tenants_hash_(t, name, size);
+    fsb_tenant_   *tenant = fsb_tenants_find_(t, hash, name, size);
+    const int      err = tenant ? 0 : fsb_tenants_make_(t, hash, name, size, &tenant);
+    if (err) {
+        fsb_tables_log_(&t->desc.log, FSB_LOG_WARN, "tenants/make", "no tenant %s: %s", name,
+                        err == -EMFILE ? "there are too many" : strerror(-err));
+        return err;
+    }
+    *out = &tenant->ns.base;
+    return 0;
+}
+
+FSB_API int fsb_tenants_remove(fsb_tenants *t, const char *name)
+{
+    const size_t   size = strlen(name);
+    const uint64_t hash = fsb_tenants_hash_(t, name, size);
+    pthread_mutex_lock(&t->lock);
+    fsb_tenant_ *tenant = fsb_tenants_find_(t, hash, name, size);
+    if (tenant) {
+        __atomic_store_n(fsb_tenants_entry_(t->table, hash, tenant->self), FSB_TENANTS_GONE_,
+                         __ATOMIC_RELEASE);
+        --t->count;
+    }
+    pthread_mutex_unlock(&t->lock);
+    if (!tenant) return -ENOENT;
+    const int kept = fsb_tenant_kill_(tenant);
+    fsb_handles_unpin(t->slots, tenant->self);
+    return kept;
+}
+
+typedef struct fsb_tenants_walk_ {
+    int (*fn)(void *user, const fsb_tenant *tenant, const fsb_tenant_stats *stats);
+    void *user;
+} fsb_tenants_walk_;
+
+static int fsb_tenants_each_(void *user, fsb_handle id, void *object)
+{
+    const fsb_tenants_walk_ *walk = (const fsb_tenants_walk_ *)user;
+    fsb_tenant_             *tenant = (fsb_tenant_ *)object;
+    fsb_tenant_stats         stats;
+    (void)id;
+    if (fsb_tenant_enter_(tenant) != 0) return 0;
+    memset(&stats, 0, sizeof stats);
+    stats.calls = (__atomic_load_n(&tenant->calls, __ATOMIC_RELAXED) & ~FSB_TENANT_DEAD_) - 1;
+    stats.handles = __atomic_load_n(&tenant->ns.open, __ATOMIC_RELAXED) - 1;
+    stats.bytes = __atomic_load_n(&tenant->bytes, __ATOMIC_RELAXED);
+    stats.done = __atomic_load_n(&tenant->done, __ATOMIC_RELAXED);
+    stats.refused_handles = __atomic_load_n(&tenant->ns.refused, __ATOMIC_RELAXED);
+    stats.refused_bytes = __atomic_load_n(&tenant->refused_bytes, __ATOMIC_RELAXED);
+    const int err = walk->fn(walk->user, &tenant->own, &stats);
+    fsb_tenant_leave_(tenant);
+    return err;
+}
+
+FSB_API int fsb_tenants_each(fsb_tenants *t,
+                             int (*fn)(void *user, const fsb_tenant *tenant,
+                                       const fsb_tenant_stats *stats),
+                             void *user)
+{
+    fsb_tenants_walk_ walk;
+    walk.fn = fn, walk.user = user;
+    return fsb_handles_each(t->slots, 0, fsb_tenants_each_, &walk);
+}
+
+FSB_API fsb_handles *fsb_tenants_handles(fsb_tenants *t) { return t->handles; }
+
+static int fsb_tenants_end_(void *user, fsb_handle id, void *object)
+{
+    (void)user, (void)id;
+    fsb_tenant_kill_((fsb_tenant_ *)object);
+    return 0;
+}
+
+FSB_API void fsb_tenants_close(fsb_tenants *t)
+{
+    if (!t) return;
+    const fsb_allocator a = t->desc.allocator;
+    if (t->slots) fsb_handles_each(t->slots, 0, fsb_tenants_end_, NULL);
+    fsb_handles_close(t->handles);
+    fsb_handles_close(t->slots);
+    for (unsigned level = 0; level < 32; ++level)
+        for (unsigned i = 0; i < 2; ++i)
+            fsb_tables_free_(&a, t->tables[level][i], fsb_tenants_table_size_(level));
+    pthread_cond_destroy(&t->made);
+    pthread_mutex_destroy(&t->lock);
+    fsb_tables_free_(&a, t, sizeof *t);
+}
+
+FSB_API int fsb_tenants_open(fsb_tenants **out, const fsb_tenants_desc *desc)
+{
+    if (!out || !desc || !desc->create || desc->max_tenants > 1u << 24) return -EINVAL;
+    fsb_handles_desc    slots, files;
+    const fsb_allocator a = fsb_tables_allocator_(&desc->allocator);
+    fsb_tenants        *t = (fsb_tenants *)fsb_tables_new_(&a, sizeof *t);
+    if (!t) return -ENOMEM;
+    t->desc = *desc, t->desc.allocator = a, t->seed = fsb_tables_seed_(t);
+    if (!t->desc.tenant_handles) t->desc.tenant_handles = 16384;
+    if (!t->desc.tenant_bytes) t->desc.tenant_bytes = UINT64_C(64) << 20;
+    memset(&slots, 0, sizeof slots);
+    memset(&files, 0, sizeof files);
+    slots.max_handles = desc->max_tenants ? desc->max_tenants : 65536;
+    slots.release = fsb_tenant_free_, slots.user = t, slots.allocator = a;
+    files.max_handles = desc->max_handles ? desc->max_handles : 1u << 20;
+    files.sweep_ms = desc->sweep_ms, files.release = fsb_namespace_release, files.allocator = a;
+    files.log = desc->log;
+    pthread_mutex_init(&t->lock, NULL);
+    pthread_cond_init(&t->made, NULL);
+    int err = fsb_handles_open(&t->slots, &slots);
+    if (!err) err = fsb_handles_open(&t->handles, &files);
+    if (!err) err = fsb_tenants_room_(t);
+    if (err) fsb_tenants_close(t);
+    else *out = t;
+    return err;
 }
 
 #ifndef FSB_WITH_FUSE
