@@ -2984,7 +2984,8 @@ static int64_t fsb_chunk_rate_(fsb_chunk_tenant_ *t, uint64_t requests, uint64_t
     const int64_t b = fsb_chunk_rate_take_(&t->bytes_at, bytes, l->bytes_per_s, l->byte_burst, now);
     pthread_mutex_unlock(&t->lock);
     const int64_t at = a > b ? a : b;
-    return (at > now + 5000000 ? now + 5000000 : at + 999) / 1000; /* PINGs are unread meanwhile */
+    if (at <= now) return now / 1000;
+    return ((at > now + 5000000 ? now + 5000000 : at) + 999) / 1000; /* PINGs wait meanwhile too */
 }
 
 /* Writes header and meta of the answer; data_size bytes of data stand behind them or will follow.

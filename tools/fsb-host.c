@@ -1,11 +1,15 @@
 /* fsb-host - serve folders to any number of clients. `fsb-host --help` is the manual. */
 #define FSB_BACKEND_IMPLEMENTATION
 #define FSB_CHUNK_IMPLEMENTATION
+#define FSB_MOUNT_IMPLEMENTATION
+#undef FSB_WITH_FUSE /* of fsb_mount.h only the tables */
 #include "fsb_backend.h"
 #include "fsb_chunk.h"
+#include "fsb_mount.h"
 #include "codes.h"
 #include "sandbox.h"
 #include "status.h"
+#include "tenants.h"
 #include "tool.h"
 #include <ifaddrs.h>
 #include <netdb.h>
@@ -31,6 +35,10 @@ static const char help[] =
     "                      for reading; with --share SHARE that one only; with --until\n"
     "                      2026-12-31 (or 2026-12-31T23:59:59Z) no longer than that\n"
     "  --revoke NAME       takes the code of NAME out of the code file, and ends\n"
+    "  --tokens FILE       serve tenants besides, each its own folders, to who has a token: see\n"
+    "                      fsb token --help. Over tls: only: on unix sockets and plain TCP nobody\n"
+    "                      shows a token. A change in FILE counts within a second; who came with a\n"
+    "                      token that is worthless now is disconnected. No DIR is needed then\n"
     "  --stdio             serve one client on stdin and stdout instead, until it leaves\n"
     "  --read-only         clients may change nothing\n"
     "  --allow-exec        clients may run commands (fsb exec) as this user, with this\n"
@@ -72,6 +80,8 @@ typedef struct host {
     const char       *log_path, *code_path, *new_code, *revoked;
     codes_line        line; /* of --new-code */
     codes             codes;
+    const char       *tokens_path;
+    tenants           tenants;
     uint32_t          max_clients, max_unproven, request_ms, away_ms;
     int               no_sandbox;
     const char       *status_at, *audit_path;
@@ -102,16 +112,21 @@ static void check_options(host *h, int argc)
         return;
     }
     if (h->line.share[0] || h->line.until) tool_usage("--share and --until need --new-code");
-    if (optind == argc) tool_usage("no folder to serve is named");
+    if (optind == argc && !h->tokens_path) tool_usage("no folder to serve is named");
+    if (h->stdio && h->tokens_path) tool_usage("--stdio and --tokens exclude each other");
     if (h->stdio && h->listen_count) tool_usage("--stdio and --listen exclude each other");
     if (!h->stdio && !h->listen_count) h->listen[h->listen_count++] = "tls:*:0";
+    int secure = 0;
+    for (int i = 0; i < h->listen_count; ++i) secure |= strncmp(h->listen[i], "tls:", 4) == 0;
+    if (h->tokens_path && !secure)
+        tool_usage("--tokens needs a tls: address: elsewhere nobody shows a token");
 }
 
 static void parse_options(host *h, int argc, char **argv)
 {
     enum { LISTEN = 256, STDIO, READ_ONLY, MAX_CLIENTS, LOG, HELP, VERSION, CODE_FILE, NEW_CODE,
            REVOKE, SHARE, UNTIL, MAX_UNPROVEN, REQUEST, KEEP, NO_SANDBOX, ALLOW_EXEC,
-           STATUS, AUDIT };
+           STATUS, AUDIT, TOKENS };
     static const struct option options[] = {{"listen", required_argument, NULL, LISTEN},
                                             {"stdio", no_argument, NULL, STDIO},
                                             {"read-only", no_argument, NULL, READ_ONLY},
@@ -132,6 +147,7 @@ static void parse_options(host *h, int argc, char **argv)
                                             {"no-sandbox", no_argument, NULL, NO_SANDBOX},
                                             {"status", required_argument, NULL, STATUS},
                                             {"audit", required_argument, NULL, AUDIT},
+                                            {"tokens", required_argument, NULL, TOKENS},
                                             {NULL, 0, NULL, 0}};
     int                        c;
     while ((c = getopt_long(argc, argv, "v", options, NULL)) != -1) {
@@ -159,6 +175,7 @@ static void parse_options(host *h, int argc, char **argv)
         case NO_SANDBOX: h->no_sandbox = 1; break;
         case STATUS: h->status_at = optarg; break;
         case AUDIT: h->audit_path = optarg; break;
+        case TOKENS: h->tokens_path = optarg; break;
         case LOG: h->log_path = optarg; break;
         case CODE_FILE: h->code_path = optarg; break;
         case NEW_CODE: h->new_code = optarg; break;
@@ -309,12 +326,12 @@ static void find_own_name(char *name, size_t size)
     freeifaddrs(all);
 }
 
-/* fsb://HOST:PORT/SHARE#CODE with the first code that opens the share. */
+/* fsb://HOST:PORT/SHARE#CODE with the first code that opens the share; name NULL: without. */
 static void print_secure(const host *h, const char *bound, const char *name, const char *share)
 {
     const char *code = NULL, *port = strrchr(bound, ':');
     char        own[256];
-    for (size_t i = 0; i < h->codes.count && !code; ++i)
+    for (size_t i = 0; i < h->codes.count && !code && name; ++i)
         if (!h->codes.lines[i].share[0] || strcmp(h->codes.lines[i].share, name) == 0)
             code = h->codes.lines[i].code;
     const int any = strncmp(bound, "[::]:", 5) == 0 || strncmp(bound, "0.0.0.0:", 8) == 0;
@@ -336,6 +353,8 @@ static void print_urls(const host *h, const char *bound)
             printf("fsb+unix://%s?share=%s\n", where, share);
         } else printf("fsb+tcp://%s/%s\n", bound, share);
     }
+    for (size_t i = 0; i < h->tenants.file.tenant_count && strncmp(bound, "tls:", 4) == 0; ++i)
+        print_secure(h, bound + 4, NULL, h->tenants.file.tenants[i].name);
 }
 
 static const char *why_not(int err)
@@ -389,6 +408,19 @@ static void fill_status(void *user, status_page *page)
     status_number(page, "fsb_received_bytes_total", "counter", "bytes received", s.bytes_in);
     status_number(page, "fsb_sent_bytes_total", "counter", "bytes sent", s.bytes_out);
     status_number(page, "fsb_events_sent_total", "counter", "changes told to others", s.events);
+    status_number(page, "fsb_codes_refused_total", "counter", "codes and tokens refused",
+                  s.refused);
+    status_number(page, "fsb_token_clients_total", "counter", "clients that came with a token",
+                  s.tokens);
+    status_number(page, "fsb_requests_delayed_total", "counter", "requests held back by a rate",
+                  s.delayed);
+    status_number(page, "fsb_requests_delayed_milliseconds_total", "counter",
+                  "milliseconds of these", s.delayed_ms);
+    status_number(page, "fsb_tenant_full_total", "counter", "times a tenant had enough running",
+                  s.held);
+    status_number(page, "fsb_request_timeouts_total", "counter", "requests too late for their turn",
+                  s.timeouts);
+    tenants_status(&((host *)user)->tenants, page);
     status_histogram(page, "fsb_request_seconds", "time that requests took", s.latency,
                      FSB_CHUNK_LATENCIES, s.latency_us);
 }
@@ -481,20 +513,27 @@ int main(int argc, char **argv)
     desc.max_clients = h.max_clients, desc.max_unproven = h.max_unproven;
     desc.request_ms = h.request_ms, desc.away_ms = h.away_ms, desc.log = h.logger;
     open_audit(&h, &desc);
+    tenants_open(&h.tenants, h.tokens_path, host_rights(&h), h.logger);
+    if (h.tokens_path) desc.admit = tenants_admit, desc.admit_user = &h.tenants;
     const int err = fsb_chunk_server_open(&h.server, &desc);
     if (err) tool_fail("cannot start: %s", strerror(-err));
     status_server *status = status_start(h.status_at, fill_status, &h, h.logger);
-    if (!h.stdio) first_codes(&h), start_listening(&h);
+    if (!h.stdio && h.share_count) first_codes(&h);
+    if (!h.stdio) start_listening(&h);
     else if (pthread_create(&thread, NULL, serve_stdio, &h) != 0)
         tool_fail("cannot start a thread");
     const struct timespec second = {1, 0};
-    while (sigtimedwait(&stop, NULL, &second) < 0) follow_codes(&h);
+    while (sigtimedwait(&stop, NULL, &second) < 0) {
+        if (h.share_count) follow_codes(&h);
+        tenants_follow(&h.tenants, h.server);
+    }
 
     status_stop(status);
     fsb_chunk_server_close(h.server);
     if (h.audit) fclose(h.audit);
     if (h.stdio) pthread_join(thread, NULL);
     for (size_t i = 0; i < h.share_count; ++i) h.shares[i].backend->close(h.shares[i].backend);
+    tenants_close(&h.tenants);
     if (h.log.file) fclose(h.log.file);
     return h.served < 0 && h.served != -ECANCELED;
 }
