@@ -4,8 +4,9 @@
    to the kernel through libfuse3's low-level interface, and passes each request on without waiting:
    the thread that has the backend's answer gives it to the kernel.
    Beside it are tables for whoever serves many, usable alone: handles (ids that never reach what
-   uses their slot later), mounts (which backend a path belongs to), and the backend that routes
-   through them. They need neither FUSE nor any other fsb header.
+   uses their slot later), mounts (which backend a path belongs to), the backend that routes through
+   them, tenants (such backends by name, apart from each other), and plugins (backends out of shared
+   objects). They need neither FUSE nor any other fsb header.
 
    QUICK START   (extracted, compiled and run by the tests)
        #define FSB_MOUNT_IMPLEMENTATION     // in ONE source file, before its other includes
@@ -29,14 +30,15 @@
        int main(void) { return serve(NULL, "/mnt") == 0; }
 
    NEEDS     Linux, POSIX threads (-pthread). With FSB_WITH_FUSE libfuse 3.14 or newer (-lfuse3),
-             /dev/fuse and the right to mount: root, or fusermount3. With a strict -std=, include
-             this header before those of libc.
+             /dev/fuse and the right to mount: root, or fusermount3. Plugins: -ldl where glibc is
+             older than 2.34. With a strict -std=, include this header before those of libc.
    OPTIONS   FSB_WITH_FUSE: without it fsb_mount_open() answers -ENOSYS. FSB_STATIC, FSB_API: once,
              before the first fsb header. They change the linkage only.
    THREADS   fsb_mount_serve() starts desc.threads threads and has ended them when it returns; they
              block all signals. Requests are answered on these and on the backend's threads. A
              backend without submit() is called on desc.runner's threads, or on those of the mount
              when it is FSB_BACKEND_QUICK or there is no runner: then a slow call delays others.
+             A plugin has up to desc.workers + max_stuck threads; tables have one if sweep_ms is set.
    MEMORY    The desc's allocator; libfuse has its own. A known file takes about 500 bytes and its
              names, a thread 1 MiB to receive (of which it touches what requests fill), writes on
              their way up to desc.write_behind bytes; what a second of quiet finds unused is freed.
@@ -56,7 +58,8 @@
              answers ESTALE.
              Locks act within the mount, unless the option remote_locks is given. What a mapping
              has dirty is lost when the mount is stopped while in use. libfuse's own messages are
-             silenced, for the whole process.
+             silenced, for the whole process. A plugin that crashes once it is loaded takes the
+             program with it.
    LICENCE   MIT, at the end of this file.
    CHANGES   0.1.0 first version. */
 #if (defined(FSB_IMPLEMENTATION) || defined(FSB_MOUNT_IMPLEMENTATION)) && !defined(_GNU_SOURCE)
@@ -547,6 +550,70 @@ FSB_API int fsb_tenants_each(fsb_tenants *t,
 /* Their open files: to sweep, to count. Errors: none. Threads: any. */
 FSB_API fsb_handles *fsb_tenants_handles(fsb_tenants *t);
 
+/* Plugins: backends in shared objects that are loaded while the program runs. A plugin defines, in
+   one of its source files (the README has a page on it, tests/plugin_example.c is one):
+
+       static int hello_open(fsb_backend **out, const char *config, const fsb_logger *log);
+       FSB_PLUGIN("hello", hello_open);
+
+   It runs in this process, so it can do whatever the program can; what is bounded here is what it
+   costs others when it is slow, hangs or fails. Its calls run on threads of its own. */
+enum { FSB_PLUGIN_ABI = 1 };
+typedef struct fsb_plugin_info { /* what a plugin was compiled with */
+    uint32_t    abi;
+    uint32_t    size, backend_size, op_size, dirent_size; /* of these structs */
+    const char *name;
+    /* Makes its backend; `config` is for it to understand, log as long as the backend is open. */
+    int (*open)(fsb_backend **out, const char *config, const fsb_logger *log);
+} fsb_plugin_info;
+extern __attribute__((visibility("default"))) const fsb_plugin_info fsb_plugin; /* the plugin's */
+#define FSB_PLUGIN(name, open)                                                                     \
+    const fsb_plugin_info fsb_plugin = {FSB_PLUGIN_ABI,      sizeof(fsb_plugin_info),              \
+                                        sizeof(fsb_backend), sizeof(fsb_op),                       \
+                                        sizeof(fsb_dirent),  name, open}
+
+typedef struct fsb_plugin_desc {
+    const char   *path;        /* required: of the shared object, with a '/' */
+    const char   *config;      /* handed to its open() (default "") */
+    uint32_t      load_ms;     /* for it to load and to open (default 10000, at most 1 hour) */
+    uint32_t      deadline_ms; /* for a call, or the op's timeout_ms if that is less (default 5000,
+                                  at most 1 hour) */
+    uint32_t      workers;     /* threads that call it, as many as are needed (default 4, most 64) */
+    uint32_t      max_stuck;   /* threads in the place of those that did not return in time (default
+                                  16, at most 1024); when these hang too, calls wait in vain */
+    uint32_t      max_calls;   /* on their way and waiting (default 64); more answer -EAGAIN */
+    uint32_t      failures;    /* in a row, then the breaker opens: calls answer -EAGAIN at once
+                                  (default 5; UINT32_MAX: never). -ETIMEDOUT, -EIO, -ENOTCONN,
+                                  -EHOSTUNREACH and -EPROTO are failures; other errors are answers */
+    uint32_t      pause_ms;    /* then one call is let through to see, and closes the breaker if it
+                                  is answered; else the next one is after twice that time, up to 64
+                                  times (default 1000, at most 1 hour) */
+    fsb_allocator allocator;
+    fsb_logger    log;
+} fsb_plugin_desc;
+typedef struct fsb_plugin_stats {
+    uint64_t calls, stuck; /* now: on their way; of those, beyond their time */
+    uint64_t threads;      /* now */
+    uint64_t done, timeouts, failures; /* so far: ended; of these without an answer; failed */
+    uint64_t refused, busy; /* so far: by the breaker; because of max_calls */
+    uint64_t opened;        /* how often the breaker opened */
+    int      open;          /* it is now */
+} fsb_plugin_stats;
+
+/* Loads a plugin, first in a child process, which may crash. Its backend has the plugin's calls but
+   EXEC, WATCH, LOCK and DESCRIPTOR, which answer -ENOSYS; no submit(): who must not wait calls it
+   from a runner. What a call points to is copied, so that one that returns late finds nothing of
+   its caller's; what it opened late is closed. close() gives the calls on their way deadline_ms;
+   if some hang even then, they, their threads, the plugin and the allocator's memory stay until
+   they return.
+   Errors: -EINVAL; -ENOENT, -EACCES no such file, or not readable; -ENOEXEC no shared object, or it
+   needs what is not there; -EFAULT it crashed; -ETIMEDOUT it did not load, or open, in time;
+   -ENOSYS it has no `fsb_plugin`; -EPROTO it was compiled for another ABI; what its open() says;
+   -ENOMEM, -EAGAIN no process or thread. The log says which and why. Threads: any; blocks. */
+FSB_API int fsb_plugin_load(fsb_backend **out, const fsb_plugin_desc *desc);
+/* Counts of a plugin's backend. Errors: none. Threads: any. */
+FSB_API void fsb_plugin_stat(fsb_backend *plugin, fsb_plugin_stats *stats);
+
 /* Tokens: signed texts that say who may do what, and until when, checked without asking anybody.
        fsb1:KEY:TENANT:RIGHTS:UNTIL:ID:MAC
    KEY is the number of the key that signed it, UNTIL seconds since the epoch, ID 16 hex digits of
@@ -673,13 +740,16 @@ FSB_API const char *fsb_mount_errmsg(fsb_mount *mount, char *buf, size_t size);
 #endif
 #endif /* FSB_MOUNT_H */
 
-/* ==== IMPLEMENTATION: [memory] [tokens] [handle table] [mount table] [namespace] [tenants] and,
-   with FSB_WITH_FUSE, [log] [table] [nodes] [names] [requests] [handles] [gate] [start] [attr]
-   [lookup] [change] [open] [read] [write] [list] [ahead] [xattr] [locks] [lease] [session]
-   [threads] [public] =========================================================================== */
+/* ==== IMPLEMENTATION: [memory] [tokens] [handle table] [mount table] [namespace] [tenants]
+   [plugins] and, with FSB_WITH_FUSE, [log] [table] [nodes] [names] [requests] [handles] [gate]
+   [start] [attr] [lookup] [change] [open] [read] [write] [list] [ahead] [xattr] [locks] [lease]
+   [session] [threads] [public] ================================================================= */
 #if (defined(FSB_IMPLEMENTATION) || defined(FSB_MOUNT_IMPLEMENTATION)) && !defined(FSB_MOUNT_DONE_)
 #define FSB_MOUNT_DONE_
+#include <dlfcn.h>
 #include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <pthread.h>
@@ -687,7 +757,10 @@ FSB_API const char *fsb_mount_errmsg(fsb_mount *mount, char *buf, size_t size);
 #include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <sys/random.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 #ifndef CPU_SETSIZE
@@ -750,6 +823,9 @@ static uint64_t fsb_tables_mix_(uint64_t x)
     x ^= x >> 32, x *= 0xd6e8feb86659fd93u;
     return x ^ x >> 32;
 }
+
+/* In which slab a block is, where each has room for twice as many as the one before. */
+static unsigned fsb_tables_slab_(uint32_t block) { return 31u - (unsigned)__builtin_clz(block + 1); }
 
 /* Of a hash, so that nobody can choose names that collide. */
 static uint64_t fsb_tables_seed_(const void *table)
@@ -1428,29 +1504,29 @@ typedef struct fsb_handles_slot_ {
 } fsb_handles_slot_;
 typedef char fsb_handles_slot_is_32_bytes_[sizeof(fsb_handles_slot_) <= 32 ? 1 : -1];
 
-enum { FSB_HANDLES_BLOCK_ = 256, FSB_HANDLES_PAD_ = 64 /* slots share no line with strangers */ };
-typedef struct fsb_handles_block_ {
-    fsb_handles_slot_ *slots; /* [FSB_HANDLES_BLOCK_]; NULL: not yet there */
-    void              *memory;
-    uint32_t           shard;
-} fsb_handles_block_;
-
+/* Slots are in slabs, each twice as large as the one before; they are handed out in blocks, in the
+   order of their numbers, each to the shard that needs it. */
+enum {
+    FSB_HANDLES_BLOCK_ = 256,
+    FSB_HANDLES_SLABS_ = 21,
+    FSB_HANDLES_PAD_ = 64,        /* slots share no line with strangers */
+    FSB_HANDLES_HUGE_ = 4 << 20   /* bytes of a slab for which huge pages are asked */
+};
 typedef struct fsb_handles_shard_ { /* a cache line each */
     uint64_t free;                  /* turn << 32 | number + 1 of the first free slot */
     char     pad[56];
 } fsb_handles_shard_;
 
 struct fsb_handles {
-    uint32_t            block_room;
+    uint32_t            ready; /* slots there are; written under grow */
     uint32_t            shard_mask;
-    fsb_handles_block_ *blocks; /* [block_room] */
     fsb_handles_shard_ *shards;
-    char                pad[64]; /* what is only read shares no line with what every add writes */
-    uint64_t            live;
-    char                pad2[64];
+    fsb_handles_slot_  *slabs[FSB_HANDLES_SLABS_];
+    char                pad[64]; /* the above is only read, mostly; below, what is written more */
     uint64_t            expired, refused;
-    uint32_t            block_count; /* written under grow */
-    uint32_t            strayed;     /* an owner has slots outside its shard */
+    uint32_t            strayed; /* an owner has slots outside its shard */
+    void               *memory[FSB_HANDLES_SLABS_];
+    uint8_t            *block_shard; /* [blocks] whose they are */
     fsb_handles_desc    desc;
     int64_t             epoch_ms;
     pthread_mutex_t     grow; /* leaf */
@@ -1462,10 +1538,9 @@ struct fsb_handles {
 
 static fsb_handles_slot_ *fsb_handles_at_(const fsb_handles *t, uint32_t number)
 {
-    const uint32_t b = number / FSB_HANDLES_BLOCK_;
-    if (b >= t->block_room) return NULL;
-    fsb_handles_slot_ *slots = __atomic_load_n(&t->blocks[b].slots, __ATOMIC_ACQUIRE);
-    return slots ? &slots[number % FSB_HANDLES_BLOCK_] : NULL;
+    if (number >= __atomic_load_n(&t->ready, __ATOMIC_ACQUIRE)) return NULL;
+    const unsigned slab = fsb_tables_slab_(number / FSB_HANDLES_BLOCK_);
+    return &t->slabs[slab][number - (((UINT32_C(1) << slab) - 1) * FSB_HANDLES_BLOCK_)];
 }
 
 /* The handles of an owner are in one shard, so that releasing them is a walk over that one only. */
@@ -1497,21 +1572,51 @@ static fsb_handles_slot_ *fsb_handles_pop_(fsb_handles *t, uint32_t shard, uint3
     return NULL;
 }
 
-/* A block more for the shard, unless another thread was faster. -ENOSPC: no block is left. */
+static size_t fsb_handles_slab_size_(const fsb_handles *t, unsigned slab)
+{
+    const uint32_t first = ((UINT32_C(1) << slab) - 1) * FSB_HANDLES_BLOCK_;
+    const uint32_t left = t->desc.max_handles - first, all = (uint32_t)FSB_HANDLES_BLOCK_ << slab;
+    return (size_t)(left < all ? left : all) * sizeof(fsb_handles_slot_) + FSB_HANDLES_PAD_;
+}
+
+/* A lookup at random in many slots misses the tables of small pages more than the caches. */
+static void fsb_handles_huge_(char *memory, size_t size)
+{
+    const uintptr_t page = 4096, begin = ((uintptr_t)memory + page - 1) & ~(page - 1);
+    const uintptr_t end = ((uintptr_t)memory + size) & ~(page - 1);
+    if (size >= FSB_HANDLES_HUGE_) (void)madvise((void *)begin, end - begin, MADV_HUGEPAGE);
+}
+
+/* Lock held. Memory for the slots from the first on, which is the first of a slab; not touched. */
+static int fsb_handles_slab_(fsb_handles *t, unsigned slab)
+{
+    const size_t size = fsb_handles_slab_size_(t, slab);
+    char *memory = (char *)t->desc.allocator.fn(t->desc.allocator.user, NULL, 0, size);
+    if (!memory) return -ENOMEM;
+    fsb_handles_huge_(memory, size);
+    const size_t off = (FSB_HANDLES_PAD_ - (uintptr_t)memory % FSB_HANDLES_PAD_) % FSB_HANDLES_PAD_;
+    t->memory[slab] = memory;
+    t->slabs[slab] = (fsb_handles_slot_ *)(void *)(memory + off);
+    return 0;
+}
+
+/* Lock held. A block more for the shard. -ENOSPC: there are as many slots as there may be. */
 static int fsb_handles_grow_(fsb_handles *t, uint32_t shard)
 {
-    const size_t size = FSB_HANDLES_BLOCK_ * sizeof(fsb_handles_slot_) + FSB_HANDLES_PAD_;
-    const uint32_t n = t->block_count, first = n * FSB_HANDLES_BLOCK_;
-    if (n == t->block_room) return -ENOSPC;
-    char *memory = (char *)fsb_tables_new_(&t->desc.allocator, size);
-    if (!memory) return -ENOMEM;
-    const size_t off = (FSB_HANDLES_PAD_ - (uintptr_t)memory % FSB_HANDLES_PAD_) % FSB_HANDLES_PAD_;
-    fsb_handles_slot_ *slots = (fsb_handles_slot_ *)(void *)(memory + off);
-    for (uint32_t i = 0; i + 1 < FSB_HANDLES_BLOCK_; ++i) slots[i].next = first + i + 2;
-    t->blocks[n].memory = memory, t->blocks[n].shard = shard;
-    __atomic_store_n(&t->blocks[n].slots, slots, __ATOMIC_RELEASE);
-    __atomic_store_n(&t->block_count, n + 1, __ATOMIC_RELEASE);
-    fsb_handles_push_(t, shard, first, &slots[FSB_HANDLES_BLOCK_ - 1]);
+    const uint32_t first = t->ready, left = t->desc.max_handles - first;
+    const uint32_t n = left < FSB_HANDLES_BLOCK_ ? left : (uint32_t)FSB_HANDLES_BLOCK_;
+    const uint32_t block = first / FSB_HANDLES_BLOCK_;
+    const unsigned slab = fsb_tables_slab_(block);
+    if (!n) return -ENOSPC;
+    const int err = t->slabs[slab] ? 0 : fsb_handles_slab_(t, slab);
+    if (err) return err;
+    fsb_handles_slot_ *slots = t->slabs[slab]
+                               + (first - ((UINT32_C(1) << slab) - 1) * FSB_HANDLES_BLOCK_);
+    memset(slots, 0, n * sizeof *slots);
+    for (uint32_t i = 0; i + 1 < n; ++i) slots[i].next = first + i + 2;
+    t->block_shard[block] = (uint8_t)shard;
+    __atomic_store_n(&t->ready, first + n, __ATOMIC_RELEASE);
+    fsb_handles_push_(t, shard, first, &slots[n - 1]);
     return 0;
 }
 
@@ -1552,11 +1657,9 @@ FSB_API int fsb_handles_add(fsb_handles *t, void *object, uint32_t owner, uint32
     int            err = 0;
     uint32_t       number = 0;
     const uint32_t shard = fsb_handles_shard_of_(t, owner);
-    if (__atomic_add_fetch(&t->live, 1, __ATOMIC_RELAXED) > t->desc.max_handles) err = -EMFILE;
-    fsb_handles_slot_ *s = err ? NULL : fsb_handles_pop_(t, shard, &number);
-    if (!s && !err) s = fsb_handles_more_(t, shard, &number, &err);
+    fsb_handles_slot_ *s = fsb_handles_pop_(t, shard, &number);
+    if (!s) s = fsb_handles_more_(t, shard, &number, &err);
     if (!s) {
-        __atomic_sub_fetch(&t->live, 1, __ATOMIC_RELAXED);
         __atomic_add_fetch(&t->refused, 1, __ATOMIC_RELAXED);
         if (err == -EMFILE)
             fsb_tables_log_(&t->desc.log, FSB_LOG_WARN, "handles/full", "%u handles are open",
@@ -1601,9 +1704,8 @@ static void fsb_handles_finish_(fsb_handles *t, fsb_handles_slot_ *s, uint32_t n
         void *object = __atomic_load_n(&s->object, __ATOMIC_RELAXED);
         t->desc.release(t->desc.user, id, object);
     }
-    __atomic_sub_fetch(&t->live, 1, __ATOMIC_RELAXED);
     if (!generation) return; /* all its ids are used up: retired, so that none comes twice */
-    fsb_handles_push_(t, t->blocks[number / FSB_HANDLES_BLOCK_].shard, number, s);
+    fsb_handles_push_(t, t->block_shard[number / FSB_HANDLES_BLOCK_], number, s);
 }
 
 FSB_API int fsb_handles_unpin(fsb_handles *t, fsb_handle id)
@@ -1671,17 +1773,16 @@ FSB_API int fsb_handles_remove(fsb_handles *t, fsb_handle id, uint32_t owner)
 static fsb_handle fsb_handles_next_(fsb_handles *t, uint32_t owner, uint64_t *number,
                                     fsb_handles_slot_ **slot)
 {
-    const uint32_t count = __atomic_load_n(&t->block_count, __ATOMIC_ACQUIRE);
+    const uint32_t count = __atomic_load_n(&t->ready, __ATOMIC_ACQUIRE);
     const int      one = owner && !__atomic_load_n(&t->strayed, __ATOMIC_SEQ_CST);
     const uint32_t shard = owner ? fsb_handles_shard_of_(t, owner) : 0;
-    while (*number < (uint64_t)count * FSB_HANDLES_BLOCK_) {
-        const fsb_handles_block_ *b = &t->blocks[*number / FSB_HANDLES_BLOCK_];
-        if (one && b->shard != shard) {
+    while (*number < count) {
+        if (one && t->block_shard[*number / FSB_HANDLES_BLOCK_] != shard) {
             *number = (*number / FSB_HANDLES_BLOCK_ + 1) * FSB_HANDLES_BLOCK_;
             continue;
         }
         const uint32_t     n = (uint32_t)(*number)++;
-        fsb_handles_slot_ *s = &b->slots[n % FSB_HANDLES_BLOCK_];
+        fsb_handles_slot_ *s = fsb_handles_at_(t, n);
         const uint64_t     state = fsb_tables_load_(&s->state);
         if (!(state >> 32 & 1)) continue;
         if (owner && __atomic_load_n(&s->owner, __ATOMIC_ACQUIRE) != owner) continue;
@@ -1750,13 +1851,14 @@ FSB_API int fsb_handles_each(fsb_handles *t, uint32_t owner,
 FSB_API void fsb_handles_stat(fsb_handles *t, fsb_handles_stats *stats)
 {
     memset(stats, 0, sizeof *stats);
-    stats->live = __atomic_load_n(&t->live, __ATOMIC_RELAXED);
-    stats->slots = (uint64_t)__atomic_load_n(&t->block_count, __ATOMIC_RELAXED)
-                   * FSB_HANDLES_BLOCK_;
+    stats->slots = __atomic_load_n(&t->ready, __ATOMIC_ACQUIRE);
     stats->expired = __atomic_load_n(&t->expired, __ATOMIC_RELAXED);
     stats->refused = __atomic_load_n(&t->refused, __ATOMIC_RELAXED);
-    for (uint32_t i = 0; i < stats->slots; ++i) /* each use of a slot took two generations */
-        stats->added += ((fsb_tables_load_(&fsb_handles_at_(t, i)->state) >> 32) + 1) / 2;
+    for (uint32_t i = 0; i < stats->slots; ++i) {
+        const uint64_t state = fsb_tables_load_(&fsb_handles_at_(t, i)->state);
+        stats->live += (state >> 32 & 1) || (uint32_t)state;
+        stats->added += ((state >> 32) + 1) / 2; /* each use of a slot took two generations */
+    }
 }
 
 static void *fsb_handles_sweeper_(void *arg)
@@ -1789,12 +1891,17 @@ static int fsb_tables_thread_(pthread_t *thread, void *(*fn)(void *), void *arg)
     return -err;
 }
 
+static size_t fsb_handles_blocks_(const fsb_handles *t)
+{
+    return (t->desc.max_handles + FSB_HANDLES_BLOCK_ - 1) / FSB_HANDLES_BLOCK_;
+}
+
 static void fsb_handles_free_(fsb_handles *t)
 {
     const fsb_allocator a = t->desc.allocator;
-    const size_t slots = FSB_HANDLES_BLOCK_ * sizeof(fsb_handles_slot_) + FSB_HANDLES_PAD_;
-    for (uint32_t i = 0; i < t->block_count; ++i) fsb_tables_free_(&a, t->blocks[i].memory, slots);
-    fsb_tables_free_(&a, t->blocks, t->block_room * sizeof *t->blocks);
+    for (unsigned i = 0; i < FSB_HANDLES_SLABS_; ++i)
+        if (t->memory[i]) fsb_tables_free_(&a, t->memory[i], fsb_handles_slab_size_(t, i));
+    fsb_tables_free_(&a, t->block_shard, fsb_handles_blocks_(t));
     fsb_tables_free_(&a, t->shards, (t->shard_mask + 1) * sizeof *t->shards);
     pthread_cond_destroy(&t->wake);
     pthread_mutex_destroy(&t->lock);
@@ -1812,7 +1919,7 @@ FSB_API void fsb_handles_close(fsb_handles *t)
         pthread_mutex_unlock(&t->lock);
         pthread_join(t->sweeper, NULL);
     }
-    for (uint32_t i = 0; t->desc.release && i < t->block_count * FSB_HANDLES_BLOCK_; ++i) {
+    for (uint32_t i = 0; t->desc.release && i < t->ready; ++i) {
         fsb_handles_slot_ *s = fsb_handles_at_(t, i);
         const uint64_t     live = s->state >> 32 & 1; /* else dead, but held by a pin */
         if (live || (uint32_t)s->state)
@@ -1835,14 +1942,12 @@ FSB_API int fsb_handles_open(fsb_handles **out, const fsb_handles_desc *desc)
     fsb_handles *t = (fsb_handles *)fsb_tables_new_(&d.allocator, sizeof *t);
     if (!t) return -ENOMEM;
     t->desc = d, t->shard_mask = d.shards - 1, t->epoch_ms = fsb_tables_now_ms_();
-    t->block_room = (d.max_handles + FSB_HANDLES_BLOCK_ - 1) / FSB_HANDLES_BLOCK_ + d.shards;
     pthread_mutex_init(&t->grow, NULL);
     pthread_mutex_init(&t->lock, NULL);
     pthread_cond_init(&t->wake, NULL);
-    t->blocks = (fsb_handles_block_ *)fsb_tables_new_(&d.allocator,
-                                                      t->block_room * sizeof *t->blocks);
+    t->block_shard = (uint8_t *)fsb_tables_new_(&d.allocator, fsb_handles_blocks_(t));
     t->shards = (fsb_handles_shard_ *)fsb_tables_new_(&d.allocator, d.shards * sizeof *t->shards);
-    int err = t->blocks && t->shards ? 0 : -ENOMEM;
+    int err = t->block_shard && t->shards ? 0 : -ENOMEM;
     if (!err && d.sweep_ms) err = fsb_tables_thread_(&t->sweeper, fsb_handles_sweeper_, t);
     if (err) {
         fsb_handles_free_(t);
@@ -1861,7 +1966,12 @@ FSB_API int fsb_handles_open(fsb_handles **out, const fsb_handles_desc *desc)
    store, and is counted before it; a reader that saw the count move tries again, so that what it
    found was there at one moment. Points and tables are memory that is not freed before the end, so
    that a late reader reads something, and learns that it is too late. */
-enum { FSB_MOUNTS_BLOCK_ = 256, FSB_MOUNTS_INLINE_ = 28, FSB_MOUNTS_ALIGN_ = 64 };
+enum { /* the first slab of points has BLOCK_, each other one twice as many as the one before */
+    FSB_MOUNTS_BLOCK_ = 8,
+    FSB_MOUNTS_SLABS_ = 22,
+    FSB_MOUNTS_INLINE_ = 28,
+    FSB_MOUNTS_ALIGN_ = 64
+};
 #define FSB_MOUNTS_LIVE_ (UINT64_C(1) << 32)
 #define FSB_MOUNTS_FROZEN_ (UINT64_C(2) << 32) /* about to be replaced or removed */
 #define FSB_MOUNTS_AGAIN_ UINT32_MAX
@@ -1878,8 +1988,10 @@ typedef struct fsb_mounts_point_ {
     char      inlined[FSB_MOUNTS_INLINE_];
 } fsb_mounts_point_;
 
-#define FSB_MOUNTS_BLOCK_SIZE_ \
-    (FSB_MOUNTS_BLOCK_ * sizeof(fsb_mounts_point_) + FSB_MOUNTS_ALIGN_)
+static size_t fsb_mounts_slab_size_(unsigned slab)
+{
+    return ((size_t)FSB_MOUNTS_BLOCK_ << slab) * sizeof(fsb_mounts_point_) + FSB_MOUNTS_ALIGN_;
+}
 
 typedef struct fsb_mounts_table_ {
     uint32_t mask;
@@ -1891,13 +2003,12 @@ struct fsb_mounts {
     uint64_t            changes;
     uint64_t            depths; /* bit d: there are points of d components */
     fsb_mounts_table_  *table;
-    fsb_mounts_point_ **blocks; /* [block_room] */
-    void              **memory; /* [block_room] what they are in */
     uint64_t            seed;
-    uint32_t            block_room;
+    fsb_mounts_point_  *slabs[FSB_MOUNTS_SLABS_];
     /* lock held */
     pthread_mutex_t lock; /* leaf */
-    uint32_t        block_count, count, next_number, free_count, room, ghosts;
+    uint32_t        slab_count, count, next_number, free_count, room, ghosts;
+    void           *memory[FSB_MOUNTS_SLABS_]; /* what the slabs are in */
     uint32_t       *sorted; /* [room] the points by path */
     uint32_t       *spare;  /* [room] numbers of unused points */
     fsb_mounts_table_ *tables[32][2]; /* by the logarithm of their size */
@@ -1907,9 +2018,9 @@ struct fsb_mounts {
 
 static fsb_mounts_point_ *fsb_mounts_at_(const fsb_mounts *t, uint32_t number)
 {
-    const uint32_t     b = number / FSB_MOUNTS_BLOCK_;
-    fsb_mounts_point_ *block = __atomic_load_n(&t->blocks[b], __ATOMIC_ACQUIRE);
-    return &block[number % FSB_MOUNTS_BLOCK_];
+    const unsigned     slab = fsb_tables_slab_(number / FSB_MOUNTS_BLOCK_);
+    fsb_mounts_point_ *points = __atomic_load_n(&t->slabs[slab], __ATOMIC_ACQUIRE);
+    return &points[number - ((UINT32_C(1) << slab) - 1) * FSB_MOUNTS_BLOCK_];
 }
 
 /* 0 if a path is normalised. */
@@ -2029,6 +2140,7 @@ static uint32_t fsb_mounts_try_(fsb_mounts *t, const char *path, const char *end
         ++p, ++depth;
         hash[depth] = fsb_mounts_hash_(hash[depth - 1], &p, end);
         ends[depth] = (uint32_t)(p - path);
+        if (depths >> depth & 1) __builtin_prefetch(&table->entry[(uint32_t)hash[depth] & table->mask]);
     }
     uint64_t left = depths & ((UINT64_C(2) << depth) - 1);
     while (left) {
@@ -2165,27 +2277,29 @@ static int fsb_mounts_grow_(fsb_mounts *t)
 {
     const fsb_allocator *a = &t->desc.allocator;
     if (t->free_count) return 0;
-    if (t->block_count == t->block_room) return -ENOSPC;
-    const uint32_t     old = t->room, room = old + FSB_MOUNTS_BLOCK_;
-    uint32_t          *sorted = (uint32_t *)fsb_tables_new_(a, room * sizeof *sorted);
-    uint32_t          *spare = (uint32_t *)fsb_tables_new_(a, room * sizeof *spare);
-    char              *memory = (char *)fsb_tables_new_(a, FSB_MOUNTS_BLOCK_SIZE_);
+    if (t->slab_count == FSB_MOUNTS_SLABS_) return -ENOSPC;
+    const size_t   size = fsb_mounts_slab_size_(t->slab_count);
+    const uint32_t old = t->room, more = (uint32_t)FSB_MOUNTS_BLOCK_ << t->slab_count;
+    const uint32_t room = old + more;
+    uint32_t      *sorted = (uint32_t *)fsb_tables_new_(a, room * sizeof *sorted);
+    uint32_t      *spare = (uint32_t *)fsb_tables_new_(a, room * sizeof *spare);
+    char          *memory = (char *)fsb_tables_new_(a, size);
     if (!sorted || !spare || !memory) {
         fsb_tables_free_(a, sorted, room * sizeof *sorted);
         fsb_tables_free_(a, spare, room * sizeof *spare);
-        fsb_tables_free_(a, memory, FSB_MOUNTS_BLOCK_SIZE_);
+        fsb_tables_free_(a, memory, size);
         return -ENOMEM;
     }
     const size_t       off = (FSB_MOUNTS_ALIGN_ - (uintptr_t)memory % FSB_MOUNTS_ALIGN_)
                        % FSB_MOUNTS_ALIGN_;
-    fsb_mounts_point_ *block = (fsb_mounts_point_ *)(void *)(memory + off);
-    t->memory[t->block_count] = memory;
+    fsb_mounts_point_ *points = (fsb_mounts_point_ *)(void *)(memory + off);
+    t->memory[t->slab_count] = memory;
     if (t->count) memcpy(sorted, t->sorted, t->count * sizeof *sorted);
     fsb_tables_free_(a, t->sorted, old * sizeof *sorted);
     fsb_tables_free_(a, t->spare, old * sizeof *spare);
     t->sorted = sorted, t->spare = spare, t->room = room;
-    for (uint32_t i = FSB_MOUNTS_BLOCK_; i--;) t->spare[t->free_count++] = old + i;
-    __atomic_store_n(&t->blocks[t->block_count++], block, __ATOMIC_RELEASE);
+    for (uint32_t i = more; i--;) t->spare[t->free_count++] = old + i;
+    __atomic_store_n(&t->slabs[t->slab_count++], points, __ATOMIC_RELEASE);
     return 0;
 }
 
@@ -2403,15 +2517,13 @@ FSB_API void fsb_mounts_close(fsb_mounts *t)
     if (!t) return;
     const fsb_allocator a = t->desc.allocator;
     while (t->count) fsb_mounts_finish_(t, t->sorted[--t->count]);
-    for (uint32_t i = 0; i < t->block_count; ++i)
-        fsb_tables_free_(&a, t->memory[i], FSB_MOUNTS_BLOCK_SIZE_);
+    for (unsigned i = 0; i < t->slab_count; ++i)
+        fsb_tables_free_(&a, t->memory[i], fsb_mounts_slab_size_(i));
     for (unsigned level = 0; level < 2 * 32; ++level)
         fsb_tables_free_(&a, t->tables[level / 2][level % 2],
                          fsb_mounts_table_size_(UINT32_C(1) << level / 2));
     fsb_tables_free_(&a, t->sorted, t->room * sizeof *t->sorted);
     fsb_tables_free_(&a, t->spare, t->room * sizeof *t->spare);
-    fsb_tables_free_(&a, t->blocks, t->block_room * sizeof *t->blocks);
-    fsb_tables_free_(&a, t->memory, t->block_room * sizeof *t->memory);
     pthread_mutex_destroy(&t->lock);
     fsb_tables_free_(&a, t, sizeof *t);
 }
@@ -2428,12 +2540,8 @@ FSB_API int fsb_mounts_open(fsb_mounts **out, const fsb_mounts_desc *desc)
     if (!t) return -ENOMEM;
     t->seed = fsb_tables_seed_(t);
     t->desc = d;
-    t->block_room = d.max_mounts / FSB_MOUNTS_BLOCK_ + 2;
     pthread_mutex_init(&t->lock, NULL);
-    t->blocks = (fsb_mounts_point_ **)fsb_tables_new_(&d.allocator,
-                                                      t->block_room * sizeof *t->blocks);
-    t->memory = (void **)fsb_tables_new_(&d.allocator, t->block_room * sizeof *t->memory);
-    if (!t->blocks || !t->memory || fsb_mounts_room_(t) != 0) {
+    if (fsb_mounts_room_(t) != 0) {
         fsb_mounts_close(t);
         return -ENOMEM;
     }
@@ -3441,6 +3549,568 @@ FSB_API int fsb_tenants_open(fsb_tenants **out, const fsb_tenants_desc *desc)
     if (!err) err = fsb_tenants_room_(t);
     if (err) fsb_tenants_close(t);
     else *out = t;
+    return err;
+}
+
+/* ---- [plugins] ------------------------------------------------------------------------------- */
+
+/* A call is a job: a copy of the op with all that it points to, which belongs to the worker that
+   runs it when its caller has left (`orphan`), and to the caller else. Workers are started when
+   there is work and none is idle; those whose job is beyond its time are not counted, up to
+   max_stuck of them. The plugin ends with its last worker. */
+enum { FSB_PLUGIN_LISTED_ = 1 << 20 }; /* bytes of names, fetched at once */
+
+typedef struct fsb_plugin_ fsb_plugin_;
+typedef struct fsb_plugin_job_ fsb_plugin_job_;
+struct fsb_plugin_job_ {
+    fsb_op           op; /* first */
+    fsb_plugin_     *p;
+    fsb_plugin_job_ *next; /* of those that wait, or that run */
+    void           (*run)(fsb_plugin_job_ *job);
+    pthread_cond_t   ended;
+    int64_t          until; /* monotonic ms */
+    size_t           size;  /* of it all: the op's bytes stand behind it */
+    int              probe, running, done, orphan;
+    char            *listed; /* LIST: entries, each an fsb_plugin_entry_ and its bytes */
+    size_t           listed_size, listed_room;
+    int              cut; /* there was no room for more */
+};
+typedef struct fsb_plugin_entry_ {
+    fsb_dirent e; /* its pointers: not NULL where there is something */
+    size_t     size; /* of it all; name, folder, data stand behind it, the first two with '\0' */
+} fsb_plugin_entry_;
+
+struct fsb_plugin_ {
+    fsb_backend           base; /* first */
+    fsb_plugin_desc       desc;
+    fsb_logger            log; /* what open() was given */
+    void                 *object;
+    const fsb_plugin_info *info;
+    fsb_backend          *inner;
+    int64_t               opened; /* what its open() said */
+    char                  name[64];
+    pthread_mutex_t       lock; /* leaf; of the following */
+    pthread_cond_t        work, ended;
+    fsb_plugin_job_      *first, **last; /* waiting */
+    fsb_plugin_job_      *running;
+    uint32_t              threads, idle, calls, failed; /* failed: in a row */
+    int64_t               open_until; /* monotonic ms; 0: the breaker is closed */
+    uint32_t              pause_ms;
+    int                   probing, quit, left; /* left: close() has gone, the last worker frees */
+    fsb_plugin_stats      stats;
+};
+
+/* Until a monotonic time in ms; not 0: it has passed. The condition's clock is monotonic. */
+static int fsb_plugin_wait_(fsb_plugin_ *p, pthread_cond_t *cond, int64_t until)
+{
+    struct timespec t;
+    t.tv_sec = (time_t)(until / 1000), t.tv_nsec = (long)(until % 1000) * 1000000;
+    return pthread_cond_timedwait(cond, &p->lock, &t);
+}
+
+static void fsb_plugin_cond_(pthread_cond_t *cond)
+{
+    pthread_condattr_t attr;
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(cond, &attr);
+    pthread_condattr_destroy(&attr);
+}
+
+static void fsb_plugin_job_free_(fsb_plugin_job_ *job)
+{
+    const fsb_allocator a = job->p->desc.allocator;
+    fsb_tables_free_(&a, job->listed, job->listed_room);
+    pthread_cond_destroy(&job->ended);
+    fsb_tables_free_(&a, job, job->size);
+}
+
+/* ---- [plugins: workers] ---------------------------------------------------------------------- */
+
+static void fsb_plugin_free_(fsb_plugin_ *p)
+{
+    const fsb_allocator a = p->desc.allocator;
+    while (p->first) {
+        fsb_plugin_job_ *job = p->first;
+        p->first = job->next;
+        fsb_plugin_job_free_(job);
+    }
+    pthread_cond_destroy(&p->ended);
+    pthread_cond_destroy(&p->work);
+    pthread_mutex_destroy(&p->lock);
+    fsb_tables_free_(&a, p, sizeof *p);
+}
+
+/* Lock held. How many jobs are beyond their time. */
+static uint32_t fsb_plugin_stuck_(const fsb_plugin_ *p)
+{
+    const int64_t now = fsb_tables_now_ms_();
+    uint32_t      n = 0;
+    for (const fsb_plugin_job_ *job = p->running; job; job = job->next) n += job->until <= now;
+    return n;
+}
+
+/* The caller of a job has left: what came too late is given back. */
+static void fsb_plugin_late_(fsb_plugin_job_ *job)
+{
+    fsb_op *op = &job->op;
+    if (op->result < 0) return;
+    if (op->slice.release) fsb_slice_release(&op->slice);
+    if (op->code == FSB_OP_OPEN) {
+        fsb_op end;
+        memset(&end, 0, sizeof end);
+        end.code = FSB_OP_CLOSE, end.handle = op->handle;
+        fsb_namespace_inner_(job->p->inner, &end);
+    }
+}
+
+/* Lock held, but not while the job runs. */
+static void fsb_plugin_work_(fsb_plugin_ *p)
+{
+    fsb_plugin_job_ *job = p->first, **at = &p->running;
+    p->first = job->next;
+    if (!p->first) p->last = &p->first;
+    if (job->orphan) job->until = fsb_tables_now_ms_() + p->desc.deadline_ms;
+    job->next = p->running, p->running = job, job->running = 1;
+    pthread_mutex_unlock(&p->lock);
+    job->run(job);
+    pthread_mutex_lock(&p->lock);
+    job->done = 1;
+    if (job->orphan) {
+        pthread_mutex_unlock(&p->lock);
+        fsb_plugin_late_(job);
+        pthread_mutex_lock(&p->lock);
+    }
+    while (*at != job) at = &(*at)->next;
+    *at = job->next;
+    if (job->orphan) fsb_plugin_job_free_(job);
+    else pthread_cond_signal(&job->ended);
+}
+
+static void *fsb_plugin_main_(void *arg)
+{
+    fsb_plugin_ *p = (fsb_plugin_ *)arg;
+    pthread_mutex_lock(&p->lock);
+    for (;;) {
+        while (p->first) fsb_plugin_work_(p);
+        if (p->quit || p->threads - fsb_plugin_stuck_(p) > p->desc.workers) break;
+        ++p->idle;
+        pthread_cond_wait(&p->work, &p->lock);
+        --p->idle;
+    }
+    if (p->threads == 1 && p->quit) { /* the last */
+        pthread_mutex_unlock(&p->lock);
+        if (p->inner) p->inner->close(p->inner);
+        if (p->object) dlclose(p->object);
+        pthread_mutex_lock(&p->lock);
+    }
+    const int last = --p->threads == 0 && p->left;
+    pthread_cond_broadcast(&p->ended);
+    pthread_mutex_unlock(&p->lock);
+    if (last) fsb_plugin_free_(p);
+    return NULL;
+}
+
+/* Lock held. Work waits: is there, or can there be, a worker for it? */
+static int fsb_plugin_staff_(fsb_plugin_ *p)
+{
+    pthread_t      thread;
+    const uint32_t stuck = fsb_plugin_stuck_(p);
+    if (p->idle) pthread_cond_signal(&p->work);
+    else if (p->threads - stuck < p->desc.workers
+             && p->threads < p->desc.workers + p->desc.max_stuck
+             && fsb_tables_thread_(&thread, fsb_plugin_main_, p) == 0)
+        pthread_detach(thread), ++p->threads;
+    return p->threads ? 0 : -EAGAIN;
+}
+
+/* Lock held. Has a worker run the job until its time is over. What was begun then is the worker's:
+   job->orphan. */
+static int fsb_plugin_run_(fsb_plugin_ *p, fsb_plugin_job_ *job)
+{
+    fsb_plugin_job_ **at = &p->first;
+    job->next = NULL;
+    *p->last = job, p->last = &job->next;
+    int err = fsb_plugin_staff_(p);
+    while (!err && !job->done)
+        if (fsb_plugin_wait_(p, &job->ended, job->until) != 0 && !job->done) err = -ETIMEDOUT;
+    if (!err) return 0;
+    if (job->running || job->op.code == FSB_OP_CLOSE) { /* which is done however late */
+        job->orphan = 1;
+        if (p->first) fsb_plugin_staff_(p); /* this worker is not counted any more */
+        return err;
+    }
+    while (*at != job) at = &(*at)->next;
+    *at = job->next;
+    if (!job->next) p->last = at;
+    return err;
+}
+
+/* ---- [plugins: breaker] ---------------------------------------------------------------------- */
+
+/* Lock held. Whether a call may begin; the first one after a pause is a probe. */
+static int fsb_plugin_admit_(fsb_plugin_ *p, fsb_plugin_job_ *job)
+{
+    if (p->open_until && (p->probing || fsb_tables_now_ms_() < p->open_until)) {
+        ++p->stats.refused;
+        return -EAGAIN;
+    }
+    if (p->calls >= p->desc.max_calls) {
+        ++p->stats.busy;
+        return -EAGAIN;
+    }
+    if (p->open_until) p->probing = job->probe = 1;
+    ++p->calls;
+    return 0;
+}
+
+/* Lock held. A call has ended with `result`. Returns 1 if the breaker opened, -1 if it closed. */
+static int fsb_plugin_judge_(fsb_plugin_ *p, int64_t result, int probe)
+{
+    const int bad = result == -ETIMEDOUT || result == -EIO || result == -ENOTCONN
+                    || result == -EHOSTUNREACH || result == -EPROTO;
+    const int was = p->open_until != 0;
+    --p->calls, ++p->stats.done, p->stats.failures += (uint64_t)bad;
+    if (probe) p->probing = 0;
+    if (!bad) {
+        p->failed = 0;
+        if (probe) p->open_until = 0, p->pause_ms = p->desc.pause_ms;
+        return probe ? -1 : 0;
+    }
+    if (p->failed < UINT32_MAX) ++p->failed;
+    if (was && !probe) return 0; /* it began before */
+    if (!was && p->failed < p->desc.failures) return 0;
+    if (was && p->pause_ms < p->desc.pause_ms * 64) p->pause_ms *= 2;
+    p->open_until = fsb_tables_now_ms_() + p->pause_ms;
+    if (!was) ++p->stats.opened;
+    return !was;
+}
+
+static void fsb_plugin_tell_(fsb_plugin_ *p, int turned, int64_t result)
+{
+    const fsb_logger *log = &p->desc.log;
+    if (turned < 0) fsb_tables_log_(log, FSB_LOG_INFO, "plugin/breaker", "%s answers again", p->name);
+    if (turned <= 0) return;
+    fsb_tables_log_(log, FSB_LOG_WARN, "plugin/breaker",
+                    "%s is left alone: %u calls in a row failed, the last one with: %s", p->name,
+                    p->desc.failures, strerror((int)-result));
+}
+
+/* ---- [plugins: calls] ------------------------------------------------------------------------ */
+
+static int fsb_plugin_collect_(fsb_op *op, const fsb_dirent *e)
+{
+    fsb_plugin_job_    *job = (fsb_plugin_job_ *)(void *)op;
+    const fsb_allocator a = job->p->desc.allocator;
+    const size_t        folder = e->folder ? strlen(e->folder) + 1 : 0;
+    const size_t        data = e->data && e->stat.size <= FSB_IO_MAX ? (size_t)e->stat.size : 0;
+    const size_t        size = (sizeof(fsb_plugin_entry_) + e->name_size + 1 + folder + data + 15)
+                               & ~(size_t)15;
+    fsb_plugin_entry_   entry;
+    if (job->listed_size && job->listed_size + size > FSB_PLUGIN_LISTED_) return job->cut = 1;
+    if (job->listed_size + size > job->listed_room) {
+        const size_t room = (job->listed_size + size) * 2;
+        char        *more = (char *)a.fn(a.user, job->listed, job->listed_room, room);
+        if (!more) return job->cut = -ENOMEM;
+        job->listed = more, job->listed_room = room;
+    }
+    char *to = job->listed + job->listed_size;
+    entry.e = *e, entry.size = size;
+    if (!data && e->stat.size) entry.e.data = NULL;
+    memcpy(to, &entry, sizeof entry);
+    to += sizeof entry;
+    memcpy(to, e->name, e->name_size);
+    to[e->name_size] = '\0';
+    if (folder) memcpy(to + e->name_size + 1, e->folder, folder);
+    if (data) memcpy(to + e->name_size + 1 + folder, e->data, data);
+    job->listed_size += size;
+    return 0;
+}
+
+/* Hands out on the caller's thread what was collected; the LIST's result. */
+static int64_t fsb_plugin_emit_(fsb_plugin_job_ *job, fsb_op *op)
+{
+    fsb_plugin_entry_ entry;
+    if (job->cut < 0 && !job->listed_size) return job->cut;
+    for (size_t at = 0; at < job->listed_size; at += entry.size) {
+        memcpy(&entry, job->listed + at, sizeof entry);
+        const char *name = job->listed + at + sizeof entry;
+        const char *behind = name + entry.e.name_size + 1;
+        entry.e.name = name;
+        if (entry.e.folder) entry.e.folder = behind, behind += strlen(behind) + 1;
+        if (entry.e.data) entry.e.data = behind;
+        if (op->emit(op, &entry.e)) return 0;
+    }
+    return job->cut ? 0 : job->op.result;
+}
+
+static void fsb_plugin_call_inner_(fsb_plugin_job_ *job)
+{
+    fsb_namespace_inner_(job->p->inner, &job->op);
+}
+
+/* A copy of the op and of what it points to. */
+static fsb_plugin_job_ *fsb_plugin_job_new_(fsb_plugin_ *p, const fsb_op *op)
+{
+    const size_t path = op->path ? strlen(op->path) + 1 : 0;
+    const size_t path2 = op->path2 ? strlen(op->path2) + 1 : 0;
+    const size_t data = op->data ? op->size : 0, room = op->buf ? op->size : 0;
+    const size_t     size = sizeof(fsb_plugin_job_) + path + path2 + data + room;
+    fsb_plugin_job_ *job = (fsb_plugin_job_ *)p->desc.allocator.fn(p->desc.allocator.user, NULL, 0,
+                                                                   size);
+    if (!job) return NULL;
+    memset(job, 0, sizeof *job);
+    job->p = p, job->size = size, job->op = *op, job->run = fsb_plugin_call_inner_;
+    fsb_plugin_cond_(&job->ended);
+    char *at = (char *)(job + 1);
+    if (op->buf) job->op.buf = at;
+    at += room;
+    if (data) job->op.data = memcpy(at, op->data, data);
+    at += data;
+    if (path) job->op.path = (const char *)memcpy(at, op->path, path);
+    at += path;
+    if (path2) job->op.path2 = (const char *)memcpy(at, op->path2, path2);
+    if (op->code == FSB_OP_LIST) job->op.emit = fsb_plugin_collect_;
+    job->op.user = NULL, job->op.done = NULL, job->op.next = NULL, job->op.exec = NULL;
+    return job;
+}
+
+/* What the plugin answered, into the caller's op. */
+static int64_t fsb_plugin_answer_(fsb_plugin_job_ *job, fsb_op *op)
+{
+    const fsb_op *from = &job->op;
+    int64_t       n = from->result;
+    const int     counts = from->buf && n > 0; /* bytes in buf; of xattrs it may ask for more */
+    if (counts && (uint64_t)n > op->size && op->size) n = -EIO;
+    if (n < 0) return n;
+    if (counts && op->size) memcpy(op->buf, from->buf, (size_t)n);
+    op->handle = from->handle, op->stat = from->stat, op->statfs = from->statfs;
+    op->out_offset = from->out_offset, op->slice = from->slice;
+    return op->code == FSB_OP_LIST ? fsb_plugin_emit_(job, op) : n;
+}
+
+static int fsb_plugin_takes_(const fsb_op *op)
+{
+    switch (op->code) {
+    case FSB_OP_EXEC: case FSB_OP_WATCH: case FSB_OP_LOCK: case FSB_OP_DESCRIPTOR: return -ENOSYS;
+    case FSB_OP_LIST: return op->emit ? 0 : -EINVAL;
+    default: return op->size > FSB_IO_MAX ? -EINVAL : 0;
+    }
+}
+
+static int64_t fsb_plugin_call_(fsb_backend *b, fsb_op *op)
+{
+    fsb_plugin_     *p = (fsb_plugin_ *)(void *)b;
+    const int        closes = op->code == FSB_OP_CLOSE;
+    int              err = fsb_plugin_takes_(op), turned = 0;
+    fsb_plugin_job_ *job = err ? NULL : fsb_plugin_job_new_(p, op);
+    if (!job) return op->result = err ? err : -ENOMEM;
+    const uint32_t ms = op->timeout_ms && op->timeout_ms < p->desc.deadline_ms
+                        ? op->timeout_ms : p->desc.deadline_ms;
+    pthread_mutex_lock(&p->lock);
+    err = fsb_plugin_admit_(p, job);
+    job->until = fsb_tables_now_ms_() + (err && closes ? 0 : ms); /* that one is not waited for */
+    const int admitted = !err, probe = job->probe;
+    if (admitted || closes) err = fsb_plugin_run_(p, job);
+    const int     orphan = job->orphan;
+    const int64_t result = err ? err : job->op.result;
+    if (admitted) turned = fsb_plugin_judge_(p, result, probe);
+    if (admitted && err == -ETIMEDOUT) ++p->stats.timeouts;
+    pthread_mutex_unlock(&p->lock);
+    if (admitted && err == -ETIMEDOUT)
+        fsb_tables_log_(&p->desc.log, FSB_LOG_WARN, "plugin/call",
+                        "%s: call %u was not answered in %u ms", p->name, op->code, ms);
+    fsb_plugin_tell_(p, turned, result);
+    if (closes && err == -ETIMEDOUT && !admitted) err = 0;
+    op->result = err ? err : orphan ? 0 : fsb_plugin_answer_(job, op);
+    if (!orphan) fsb_plugin_job_free_(job);
+    return op->result;
+}
+
+FSB_API void fsb_plugin_stat(fsb_backend *b, fsb_plugin_stats *stats)
+{
+    fsb_plugin_ *p = (fsb_plugin_ *)(void *)b;
+    pthread_mutex_lock(&p->lock);
+    *stats = p->stats;
+    stats->calls = p->calls, stats->stuck = fsb_plugin_stuck_(p), stats->threads = p->threads;
+    stats->open = p->open_until != 0;
+    pthread_mutex_unlock(&p->lock);
+}
+
+/* ---- [plugins: loading] ---------------------------------------------------------------------- */
+
+/* In the child: it may crash here. Its last word is a byte. */
+static void fsb_plugin_try_(const char *path, int fd)
+{
+    static const int fatal[] = {SIGSEGV, SIGBUS, SIGABRT, SIGILL, SIGFPE, SIGTRAP, SIGSYS, SIGTERM};
+    struct rlimit    none;
+    sigset_t         all;
+    memset(&none, 0, sizeof none);
+    setrlimit(RLIMIT_CORE, &none);
+    for (size_t i = 0; i < sizeof fatal / sizeof *fatal; ++i) signal(fatal[i], SIG_DFL);
+    sigfillset(&all);
+    pthread_sigmask(SIG_UNBLOCK, &all, NULL);
+    void *object = dlopen(path, RTLD_NOW | RTLD_LOCAL); /* why it cannot be, the parent finds too */
+    _exit(write(fd, object ? "y" : "n", 1) == 1 ? 0 : 1);
+}
+
+/* Waits for the child's word. 0; else the log says what became of it. */
+static int fsb_plugin_await_(const fsb_plugin_desc *d, pid_t child, int fd)
+{
+    const int64_t until = fsb_tables_now_ms_() + d->load_ms;
+    struct pollfd at;
+    char          word = 0;
+    int           status = 0, n = 0;
+    at.fd = fd, at.events = POLLIN, at.revents = 0;
+    for (int64_t left; (left = until - fsb_tables_now_ms_()) > 0;)
+        if ((n = poll(&at, 1, (int)left)) >= 0 || errno != EINTR) break;
+    if (n > 0 && read(fd, &word, 1) != 1) word = 0;
+    if (!word) kill(child, n > 0 ? 0 : SIGKILL); /* one that has ended is only asked */
+    pid_t got;
+    while ((got = waitpid(child, &status, 0)) < 0 && errno == EINTR) {}
+    if (word) return 0;
+    if (n <= 0)
+        fsb_tables_log_(&d->log, FSB_LOG_ERROR, "plugin/load", "%s: does not load in %u ms", d->path,
+                        d->load_ms);
+    else if (got == child && WIFSIGNALED(status))
+        fsb_tables_log_(&d->log, FSB_LOG_ERROR, "plugin/load", "%s: crashes when it is loaded: "
+                        "signal %d, %s", d->path, WTERMSIG(status), strsignal(WTERMSIG(status)));
+    else
+        fsb_tables_log_(&d->log, FSB_LOG_ERROR, "plugin/load", "%s: ends the program when it is "
+                        "loaded", d->path);
+    return n <= 0 ? -ETIMEDOUT : -EFAULT;
+}
+
+/* 0 if a child could load it, or found why it cannot be. */
+static int fsb_plugin_probe_(const fsb_plugin_desc *d)
+{
+    int       ends[2];
+    const int fd = open(d->path, O_RDONLY | O_CLOEXEC);
+    int       err = fd < 0 ? -errno : 0;
+    if (!err) close(fd), err = pipe2(ends, O_CLOEXEC) ? -errno : 0;
+    if (err) {
+        fsb_tables_log_(&d->log, FSB_LOG_ERROR, "plugin/load", "%s: %s", d->path, strerror(-err));
+        return err;
+    }
+    const pid_t child = fork();
+    if (child == 0) fsb_plugin_try_(d->path, ends[1]);
+    close(ends[1]);
+    err = child < 0 ? -EAGAIN : fsb_plugin_await_(d, child, ends[0]);
+    close(ends[0]);
+    return err;
+}
+
+/* Loads it and looks whether it is one, and of this ABI. */
+static int fsb_plugin_object_(fsb_plugin_ *p)
+{
+    const char       *path = p->desc.path;
+    const fsb_logger *log = &p->desc.log;
+    p->object = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+    if (!p->object) {
+        fsb_tables_log_(log, FSB_LOG_ERROR, "plugin/load", "%s", dlerror());
+        return -ENOEXEC;
+    }
+    const fsb_plugin_info *info = (const fsb_plugin_info *)dlsym(p->object, "fsb_plugin");
+    if (!info) {
+        fsb_tables_log_(log, FSB_LOG_ERROR, "plugin/load", "%s: no plugin: it exports no fsb_plugin",
+                        path);
+        return -ENOSYS;
+    }
+    if (info->abi != FSB_PLUGIN_ABI || info->size < sizeof *info || info->op_size != sizeof(fsb_op)
+        || info->backend_size > sizeof(fsb_backend) || info->dirent_size != sizeof(fsb_dirent)) {
+        fsb_tables_log_(log, FSB_LOG_ERROR, "plugin/load", "%s: compiled for ABI %u (%u, %u, %u, %u "
+                        "bytes), this is %d (%zu, %zu, %zu, %zu)", path, info->abi, info->size,
+                        info->backend_size, info->op_size, info->dirent_size, FSB_PLUGIN_ABI,
+                        sizeof *info, sizeof(fsb_backend), sizeof(fsb_op), sizeof(fsb_dirent));
+        return -EPROTO;
+    }
+    if (!info->name || !info->open) return -EPROTO;
+    p->info = info;
+    snprintf(p->name, sizeof p->name, "%s", info->name);
+    return 0;
+}
+
+static void fsb_plugin_open_inner_(fsb_plugin_job_ *job)
+{
+    fsb_plugin_ *p = job->p;
+    fsb_backend *inner = NULL;
+    const char  *config = (const char *)(job + 1);
+    int          err = p->info->open(&inner, config, &p->log);
+    if (!err && (!inner || inner->size > sizeof *inner || !inner->close)) err = -EPROTO;
+    if (!err) p->inner = inner;
+    job->op.result = err;
+}
+
+static int fsb_plugin_start_(fsb_plugin_ *p)
+{
+    fsb_op op;
+    memset(&op, 0, sizeof op);
+    op.path = p->desc.config ? p->desc.config : "";
+    fsb_plugin_job_ *job = fsb_plugin_job_new_(p, &op);
+    if (!job) return -ENOMEM;
+    job->run = fsb_plugin_open_inner_;
+    pthread_mutex_lock(&p->lock);
+    job->until = fsb_tables_now_ms_() + p->desc.load_ms;
+    int       err = fsb_plugin_run_(p, job);
+    const int orphan = job->orphan;
+    pthread_mutex_unlock(&p->lock);
+    if (!err) err = (int)job->op.result;
+    if (!orphan) fsb_plugin_job_free_(job);
+    if (err)
+        fsb_tables_log_(&p->desc.log, FSB_LOG_ERROR, "plugin/load", "%s: does not open: %s",
+                        p->desc.path, strerror(-err));
+    return err;
+}
+
+static void fsb_plugin_close_(fsb_backend *b)
+{
+    fsb_plugin_  *p = (fsb_plugin_ *)(void *)b;
+    const int64_t until = fsb_tables_now_ms_() + p->desc.deadline_ms;
+    pthread_mutex_lock(&p->lock);
+    p->quit = 1;
+    pthread_cond_broadcast(&p->work);
+    const int none = !p->threads;
+    while (p->threads && fsb_plugin_wait_(p, &p->ended, until) == 0) {}
+    const uint32_t left = p->threads;
+    p->left = left != 0;
+    if (left)
+        fsb_tables_log_(&p->desc.log, FSB_LOG_WARN, "plugin/close", "%s stays loaded: %u calls did "
+                        "not return", p->name, left);
+    pthread_mutex_unlock(&p->lock);
+    if (none && p->object) dlclose(p->object);
+    if (!left) fsb_plugin_free_(p);
+}
+
+FSB_API int fsb_plugin_load(fsb_backend **out, const fsb_plugin_desc *desc)
+{
+    enum { HOUR = 3600000 };
+    if (!out || !desc || !desc->path || !strchr(desc->path, '/') || desc->load_ms > HOUR
+        || desc->deadline_ms > HOUR || desc->pause_ms > HOUR || desc->workers > 64
+        || desc->max_stuck > 1024)
+        return -EINVAL;
+    fsb_plugin_desc d = *desc;
+    d.allocator = fsb_tables_allocator_(&desc->allocator);
+    if (!d.load_ms) d.load_ms = 10000;
+    if (!d.deadline_ms) d.deadline_ms = 5000;
+    if (!d.workers) d.workers = 4;
+    if (!d.max_stuck) d.max_stuck = 16;
+    if (!d.max_calls) d.max_calls = 64;
+    if (!d.failures) d.failures = 5;
+    if (!d.pause_ms) d.pause_ms = 1000;
+    int err = fsb_plugin_probe_(&d);
+    if (err) return err;
+    fsb_plugin_ *p = (fsb_plugin_ *)fsb_tables_new_(&d.allocator, sizeof *p);
+    if (!p) return -ENOMEM;
+    p->desc = d, p->log = d.log, p->pause_ms = d.pause_ms, p->last = &p->first;
+    pthread_mutex_init(&p->lock, NULL);
+    fsb_plugin_cond_(&p->work);
+    fsb_plugin_cond_(&p->ended);
+    p->base.size = sizeof p->base, p->base.name = p->name, p->base.close = fsb_plugin_close_;
+    for (uint32_t i = FSB_OP_STAT; i < FSB_OP_COUNT; ++i) p->base.call[i] = fsb_plugin_call_;
+    err = fsb_plugin_object_(p);
+    if (!err) err = fsb_plugin_start_(p);
+    if (err) fsb_plugin_close_(&p->base);
+    else *out = &p->base;
     return err;
 }
 
