@@ -1,9 +1,10 @@
 /* fsb_chunk.h - v0.1.0 - any backend over a stream of bytes - single-header C library (C99, C++11)
 
    A server gives shares (a name, a backend, rights; see "vtable" below) to any number of clients,
-   over unix sockets, TLS (to whom knows a join code), loopback TCP, or one pair of descriptors such
-   as stdin and stdout. A client is a backend like any other: its submit() sends and does not wait,
-   answers come in any order, its call[] waits for one answer. BLAKE3 (fsb_blake3_*) stands alone.
+   over unix sockets, TLS (to who knows a join code, or has a token), loopback TCP, or one pair of
+   descriptors such as stdin and stdout. A client is a backend like any other: its submit() sends
+   and does not wait, answers come in any order, its call[] waits for one answer. BLAKE3
+   (fsb_blake3_*) stands alone.
 
    QUICK START
        #define FSB_CHUNK_IMPLEMENTATION     // in ONE source file, before its other includes
@@ -2142,7 +2143,8 @@ static int fsb_chunk_tls_error_(fsb_chunk_tls_ *t, int said)
     if (t->proven) return -EPROTO;
     const int differ = reason == SSL_R_SSLV3_ALERT_HANDSHAKE_FAILURE ||
         reason == SSL_R_TLSV1_ALERT_DECRYPT_ERROR || reason == SSL_R_BINDER_DOES_NOT_VERIFY ||
-        reason == SSL_R_NO_SUITABLE_SIGNATURE_ALGORITHM;
+        reason == SSL_R_NO_SUITABLE_SIGNATURE_ALGORITHM ||
+        reason == SSL_R_SSLV3_ALERT_ILLEGAL_PARAMETER; /* the identity is known, the key another */
     return differ ? -EACCES : -EPROTO;
 }
 
@@ -2613,7 +2615,7 @@ typedef struct fsb_chunk_tenant_ {
     fsb_chunk_party_ party;
     uint32_t         running; /* requests of it that workers have */
     pthread_mutex_t  lock;    /* of what follows; the last one of all */
-    fsb_chunk_limits limits;
+    fsb_chunk_limits limits;  /* changed under server->lock too */
     int64_t          requests_at, bytes_at; /* up to when its rates are used up, us */
 } fsb_chunk_tenant_;
 
@@ -3977,8 +3979,7 @@ static void fsb_chunk_job_(void *arg)
 static int fsb_chunk_may_take_(fsb_chunk_server *s, const fsb_chunk_tenant_ *t)
 {
     const uint32_t all = s->desc.threads, most = all - all / 4;
-    const uint32_t limit = t ? __atomic_load_n(&t->limits.max_running, __ATOMIC_RELAXED) : 0;
-    return !t || t->running < (limit ? limit : most);
+    return !t || t->running < (t->limits.max_running ? t->limits.max_running : most);
 }
 
 /* The party has requests: it is its turn after the others. Lock held. */
@@ -4488,12 +4489,12 @@ static fsb_chunk_tenant_ *fsb_chunk_tenant_of_(fsb_chunk_server *s, const fsb_ch
     pthread_mutex_lock(&s->lock);
     for (t = s->tenants; t && t->share.backend != pass->share.backend;) t = t->next;
     if (!t && !bad && made->share.name) t = made, t->next = s->tenants, s->tenants = t, made = NULL;
-    pthread_mutex_unlock(&s->lock);
     if (t) {
         pthread_mutex_lock(&t->lock);
         t->limits = pass->limits;
         pthread_mutex_unlock(&t->lock);
     }
+    pthread_mutex_unlock(&s->lock);
     if (made) {
         if (!bad) pthread_mutex_destroy(&made->lock);
         fsb_chunk_strfree_(a, (char *)(uintptr_t)made->share.name);

@@ -5,8 +5,9 @@
    the thread that has the backend's answer gives it to the kernel.
    Beside it are tables for whoever serves many, usable alone: handles (ids that never reach what
    uses their slot later), mounts (which backend a path belongs to), the backend that routes through
-   them, tenants (such backends by name, apart from each other), and plugins (backends out of shared
-   objects). They need neither FUSE nor any other fsb header.
+   them, tenants (such backends by name, apart from each other), plugins (backends out of shared
+   objects), and tokens (signed texts that say who may do what). They need neither FUSE nor any
+   other fsb header.
 
    QUICK START   (extracted, compiled and run by the tests)
        #define FSB_MOUNT_IMPLEMENTATION     // in ONE source file, before its other includes
@@ -32,8 +33,9 @@
    NEEDS     Linux, POSIX threads (-pthread). With FSB_WITH_FUSE libfuse 3.14 or newer (-lfuse3),
              /dev/fuse and the right to mount: root, or fusermount3. Plugins: -ldl where glibc is
              older than 2.34. With a strict -std=, include this header before those of libc.
-   OPTIONS   FSB_WITH_FUSE: without it fsb_mount_open() answers -ENOSYS. FSB_STATIC, FSB_API: once,
-             before the first fsb header. They change the linkage only.
+   OPTIONS   FSB_WITH_FUSE: without it fsb_mount_open() answers -ENOSYS. FSB_WITH_OPENSSL (3.0 or
+             newer, -lcrypto): without it fsb_tokens_open() does. FSB_STATIC, FSB_API: once, before
+             the first fsb header. They change the linkage only.
    THREADS   fsb_mount_serve() starts desc.threads threads and has ended them when it returns; they
              block all signals. Requests are answered on these and on the backend's threads. A
              backend without submit() is called on desc.runner's threads, or on those of the mount

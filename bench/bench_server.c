@@ -17,7 +17,7 @@ int main(void)
 }
 #else
 
-static const fsb_token_key key = {1, "a secret for a bench, 32 bytes .."};
+static const fsb_token_key key = {1, "a secret for a bench"};
 static const int64_t       until = 4000000000ll * 1000000000;
 
 static void die(const char *what, int64_t err)

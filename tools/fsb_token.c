@@ -266,7 +266,7 @@ int fsb_cmd_token(int argc, char **argv)
         case TENANT: a.tenant = optarg; break;
         case RIGHTS:
             a.rights = optarg;
-            if (strcmp(optarg, "ro") != 0 && strcmp(optarg, "rw") != 0 && strcmp(optarg, "rwx") != 0)
+            if (strcmp(optarg, "ro") && strcmp(optarg, "rw") && strcmp(optarg, "rwx"))
                 tool_usage("--rights: '%s' is not ro, rw or rwx", optarg);
             break;
         case UNTIL:

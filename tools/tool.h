@@ -246,9 +246,9 @@ static inline int tool_url_tls(const char *rest, tool_url *url)
 }
 
 #ifdef FSB_CHUNK_H /* of programs that connect */
-/* The join code, or token, of a URL that has none: from a file ("-": stdin), or else from $FSB_CODE. Its first
-   line, or where the line has more words, as fsb-host's own file has, the first word. 0, -ENOENT
-   there is none, -EINVAL it is mistyped, what open(2) says. */
+/* The join code, or token, of a URL that has none: from a file ("-": stdin), or else from
+   $FSB_CODE. Its first line, or where the line has more words, as fsb-host's own file has, the
+   first word. 0, -ENOENT there is none, -EINVAL it is mistyped, what open(2) says. */
 static inline int tool_code_find(const char *path, tool_url *url)
 {
     char        line[512] = "";
