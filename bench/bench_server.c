@@ -57,29 +57,27 @@ static void bench_cached(fsb_tokens *t, char (*texts)[FSB_TOKEN_SIZE], unsigned 
 {
     enum { ROUNDS = 5, GROUP = 64 };
     static char      group[GROUP][FSB_TOKEN_SIZE];
-    size_t           sizes[GROUP];
+    const size_t     all = strlen(texts[0]);
     double           hot[ROUNDS], any[ROUNDS];
     uint64_t         x = 88172645463325252u;
     fsb_token_claims c;
     for (int r = 0; r < ROUNDS; ++r) {
         double begun = bench_now();
-        for (int i = 0; i < 300000; ++i) die("check", fsb_tokens_check(t, texts[0], 90, &c));
+        for (int i = 0; i < 300000; ++i) die("check", fsb_tokens_check(t, texts[0], all, &c));
         hot[r] = (bench_now() - begun) / 300000 * 1e9, any[r] = 0;
         for (int i = 0; i < 4000; ++i) {
-            for (int j = 0; j < GROUP; ++j) {
+            for (int j = 0; j < GROUP; ++j)
                 memcpy(group[j], texts[random_next(&x) % count], FSB_TOKEN_SIZE);
-                sizes[j] = strlen(group[j]);
-            }
             begun = bench_now();
             for (int j = 0; j < GROUP; ++j)
-                die("check", fsb_tokens_check(t, group[j], sizes[j], &c));
+                die("check", fsb_tokens_check(t, group[j], all, &c));
             any[r] += (bench_now() - begun) / GROUP / 4000 * 1e9;
         }
     }
     bench_row("cached check, one token", hot, ROUNDS, "ns", "", NULL, 0, BENCH_LESS,
               "bar: 200 ns");
     bench_row("cached check, any of 100,000", any, ROUNDS, "ns", "", NULL, 0, BENCH_LESS,
-              "with a miss of the processor's cache");
+              "bar: 200 ns; with a miss of the processor's cache");
 }
 
 static void bench_tokens(void)
@@ -94,12 +92,10 @@ static void bench_tokens(void)
     uint64_t         x = 88172645463325252u;
     double           took = 0, bytes;
     if (!texts) die("memory", -ENOMEM);
-    for (unsigned i = 0; i < COUNT; ++i) { /* all 90 bytes long */
-        sign(t, 1000000 + i, 0, texts[i]);
-        while (strlen(texts[i]) != 90) sign(t, 1000000 + i, 0, texts[i]);
-    }
+    for (unsigned i = 0; i < COUNT; ++i) sign(t, 1000000 + i, 0, texts[i]);
+    const size_t all = strlen(texts[0]); /* of each of them */
     double begun = bench_now();
-    for (unsigned i = 0; i < COUNT; ++i) die("check", fsb_tokens_check(t, texts[i], 90, &c));
+    for (unsigned i = 0; i < COUNT; ++i) die("check", fsb_tokens_check(t, texts[i], all, &c));
     double first = (bench_now() - begun) / COUNT * 1e9;
     fsb_tokens_stat(t, &s);
     bytes = (double)s.bytes / 1e6;
@@ -194,7 +190,8 @@ static void make_files(void)
 {
     static char data[FILE_SIZE];
     char        path[64];
-    die("memory backend", fsb_memory_open(&bench.files, &(fsb_memory_desc){0}));
+    const fsb_memory_desc memory = {.max_handles = 1 << 18};
+    die("memory backend", fsb_memory_open(&bench.files, &memory));
     for (int i = 0; i < TENANTS; ++i) {
         fsb_op op = {0};
         snprintf(path, sizeof path, "/tenant%d", i);

@@ -765,6 +765,7 @@ static void test_wire_sleeper(void)
     eve->submit(eve, &late, 1);
     for (int i = 0; i < 50; ++i) CHECK_EQ(wire_call(ann, FSB_OP_GET, "/file", 0), 3);
     CHECK_EQ(__atomic_load_n(&w.inside, __ATOMIC_ACQUIRE), 3);
+    usleep(100000); /* its time is over */
     __atomic_store_n(&w.gate, 0, __ATOMIC_RELEASE);
     CHECK(reaches(&left, 0));
     CHECK_EQ(hurried.result, -ETIMEDOUT);
