@@ -10,7 +10,7 @@ if ! "$bin/fsb" token create --tokens "$tokens" --tenant ann --until 1h --rights
     grep -q 'without OpenSSL' "$dir/why" && { skip e2e_tokens "built without OpenSSL"; finish; }
     cat "$dir/why"
 fi
-"$bin/fsb" token create --tokens "$tokens" --tenant bob --until 1h --folder "home=$dir/bob" --folder "docs=$dir/docs" >"$dir/bob.token"
+"$bin/fsb" token create --tokens "$tokens" --tenant bob --until 1h --folder "own=$dir/bob" --folder "docs=$dir/docs" >"$dir/bob.token"
 ann=$(cat "$dir/ann.token") bob=$(cat "$dir/bob.token")
 printf '%s\n' "$ann" >"$dir/old.token"
 export ann bob tokens bin dir mnt data
@@ -42,9 +42,9 @@ export -f ls_as
 
 check 'a URL for each tenant, without a secret' '[ "$(sed "s,.*/,," "$dir/urls" | tr "\n" " ")" = "ann bob " ] && ! grep -q "#" "$dir/urls"'
 check 'each sees its own folders' '[ "$(ls_as ann "$ann")" = file ] && [ "$("$bin/fsb" cat "$at/#$ann" 2>/dev/null; "$bin/fsb" cat "$at/ann/file#$ann")" = ann ] &&
-    [ "$(ls_as bob "$bob" | sort | tr "\n" " ")" = "docs home " ] && [ "$("$bin/fsb" cat "$at/bob/docs/doc#$bob")" = doc ]'
+    [ "$(ls_as bob "$bob" | sort | tr "\n" " ")" = "docs own " ] && [ "$("$bin/fsb" cat "$at/bob/docs/doc#$bob")" = doc ]'
 check 'and no other'\''s' '! ls_as ann "$bob" 2>/dev/null && ! ls_as bob "$ann" 2>/dev/null && ! "$bin/fsb" cat "$at/bob/../ann/file#$bob" 2>/dev/null'
-check 'ro may not write, rw may' 'echo new >"$dir/new"; ! "$bin/fsb" cp "$dir/new" "$at/bob/home/new#$bob" 2>/dev/null && [ ! -e "$dir/bob/new" ] &&
+check 'ro may not write, rw may' 'echo new >"$dir/new"; ! "$bin/fsb" cp "$dir/new" "$at/bob/own/new#$bob" 2>/dev/null && [ ! -e "$dir/bob/new" ] &&
     "$bin/fsb" cp "$dir/new" "$at/ann/new#$ann" && cmp "$dir/new" "$dir/ann/new"'
 check 'the token from the environment' '[ "$(FSB_CODE=$ann "$bin/fsb" cat "$at/ann/file")" = ann ]'
 
@@ -56,7 +56,7 @@ check 'a new tenant, while the host runs; a changed limit' '
     sed -i "s/^tenant   bob$/tenant   bob  requests=5/" "$tokens"; sleep 1.3
     [ "$(ls_as eve "$(cat "$dir/eve.token")")" = doc ] && [ "$(cat "$mnt/file")" = ann ]'
 check 'over its rate it waits, and the others do not' '
-    s=$(date +%s%N); for i in 1 2 3 4 5; do ls_as bob/home "$bob" || exit 1; done; t=$((($(date +%s%N) - s) / 1000000))
+    s=$(date +%s%N); for i in 1 2 3 4 5; do ls_as bob/own "$bob" || exit 1; done; t=$((($(date +%s%N) - s) / 1000000))
     [ "$("$bin/fsb" cat "$at/ann/file#$ann")" = ann ] && [ $t -gt 500 ] &&
     "$bin/fsb" status "unix:$dir/status" | grep -q "^requests held back by a rate *[1-9]"'
 check 'revoked: the mount that came with it is cut off, a new token opens again' '

@@ -147,8 +147,7 @@ static void parse_options(host *h, int argc, char **argv)
                                             {"no-sandbox", no_argument, NULL, NO_SANDBOX},
                                             {"status", required_argument, NULL, STATUS},
                                             {"audit", required_argument, NULL, AUDIT},
-                                            {"tokens", required_argument, NULL, TOKENS},
-                                            {NULL, 0, NULL, 0}};
+                                            {"tokens", 1, NULL, TOKENS}, {NULL, 0, NULL, 0}};
     int                        c;
     while ((c = getopt_long(argc, argv, "v", options, NULL)) != -1) {
         switch (c) {
