@@ -146,19 +146,17 @@ static inline const char *tokens_folder_line(tokens_file *f, const char *words)
         return "it is not: folder, tenant, NAME=FOLDER or FOLDER, and perhaps ro";
     tokens_tenant *t = tokens_find(f, tenant);
     if (!t) return "a folder stands below the line of its tenant";
-    const char *dir = where[0] == '/' ? where : strchr(where, '=');
+    const char *equals = where[0] == '/' ? NULL : strchr(where, '=');
+    const char *dir = equals ? equals + 1 : where;
     memset(&folder, 0, sizeof folder);
     folder.read_only = n == 3;
-    if (dir && dir != where &&
-        (dir == where || tool_url_unquote(where, (size_t)(dir - where), folder.name,
-                                          sizeof folder.name) != 0))
+    if (equals && tool_url_unquote(where, (size_t)(equals - where), folder.name,
+                                   sizeof folder.name) != 0)
         return "the folder's name is too long or has a bad %";
-    if (dir != where && dir) ++dir;
-    if (!dir || dir[0] != '/' || tool_url_unquote(dir, strlen(dir), folder.dir,
-                                                  sizeof folder.dir) != 0)
+    if (dir[0] != '/' || tool_url_unquote(dir, strlen(dir), folder.dir, sizeof folder.dir) != 0)
         return "the folder is no whole path, like /srv/ann";
     if (strchr(folder.name, '/') || !strcmp(folder.name, ".") || !strcmp(folder.name, "..") ||
-        (dir != where && !folder.name[0]))
+        (equals && !folder.name[0]))
         return "the folder's name is none that a folder can have";
     for (size_t i = 0; i < t->folder_count; ++i)
         if (strcmp(t->folders[i].name, folder.name) == 0)
@@ -224,7 +222,7 @@ static inline int tokens_read(const char *path, tokens_file *f, char *wrong)
     return -EBADMSG;
 }
 
-/* Has the word stand for a token that is over, or is it no such line? */
+/* Is it the line of a revoked token that has ended by itself? */
 static inline int tokens_over(const char *line)
 {
     char id[24], until[40];
