@@ -432,7 +432,8 @@ static int64_t slow_call(fsb_backend *b, fsb_op *op) /* waits while the gate is 
     (void)__atomic_add_fetch(&w.inside, 1, __ATOMIC_ACQ_REL);
     while (__atomic_load_n(&w.gate, __ATOMIC_ACQUIRE)) usleep(1000);
     usleep(1000);
-    if (op->code == FSB_OP_READLINK && op->size < 64) w.seen[op->size] = begun;
+    if (op->code == FSB_OP_READLINK && op->size < 64)
+        __atomic_store_n(&w.seen[op->size], begun, __ATOMIC_RELEASE);
     (void)__atomic_sub_fetch(&w.inside, 1, __ATOMIC_ACQ_REL);
     return op->result = -EIO;
 }
