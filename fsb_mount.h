@@ -38,7 +38,7 @@
              block all signals. Requests are answered on these and on the backend's threads. A
              backend without submit() is called on desc.runner's threads, or on those of the mount
              when it is FSB_BACKEND_QUICK or there is no runner: then a slow call delays others.
-             A plugin has up to desc.workers + max_stuck threads; tables have one if sweep_ms is set.
+             A plugin has up to desc.workers + max_stuck threads, a table with sweep_ms one.
    MEMORY    The desc's allocator; libfuse has its own. A known file takes about 500 bytes and its
              names, a thread 1 MiB to receive (of which it touches what requests fill), writes on
              their way up to desc.write_behind bytes; what a second of quiet finds unused is freed.
@@ -578,13 +578,13 @@ typedef struct fsb_plugin_desc {
     uint32_t      load_ms;     /* for it to load and to open (default 10000, at most 1 hour) */
     uint32_t      deadline_ms; /* for a call, or the op's timeout_ms if that is less (default 5000,
                                   at most 1 hour) */
-    uint32_t      workers;     /* threads that call it, as many as are needed (default 4, most 64) */
+    uint32_t      workers;     /* threads that call it, as are needed (default 4, most 64) */
     uint32_t      max_stuck;   /* threads in the place of those that did not return in time (default
                                   16, at most 1024); when these hang too, calls wait in vain */
     uint32_t      max_calls;   /* on their way and waiting (default 64); more answer -EAGAIN */
     uint32_t      failures;    /* in a row, then the breaker opens: calls answer -EAGAIN at once
                                   (default 5; UINT32_MAX: never). -ETIMEDOUT, -EIO, -ENOTCONN,
-                                  -EHOSTUNREACH and -EPROTO are failures; other errors are answers */
+                                  -EHOSTUNREACH, -EPROTO are failures; other errors are answers */
     uint32_t      pause_ms;    /* then one call is let through to see, and closes the breaker if it
                                   is answered; else the next one is after twice that time, up to 64
                                   times (default 1000, at most 1 hour) */
@@ -793,8 +793,8 @@ typedef struct fsb_handles_slot_ {
 } fsb_handles_slot_;
 typedef char fsb_handles_slot_is_32_bytes_[sizeof(fsb_handles_slot_) <= 32 ? 1 : -1];
 
-/* Slots are in slabs, whose memory is touched as it is needed: they are handed out in blocks, in the
-   order of their numbers, each to the shard that needs it. */
+/* Slots are in slabs, whose memory is touched as it is needed: they are handed out in blocks, in
+   the order of their numbers, each to the shard that needs it. */
 enum {
     FSB_HANDLES_BLOCK_ = 256,
     FSB_HANDLES_SLAB_ = 1 << 18,
@@ -1225,7 +1225,8 @@ FSB_API int fsb_handles_open(fsb_handles **out, const fsb_handles_desc *desc)
     pthread_mutex_init(&t->lock, NULL);
     pthread_cond_init(&t->wake, NULL);
     t->slab_count = (d.max_handles + FSB_HANDLES_SLAB_ - 1) / FSB_HANDLES_SLAB_;
-    t->slabs = (fsb_handles_slot_ **)fsb_tables_new_(&d.allocator, t->slab_count * sizeof *t->slabs);
+    t->slabs = (fsb_handles_slot_ **)fsb_tables_new_(&d.allocator,
+                                                     t->slab_count * sizeof *t->slabs);
     t->memory = (void **)fsb_tables_new_(&d.allocator, t->slab_count * sizeof *t->memory);
     t->block_shard = (uint8_t *)fsb_tables_new_(&d.allocator, fsb_handles_blocks_(t));
     t->shards = (fsb_handles_shard_ *)fsb_tables_new_(&d.allocator, d.shards * sizeof *t->shards);
@@ -3084,7 +3085,8 @@ static int fsb_plugin_judge_(fsb_plugin_ *p, int64_t result, int probe)
 static void fsb_plugin_tell_(fsb_plugin_ *p, int turned, int64_t result)
 {
     const fsb_logger *log = &p->desc.log;
-    if (turned < 0) fsb_tables_log_(log, FSB_LOG_INFO, "plugin/breaker", "%s answers again", p->name);
+    if (turned < 0)
+        fsb_tables_log_(log, FSB_LOG_INFO, "plugin/breaker", "%s answers again", p->name);
     if (turned <= 0) return;
     fsb_tables_log_(log, FSB_LOG_WARN, "plugin/breaker",
                     "%s is left alone: %u calls in a row failed, the last one with: %s", p->name,
@@ -3265,8 +3267,8 @@ static int fsb_plugin_await_(const fsb_plugin_desc *d, pid_t child, int fd)
     while ((got = waitpid(child, &status, 0)) < 0 && errno == EINTR) {}
     if (word) return 0;
     if (n <= 0)
-        fsb_tables_log_(&d->log, FSB_LOG_ERROR, "plugin/load", "%s: does not load in %u ms", d->path,
-                        d->load_ms);
+        fsb_tables_log_(&d->log, FSB_LOG_ERROR, "plugin/load", "%s: does not load in %u ms",
+                        d->path, d->load_ms);
     else if (got == child && WIFSIGNALED(status))
         fsb_tables_log_(&d->log, FSB_LOG_ERROR, "plugin/load", "%s: crashes when it is loaded: "
                         "signal %d, %s", d->path, WTERMSIG(status), strsignal(WTERMSIG(status)));
@@ -3307,16 +3309,17 @@ static int fsb_plugin_object_(fsb_plugin_ *p)
     }
     const fsb_plugin_info *info = (const fsb_plugin_info *)dlsym(p->object, "fsb_plugin");
     if (!info) {
-        fsb_tables_log_(log, FSB_LOG_ERROR, "plugin/load", "%s: no plugin: it exports no fsb_plugin",
-                        path);
+        fsb_tables_log_(log, FSB_LOG_ERROR, "plugin/load",
+                        "%s: no plugin: it exports no fsb_plugin", path);
         return -ENOSYS;
     }
     if (info->abi != FSB_PLUGIN_ABI || info->size < sizeof *info || info->op_size != sizeof(fsb_op)
         || info->backend_size > sizeof(fsb_backend) || info->dirent_size != sizeof(fsb_dirent)) {
-        fsb_tables_log_(log, FSB_LOG_ERROR, "plugin/load", "%s: compiled for ABI %u (%u, %u, %u, %u "
-                        "bytes), this is %d (%zu, %zu, %zu, %zu)", path, info->abi, info->size,
-                        info->backend_size, info->op_size, info->dirent_size, FSB_PLUGIN_ABI,
-                        sizeof *info, sizeof(fsb_backend), sizeof(fsb_op), sizeof(fsb_dirent));
+        fsb_tables_log_(log, FSB_LOG_ERROR, "plugin/load",
+                        "%s: compiled for ABI %u (%u, %u, %u, %u bytes), this is %d (%zu, %zu, "
+                        "%zu, %zu)", path, info->abi, info->size, info->backend_size,
+                        info->op_size, info->dirent_size, FSB_PLUGIN_ABI, sizeof *info,
+                        sizeof(fsb_backend), sizeof(fsb_op), sizeof(fsb_dirent));
         return -EPROTO;
     }
     if (!info->name || !info->open) return -EPROTO;
