@@ -40,7 +40,7 @@
              block all signals. Requests are answered on these and on the backend's threads. A
              backend without submit() is called on desc.runner's threads, or on those of the mount
              when it is FSB_BACKEND_QUICK or there is no runner: then a slow call delays others.
-             A plugin has up to desc.workers + max_stuck threads; tables have one if sweep_ms is set.
+             A plugin has up to desc.workers + max_stuck threads, a table with sweep_ms one.
    MEMORY    The desc's allocator; libfuse has its own. A known file takes about 500 bytes and its
              names, a thread 1 MiB to receive (of which it touches what requests fill), writes on
              their way up to desc.write_behind bytes; what a second of quiet finds unused is freed.
@@ -580,13 +580,13 @@ typedef struct fsb_plugin_desc {
     uint32_t      load_ms;     /* for it to load and to open (default 10000, at most 1 hour) */
     uint32_t      deadline_ms; /* for a call, or the op's timeout_ms if that is less (default 5000,
                                   at most 1 hour) */
-    uint32_t      workers;     /* threads that call it, as many as are needed (default 4, most 64) */
+    uint32_t      workers;     /* threads that call it, as are needed (default 4, most 64) */
     uint32_t      max_stuck;   /* threads in the place of those that did not return in time (default
                                   16, at most 1024); when these hang too, calls wait in vain */
     uint32_t      max_calls;   /* on their way and waiting (default 64); more answer -EAGAIN */
     uint32_t      failures;    /* in a row, then the breaker opens: calls answer -EAGAIN at once
                                   (default 5; UINT32_MAX: never). -ETIMEDOUT, -EIO, -ENOTCONN,
-                                  -EHOSTUNREACH and -EPROTO are failures; other errors are answers */
+                                  -EHOSTUNREACH, -EPROTO are failures; other errors are answers */
     uint32_t      pause_ms;    /* then one call is let through to see, and closes the breaker if it
                                   is answered; else the next one is after twice that time, up to 64
                                   times (default 1000, at most 1 hour) */
@@ -759,7 +759,6 @@ FSB_API const char *fsb_mount_errmsg(fsb_mount *mount, char *buf, size_t size);
 #include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
-#include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
@@ -825,9 +824,6 @@ static uint64_t fsb_tables_mix_(uint64_t x)
     x ^= x >> 32, x *= 0xd6e8feb86659fd93u;
     return x ^ x >> 32;
 }
-
-/* In which slab a block is, where each has room for twice as many as the one before. */
-static unsigned fsb_tables_slab_(uint32_t block) { return 31u - (unsigned)__builtin_clz(block + 1); }
 
 /* Of a hash, so that nobody can choose names that collide. */
 static uint64_t fsb_tables_seed_(const void *table)
@@ -1508,13 +1504,12 @@ typedef struct fsb_handles_slot_ {
 } fsb_handles_slot_;
 typedef char fsb_handles_slot_is_32_bytes_[sizeof(fsb_handles_slot_) <= 32 ? 1 : -1];
 
-/* Slots are in slabs, each twice as large as the one before; they are handed out in blocks, in the
-   order of their numbers, each to the shard that needs it. */
+/* Slots are in slabs, whose memory is touched as it is needed: they are handed out in blocks, in
+   the order of their numbers, each to the shard that needs it. */
 enum {
     FSB_HANDLES_BLOCK_ = 256,
-    FSB_HANDLES_SLABS_ = 21,
-    FSB_HANDLES_PAD_ = 64,        /* slots share no line with strangers */
-    FSB_HANDLES_HUGE_ = 4 << 20   /* bytes of a slab for which huge pages are asked */
+    FSB_HANDLES_SLAB_ = 1 << 18,
+    FSB_HANDLES_PAD_ = 64 /* slots share no line with strangers */
 };
 typedef struct fsb_handles_shard_ { /* a cache line each */
     uint64_t free;                  /* turn << 32 | number + 1 of the first free slot */
@@ -1525,11 +1520,12 @@ struct fsb_handles {
     uint32_t            ready; /* slots there are; written under grow */
     uint32_t            shard_mask;
     fsb_handles_shard_ *shards;
-    fsb_handles_slot_  *slabs[FSB_HANDLES_SLABS_];
+    fsb_handles_slot_ **slabs; /* [slab_count] */
     char                pad[64]; /* the above is only read, mostly; below, what is written more */
     uint64_t            expired, refused;
     uint32_t            strayed; /* an owner has slots outside its shard */
-    void               *memory[FSB_HANDLES_SLABS_];
+    uint32_t            slab_count;
+    void              **memory; /* [slab_count] what they are in */
     uint8_t            *block_shard; /* [blocks] whose they are */
     fsb_handles_desc    desc;
     int64_t             epoch_ms;
@@ -1543,8 +1539,7 @@ struct fsb_handles {
 static fsb_handles_slot_ *fsb_handles_at_(const fsb_handles *t, uint32_t number)
 {
     if (number >= __atomic_load_n(&t->ready, __ATOMIC_ACQUIRE)) return NULL;
-    const unsigned slab = fsb_tables_slab_(number / FSB_HANDLES_BLOCK_);
-    return &t->slabs[slab][number - (((UINT32_C(1) << slab) - 1) * FSB_HANDLES_BLOCK_)];
+    return &t->slabs[number / FSB_HANDLES_SLAB_][number % FSB_HANDLES_SLAB_];
 }
 
 /* The handles of an owner are in one shard, so that releasing them is a walk over that one only. */
@@ -1576,28 +1571,19 @@ static fsb_handles_slot_ *fsb_handles_pop_(fsb_handles *t, uint32_t shard, uint3
     return NULL;
 }
 
-static size_t fsb_handles_slab_size_(const fsb_handles *t, unsigned slab)
+static size_t fsb_handles_slab_size_(const fsb_handles *t, uint32_t slab)
 {
-    const uint32_t first = ((UINT32_C(1) << slab) - 1) * FSB_HANDLES_BLOCK_;
-    const uint32_t left = t->desc.max_handles - first, all = (uint32_t)FSB_HANDLES_BLOCK_ << slab;
-    return (size_t)(left < all ? left : all) * sizeof(fsb_handles_slot_) + FSB_HANDLES_PAD_;
+    const uint32_t left = t->desc.max_handles - slab * FSB_HANDLES_SLAB_;
+    const uint32_t n = left < FSB_HANDLES_SLAB_ ? left : (uint32_t)FSB_HANDLES_SLAB_;
+    return n * sizeof(fsb_handles_slot_) + FSB_HANDLES_PAD_;
 }
 
-/* A lookup at random in many slots misses the tables of small pages more than the caches. */
-static void fsb_handles_huge_(char *memory, size_t size)
-{
-    const uintptr_t page = 4096, begin = ((uintptr_t)memory + page - 1) & ~(page - 1);
-    const uintptr_t end = ((uintptr_t)memory + size) & ~(page - 1);
-    if (size >= FSB_HANDLES_HUGE_) (void)madvise((void *)begin, end - begin, MADV_HUGEPAGE);
-}
-
-/* Lock held. Memory for the slots from the first on, which is the first of a slab; not touched. */
-static int fsb_handles_slab_(fsb_handles *t, unsigned slab)
+/* Lock held. Memory for a slab, not touched. */
+static int fsb_handles_slab_(fsb_handles *t, uint32_t slab)
 {
     const size_t size = fsb_handles_slab_size_(t, slab);
     char *memory = (char *)t->desc.allocator.fn(t->desc.allocator.user, NULL, 0, size);
     if (!memory) return -ENOMEM;
-    fsb_handles_huge_(memory, size);
     const size_t off = (FSB_HANDLES_PAD_ - (uintptr_t)memory % FSB_HANDLES_PAD_) % FSB_HANDLES_PAD_;
     t->memory[slab] = memory;
     t->slabs[slab] = (fsb_handles_slot_ *)(void *)(memory + off);
@@ -1609,16 +1595,14 @@ static int fsb_handles_grow_(fsb_handles *t, uint32_t shard)
 {
     const uint32_t first = t->ready, left = t->desc.max_handles - first;
     const uint32_t n = left < FSB_HANDLES_BLOCK_ ? left : (uint32_t)FSB_HANDLES_BLOCK_;
-    const uint32_t block = first / FSB_HANDLES_BLOCK_;
-    const unsigned slab = fsb_tables_slab_(block);
+    const uint32_t slab = first / FSB_HANDLES_SLAB_;
     if (!n) return -ENOSPC;
     const int err = t->slabs[slab] ? 0 : fsb_handles_slab_(t, slab);
     if (err) return err;
-    fsb_handles_slot_ *slots = t->slabs[slab]
-                               + (first - ((UINT32_C(1) << slab) - 1) * FSB_HANDLES_BLOCK_);
+    fsb_handles_slot_ *slots = &t->slabs[slab][first % FSB_HANDLES_SLAB_];
     memset(slots, 0, n * sizeof *slots);
     for (uint32_t i = 0; i + 1 < n; ++i) slots[i].next = first + i + 2;
-    t->block_shard[block] = (uint8_t)shard;
+    t->block_shard[first / FSB_HANDLES_BLOCK_] = (uint8_t)shard;
     __atomic_store_n(&t->ready, first + n, __ATOMIC_RELEASE);
     fsb_handles_push_(t, shard, first, &slots[n - 1]);
     return 0;
@@ -1903,8 +1887,10 @@ static size_t fsb_handles_blocks_(const fsb_handles *t)
 static void fsb_handles_free_(fsb_handles *t)
 {
     const fsb_allocator a = t->desc.allocator;
-    for (unsigned i = 0; i < FSB_HANDLES_SLABS_; ++i)
+    for (uint32_t i = 0; t->memory && i < t->slab_count; ++i)
         if (t->memory[i]) fsb_tables_free_(&a, t->memory[i], fsb_handles_slab_size_(t, i));
+    fsb_tables_free_(&a, t->memory, t->slab_count * sizeof *t->memory);
+    fsb_tables_free_(&a, t->slabs, t->slab_count * sizeof *t->slabs);
     fsb_tables_free_(&a, t->block_shard, fsb_handles_blocks_(t));
     fsb_tables_free_(&a, t->shards, (t->shard_mask + 1) * sizeof *t->shards);
     pthread_cond_destroy(&t->wake);
@@ -1949,9 +1935,13 @@ FSB_API int fsb_handles_open(fsb_handles **out, const fsb_handles_desc *desc)
     pthread_mutex_init(&t->grow, NULL);
     pthread_mutex_init(&t->lock, NULL);
     pthread_cond_init(&t->wake, NULL);
+    t->slab_count = (d.max_handles + FSB_HANDLES_SLAB_ - 1) / FSB_HANDLES_SLAB_;
+    t->slabs = (fsb_handles_slot_ **)fsb_tables_new_(&d.allocator,
+                                                     t->slab_count * sizeof *t->slabs);
+    t->memory = (void **)fsb_tables_new_(&d.allocator, t->slab_count * sizeof *t->memory);
     t->block_shard = (uint8_t *)fsb_tables_new_(&d.allocator, fsb_handles_blocks_(t));
     t->shards = (fsb_handles_shard_ *)fsb_tables_new_(&d.allocator, d.shards * sizeof *t->shards);
-    int err = t->block_shard && t->shards ? 0 : -ENOMEM;
+    int err = t->slabs && t->memory && t->block_shard && t->shards ? 0 : -ENOMEM;
     if (!err && d.sweep_ms) err = fsb_tables_thread_(&t->sweeper, fsb_handles_sweeper_, t);
     if (err) {
         fsb_handles_free_(t);
@@ -1970,12 +1960,7 @@ FSB_API int fsb_handles_open(fsb_handles **out, const fsb_handles_desc *desc)
    store, and is counted before it; a reader that saw the count move tries again, so that what it
    found was there at one moment. Points and tables are memory that is not freed before the end, so
    that a late reader reads something, and learns that it is too late. */
-enum { /* the first slab of points has BLOCK_, each other one twice as many as the one before */
-    FSB_MOUNTS_BLOCK_ = 8,
-    FSB_MOUNTS_SLABS_ = 22,
-    FSB_MOUNTS_INLINE_ = 28,
-    FSB_MOUNTS_ALIGN_ = 64
-};
+enum { FSB_MOUNTS_BLOCK_ = 32, FSB_MOUNTS_INLINE_ = 28, FSB_MOUNTS_ALIGN_ = 64 };
 #define FSB_MOUNTS_LIVE_ (UINT64_C(1) << 32)
 #define FSB_MOUNTS_FROZEN_ (UINT64_C(2) << 32) /* about to be replaced or removed */
 #define FSB_MOUNTS_AGAIN_ UINT32_MAX
@@ -1992,10 +1977,13 @@ typedef struct fsb_mounts_point_ {
     char      inlined[FSB_MOUNTS_INLINE_];
 } fsb_mounts_point_;
 
-static size_t fsb_mounts_slab_size_(unsigned slab)
-{
-    return ((size_t)FSB_MOUNTS_BLOCK_ << slab) * sizeof(fsb_mounts_point_) + FSB_MOUNTS_ALIGN_;
-}
+#define FSB_MOUNTS_BLOCK_SIZE_ \
+    (FSB_MOUNTS_BLOCK_ * sizeof(fsb_mounts_point_) + FSB_MOUNTS_ALIGN_)
+
+typedef struct fsb_mounts_block_ { /* where points are */
+    fsb_mounts_point_ *points; /* [FSB_MOUNTS_BLOCK_] */
+    void              *memory;
+} fsb_mounts_block_;
 
 typedef struct fsb_mounts_table_ {
     uint32_t mask;
@@ -2008,11 +1996,11 @@ struct fsb_mounts {
     uint64_t            depths; /* bit d: there are points of d components */
     fsb_mounts_table_  *table;
     uint64_t            seed;
-    fsb_mounts_point_  *slabs[FSB_MOUNTS_SLABS_];
+    fsb_mounts_block_  *blocks; /* [block_count]; the one of blocks_of[] in use */
     /* lock held */
     pthread_mutex_t lock; /* leaf */
-    uint32_t        slab_count, count, next_number, free_count, room, ghosts;
-    void           *memory[FSB_MOUNTS_SLABS_]; /* what the slabs are in */
+    uint32_t        block_count, count, next_number, free_count, room, ghosts;
+    fsb_mounts_block_ *blocks_of[32]; /* by the logarithm of their size */
     uint32_t       *sorted; /* [room] the points by path */
     uint32_t       *spare;  /* [room] numbers of unused points */
     fsb_mounts_table_ *tables[32][2]; /* by the logarithm of their size */
@@ -2022,9 +2010,8 @@ struct fsb_mounts {
 
 static fsb_mounts_point_ *fsb_mounts_at_(const fsb_mounts *t, uint32_t number)
 {
-    const unsigned     slab = fsb_tables_slab_(number / FSB_MOUNTS_BLOCK_);
-    fsb_mounts_point_ *points = __atomic_load_n(&t->slabs[slab], __ATOMIC_ACQUIRE);
-    return &points[number - ((UINT32_C(1) << slab) - 1) * FSB_MOUNTS_BLOCK_];
+    const fsb_mounts_block_ *blocks = __atomic_load_n(&t->blocks, __ATOMIC_ACQUIRE);
+    return &blocks[number / FSB_MOUNTS_BLOCK_].points[number % FSB_MOUNTS_BLOCK_];
 }
 
 /* 0 if a path is normalised. */
@@ -2144,7 +2131,8 @@ static uint32_t fsb_mounts_try_(fsb_mounts *t, const char *path, const char *end
         ++p, ++depth;
         hash[depth] = fsb_mounts_hash_(hash[depth - 1], &p, end);
         ends[depth] = (uint32_t)(p - path);
-        if (depths >> depth & 1) __builtin_prefetch(&table->entry[(uint32_t)hash[depth] & table->mask]);
+        if (depths >> depth & 1)
+            __builtin_prefetch(&table->entry[(uint32_t)hash[depth] & table->mask]);
     }
     uint64_t left = depths & ((UINT64_C(2) << depth) - 1);
     while (left) {
@@ -2276,34 +2264,47 @@ static int fsb_mounts_room_(fsb_mounts *t)
     return 0;
 }
 
-/* Lock held. Sees to it that spare[] and sorted[] have room and spare[] a number. */
-static int fsb_mounts_grow_(fsb_mounts *t)
+/* Lock held. Twice as much room for blocks, and for points in sorted[] and spare[]; old lists of
+   blocks stay for late readers. */
+static int fsb_mounts_widen_(fsb_mounts *t)
 {
     const fsb_allocator *a = &t->desc.allocator;
-    if (t->free_count) return 0;
-    if (t->slab_count == FSB_MOUNTS_SLABS_) return -ENOSPC;
-    const size_t   size = fsb_mounts_slab_size_(t->slab_count);
-    const uint32_t old = t->room, more = (uint32_t)FSB_MOUNTS_BLOCK_ << t->slab_count;
-    const uint32_t room = old + more;
-    uint32_t      *sorted = (uint32_t *)fsb_tables_new_(a, room * sizeof *sorted);
-    uint32_t      *spare = (uint32_t *)fsb_tables_new_(a, room * sizeof *spare);
-    char          *memory = (char *)fsb_tables_new_(a, size);
-    if (!sorted || !spare || !memory) {
+    const uint32_t       n = t->block_count, old = t->room;
+    const unsigned     level = n ? (unsigned)__builtin_ctz(n) + 1 : 0; /* for 1 << level of them */
+    const uint32_t     room = (uint32_t)FSB_MOUNTS_BLOCK_ << level;
+    uint32_t          *sorted = (uint32_t *)fsb_tables_new_(a, room * sizeof *sorted);
+    uint32_t          *spare = (uint32_t *)fsb_tables_new_(a, room * sizeof *spare);
+    fsb_mounts_block_ *blocks = (fsb_mounts_block_ *)fsb_tables_new_(a, sizeof *blocks << level);
+    if (!sorted || !spare || !blocks) {
         fsb_tables_free_(a, sorted, room * sizeof *sorted);
         fsb_tables_free_(a, spare, room * sizeof *spare);
-        fsb_tables_free_(a, memory, size);
+        fsb_tables_free_(a, blocks, sizeof *blocks << level);
         return -ENOMEM;
     }
-    const size_t       off = (FSB_MOUNTS_ALIGN_ - (uintptr_t)memory % FSB_MOUNTS_ALIGN_)
-                       % FSB_MOUNTS_ALIGN_;
-    fsb_mounts_point_ *points = (fsb_mounts_point_ *)(void *)(memory + off);
-    t->memory[t->slab_count] = memory;
+    if (n) memcpy(blocks, t->blocks, n * sizeof *blocks);
     if (t->count) memcpy(sorted, t->sorted, t->count * sizeof *sorted);
     fsb_tables_free_(a, t->sorted, old * sizeof *sorted);
     fsb_tables_free_(a, t->spare, old * sizeof *spare);
-    t->sorted = sorted, t->spare = spare, t->room = room;
-    for (uint32_t i = more; i--;) t->spare[t->free_count++] = old + i;
-    __atomic_store_n(&t->slabs[t->slab_count++], points, __ATOMIC_RELEASE);
+    t->sorted = sorted, t->spare = spare, t->room = room, t->blocks_of[level] = blocks;
+    __atomic_store_n(&t->blocks, blocks, __ATOMIC_RELEASE);
+    return 0;
+}
+
+/* Lock held. Sees to it that spare[] has a number. */
+static int fsb_mounts_grow_(fsb_mounts *t)
+{
+    if (t->free_count) return 0;
+    const int err = t->room == t->block_count * FSB_MOUNTS_BLOCK_ ? fsb_mounts_widen_(t) : 0;
+    if (err) return err;
+    char *memory = (char *)fsb_tables_new_(&t->desc.allocator, FSB_MOUNTS_BLOCK_SIZE_);
+    if (!memory) return -ENOMEM;
+    const size_t       off = (FSB_MOUNTS_ALIGN_ - (uintptr_t)memory % FSB_MOUNTS_ALIGN_)
+                       % FSB_MOUNTS_ALIGN_;
+    fsb_mounts_block_ *block = &t->blocks[t->block_count];
+    block->memory = memory, block->points = (fsb_mounts_point_ *)(void *)(memory + off);
+    for (uint32_t i = FSB_MOUNTS_BLOCK_; i--;)
+        t->spare[t->free_count++] = t->block_count * FSB_MOUNTS_BLOCK_ + i;
+    ++t->block_count;
     return 0;
 }
 
@@ -2342,7 +2343,7 @@ static int fsb_mounts_point_new_(fsb_mounts *t, const char *path, size_t size, u
 static int fsb_mounts_freeze_(fsb_mounts *t, fsb_mounts_point_ *p)
 {
     uint64_t was = FSB_MOUNTS_LIVE_;
-    for (uint32_t i = 0; t->ghosts && i < t->room; ++i) {
+    for (uint32_t i = 0; t->ghosts && i < t->block_count * FSB_MOUNTS_BLOCK_; ++i) {
         const fsb_mounts_point_ *q = fsb_mounts_at_(t, i);
         if (q->ghost && q->size == p->size && !memcmp(q->path, p->path, p->size)) return -EBUSY;
     }
@@ -2521,8 +2522,10 @@ FSB_API void fsb_mounts_close(fsb_mounts *t)
     if (!t) return;
     const fsb_allocator a = t->desc.allocator;
     while (t->count) fsb_mounts_finish_(t, t->sorted[--t->count]);
-    for (unsigned i = 0; i < t->slab_count; ++i)
-        fsb_tables_free_(&a, t->memory[i], fsb_mounts_slab_size_(i));
+    for (uint32_t i = 0; i < t->block_count; ++i)
+        fsb_tables_free_(&a, t->blocks[i].memory, FSB_MOUNTS_BLOCK_SIZE_);
+    for (unsigned level = 0; level < 32; ++level)
+        fsb_tables_free_(&a, t->blocks_of[level], sizeof *t->blocks << level);
     for (unsigned level = 0; level < 2 * 32; ++level)
         fsb_tables_free_(&a, t->tables[level / 2][level % 2],
                          fsb_mounts_table_size_(UINT32_C(1) << level / 2));
@@ -3793,7 +3796,8 @@ static int fsb_plugin_judge_(fsb_plugin_ *p, int64_t result, int probe)
 static void fsb_plugin_tell_(fsb_plugin_ *p, int turned, int64_t result)
 {
     const fsb_logger *log = &p->desc.log;
-    if (turned < 0) fsb_tables_log_(log, FSB_LOG_INFO, "plugin/breaker", "%s answers again", p->name);
+    if (turned < 0)
+        fsb_tables_log_(log, FSB_LOG_INFO, "plugin/breaker", "%s answers again", p->name);
     if (turned <= 0) return;
     fsb_tables_log_(log, FSB_LOG_WARN, "plugin/breaker",
                     "%s is left alone: %u calls in a row failed, the last one with: %s", p->name,
@@ -3974,8 +3978,8 @@ static int fsb_plugin_await_(const fsb_plugin_desc *d, pid_t child, int fd)
     while ((got = waitpid(child, &status, 0)) < 0 && errno == EINTR) {}
     if (word) return 0;
     if (n <= 0)
-        fsb_tables_log_(&d->log, FSB_LOG_ERROR, "plugin/load", "%s: does not load in %u ms", d->path,
-                        d->load_ms);
+        fsb_tables_log_(&d->log, FSB_LOG_ERROR, "plugin/load", "%s: does not load in %u ms",
+                        d->path, d->load_ms);
     else if (got == child && WIFSIGNALED(status))
         fsb_tables_log_(&d->log, FSB_LOG_ERROR, "plugin/load", "%s: crashes when it is loaded: "
                         "signal %d, %s", d->path, WTERMSIG(status), strsignal(WTERMSIG(status)));
@@ -4016,16 +4020,17 @@ static int fsb_plugin_object_(fsb_plugin_ *p)
     }
     const fsb_plugin_info *info = (const fsb_plugin_info *)dlsym(p->object, "fsb_plugin");
     if (!info) {
-        fsb_tables_log_(log, FSB_LOG_ERROR, "plugin/load", "%s: no plugin: it exports no fsb_plugin",
-                        path);
+        fsb_tables_log_(log, FSB_LOG_ERROR, "plugin/load",
+                        "%s: no plugin: it exports no fsb_plugin", path);
         return -ENOSYS;
     }
     if (info->abi != FSB_PLUGIN_ABI || info->size < sizeof *info || info->op_size != sizeof(fsb_op)
         || info->backend_size > sizeof(fsb_backend) || info->dirent_size != sizeof(fsb_dirent)) {
-        fsb_tables_log_(log, FSB_LOG_ERROR, "plugin/load", "%s: compiled for ABI %u (%u, %u, %u, %u "
-                        "bytes), this is %d (%zu, %zu, %zu, %zu)", path, info->abi, info->size,
-                        info->backend_size, info->op_size, info->dirent_size, FSB_PLUGIN_ABI,
-                        sizeof *info, sizeof(fsb_backend), sizeof(fsb_op), sizeof(fsb_dirent));
+        fsb_tables_log_(log, FSB_LOG_ERROR, "plugin/load",
+                        "%s: compiled for ABI %u (%u, %u, %u, %u bytes), this is %d (%zu, %zu, "
+                        "%zu, %zu)", path, info->abi, info->size, info->backend_size,
+                        info->op_size, info->dirent_size, FSB_PLUGIN_ABI, sizeof *info,
+                        sizeof(fsb_backend), sizeof(fsb_op), sizeof(fsb_dirent));
         return -EPROTO;
     }
     if (!info->name || !info->open) return -EPROTO;

@@ -87,7 +87,7 @@ static int64_t moody_list(fsb_backend *b, fsb_op *op)
 static void moody_end(fsb_backend *b)
 {
     (void)b;
-    mood->ended = 1;
+    if (mood) mood->ended = 1;
 }
 
 static int bad_open(fsb_backend **out, const char *config, const fsb_logger *log)
