@@ -33,6 +33,7 @@ COMPILE   = $(CC) -std=c11 -D_GNU_SOURCE -I. $(FEATURES) $(WARNINGS) $(CFLAGS) -
             -MMD -MP -MF $@.d -MT $@
 # Its first source only: what that includes is a prerequisite too, once it was compiled.
 LINK      = $(COMPILE) $(SANITIZE) -o $@ $(filter %.c,$<) $(filter %.o,$^) $(LDFLAGS) $(LDLIBS)
+PLUGIN    = $(COMPILE) $(SANITIZE) -shared -fPIC -fvisibility=hidden -o $@ $<
 SAY       = $(if $(V),,@echo '  cc $@';)
 
 HEADERS := $(wildcard fsb_*.h)
@@ -42,6 +43,7 @@ THREADS := $(filter-out test_blake3 test_fuzz_%,$(TESTS)) # the others have but 
 BENCHES := $(patsubst bench/%.c,build/bench/%,$(wildcard bench/bench_*.c))
 LINKED  := build/bench/link # the emulated network link
 FUZZERS := $(patsubst tests/%.c,build/fuzz/%,$(wildcard tests/fuzz_*.c))
+BAD_PLUGINS := moody crash exit hang abi size symbol refuses sleeps # what test_plugin loads
 GROUPS  := $(patsubst tools/%.c,obj/%.o,$(wildcard tools/fsb_*.c)) # of fsb's sub-commands
 
 .PHONY: all tools tests sanitized benches demo test bench bench-quick bench-peers fuzz install deb \
@@ -62,6 +64,11 @@ $1/obj/%.o: tools/%.c build/line | $1/obj
 	$$(SAY)$$(COMPILE) $$(SANITIZE) -c -o $$@ $$<
 $1/test_%: tests/test_%.c build/line | $1
 	$$(SAY)$$(LINK)
+$1/test_plugin: | $(patsubst %,$1/plugin_%.so,example $(BAD_PLUGINS))
+$1/plugin_example.so: tests/plugin_example.c build/line | $1
+	$$(SAY)$$(PLUGIN)
+$(patsubst %,$1/plugin_%.so,$(BAD_PLUGINS)): $1/plugin_%.so: tests/plugin_bad.c build/line | $1
+	$$(SAY)$$(PLUGIN) -DBAD_$$*
 $1 $1/bin $1/obj:
 	@mkdir -p $$@
 endef

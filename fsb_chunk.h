@@ -1,9 +1,10 @@
 /* fsb_chunk.h - v0.1.0 - any backend over a stream of bytes - single-header C library (C99, C++11)
 
    A server gives shares (a name, a backend, rights; see "vtable" below) to any number of clients,
-   over unix sockets, TLS (to whom knows a join code), loopback TCP, or one pair of descriptors such
-   as stdin and stdout. A client is a backend like any other: its submit() sends and does not wait,
-   answers come in any order, its call[] waits for one answer. BLAKE3 (fsb_blake3_*) stands alone.
+   over unix sockets, TLS (to who knows a join code, or has a token), loopback TCP, or one pair of
+   descriptors such as stdin and stdout. A client is a backend like any other: its submit() sends
+   and does not wait, answers come in any order, its call[] waits for one answer. BLAKE3
+   (fsb_blake3_*) stands alone.
 
    QUICK START
        #define FSB_CHUNK_IMPLEMENTATION     // in ONE source file, before its other includes
@@ -76,7 +77,9 @@
        (EC)DHE, no certificates, no tickets. A join code is 26 symbols of Crockford's base 32 and
        two that are their number modulo 1021; in capitals, in fours with dashes, it is the key
        material of two BLAKE3 derive_key: "fsb 2026 join code: the key of TLS", 32 bytes, and "fsb
-       2026 join code: its name on the wire", 16 bytes: in hex, the PSK's identity.
+       2026 join code: its name on the wire", 16 bytes: in hex, the PSK's identity. A token is
+       IDENTITY:SECRET: up to its last ':' it is the PSK's identity as it stands, readable to all
+       on the way; all of it is the key material of "fsb 2026 token: the key of TLS", 32 bytes.
 
    COMING BACK   With desc.reconnect a client outlives its connection. It finds out at once, or if
        nothing is heard, within 15 s; then it connects anew, after 0.1 s, doubled up to 2 s, for
@@ -422,6 +425,25 @@ typedef struct fsb_chunk_audit {
     int64_t     result;      /* bytes or 0, or a negative errno */
 } fsb_chunk_audit;
 
+/* What a tenant may take at most; what comes faster waits, up to 5 s, unread. 0: no limit. */
+typedef struct fsb_chunk_limits {
+    uint32_t requests_per_s, request_burst; /* the burst: at once, after a pause (default what
+                                               a second brings) */
+    uint64_t bytes_per_s, byte_burst; /* of what is read and written */
+    uint32_t max_running; /* requests on desc.threads at once (default all but a quarter of them) */
+} fsb_chunk_limits;
+
+/* What a client may do that comes with a token: a text IDENTITY:SECRET that both ends know, as
+   those of fsb_tokens_sign() in fsb_mount.h. Only the identity crosses the wire. */
+enum { FSB_CHUNK_TOKEN_MAX = 255 }; /* bytes; the secret, behind the last ':', at least 22 */
+typedef struct fsb_chunk_pass {
+    char            token[FSB_CHUNK_TOKEN_MAX + 1]; /* all of it */
+    fsb_chunk_share share;      /* what it opens, and its tenant's name; the name is copied */
+    int64_t         expires_ns; /* since the epoch; 0: never */
+    fsb_chunk_limits limits; /* of all clients of this backend together: they are one tenant, and
+                                have one turn among the others; as they were last said */
+} fsb_chunk_pass;
+
 /* Whose files are whose, where a client's numbers of users and groups are not this host's. What a
    client asks for (the owner of a new file, chown) is translated by the pairs, and what it is shown
    by the same pairs backwards; what no pair names stays as it is, or becomes the anonymous one as
@@ -438,7 +460,7 @@ typedef struct fsb_chunk_ids {
 } fsb_chunk_ids;
 
 typedef struct fsb_chunk_server_desc {
-    const fsb_chunk_share *shares; /* [share_count], copied; at least one */
+    const fsb_chunk_share *shares; /* [share_count], copied; at least one, or admit */
     size_t                 share_count;
     const fsb_chunk_ids   *ids; /* borrowed until the server is closed (default: as they are) */
     uint32_t               max_clients;  /* at once; more are turned away (default 1024) */
@@ -472,6 +494,12 @@ typedef struct fsb_chunk_server_desc {
        the thread that has the answer, before it is sent: be quick, and do not call the server. */
     void (*audit)(void *user, const fsb_chunk_audit *entry);
     void *audit_user; /* handed to audit */
+    /* Asked about each client of a "tls:" address whose code is none of ours: who has this identity
+       (`size` bytes, printable)? Fills in *pass and returns 0, or an error: it is refused. Asked
+       again after fsb_chunk_server_recheck(). The backend must last until the server is closed.
+       On the connection's thread; be quick, and do not call the server. NULL: no tokens. */
+    int (*admit)(void *user, const char *identity, size_t size, fsb_chunk_pass *pass);
+    void *admit_user; /* handed to admit */
 } fsb_chunk_server_desc;
 
 enum { FSB_CHUNK_LATENCIES = 24 };
@@ -483,6 +511,12 @@ typedef struct fsb_chunk_server_stats {
     uint64_t requests, errors; /* answered; of these with an error */
     uint64_t bytes_in, bytes_out;
     uint64_t events; /* sent to who holds a lease */
+    uint64_t refused;  /* codes and tokens that opened nothing */
+    uint64_t tokens;   /* clients that came with a good token */
+    uint64_t delayed;  /* requests that waited because of a tenant's rates ... */
+    uint64_t delayed_ms; /* ... for so long together */
+    uint64_t held;     /* times that a tenant had work waiting behind its max_running */
+    uint64_t timeouts; /* requests whose time was over before their turn */
     /* [i]: requests that took under 2^i microseconds, but not under 2^(i-1); the last: all that
        took longer. Without LOCKs, which may wait for others. */
     uint64_t latency[FSB_CHUNK_LATENCIES];
@@ -529,6 +563,10 @@ FSB_API int fsb_chunk_code_parse(const char *text, char *out, size_t size);
 FSB_API int fsb_chunk_server_set_codes(fsb_chunk_server *server, const fsb_chunk_code *codes,
                                        size_t count);
 
+/* Has desc.admit asked again about each client that came with a token: who is refused now, or gets
+   another key, backend or rights, is disconnected. Errors: none. Threads: any. */
+FSB_API void fsb_chunk_server_recheck(fsb_chunk_server *server);
+
 /* Serves one client on this thread, over a socket given twice or two descriptors such as stdin and
    stdout, which are made non-blocking and stay the caller's; returns when the client leaves or the
    server closes. Errors: 0 the client left, -ENOMEM, -EAGAIN too many clients, -ECANCELED closing,
@@ -552,7 +590,8 @@ FSB_API void fsb_chunk_server_close(fsb_chunk_server *server);
 typedef struct fsb_chunk_client_desc {
     const char *address; /* "unix:PATH", "HOST:PORT", "[V6]:PORT", "tls:HOST:PORT"; copied */
     const char *share;   /* its name (default: the server's first) */
-    const char *code;    /* the join code of a "tls:" address (with connect: TLS over that) */
+    const char *code;    /* the join code, or the token, of a "tls:" address (with connect: TLS
+                            over that) */
     /* Instead of address: makes the connection. fds[0] is read, fds[1] written; they may be one.
        They become the client's, which makes them non-blocking. Returns 0 or a negative errno. */
     int (*connect)(void *user, int fds[2]);
@@ -1337,7 +1376,8 @@ FSB_API void fsb_blake3_hash(const void *data, size_t size, unsigned char out[32
 
 /* A join code is 26 random symbols of Crockford's base 32, and two that check them: the number that
    they write modulo 1021. That is a prime: one symbol mistyped, or two swapped, always shows. */
-enum { FSB_CHUNK_SYMBOLS_ = 26, FSB_CHUNK_CHECKED_ = 28, FSB_CHUNK_IDENTITY_ = 33 };
+enum { FSB_CHUNK_SYMBOLS_ = 26, FSB_CHUNK_CHECKED_ = 28, FSB_CHUNK_SECRET_MIN_ = 22,
+       FSB_CHUNK_IDENTITY_ = FSB_CHUNK_TOKEN_MAX - FSB_CHUNK_SECRET_MIN_ };
 
 static const char *fsb_chunk_alphabet_(void)
 {
@@ -1403,12 +1443,31 @@ typedef struct fsb_chunk_key_ {
     char          identity[FSB_CHUNK_IDENTITY_];
 } fsb_chunk_key_;
 
+/* A token's key is made of all of it, its name is what stands before the secret. */
+static int fsb_chunk_key_of_token_(const char *token, fsb_chunk_key_ *key)
+{
+    fsb_blake3   hasher;
+    const size_t size = strlen(token), identity = (size_t)(strrchr(token, ':') - token);
+    if (!identity || size > FSB_CHUNK_TOKEN_MAX || size - identity - 1 < FSB_CHUNK_SECRET_MIN_)
+        return -EINVAL;
+    for (const char *p = token; *p; ++p)
+        if (*p <= ' ' || *p >= 127) return -EINVAL;
+    memset(key, 0, sizeof *key);
+    memcpy(key->identity, token, identity);
+    fsb_blake3_init_derive_key(&hasher, "fsb 2026 token: the key of TLS");
+    fsb_blake3_update(&hasher, token, size);
+    fsb_blake3_final(&hasher, key->secret, sizeof key->secret);
+    explicit_bzero(&hasher, sizeof hasher);
+    return 0;
+}
+
 static int fsb_chunk_key_of_(const char *code, fsb_chunk_key_ *key)
 {
     char          text[FSB_CHUNK_CODE_SIZE];
     unsigned char name[16];
     fsb_blake3    hasher;
-    const int     err = fsb_chunk_code_parse(code, text, sizeof text);
+    if (code && strchr(code, ':')) return fsb_chunk_key_of_token_(code, key);
+    const int err = fsb_chunk_code_parse(code, text, sizeof text);
     if (err) return err;
     fsb_blake3_init_derive_key(&hasher, "fsb 2026 join code: the key of TLS");
     fsb_blake3_update(&hasher, text, strlen(text));
@@ -2112,7 +2171,8 @@ static int fsb_chunk_tls_error_(fsb_chunk_tls_ *t, int said)
     if (t->proven) return -EPROTO;
     const int differ = reason == SSL_R_SSLV3_ALERT_HANDSHAKE_FAILURE ||
         reason == SSL_R_TLSV1_ALERT_DECRYPT_ERROR || reason == SSL_R_BINDER_DOES_NOT_VERIFY ||
-        reason == SSL_R_NO_SUITABLE_SIGNATURE_ALGORITHM;
+        reason == SSL_R_NO_SUITABLE_SIGNATURE_ALGORITHM ||
+        reason == SSL_R_SSLV3_ALERT_ILLEGAL_PARAMETER; /* the identity is known, the key another */
     return differ ? -EACCES : -EPROTO;
 }
 
@@ -2567,6 +2627,27 @@ typedef struct fsb_chunk_watch_ {
     fsb_handle        handle; /* 0: not yet watched */
 } fsb_chunk_watch_;
 
+/* Who takes turns at the workers: a client, or a tenant with all of its clients. */
+typedef struct fsb_chunk_party_ {
+    struct fsb_chunk_party_   *next;
+    struct fsb_chunk_tenant_  *tenant;            /* NULL: it is one client */
+    fsb_chunk_conn_           *line, **line_tail; /* of it, those with requests, in turn */
+    int                        lined;             /* 1: it is in the server's line */
+} fsb_chunk_party_;
+
+/* A tenant: all clients whose tokens lead to one backend. It stays until the server is closed. */
+typedef struct fsb_chunk_tenant_ {
+    struct fsb_chunk_tenant_ *next;
+    fsb_chunk_share           share; /* its rights: all; those of each client are in its grant */
+    fsb_chunk_watch_          watch;
+    /* guarded by server->lock */
+    fsb_chunk_party_ party;
+    uint32_t         running; /* requests of it that workers have */
+    pthread_mutex_t  lock;    /* of what follows; the last one of all */
+    fsb_chunk_limits limits;  /* changed under server->lock too */
+    int64_t          requests_at, bytes_at; /* up to when its rates are used up, us */
+} fsb_chunk_tenant_;
+
 typedef struct fsb_chunk_listener_ {
     struct fsb_chunk_listener_ *next;
     int                         fd;
@@ -2586,6 +2667,10 @@ struct fsb_chunk_conn_ {
     int                    secure; /* 1: TLS, and grant says what its code opens */
     int                    revoked; /* 1: it no longer does; by atomics */
     fsb_chunk_grant_       grant;
+    fsb_chunk_tenant_     *tenant;  /* NULL: it came without a token; with it, from the key on */
+    uint32_t               checked; /* which recheck its token has passed */
+    int64_t                turn_at; /* ms: a frame waits until then for its tenant's rates; 0 */
+    fsb_chunk_party_       own;     /* guarded by server->lock */
     unsigned char          from[16]; /* its address, if secure */
     int                    unproven; /* 1: counted in server->unproven; guarded by server->lock */
     fsb_chunk_conn_       *line_next; /* likewise, these three: its requests for the workers */
@@ -2648,7 +2733,9 @@ struct fsb_chunk_server {
     uint32_t             threads, idle, queued, listening, connections;
     uint64_t             numbers;
     int                  closing;
-    fsb_chunk_conn_     *line, **line_tail; /* clients with requests for the workers, in turn */
+    fsb_chunk_party_    *line, **line_tail; /* those with requests for the workers, in turn */
+    fsb_chunk_tenant_   *tenants;           /* guarded by lock; they stay */
+    uint32_t             rechecks;          /* by atomics */
     uint32_t             unproven;          /* connections that have not shown a code yet */
     uint32_t             turned_away;       /* since one was told of last, at ... */
     int64_t              told_at;           /* ms */
@@ -2962,6 +3049,33 @@ static void fsb_chunk_keep_answer_(fsb_chunk_request_ *req, const unsigned char 
     pthread_mutex_unlock(&conn->lock);
 }
 
+/* When a rate that is used up to *at lets n more pass; it is used up further then. A rate that was
+   not used for its burst's time is whole again. us. */
+static int64_t fsb_chunk_rate_take_(int64_t *at, uint64_t n, uint64_t per_s, uint64_t burst,
+                                    int64_t now)
+{
+    if (!per_s) return now;
+    const int64_t whole = (int64_t)((double)(burst ? burst : per_s) * 1e6 / (double)per_s);
+    if (*at < now) *at = now;
+    *at += (int64_t)((double)n * 1e6 / (double)per_s);
+    return *at - whole;
+}
+
+/* Takes requests and bytes from a tenant's rates; returns the ms when they may pass. */
+static int64_t fsb_chunk_rate_(fsb_chunk_tenant_ *t, uint64_t requests, uint64_t bytes)
+{
+    const int64_t now = fsb_chunk_now_us_();
+    pthread_mutex_lock(&t->lock);
+    const fsb_chunk_limits *l = &t->limits;
+    const int64_t           a = fsb_chunk_rate_take_(&t->requests_at, requests, l->requests_per_s,
+                                                     l->request_burst, now);
+    const int64_t b = fsb_chunk_rate_take_(&t->bytes_at, bytes, l->bytes_per_s, l->byte_burst, now);
+    pthread_mutex_unlock(&t->lock);
+    const int64_t at = a > b ? a : b;
+    if (at <= now) return now / 1000;
+    return ((at > now + 5000000 ? now + 5000000 : at) + 999) / 1000; /* PINGs wait meanwhile too */
+}
+
 /* Writes header and meta of the answer; data_size bytes of data stand behind them or will follow.
    */
 static void fsb_chunk_answer_(fsb_chunk_request_ *req, int64_t result, size_t data_size,
@@ -2988,6 +3102,7 @@ static void fsb_chunk_answer_(fsb_chunk_request_ *req, int64_t result, size_t da
     if (result < 0) fsb_chunk_count_(&req->conn->server->stats.errors, 1);
     if (req->op.code != FSB_OP_LOCK)
         fsb_chunk_count_latency_(&req->conn->server->stats, fsb_chunk_now_us_() - req->begun);
+    if (req->conn->tenant && data_size) (void)fsb_chunk_rate_(req->conn->tenant, 0, data_size);
     if (req->conn->stays) fsb_chunk_keep_answer_(req, header, FSB_CHUNK_HEADER_ + f.meta_size);
 }
 
@@ -3569,12 +3684,14 @@ static void fsb_chunk_seen_(fsb_chunk_conn_ *conn, uint64_t number)
 }
 
 /* Has the share watched, on behalf of the first who asks. */
-static int fsb_chunk_watch_share_(fsb_chunk_server *s, const fsb_chunk_share *share)
+static int fsb_chunk_watch_share_(fsb_chunk_server *s, const fsb_chunk_share *share,
+                                  fsb_chunk_tenant_ *tenant)
 {
-    fsb_chunk_watch_ *w = &s->watches[share - s->shares];
+    fsb_chunk_watch_ *w = tenant ? &tenant->watch : &s->watches[share - s->shares];
     fsb_op            op;
-    memset(&op, 0, sizeof op);
-    op.code = FSB_OP_WATCH, op.path = "/", op.flags = FSB_WATCH_DEEP | FSB_WATCH_FOREIGN;
+    memset(&op, 0, sizeof op); /* another tenant may have the same folder: all is foreign */
+    op.code = FSB_OP_WATCH, op.path = "/";
+    op.flags = FSB_WATCH_DEEP | (tenant ? 0u : (uint32_t)FSB_WATCH_FOREIGN);
     op.event = fsb_chunk_foreign_, op.user = w;
     if (!share->backend->call[FSB_OP_WATCH]) return -ENOSYS;
     if (__atomic_load_n(&w->handle, __ATOMIC_ACQUIRE)) return 0;
@@ -3601,7 +3718,7 @@ static int fsb_chunk_lease_(fsb_chunk_conn_ *conn, fsb_op *op)
 {
     fsb_chunk_server *s = conn->server;
     if (op->flags != (FSB_WATCH_HELD | FSB_WATCH_DEEP) || op->path[1]) return -EINVAL;
-    const int err = fsb_chunk_watch_share_(s, conn->share);
+    const int err = fsb_chunk_watch_share_(s, conn->share, conn->tenant);
     if (err) return err;
     unsigned char *told =
         (unsigned char *)fsb_chunk_alloc_(&s->desc.allocator, FSB_CHUNK_TOLD_ / 8);
@@ -3958,16 +4075,56 @@ static void fsb_chunk_job_(void *arg)
         fsb_chunk_run_(req);
         return;
     }
+    fsb_chunk_count_(&req->conn->server->stats.timeouts, 1);
     req->op.result = -ETIMEDOUT;
     fsb_chunk_finish_(req);
 }
 
-/* The workers take one request of each client in turn, so that nobody waits behind all that another
-   has asked for. Lock held. */
+/* May a worker take one of its requests? Lock held. */
+static int fsb_chunk_may_take_(fsb_chunk_server *s, const fsb_chunk_tenant_ *t)
+{
+    const uint32_t all = s->desc.threads, most = all - all / 4;
+    return !t || t->running < (t->limits.max_running ? t->limits.max_running : most);
+}
+
+/* The party has requests: it is its turn after the others. Lock held. */
+static void fsb_chunk_line_up_party_(fsb_chunk_server *s, fsb_chunk_party_ *p)
+{
+    if (p->lined || !p->line) return;
+    if (!fsb_chunk_may_take_(s, p->tenant)) {
+        fsb_chunk_count_(&s->stats.held, 1);
+        return; /* when one of its requests is done */
+    }
+    p->next = NULL, p->lined = 1;
+    *s->line_tail = p, s->line_tail = &p->next;
+}
+
+/* The workers take one request of each party in turn, and of a party's clients in turn, so that
+   nobody waits behind all that another has asked for. Lock held. */
 static void fsb_chunk_line_up_(fsb_chunk_server *s, fsb_chunk_conn_ *conn)
 {
+    fsb_chunk_party_ *p = conn->tenant ? &conn->tenant->party : &conn->own;
+    if (!p->line) p->line_tail = &p->line;
     conn->line_next = NULL;
-    *s->line_tail = conn, s->line_tail = &conn->line_next;
+    *p->line_tail = conn, p->line_tail = &conn->line_next;
+    fsb_chunk_line_up_party_(s, p);
+}
+
+/* The next request, NULL if there is none; its tenant has one more running. Lock held. */
+static fsb_chunk_request_ *fsb_chunk_take_job_(fsb_chunk_server *s)
+{
+    fsb_chunk_party_ *p = s->line;
+    if (!p) return NULL;
+    s->line = p->next, p->lined = 0;
+    if (!s->line) s->line_tail = &s->line;
+    fsb_chunk_conn_    *conn = p->line;
+    fsb_chunk_request_ *req = conn->jobs;
+    p->line = conn->line_next;
+    conn->jobs = req->next, --s->queued;
+    if (p->tenant) ++p->tenant->running;
+    if (conn->jobs) fsb_chunk_line_up_(s, conn);
+    else fsb_chunk_line_up_party_(s, p);
+    return req;
 }
 
 static void *fsb_chunk_worker_(void *arg)
@@ -3980,16 +4137,15 @@ static void *fsb_chunk_worker_(void *arg)
             pthread_cond_wait(&s->work, &s->lock);
             --s->idle;
         }
-        fsb_chunk_conn_ *conn = s->line;
-        if (!conn) break;
-        s->line = conn->line_next; /* one of its requests, then it is the next one's turn */
-        if (!s->line) s->line_tail = &s->line;
-        fsb_chunk_request_ *req = conn->jobs;
-        conn->jobs = req->next, --s->queued;
-        if (conn->jobs) fsb_chunk_line_up_(s, conn);
+        fsb_chunk_request_ *req = fsb_chunk_take_job_(s);
+        if (!req) break;
+        fsb_chunk_tenant_ *tenant = req->conn->tenant;
         pthread_mutex_unlock(&s->lock);
         fsb_chunk_job_(req);
         pthread_mutex_lock(&s->lock);
+        if (!tenant) continue;
+        --tenant->running;
+        fsb_chunk_line_up_party_(s, &tenant->party);
     }
     --s->threads;
     pthread_cond_broadcast(&s->changed);
@@ -4437,6 +4593,103 @@ static int fsb_chunk_expired_(const fsb_chunk_grant_ *g)
     return g->expires_ns && fsb_chunk_wall_ns_() >= g->expires_ns;
 }
 
+/* The tenant of a pass, which is made when it first comes; its limits are those of the pass. */
+static fsb_chunk_tenant_ *fsb_chunk_tenant_of_(fsb_chunk_server *s, const fsb_chunk_pass *pass)
+{
+    const fsb_allocator *a = &s->desc.allocator;
+    fsb_chunk_tenant_   *made = (fsb_chunk_tenant_ *)fsb_chunk_alloc_(a, sizeof *made), *t;
+    if (!made) return NULL;
+    made->share = pass->share;
+    made->share.rights = FSB_CHUNK_READ | FSB_CHUNK_WRITE | FSB_CHUNK_EXEC;
+    made->share.name = fsb_chunk_strdup_(a, pass->share.name);
+    made->watch.server = s, made->watch.backend = pass->share.backend;
+    made->party.tenant = made;
+    const int bad = pthread_mutex_init(&made->lock, NULL) != 0;
+    pthread_mutex_lock(&s->lock);
+    for (t = s->tenants; t && t->share.backend != pass->share.backend;) t = t->next;
+    if (!t && !bad && made->share.name) t = made, t->next = s->tenants, s->tenants = t, made = NULL;
+    if (t) {
+        pthread_mutex_lock(&t->lock);
+        t->limits = pass->limits;
+        pthread_mutex_unlock(&t->lock);
+    }
+    pthread_mutex_unlock(&s->lock);
+    if (made) {
+        if (!bad) pthread_mutex_destroy(&made->lock);
+        fsb_chunk_strfree_(a, (char *)(uintptr_t)made->share.name);
+        fsb_chunk_free_(a, made, sizeof *made);
+    }
+    return t;
+}
+
+static void fsb_chunk_tenants_free_(fsb_chunk_server *s)
+{
+    fsb_chunk_tenant_ *t;
+    while ((t = s->tenants) != NULL) {
+        s->tenants = t->next;
+        fsb_chunk_unwatch_(&t->watch);
+        pthread_mutex_destroy(&t->lock);
+        fsb_chunk_strfree_(&s->desc.allocator, (char *)(uintptr_t)t->share.name);
+        fsb_chunk_free_(&s->desc.allocator, t, sizeof *t);
+    }
+}
+
+/* What a token's identity opens: its grant and its tenant, or an error. */
+static int fsb_chunk_admit_token_(fsb_chunk_server *s, const char *identity, size_t size,
+                                  fsb_chunk_grant_ *grant, fsb_chunk_tenant_ **tenant)
+{
+    fsb_chunk_pass pass;
+    char           text[FSB_CHUNK_IDENTITY_];
+    if (!s->desc.admit || !size || size >= sizeof text) return -EACCES;
+    memset(&pass, 0, sizeof pass), memset(grant, 0, sizeof *grant);
+    for (size_t i = 0; i < size; ++i)
+        if (identity[i] <= ' ' || identity[i] >= 127) return -EACCES;
+    memcpy(text, identity, size), text[size] = '\0';
+    int err = s->desc.admit(s->desc.admit_user, text, size, &pass);
+    pass.token[FSB_CHUNK_TOKEN_MAX] = '\0';
+    const fsb_chunk_share *share = &pass.share;
+    const size_t           name = !err && share->name ? strlen(share->name) : 0;
+    if (!err && (!name || name >= sizeof grant->share || !share->backend ||
+                 share->backend->size < sizeof(fsb_backend) || !(share->rights & FSB_CHUNK_READ) ||
+                 !strchr(pass.token, ':')))
+        err = -EINVAL;
+    if (!err) err = fsb_chunk_key_of_token_(pass.token, &grant->key);
+    if (!err && strcmp(grant->key.identity, text) != 0) err = -EINVAL;
+    if (!err && !(*tenant = fsb_chunk_tenant_of_(s, &pass))) err = -ENOMEM;
+    if (!err) {
+        grant->rights = share->rights, grant->expires_ns = pass.expires_ns;
+        memcpy(grant->share, share->name, name + 1);
+        snprintf(grant->name, sizeof grant->name, "%s", share->name);
+    }
+    explicit_bzero(&pass, sizeof pass);
+    return err;
+}
+
+/* Does the token still open what it did? Asked when its thread hears of a recheck. */
+static int fsb_chunk_recheck_(fsb_chunk_conn_ *conn)
+{
+    const uint32_t     now = __atomic_load_n(&conn->server->rechecks, __ATOMIC_ACQUIRE);
+    fsb_chunk_tenant_ *tenant = NULL;
+    fsb_chunk_grant_   g;
+    if (!conn->tenant || conn->checked == now) return 0;
+    conn->checked = now;
+    const char *identity = conn->grant.key.identity;
+    const int   err = fsb_chunk_admit_token_(conn->server, identity, strlen(identity), &g, &tenant);
+    const int   same = !err && tenant == conn->tenant && g.rights == conn->grant.rights &&
+        memcmp(g.key.secret, conn->grant.key.secret, sizeof g.key.secret) == 0;
+    if (same) __atomic_store_n(&conn->grant.expires_ns, g.expires_ns, __ATOMIC_RELAXED);
+    explicit_bzero(&g, sizeof g);
+    return same ? 0 : -EACCES;
+}
+
+FSB_API void fsb_chunk_server_recheck(fsb_chunk_server *s)
+{
+    (void)__atomic_add_fetch(&s->rechecks, 1, __ATOMIC_ACQ_REL);
+    pthread_mutex_lock(&s->lock);
+    for (fsb_chunk_conn_ *conn = s->conns; conn; conn = conn->next) fsb_chunk_kick_(conn->kick);
+    pthread_mutex_unlock(&s->lock);
+}
+
 #ifdef FSB_WITH_OPENSSL
 /* A client names its key: which one is it? None ends the handshake as a wrong one does. */
 static int fsb_chunk_find_key_(SSL *ssl, const unsigned char *identity, size_t size,
@@ -4445,14 +4698,27 @@ static int fsb_chunk_find_key_(SSL *ssl, const unsigned char *identity, size_t s
     fsb_chunk_conn_  *conn = (fsb_chunk_conn_ *)SSL_get_app_data(ssl);
     fsb_chunk_server *s = conn->server;
     int               found = 0;
+    fsb_chunk_grant_  grant;
     *session = NULL;
     pthread_mutex_lock(&s->lock);
-    for (size_t i = 0; i < s->grant_count && size == FSB_CHUNK_IDENTITY_ - 1 && !found; ++i) {
+    conn->tenant = NULL;
+    for (size_t i = 0; i < s->grant_count && !found; ++i) {
         const fsb_chunk_grant_ *g = &s->grants[i];
-        if (memcmp(g->key.identity, identity, size) != 0 || fsb_chunk_expired_(g)) continue;
+        if (size != strlen(g->key.identity) || memcmp(g->key.identity, identity, size) != 0 ||
+            fsb_chunk_expired_(g))
+            continue;
         conn->grant = *g, found = 1;
     }
     pthread_mutex_unlock(&s->lock);
+    if (!found) {
+        fsb_chunk_tenant_ *tenant = NULL;
+        conn->checked = __atomic_load_n(&s->rechecks, __ATOMIC_ACQUIRE);
+        found = fsb_chunk_admit_token_(s, (const char *)identity, size, &grant, &tenant) == 0;
+        pthread_mutex_lock(&s->lock);
+        if (found) conn->grant = grant, conn->tenant = tenant;
+        pthread_mutex_unlock(&s->lock);
+        explicit_bzero(&grant, sizeof grant);
+    }
     if (found) *session = fsb_chunk_tls_session_(ssl, &conn->grant.key);
     return !found || *session;
 }
@@ -4506,6 +4772,7 @@ static void fsb_chunk_judge_(fsb_chunk_conn_ *conn, int right, int wrong)
     fsb_chunk_failure_ *f = fsb_chunk_failure_of_(s, conn->from);
     s->unproven -= (uint32_t)conn->unproven, conn->unproven = 0;
     if (right) f->count = 0, f->until = 0;
+    if (wrong) fsb_chunk_count_(&s->stats.refused, 1);
     if (wrong) f->until = fsb_chunk_now_ms_() + (100ll << (f->count < 5 ? ++f->count : 5));
     pthread_mutex_unlock(&s->lock);
 }
@@ -4565,7 +4832,7 @@ static void fsb_chunk_grants_free_(const fsb_allocator *a, fsb_chunk_grant_ *gra
 static void fsb_chunk_revoke_(fsb_chunk_server *s)
 {
     for (fsb_chunk_conn_ *conn = s->conns; conn; conn = conn->next) {
-        int stays = !conn->secure || !conn->grant.rights;
+        int stays = !conn->secure || !conn->grant.rights || conn->tenant;
         for (size_t i = 0; i < s->grant_count && !stays; ++i) {
             const fsb_chunk_grant_ *g = &s->grants[i];
             stays = strcmp(g->key.identity, conn->grant.key.identity) == 0 &&
@@ -4609,6 +4876,10 @@ static const fsb_chunk_share *fsb_chunk_share_find_(const fsb_chunk_conn_ *conn,
 {
     const fsb_chunk_server *s = conn->server;
     const char             *only = conn->secure && conn->grant.share[0] ? conn->grant.share : NULL;
+    if (conn->tenant) {
+        const fsb_chunk_share *own = &conn->tenant->share;
+        return !name || strcmp(own->name, name) == 0 ? own : NULL;
+    }
     for (size_t i = 0; i < s->desc.share_count; ++i)
         if ((!name || strcmp(s->shares[i].name, name) == 0) &&
             (!only || strcmp(s->shares[i].name, only) == 0))
@@ -4733,7 +5004,7 @@ static fsb_chunk_conn_ *fsb_chunk_linger_(fsb_chunk_conn_ *conn)
         heir = __atomic_load_n(&conn->heir, __ATOMIC_ACQUIRE);
         if (heir || left <= 0 || peer == -ESRCH || p[1].revents || p[2].revents ||
             __atomic_load_n(&conn->leaves, __ATOMIC_RELAXED) ||
-            __atomic_load_n(&conn->revoked, __ATOMIC_RELAXED))
+            __atomic_load_n(&conn->revoked, __ATOMIC_RELAXED) || fsb_chunk_recheck_(conn) != 0)
             break;
         if (poll(p, 3, left < INT_MAX ? (int)left : INT_MAX) > 0 && p[0].revents)
             (void)!read(conn->kick, &count, sizeof count);
@@ -4783,11 +5054,15 @@ static int fsb_chunk_hello_(fsb_chunk_conn_ *conn, const fsb_chunk_frame_ *f)
     conn->share = share;
     fsb_chunk_push_(conn, b, 1);
     if (conn->resumed) fsb_chunk_count_(&conn->server->stats.returned, 1);
+    if (conn->tenant) fsb_chunk_count_(&conn->server->stats.tokens, 1);
     if (!err) fsb_chunk_audit_(conn->server, conn, "connect", NULL, NULL, 0);
     fsb_chunk_log_(&conn->server->desc.log, FSB_LOG_INFO, "chunk/client",
                    "client %llu: share %.255s%s%s%s", (unsigned long long)conn->number,
                    share ? share->name : "that is none", err ? ": refused" : "",
-                   conn->grant.name[0] ? ", code " : "", conn->grant.name);
+                   conn->tenant             ? ", token of "
+                       : conn->grant.name[0] ? ", code "
+                                             : "",
+                   conn->grant.name);
     return err;
 }
 
@@ -4827,6 +5102,23 @@ static int fsb_chunk_throttled_(fsb_chunk_conn_ *conn)
     return yes;
 }
 
+/* Does its tenant's rate have it wait with this frame? Its turn, once given, stays. */
+static int fsb_chunk_waits_turn_(fsb_chunk_conn_ *conn, const fsb_chunk_frame_ *f)
+{
+    if (!conn->tenant || !conn->share || f->op >= FSB_OP_COUNT) return 0;
+    const int64_t now = fsb_chunk_now_ms_();
+    if (!conn->turn_at) {
+        conn->turn_at = fsb_chunk_rate_(conn->tenant, 1, f->data_size);
+        if (conn->turn_at > now) {
+            fsb_chunk_count_(&conn->server->stats.delayed, 1);
+            fsb_chunk_count_(&conn->server->stats.delayed_ms, (uint64_t)(conn->turn_at - now));
+        }
+    }
+    if (conn->turn_at > now) return 1;
+    conn->turn_at = 0;
+    return 0;
+}
+
 /* Runs the frames that are whole. Returns 1 if it stopped at a limit, 0 if it wants more bytes. */
 static int fsb_chunk_frames_(fsb_chunk_conn_ *conn)
 {
@@ -4837,7 +5129,7 @@ static int fsb_chunk_frames_(fsb_chunk_conn_ *conn)
         if (whole < 0) return (int)whole;
         if (!whole || (size_t)whole > have) return 0;
         conn->in_deadline = 0;
-        if (fsb_chunk_throttled_(conn)) return 1;
+        if (fsb_chunk_throttled_(conn) || fsb_chunk_waits_turn_(conn, &f)) return 1;
         const size_t  rest = have - (size_t)whole;
         const int64_t after = fsb_chunk_unseal_(conn->in + conn->in_start + whole, rest, &next);
         conn->in_start += (size_t)whole;
@@ -4912,6 +5204,7 @@ static int fsb_chunk_patience_(fsb_chunk_conn_ *conn, int reads, int64_t now, in
     if (expires && most > 60000) most = 60000;
     if (most < 1 || conn->in_size > FSB_CHUNK_IN_ || conn->batch) most = most < 1000 ? most : 1000;
     if (until <= now) return -ETIMEDOUT;
+    if (conn->turn_at && conn->turn_at < until) until = conn->turn_at > now ? conn->turn_at : now;
     if (until - now > most) return most > 0 ? (int)most : 1;
     return until == INT64_MAX ? -1 : until - now < INT_MAX ? (int)(until - now) : INT_MAX;
 }
@@ -4941,6 +5234,7 @@ static int fsb_chunk_wait_(fsb_chunk_conn_ *conn, int reads, int64_t hello)
     if (patience == -ETIMEDOUT) return -ETIMEDOUT;
     if (__atomic_load_n(&conn->revoked, __ATOMIC_RELAXED) || fsb_chunk_expired_(&conn->grant))
         return -EACCES;
+    if (fsb_chunk_recheck_(conn) != 0) return -EACCES;
     if (__atomic_load_n(&conn->heir, __ATOMIC_ACQUIRE)) return -ENOTCONN;
     if (__atomic_load_n(&conn->leaves, __ATOMIC_RELAXED)) return -ECONNRESET;
     if (reads && fsb_chunk_ready_(&conn->stream)) return 1;
@@ -5316,7 +5610,8 @@ FSB_API void fsb_chunk_server_get_desc(const fsb_chunk_server *s, fsb_chunk_serv
 static int fsb_chunk_server_check_(const fsb_chunk_server_desc *d)
 {
     const char *wrong = NULL;
-    if (!d->shares || !d->share_count) wrong = "shares: there is none";
+    if ((!d->shares || !d->share_count) && (!d->admit || d->share_count))
+        wrong = "shares: there is none";
     for (size_t i = 0; !wrong && i < d->share_count; ++i) {
         const size_t n = d->shares[i].name ? strlen(d->shares[i].name) : 0;
         if (!n || n > 255) wrong = "shares: a name is empty or over 255 bytes";
@@ -5377,6 +5672,7 @@ static void fsb_chunk_server_free_(fsb_chunk_server *s)
     if (s->wake >= 0) close(s->wake);
     fsb_chunk_grants_free_(&a, s->grants, s->grant_count);
     fsb_chunk_secure_free_(s->secure, &a);
+    fsb_chunk_tenants_free_(s);
     for (size_t i = 0; s->watches && i < s->desc.share_count; ++i)
         fsb_chunk_unwatch_(&s->watches[i]);
     fsb_chunk_free_(&a, s->watches, s->desc.share_count * sizeof *s->watches);
@@ -5408,9 +5704,12 @@ FSB_API int fsb_chunk_server_open(fsb_chunk_server **out, const fsb_chunk_server
         pthread_mutex_init(&s->runs_lock, NULL) != 0 ||
         pthread_cond_init(&s->changed, NULL) != 0 || pthread_cond_init(&s->work, NULL) != 0)
         err = -ENOMEM;
-    s->shares = (fsb_chunk_share *)fsb_chunk_alloc_(&a, desc->share_count * sizeof *s->shares);
-    s->watches = (fsb_chunk_watch_ *)fsb_chunk_alloc_(&a, desc->share_count * sizeof *s->watches);
-    if (!s->shares || !s->watches) err = -ENOMEM;
+    if (desc->share_count) {
+        s->shares = (fsb_chunk_share *)fsb_chunk_alloc_(&a, desc->share_count * sizeof *s->shares);
+        s->watches =
+            (fsb_chunk_watch_ *)fsb_chunk_alloc_(&a, desc->share_count * sizeof *s->watches);
+    }
+    if (desc->share_count && (!s->shares || !s->watches)) err = -ENOMEM;
     for (size_t i = 0; !err && i < desc->share_count; ++i) {
         s->shares[i] = desc->shares[i];
         s->watches[i].server = s, s->watches[i].backend = desc->shares[i].backend;
@@ -6370,7 +6669,7 @@ static int fsb_chunk_use_key_(SSL *ssl, const EVP_MD *digest, const unsigned cha
     *identity = NULL, *size = 0, *session = NULL;
     if (digest && EVP_MD_get_size(digest) != 32) return 1;
     *session = fsb_chunk_tls_session_(ssl, &c->key);
-    *identity = (const unsigned char *)c->key.identity, *size = FSB_CHUNK_IDENTITY_ - 1;
+    *identity = (const unsigned char *)c->key.identity, *size = strlen(c->key.identity);
     return *session != NULL;
 }
 

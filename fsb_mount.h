@@ -4,8 +4,10 @@
    to the kernel through libfuse3's low-level interface, and passes each request on without waiting:
    the thread that has the backend's answer gives it to the kernel.
    Beside it are tables for whoever serves many, usable alone: handles (ids that never reach what
-   uses their slot later), mounts (which backend a path belongs to), and the backend that routes
-   through them. They need neither FUSE nor any other fsb header.
+   uses their slot later), mounts (which backend a path belongs to), the backend that routes through
+   them, tenants (such backends by name, apart from each other), plugins (backends out of shared
+   objects), and tokens (signed texts that say who may do what). They need neither FUSE nor any
+   other fsb header.
 
    QUICK START   (extracted, compiled and run by the tests)
        #define FSB_MOUNT_IMPLEMENTATION     // in ONE source file, before its other includes
@@ -29,14 +31,16 @@
        int main(void) { return serve(NULL, "/mnt") == 0; }
 
    NEEDS     Linux, POSIX threads (-pthread). With FSB_WITH_FUSE libfuse 3.14 or newer (-lfuse3),
-             /dev/fuse and the right to mount: root, or fusermount3. With a strict -std=, include
-             this header before those of libc.
-   OPTIONS   FSB_WITH_FUSE: without it fsb_mount_open() answers -ENOSYS. FSB_STATIC, FSB_API: once,
-             before the first fsb header. They change the linkage only.
+             /dev/fuse and the right to mount: root, or fusermount3. Plugins: -ldl where glibc is
+             older than 2.34. With a strict -std=, include this header before those of libc.
+   OPTIONS   FSB_WITH_FUSE: without it fsb_mount_open() answers -ENOSYS. FSB_WITH_OPENSSL (3.0 or
+             newer, -lcrypto): without it fsb_tokens_open() does. FSB_STATIC, FSB_API: once, before
+             the first fsb header. They change the linkage only.
    THREADS   fsb_mount_serve() starts desc.threads threads and has ended them when it returns; they
              block all signals. Requests are answered on these and on the backend's threads. A
              backend without submit() is called on desc.runner's threads, or on those of the mount
              when it is FSB_BACKEND_QUICK or there is no runner: then a slow call delays others.
+             A plugin has up to desc.workers + max_stuck threads, a table with sweep_ms one.
    MEMORY    The desc's allocator; libfuse has its own. A known file takes about 500 bytes and its
              names, a thread 1 MiB to receive (of which it touches what requests fill), writes on
              their way up to desc.write_behind bytes; what a second of quiet finds unused is freed.
@@ -68,7 +72,8 @@
              answers ESTALE.
              Locks act within the mount, unless the option remote_locks is given. What a mapping
              has dirty is lost when the mount is stopped while in use. libfuse's own messages are
-             silenced, for the whole process.
+             silenced, for the whole process. A plugin that crashes once it is loaded takes the
+             program with it.
    LICENCE   MIT, at the end of this file.
    CHANGES   0.1.0 first version. */
 #if (defined(FSB_IMPLEMENTATION) || defined(FSB_MOUNT_IMPLEMENTATION)) && !defined(_GNU_SOURCE)
@@ -490,6 +495,211 @@ FSB_API int fsb_namespace_backend(fsb_backend **out, const fsb_namespace_desc *d
 /* What a shared handle table needs as its release(). Errors: none. Threads: any. */
 FSB_API void fsb_namespace_release(void *user, fsb_handle id, void *object);
 
+/* Tenants: namespaces by name, side by side in one process. Each has mount points, open files and
+   quotas of its own, is made when it is first asked for, and no call of one reaches what is
+   another's: neither by path, nor by handle. Looking up one that exists takes no lock. */
+typedef struct fsb_tenants fsb_tenants;
+enum { FSB_TENANT_NAME_MAX = 255 }; /* bytes; any but '/' and NUL; not "", ".", ".." */
+typedef struct fsb_tenant { /* what create() fills in, and gone() gets back */
+    const char *name;
+    fsb_mounts *mounts;      /* what it sees: bind to it. It may be changed until gone() */
+    void       *data;        /* yours */
+    uint32_t    max_handles; /* open files and watches at once; more answer -EMFILE */
+    uint32_t    idle_ms;     /* files not used for so long are closed; UINT32_MAX: never */
+    uint64_t    max_bytes;   /* of reads and writes on their way at once; more answer -EAGAIN,
+                                unless there are no others */
+} fsb_tenant;
+typedef struct fsb_tenant_stats {
+    uint64_t calls, handles, bytes; /* now on their way, open, of calls on their way */
+    uint64_t done;                  /* calls ended so far */
+    uint64_t refused_handles, refused_bytes; /* calls that a quota stopped, so far */
+} fsb_tenant_stats;
+typedef struct fsb_tenants_desc {
+    /* Makes a tenant: binds what it is to see to tenant->mounts, and may change its limits. Called
+       once however many ask for the name at once; they wait for it, and nobody else does. What is
+       not 0 they all get as their error. It must not ask for its own name. Required. */
+    int (*create)(void *user, fsb_tenant *tenant);
+    /* The tenant has ended, and nothing of it is in use any more: what it was bound to may be
+       closed. Called once for each that create() made, by the thread that ended its last use.
+       NULL: there is nothing to do. */
+    void (*gone)(void *user, fsb_tenant *tenant);
+    void    *user;
+    uint32_t max_tenants; /* at once (default 65536, at most 1 << 24) */
+    uint32_t max_handles; /* of all together (default 1 << 20, at most 1 << 28) */
+    uint32_t sweep_ms;    /* a thread closes idle files so often (default 0: none, the caller sweeps
+                             fsb_tenants_handles()) */
+    /* what a tenant has if create() does not change it */
+    uint32_t      tenant_handles; /* default 16384 */
+    uint32_t      idle_ms;        /* default 0: never */
+    uint64_t      tenant_bytes;   /* default 64 MiB */
+    fsb_allocator allocator;
+    fsb_logger    log;
+} fsb_tenants_desc;
+
+/* Makes an empty set; it starts a thread only if desc.sweep_ms is set.
+   Errors: -EINVAL, -ENOMEM, -EAGAIN no thread. Threads: any. */
+FSB_API int fsb_tenants_open(fsb_tenants **out, const fsb_tenants_desc *desc);
+/* Ends all tenants and frees the set. NULL is fine.
+   Errors: none. Threads: no other user left, no backend of it unclosed. */
+FSB_API void fsb_tenants_close(fsb_tenants *t);
+/* The backend of the tenant `name`, which is made if there is none. All who ask get the same one;
+   each calls its close() once, which closes no files. It routes as fsb_namespace_backend() does;
+   its handles are of the table that all tenants share, checked on every use: closed, guessed and
+   other tenants' ones answer -EBADF, with a line in the log that says which. Once the tenant was
+   removed it answers -ENODEV.
+   Errors: -EINVAL, -ENAMETOOLONG no such name can be; -EMFILE too many tenants; -ENOMEM; what
+   create() says. Threads: any; may block while it is made, else not. */
+FSB_API int fsb_tenant_backend(fsb_backend **out, fsb_tenants *t, const char *name);
+/* Removes a tenant: when this returns no call of it begins any more and its files are closed, but
+   those that calls on their way use, which are when these end. The name may be used again at once,
+   for another tenant. Returns 0, or 1 if calls on their way keep something of it for now.
+   Errors: -ENOENT. Threads: any. */
+FSB_API int fsb_tenants_remove(fsb_tenants *t, const char *name);
+/* Calls fn for each tenant until fn returns not 0, which is returned. Those made or removed
+   meanwhile may be missed. Errors: fn's. Threads: any; fn may call the set. */
+FSB_API int fsb_tenants_each(fsb_tenants *t,
+                             int (*fn)(void *user, const fsb_tenant *tenant,
+                                       const fsb_tenant_stats *stats),
+                             void *user);
+/* Their open files: to sweep, to count. Errors: none. Threads: any. */
+FSB_API fsb_handles *fsb_tenants_handles(fsb_tenants *t);
+
+/* Plugins: backends in shared objects that are loaded while the program runs. A plugin defines, in
+   one of its source files (the README has a page on it, tests/plugin_example.c is one):
+
+       static int hello_open(fsb_backend **out, const char *config, const fsb_logger *log);
+       FSB_PLUGIN("hello", hello_open);
+
+   It runs in this process, so it can do whatever the program can; what is bounded here is what it
+   costs others when it is slow, hangs or fails. Its calls run on threads of its own. */
+enum { FSB_PLUGIN_ABI = 1 };
+typedef struct fsb_plugin_info { /* what a plugin was compiled with */
+    uint32_t    abi;
+    uint32_t    size, backend_size, op_size, dirent_size; /* of these structs */
+    const char *name;
+    /* Makes its backend; `config` is for it to understand, log as long as the backend is open. */
+    int (*open)(fsb_backend **out, const char *config, const fsb_logger *log);
+} fsb_plugin_info;
+extern __attribute__((visibility("default"))) const fsb_plugin_info fsb_plugin; /* the plugin's */
+#define FSB_PLUGIN(name, open)                                                                     \
+    const fsb_plugin_info fsb_plugin = {FSB_PLUGIN_ABI,      sizeof(fsb_plugin_info),              \
+                                        sizeof(fsb_backend), sizeof(fsb_op),                       \
+                                        sizeof(fsb_dirent),  name, open}
+
+typedef struct fsb_plugin_desc {
+    const char   *path;        /* required: of the shared object, with a '/' */
+    const char   *config;      /* handed to its open() (default "") */
+    uint32_t      load_ms;     /* for it to load and to open (default 10000, at most 1 hour) */
+    uint32_t      deadline_ms; /* for a call, or the op's timeout_ms if that is less (default 5000,
+                                  at most 1 hour) */
+    uint32_t      workers;     /* threads that call it, as are needed (default 4, most 64) */
+    uint32_t      max_stuck;   /* threads in the place of those that did not return in time (default
+                                  16, at most 1024); when these hang too, calls wait in vain */
+    uint32_t      max_calls;   /* on their way and waiting (default 64); more answer -EAGAIN */
+    uint32_t      failures;    /* in a row, then the breaker opens: calls answer -EAGAIN at once
+                                  (default 5; UINT32_MAX: never). -ETIMEDOUT, -EIO, -ENOTCONN,
+                                  -EHOSTUNREACH, -EPROTO are failures; other errors are answers */
+    uint32_t      pause_ms;    /* then one call is let through to see, and closes the breaker if it
+                                  is answered; else the next one is after twice that time, up to 64
+                                  times (default 1000, at most 1 hour) */
+    fsb_allocator allocator;
+    fsb_logger    log;
+} fsb_plugin_desc;
+typedef struct fsb_plugin_stats {
+    uint64_t calls, stuck; /* now: on their way; of those, beyond their time */
+    uint64_t threads;      /* now */
+    uint64_t done, timeouts, failures; /* so far: ended; of these without an answer; failed */
+    uint64_t refused, busy; /* so far: by the breaker; because of max_calls */
+    uint64_t opened;        /* how often the breaker opened */
+    int      open;          /* it is now */
+} fsb_plugin_stats;
+
+/* Loads a plugin, first in a child process, which may crash. Its backend has the plugin's calls but
+   EXEC, WATCH, LOCK and DESCRIPTOR, which answer -ENOSYS; no submit(): who must not wait calls it
+   from a runner. What a call points to is copied, so that one that returns late finds nothing of
+   its caller's; what it opened late is closed. close() gives the calls on their way deadline_ms;
+   if some hang even then, they, their threads, the plugin and the allocator's memory stay until
+   they return.
+   Errors: -EINVAL; -ENOENT, -EACCES no such file, or not readable; -ENOEXEC no shared object, or it
+   needs what is not there; -EFAULT it crashed; -ETIMEDOUT it did not load, or open, in time;
+   -ENOSYS it has no `fsb_plugin`; -EPROTO it was compiled for another ABI; what its open() says;
+   -ENOMEM, -EAGAIN no process or thread. The log says which and why. Threads: any; blocks. */
+FSB_API int fsb_plugin_load(fsb_backend **out, const fsb_plugin_desc *desc);
+/* Counts of a plugin's backend. Errors: none. Threads: any. */
+FSB_API void fsb_plugin_stat(fsb_backend *plugin, fsb_plugin_stats *stats);
+
+/* Tokens: signed texts that say who may do what, and until when, checked without asking anybody.
+       fsb1:KEY:TENANT:RIGHTS:UNTIL:ID:MAC
+   KEY is the number of the key that signed it, UNTIL seconds since the epoch, ID 16 hex digits of
+   its own, MAC the HMAC-SHA-256 by that key of all before its ':', in base64url. A token has one
+   spelling only. Whoever has the whole text has the rights: it is a secret, unlike what stands
+   before the MAC, its identity. */
+typedef struct fsb_tokens fsb_tokens;
+enum { FSB_TOKEN_READ = 1, FSB_TOKEN_WRITE = 2, FSB_TOKEN_EXEC = 4 }; /* "ro", "rw", "rwx" */
+enum { FSB_TOKEN_TENANT_MAX = 63, FSB_TOKEN_SIZE = 160 /* bytes that hold any, with its '\0' */ };
+typedef struct fsb_token_claims {
+    char     tenant[FSB_TOKEN_TENANT_MAX + 1]; /* letters, digits, -._@; first letter or digit */
+    uint32_t rights; /* FSB_TOKEN_READ, or with it WRITE, or with both EXEC */
+    uint32_t key;    /* number of the key, not 0 */
+    uint64_t id;     /* not 0 */
+    int64_t  until_ns; /* since the epoch, whole seconds: from then on it is worth nothing */
+} fsb_token_claims;
+typedef struct fsb_token_key {
+    uint32_t      number; /* not 0 */
+    unsigned char secret[32];
+} fsb_token_key;
+typedef struct fsb_tokens_desc {
+    const fsb_token_key *keys; /* [key_count], copied; the last one signs; at least one */
+    size_t               key_count;
+    uint32_t cache_entries; /* checks remembered, each in 64 bytes (default 16384, at most 1 << 24;
+                               UINT32_MAX: none) */
+    int64_t (*now_ns)(void *user); /* since the epoch (default the system's clock) */
+    void         *user;
+    fsb_allocator allocator;
+    fsb_logger    log;
+} fsb_tokens_desc;
+typedef struct fsb_tokens_stats {
+    uint64_t cached, bytes;   /* now: checks remembered; memory of the object */
+    uint64_t revoked;         /* now: in the list */
+    uint64_t checks, hits;    /* so far; hits: of these, answered from the cache */
+    uint64_t forged, expired, ended, malformed; /* refused so far; ended: revoked */
+} fsb_tokens_stats;
+
+/* Makes a checker of tokens; its memory for the cache is taken at once.
+   Errors: -EINVAL, -ENOMEM, -ENOSYS built without FSB_WITH_OPENSSL. Threads: any. */
+FSB_API int fsb_tokens_open(fsb_tokens **out, const fsb_tokens_desc *desc);
+/* Wipes the keys and frees it. NULL is fine. Errors: none. Threads: no other user left. */
+FSB_API void fsb_tokens_close(fsb_tokens *t);
+/* Other keys and another list of revoked tokens (by id) instead of those before, both copied. No
+   check that begins afterwards knows what was before, the cache included.
+   Errors: -EINVAL, -ENOMEM; nothing is changed then. Threads: any. */
+FSB_API int fsb_tokens_set(fsb_tokens *t, const fsb_token_key *keys, size_t key_count,
+                           const uint64_t *revoked, size_t revoked_count);
+/* One more revoked token. Errors: -EINVAL id 0, -ENOMEM. Threads: any. */
+FSB_API int fsb_tokens_revoke(fsb_tokens *t, uint64_t id);
+/* Writes the token of these claims into out (size bytes, FSB_TOKEN_SIZE are enough). Key 0 is the
+   last one, id 0 a new one by chance: they are filled in.
+   Errors: -EINVAL no such claims or key; -ENAMETOOLONG size; -EIO OpenSSL; what getrandom(2) says.
+   Threads: any. */
+FSB_API int fsb_tokens_sign(fsb_tokens *t, fsb_token_claims *claims, char *out, size_t size);
+/* Is this text, of `size` bytes, a token that is good now? Then its claims are copied out. Each
+   refusal is told in the log, without the secret.
+   Errors: -EINVAL malformed, truncated; -EBADMSG forged: none of the keys signed it; -EKEYEXPIRED;
+   -EKEYREVOKED. Threads: any, several at once. */
+FSB_API int fsb_tokens_check(fsb_tokens *t, const char *text, size_t size,
+                             fsb_token_claims *claims);
+/* The whole token of an identity that somebody claims, so that he can be asked to prove that he has
+   it: never to be shown to him. Refuses as fsb_tokens_check() does, but cannot know what is forged:
+   -EBADMSG is a key that is not here. out has FSB_TOKEN_SIZE bytes.
+   Errors: as fsb_tokens_check(). Threads: any. */
+FSB_API int fsb_tokens_complete(fsb_tokens *t, const char *identity, size_t size, char *out,
+                                fsb_token_claims *claims);
+/* What a token, or an identity, says of itself: nothing of it is proven.
+   Errors: -EINVAL. Threads: any. */
+FSB_API int fsb_token_read(const char *text, size_t size, fsb_token_claims *claims);
+/* Counts. Errors: none. Threads: any. */
+FSB_API void fsb_tokens_stat(fsb_tokens *t, fsb_tokens_stats *stats);
+
 /* ---- FUSE ------------------------------------------------------------------------------------ */
 
 typedef struct fsb_mount fsb_mount;
@@ -547,12 +757,16 @@ FSB_API const char *fsb_mount_errmsg(fsb_mount *mount, char *buf, size_t size);
 #endif
 #endif /* FSB_MOUNT_H */
 
-/* ==== IMPLEMENTATION: [memory] [handle table] [mount table] [namespace] and, with FSB_WITH_FUSE,
-   [log] [table] [nodes] [names] [requests] [handles] [gate] [start] [attr] [lookup] [change]
-   [open] [read] [write] [list] [ahead] [xattr] [locks] [lease] [session] [threads] [public] ==== */
+/* ==== IMPLEMENTATION: [memory] [tokens] [handle table] [mount table] [namespace] [tenants]
+   [plugins] and, with FSB_WITH_FUSE, [log] [table] [nodes] [names] [requests] [handles] [gate]
+   [start] [attr] [lookup] [change] [open] [read] [write] [list] [ahead] [xattr] [locks] [lease]
+   [session] [threads] [public] ================================================================= */
 #if (defined(FSB_IMPLEMENTATION) || defined(FSB_MOUNT_IMPLEMENTATION)) && !defined(FSB_MOUNT_DONE_)
 #define FSB_MOUNT_DONE_
+#include <dlfcn.h>
 #include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <pthread.h>
@@ -560,11 +774,22 @@ FSB_API const char *fsb_mount_errmsg(fsb_mount *mount, char *buf, size_t size);
 #include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
+#include <sys/random.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 #ifndef CPU_SETSIZE
 #error "fsb_mount.h: GNU extensions are hidden; include it first, or compile with -D_GNU_SOURCE"
 #else
+#ifdef FSB_WITH_OPENSSL
+#include <openssl/crypto.h>
+#include <openssl/evp.h>
+#include <openssl/hmac.h>
+#if OPENSSL_VERSION_NUMBER < 0x30000000L
+#error "fsb_mount.h: FSB_WITH_OPENSSL needs OpenSSL 3.0 or newer"
+#endif
+#endif
 
 /* ---- [memory] -------------------------------------------------------------------------------- */
 
@@ -615,6 +840,14 @@ static uint64_t fsb_tables_mix_(uint64_t x)
     return x ^ x >> 32;
 }
 
+/* Of a hash, so that nobody can choose names that collide. */
+static uint64_t fsb_tables_seed_(const void *table)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    return fsb_tables_mix_((uint64_t)(uintptr_t)table ^ ((uint64_t)now.tv_nsec << 32));
+}
+
 static int64_t fsb_tables_now_ms_(void)
 {
     struct timespec t;
@@ -641,6 +874,634 @@ static int fsb_tables_swap_(uint64_t *p, uint64_t *was, uint64_t is)
     return __atomic_compare_exchange_n(p, was, is, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
 }
 
+/* ---- [tokens] -------------------------------------------------------------------------------- */
+
+enum {
+    FSB_TOKEN_MAC_ = 43,       /* characters of base64url for 32 bytes */
+    FSB_TOKEN_SHARDS_ = 16,    /* of the cache, at most */
+    FSB_TOKEN_SLOTS_EACH_ = 2  /* per entry: probes stay short, and shards need not be equal */
+};
+
+/* What is remembered of a good token: that it was good. Its claims are read from the text anew, of
+   which the tag is a keyed hash: nobody who does not know the hash's key can make another text with
+   this tag. */
+typedef struct fsb_token_entry_ {
+    uint64_t tag[2];
+    int64_t  until_ns;
+    uint32_t era;  /* of keys and revocations that it was checked under; 0: nothing is here */
+    uint32_t used; /* since the hand of the clock last passed */
+} fsb_token_entry_;
+
+typedef struct fsb_token_shard_ {
+    pthread_mutex_t   lock;
+    fsb_token_entry_ *slots; /* by tag, then the next free one; no gaps */
+    uint32_t          count, hand;
+    uint64_t          hits;
+} fsb_token_shard_;
+
+struct fsb_tokens {
+    fsb_tokens_desc  desc;
+    size_t           bytes;   /* of this, the shards' slots behind it */
+    uint64_t         seed[2]; /* of the tags */
+    pthread_rwlock_t lock;    /* guards these five; era is read by atomics too */
+    fsb_token_key   *keys;
+    size_t           key_count;
+    uint64_t        *revoked; /* sorted */
+    size_t           revoked_count;
+    uint32_t         era;
+    uint32_t         shard_count, slots_each; /* a power of two; any number */
+    uint64_t         cached; /* by atomics, these too */
+    uint64_t         misses, forged, expired, ended, malformed;
+    fsb_token_shard_ shards[FSB_TOKEN_SHARDS_];
+};
+
+#ifdef FSB_WITH_OPENSSL
+static int fsb_token_hmac_(const unsigned char key[32], const char *text, size_t size,
+                           unsigned char out[32])
+{
+    unsigned length = 0;
+    return HMAC(EVP_sha256(), key, 32, (const unsigned char *)text, size, out, &length) &&
+            length == 32
+        ? 0
+        : -EIO;
+}
+
+static int fsb_token_same_(const char *a, const char *b, size_t size) /* in constant time */
+{
+    return CRYPTO_memcmp(a, b, size) == 0;
+}
+#else
+static int fsb_token_hmac_(const unsigned char key[32], const char *text, size_t size,
+                           unsigned char out[32])
+{
+    (void)key, (void)text, (void)size, (void)out;
+    return -ENOSYS;
+}
+
+static int fsb_token_same_(const char *a, const char *b, size_t size)
+{
+    (void)a, (void)b, (void)size;
+    return 0;
+}
+#endif
+
+/* ---- [tokens: text] -------------------------------------------------------------------------- */
+
+/* A number without leading zeros, up to the ':' behind it. 0: it is none, or over most. */
+static uint64_t fsb_token_number_(const char **at, const char *end, uint64_t most)
+{
+    uint64_t    value = 0;
+    const char *p = *at;
+    if (p == end || *p == '0') return 0;
+    for (; p < end && *p >= '0' && *p <= '9'; ++p) {
+        if (value > (most - (uint64_t)(*p - '0')) / 10) return 0;
+        value = value * 10 + (uint64_t)(*p - '0');
+    }
+    if (p == end || *p != ':') return 0;
+    *at = p + 1;
+    return value;
+}
+
+/* 16 digits, lower case. No branch depends on them: they are there by chance. */
+static uint64_t fsb_token_hex_(const char **at, const char *end)
+{
+    uint64_t    value = 0;
+    unsigned    bad = 0;
+    const char *p = *at;
+    if (end - p < 16) return 0;
+    for (const char *stop = p + 16; p < stop; ++p) {
+        const unsigned c = (unsigned char)*p, digit = (c & 15) + (c >> 6) * 9;
+        bad |= c ^ (unsigned)"0123456789abcdef"[digit & 15];
+        value = value << 4 | (digit & 15);
+    }
+    *at = p;
+    return bad ? 0 : value;
+}
+
+static int fsb_token_plain_(char c) /* a letter or a digit */
+{
+    return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
+}
+
+/* The tenant's name and the ':' behind it: bytes of the name, 0 if it is none. */
+static size_t fsb_token_tenant_(const char *at, const char *end)
+{
+    size_t n = 0;
+    if (at == end || !fsb_token_plain_(*at)) return 0;
+    while (at + n < end && (fsb_token_plain_(at[n]) || at[n] == '-' || at[n] == '.' ||
+                            at[n] == '_' || at[n] == '@'))
+        if (++n > (size_t)FSB_TOKEN_TENANT_MAX) return 0;
+    return at + n < end && at[n] == ':' ? n : 0;
+}
+
+static const char *fsb_token_rights_(uint32_t rights)
+{
+    const uint32_t write = FSB_TOKEN_READ | FSB_TOKEN_WRITE;
+    return rights == FSB_TOKEN_READ         ? "ro"
+        : rights == write                   ? "rw"
+        : rights == (write | FSB_TOKEN_EXEC) ? "rwx"
+                                            : NULL;
+}
+
+/* Bytes of the identity, which the text begins with, or 0: there is none. */
+static size_t fsb_token_parse_(const char *text, size_t size, fsb_token_claims *claims)
+{
+    const char *p = text + 5, *end = text + size;
+    if (size >= (size_t)FSB_TOKEN_SIZE || size < 5 || memcmp(text, "fsb1:", 5) != 0) return 0;
+    claims->key = (uint32_t)fsb_token_number_(&p, end, UINT32_MAX);
+    const size_t name = claims->key ? fsb_token_tenant_(p, end) : 0;
+    if (!name) return 0;
+    memcpy(claims->tenant, p, name);
+    claims->tenant[name] = '\0', p += name + 1;
+    if (end - p < 4 || p[0] != 'r' || (p[1] != 'o' && p[1] != 'w')) return 0;
+    const int writes = p[1] == 'w', runs = writes && p[2] == 'x';
+    claims->rights = FSB_TOKEN_READ | (writes ? (uint32_t)FSB_TOKEN_WRITE : 0u) |
+        (runs ? (uint32_t)FSB_TOKEN_EXEC : 0u);
+    p += 2 + runs;
+    if (*p++ != ':') return 0;
+    const uint64_t until = fsb_token_number_(&p, end, INT64_MAX / 1000000000);
+    claims->until_ns = (int64_t)until * 1000000000;
+    claims->id = until ? fsb_token_hex_(&p, end) : 0;
+    return claims->id ? (size_t)(p - text) : 0;
+}
+
+/* Behind the identity stands ':' and what may be a MAC. */
+static int fsb_token_whole_(const char *text, size_t size, size_t identity)
+{
+    if (size != identity + 1 + FSB_TOKEN_MAC_ || text[identity] != ':') return 0;
+    for (const char *p = text + identity + 1; p < text + size; ++p)
+        if (!fsb_token_plain_(*p) && *p != '-' && *p != '_') return 0;
+    return 1;
+}
+
+static void fsb_token_base64_(const unsigned char in[32], char out[FSB_TOKEN_MAC_])
+{
+    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    unsigned          bits = 0, have = 0;
+    for (size_t i = 0; i < 32; ++i) {
+        bits = bits << 8 | in[i];
+        for (have += 8; have >= 6; have -= 6) *out++ = digits[bits >> (have - 6) & 63];
+    }
+    *out = digits[bits << (6 - have) & 63];
+}
+
+/* The MAC, as it stands in a token. */
+static int fsb_token_mac_(const fsb_token_key *key, const char *identity, size_t size,
+                          char out[FSB_TOKEN_MAC_])
+{
+    unsigned char mac[32];
+    const int     err = fsb_token_hmac_(key->secret, identity, size, mac);
+    if (!err) fsb_token_base64_(mac, out);
+    explicit_bzero(mac, sizeof mac);
+    return err;
+}
+
+FSB_API int fsb_token_read(const char *text, size_t size, fsb_token_claims *claims)
+{
+    fsb_token_claims c;
+    if (!text || !claims) return -EINVAL;
+    memset(&c, 0, sizeof c);
+    const size_t identity = fsb_token_parse_(text, size, &c);
+    if (!identity || (identity != size && !fsb_token_whole_(text, size, identity))) return -EINVAL;
+    *claims = c;
+    return 0;
+}
+
+/* ---- [tokens: cache] ------------------------------------------------------------------------- */
+
+static uint64_t fsb_token_turn_(uint64_t x, int by)
+{
+    return x << by | x >> (64 - by);
+}
+
+/* Inlined by force: it keeps the four in registers, which halves the time of a check. */
+__attribute__((always_inline)) static inline void fsb_token_round_(uint64_t *a, uint64_t *b,
+                                                                   uint64_t *c, uint64_t *d)
+{
+    *a += *b, *c += *d;
+    *b = fsb_token_turn_(*b, 13) ^ *a, *d = fsb_token_turn_(*d, 16) ^ *c;
+    *a = fsb_token_turn_(*a, 32);
+    *c += *b, *a += *d;
+    *b = fsb_token_turn_(*b, 17) ^ *c, *d = fsb_token_turn_(*d, 21) ^ *a;
+    *c = fsb_token_turn_(*c, 32);
+}
+
+/* SipHash-2-4 with 128 bits of result: a hash that cannot be steered by who does not know the
+   seed, and is made for short texts. */
+static void fsb_token_tag_(const uint64_t seed[2], const char *text, size_t size, uint64_t tag[2])
+{
+    uint64_t a = seed[0] ^ 0x736f6d6570736575u, b = seed[1] ^ 0x646f72616e646f6du ^ 0xee;
+    uint64_t c = seed[0] ^ 0x6c7967656e657261u, d = seed[1] ^ 0x7465646279746573u;
+    for (size_t i = 0; i <= size / 8; ++i) {
+        const size_t left = size - i * 8;
+        uint64_t     word = 0;
+        if (left >= 8) memcpy(&word, text + i * 8, 8); /* in this machine's order: it stays here */
+        else {
+            memcpy(&word, text + i * 8, left);
+            word |= (uint64_t)size << 56;
+        }
+        d ^= word;
+        fsb_token_round_(&a, &b, &c, &d);
+        fsb_token_round_(&a, &b, &c, &d);
+        a ^= word;
+    }
+    c ^= 0xee;
+    for (int i = 0; i < 4; ++i) fsb_token_round_(&a, &b, &c, &d);
+    tag[0] = a ^ b ^ c ^ d;
+    b ^= 0xdd;
+    for (int i = 0; i < 4; ++i) fsb_token_round_(&a, &b, &c, &d);
+    tag[1] = a ^ b ^ c ^ d;
+}
+
+static fsb_token_shard_ *fsb_token_shard_of_(fsb_tokens *t, const uint64_t tag[2])
+{
+    return &t->shards[tag[1] & (t->shard_count - 1)];
+}
+
+static uint32_t fsb_token_home_(const fsb_tokens *t, const uint64_t tag[2])
+{
+    return (uint32_t)((tag[0] >> 32) * t->slots_each >> 32);
+}
+
+static uint32_t fsb_token_next_(const fsb_tokens *t, uint32_t i)
+{
+    return i + 1 < t->slots_each ? i + 1 : 0;
+}
+
+/* Where it is, or the free slot where it would be. Lock held. */
+static uint32_t fsb_token_find_(const fsb_tokens *t, const fsb_token_shard_ *s,
+                                const uint64_t tag[2])
+{
+    uint32_t i = fsb_token_home_(t, tag);
+    while (s->slots[i].era && (s->slots[i].tag[0] != tag[0] || s->slots[i].tag[1] != tag[1]))
+        i = fsb_token_next_(t, i);
+    return i;
+}
+
+/* Frees a slot; those behind it that were pushed on by it move up. Lock held. */
+static void fsb_token_drop_(fsb_tokens *t, fsb_token_shard_ *s, uint32_t hole)
+{
+    for (uint32_t i = fsb_token_next_(t, hole); s->slots[i].era; i = fsb_token_next_(t, i)) {
+        const uint32_t home = fsb_token_home_(t, s->slots[i].tag);
+        const int      stays = hole <= i ? hole < home && home <= i : hole < home || home <= i;
+        if (stays) continue;
+        s->slots[hole] = s->slots[i], hole = i;
+    }
+    memset(&s->slots[hole], 0, sizeof s->slots[hole]);
+    --s->count;
+    (void)__atomic_sub_fetch(&t->cached, 1, __ATOMIC_RELAXED);
+}
+
+/* Drops one: the first in the hand's way that is worth nothing any more, or was not used since the
+   hand was there. Lock held. */
+static void fsb_token_evict_(fsb_tokens *t, fsb_token_shard_ *s, uint32_t era, int64_t now)
+{
+    while (s->count) {
+        fsb_token_entry_ *e = &s->slots[s->hand];
+        if (e->era && (!e->used || e->era != era || e->until_ns <= now)) {
+            fsb_token_drop_(t, s, s->hand); /* what moves into its place is looked at next */
+            return;
+        }
+        e->used = 0;
+        s->hand = fsb_token_next_(t, s->hand);
+    }
+}
+
+/* Was it found good under these keys and revocations? */
+static int fsb_token_remembered_(fsb_tokens *t, const uint64_t tag[2], uint32_t era)
+{
+    fsb_token_shard_ *s = fsb_token_shard_of_(t, tag);
+    if (!t->slots_each) return 0;
+    pthread_mutex_lock(&s->lock);
+    fsb_token_entry_ *e = &s->slots[fsb_token_find_(t, s, tag)];
+    const int         found = e->era == era;
+    if (found) e->used = 1, ++s->hits;
+    pthread_mutex_unlock(&s->lock);
+    return found;
+}
+
+static void fsb_token_remember_(fsb_tokens *t, const uint64_t tag[2], uint32_t era,
+                                int64_t until_ns, int64_t now)
+{
+    fsb_token_shard_ *s = fsb_token_shard_of_(t, tag);
+    if (!t->slots_each) return;
+    pthread_mutex_lock(&s->lock);
+    uint32_t i = fsb_token_find_(t, s, tag);
+    if (!s->slots[i].era) { /* full: the set, or nearly, this shard */
+        const uint64_t most = t->desc.cache_entries;
+        while (s->count && (__atomic_load_n(&t->cached, __ATOMIC_RELAXED) >= most ||
+                            s->count >= t->slots_each - 1 - t->slots_each / 8))
+            fsb_token_evict_(t, s, era, now);
+        i = fsb_token_find_(t, s, tag);
+        if (__atomic_add_fetch(&t->cached, 1, __ATOMIC_RELAXED) <= most) ++s->count;
+        else {
+            (void)__atomic_sub_fetch(&t->cached, 1, __ATOMIC_RELAXED);
+            pthread_mutex_unlock(&s->lock);
+            return;
+        }
+    }
+    s->slots[i].tag[0] = tag[0], s->slots[i].tag[1] = tag[1];
+    s->slots[i].until_ns = until_ns, s->slots[i].era = era, s->slots[i].used = 0;
+    pthread_mutex_unlock(&s->lock);
+}
+
+static void fsb_token_forget_(fsb_tokens *t, const uint64_t tag[2])
+{
+    fsb_token_shard_ *s = fsb_token_shard_of_(t, tag);
+    if (!t->slots_each) return;
+    pthread_mutex_lock(&s->lock);
+    const uint32_t i = fsb_token_find_(t, s, tag);
+    if (s->slots[i].era) fsb_token_drop_(t, s, i);
+    pthread_mutex_unlock(&s->lock);
+}
+
+/* ---- [tokens: checks] ------------------------------------------------------------------------ */
+
+static int64_t fsb_tokens_now_(const fsb_tokens *t)
+{
+    struct timespec now;
+    if (t->desc.now_ns) return t->desc.now_ns(t->desc.user);
+    clock_gettime(CLOCK_REALTIME_COARSE, &now); /* some ms late, of what counts in seconds */
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+static int fsb_token_by_id_(const void *a, const void *b)
+{
+    const uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return (x > y) - (x < y);
+}
+
+static int fsb_token_revoked_(const fsb_tokens *t, uint64_t id) /* lock held */
+{
+    return t->revoked_count &&
+        bsearch(&id, t->revoked, t->revoked_count, sizeof id, fsb_token_by_id_) != NULL;
+}
+
+static const fsb_token_key *fsb_token_key_of_(const fsb_tokens *t, uint32_t number) /* lock held */
+{
+    for (size_t i = 0; i < t->key_count; ++i)
+        if (t->keys[i].number == number) return &t->keys[i];
+    return NULL;
+}
+
+/* Counts a refusal and tells of it; claims NULL: not even those could be read. */
+static int fsb_token_refuse_(fsb_tokens *t, int err, const fsb_token_claims *claims)
+{
+    uint64_t *const counter = err == -EBADMSG ? &t->forged
+        : err == -EKEYEXPIRED                 ? &t->expired
+        : err == -EKEYREVOKED                 ? &t->ended
+                                              : &t->malformed;
+    const char *const why = err == -EBADMSG ? "forged: no key here signed it"
+        : err == -EKEYEXPIRED               ? "expired"
+        : err == -EKEYREVOKED               ? "revoked"
+        : err == -EINVAL                    ? "malformed or cut off"
+                                            : strerror(-err);
+    (void)__atomic_add_fetch(counter, 1, __ATOMIC_RELAXED);
+    fsb_tables_log_(&t->desc.log, FSB_LOG_WARN, "token/refused", "token %016llx of tenant %s: %s",
+                    (unsigned long long)(claims ? claims->id : 0), claims ? claims->tenant : "(?)",
+                    why);
+    return err;
+}
+
+/* The token of that identity, and whether it counts now: 0, or why not. The MAC comes first, so
+   that whoever does not know it learns nothing of the rest. */
+static int fsb_token_judge_(fsb_tokens *t, const char *text, size_t identity, const char *shown,
+                            char mac[FSB_TOKEN_MAC_], const fsb_token_claims *claims, int64_t now,
+                            uint32_t *era)
+{
+    pthread_rwlock_rdlock(&t->lock);
+    const fsb_token_key *key = fsb_token_key_of_(t, claims->key);
+    int                  err = key ? fsb_token_mac_(key, text, identity, mac) : -EBADMSG;
+    if (!err && shown && !fsb_token_same_(mac, shown, FSB_TOKEN_MAC_)) err = -EBADMSG;
+    if (!err && fsb_token_revoked_(t, claims->id)) err = -EKEYREVOKED;
+    if (!err && claims->until_ns <= now) err = -EKEYEXPIRED;
+    *era = t->era;
+    pthread_rwlock_unlock(&t->lock);
+    return err;
+}
+
+FSB_API int fsb_tokens_check(fsb_tokens *t, const char *text, size_t size, fsb_token_claims *claims)
+{
+    fsb_token_claims c;
+    uint64_t         tag[2];
+    char             mac[FSB_TOKEN_MAC_];
+    if (!t || !text || !claims) return -EINVAL;
+    if (size >= (size_t)FSB_TOKEN_SIZE) return fsb_token_refuse_(t, -EINVAL, NULL);
+    fsb_token_tag_(t->seed, text, size, tag);
+    __builtin_prefetch(&fsb_token_shard_of_(t, tag)->slots[fsb_token_home_(t, tag)]);
+    const size_t identity = fsb_token_parse_(text, size, &c); /* while that comes from memory */
+    if (!identity || size != identity + 1 + FSB_TOKEN_MAC_)
+        return fsb_token_refuse_(t, -EINVAL, NULL);
+    uint32_t      era = __atomic_load_n(&t->era, __ATOMIC_ACQUIRE);
+    const int64_t now = fsb_tokens_now_(t);
+    if (!fsb_token_remembered_(t, tag, era)) {
+        if (!fsb_token_whole_(text, size, identity)) return fsb_token_refuse_(t, -EINVAL, NULL);
+        (void)__atomic_add_fetch(&t->misses, 1, __ATOMIC_RELAXED);
+        const int err =
+            fsb_token_judge_(t, text, identity, text + identity + 1, mac, &c, now, &era);
+        explicit_bzero(mac, sizeof mac);
+        if (err) return fsb_token_refuse_(t, err, &c);
+        fsb_token_remember_(t, tag, era, c.until_ns, now);
+    } else if (c.until_ns <= now) {
+        fsb_token_forget_(t, tag);
+        return fsb_token_refuse_(t, -EKEYEXPIRED, &c);
+    }
+    *claims = c;
+    return 0;
+}
+
+FSB_API int fsb_tokens_complete(fsb_tokens *t, const char *identity, size_t size, char *out,
+                                fsb_token_claims *claims)
+{
+    fsb_token_claims c;
+    uint32_t         era;
+    if (!t || !identity || !out || !claims) return -EINVAL;
+    if (fsb_token_parse_(identity, size, &c) != size || size + 2 + FSB_TOKEN_MAC_ > FSB_TOKEN_SIZE)
+        return fsb_token_refuse_(t, -EINVAL, NULL);
+    (void)__atomic_add_fetch(&t->misses, 1, __ATOMIC_RELAXED);
+    const int err = fsb_token_judge_(t, identity, size, NULL, out + size + 1, &c,
+                                     fsb_tokens_now_(t), &era);
+    if (err) {
+        explicit_bzero(out, FSB_TOKEN_SIZE);
+        return fsb_token_refuse_(t, err, &c);
+    }
+    memcpy(out, identity, size);
+    out[size] = ':', out[size + 1 + FSB_TOKEN_MAC_] = '\0';
+    *claims = c;
+    return 0;
+}
+
+FSB_API int fsb_tokens_sign(fsb_tokens *t, fsb_token_claims *claims, char *out, size_t size)
+{
+    char             text[FSB_TOKEN_SIZE];
+    fsb_token_claims c, same;
+    if (!t || !claims || !out) return -EINVAL;
+    c = *claims;
+    c.tenant[sizeof c.tenant - 1] = '\0';
+    while (!c.id)
+        if (getrandom(&c.id, sizeof c.id, 0) != (ssize_t)sizeof c.id) return -errno;
+    pthread_rwlock_rdlock(&t->lock);
+    const fsb_token_key *key =
+        c.key ? fsb_token_key_of_(t, c.key) : &t->keys[t->key_count - 1];
+    const char *rights = fsb_token_rights_(c.rights);
+    int         n = 0, err = key && rights ? 0 : -EINVAL;
+    if (!err) {
+        c.key = key->number;
+        n = snprintf(text, sizeof text, "fsb1:%u:%s:%s:%lld:%016llx", (unsigned)c.key, c.tenant,
+                     rights, (long long)(c.until_ns / 1000000000), (unsigned long long)c.id);
+        if (fsb_token_parse_(text, (size_t)n, &same) != (size_t)n) err = -EINVAL;
+        else if ((size_t)n + 2 + FSB_TOKEN_MAC_ > size) err = -ENAMETOOLONG;
+        else err = fsb_token_mac_(key, text, (size_t)n, out + n + 1);
+    }
+    pthread_rwlock_unlock(&t->lock);
+    if (err) return err;
+    memcpy(out, text, (size_t)n);
+    out[n] = ':', out[n + 1 + FSB_TOKEN_MAC_] = '\0';
+    c.until_ns = same.until_ns;
+    *claims = c;
+    return 0;
+}
+
+/* ---- [tokens: public] ------------------------------------------------------------------------ */
+
+static void fsb_token_keys_free_(const fsb_allocator *a, fsb_token_key *keys, size_t count)
+{
+    if (keys) explicit_bzero(keys, count * sizeof *keys);
+    fsb_tables_free_(a, keys, count * sizeof *keys);
+}
+
+static int fsb_token_keys_check_(const fsb_token_key *keys, size_t count)
+{
+    if (!keys || !count || count > 1024) return -EINVAL;
+    for (size_t i = 0; i < count; ++i) {
+        if (!keys[i].number) return -EINVAL;
+        for (size_t j = 0; j < i; ++j)
+            if (keys[j].number == keys[i].number) return -EINVAL;
+    }
+    return 0;
+}
+
+FSB_API int fsb_tokens_set(fsb_tokens *t, const fsb_token_key *keys, size_t key_count,
+                           const uint64_t *revoked, size_t revoked_count)
+{
+    if (!t || (revoked_count && !revoked) || revoked_count > SIZE_MAX / sizeof *revoked)
+        return -EINVAL;
+    if (fsb_token_keys_check_(keys, key_count) != 0) return -EINVAL;
+    const fsb_allocator *a = &t->desc.allocator;
+    const size_t         list_size = revoked_count * sizeof *revoked;
+    fsb_token_key *list = (fsb_token_key *)fsb_tables_new_(a, key_count * sizeof *keys);
+    uint64_t      *ids = list && list_size ? (uint64_t *)fsb_tables_new_(a, list_size) : NULL;
+    if (!list || (list_size && !ids)) {
+        fsb_token_keys_free_(a, list, key_count);
+        return -ENOMEM;
+    }
+    memcpy(list, keys, key_count * sizeof *keys);
+    if (ids) {
+        memcpy(ids, revoked, list_size);
+        qsort(ids, revoked_count, sizeof *ids, fsb_token_by_id_);
+    }
+    pthread_rwlock_wrlock(&t->lock);
+    fsb_token_key *const old = t->keys;
+    uint64_t *const      old_ids = t->revoked;
+    const size_t         old_count = t->key_count, old_size = t->revoked_count * sizeof *ids;
+    t->keys = list, t->key_count = key_count, t->revoked = ids, t->revoked_count = revoked_count;
+    __atomic_store_n(&t->era, t->era + 1, __ATOMIC_RELEASE);
+    pthread_rwlock_unlock(&t->lock);
+    fsb_token_keys_free_(a, old, old_count);
+    fsb_tables_free_(a, old_ids, old_size);
+    return 0;
+}
+
+FSB_API int fsb_tokens_revoke(fsb_tokens *t, uint64_t id)
+{
+    int err = 0;
+    if (!t || !id) return -EINVAL;
+    pthread_rwlock_wrlock(&t->lock);
+    if (!fsb_token_revoked_(t, id)) {
+        const size_t size = t->revoked_count * sizeof id;
+        uint64_t    *ids = (uint64_t *)t->desc.allocator.fn(t->desc.allocator.user, t->revoked,
+                                                            size, size + sizeof id);
+        if (!ids) err = -ENOMEM;
+        else {
+            size_t at = t->revoked_count++;
+            for (t->revoked = ids; at && ids[at - 1] > id; --at) ids[at] = ids[at - 1];
+            ids[at] = id;
+            __atomic_store_n(&t->era, t->era + 1, __ATOMIC_RELEASE);
+        }
+    }
+    pthread_rwlock_unlock(&t->lock);
+    return err;
+}
+
+FSB_API int fsb_tokens_open(fsb_tokens **out, const fsb_tokens_desc *desc)
+{
+    unsigned char probe[32];
+    if (!out || !desc || fsb_token_keys_check_(desc->keys, desc->key_count) != 0) return -EINVAL;
+    if (fsb_token_hmac_(desc->keys[0].secret, "", 0, probe) == -ENOSYS) {
+        fsb_tables_log_(&desc->log, FSB_LOG_ERROR, "token/open", "built without FSB_WITH_OPENSSL");
+        return -ENOSYS;
+    }
+    fsb_tokens_desc d = *desc;
+    if (!d.cache_entries) d.cache_entries = 16384;
+    if (d.cache_entries == UINT32_MAX) d.cache_entries = 0;
+    if (d.cache_entries > 1u << 24) return -EINVAL;
+    d.allocator = fsb_tables_allocator_(&desc->allocator);
+    const uint32_t shards = d.cache_entries < 1024 ? 1 : (uint32_t)FSB_TOKEN_SHARDS_;
+    const uint32_t each = (d.cache_entries + shards - 1) / shards;
+    const uint32_t slots = each ? each * FSB_TOKEN_SLOTS_EACH_ + 8 : 0;
+    const size_t   whole = sizeof(fsb_token_entry_), /* where one begins: none is in two lines */
+        bytes = sizeof(fsb_tokens) + whole - 1 + (size_t)shards * slots * whole;
+    fsb_tokens *t = (fsb_tokens *)fsb_tables_new_(&d.allocator, bytes);
+    if (!t) return -ENOMEM;
+    t->desc = d, t->bytes = bytes, t->shard_count = shards, t->slots_each = slots;
+    t->desc.keys = NULL, t->desc.key_count = 0;
+    fsb_token_entry_ *entries =
+        (fsb_token_entry_ *)(((uintptr_t)(t + 1) + whole - 1) & ~(uintptr_t)(whole - 1));
+    int err = getrandom(t->seed, sizeof t->seed, 0) == (ssize_t)sizeof t->seed ? 0 : -errno;
+    if (pthread_rwlock_init(&t->lock, NULL) != 0) err = -ENOMEM;
+    for (uint32_t i = 0; i < shards; ++i) {
+        t->shards[i].slots = entries + (size_t)i * slots;
+        if (pthread_mutex_init(&t->shards[i].lock, NULL) != 0) err = -ENOMEM;
+    }
+    if (!err) err = fsb_tokens_set(t, desc->keys, desc->key_count, NULL, 0);
+    if (err) fsb_tokens_close(t);
+    else *out = t;
+    return err;
+}
+
+FSB_API void fsb_tokens_close(fsb_tokens *t)
+{
+    if (!t) return;
+    const fsb_allocator a = t->desc.allocator;
+    for (uint32_t i = 0; i < t->shard_count; ++i) pthread_mutex_destroy(&t->shards[i].lock);
+    pthread_rwlock_destroy(&t->lock);
+    fsb_token_keys_free_(&a, t->keys, t->key_count);
+    fsb_tables_free_(&a, t->revoked, t->revoked_count * sizeof *t->revoked);
+    explicit_bzero(t->seed, sizeof t->seed);
+    fsb_tables_free_(&a, t, t->bytes);
+}
+
+FSB_API void fsb_tokens_stat(fsb_tokens *t, fsb_tokens_stats *stats)
+{
+    memset(stats, 0, sizeof *stats);
+    for (uint32_t i = 0; i < t->shard_count; ++i) {
+        pthread_mutex_lock(&t->shards[i].lock);
+        stats->hits += t->shards[i].hits;
+        pthread_mutex_unlock(&t->shards[i].lock);
+    }
+    pthread_rwlock_rdlock(&t->lock);
+    stats->revoked = t->revoked_count;
+    stats->bytes = t->bytes + t->key_count * sizeof *t->keys + stats->revoked * sizeof *t->revoked;
+    pthread_rwlock_unlock(&t->lock);
+    stats->cached = __atomic_load_n(&t->cached, __ATOMIC_RELAXED);
+    stats->forged = __atomic_load_n(&t->forged, __ATOMIC_RELAXED);
+    stats->expired = __atomic_load_n(&t->expired, __ATOMIC_RELAXED);
+    stats->ended = __atomic_load_n(&t->ended, __ATOMIC_RELAXED);
+    stats->malformed = __atomic_load_n(&t->malformed, __ATOMIC_RELAXED);
+    stats->checks =
+        stats->hits + stats->malformed + __atomic_load_n(&t->misses, __ATOMIC_RELAXED);
+}
+
 /* ---- [handle table] -------------------------------------------------------------------------- */
 
 /* An id is generation << 32 | slot. A slot's state is generation << 32 | pins; odd generations are
@@ -658,29 +1519,29 @@ typedef struct fsb_handles_slot_ {
 } fsb_handles_slot_;
 typedef char fsb_handles_slot_is_32_bytes_[sizeof(fsb_handles_slot_) <= 32 ? 1 : -1];
 
-enum { FSB_HANDLES_BLOCK_ = 256, FSB_HANDLES_PAD_ = 64 /* slots share no line with strangers */ };
-typedef struct fsb_handles_block_ {
-    fsb_handles_slot_ *slots; /* [FSB_HANDLES_BLOCK_]; NULL: not yet there */
-    void              *memory;
-    uint32_t           shard;
-} fsb_handles_block_;
-
+/* Slots are in slabs, whose memory is touched as it is needed: they are handed out in blocks, in
+   the order of their numbers, each to the shard that needs it. */
+enum {
+    FSB_HANDLES_BLOCK_ = 256,
+    FSB_HANDLES_SLAB_ = 1 << 18,
+    FSB_HANDLES_PAD_ = 64 /* slots share no line with strangers */
+};
 typedef struct fsb_handles_shard_ { /* a cache line each */
     uint64_t free;                  /* turn << 32 | number + 1 of the first free slot */
     char     pad[56];
 } fsb_handles_shard_;
 
 struct fsb_handles {
-    uint32_t            block_room;
+    uint32_t            ready; /* slots there are; written under grow */
     uint32_t            shard_mask;
-    fsb_handles_block_ *blocks; /* [block_room] */
     fsb_handles_shard_ *shards;
-    char                pad[64]; /* what is only read shares no line with what every add writes */
-    uint64_t            live;
-    char                pad2[64];
+    fsb_handles_slot_ **slabs; /* [slab_count] */
+    char                pad[64]; /* the above is only read, mostly; below, what is written more */
     uint64_t            expired, refused;
-    uint32_t            block_count; /* written under grow */
-    uint32_t            strayed;     /* an owner has slots outside its shard */
+    uint32_t            strayed; /* an owner has slots outside its shard */
+    uint32_t            slab_count;
+    void              **memory; /* [slab_count] what they are in */
+    uint8_t            *block_shard; /* [blocks] whose they are */
     fsb_handles_desc    desc;
     int64_t             epoch_ms;
     pthread_mutex_t     grow; /* leaf */
@@ -692,10 +1553,8 @@ struct fsb_handles {
 
 static fsb_handles_slot_ *fsb_handles_at_(const fsb_handles *t, uint32_t number)
 {
-    const uint32_t b = number / FSB_HANDLES_BLOCK_;
-    if (b >= t->block_room) return NULL;
-    fsb_handles_slot_ *slots = __atomic_load_n(&t->blocks[b].slots, __ATOMIC_ACQUIRE);
-    return slots ? &slots[number % FSB_HANDLES_BLOCK_] : NULL;
+    if (number >= __atomic_load_n(&t->ready, __ATOMIC_ACQUIRE)) return NULL;
+    return &t->slabs[number / FSB_HANDLES_SLAB_][number % FSB_HANDLES_SLAB_];
 }
 
 /* The handles of an owner are in one shard, so that releasing them is a walk over that one only. */
@@ -727,21 +1586,40 @@ static fsb_handles_slot_ *fsb_handles_pop_(fsb_handles *t, uint32_t shard, uint3
     return NULL;
 }
 
-/* A block more for the shard, unless another thread was faster. -ENOSPC: no block is left. */
-static int fsb_handles_grow_(fsb_handles *t, uint32_t shard)
+static size_t fsb_handles_slab_size_(const fsb_handles *t, uint32_t slab)
 {
-    const size_t size = FSB_HANDLES_BLOCK_ * sizeof(fsb_handles_slot_) + FSB_HANDLES_PAD_;
-    const uint32_t n = t->block_count, first = n * FSB_HANDLES_BLOCK_;
-    if (n == t->block_room) return -ENOSPC;
-    char *memory = (char *)fsb_tables_new_(&t->desc.allocator, size);
+    const uint32_t left = t->desc.max_handles - slab * FSB_HANDLES_SLAB_;
+    const uint32_t n = left < FSB_HANDLES_SLAB_ ? left : (uint32_t)FSB_HANDLES_SLAB_;
+    return n * sizeof(fsb_handles_slot_) + FSB_HANDLES_PAD_;
+}
+
+/* Lock held. Memory for a slab, not touched. */
+static int fsb_handles_slab_(fsb_handles *t, uint32_t slab)
+{
+    const size_t size = fsb_handles_slab_size_(t, slab);
+    char *memory = (char *)t->desc.allocator.fn(t->desc.allocator.user, NULL, 0, size);
     if (!memory) return -ENOMEM;
     const size_t off = (FSB_HANDLES_PAD_ - (uintptr_t)memory % FSB_HANDLES_PAD_) % FSB_HANDLES_PAD_;
-    fsb_handles_slot_ *slots = (fsb_handles_slot_ *)(void *)(memory + off);
-    for (uint32_t i = 0; i + 1 < FSB_HANDLES_BLOCK_; ++i) slots[i].next = first + i + 2;
-    t->blocks[n].memory = memory, t->blocks[n].shard = shard;
-    __atomic_store_n(&t->blocks[n].slots, slots, __ATOMIC_RELEASE);
-    __atomic_store_n(&t->block_count, n + 1, __ATOMIC_RELEASE);
-    fsb_handles_push_(t, shard, first, &slots[FSB_HANDLES_BLOCK_ - 1]);
+    t->memory[slab] = memory;
+    t->slabs[slab] = (fsb_handles_slot_ *)(void *)(memory + off);
+    return 0;
+}
+
+/* Lock held. A block more for the shard. -ENOSPC: there are as many slots as there may be. */
+static int fsb_handles_grow_(fsb_handles *t, uint32_t shard)
+{
+    const uint32_t first = t->ready, left = t->desc.max_handles - first;
+    const uint32_t n = left < FSB_HANDLES_BLOCK_ ? left : (uint32_t)FSB_HANDLES_BLOCK_;
+    const uint32_t slab = first / FSB_HANDLES_SLAB_;
+    if (!n) return -ENOSPC;
+    const int err = t->slabs[slab] ? 0 : fsb_handles_slab_(t, slab);
+    if (err) return err;
+    fsb_handles_slot_ *slots = &t->slabs[slab][first % FSB_HANDLES_SLAB_];
+    memset(slots, 0, n * sizeof *slots);
+    for (uint32_t i = 0; i + 1 < n; ++i) slots[i].next = first + i + 2;
+    t->block_shard[first / FSB_HANDLES_BLOCK_] = (uint8_t)shard;
+    __atomic_store_n(&t->ready, first + n, __ATOMIC_RELEASE);
+    fsb_handles_push_(t, shard, first, &slots[n - 1]);
     return 0;
 }
 
@@ -782,11 +1660,9 @@ FSB_API int fsb_handles_add(fsb_handles *t, void *object, uint32_t owner, uint32
     int            err = 0;
     uint32_t       number = 0;
     const uint32_t shard = fsb_handles_shard_of_(t, owner);
-    if (__atomic_add_fetch(&t->live, 1, __ATOMIC_RELAXED) > t->desc.max_handles) err = -EMFILE;
-    fsb_handles_slot_ *s = err ? NULL : fsb_handles_pop_(t, shard, &number);
-    if (!s && !err) s = fsb_handles_more_(t, shard, &number, &err);
+    fsb_handles_slot_ *s = fsb_handles_pop_(t, shard, &number);
+    if (!s) s = fsb_handles_more_(t, shard, &number, &err);
     if (!s) {
-        __atomic_sub_fetch(&t->live, 1, __ATOMIC_RELAXED);
         __atomic_add_fetch(&t->refused, 1, __ATOMIC_RELAXED);
         if (err == -EMFILE)
             fsb_tables_log_(&t->desc.log, FSB_LOG_WARN, "handles/full", "%u handles are open",
@@ -831,9 +1707,8 @@ static void fsb_handles_finish_(fsb_handles *t, fsb_handles_slot_ *s, uint32_t n
         void *object = __atomic_load_n(&s->object, __ATOMIC_RELAXED);
         t->desc.release(t->desc.user, id, object);
     }
-    __atomic_sub_fetch(&t->live, 1, __ATOMIC_RELAXED);
     if (!generation) return; /* all its ids are used up: retired, so that none comes twice */
-    fsb_handles_push_(t, t->blocks[number / FSB_HANDLES_BLOCK_].shard, number, s);
+    fsb_handles_push_(t, t->block_shard[number / FSB_HANDLES_BLOCK_], number, s);
 }
 
 FSB_API int fsb_handles_unpin(fsb_handles *t, fsb_handle id)
@@ -901,17 +1776,16 @@ FSB_API int fsb_handles_remove(fsb_handles *t, fsb_handle id, uint32_t owner)
 static fsb_handle fsb_handles_next_(fsb_handles *t, uint32_t owner, uint64_t *number,
                                     fsb_handles_slot_ **slot)
 {
-    const uint32_t count = __atomic_load_n(&t->block_count, __ATOMIC_ACQUIRE);
+    const uint32_t count = __atomic_load_n(&t->ready, __ATOMIC_ACQUIRE);
     const int      one = owner && !__atomic_load_n(&t->strayed, __ATOMIC_SEQ_CST);
     const uint32_t shard = owner ? fsb_handles_shard_of_(t, owner) : 0;
-    while (*number < (uint64_t)count * FSB_HANDLES_BLOCK_) {
-        const fsb_handles_block_ *b = &t->blocks[*number / FSB_HANDLES_BLOCK_];
-        if (one && b->shard != shard) {
+    while (*number < count) {
+        if (one && t->block_shard[*number / FSB_HANDLES_BLOCK_] != shard) {
             *number = (*number / FSB_HANDLES_BLOCK_ + 1) * FSB_HANDLES_BLOCK_;
             continue;
         }
         const uint32_t     n = (uint32_t)(*number)++;
-        fsb_handles_slot_ *s = &b->slots[n % FSB_HANDLES_BLOCK_];
+        fsb_handles_slot_ *s = fsb_handles_at_(t, n);
         const uint64_t     state = fsb_tables_load_(&s->state);
         if (!(state >> 32 & 1)) continue;
         if (owner && __atomic_load_n(&s->owner, __ATOMIC_ACQUIRE) != owner) continue;
@@ -980,13 +1854,14 @@ FSB_API int fsb_handles_each(fsb_handles *t, uint32_t owner,
 FSB_API void fsb_handles_stat(fsb_handles *t, fsb_handles_stats *stats)
 {
     memset(stats, 0, sizeof *stats);
-    stats->live = __atomic_load_n(&t->live, __ATOMIC_RELAXED);
-    stats->slots = (uint64_t)__atomic_load_n(&t->block_count, __ATOMIC_RELAXED)
-                   * FSB_HANDLES_BLOCK_;
+    stats->slots = __atomic_load_n(&t->ready, __ATOMIC_ACQUIRE);
     stats->expired = __atomic_load_n(&t->expired, __ATOMIC_RELAXED);
     stats->refused = __atomic_load_n(&t->refused, __ATOMIC_RELAXED);
-    for (uint32_t i = 0; i < stats->slots; ++i) /* each use of a slot took two generations */
-        stats->added += ((fsb_tables_load_(&fsb_handles_at_(t, i)->state) >> 32) + 1) / 2;
+    for (uint32_t i = 0; i < stats->slots; ++i) {
+        const uint64_t state = fsb_tables_load_(&fsb_handles_at_(t, i)->state);
+        stats->live += (state >> 32 & 1) || (uint32_t)state;
+        stats->added += ((state >> 32) + 1) / 2; /* each use of a slot took two generations */
+    }
 }
 
 static void *fsb_handles_sweeper_(void *arg)
@@ -1019,12 +1894,19 @@ static int fsb_tables_thread_(pthread_t *thread, void *(*fn)(void *), void *arg)
     return -err;
 }
 
+static size_t fsb_handles_blocks_(const fsb_handles *t)
+{
+    return (t->desc.max_handles + FSB_HANDLES_BLOCK_ - 1) / FSB_HANDLES_BLOCK_;
+}
+
 static void fsb_handles_free_(fsb_handles *t)
 {
     const fsb_allocator a = t->desc.allocator;
-    const size_t slots = FSB_HANDLES_BLOCK_ * sizeof(fsb_handles_slot_) + FSB_HANDLES_PAD_;
-    for (uint32_t i = 0; i < t->block_count; ++i) fsb_tables_free_(&a, t->blocks[i].memory, slots);
-    fsb_tables_free_(&a, t->blocks, t->block_room * sizeof *t->blocks);
+    for (uint32_t i = 0; t->memory && i < t->slab_count; ++i)
+        if (t->memory[i]) fsb_tables_free_(&a, t->memory[i], fsb_handles_slab_size_(t, i));
+    fsb_tables_free_(&a, t->memory, t->slab_count * sizeof *t->memory);
+    fsb_tables_free_(&a, t->slabs, t->slab_count * sizeof *t->slabs);
+    fsb_tables_free_(&a, t->block_shard, fsb_handles_blocks_(t));
     fsb_tables_free_(&a, t->shards, (t->shard_mask + 1) * sizeof *t->shards);
     pthread_cond_destroy(&t->wake);
     pthread_mutex_destroy(&t->lock);
@@ -1042,7 +1924,7 @@ FSB_API void fsb_handles_close(fsb_handles *t)
         pthread_mutex_unlock(&t->lock);
         pthread_join(t->sweeper, NULL);
     }
-    for (uint32_t i = 0; t->desc.release && i < t->block_count * FSB_HANDLES_BLOCK_; ++i) {
+    for (uint32_t i = 0; t->desc.release && i < t->ready; ++i) {
         fsb_handles_slot_ *s = fsb_handles_at_(t, i);
         const uint64_t     live = s->state >> 32 & 1; /* else dead, but held by a pin */
         if (live || (uint32_t)s->state)
@@ -1065,14 +1947,16 @@ FSB_API int fsb_handles_open(fsb_handles **out, const fsb_handles_desc *desc)
     fsb_handles *t = (fsb_handles *)fsb_tables_new_(&d.allocator, sizeof *t);
     if (!t) return -ENOMEM;
     t->desc = d, t->shard_mask = d.shards - 1, t->epoch_ms = fsb_tables_now_ms_();
-    t->block_room = (d.max_handles + FSB_HANDLES_BLOCK_ - 1) / FSB_HANDLES_BLOCK_ + d.shards;
     pthread_mutex_init(&t->grow, NULL);
     pthread_mutex_init(&t->lock, NULL);
     pthread_cond_init(&t->wake, NULL);
-    t->blocks = (fsb_handles_block_ *)fsb_tables_new_(&d.allocator,
-                                                      t->block_room * sizeof *t->blocks);
+    t->slab_count = (d.max_handles + FSB_HANDLES_SLAB_ - 1) / FSB_HANDLES_SLAB_;
+    t->slabs = (fsb_handles_slot_ **)fsb_tables_new_(&d.allocator,
+                                                     t->slab_count * sizeof *t->slabs);
+    t->memory = (void **)fsb_tables_new_(&d.allocator, t->slab_count * sizeof *t->memory);
+    t->block_shard = (uint8_t *)fsb_tables_new_(&d.allocator, fsb_handles_blocks_(t));
     t->shards = (fsb_handles_shard_ *)fsb_tables_new_(&d.allocator, d.shards * sizeof *t->shards);
-    int err = t->blocks && t->shards ? 0 : -ENOMEM;
+    int err = t->slabs && t->memory && t->block_shard && t->shards ? 0 : -ENOMEM;
     if (!err && d.sweep_ms) err = fsb_tables_thread_(&t->sweeper, fsb_handles_sweeper_, t);
     if (err) {
         fsb_handles_free_(t);
@@ -1091,7 +1975,7 @@ FSB_API int fsb_handles_open(fsb_handles **out, const fsb_handles_desc *desc)
    store, and is counted before it; a reader that saw the count move tries again, so that what it
    found was there at one moment. Points and tables are memory that is not freed before the end, so
    that a late reader reads something, and learns that it is too late. */
-enum { FSB_MOUNTS_BLOCK_ = 256, FSB_MOUNTS_INLINE_ = 28, FSB_MOUNTS_ALIGN_ = 64 };
+enum { FSB_MOUNTS_BLOCK_ = 32, FSB_MOUNTS_INLINE_ = 28, FSB_MOUNTS_ALIGN_ = 64 };
 #define FSB_MOUNTS_LIVE_ (UINT64_C(1) << 32)
 #define FSB_MOUNTS_FROZEN_ (UINT64_C(2) << 32) /* about to be replaced or removed */
 #define FSB_MOUNTS_AGAIN_ UINT32_MAX
@@ -1111,6 +1995,11 @@ typedef struct fsb_mounts_point_ {
 #define FSB_MOUNTS_BLOCK_SIZE_ \
     (FSB_MOUNTS_BLOCK_ * sizeof(fsb_mounts_point_) + FSB_MOUNTS_ALIGN_)
 
+typedef struct fsb_mounts_block_ { /* where points are */
+    fsb_mounts_point_ *points; /* [FSB_MOUNTS_BLOCK_] */
+    void              *memory;
+} fsb_mounts_block_;
+
 typedef struct fsb_mounts_table_ {
     uint32_t mask;
     uint32_t used; /* entries that are not 0 */
@@ -1121,13 +2010,12 @@ struct fsb_mounts {
     uint64_t            changes;
     uint64_t            depths; /* bit d: there are points of d components */
     fsb_mounts_table_  *table;
-    fsb_mounts_point_ **blocks; /* [block_room] */
-    void              **memory; /* [block_room] what they are in */
     uint64_t            seed;
-    uint32_t            block_room;
+    fsb_mounts_block_  *blocks; /* [block_count]; the one of blocks_of[] in use */
     /* lock held */
     pthread_mutex_t lock; /* leaf */
     uint32_t        block_count, count, next_number, free_count, room, ghosts;
+    fsb_mounts_block_ *blocks_of[32]; /* by the logarithm of their size */
     uint32_t       *sorted; /* [room] the points by path */
     uint32_t       *spare;  /* [room] numbers of unused points */
     fsb_mounts_table_ *tables[32][2]; /* by the logarithm of their size */
@@ -1137,9 +2025,8 @@ struct fsb_mounts {
 
 static fsb_mounts_point_ *fsb_mounts_at_(const fsb_mounts *t, uint32_t number)
 {
-    const uint32_t     b = number / FSB_MOUNTS_BLOCK_;
-    fsb_mounts_point_ *block = __atomic_load_n(&t->blocks[b], __ATOMIC_ACQUIRE);
-    return &block[number % FSB_MOUNTS_BLOCK_];
+    const fsb_mounts_block_ *blocks = __atomic_load_n(&t->blocks, __ATOMIC_ACQUIRE);
+    return &blocks[number / FSB_MOUNTS_BLOCK_].points[number % FSB_MOUNTS_BLOCK_];
 }
 
 /* 0 if a path is normalised. */
@@ -1259,6 +2146,8 @@ static uint32_t fsb_mounts_try_(fsb_mounts *t, const char *path, const char *end
         ++p, ++depth;
         hash[depth] = fsb_mounts_hash_(hash[depth - 1], &p, end);
         ends[depth] = (uint32_t)(p - path);
+        if (depths >> depth & 1)
+            __builtin_prefetch(&table->entry[(uint32_t)hash[depth] & table->mask]);
     }
     uint64_t left = depths & ((UINT64_C(2) << depth) - 1);
     while (left) {
@@ -1390,32 +2279,47 @@ static int fsb_mounts_room_(fsb_mounts *t)
     return 0;
 }
 
-/* Lock held. Sees to it that spare[] and sorted[] have room and spare[] a number. */
-static int fsb_mounts_grow_(fsb_mounts *t)
+/* Lock held. Twice as much room for blocks, and for points in sorted[] and spare[]; old lists of
+   blocks stay for late readers. */
+static int fsb_mounts_widen_(fsb_mounts *t)
 {
     const fsb_allocator *a = &t->desc.allocator;
-    if (t->free_count) return 0;
-    if (t->block_count == t->block_room) return -ENOSPC;
-    const uint32_t     old = t->room, room = old + FSB_MOUNTS_BLOCK_;
+    const uint32_t       n = t->block_count, old = t->room;
+    const unsigned     level = n ? (unsigned)__builtin_ctz(n) + 1 : 0; /* for 1 << level of them */
+    const uint32_t     room = (uint32_t)FSB_MOUNTS_BLOCK_ << level;
     uint32_t          *sorted = (uint32_t *)fsb_tables_new_(a, room * sizeof *sorted);
     uint32_t          *spare = (uint32_t *)fsb_tables_new_(a, room * sizeof *spare);
-    char              *memory = (char *)fsb_tables_new_(a, FSB_MOUNTS_BLOCK_SIZE_);
-    if (!sorted || !spare || !memory) {
+    fsb_mounts_block_ *blocks = (fsb_mounts_block_ *)fsb_tables_new_(a, sizeof *blocks << level);
+    if (!sorted || !spare || !blocks) {
         fsb_tables_free_(a, sorted, room * sizeof *sorted);
         fsb_tables_free_(a, spare, room * sizeof *spare);
-        fsb_tables_free_(a, memory, FSB_MOUNTS_BLOCK_SIZE_);
+        fsb_tables_free_(a, blocks, sizeof *blocks << level);
         return -ENOMEM;
     }
-    const size_t       off = (FSB_MOUNTS_ALIGN_ - (uintptr_t)memory % FSB_MOUNTS_ALIGN_)
-                       % FSB_MOUNTS_ALIGN_;
-    fsb_mounts_point_ *block = (fsb_mounts_point_ *)(void *)(memory + off);
-    t->memory[t->block_count] = memory;
+    if (n) memcpy(blocks, t->blocks, n * sizeof *blocks);
     if (t->count) memcpy(sorted, t->sorted, t->count * sizeof *sorted);
     fsb_tables_free_(a, t->sorted, old * sizeof *sorted);
     fsb_tables_free_(a, t->spare, old * sizeof *spare);
-    t->sorted = sorted, t->spare = spare, t->room = room;
-    for (uint32_t i = FSB_MOUNTS_BLOCK_; i--;) t->spare[t->free_count++] = old + i;
-    __atomic_store_n(&t->blocks[t->block_count++], block, __ATOMIC_RELEASE);
+    t->sorted = sorted, t->spare = spare, t->room = room, t->blocks_of[level] = blocks;
+    __atomic_store_n(&t->blocks, blocks, __ATOMIC_RELEASE);
+    return 0;
+}
+
+/* Lock held. Sees to it that spare[] has a number. */
+static int fsb_mounts_grow_(fsb_mounts *t)
+{
+    if (t->free_count) return 0;
+    const int err = t->room == t->block_count * FSB_MOUNTS_BLOCK_ ? fsb_mounts_widen_(t) : 0;
+    if (err) return err;
+    char *memory = (char *)fsb_tables_new_(&t->desc.allocator, FSB_MOUNTS_BLOCK_SIZE_);
+    if (!memory) return -ENOMEM;
+    const size_t       off = (FSB_MOUNTS_ALIGN_ - (uintptr_t)memory % FSB_MOUNTS_ALIGN_)
+                       % FSB_MOUNTS_ALIGN_;
+    fsb_mounts_block_ *block = &t->blocks[t->block_count];
+    block->memory = memory, block->points = (fsb_mounts_point_ *)(void *)(memory + off);
+    for (uint32_t i = FSB_MOUNTS_BLOCK_; i--;)
+        t->spare[t->free_count++] = t->block_count * FSB_MOUNTS_BLOCK_ + i;
+    ++t->block_count;
     return 0;
 }
 
@@ -1454,7 +2358,7 @@ static int fsb_mounts_point_new_(fsb_mounts *t, const char *path, size_t size, u
 static int fsb_mounts_freeze_(fsb_mounts *t, fsb_mounts_point_ *p)
 {
     uint64_t was = FSB_MOUNTS_LIVE_;
-    for (uint32_t i = 0; t->ghosts && i < t->room; ++i) {
+    for (uint32_t i = 0; t->ghosts && i < t->block_count * FSB_MOUNTS_BLOCK_; ++i) {
         const fsb_mounts_point_ *q = fsb_mounts_at_(t, i);
         if (q->ghost && q->size == p->size && !memcmp(q->path, p->path, p->size)) return -EBUSY;
     }
@@ -1634,14 +2538,14 @@ FSB_API void fsb_mounts_close(fsb_mounts *t)
     const fsb_allocator a = t->desc.allocator;
     while (t->count) fsb_mounts_finish_(t, t->sorted[--t->count]);
     for (uint32_t i = 0; i < t->block_count; ++i)
-        fsb_tables_free_(&a, t->memory[i], FSB_MOUNTS_BLOCK_SIZE_);
+        fsb_tables_free_(&a, t->blocks[i].memory, FSB_MOUNTS_BLOCK_SIZE_);
+    for (unsigned level = 0; level < 32; ++level)
+        fsb_tables_free_(&a, t->blocks_of[level], sizeof *t->blocks << level);
     for (unsigned level = 0; level < 2 * 32; ++level)
         fsb_tables_free_(&a, t->tables[level / 2][level % 2],
                          fsb_mounts_table_size_(UINT32_C(1) << level / 2));
     fsb_tables_free_(&a, t->sorted, t->room * sizeof *t->sorted);
     fsb_tables_free_(&a, t->spare, t->room * sizeof *t->spare);
-    fsb_tables_free_(&a, t->blocks, t->block_room * sizeof *t->blocks);
-    fsb_tables_free_(&a, t->memory, t->block_room * sizeof *t->memory);
     pthread_mutex_destroy(&t->lock);
     fsb_tables_free_(&a, t, sizeof *t);
 }
@@ -1649,7 +2553,6 @@ FSB_API void fsb_mounts_close(fsb_mounts *t)
 FSB_API int fsb_mounts_open(fsb_mounts **out, const fsb_mounts_desc *desc)
 {
     fsb_mounts_desc d;
-    struct timespec now;
     memset(&d, 0, sizeof d);
     if (desc) d = *desc;
     if (!d.max_mounts) d.max_mounts = 1u << 20;
@@ -1657,15 +2560,10 @@ FSB_API int fsb_mounts_open(fsb_mounts **out, const fsb_mounts_desc *desc)
     d.allocator = fsb_tables_allocator_(&d.allocator);
     fsb_mounts *t = (fsb_mounts *)fsb_tables_new_(&d.allocator, sizeof *t);
     if (!t) return -ENOMEM;
-    clock_gettime(CLOCK_REALTIME, &now); /* so that nobody can choose paths that collide */
-    t->seed = fsb_tables_mix_((uint64_t)(uintptr_t)t ^ ((uint64_t)now.tv_nsec << 32));
+    t->seed = fsb_tables_seed_(t);
     t->desc = d;
-    t->block_room = d.max_mounts / FSB_MOUNTS_BLOCK_ + 2;
     pthread_mutex_init(&t->lock, NULL);
-    t->blocks = (fsb_mounts_point_ **)fsb_tables_new_(&d.allocator,
-                                                      t->block_room * sizeof *t->blocks);
-    t->memory = (void **)fsb_tables_new_(&d.allocator, t->block_room * sizeof *t->memory);
-    if (!t->blocks || !t->memory || fsb_mounts_room_(t) != 0) {
+    if (fsb_mounts_room_(t) != 0) {
         fsb_mounts_close(t);
         return -ENOMEM;
     }
@@ -1679,6 +2577,10 @@ typedef struct fsb_namespace_ {
     fsb_backend        base; /* first */
     fsb_namespace_desc desc;
     int                own_handles;
+    uint32_t           idle_ms; /* as fsb_handles_add() takes it */
+    /* of a tenant, else 0 */
+    uint64_t open, max_open, refused; /* files and watches */
+    void (*ended)(struct fsb_namespace_ *ns); /* open became 0 */
 } fsb_namespace_;
 
 typedef struct fsb_namespace_file_ { /* an open file or watch; it pins its mount point */
@@ -1863,9 +2765,40 @@ static void fsb_namespace_event_(void *user, const fsb_event *event)
     if (mine.path) f->event(f->user, &mine); /* which may close the watch: f is gone then */
 }
 
+/* One file more, if that is not too many. */
+static int fsb_namespace_opens_(fsb_namespace_ *ns)
+{
+    uint64_t was = fsb_tables_load_(&ns->open);
+    do
+        if (ns->max_open && was >= ns->max_open) {
+            __atomic_add_fetch(&ns->refused, 1, __ATOMIC_RELAXED);
+            fsb_tables_log_(&ns->desc.log, FSB_LOG_WARN, "namespace/full", "%llu files are open",
+                            (unsigned long long)was - 1);
+            return -EMFILE;
+        }
+    while (!fsb_tables_swap_(&ns->open, &was, was + 1));
+    return 0;
+}
+
+/* One less. Returns 1 if that has ended a tenant, which may be freed now. */
+static int fsb_namespace_closed_(fsb_namespace_ *ns)
+{
+    FSB_TABLES_STEP_();
+    if (__atomic_sub_fetch(&ns->open, 1, __ATOMIC_ACQ_REL) || !ns->ended) return 0;
+    ns->ended(ns);
+    return 1;
+}
+
+/* What the handle table says; a tenant does not learn what others have. */
+static int fsb_namespace_bad_(const fsb_namespace_ *ns, int err)
+{
+    return ns->ended && err == -EACCES ? -EBADF : err;
+}
+
 FSB_API void fsb_namespace_release(void *user, fsb_handle id, void *object)
 {
     fsb_namespace_file_ *f = (fsb_namespace_file_ *)object;
+    fsb_namespace_      *ns = f->ns;
     (void)user, (void)id;
     if (f->handle) {
         fsb_op op;
@@ -1873,8 +2806,9 @@ FSB_API void fsb_namespace_release(void *user, fsb_handle id, void *object)
         op.code = FSB_OP_CLOSE, op.handle = f->handle;
         fsb_namespace_inner_(f->bind.backend, &op);
     }
-    fsb_mounts_release(f->ns->desc.mounts, &f->at);
-    fsb_tables_free_(fsb_namespace_memory_(f->ns), f, sizeof *f + f->mount_size);
+    fsb_mounts_release(ns->desc.mounts, &f->at);
+    fsb_tables_free_(fsb_namespace_memory_(ns), f, sizeof *f + f->mount_size);
+    fsb_namespace_closed_(ns);
 }
 
 /* OPEN and WATCH, resolved: what they open takes over the pin of the mount point. */
@@ -1886,7 +2820,11 @@ static int64_t fsb_namespace_open_(fsb_namespace_lift_ *l, int *kept)
     const size_t mount = watch ? (size_t)(l->at.rest - l->upper->path) : 0;
     fsb_namespace_file_ *f =
         (fsb_namespace_file_ *)fsb_tables_new_(fsb_namespace_memory_(ns), sizeof *f + mount);
-    if (!f) return -ENOMEM;
+    int err = f ? fsb_namespace_opens_(ns) : -ENOMEM;
+    if (err) {
+        fsb_tables_free_(fsb_namespace_memory_(ns), f, sizeof *f + mount);
+        return err;
+    }
     f->ns = ns, f->at = l->at, f->bind = *l->bind;
     f->event = l->op.code == FSB_OP_WATCH ? l->op.event : NULL, f->user = l->op.user;
     f->mount_size = mount;
@@ -1895,7 +2833,7 @@ static int64_t fsb_namespace_open_(fsb_namespace_lift_ *l, int *kept)
     int64_t n = fsb_namespace_inner_(f->bind.backend, &l->op);
     if (n >= 0) {
         f->handle = l->op.handle, *kept = 1;
-        const int err = fsb_handles_add(ns->desc.handles, f, ns->desc.owner, 0, &id);
+        err = fsb_handles_add(ns->desc.handles, f, ns->desc.owner, ns->idle_ms, &id);
         if (!err) {
             l->upper->handle = id;
             return n;
@@ -1905,6 +2843,7 @@ static int64_t fsb_namespace_open_(fsb_namespace_lift_ *l, int *kept)
         return l->op.result = err;
     }
     fsb_tables_free_(fsb_namespace_memory_(ns), f, sizeof *f + mount);
+    fsb_namespace_closed_(ns);
     return n;
 }
 
@@ -2111,7 +3050,7 @@ static int64_t fsb_namespace_on_(fsb_namespace_lift_ *l, const fsb_namespace_fil
     }
     if (op->code == FSB_OP_COPY) {
         err = fsb_handles_pin(l->ns->desc.handles, op->handle2, l->ns->desc.owner, &found);
-        if (err) return err;
+        if (err) return fsb_namespace_bad_(l->ns, err);
         two = (fsb_namespace_file_ *)found;
         l->op.handle2 = two->handle;
         if (two->bind.number != f->bind.number) err = -EXDEV;
@@ -2128,7 +3067,7 @@ static int64_t fsb_namespace_by_handle_(fsb_namespace_ *ns, fsb_op *op)
     void               *found = NULL;
     const fsb_handle    id = op->handle;
     int                 err = fsb_handles_pin(ns->desc.handles, id, ns->desc.owner, &found);
-    if (err) return op->result = err;
+    if (err) return op->result = fsb_namespace_bad_(ns, err);
     fsb_namespace_file_ *f = (fsb_namespace_file_ *)found;
     l.op = *op, l.upper = op, l.ns = ns, l.bind = &f->bind, l.merged = 0;
     l.path[0] = '\0';
@@ -2171,13 +3110,23 @@ static void fsb_namespace_close_(fsb_backend *b)
     fsb_tables_free_(&a, ns, sizeof *ns);
 }
 
+static void fsb_namespace_init_(fsb_namespace_ *ns, const fsb_namespace_desc *desc,
+                                const char *name, int64_t (*call)(fsb_backend *b, fsb_op *op),
+                                void (*close)(fsb_backend *b))
+{
+    ns->desc = *desc;
+    ns->base.size = sizeof ns->base, ns->base.name = name, ns->base.close = close;
+    for (uint32_t i = FSB_OP_STAT; i < FSB_OP_COUNT; ++i) ns->base.call[i] = call;
+}
+
 FSB_API int fsb_namespace_backend(fsb_backend **out, const fsb_namespace_desc *desc)
 {
     if (!out || !desc || !desc->mounts) return -EINVAL;
     const fsb_allocator a = fsb_tables_allocator_(&desc->allocator);
     fsb_namespace_     *ns = (fsb_namespace_ *)fsb_tables_new_(&a, sizeof *ns);
     if (!ns) return -ENOMEM;
-    ns->desc = *desc, ns->desc.allocator = a;
+    fsb_namespace_init_(ns, desc, "namespace", fsb_namespace_call_, fsb_namespace_close_);
+    ns->desc.allocator = a;
     if (!ns->desc.owner) ns->desc.owner = 1;
     if (!ns->desc.handles) {
         fsb_handles_desc d;
@@ -2190,11 +3139,1003 @@ FSB_API int fsb_namespace_backend(fsb_backend **out, const fsb_namespace_desc *d
         }
         ns->own_handles = 1;
     }
-    ns->base.size = sizeof ns->base, ns->base.name = "namespace";
-    ns->base.close = fsb_namespace_close_;
-    for (uint32_t i = FSB_OP_STAT; i < FSB_OP_COUNT; ++i) ns->base.call[i] = fsb_namespace_call_;
     *out = &ns->base;
     return 0;
+}
+
+/* ---- [tenants] ------------------------------------------------------------------------------- */
+
+/* A tenant is a namespace, kept in a handle table of its own: its id there is what the table of
+   names holds, so that a late reader of a name never gets who has its slot later, and the slot's
+   pins are those who hold its backend. Two counts say when it ends: the calls on their way, which
+   are refused once DEAD is among them, and what is open, of which the tenant itself is one. Whoever
+   ends the last call of a dead one closes its files, as one may have been opened by that call;
+   whoever closes the last of these is the last to use anything of it. */
+#define FSB_TENANT_DEAD_ (UINT64_C(1) << 63)
+#define FSB_TENANTS_GONE_ UINT64_C(1) /* an entry that was removed; no id: it has no generation */
+
+typedef struct fsb_tenant_ {
+    fsb_namespace_ ns; /* first; its base is what is handed out */
+    fsb_tenant     own;
+    fsb_tenants   *set;
+    fsb_handle     self; /* in set->slots */
+    uint64_t       hash; /* of its name */
+    uint64_t       calls, bytes, done, refused_bytes;
+    size_t         size; /* of its name */
+    char           name[1];
+} fsb_tenant_;
+
+typedef struct fsb_tenants_table_ { /* open; by the hash of the name */
+    uint32_t   mask;
+    uint32_t   used; /* entries that are not 0 */
+    fsb_handle entry[1]; /* [mask + 1] */
+} fsb_tenants_table_;
+
+typedef struct fsb_tenants_making_ { /* a creation; on its thread's stack */
+    struct fsb_tenants_making_ *next;
+    const char                 *name;
+    uint32_t                    waiting;
+    int                         done, err;
+} fsb_tenants_making_;
+
+struct fsb_tenants {
+    fsb_tenants_table_  *table;
+    fsb_handles         *slots;   /* the tenants */
+    fsb_handles         *handles; /* their files */
+    uint64_t             seed;
+    fsb_tenants_desc     desc;
+    pthread_mutex_t      lock; /* leaf; of the following, and of changes of the table */
+    pthread_cond_t       made;
+    uint32_t             count;
+    fsb_tenants_making_ *making;
+    fsb_tenants_table_  *tables[32][2]; /* by the logarithm of their size */
+};
+
+/* Lock held, or not: then it may miss one whose table is being replaced, but never finds another.
+   Pinned. */
+static fsb_tenant_ *fsb_tenants_find_(fsb_tenants *t, uint64_t hash, const char *name, size_t size)
+{
+    const fsb_tenants_table_ *table = __atomic_load_n(&t->table, __ATOMIC_ACQUIRE);
+    for (uint32_t i = (uint32_t)hash & table->mask;; i = (i + 1) & table->mask) {
+        const fsb_handle id = fsb_tables_load_(&table->entry[i]);
+        void            *found = NULL;
+        if (!id) return NULL;
+        if (id == FSB_TENANTS_GONE_ || fsb_handles_pin(t->slots, id, 0, &found) != 0) continue;
+        fsb_tenant_ *tenant = (fsb_tenant_ *)found;
+        if (tenant->size == size && memcmp(tenant->name, name, size) == 0) return tenant;
+        fsb_handles_unpin(t->slots, id);
+    }
+}
+
+static uint64_t fsb_tenants_hash_(const fsb_tenants *t, const char *name, size_t size)
+{
+    uint64_t h = t->seed ^ size;
+    for (size_t i = 0; i < size; i += 8)
+        h = fsb_tables_mix_(h ^ fsb_mounts_word_(name + i, size - i));
+    return h;
+}
+
+/* Lock held. The entry that holds `id`; 0: one that is free for a new one. */
+static fsb_handle *fsb_tenants_entry_(fsb_tenants_table_ *table, uint64_t hash, fsb_handle id)
+{
+    uint32_t i = (uint32_t)hash & table->mask;
+    while (table->entry[i] != id && !(!id && table->entry[i] == FSB_TENANTS_GONE_))
+        i = (i + 1) & table->mask;
+    return &table->entry[i];
+}
+
+static size_t fsb_tenants_table_size_(unsigned level)
+{
+    return sizeof(fsb_tenants_table_) + (sizeof(fsb_handle) << level);
+}
+
+/* Lock held. Makes room for one more entry, as fsb_mounts_room_() does. */
+static int fsb_tenants_room_(fsb_tenants *t)
+{
+    fsb_tenants_table_ *old = t->table;
+    if (old && old->used < old->mask / 2) return 0;
+    unsigned level = old ? (unsigned)__builtin_ctz(old->mask + 1) : 6;
+    if (old && t->count >= old->mask / 4) ++level;
+    fsb_tenants_table_ **place = &t->tables[level][t->tables[level][0] == old && old];
+    if (!*place)
+        *place = (fsb_tenants_table_ *)fsb_tables_new_(&t->desc.allocator,
+                                                       fsb_tenants_table_size_(level));
+    fsb_tenants_table_ *fresh = *place;
+    if (!fresh) return -ENOMEM;
+    fresh->mask = (UINT32_C(1) << level) - 1, fresh->used = t->count;
+    for (uint32_t i = 0; i <= fresh->mask; ++i)
+        __atomic_store_n(&fresh->entry[i], 0, __ATOMIC_RELEASE);
+    for (uint32_t i = 0; old && i <= old->mask; ++i) {
+        void *found = NULL; /* what the table holds is live */
+        if (old->entry[i] <= FSB_TENANTS_GONE_) continue;
+        if (fsb_handles_get(t->slots, old->entry[i], 0, &found) != 0) continue;
+        __atomic_store_n(fsb_tenants_entry_(fresh, ((fsb_tenant_ *)found)->hash, 0),
+                         old->entry[i], __ATOMIC_RELEASE);
+    }
+    __atomic_store_n(&t->table, fresh, __ATOMIC_RELEASE);
+    return 0;
+}
+
+/* ---- [tenants: life] ------------------------------------------------------------------------- */
+
+static uint32_t fsb_tenant_owner_(const fsb_tenant_ *tenant) { return (uint32_t)tenant->self + 1; }
+
+/* Nothing uses it: see fsb_namespace_closed_(). */
+static void fsb_tenant_ended_(fsb_namespace_ *ns)
+{
+    fsb_tenant_ *tenant = (fsb_tenant_ *)(void *)ns;
+    fsb_tenants *t = tenant->set;
+    if (t->desc.gone) t->desc.gone(t->desc.user, &tenant->own);
+    fsb_mounts_close(tenant->own.mounts);
+    fsb_handles_unpin(t->slots, tenant->self);
+}
+
+/* Nobody holds it any more: see fsb_handles_desc.release. */
+static void fsb_tenant_free_(void *user, fsb_handle id, void *object)
+{
+    fsb_tenant_        *tenant = (fsb_tenant_ *)object;
+    const fsb_allocator a = ((const fsb_tenants *)user)->desc.allocator;
+    (void)id;
+    fsb_tables_free_(&a, tenant, sizeof *tenant + tenant->size);
+}
+
+static int fsb_tenant_enter_(fsb_tenant_ *tenant)
+{
+    uint64_t was = fsb_tables_load_(&tenant->calls);
+    do
+        if (was & FSB_TENANT_DEAD_) return -ENODEV;
+    while (!fsb_tables_swap_(&tenant->calls, &was, was + 1));
+    return 0;
+}
+
+/* Returns 1 if it was the last that used anything of the tenant, which may be freed now. */
+static int fsb_tenant_leave_(fsb_tenant_ *tenant)
+{
+    FSB_TABLES_STEP_();
+    if (__atomic_sub_fetch(&tenant->calls, 1, __ATOMIC_ACQ_REL) != FSB_TENANT_DEAD_) return 0;
+    fsb_handles_release(tenant->set->handles, fsb_tenant_owner_(tenant));
+    return fsb_namespace_closed_(&tenant->ns);
+}
+
+/* Out of the table of names already. Returns 1 if something of it is still in use. */
+static int fsb_tenant_kill_(fsb_tenant_ *tenant)
+{
+    fsb_tenants *t = tenant->set;
+    uint64_t     was = fsb_tables_load_(&tenant->calls);
+    while (!fsb_tables_swap_(&tenant->calls, &was, (was + 1) | FSB_TENANT_DEAD_)) {}
+    fsb_handles_remove(t->slots, tenant->self, 0);
+    fsb_handles_release(t->handles, fsb_tenant_owner_(tenant));
+    return !fsb_tenant_leave_(tenant);
+}
+
+/* What a call moves, into the bytes on their way. */
+static int fsb_tenant_load_(fsb_tenant_ *tenant, uint64_t bytes)
+{
+    uint64_t was = __atomic_load_n(&tenant->bytes, __ATOMIC_RELAXED);
+    do {
+        if (was && bytes > tenant->own.max_bytes - (was < tenant->own.max_bytes
+                                                    ? was : tenant->own.max_bytes)) {
+            __atomic_add_fetch(&tenant->refused_bytes, 1, __ATOMIC_RELAXED);
+            return -EAGAIN;
+        }
+    } while (!__atomic_compare_exchange_n(&tenant->bytes, &was, was + bytes, 1, __ATOMIC_RELAXED,
+                                          __ATOMIC_RELAXED));
+    return 0;
+}
+
+static int64_t fsb_tenant_call_(fsb_backend *b, fsb_op *op)
+{
+    fsb_tenant_   *tenant = (fsb_tenant_ *)(void *)b;
+    const uint64_t bytes = op->size; /* op->size may be an answer later */
+    int            err = fsb_tenant_enter_(tenant);
+    if (err) return op->result = err;
+    if (bytes) err = fsb_tenant_load_(tenant, bytes);
+    if (err) {
+        op->result = err;
+    } else {
+        fsb_namespace_call_(b, op);
+        if (bytes) __atomic_sub_fetch(&tenant->bytes, bytes, __ATOMIC_RELAXED);
+    }
+    __atomic_add_fetch(&tenant->done, 1, __ATOMIC_RELAXED);
+    fsb_tenant_leave_(tenant);
+    return op->result;
+}
+
+static void fsb_tenant_close_(fsb_backend *b)
+{
+    fsb_tenant_ *tenant = (fsb_tenant_ *)(void *)b;
+    fsb_handles_unpin(tenant->set->slots, tenant->self);
+}
+
+/* The namespace of a tenant that create() has made. */
+static void fsb_tenant_init_(fsb_tenants *t, fsb_tenant_ *tenant)
+{
+    fsb_namespace_    *ns = &tenant->ns;
+    fsb_namespace_desc d;
+    memset(&d, 0, sizeof d);
+    d.mounts = tenant->own.mounts, d.handles = t->handles;
+    d.allocator = t->desc.allocator, d.log = t->desc.log;
+    fsb_namespace_init_(ns, &d, "tenant", fsb_tenant_call_, fsb_tenant_close_);
+    ns->max_open = (uint64_t)tenant->own.max_handles + 1, ns->open = 1; /* itself */
+    ns->idle_ms = tenant->own.idle_ms, ns->ended = fsb_tenant_ended_;
+}
+
+/* A tenant that nobody can find yet, pinned for itself and for the caller. */
+static int fsb_tenant_new_(fsb_tenants *t, const char *name, size_t size, fsb_tenant_ **out)
+{
+    const fsb_allocator *a = &t->desc.allocator;
+    fsb_tenant_         *tenant = (fsb_tenant_ *)fsb_tables_new_(a, sizeof *tenant + size);
+    fsb_mounts_desc      d;
+    void                *found;
+    if (!tenant) return -ENOMEM;
+    memset(&d, 0, sizeof d);
+    d.allocator = *a, d.log = t->desc.log;
+    memcpy(tenant->name, name, size);
+    tenant->size = size, tenant->set = t, tenant->hash = fsb_tenants_hash_(t, name, size);
+    tenant->own.name = tenant->name, tenant->own.idle_ms = t->desc.idle_ms;
+    tenant->own.max_handles = t->desc.tenant_handles, tenant->own.max_bytes = t->desc.tenant_bytes;
+    int       err = fsb_mounts_open(&tenant->own.mounts, &d);
+    const int bare = err;
+    if (!err) err = t->desc.create(t->desc.user, &tenant->own);
+    const int made = !err;
+    if (!err) fsb_tenant_init_(t, tenant);
+    if (!err) err = fsb_handles_add(t->slots, tenant, 0, 0, &tenant->self);
+    if (err) {
+        if (made && t->desc.gone) t->desc.gone(t->desc.user, &tenant->own);
+        if (!bare) fsb_mounts_close(tenant->own.mounts);
+        fsb_tables_free_(a, tenant, sizeof *tenant + size);
+        return err;
+    }
+    tenant->ns.desc.owner = fsb_tenant_owner_(tenant);
+    fsb_handles_pin(t->slots, tenant->self, 0, &found);
+    fsb_handles_pin(t->slots, tenant->self, 0, &found);
+    *out = tenant;
+    return 0;
+}
+
+/* Lock held. Waits for another thread that makes this one; 1 if there is none. */
+static int fsb_tenants_wait_(fsb_tenants *t, const char *name, int *err)
+{
+    fsb_tenants_making_ *m = t->making;
+    while (m && strcmp(m->name, name) != 0) m = m->next;
+    if (!m) return 1;
+    ++m->waiting;
+    while (!m->done) pthread_cond_wait(&t->made, &t->lock);
+    *err = m->err;
+    if (!--m->waiting) pthread_cond_broadcast(&t->made); /* m is its creator's again */
+    return 0;
+}
+
+/* Lock held, but not while it is made; nobody else makes it. *out is made even if there is no room
+   for it. */
+static int fsb_tenants_create_(fsb_tenants *t, uint64_t hash, const char *name, size_t size,
+                               fsb_tenant_ **out)
+{
+    fsb_tenants_making_ **link, mine;
+    memset(&mine, 0, sizeof mine);
+    mine.name = name, mine.next = t->making, t->making = &mine;
+    pthread_mutex_unlock(&t->lock);
+    int err = fsb_tenant_new_(t, name, size, out);
+    pthread_mutex_lock(&t->lock);
+    if (!err) err = fsb_tenants_room_(t);
+    if (!err) {
+        fsb_handle *entry = fsb_tenants_entry_(t->table, hash, 0);
+        if (!*entry) ++t->table->used;
+        ++t->count;
+        __atomic_store_n(entry, (*out)->self, __ATOMIC_RELEASE);
+    }
+    for (link = &t->making; *link != &mine;) link = &(*link)->next;
+    *link = mine.next;
+    mine.done = 1, mine.err = err;
+    pthread_cond_broadcast(&t->made);
+    while (mine.waiting) pthread_cond_wait(&t->made, &t->lock);
+    return err;
+}
+
+/* The tenant, pinned, which did not seem to be there. */
+static int fsb_tenants_make_(fsb_tenants *t, uint64_t hash, const char *name, size_t size,
+                             fsb_tenant_ **out)
+{
+    int err = 0;
+    pthread_mutex_lock(&t->lock);
+    while (!err && !(*out = fsb_tenants_find_(t, hash, name, size))) {
+        if (!fsb_tenants_wait_(t, name, &err)) continue;
+        err = fsb_tenants_create_(t, hash, name, size, out);
+        break;
+    }
+    pthread_mutex_unlock(&t->lock);
+    if (err && *out) {
+        fsb_tenant_kill_(*out);
+        fsb_handles_unpin(t->slots, (*out)->self);
+    }
+    return err;
+}
+
+/* ---- [tenants: calls] ------------------------------------------------------------------------ */
+
+FSB_API int fsb_tenant_backend(fsb_backend **out, fsb_tenants *t, const char *name)
+{
+    const size_t size = name ? strlen(name) : 0;
+    if (!out || !size || strchr(name, '/') || !strcmp(name, ".") || !strcmp(name, ".."))
+        return -EINVAL;
+    if (size > FSB_TENANT_NAME_MAX) return -ENAMETOOLONG;
+    const uint64_t hash = fsb_tenants_hash_(t, name, size);
+    fsb_tenant_   *tenant = fsb_tenants_find_(t, hash, name, size);
+    const int      err = tenant ? 0 : fsb_tenants_make_(t, hash, name, size, &tenant);
+    if (err) {
+        fsb_tables_log_(&t->desc.log, FSB_LOG_WARN, "tenants/make", "no tenant %s: %s", name,
+                        err == -EMFILE ? "there are too many" : strerror(-err));
+        return err;
+    }
+    *out = &tenant->ns.base;
+    return 0;
+}
+
+FSB_API int fsb_tenants_remove(fsb_tenants *t, const char *name)
+{
+    const size_t   size = strlen(name);
+    const uint64_t hash = fsb_tenants_hash_(t, name, size);
+    pthread_mutex_lock(&t->lock);
+    fsb_tenant_ *tenant = fsb_tenants_find_(t, hash, name, size);
+    if (tenant) {
+        __atomic_store_n(fsb_tenants_entry_(t->table, hash, tenant->self), FSB_TENANTS_GONE_,
+                         __ATOMIC_RELEASE);
+        --t->count;
+    }
+    pthread_mutex_unlock(&t->lock);
+    if (!tenant) return -ENOENT;
+    const int kept = fsb_tenant_kill_(tenant);
+    fsb_handles_unpin(t->slots, tenant->self);
+    return kept;
+}
+
+typedef struct fsb_tenants_walk_ {
+    int (*fn)(void *user, const fsb_tenant *tenant, const fsb_tenant_stats *stats);
+    void *user;
+} fsb_tenants_walk_;
+
+static int fsb_tenants_each_(void *user, fsb_handle id, void *object)
+{
+    const fsb_tenants_walk_ *walk = (const fsb_tenants_walk_ *)user;
+    fsb_tenant_             *tenant = (fsb_tenant_ *)object;
+    fsb_tenant_stats         stats;
+    (void)id;
+    if (fsb_tenant_enter_(tenant) != 0) return 0;
+    memset(&stats, 0, sizeof stats);
+    stats.calls = (__atomic_load_n(&tenant->calls, __ATOMIC_RELAXED) & ~FSB_TENANT_DEAD_) - 1;
+    stats.handles = __atomic_load_n(&tenant->ns.open, __ATOMIC_RELAXED) - 1;
+    stats.bytes = __atomic_load_n(&tenant->bytes, __ATOMIC_RELAXED);
+    stats.done = __atomic_load_n(&tenant->done, __ATOMIC_RELAXED);
+    stats.refused_handles = __atomic_load_n(&tenant->ns.refused, __ATOMIC_RELAXED);
+    stats.refused_bytes = __atomic_load_n(&tenant->refused_bytes, __ATOMIC_RELAXED);
+    const int err = walk->fn(walk->user, &tenant->own, &stats);
+    fsb_tenant_leave_(tenant);
+    return err;
+}
+
+FSB_API int fsb_tenants_each(fsb_tenants *t,
+                             int (*fn)(void *user, const fsb_tenant *tenant,
+                                       const fsb_tenant_stats *stats),
+                             void *user)
+{
+    fsb_tenants_walk_ walk;
+    walk.fn = fn, walk.user = user;
+    return fsb_handles_each(t->slots, 0, fsb_tenants_each_, &walk);
+}
+
+FSB_API fsb_handles *fsb_tenants_handles(fsb_tenants *t) { return t->handles; }
+
+static int fsb_tenants_end_(void *user, fsb_handle id, void *object)
+{
+    (void)user, (void)id;
+    fsb_tenant_kill_((fsb_tenant_ *)object);
+    return 0;
+}
+
+FSB_API void fsb_tenants_close(fsb_tenants *t)
+{
+    if (!t) return;
+    const fsb_allocator a = t->desc.allocator;
+    if (t->slots) fsb_handles_each(t->slots, 0, fsb_tenants_end_, NULL);
+    fsb_handles_close(t->handles);
+    fsb_handles_close(t->slots);
+    for (unsigned level = 0; level < 32; ++level)
+        for (unsigned i = 0; i < 2; ++i)
+            fsb_tables_free_(&a, t->tables[level][i], fsb_tenants_table_size_(level));
+    pthread_cond_destroy(&t->made);
+    pthread_mutex_destroy(&t->lock);
+    fsb_tables_free_(&a, t, sizeof *t);
+}
+
+FSB_API int fsb_tenants_open(fsb_tenants **out, const fsb_tenants_desc *desc)
+{
+    if (!out || !desc || !desc->create || desc->max_tenants > 1u << 24) return -EINVAL;
+    fsb_handles_desc    slots, files;
+    const fsb_allocator a = fsb_tables_allocator_(&desc->allocator);
+    fsb_tenants        *t = (fsb_tenants *)fsb_tables_new_(&a, sizeof *t);
+    if (!t) return -ENOMEM;
+    t->desc = *desc, t->desc.allocator = a, t->seed = fsb_tables_seed_(t);
+    if (!t->desc.tenant_handles) t->desc.tenant_handles = 16384;
+    if (!t->desc.tenant_bytes) t->desc.tenant_bytes = UINT64_C(64) << 20;
+    memset(&slots, 0, sizeof slots);
+    memset(&files, 0, sizeof files);
+    slots.max_handles = desc->max_tenants ? desc->max_tenants : 65536;
+    slots.release = fsb_tenant_free_, slots.user = t, slots.allocator = a;
+    files.max_handles = desc->max_handles ? desc->max_handles : 1u << 20;
+    files.sweep_ms = desc->sweep_ms, files.release = fsb_namespace_release, files.allocator = a;
+    files.log = desc->log;
+    pthread_mutex_init(&t->lock, NULL);
+    pthread_cond_init(&t->made, NULL);
+    int err = fsb_handles_open(&t->slots, &slots);
+    if (!err) err = fsb_handles_open(&t->handles, &files);
+    if (!err) err = fsb_tenants_room_(t);
+    if (err) fsb_tenants_close(t);
+    else *out = t;
+    return err;
+}
+
+/* ---- [plugins] ------------------------------------------------------------------------------- */
+
+/* A call is a job: a copy of the op with all that it points to, which belongs to the worker that
+   runs it when its caller has left (`orphan`), and to the caller else. Workers are started when
+   there is work and none is idle; those whose job is beyond its time are not counted, up to
+   max_stuck of them. The plugin ends with its last worker. */
+enum { FSB_PLUGIN_LISTED_ = 1 << 20 }; /* bytes of names, fetched at once */
+
+typedef struct fsb_plugin_ fsb_plugin_;
+typedef struct fsb_plugin_job_ fsb_plugin_job_;
+struct fsb_plugin_job_ {
+    fsb_op           op; /* first */
+    fsb_plugin_     *p;
+    fsb_plugin_job_ *next; /* of those that wait, or that run */
+    void           (*run)(fsb_plugin_job_ *job);
+    pthread_cond_t   ended;
+    int64_t          until; /* monotonic ms */
+    size_t           size;  /* of it all: the op's bytes stand behind it */
+    int              probe, running, done, orphan;
+    char            *listed; /* LIST: entries, each an fsb_plugin_entry_ and its bytes */
+    size_t           listed_size, listed_room;
+    int              cut; /* there was no room for more */
+};
+typedef struct fsb_plugin_entry_ {
+    fsb_dirent e; /* its pointers: not NULL where there is something */
+    size_t     size; /* of it all; name, folder, data stand behind it, the first two with '\0' */
+} fsb_plugin_entry_;
+
+struct fsb_plugin_ {
+    fsb_backend           base; /* first */
+    fsb_plugin_desc       desc;
+    fsb_logger            log; /* what open() was given */
+    void                 *object;
+    const fsb_plugin_info *info;
+    fsb_backend          *inner;
+    int64_t               opened; /* what its open() said */
+    char                  name[64];
+    pthread_mutex_t       lock; /* leaf; of the following */
+    pthread_cond_t        work, ended;
+    fsb_plugin_job_      *first, **last; /* waiting */
+    fsb_plugin_job_      *running;
+    uint32_t              threads, idle, calls, failed; /* failed: in a row */
+    int64_t               open_until; /* monotonic ms; 0: the breaker is closed */
+    uint32_t              pause_ms;
+    int                   probing, quit, left; /* left: close() has gone, the last worker frees */
+    fsb_plugin_stats      stats;
+};
+
+/* Until a monotonic time in ms; not 0: it has passed. The condition's clock is monotonic. */
+static int fsb_plugin_wait_(fsb_plugin_ *p, pthread_cond_t *cond, int64_t until)
+{
+    struct timespec t;
+    t.tv_sec = (time_t)(until / 1000), t.tv_nsec = (long)(until % 1000) * 1000000;
+    return pthread_cond_timedwait(cond, &p->lock, &t);
+}
+
+static void fsb_plugin_cond_(pthread_cond_t *cond)
+{
+    pthread_condattr_t attr;
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(cond, &attr);
+    pthread_condattr_destroy(&attr);
+}
+
+static void fsb_plugin_job_free_(fsb_plugin_job_ *job)
+{
+    const fsb_allocator a = job->p->desc.allocator;
+    fsb_tables_free_(&a, job->listed, job->listed_room);
+    pthread_cond_destroy(&job->ended);
+    fsb_tables_free_(&a, job, job->size);
+}
+
+/* ---- [plugins: workers] ---------------------------------------------------------------------- */
+
+static void fsb_plugin_free_(fsb_plugin_ *p)
+{
+    const fsb_allocator a = p->desc.allocator;
+    while (p->first) {
+        fsb_plugin_job_ *job = p->first;
+        p->first = job->next;
+        fsb_plugin_job_free_(job);
+    }
+    pthread_cond_destroy(&p->ended);
+    pthread_cond_destroy(&p->work);
+    pthread_mutex_destroy(&p->lock);
+    fsb_tables_free_(&a, p, sizeof *p);
+}
+
+/* Lock held. How many jobs are beyond their time. */
+static uint32_t fsb_plugin_stuck_(const fsb_plugin_ *p)
+{
+    const int64_t now = fsb_tables_now_ms_();
+    uint32_t      n = 0;
+    for (const fsb_plugin_job_ *job = p->running; job; job = job->next) n += job->until <= now;
+    return n;
+}
+
+/* The caller of a job has left: what came too late is given back. */
+static void fsb_plugin_late_(fsb_plugin_job_ *job)
+{
+    fsb_op *op = &job->op;
+    if (op->result < 0) return;
+    if (op->slice.release) fsb_slice_release(&op->slice);
+    if (op->code == FSB_OP_OPEN) {
+        fsb_op end;
+        memset(&end, 0, sizeof end);
+        end.code = FSB_OP_CLOSE, end.handle = op->handle;
+        fsb_namespace_inner_(job->p->inner, &end);
+    }
+}
+
+/* Lock held, but not while the job runs. */
+static void fsb_plugin_work_(fsb_plugin_ *p)
+{
+    fsb_plugin_job_ *job = p->first, **at = &p->running;
+    p->first = job->next;
+    if (!p->first) p->last = &p->first;
+    if (job->orphan) job->until = fsb_tables_now_ms_() + p->desc.deadline_ms;
+    job->next = p->running, p->running = job, job->running = 1;
+    pthread_mutex_unlock(&p->lock);
+    job->run(job);
+    pthread_mutex_lock(&p->lock);
+    job->done = 1;
+    if (job->orphan) {
+        pthread_mutex_unlock(&p->lock);
+        fsb_plugin_late_(job);
+        pthread_mutex_lock(&p->lock);
+    }
+    while (*at != job) at = &(*at)->next;
+    *at = job->next;
+    if (job->orphan) fsb_plugin_job_free_(job);
+    else pthread_cond_signal(&job->ended);
+}
+
+static void *fsb_plugin_main_(void *arg)
+{
+    fsb_plugin_ *p = (fsb_plugin_ *)arg;
+    pthread_mutex_lock(&p->lock);
+    for (;;) {
+        while (p->first) fsb_plugin_work_(p);
+        if (p->quit || p->threads - fsb_plugin_stuck_(p) > p->desc.workers) break;
+        ++p->idle;
+        pthread_cond_wait(&p->work, &p->lock);
+        --p->idle;
+    }
+    if (p->threads == 1 && p->quit) { /* the last */
+        pthread_mutex_unlock(&p->lock);
+        if (p->inner) p->inner->close(p->inner);
+        if (p->object) dlclose(p->object);
+        pthread_mutex_lock(&p->lock);
+    }
+    const int last = --p->threads == 0 && p->left;
+    pthread_cond_broadcast(&p->ended);
+    pthread_mutex_unlock(&p->lock);
+    if (last) fsb_plugin_free_(p);
+    return NULL;
+}
+
+/* Lock held. Work waits: is there, or can there be, a worker for it? */
+static int fsb_plugin_staff_(fsb_plugin_ *p)
+{
+    pthread_t      thread;
+    const uint32_t stuck = fsb_plugin_stuck_(p);
+    if (p->idle) pthread_cond_signal(&p->work);
+    else if (p->threads - stuck < p->desc.workers
+             && p->threads < p->desc.workers + p->desc.max_stuck
+             && fsb_tables_thread_(&thread, fsb_plugin_main_, p) == 0)
+        pthread_detach(thread), ++p->threads;
+    return p->threads ? 0 : -EAGAIN;
+}
+
+/* Lock held. Has a worker run the job until its time is over. What was begun then is the worker's:
+   job->orphan. */
+static int fsb_plugin_run_(fsb_plugin_ *p, fsb_plugin_job_ *job)
+{
+    fsb_plugin_job_ **at = &p->first;
+    job->next = NULL;
+    *p->last = job, p->last = &job->next;
+    int err = fsb_plugin_staff_(p);
+    while (!err && !job->done)
+        if (fsb_plugin_wait_(p, &job->ended, job->until) != 0 && !job->done) err = -ETIMEDOUT;
+    if (!err) return 0;
+    if (job->running || job->op.code == FSB_OP_CLOSE) { /* which is done however late */
+        job->orphan = 1;
+        if (p->first) fsb_plugin_staff_(p); /* this worker is not counted any more */
+        return err;
+    }
+    while (*at != job) at = &(*at)->next;
+    *at = job->next;
+    if (!job->next) p->last = at;
+    return err;
+}
+
+/* ---- [plugins: breaker] ---------------------------------------------------------------------- */
+
+/* Lock held. Whether a call may begin; the first one after a pause is a probe. */
+static int fsb_plugin_admit_(fsb_plugin_ *p, fsb_plugin_job_ *job)
+{
+    if (p->open_until && (p->probing || fsb_tables_now_ms_() < p->open_until)) {
+        ++p->stats.refused;
+        return -EAGAIN;
+    }
+    if (p->calls >= p->desc.max_calls) {
+        ++p->stats.busy;
+        return -EAGAIN;
+    }
+    if (p->open_until) p->probing = job->probe = 1;
+    ++p->calls;
+    return 0;
+}
+
+/* Lock held. A call has ended with `result`. Returns 1 if the breaker opened, -1 if it closed. */
+static int fsb_plugin_judge_(fsb_plugin_ *p, int64_t result, int probe)
+{
+    const int bad = result == -ETIMEDOUT || result == -EIO || result == -ENOTCONN
+                    || result == -EHOSTUNREACH || result == -EPROTO;
+    const int was = p->open_until != 0;
+    --p->calls, ++p->stats.done, p->stats.failures += (uint64_t)bad;
+    if (probe) p->probing = 0;
+    if (!bad) {
+        p->failed = 0;
+        if (probe) p->open_until = 0, p->pause_ms = p->desc.pause_ms;
+        return probe ? -1 : 0;
+    }
+    if (p->failed < UINT32_MAX) ++p->failed;
+    if (was && !probe) return 0; /* it began before */
+    if (!was && p->failed < p->desc.failures) return 0;
+    if (was && p->pause_ms < p->desc.pause_ms * 64) p->pause_ms *= 2;
+    p->open_until = fsb_tables_now_ms_() + p->pause_ms;
+    if (!was) ++p->stats.opened;
+    return !was;
+}
+
+static void fsb_plugin_tell_(fsb_plugin_ *p, int turned, int64_t result)
+{
+    const fsb_logger *log = &p->desc.log;
+    if (turned < 0)
+        fsb_tables_log_(log, FSB_LOG_INFO, "plugin/breaker", "%s answers again", p->name);
+    if (turned <= 0) return;
+    fsb_tables_log_(log, FSB_LOG_WARN, "plugin/breaker",
+                    "%s is left alone: %u calls in a row failed, the last one with: %s", p->name,
+                    p->desc.failures, strerror((int)-result));
+}
+
+/* ---- [plugins: calls] ------------------------------------------------------------------------ */
+
+static int fsb_plugin_collect_(fsb_op *op, const fsb_dirent *e)
+{
+    fsb_plugin_job_    *job = (fsb_plugin_job_ *)(void *)op;
+    const fsb_allocator a = job->p->desc.allocator;
+    const size_t        folder = e->folder ? strlen(e->folder) + 1 : 0;
+    const size_t        data = e->data && e->stat.size <= FSB_IO_MAX ? (size_t)e->stat.size : 0;
+    const size_t        size = (sizeof(fsb_plugin_entry_) + e->name_size + 1 + folder + data + 15)
+                               & ~(size_t)15;
+    fsb_plugin_entry_   entry;
+    if (job->listed_size && job->listed_size + size > FSB_PLUGIN_LISTED_) return job->cut = 1;
+    if (job->listed_size + size > job->listed_room) {
+        const size_t room = (job->listed_size + size) * 2;
+        char        *more = (char *)a.fn(a.user, job->listed, job->listed_room, room);
+        if (!more) return job->cut = -ENOMEM;
+        job->listed = more, job->listed_room = room;
+    }
+    char *to = job->listed + job->listed_size;
+    entry.e = *e, entry.size = size;
+    if (!data && e->stat.size) entry.e.data = NULL;
+    memcpy(to, &entry, sizeof entry);
+    to += sizeof entry;
+    memcpy(to, e->name, e->name_size);
+    to[e->name_size] = '\0';
+    if (folder) memcpy(to + e->name_size + 1, e->folder, folder);
+    if (data) memcpy(to + e->name_size + 1 + folder, e->data, data);
+    job->listed_size += size;
+    return 0;
+}
+
+/* Hands out on the caller's thread what was collected; the LIST's result. */
+static int64_t fsb_plugin_emit_(fsb_plugin_job_ *job, fsb_op *op)
+{
+    fsb_plugin_entry_ entry;
+    if (job->cut < 0 && !job->listed_size) return job->cut;
+    for (size_t at = 0; at < job->listed_size; at += entry.size) {
+        memcpy(&entry, job->listed + at, sizeof entry);
+        const char *name = job->listed + at + sizeof entry;
+        const char *behind = name + entry.e.name_size + 1;
+        entry.e.name = name;
+        if (entry.e.folder) entry.e.folder = behind, behind += strlen(behind) + 1;
+        if (entry.e.data) entry.e.data = behind;
+        if (op->emit(op, &entry.e)) return 0;
+    }
+    return job->cut ? 0 : job->op.result;
+}
+
+static void fsb_plugin_call_inner_(fsb_plugin_job_ *job)
+{
+    fsb_namespace_inner_(job->p->inner, &job->op);
+}
+
+/* A copy of the op and of what it points to. */
+static fsb_plugin_job_ *fsb_plugin_job_new_(fsb_plugin_ *p, const fsb_op *op)
+{
+    const size_t path = op->path ? strlen(op->path) + 1 : 0;
+    const size_t path2 = op->path2 ? strlen(op->path2) + 1 : 0;
+    const size_t data = op->data ? op->size : 0, room = op->buf ? op->size : 0;
+    const size_t     size = sizeof(fsb_plugin_job_) + path + path2 + data + room;
+    fsb_plugin_job_ *job = (fsb_plugin_job_ *)p->desc.allocator.fn(p->desc.allocator.user, NULL, 0,
+                                                                   size);
+    if (!job) return NULL;
+    memset(job, 0, sizeof *job);
+    job->p = p, job->size = size, job->op = *op, job->run = fsb_plugin_call_inner_;
+    fsb_plugin_cond_(&job->ended);
+    char *at = (char *)(job + 1);
+    if (op->buf) job->op.buf = at;
+    at += room;
+    if (data) job->op.data = memcpy(at, op->data, data);
+    at += data;
+    if (path) job->op.path = (const char *)memcpy(at, op->path, path);
+    at += path;
+    if (path2) job->op.path2 = (const char *)memcpy(at, op->path2, path2);
+    if (op->code == FSB_OP_LIST) job->op.emit = fsb_plugin_collect_;
+    job->op.user = NULL, job->op.done = NULL, job->op.next = NULL, job->op.exec = NULL;
+    return job;
+}
+
+/* What the plugin answered, into the caller's op. */
+static int64_t fsb_plugin_answer_(fsb_plugin_job_ *job, fsb_op *op)
+{
+    const fsb_op *from = &job->op;
+    int64_t       n = from->result;
+    const int     counts = from->buf && n > 0; /* bytes in buf; of xattrs it may ask for more */
+    if (counts && (uint64_t)n > op->size && op->size) n = -EIO;
+    if (n < 0) return n;
+    if (counts && op->size) memcpy(op->buf, from->buf, (size_t)n);
+    op->handle = from->handle, op->stat = from->stat, op->statfs = from->statfs;
+    op->out_offset = from->out_offset, op->slice = from->slice;
+    return op->code == FSB_OP_LIST ? fsb_plugin_emit_(job, op) : n;
+}
+
+static int fsb_plugin_takes_(const fsb_op *op)
+{
+    switch (op->code) {
+    case FSB_OP_EXEC: case FSB_OP_WATCH: case FSB_OP_LOCK: case FSB_OP_DESCRIPTOR: return -ENOSYS;
+    case FSB_OP_LIST: return op->emit ? 0 : -EINVAL;
+    default: return op->size > FSB_IO_MAX ? -EINVAL : 0;
+    }
+}
+
+static int64_t fsb_plugin_call_(fsb_backend *b, fsb_op *op)
+{
+    fsb_plugin_     *p = (fsb_plugin_ *)(void *)b;
+    const int        closes = op->code == FSB_OP_CLOSE;
+    int              err = fsb_plugin_takes_(op), turned = 0;
+    fsb_plugin_job_ *job = err ? NULL : fsb_plugin_job_new_(p, op);
+    if (!job) return op->result = err ? err : -ENOMEM;
+    const uint32_t ms = op->timeout_ms && op->timeout_ms < p->desc.deadline_ms
+                        ? op->timeout_ms : p->desc.deadline_ms;
+    pthread_mutex_lock(&p->lock);
+    err = fsb_plugin_admit_(p, job);
+    job->until = fsb_tables_now_ms_() + (err && closes ? 0 : ms); /* that one is not waited for */
+    const int admitted = !err, probe = job->probe;
+    if (admitted || closes) err = fsb_plugin_run_(p, job);
+    const int     orphan = job->orphan;
+    const int64_t result = err ? err : job->op.result;
+    if (admitted) turned = fsb_plugin_judge_(p, result, probe);
+    if (admitted && err == -ETIMEDOUT) ++p->stats.timeouts;
+    pthread_mutex_unlock(&p->lock);
+    if (admitted && err == -ETIMEDOUT)
+        fsb_tables_log_(&p->desc.log, FSB_LOG_WARN, "plugin/call",
+                        "%s: call %u was not answered in %u ms", p->name, op->code, ms);
+    fsb_plugin_tell_(p, turned, result);
+    if (closes && err == -ETIMEDOUT && !admitted) err = 0;
+    op->result = err ? err : orphan ? 0 : fsb_plugin_answer_(job, op);
+    if (!orphan) fsb_plugin_job_free_(job);
+    return op->result;
+}
+
+FSB_API void fsb_plugin_stat(fsb_backend *b, fsb_plugin_stats *stats)
+{
+    fsb_plugin_ *p = (fsb_plugin_ *)(void *)b;
+    pthread_mutex_lock(&p->lock);
+    *stats = p->stats;
+    stats->calls = p->calls, stats->stuck = fsb_plugin_stuck_(p), stats->threads = p->threads;
+    stats->open = p->open_until != 0;
+    pthread_mutex_unlock(&p->lock);
+}
+
+/* ---- [plugins: loading] ---------------------------------------------------------------------- */
+
+/* In the child: it may crash here. Its last word is a byte. */
+static void fsb_plugin_try_(const char *path, int fd)
+{
+    static const int fatal[] = {SIGSEGV, SIGBUS, SIGABRT, SIGILL, SIGFPE, SIGTRAP, SIGSYS, SIGTERM};
+    struct rlimit    none;
+    sigset_t         all;
+    memset(&none, 0, sizeof none);
+    setrlimit(RLIMIT_CORE, &none);
+    for (size_t i = 0; i < sizeof fatal / sizeof *fatal; ++i) signal(fatal[i], SIG_DFL);
+    sigfillset(&all);
+    pthread_sigmask(SIG_UNBLOCK, &all, NULL);
+    void *object = dlopen(path, RTLD_NOW | RTLD_LOCAL); /* why it cannot be, the parent finds too */
+    _exit(write(fd, object ? "y" : "n", 1) == 1 ? 0 : 1);
+}
+
+/* Waits for the child's word. 0; else the log says what became of it. */
+static int fsb_plugin_await_(const fsb_plugin_desc *d, pid_t child, int fd)
+{
+    const int64_t until = fsb_tables_now_ms_() + d->load_ms;
+    struct pollfd at;
+    char          word = 0;
+    int           status = 0, n = 0;
+    at.fd = fd, at.events = POLLIN, at.revents = 0;
+    for (int64_t left; (left = until - fsb_tables_now_ms_()) > 0;)
+        if ((n = poll(&at, 1, (int)left)) >= 0 || errno != EINTR) break;
+    if (n > 0 && read(fd, &word, 1) != 1) word = 0;
+    if (!word) kill(child, n > 0 ? 0 : SIGKILL); /* one that has ended is only asked */
+    pid_t got;
+    while ((got = waitpid(child, &status, 0)) < 0 && errno == EINTR) {}
+    if (word) return 0;
+    if (n <= 0)
+        fsb_tables_log_(&d->log, FSB_LOG_ERROR, "plugin/load", "%s: does not load in %u ms",
+                        d->path, d->load_ms);
+    else if (got == child && WIFSIGNALED(status))
+        fsb_tables_log_(&d->log, FSB_LOG_ERROR, "plugin/load", "%s: crashes when it is loaded: "
+                        "signal %d, %s", d->path, WTERMSIG(status), strsignal(WTERMSIG(status)));
+    else
+        fsb_tables_log_(&d->log, FSB_LOG_ERROR, "plugin/load", "%s: ends the program when it is "
+                        "loaded", d->path);
+    return n <= 0 ? -ETIMEDOUT : -EFAULT;
+}
+
+/* 0 if a child could load it, or found why it cannot be. */
+static int fsb_plugin_probe_(const fsb_plugin_desc *d)
+{
+    int       ends[2];
+    const int fd = open(d->path, O_RDONLY | O_CLOEXEC);
+    int       err = fd < 0 ? -errno : 0;
+    if (!err) close(fd), err = pipe2(ends, O_CLOEXEC) ? -errno : 0;
+    if (err) {
+        fsb_tables_log_(&d->log, FSB_LOG_ERROR, "plugin/load", "%s: %s", d->path, strerror(-err));
+        return err;
+    }
+    const pid_t child = fork();
+    if (child == 0) fsb_plugin_try_(d->path, ends[1]);
+    close(ends[1]);
+    err = child < 0 ? -EAGAIN : fsb_plugin_await_(d, child, ends[0]);
+    close(ends[0]);
+    return err;
+}
+
+/* Loads it and looks whether it is one, and of this ABI. */
+static int fsb_plugin_object_(fsb_plugin_ *p)
+{
+    const char       *path = p->desc.path;
+    const fsb_logger *log = &p->desc.log;
+    p->object = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+    if (!p->object) {
+        fsb_tables_log_(log, FSB_LOG_ERROR, "plugin/load", "%s", dlerror());
+        return -ENOEXEC;
+    }
+    const fsb_plugin_info *info = (const fsb_plugin_info *)dlsym(p->object, "fsb_plugin");
+    if (!info) {
+        fsb_tables_log_(log, FSB_LOG_ERROR, "plugin/load",
+                        "%s: no plugin: it exports no fsb_plugin", path);
+        return -ENOSYS;
+    }
+    if (info->abi != FSB_PLUGIN_ABI || info->size < sizeof *info || info->op_size != sizeof(fsb_op)
+        || info->backend_size > sizeof(fsb_backend) || info->dirent_size != sizeof(fsb_dirent)) {
+        fsb_tables_log_(log, FSB_LOG_ERROR, "plugin/load",
+                        "%s: compiled for ABI %u (%u, %u, %u, %u bytes), this is %d (%zu, %zu, "
+                        "%zu, %zu)", path, info->abi, info->size, info->backend_size,
+                        info->op_size, info->dirent_size, FSB_PLUGIN_ABI, sizeof *info,
+                        sizeof(fsb_backend), sizeof(fsb_op), sizeof(fsb_dirent));
+        return -EPROTO;
+    }
+    if (!info->name || !info->open) return -EPROTO;
+    p->info = info;
+    snprintf(p->name, sizeof p->name, "%s", info->name);
+    return 0;
+}
+
+static void fsb_plugin_open_inner_(fsb_plugin_job_ *job)
+{
+    fsb_plugin_ *p = job->p;
+    fsb_backend *inner = NULL;
+    const char  *config = (const char *)(job + 1);
+    int          err = p->info->open(&inner, config, &p->log);
+    if (!err && (!inner || inner->size > sizeof *inner || !inner->close)) err = -EPROTO;
+    if (!err) p->inner = inner;
+    job->op.result = err;
+}
+
+static int fsb_plugin_start_(fsb_plugin_ *p)
+{
+    fsb_op op;
+    memset(&op, 0, sizeof op);
+    op.path = p->desc.config ? p->desc.config : "";
+    fsb_plugin_job_ *job = fsb_plugin_job_new_(p, &op);
+    if (!job) return -ENOMEM;
+    job->run = fsb_plugin_open_inner_;
+    pthread_mutex_lock(&p->lock);
+    job->until = fsb_tables_now_ms_() + p->desc.load_ms;
+    int       err = fsb_plugin_run_(p, job);
+    const int orphan = job->orphan;
+    pthread_mutex_unlock(&p->lock);
+    if (!err) err = (int)job->op.result;
+    if (!orphan) fsb_plugin_job_free_(job);
+    if (err)
+        fsb_tables_log_(&p->desc.log, FSB_LOG_ERROR, "plugin/load", "%s: does not open: %s",
+                        p->desc.path, strerror(-err));
+    return err;
+}
+
+static void fsb_plugin_close_(fsb_backend *b)
+{
+    fsb_plugin_  *p = (fsb_plugin_ *)(void *)b;
+    const int64_t until = fsb_tables_now_ms_() + p->desc.deadline_ms;
+    pthread_mutex_lock(&p->lock);
+    p->quit = 1;
+    pthread_cond_broadcast(&p->work);
+    const int none = !p->threads;
+    while (p->threads && fsb_plugin_wait_(p, &p->ended, until) == 0) {}
+    const uint32_t left = p->threads;
+    p->left = left != 0;
+    if (left)
+        fsb_tables_log_(&p->desc.log, FSB_LOG_WARN, "plugin/close", "%s stays loaded: %u calls did "
+                        "not return", p->name, left);
+    pthread_mutex_unlock(&p->lock);
+    if (none && p->object) dlclose(p->object);
+    if (!left) fsb_plugin_free_(p);
+}
+
+FSB_API int fsb_plugin_load(fsb_backend **out, const fsb_plugin_desc *desc)
+{
+    enum { HOUR = 3600000 };
+    if (!out || !desc || !desc->path || !strchr(desc->path, '/') || desc->load_ms > HOUR
+        || desc->deadline_ms > HOUR || desc->pause_ms > HOUR || desc->workers > 64
+        || desc->max_stuck > 1024)
+        return -EINVAL;
+    fsb_plugin_desc d = *desc;
+    d.allocator = fsb_tables_allocator_(&desc->allocator);
+    if (!d.load_ms) d.load_ms = 10000;
+    if (!d.deadline_ms) d.deadline_ms = 5000;
+    if (!d.workers) d.workers = 4;
+    if (!d.max_stuck) d.max_stuck = 16;
+    if (!d.max_calls) d.max_calls = 64;
+    if (!d.failures) d.failures = 5;
+    if (!d.pause_ms) d.pause_ms = 1000;
+    int err = fsb_plugin_probe_(&d);
+    if (err) return err;
+    fsb_plugin_ *p = (fsb_plugin_ *)fsb_tables_new_(&d.allocator, sizeof *p);
+    if (!p) return -ENOMEM;
+    p->desc = d, p->log = d.log, p->pause_ms = d.pause_ms, p->last = &p->first;
+    pthread_mutex_init(&p->lock, NULL);
+    fsb_plugin_cond_(&p->work);
+    fsb_plugin_cond_(&p->ended);
+    p->base.size = sizeof p->base, p->base.name = p->name, p->base.close = fsb_plugin_close_;
+    for (uint32_t i = FSB_OP_STAT; i < FSB_OP_COUNT; ++i) p->base.call[i] = fsb_plugin_call_;
+    err = fsb_plugin_object_(p);
+    if (!err) err = fsb_plugin_start_(p);
+    if (err) fsb_plugin_close_(&p->base);
+    else *out = &p->base;
+    return err;
 }
 
 #ifndef FSB_WITH_FUSE

@@ -287,7 +287,7 @@ static void test_handles(void)
     CHECK(strstr(log.text, "another owner's"));
     CHECK_EQ(fsb_handles_pin(t, h[0], 8, &object), -EACCES);
     CHECK_EQ(fsb_handles_remove(t, h[0], 8), -EACCES);
-    const fsb_handle guesses[] = {0, 1, h[0] + 1, h[0] ^ UINT64_C(2) << 32, UINT64_MAX,
+    const fsb_handle guesses[] = {0, 1, h[0] + 3, h[0] ^ UINT64_C(2) << 32, UINT64_MAX,
                                   h[0] & UINT32_MAX, h[0] + (UINT64_C(1) << 32), UINT32_MAX};
     for (size_t i = 0; i < sizeof guesses / sizeof *guesses; ++i) {
         const int before = log.count;

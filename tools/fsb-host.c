@@ -1,11 +1,15 @@
 /* fsb-host - serve folders to any number of clients. `fsb-host --help` is the manual. */
 #define FSB_BACKEND_IMPLEMENTATION
 #define FSB_CHUNK_IMPLEMENTATION
+#define FSB_MOUNT_IMPLEMENTATION
+#undef FSB_WITH_FUSE /* of fsb_mount.h only the tables */
 #include "fsb_backend.h"
 #include "fsb_chunk.h"
+#include "fsb_mount.h"
 #include "codes.h"
 #include "sandbox.h"
 #include "status.h"
+#include "tenants.h"
 #include "tool.h"
 #include <ifaddrs.h>
 #include <netdb.h>
@@ -31,6 +35,10 @@ static const char help[] =
     "                      for reading; with --share SHARE that one only; with --until\n"
     "                      2026-12-31 (or 2026-12-31T23:59:59Z) no longer than that\n"
     "  --revoke NAME       takes the code of NAME out of the code file, and ends\n"
+    "  --tokens FILE       serve tenants besides, each its own folders, to who has a token: see\n"
+    "                      fsb token --help. Over tls: only: on unix sockets and plain TCP nobody\n"
+    "                      shows a token. A change in FILE counts within a second; who came with\n"
+    "                      a token that is worthless now is disconnected. No DIR is needed then\n"
     "  --stdio             serve one client on stdin and stdout instead, until it leaves\n"
     "  --read-only         clients may change nothing\n"
     "  --allow-exec        clients may run commands (fsb exec) as this user, with this\n"
@@ -125,6 +133,8 @@ typedef struct host {
     fsb_chunk_server_desc desc; /* its limits */
     fsb_chunk_ids     ids;
     fsb_chunk_id      users[MAX_IDS], groups[MAX_IDS];
+    const char       *tokens_path;
+    tenants           tenants;
     int               no_sandbox;
     const char       *status_at, *audit_path;
     FILE             *audit;
@@ -157,9 +167,14 @@ static void check_options(host *h, int argc)
     if (h->ids.squash || h->ids.user_count || h->ids.group_count) h->desc.ids = &h->ids;
     if (h->ids.anon_uid && !h->ids.squash) tool_usage("--anon needs --squash");
     if (h->line.share[0] || h->line.until) tool_usage("--share and --until need --new-code");
-    if (optind == argc) tool_usage("no folder to serve is named");
+    if (optind == argc && !h->tokens_path) tool_usage("no folder to serve is named");
+    if (h->stdio && h->tokens_path) tool_usage("--stdio and --tokens exclude each other");
     if (h->stdio && h->listen_count) tool_usage("--stdio and --listen exclude each other");
     if (!h->stdio && !h->listen_count) h->listen[h->listen_count++] = "tls:*:0";
+    int secure = 0;
+    for (int i = 0; i < h->listen_count; ++i) secure |= strncmp(h->listen[i], "tls:", 4) == 0;
+    if (h->tokens_path && !secure)
+        tool_usage("--tokens needs a tls: address: elsewhere nobody shows a token");
 }
 
 static void set_limit(fsb_chunk_server_desc *desc, const struct limit *l, const char *text)
@@ -218,7 +233,8 @@ static void set_anon(fsb_chunk_ids *ids, const char *text)
 }
 
 enum { LISTEN = 256, STDIO, READ_ONLY, LOG, HELP, VERSION, CODE_FILE, NEW_CODE, REVOKE, SHARE,
-       UNTIL, NO_SANDBOX, ALLOW_EXEC, STATUS, AUDIT, SQUASH, ANON, MAP_USER, MAP_GROUP, LIMIT };
+       UNTIL, NO_SANDBOX, ALLOW_EXEC, STATUS, AUDIT, TOKENS, SQUASH, ANON, MAP_USER,
+       MAP_GROUP, LIMIT };
 
 /* What getopt_long() wants: these, and the limits. */
 static const struct option *known_options(void)
@@ -242,7 +258,8 @@ static const struct option *known_options(void)
                                           {"allow-exec", no_argument, NULL, ALLOW_EXEC},
                                           {"no-sandbox", no_argument, NULL, NO_SANDBOX},
                                           {"status", required_argument, NULL, STATUS},
-                                          {"audit", required_argument, NULL, AUDIT}};
+                                          {"audit", required_argument, NULL, AUDIT},
+                                          {"tokens", required_argument, NULL, TOKENS}};
     enum { FIXED = sizeof fixed / sizeof *fixed };
     static struct option all[FIXED + LIMITS + 1];
     memcpy(all, fixed, sizeof fixed);
@@ -270,6 +287,7 @@ static void parse_options(host *h, int argc, char **argv)
         case NO_SANDBOX: h->no_sandbox = 1; break;
         case STATUS: h->status_at = optarg; break;
         case AUDIT: h->audit_path = optarg; break;
+        case TOKENS: h->tokens_path = optarg; break;
         case LOG: h->log_path = optarg; break;
         case CODE_FILE: h->code_path = optarg; break;
         case NEW_CODE: h->new_code = optarg; break;
@@ -427,12 +445,12 @@ static void find_own_name(char *name, size_t size)
     freeifaddrs(all);
 }
 
-/* fsb://HOST:PORT/SHARE#CODE with the first code that opens the share. */
+/* fsb://HOST:PORT/SHARE#CODE with the first code that opens the share; name NULL: without. */
 static void print_secure(const host *h, const char *bound, const char *name, const char *share)
 {
     const char *code = NULL, *port = strrchr(bound, ':');
     char        own[256];
-    for (size_t i = 0; i < h->codes.count && !code; ++i)
+    for (size_t i = 0; i < h->codes.count && !code && name; ++i)
         if (!h->codes.lines[i].share[0] || strcmp(h->codes.lines[i].share, name) == 0)
             code = h->codes.lines[i].code;
     const int any = strncmp(bound, "[::]:", 5) == 0 || strncmp(bound, "0.0.0.0:", 8) == 0;
@@ -454,6 +472,8 @@ static void print_urls(const host *h, const char *bound)
             printf("fsb+unix://%s?share=%s\n", where, share);
         } else printf("fsb+tcp://%s/%s\n", bound, share);
     }
+    for (size_t i = 0; i < h->tenants.file.tenant_count && strncmp(bound, "tls:", 4) == 0; ++i)
+        print_secure(h, bound + 4, NULL, h->tenants.file.tenants[i].name);
 }
 
 static const char *why_not(int err)
@@ -509,6 +529,19 @@ static void fill_status(void *user, status_page *page)
     status_number(page, "fsb_received_bytes_total", "counter", "bytes received", s.bytes_in);
     status_number(page, "fsb_sent_bytes_total", "counter", "bytes sent", s.bytes_out);
     status_number(page, "fsb_events_sent_total", "counter", "changes told to others", s.events);
+    status_number(page, "fsb_codes_refused_total", "counter", "codes and tokens refused",
+                  s.refused);
+    status_number(page, "fsb_token_clients_total", "counter", "clients that came with a token",
+                  s.tokens);
+    status_number(page, "fsb_requests_delayed_total", "counter", "requests held back by a rate",
+                  s.delayed);
+    status_number(page, "fsb_requests_delayed_milliseconds_total", "counter",
+                  "milliseconds of these", s.delayed_ms);
+    status_number(page, "fsb_tenant_full_total", "counter", "times a tenant had enough running",
+                  s.held);
+    status_number(page, "fsb_request_timeouts_total", "counter", "requests too late for their turn",
+                  s.timeouts);
+    tenants_status(&((host *)user)->tenants, page);
     fsb_chunk_server_get_desc(((host *)user)->server, &desc);
     if (!page->metrics) status_print(page, "limits\n");
     for (int i = 0; i < LIMITS; ++i) {
@@ -643,7 +676,7 @@ static void confine_files(host *h, char **dirs, int argc)
 {
     char          well[120];
     sandbox_files s;
-    int           err = h->no_sandbox || h->allow_exec ? 1 : sandbox_files_begin(&s);
+    int           err = h->no_sandbox || h->allow_exec || h->tokens_path ? 1 : sandbox_files_begin(&s);
     if (!err) {
         err = allow_files(h, &s, dirs, argc);
         if (!err) err = sandbox_files_end(&s);
@@ -673,22 +706,29 @@ int main(int argc, char **argv)
 
     h.desc.shares = h.shares, h.desc.share_count = h.share_count, h.desc.log = h.logger;
     open_audit(&h, &h.desc);
+    tenants_open(&h.tenants, h.tokens_path, host_rights(&h), h.logger);
+    if (h.tokens_path) h.desc.admit = tenants_admit, h.desc.admit_user = &h.tenants;
     const int err = fsb_chunk_server_open(&h.server, &h.desc);
     if (err) tool_fail("cannot start: %s", strerror(-err));
-    if (!h.stdio) first_codes(&h), warm_up_tls(&h);
+    if (!h.stdio && h.share_count) first_codes(&h);
+    if (!h.stdio) warm_up_tls(&h);
     confine_files(&h, argv + optind, argc - optind);
     status_server *status = status_start(h.status_at, fill_status, &h, h.logger);
     if (!h.stdio) start_listening(&h);
     else if (pthread_create(&thread, NULL, serve_stdio, &h) != 0)
         tool_fail("cannot start a thread");
     const struct timespec second = {1, 0};
-    while (sigtimedwait(&stop, NULL, &second) < 0) follow_codes(&h);
+    while (sigtimedwait(&stop, NULL, &second) < 0) {
+        if (h.share_count) follow_codes(&h);
+        tenants_follow(&h.tenants, h.server);
+    }
 
     status_stop(status);
     fsb_chunk_server_close(h.server);
     if (h.audit) fclose(h.audit);
     if (h.stdio) pthread_join(thread, NULL);
     for (size_t i = 0; i < h.share_count; ++i) h.shares[i].backend->close(h.shares[i].backend);
+    tenants_close(&h.tenants);
     if (h.log.file) fclose(h.log.file);
     return h.served < 0 && h.served != -ECANCELED;
 }

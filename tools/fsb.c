@@ -10,6 +10,7 @@ int fsb_cmd_files(int argc, char **argv);
 int fsb_cmd_registry(int argc, char **argv);
 int fsb_cmd_session(int argc, char **argv);
 int fsb_cmd_status(int argc, char **argv);
+int fsb_cmd_token(int argc, char **argv);
 
 /* argv[0] is the group's name; returns the exit status. */
 static const struct {
@@ -20,6 +21,7 @@ static const struct {
     {"registry", "versioned documents", fsb_cmd_registry},
     {"session", "conversations, saved and searched", fsb_cmd_session},
     {"status", "how a running fsb-host or fsb-mount is, or a host behind a URL", fsb_cmd_status},
+    {"token", "what tenants of fsb-host --tokens come with: create, show, revoke", fsb_cmd_token},
 };
 
 /* Commands of their own, all of fsb_files.c. */

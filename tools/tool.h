@@ -142,7 +142,7 @@ typedef struct tool_url {
                                       [USER@]HOST */
     char        port[8];           /* of ssh and sftp; "": ssh's own */
     char        share[256];        /* "": the host's first */
-    char        code[128];         /* TOOL_TLS: as it was typed; "": to be found elsewhere */
+    char        code[256];         /* TOOL_TLS: as it was typed; "": to be found elsewhere */
     char        path[PATH_MAX];    /* of the machine (file, ssh, sftp), where the first '/' is
                                       missing below the home folder; in the share; mem: the name */
 } tool_url;
@@ -251,9 +251,9 @@ static inline int tool_url_tls(const char *rest, tool_url *url)
 }
 
 #ifdef FSB_CHUNK_H /* of programs that connect */
-/* The join code of a URL that has none: from a file ("-": stdin), or else from $FSB_CODE. Its first
-   line, or where the line has more words, as fsb-host's own file has, the first word. 0, -ENOENT
-   there is none, -EINVAL it is mistyped, what open(2) says. */
+/* The join code, or token, of a URL that has none: from a file ("-": stdin), or else from
+   $FSB_CODE. Its first line, or where the line has more words, as fsb-host's own file has, the
+   first word. 0, -ENOENT there is none, -EINVAL it is mistyped, what open(2) says. */
 static inline int tool_code_find(const char *path, tool_url *url)
 {
     char        line[512] = "";
@@ -268,6 +268,11 @@ static inline int tool_code_find(const char *path, tool_url *url)
         from = line;
     }
     if (!url->code[0] && (!from || !from[0])) return -ENOENT;
+    if (strchr(url->code[0] ? url->code : from, ':')) { /* a token, taken as it is */
+        if (!url->code[0] && strlen(from) >= sizeof url->code) return -EINVAL;
+        if (!url->code[0]) snprintf(url->code, sizeof url->code, "%s", from);
+        return 0;
+    }
     return fsb_chunk_code_parse(url->code[0] ? url->code : from, url->code, sizeof url->code);
 }
 #endif

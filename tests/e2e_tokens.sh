@@ -1,0 +1,83 @@
+#!/usr/bin/env bash
+# Several tenants over one port: fsb token, fsb-host --tokens, a mount with a token.
+. "$(dirname "$0")/e2e.sh"
+begin e2e_tokens
+
+tokens=$dir/tokens
+mkdir "$dir/ann" "$dir/bob" "$dir/docs"
+echo ann >"$dir/ann/file"; echo bob >"$dir/bob/file"; echo doc >"$dir/docs/doc"
+if ! "$bin/fsb" token create --tokens "$tokens" --tenant ann --until 1h --rights rw --folder "$dir/ann" >"$dir/ann.token" 2>"$dir/why"; then
+    grep -q 'without OpenSSL' "$dir/why" && { skip e2e_tokens "built without OpenSSL"; finish; }
+    cat "$dir/why"
+fi
+"$bin/fsb" token create --tokens "$tokens" --tenant bob --until 1h --folder "own=$dir/bob" --folder "docs=$dir/docs" >"$dir/bob.token"
+ann=$(cat "$dir/ann.token") bob=$(cat "$dir/bob.token")
+printf '%s\n' "$ann" >"$dir/old.token"
+export ann bob tokens bin dir mnt data
+
+check 'the file is for its owner alone, the token tells what it is' '
+    [ "$(stat -c %a "$tokens")" = 600 ] && "$bin/fsb" token show <"$dir/ann.token" | grep -q "^tenant  ann$" &&
+    "$bin/fsb" token show --tokens "$tokens" "$ann" | grep -q "^it is   good$"'
+check 'what is forged, cut off, or of no tenant is told' '
+    case $ann in *A) f=${ann%?}B ;; *) f=${ann%?}A ;; esac
+    ! "$bin/fsb" token show --tokens "$tokens" "$f" >"$dir/out"; grep -q forged "$dir/out" &&
+    ! "$bin/fsb" token show "${ann%???}" && ! "$bin/fsb" token create --tokens "$tokens" --tenant eve --until 1h'
+check 'wrong usage' '
+    "$bin/fsb" token create --tokens "$tokens" --tenant ann; [ $? = 2 ] || exit 1
+    "$bin/fsb" token create --tokens "$tokens" --tenant "a b" --until 1h; [ $? = 2 ] || exit 1
+    "$bin/fsb-host" --listen "unix:$dir/no" --tokens "$tokens"; [ $? = 2 ]'
+
+serve() {
+    "$bin/fsb-host" --listen tls:127.0.0.1:0 --tokens "$tokens" --status "unix:$dir/status" "$@" >"$dir/urls" 2>>"$dir/host.log" &
+    host_pid=$!
+    for _ in $(seq 200); do [ -s "$dir/urls" ] && break; sleep 0.02; done
+    url=$(head -n 1 "$dir/urls") at=${url%/*}
+    export url at
+}
+serve
+changed() { "$@"; sleep 1.3; } # the host looks at its file every second
+export -f changed
+ls_as() { "$bin/fsb" ls "$at/$1#$2"; }
+export -f ls_as
+
+check 'a URL for each tenant, without a secret' '[ "$(sed "s,.*/,," "$dir/urls" | tr "\n" " ")" = "ann bob " ] && ! grep -q "#" "$dir/urls"'
+check 'each sees its own folders' '[ "$(ls_as ann "$ann")" = file ] && [ "$("$bin/fsb" cat "$at/#$ann" 2>/dev/null; "$bin/fsb" cat "$at/ann/file#$ann")" = ann ] &&
+    [ "$(ls_as bob "$bob" | sort | tr "\n" " ")" = "docs own " ] && [ "$("$bin/fsb" cat "$at/bob/docs/doc#$bob")" = doc ]'
+check 'and no other'\''s' '! ls_as ann "$bob" 2>/dev/null && ! ls_as bob "$ann" 2>/dev/null && ! "$bin/fsb" cat "$at/bob/../ann/file#$bob" 2>/dev/null'
+check 'ro may not write, rw may' 'echo new >"$dir/new"; ! "$bin/fsb" cp "$dir/new" "$at/bob/own/new#$bob" 2>/dev/null && [ ! -e "$dir/bob/new" ] &&
+    "$bin/fsb" cp "$dir/new" "$at/ann/new#$ann" && cmp "$dir/new" "$dir/ann/new"'
+check 'the token from the environment' '[ "$(FSB_CODE=$ann "$bin/fsb" cat "$at/ann/file")" = ann ]'
+
+mounted() { "$bin/fsb-mount" --timeout 5 "$@" "$mnt"; }
+export -f mounted; mounts="$mounts $mnt"
+check 'a mount with a token from a file' 'mounted --code-file "$dir/ann.token" "$at/ann" && [ "$(cat "$mnt/file")" = ann ] && echo mine >"$mnt/mine" && [ "$(cat "$dir/ann/mine")" = mine ]'
+check 'a new tenant, while the host runs; a changed limit' '
+    "$bin/fsb" token create --tokens "$tokens" --tenant eve --until 1h --folder "$dir/docs" >"$dir/eve.token"
+    sed -i "s/^tenant   bob$/tenant   bob  requests=5/" "$tokens"; sleep 1.3
+    [ "$(ls_as eve "$(cat "$dir/eve.token")")" = doc ] && [ "$(cat "$mnt/file")" = ann ]'
+check 'over its rate it waits, and the others do not' '
+    s=$(date +%s%N); for i in 1 2 3 4 5; do ls_as bob/own "$bob" || exit 1; done; t=$((($(date +%s%N) - s) / 1000000))
+    [ "$("$bin/fsb" cat "$at/ann/file#$ann")" = ann ] && [ $t -gt 500 ] &&
+    "$bin/fsb" status "unix:$dir/status" | grep -q "^requests held back by a rate *[1-9]"'
+check 'revoked: the mount that came with it is cut off, a new token opens again' '
+    changed "$bin/fsb" token revoke --tokens "$tokens" "$ann" && ! ls_as ann "$ann" 2>/dev/null &&
+    ! timeout 20 ls "$mnt/" >/dev/null 2>&1; fusermount3 -u "$mnt" || fusermount3 -uz "$mnt"
+    "$bin/fsb" token show --tokens "$tokens" "$ann" >"$dir/out"; grep -q "^it is   revoked$" "$dir/out" &&
+    "$bin/fsb" token create --tokens "$tokens" --tenant ann --until 1h >"$dir/ann.token" && [ "$(ls_as ann "$(cat "$dir/ann.token")" | head -n 1)" = file ]'
+check 'an expired token' '"$bin/fsb" token create --tokens "$tokens" --tenant ann --until 2001-01-01 >"$dir/over"; ! ls_as ann "$(cat "$dir/over")" 2>/dev/null'
+check 'another key signs; the old tokens stay good until theirs is taken out' '
+    "$bin/fsb" token rotate --tokens "$tokens"; changed "$bin/fsb" token create --tokens "$tokens" --tenant bob --until 1h >"$dir/bob2.token"
+    ls_as bob "$bob" >/dev/null && ls_as bob "$(cat "$dir/bob2.token")" >/dev/null || exit 1
+    changed sed -i "/^key      1 /d" "$tokens"; ls_as bob "$(cat "$dir/bob2.token")" >/dev/null && ! ls_as bob "$bob" 2>/dev/null'
+check 'a bad file is left out of account' 'changed sed -i "\$atenant ann" "$tokens"; ls_as bob "$(cat "$dir/bob2.token")" >/dev/null && grep -q "twice" "$dir/host.log"'
+check 'each refusal is in the log, and no secret' '
+    for why in expired revoked "forged: no key"; do grep -q "token .* of tenant .*: $why" "$dir/host.log" || exit 1; done
+    ! grep -qF -e "${ann##*:}" -e "${bob##*:}" "$dir/host.log"'
+stop_host
+
+check 'a bad file is told at the start' '! "$bin/fsb-host" --listen tls:127.0.0.1:0 --tokens "$tokens" 2>&1 | grep -v "that tenant is there twice"'
+sed -i '$d' "$tokens"; echo data >"$data/data"
+serve "$data"
+data_url=$(grep '/data#' "$dir/urls"); export data_url
+check 'a folder with a join code besides' '[ "$("$bin/fsb" cat "${data_url%#*}/data#${data_url#*#}")" = data ] && ls_as bob "$(cat "$dir/bob2.token")" >/dev/null && ! ls_as data "$(cat "$dir/bob2.token")" 2>/dev/null'
+finish
