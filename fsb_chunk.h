@@ -428,7 +428,8 @@ typedef struct fsb_chunk_server_desc {
     uint64_t      max_bytes; /* of requests and answers held per client (default 16 MiB, least 2) */
     uint32_t      max_locks; /* held and waited for, per client, besides (default 65536) */
     uint32_t      hello_ms;  /* from connect to hello, at most (default 10000) */
-    uint32_t      max_unproven;      /* "tls:": at once, before they show a code (default 64) */
+    uint32_t      max_unproven;      /* "tls:": at once, before they show a code (default 64); one
+                                        more, and the oldest of them is disconnected */
     uint32_t      max_unproven_each; /* of these from one address (default 16) */
     uint32_t      frame_ms;  /* without a byte inside a frame, either way (default 30000) */
     uint32_t      request_ms;   /* a request's time where the client sets none (default 30000) */
@@ -4370,12 +4371,12 @@ static fsb_chunk_failure_ *fsb_chunk_failure_of_(fsb_chunk_server *s, const unsi
 static int fsb_chunk_hold_back_(fsb_chunk_conn_ *conn)
 {
     fsb_chunk_server *s = conn->server;
-    struct pollfd     p = {s->wake, POLLIN, 0};
+    struct pollfd     p[2] = {{s->wake, POLLIN, 0}, {conn->stream.in, 0, 0}};
     if (!conn->secure) return 0;
     pthread_mutex_lock(&s->lock);
     const int64_t wait = fsb_chunk_failure_of_(s, conn->from)->until - fsb_chunk_now_ms_();
     pthread_mutex_unlock(&s->lock);
-    return wait > 0 && poll(&p, 1, (int)wait) > 0 ? -ECANCELED : 0;
+    return wait > 0 && poll(p, 2, (int)wait) > 0 ? -ECANCELED : 0;
 }
 
 /* It has shown a right code, or a wrong one, or is gone before. */
@@ -4391,15 +4392,26 @@ static void fsb_chunk_judge_(fsb_chunk_conn_ *conn, int right, int wrong)
     pthread_mutex_unlock(&s->lock);
 }
 
-/* Is there room for one more that has not shown a code? Lock held. */
-static int fsb_chunk_room_for_(fsb_chunk_server *s, fsb_chunk_conn_ *conn)
+/* Makes room for one more that has not shown a code: the oldest of them goes, of its own address if
+   that has its share. Who has a code shows it in no time; so whoever just sits there, and however
+   many they are, keeps nobody out. Lock held. */
+static void fsb_chunk_let_in_(fsb_chunk_server *s, fsb_chunk_conn_ *conn)
 {
-    uint32_t same = 0;
-    for (const fsb_chunk_conn_ *c = s->conns; c; c = c->next)
-        same += c->unproven && memcmp(c->from, conn->from, sizeof c->from) == 0;
-    if (s->unproven >= s->desc.max_unproven || same >= s->desc.max_unproven_each) return 0;
+    fsb_chunk_conn_ *oldest = NULL, *own = NULL;
+    uint32_t         same = 0;
+    for (fsb_chunk_conn_ *c = s->conns; c; c = c->next) { /* the youngest comes first */
+        if (!c->unproven) continue;
+        oldest = c;
+        if (memcmp(c->from, conn->from, sizeof c->from) == 0) own = c, ++same;
+    }
+    fsb_chunk_conn_ *goes = same >= s->desc.max_unproven_each ? own
+        : s->unproven >= s->desc.max_unproven                 ? oldest
+                                                              : NULL;
+    if (goes) {
+        fsb_chunk_stream_shut_(&goes->stream);
+        goes->unproven = 0, --s->unproven;
+    }
     conn->unproven = 1, ++s->unproven;
-    return 1;
 }
 
 /* The peer's address as IPv6; zero if it has none. */
@@ -4912,8 +4924,8 @@ static int fsb_chunk_conn_new_(fsb_chunk_server *s, int in, int out, int owns, i
     pthread_mutex_lock(&s->lock);
     if (!err && s->closing) err = -ECANCELED;
     if (!err && s->connections >= s->desc.max_clients) err = -EAGAIN;
-    if (!err && secure && !fsb_chunk_room_for_(s, conn)) err = -EAGAIN;
     if (!err) {
+        if (secure) fsb_chunk_let_in_(s, conn);
         ++s->connections;
         conn->number = ++s->numbers, conn->owns = owns;
         conn->next = s->conns, s->conns = conn;
