@@ -69,7 +69,8 @@ static void make_records_right(uint8_t *bytes, size_t size)
     }
 }
 
-static int fuzz_touch(void *user, const void *key, size_t key_size, const void *value, size_t value_size)
+static int fuzz_touch(void *user, const void *key, size_t key_size, const void *value,
+                      size_t value_size)
 {
     uint8_t sum = 0;
     for (size_t i = 0; i < key_size; ++i) sum ^= ((const uint8_t *)key)[i];

@@ -9,8 +9,8 @@
                                     target, or from it, ends before that; CONTROL is removed
                        jitter N     what comes from the target waits up to N ms
                        record       what goes to the target is also appended to CONTROL.bytes
-   trouble work DIR JOURNAL STEPS SEED    changes files in DIR and writes down what was acknowledged,
-                   until STEPS are done or the file JOURNAL.stop is there
+   trouble work DIR JOURNAL STEPS SEED    changes files in DIR and writes down what was
+                   acknowledged, until STEPS are done or the file JOURNAL.stop is there
    trouble cuts DIR JOURNAL STEPS CONTROL up|down FIRST EACH     the same with small files, each
                    step with the connection cut after FIRST, FIRST + EACH, ... bytes
    trouble verify DIR JOURNAL             is it all there, once, and nothing else?
@@ -20,7 +20,7 @@
                    address of its own (127.0.1.1, ...), until all are ended; prints how many of
                    them lived for a second, and the age of the oldest in ms
    trouble noise ADDRESS SECONDS SEED     random bytes, some of them with a frame's beginning
-   trouble replay ADDRESS FILE            sends the bytes of FILE, then waits for the other to end it
+   trouble replay ADDRESS FILE            sends the bytes of FILE, and takes what comes
 
    work ends with 1 if what it saw was wrong; an errno where it may be one is only counted. */
 #include <arpa/inet.h>
