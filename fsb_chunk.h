@@ -72,9 +72,10 @@
        twice the server has kept the last answer of each slot below 4096.
        0x101 CANCEL, meta u64 tag: that request may end early with EINTR. It has no answer itself.
        Who breaks these rules is disconnected, with a line in the log.
-       Over bare TCP all of this is in records of 1 to 65536 bytes, each behind u32 "FSBS", u32 size,
-       u32 its complement, u32 the first of the BLAKE3 of the bytes; a wrong one ends the connection.
-       A server takes them wherever a client begins with one, and frames without them on TCP, too.
+       Over bare TCP all of this is in records of 1 to 65536 bytes, each behind u32 "FSBS", u32
+       size, u32 its complement, u32 the first of the BLAKE3 of the bytes; a wrong one ends the
+       connection. A server takes them wherever a client begins with one, and on TCP frames without
+       them, too.
        Over TLS all of this is inside: version 1.3, suites with SHA-256, an external PSK with
        (EC)DHE, no certificates, no tickets. A join code is 26 symbols of Crockford's base 32 and
        two that are their number modulo 1021; in capitals, in fours with dashes, it is the key
@@ -625,8 +626,8 @@ FSB_API void fsb_blake3_hash(const void *data, size_t size, unsigned char out[32
 #endif /* FSB_CHUNK_H */
 
 /* ==== IMPLEMENTATION: [memory] [crc] [blake3] [codes] [errors] [cursor] [fields] [frame] [stream]
-   [tls] [sums] [address] [replies] [handles] [locks] [requests] [keys] [connection] [server] [slots]
-   [receiver] [client] ========================================================================= */
+   [tls] [sums] [address] [replies] [handles] [locks] [requests] [keys] [connection] [server]
+   [slots] [receiver] [client] ================================================================= */
 #if (defined(FSB_IMPLEMENTATION) || defined(FSB_CHUNK_IMPLEMENTATION)) && !defined(FSB_CHUNK_DONE_)
 #define FSB_CHUNK_DONE_ /* a second inclusion is harmless */
 #include <arpa/inet.h>
