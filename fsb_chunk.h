@@ -6302,7 +6302,7 @@ static int fsb_chunk_client_fill_(fsb_chunk_client_ *c)
     if (whole > 0 && (size_t)whole > most) most = (size_t)whole;
     const int64_t n = fsb_chunk_recv_(&c->stream, c->in + c->in_end, most - c->in_end);
     if (n == -EAGAIN) return 0;
-    if (n <= 0) return -ENOTCONN;
+    if (n <= 0) return n == -EBADMSG ? -EBADMSG : -ENOTCONN;
     c->in_end += (size_t)n, c->heard = fsb_chunk_now_ms_();
     return 0;
 }
@@ -6815,6 +6815,7 @@ static void *fsb_chunk_receiver_(void *arg)
         fsb_chunk_log_(&c->log, c->stays ? FSB_LOG_WARN : FSB_LOG_ERROR, "chunk/lost",
                        "the host is gone: %s",
                        err == -EPROTO          ? "it broke the protocol"
+                           : err == -EBADMSG   ? "bytes were changed on the way"
                            : err == -ETIMEDOUT ? "it does not answer, or takes no more requests"
                            : err == -ENOMEM    ? "out of memory"
                            : err == -ECONNRESET ? "it has stopped"
