@@ -4,7 +4,7 @@
 # sides; the mount goes on within 5 s by itself; who has nothing to do with it was not disturbed.
 # The stages run side by side; FSB_SOAK=1 makes them as long as they deserve.
 #
-#   e2e_faults.sh [STAGE...]    tcp tls host strangers disk
+#   e2e_faults.sh [STAGE...]    tcp tls host strangers disk; dropped, which only the long run has
 . "$(dirname "$0")/e2e.sh"
 soak=${FSB_SOAK:-}
 choose() { [ -n "$soak" ] && echo "$2" || echo "$1"; } # SHORT LONG
@@ -13,7 +13,7 @@ if [ $# != 1 ]; then # all stages at once, then one tally
     begin e2e_faults
     ${CC:-cc} -std=gnu11 -D_GNU_SOURCE -O1 -pthread -o "$dir/trouble" tests/trouble.c || exit 1
     export trouble=$dir/trouble
-    stages=${*:-tcp tls host strangers disk} running=
+    stages=${*:-tcp tls host strangers disk $(choose '' dropped)} running=
     trap 'kill $running 2>/dev/null; wait; clean_up' EXIT
     for stage in $stages; do
         tests/e2e_faults.sh "$stage" >"$dir/$stage" 2>&1 &
@@ -137,6 +137,44 @@ wire() {
     was_steady 'all of this' 2000
 }
 
+# ---- [dropped] packets that go nowhere -----------------------------------------------------------
+in_net() { nsenter --net="/proc/$1/ns/net" "${@:2}"; } # PID COMMAND...
+dropped() {
+    local one two net straight
+    unshare -n sleep 1000 2>/dev/null & one=$!
+    unshare -n sleep 1000 2>/dev/null & two=$!
+    helpers="$one $two"
+    sleep 0.5
+    if ! ip link add fsb0 netns $one type veth peer name fsb1 netns $two 2>"$dir/err"; then
+        skip 'dropped packets' "no network namespaces: $(cat "$dir/err")"
+        return
+    fi
+    in_net $one sh -c 'ip addr add 192.0.2.1/24 dev fsb0; ip link set fsb0 up; ip link set lo up'
+    in_net $two sh -c 'ip addr add 192.0.2.2/24 dev fsb1; ip link set fsb1 up; ip link set lo up'
+    in_net $one "$bin/fsb-host" --listen "unix:$dir/sock" --listen tls:192.0.2.1:0 \
+        --code-file "$dir/codes" "$data" >"$dir/url" 2>"$dir/host.log" &
+    host_pid=$!
+    until [ "$(wc -l <"$dir/url")" = 2 ] || ! kill -0 $host_pid 2>/dev/null; do sleep 0.02; done
+    url=$(head -n 1 "$dir/url")
+    steady
+    straight=$(tls_url)
+    mkdir -p "$dir/mnt"
+    mounts="$mounts $mnt"
+    in_net $two "$bin/fsb-mount" --timeout 60 --log "$dir/mount.log" "$straight" "$mnt" || exit 1
+    for net in 3 10 20; do
+        working "$mnt" "dropped$net" "$net"
+        in_net $one ip neigh replace 192.0.2.2 lladdr 02:00:00:00:00:99 dev fsb0 nud permanent
+        in_net $two ip neigh replace 192.0.2.1 lladdr 02:00:00:00:00:99 dev fsb1 nud permanent
+        sleep $net
+        in_net $one ip neigh del 192.0.2.2 dev fsb0
+        in_net $two ip neigh del 192.0.2.1 dev fsb1
+        check "all packets dropped for $net s: then the mount goes on" 'usable "$mnt"'
+        worked "dropped$net" "$mnt" "all packets dropped for $net s"
+    done
+    was_steady 'dropped packets' 2000
+    check 'both sides have the same' 'same "$data" "$mnt"'
+}
+
 # ---- [host] who is killed or stands still --------------------------------------------------------
 host_stage() {
     local round client
@@ -198,6 +236,17 @@ strangers() {
     sleep 1.5
     check 'while 200 say nothing on every socket, others come and are served' \
         'for u in "$tls_url" "$tcp_url"; do timeout 5 "$bin/fsb" ls "$u" >/dev/null || exit 1; done; usable "$dir/steady"'
+    for at in gone old; do
+        "$bin/fsb-host" --code-file "$dir/codes" --new-code $at $([ $at = old ] && echo --until 2001-01-01) >"$dir/$at.code"
+    done
+    "$bin/fsb-host" --code-file "$dir/codes" --revoke gone
+    "$bin/fsb-host" --code-file "$dir/others" --new-code wrong >"$dir/wrong.code"
+    sleep 1.5
+    export bare=${tls_url%#*}
+    for at in wrong gone old; do
+        check "a code that is $at: it is said so" \
+            '! "$bin/fsb-mount" --timeout 5 --code-file "$dir/'$at'.code" "$bare" "$mnt" 2>"$dir/err" && grep -q "no such code: it was revoked, has expired" "$dir/err"'
+    done
     for at in $each; do
         "$trouble" noise "$at" "$(choose 1 10)" 7 >"$dir/noise.${at##*[:/]}" & pids="${pids:-} $!"
     done
@@ -285,6 +334,7 @@ tcp | tls) wire ;;
 host) host_stage ;;
 strangers) strangers ;;
 disk) disk ;;
+dropped) dropped ;;
 *) echo "e2e_faults: no stage $stage" ; exit 2 ;;
 esac
 finish
