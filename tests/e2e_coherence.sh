@@ -20,6 +20,6 @@ mount_at "$dir/two"
 limit=7200
 check "$rounds changes of every kind show in time, every one" \
     "'$dir/coherence' '$data' '$dir/one' '$dir/two' $rounds ${COHERENCE_SEED:-1} \
-        $((jitter * 100)) $((jitter > 0)) >'$dir/out'"
+        $((jitter * 20)) $((jitter > 0)) >'$dir/out'"
 cat "$dir/out"
 finish
