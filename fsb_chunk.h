@@ -5169,6 +5169,7 @@ static int fsb_chunk_conn_run_(fsb_chunk_conn_ *conn)
     pthread_mutex_lock(&conn->lock);
     while (conn->pending) pthread_cond_wait(&conn->quiet, &conn->lock);
     pthread_mutex_unlock(&conn->lock);
+    fsb_chunk_lease_leave_(conn); /* also one that was granted meanwhile */
     fsb_chunk_conn_ *const heir = stays ? fsb_chunk_linger_(conn) : NULL;
     if (heir) fsb_chunk_bequeath_(conn, heir);
     else fsb_chunk_lock_leave_(conn, NULL, 1); /* also what was granted meanwhile */
