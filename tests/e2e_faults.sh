@@ -182,7 +182,7 @@ host_stage() {
     head -c 30M /dev/urandom >"$data/large"
     mount_at "$mnt" --timeout 60
     mount_at "$dir/two" --timeout 60
-    for round in $(seq "$(choose 2 30)"); do
+    for round in $(seq "$(choose 1 30)"); do
         working "$mnt" "killed$round" "$round"
         (cmp "$dir/two/large" "$data/large"; echo $? >"$dir/compared") >/dev/null 2>&1 &
         comparing=$!
@@ -253,12 +253,14 @@ strangers() {
     wait $pids
     check 'random bytes on every socket: the host goes on' \
         'cat "$dir"/noise.*; usable "$dir/steady" && timeout 5 "$bin/fsb" ls "$tls_url" >/dev/null && timeout 5 "$bin/fsb" ls "$tcp_url"'
-    for _ in $(seq 150); do
-        [ "$(cat "$dir"/silent.* | wc -l)" = 3 ] && break
-        sleep 0.1
-    done
-    check 'who says nothing for 10 s is gone' \
-        'cat "$dir"/silent.*; [ $(cat "$dir"/silent.* | wc -l) = 3 ] && ! awk "\$2 > 13000" "$dir"/silent.* | grep .'
+    if [ -n "$soak" ]; then
+        for _ in $(seq 150); do
+            [ "$(cat "$dir"/silent.* | wc -l)" = 3 ] && break
+            sleep 0.1
+        done
+        check 'who says nothing for 10 s is gone' \
+            'cat "$dir"/silent.*; [ $(cat "$dir"/silent.* | wc -l) = 3 ] && ! awk "\$2 > 13000" "$dir"/silent.* | grep .'
+    fi
     was_steady 'strangers' 2000
 }
 
