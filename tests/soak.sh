@@ -3,6 +3,7 @@
 # with a tally, "N passed, N failed"; what each part said is in build/soak/.
 #   SOAK_SEEDS=8        how many seeds, or turns, of what goes by seeds
 #   FUZZ_SECONDS=300    for each fuzzer
+#   SOAK_SCRIPTS=...    what sanitized programs run (tests/e2e_*.sh)
 set -u
 cd "$(dirname "$0")/.." || exit 1
 jobs=${JOBS:-$(nproc)} seeds=${SOAK_SEEDS:-8} log=build/soak
@@ -89,7 +90,7 @@ sanitized() { # VARIANT
     local fixed=
     [ "$1" = tsan ] && [ "$(cat /proc/sys/vm/mmap_rnd_bits 2>/dev/null || echo 0)" -gt 28 ] &&
         fixed="setarch -R"
-    for script in tests/e2e_*.sh; do
+    for script in ${SOAK_SCRIPTS:-tests/e2e_*.sh}; do
         name=$(basename "$script" .sh)
         TWIN_SEEDS=2 FSB_BIN=$bin FSB=$bin/fsb run "$1/${name#e2e_}" \
             $fixed bash -c "$script; status=\$?; cd '$bin/reports' && cat ./* 2>/dev/null && exit 1; exit \$status"
