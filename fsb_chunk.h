@@ -4381,7 +4381,7 @@ static int fsb_chunk_read_now_(fsb_chunk_request_ *req, int fd)
     const uint64_t left = op->offset < end ? end - op->offset : 0;
     if (size > left) size = (size_t)left;
     if (size >= FSB_CHUNK_SENDFILE_MIN_) {
-        if (!fsb_chunk_cached_(fd, op->offset, size)) return 1;
+        if (req->conn->stream.sums || !fsb_chunk_cached_(fd, op->offset, size)) return 1;
         req->room = 0;
         if (fsb_chunk_reserve_(req, 1) != 0) return -ENOMEM;
         fsb_chunk_block_ *b = req->block;

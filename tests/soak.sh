@@ -92,7 +92,7 @@ sanitized() { # VARIANT
         fixed="setarch -R"
     for script in ${SOAK_SCRIPTS:-tests/e2e_*.sh}; do
         name=$(basename "$script" .sh)
-        TWIN_SEEDS=2 FSB_BIN=$bin FSB=$bin/fsb run "$1/${name#e2e_}" \
+        TWIN_SEEDS=2 HOST_KB=4000000 FSB_BIN=$bin FSB=$bin/fsb run "$1/${name#e2e_}" \
             $fixed bash -c "$script; status=\$?; cd '$bin/reports' && cat ./* 2>/dev/null && exit 1; exit \$status"
         mkdir -p "$log/$1-reports" && mv "$bin"/reports/* "$log/$1-reports" 2>/dev/null
     done
