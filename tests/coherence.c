@@ -192,7 +192,7 @@ int main(int argc, char **argv)
             if (i != by || !by) expect(i, want, start, by, kind);
     }
     printf("%d rounds, %d changes, %d wrong; slowest %.1f ms past the mounts (%d late), "
-           "%.1f ms through one (%d late)\n", rounds, changed, failed, (double)worst[0] / 1e6, late[0],
-           (double)worst[1] / 1e6, late[1]);
+           "%.1f ms through one (%d late)\n", rounds, changed, failed, (double)worst[0] / 1e6,
+           late[0], (double)worst[1] / 1e6, late[1]);
     return failed || late[0] || late[1] || changed < rounds / 4;
 }
