@@ -151,7 +151,7 @@ dropped() {
     fi
     in_net $one sh -c 'ip addr add 192.0.2.1/24 dev fsb0; ip link set fsb0 up; ip link set lo up'
     in_net $two sh -c 'ip addr add 192.0.2.2/24 dev fsb1; ip link set fsb1 up; ip link set lo up'
-    in_net $one "$bin/fsb-host" --listen "unix:$dir/sock" --listen tls:192.0.2.1:0 \
+    nsenter --net="/proc/$one/ns/net" "$bin/fsb-host" --listen "unix:$dir/sock" --listen tls:192.0.2.1:0 \
         --code-file "$dir/codes" "$data" >"$dir/url" 2>"$dir/host.log" &
     host_pid=$!
     until [ "$(wc -l <"$dir/url")" = 2 ] || ! kill -0 $host_pid 2>/dev/null; do sleep 0.02; done
