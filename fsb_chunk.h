@@ -2745,7 +2745,8 @@ struct fsb_chunk_conn_ {
     int                    revoked; /* 1: it no longer does; by atomics */
     fsb_chunk_grant_       grant;
     unsigned char          from[16]; /* its address, if secure */
-    int                    unproven; /* 1: counted in server->unproven; guarded by server->lock */
+    int                    unproven; /* 1: counted in server->unproven; 2: had to make room; guarded
+                                        by server->lock */
     fsb_chunk_conn_       *line_next; /* likewise, these three: its requests for the workers */
     fsb_chunk_request_    *jobs, **jobs_tail;
     unsigned char          id[16];  /* of the client; with the next, from hello on */
@@ -4566,17 +4567,19 @@ static int fsb_chunk_hold_back_(fsb_chunk_conn_ *conn)
     return wait > 0 && poll(p, 2, (int)wait) > 0 ? -ECANCELED : 0;
 }
 
-/* It has shown a right code, or a wrong one, or is gone before. */
-static void fsb_chunk_judge_(fsb_chunk_conn_ *conn, int right, int wrong)
+/* It has shown a right code, or a wrong one, or is gone before. 1: it had to make room. */
+static int fsb_chunk_judge_(fsb_chunk_conn_ *conn, int right, int wrong)
 {
     fsb_chunk_server *s = conn->server;
-    if (!conn->secure) return;
+    if (!conn->secure) return 0;
     pthread_mutex_lock(&s->lock);
     fsb_chunk_failure_ *f = fsb_chunk_failure_of_(s, conn->from);
-    s->unproven -= (uint32_t)conn->unproven, conn->unproven = 0;
+    const int           ousted = conn->unproven == 2;
+    s->unproven -= conn->unproven == 1, conn->unproven = 0;
     if (right) f->count = 0, f->until = 0;
     if (wrong) f->until = fsb_chunk_now_ms_() + (100ll << (f->count < 5 ? ++f->count : 5));
     pthread_mutex_unlock(&s->lock);
+    return ousted;
 }
 
 /* Makes room for one more that has not shown a code: the oldest of them goes, of its own address if
@@ -4587,7 +4590,7 @@ static void fsb_chunk_let_in_(fsb_chunk_server *s, fsb_chunk_conn_ *conn)
     fsb_chunk_conn_ *oldest = NULL, *own = NULL;
     uint32_t         same = 0;
     for (fsb_chunk_conn_ *c = s->conns; c; c = c->next) { /* the youngest comes first */
-        if (!c->unproven) continue;
+        if (c->unproven != 1) continue;
         oldest = c;
         if (memcmp(c->from, conn->from, sizeof c->from) == 0) own = c, ++same;
     }
@@ -4596,7 +4599,7 @@ static void fsb_chunk_let_in_(fsb_chunk_server *s, fsb_chunk_conn_ *conn)
                                                               : NULL;
     if (goes) {
         fsb_chunk_stream_shut_(&goes->stream);
-        goes->unproven = 0, --s->unproven;
+        goes->unproven = 2, --s->unproven;
     }
     conn->unproven = 1, ++s->unproven;
 }
@@ -4843,7 +4846,7 @@ static int fsb_chunk_hello_(fsb_chunk_conn_ *conn, const fsb_chunk_frame_ *f)
         : share                                                           ? 0
                                                                           : -ENOENT;
     memcpy(conn->id, id, sizeof conn->id);
-    fsb_chunk_judge_(conn, 1, 0);
+    (void)fsb_chunk_judge_(conn, 1, 0);
     if (!err && (wants & FSB_CHUNK_STAYS_)) fsb_chunk_return_(conn, share, wants);
     if (err) answer.status = -fsb_chunk_error_to_wire_(-err);
     else {
@@ -5142,7 +5145,7 @@ static int fsb_chunk_conn_run_(fsb_chunk_conn_ *conn)
     fsb_chunk_server *s = conn->server;
     int               err = fsb_chunk_hold_back_(conn);
     if (!err) err = fsb_chunk_loop_(conn);
-    fsb_chunk_judge_(conn, 0, err == -EACCES && !conn->share);
+    if (fsb_chunk_judge_(conn, 0, err == -EACCES && !conn->share)) err = -EAGAIN;
     fsb_chunk_log_(&s->desc.log, err && err != -ECANCELED ? FSB_LOG_WARN : FSB_LOG_INFO,
                    "chunk/client", "client %llu: %s", (unsigned long long)conn->number,
                    err == 0                ? "left"
@@ -5151,6 +5154,7 @@ static int fsb_chunk_conn_run_(fsb_chunk_conn_ *conn)
                        : err == -ETIMEDOUT ? "disconnected: it was too slow"
                        : err == -ECANCELED ? "disconnected: closing"
                        : err == -EACCES    ? "disconnected: its code does not open anything here"
+                       : err == -EAGAIN    ? "turned away: it had shown no code, and another came"
                        : err == -ENOENT    ? "disconnected: no such share"
                        : err == -EPIPE     ? "lost in the middle of a frame"
                                            : "lost");
