@@ -3714,7 +3714,7 @@ static int fsb_chunk_lease_(fsb_chunk_conn_ *conn, fsb_op *op)
 static void fsb_chunk_lease_leave_(fsb_chunk_conn_ *conn)
 {
     fsb_chunk_server *s = conn->server;
-    if (!conn->told) return;
+    if (!__atomic_load_n(&conn->told, __ATOMIC_ACQUIRE)) return;
     pthread_mutex_lock(&s->leases_lock);
     fsb_chunk_conn_ **p = &s->leased;
     while (*p != conn) p = &(*p)->leased_next;
@@ -4885,7 +4885,8 @@ static int fsb_chunk_frame_run_(fsb_chunk_conn_ *conn, const fsb_chunk_frame_ *f
         return 0;
     }
     if (f->op == FSB_CHUNK_SEEN_) {
-        if (f->flags || f->data_size || f->meta_size || !conn->told) return -EPROTO;
+        if (f->flags || f->data_size || f->meta_size) return -EPROTO;
+        if (!__atomic_load_n(&conn->told, __ATOMIC_ACQUIRE)) return -EPROTO;
         fsb_chunk_seen_(conn, f->tag);
         return 0;
     }
