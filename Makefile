@@ -5,6 +5,8 @@
 #               bench-peers: installs first what ours is measured beside)
 # make install  PREFIX=/usr/local, DESTDIR=; the headers and the programs
 # make deb      a Debian package of these, in build/
+# make soak     what takes hours: faults, long runs, sanitized programs (SOAK="faults twin": these)
+# make fuzz     each fuzzer for FUZZ_SECONDS (60), FUZZ="chunk url": these
 # make cross    every header and its tests on other machines, under qemu-user, and with musl
 # make blocks   copies tests/blocks/ into every header
 # make clean
@@ -39,19 +41,19 @@ SAY       = $(if $(V),,@echo '  cc $@';)
 HEADERS := $(wildcard fsb_*.h)
 TOOLS   := $(patsubst tools/%.c,bin/%,$(wildcard tools/fsb-*.c tools/fsb.c))
 TESTS   := $(patsubst tests/%.c,%,$(wildcard tests/test_*.c))
-THREADS := $(filter-out test_blake3 test_fuzz_%,$(TESTS)) # the others have but one
+THREADS := $(filter-out test_blake3,$(TESTS)) # that one has but one
 BENCHES := $(patsubst bench/%.c,build/bench/%,$(wildcard bench/bench_*.c))
 LINKED  := build/bench/link # the emulated network link
-FUZZERS := $(patsubst tests/%.c,build/fuzz/%,$(wildcard tests/fuzz_*.c))
 BAD_PLUGINS := moody crash exit hang abi size symbol refuses sleeps # what test_plugin loads
 GROUPS  := $(patsubst tools/%.c,obj/%.o,$(wildcard tools/fsb_*.c)) # of fsb's sub-commands
 
-.PHONY: all tools tests sanitized benches demo test bench bench-quick bench-peers fuzz install deb \
-        cross blocks clean
+.PHONY: all tools tests sanitized sanitized-tools benches demo test soak bench bench-quick \
+        bench-peers fuzz install deb cross blocks clean
 all: tools tests benches
 tools: $(TOOLS:%=build/%)
 tests: $(TESTS:%=build/%)
 sanitized: $(addprefix build/asan/,$(TESTS)) $(addprefix build/tsan/,$(THREADS))
+sanitized-tools: $(foreach v,asan tsan,$(TOOLS:%=build/$v/%))
 benches: $(BENCHES) $(LINKED)
 
 # A variant is the same programs in a folder of its own.
@@ -108,6 +110,10 @@ test:
 	@tests/install.sh test
 	@MAKE='$(MAKE)' JOBS=$(JOBS) tests/run.sh
 
+soak:
+	@tests/install.sh test
+	@MAKE='$(MAKE)' JOBS=$(JOBS) tests/soak.sh $(SOAK)
+
 bench: tools benches
 	@bench/report.py
 bench-quick: tools benches
@@ -116,12 +122,14 @@ bench-peers:
 	@bench/peers.sh
 	@$(MAKE) --no-print-directory bench
 
-ifneq ($(FUZZERS),)
+# What it found, and what got it further, stays in build/fuzz/.
+FUZZ         ?= $(patsubst tests/fuzz_%.c,%,$(wildcard tests/fuzz_*.c))
 FUZZ_SECONDS ?= 60
-fuzz: $(FUZZERS)
-	@for f in $(FUZZERS); do echo "== $$f"; mkdir -p $$f.corpus; \
-	    $$f -max_total_time=$(FUZZ_SECONDS) -artifact_prefix=$$f. $$f.corpus || exit 1; done
-endif
+fuzz: $(FUZZ:%=build/fuzz/fuzz_%)
+	@for f in $(FUZZ); do echo "== $$f"; mkdir -p build/fuzz/$$f.corpus; \
+	    test -d tests/fuzz/$$f && seeds=tests/fuzz/$$f || seeds=; \
+	    build/fuzz/fuzz_$$f -max_total_time=$(FUZZ_SECONDS) -timeout=60 -rss_limit_mb=4096 \
+	        -artifact_prefix=build/fuzz/$$f. build/fuzz/$$f.corpus $$seeds || exit 1; done
 
 to := $(DESTDIR)$(PREFIX)
 install: tools

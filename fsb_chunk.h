@@ -73,6 +73,10 @@
        twice the server has kept the last answer of each slot below 4096.
        0x101 CANCEL, meta u64 tag: that request may end early with EINTR. It has no answer itself.
        Who breaks these rules is disconnected, with a line in the log.
+       Over bare TCP all of this is in records of 1 to 65536 bytes, each behind u32 "FSBS", u32
+       size, u32 its complement, u32 the first of the BLAKE3 of the bytes; a wrong one ends the
+       connection. A server takes them wherever a client begins with one, and on TCP frames without
+       them, too.
        Over TLS all of this is inside: version 1.3, suites with SHA-256, an external PSK with
        (EC)DHE, no certificates, no tickets. A join code is 26 symbols of Crockford's base 32 and
        two that are their number modulo 1021; in capitals, in fours with dashes, it is the key
@@ -107,9 +111,9 @@
    ERRORS    0 or a negative errno. -EPROTO the peer broke the protocol, -ENOTCONN the connection is
              gone, -ETIMEDOUT no answer in time; details go to the log.
    DOES NOT  encrypt but by "tls:" (else loopback TCP and unix sockets only, unless asked for by
-             name), checksum the bytes of files on the way where TLS does not (headers
-             and meta are), detect deadlocks of locks. Locks live in the server: they bind its
-             clients, not the host's own programs.
+             name), checksum the bytes of files where neither TLS nor TCP is used (headers and meta
+             are), detect deadlocks of locks. Locks live in the server: they bind its clients, not
+             the host's own programs.
    LICENCE   MIT, at the end of this file.            CHANGES   0.1.0 first version. */
 #if (defined(FSB_IMPLEMENTATION) || defined(FSB_CHUNK_IMPLEMENTATION)) && !defined(_GNU_SOURCE)
 #define _GNU_SOURCE 1 /* helps only if no libc header came first: verified below */
@@ -473,7 +477,8 @@ typedef struct fsb_chunk_server_desc {
                                  one; more, or more than max_bytes, and it is dropped (default
                                  16384) */
     uint32_t      hello_ms;  /* from connect to hello, at most (default 10000) */
-    uint32_t      max_unproven;      /* "tls:": at once, before they show a code (default 64) */
+    uint32_t      max_unproven;      /* "tls:": at once, before they show a code (default 64); one
+                                         more, and the oldest of them is disconnected */
     uint32_t      max_unproven_each; /* of these from one address, of IPv6 from one /64 (default
                                         16) */
     uint32_t      frame_ms;  /* without a byte inside a frame, either way (default 30000) */
@@ -688,7 +693,7 @@ FSB_API void fsb_blake3_hash(const void *data, size_t size, unsigned char out[32
 #endif /* FSB_CHUNK_H */
 
 /* ==== IMPLEMENTATION: [memory] [crc] [blake3] [codes] [errors] [cursor] [fields] [frame] [stream]
-   [tls] [address] [ids] [replies] [handles] [locks] [leases] [requests] [keys] [connection]
+   [tls] [sums] [address] [ids] [replies] [handles] [locks] [leases] [requests] [keys] [connection]
    [return] [server] [slots] [receiver] [reconnect] [client] ==================================== */
 #if (defined(FSB_IMPLEMENTATION) || defined(FSB_CHUNK_IMPLEMENTATION)) && !defined(FSB_CHUNK_DONE_)
 #define FSB_CHUNK_DONE_ /* a second inclusion is harmless */
@@ -1921,10 +1926,12 @@ static int64_t fsb_chunk_unseal_(unsigned char *bytes, size_t size, fsb_chunk_fr
 
 /* Two descriptors, non-blocking, that may be one, and what is between them and us. */
 typedef struct fsb_chunk_tls_ fsb_chunk_tls_;
+typedef struct fsb_chunk_sums_ fsb_chunk_sums_;
 typedef struct fsb_chunk_stream_ {
-    int             in, out;
-    int             socket; /* 1: out is a socket */
-    fsb_chunk_tls_ *tls;    /* NULL: nothing */
+    int              in, out;
+    int              socket; /* 1: out is a socket */
+    fsb_chunk_tls_  *tls;    /* NULL: nothing */
+    fsb_chunk_sums_ *sums;   /* likewise; never both */
 } fsb_chunk_stream_;
 
 static int fsb_chunk_stream_init_(fsb_chunk_stream_ *s, int in, int out)
@@ -2285,14 +2292,14 @@ static int fsb_chunk_tls_greet_(fsb_chunk_stream_ *s, int64_t deadline)
     }
 }
 
-static int fsb_chunk_unsent_(const fsb_chunk_stream_ *s) /* a send of nothing would go on */
+static int fsb_chunk_tls_unsent_(const fsb_chunk_tls_ *t)
 {
-    return s->tls && __atomic_load_n(&s->tls->left_size, __ATOMIC_RELAXED) != 0;
+    return __atomic_load_n(&t->left_size, __ATOMIC_RELAXED) != 0;
 }
 
-static int fsb_chunk_ready_(const fsb_chunk_stream_ *s) /* a recv gives bytes, whatever poll says */
+static int fsb_chunk_tls_ready_(const fsb_chunk_tls_ *t)
 {
-    return s->tls && s->tls->ready;
+    return t->ready;
 }
 
 #else
@@ -2342,30 +2349,210 @@ static int fsb_chunk_tls_greet_(fsb_chunk_stream_ *s, int64_t deadline)
     return -ENOSYS;
 }
 
-static int fsb_chunk_unsent_(const fsb_chunk_stream_ *s)
+static int fsb_chunk_tls_unsent_(const fsb_chunk_tls_ *t)
 {
-    (void)s;
+    (void)t;
     return 0;
 }
 
-static int fsb_chunk_ready_(const fsb_chunk_stream_ *s)
+static int fsb_chunk_tls_ready_(const fsb_chunk_tls_ *t)
 {
-    (void)s;
+    (void)t;
     return 0;
 }
 #endif /* FSB_WITH_OPENSSL */
 
+/* ---- [sums] ---------------------------------------------------------------------------------- */
+
+/* Bare TCP has a sum of 16 bits, and what stands between two hosts computes it anew. So there the
+   bytes go in records: a head of u32 "FSBS", size, its complement, the first of the BLAKE3 of the
+   bytes, then the bytes. One thread at a time sends, one receives. */
+enum {
+    FSB_CHUNK_SUM_MAGIC_ = 0x53425346, /* "FSBS" */
+    FSB_CHUNK_SUM_HEAD_ = 16,
+    FSB_CHUNK_SUM_MAX_ = 64 << 10,
+    FSB_CHUNK_SUM_ROOM_ = FSB_CHUNK_SUM_HEAD_ + FSB_CHUNK_SUM_MAX_
+};
+
+struct fsb_chunk_sums_ {
+    fsb_chunk_stream_ raw;
+    fsb_allocator     allocator;
+    size_t            at, good, end; /* in[at..good) is checked, in[..end) is what came */
+    int               ready;         /* more is there than the last recv had room for */
+    size_t            left_at, left; /* of out; left by atomics: who polls asks */
+    unsigned char     in[FSB_CHUNK_SUM_ROOM_], out[FSB_CHUNK_SUM_ROOM_];
+};
+
+static uint32_t fsb_chunk_sum_of_(const unsigned char *bytes, size_t size)
+{
+    unsigned char     hash[32];
+    fsb_chunk_cursor_ c = {hash, hash + sizeof hash, 0};
+    fsb_blake3_hash(bytes, size, hash);
+    return fsb_chunk_get32_(&c);
+}
+
+/* Is it bare TCP? */
+static int fsb_chunk_wants_sums_(const fsb_chunk_stream_ *s)
+{
+    int       domain = 0;
+    socklen_t size = sizeof domain;
+    return !s->tls && s->in == s->out && s->socket &&
+        getsockopt(s->out, SOL_SOCKET, SO_DOMAIN, &domain, &size) == 0 && domain != AF_UNIX;
+}
+
+/* Puts records between the stream and us; bytes that have come already are the first of one. */
+static int fsb_chunk_sums_open_(fsb_chunk_stream_ *s, const void *bytes, size_t size,
+                                const fsb_allocator *a)
+{
+    fsb_chunk_sums_ *t =
+        size <= FSB_CHUNK_SUM_ROOM_ ? (fsb_chunk_sums_ *)fsb_chunk_alloc_(a, sizeof *t) : NULL;
+    if (!t) return -ENOMEM;
+    t->raw = *s, t->allocator = *a;
+    if (size) memcpy(t->in, bytes, size);
+    t->end = size, t->ready = size != 0;
+    s->sums = t;
+    return 0;
+}
+
+static void fsb_chunk_sums_close_(fsb_chunk_stream_ *s)
+{
+    if (!s->sums) return;
+    const fsb_allocator a = s->sums->allocator;
+    fsb_chunk_free_(&a, s->sums, sizeof *s->sums);
+    s->sums = NULL;
+}
+
+/* The size of the record at t->at with its head, 0 if not even that has come; -EBADMSG. */
+static int64_t fsb_chunk_sums_size_(const fsb_chunk_sums_ *t, uint32_t *sum)
+{
+    unsigned char    *head = (unsigned char *)(uintptr_t)t->in + t->at;
+    fsb_chunk_cursor_ c = {head, head + FSB_CHUNK_SUM_HEAD_, 0};
+    if (t->end - t->at < FSB_CHUNK_SUM_HEAD_) return 0;
+    const uint32_t magic = fsb_chunk_get32_(&c), size = fsb_chunk_get32_(&c);
+    if (magic != FSB_CHUNK_SUM_MAGIC_ || fsb_chunk_get32_(&c) != ~size || !size ||
+        size > FSB_CHUNK_SUM_MAX_)
+        return -EBADMSG;
+    *sum = fsb_chunk_get32_(&c);
+    return (int64_t)size + FSB_CHUNK_SUM_HEAD_;
+}
+
+/* Goes on to the next record: 1, 0 if it is not all there, -EBADMSG. */
+static int fsb_chunk_sums_next_(fsb_chunk_sums_ *t)
+{
+    uint32_t      sum = 0;
+    const int64_t size = fsb_chunk_sums_size_(t, &sum);
+    if (size <= 0) return (int)size;
+    if ((size_t)size > t->end - t->at) return 0;
+    const unsigned char *bytes = t->in + t->at + FSB_CHUNK_SUM_HEAD_;
+    if (fsb_chunk_sum_of_(bytes, (size_t)size - FSB_CHUNK_SUM_HEAD_) != sum) return -EBADMSG;
+    t->good = t->at + (size_t)size, t->at += FSB_CHUNK_SUM_HEAD_;
+    return 1;
+}
+
+static int64_t fsb_chunk_sums_fill_(fsb_chunk_sums_ *t)
+{
+    memmove(t->in, t->in + t->at, t->end - t->at);
+    t->end -= t->at, t->at = t->good = 0;
+    const int64_t n = fsb_chunk_raw_recv_(&t->raw, t->in + t->end, sizeof t->in - t->end);
+    if (n > 0) t->end += (size_t)n;
+    return n;
+}
+
+static int64_t fsb_chunk_sums_recv_(fsb_chunk_sums_ *t, void *to, size_t size)
+{
+    size_t   got = 0;
+    int64_t  n = 1;
+    uint32_t sum;
+    while (got < size && n > 0) {
+        const size_t have = t->good > t->at ? t->good - t->at : 0;
+        const size_t part = have < size - got ? have : size - got;
+        if (part) memcpy((unsigned char *)to + got, t->in + t->at, part);
+        got += part, t->at += part;
+        if (part) continue;
+        n = fsb_chunk_sums_next_(t);
+        if (!n) n = fsb_chunk_sums_fill_(t);
+    }
+    const int64_t next = fsb_chunk_sums_size_(t, &sum);
+    t->ready = t->good > t->at || next < 0 || (next > 0 && (size_t)next <= t->end - t->at);
+    return got && n != -EBADMSG ? (int64_t)got : n;
+}
+
+/* Sends what is left of a record: 0, -EAGAIN, another error. */
+static int fsb_chunk_sums_drain_(fsb_chunk_sums_ *t, int more)
+{
+    while (t->left) {
+        struct iovec part;
+        part.iov_base = t->out + t->left_at, part.iov_len = t->left;
+        const int64_t n = fsb_chunk_raw_send_(&t->raw, &part, 1, more);
+        if (n < 0) return (int)n;
+        t->left_at += (size_t)n;
+        __atomic_store_n(&t->left, t->left - (size_t)n, __ATOMIC_RELAXED);
+    }
+    return 0;
+}
+
+/* A record of the parts from `at` on; returns how many bytes of them are in it. */
+static size_t fsb_chunk_sums_record_(fsb_chunk_sums_ *t, const struct iovec *parts, int count,
+                                     size_t at)
+{
+    fsb_chunk_cursor_ c = {t->out, t->out + FSB_CHUNK_SUM_HEAD_, 0};
+    unsigned char    *bytes = t->out + FSB_CHUNK_SUM_HEAD_;
+    size_t            size = 0;
+    for (int i = 0; i < count && size < FSB_CHUNK_SUM_MAX_; ++i) {
+        const size_t skip = i ? 0 : at, room = FSB_CHUNK_SUM_MAX_ - size;
+        const size_t part = parts[i].iov_len - skip < room ? parts[i].iov_len - skip : room;
+        if (part) memcpy(bytes + size, (const char *)parts[i].iov_base + skip, part);
+        size += part;
+    }
+    fsb_chunk_put32_(&c, FSB_CHUNK_SUM_MAGIC_);
+    fsb_chunk_put32_(&c, (uint32_t)size), fsb_chunk_put32_(&c, ~(uint32_t)size);
+    fsb_chunk_put32_(&c, fsb_chunk_sum_of_(bytes, size));
+    t->left_at = 0;
+    __atomic_store_n(&t->left, FSB_CHUNK_SUM_HEAD_ + size, __ATOMIC_RELAXED);
+    return size;
+}
+
+static int64_t fsb_chunk_sums_send_(fsb_chunk_sums_ *t, const struct iovec *parts, int count,
+                                    int more)
+{
+    size_t sent = 0, at = 0;
+    int    err = fsb_chunk_sums_drain_(t, more || count);
+    while (!err) {
+        while (count && at >= parts->iov_len) at -= parts->iov_len, ++parts, --count;
+        if (!count) break;
+        const size_t n = fsb_chunk_sums_record_(t, parts, count, at);
+        sent += n, at += n;
+        err = fsb_chunk_sums_drain_(t, more);
+    }
+    return sent || !err ? (int64_t)sent : err;
+}
+
 /* What the rest of this file calls: bytes moved, -EAGAIN, another error; recv 0 at the end. */
 static int64_t fsb_chunk_recv_(const fsb_chunk_stream_ *s, void *to, size_t size)
 {
-    return s->tls ? fsb_chunk_tls_recv_(s->tls, to, size) : fsb_chunk_raw_recv_(s, to, size);
+    return s->tls ? fsb_chunk_tls_recv_(s->tls, to, size)
+        : s->sums ? fsb_chunk_sums_recv_(s->sums, to, size)
+                  : fsb_chunk_raw_recv_(s, to, size);
 }
 
 static int64_t fsb_chunk_send_(const fsb_chunk_stream_ *s, struct iovec *parts, int count, int more)
 {
     return s->tls ? fsb_chunk_tls_send_(s->tls, parts, count, more)
+        : s->sums ? fsb_chunk_sums_send_(s->sums, parts, count, more)
                   : fsb_chunk_raw_send_(s, parts, count, more);
 }
+
+static int fsb_chunk_unsent_(const fsb_chunk_stream_ *s) /* a send of nothing would go on */
+{
+    return s->tls ? fsb_chunk_tls_unsent_(s->tls)
+                  : s->sums && __atomic_load_n(&s->sums->left, __ATOMIC_RELAXED) != 0;
+}
+
+static int fsb_chunk_ready_(const fsb_chunk_stream_ *s) /* a recv gives bytes, whatever poll says */
+{
+    return s->tls ? fsb_chunk_tls_ready_(s->tls) : s->sums && s->sums->ready;
+}
+
 /* ---- [address] ------------------------------------------------------------------------------- */
 
 typedef struct fsb_chunk_address_ {
@@ -2672,7 +2859,8 @@ struct fsb_chunk_conn_ {
     int64_t                turn_at; /* ms: a frame waits until then for its tenant's rates; 0 */
     fsb_chunk_party_       own;     /* guarded by server->lock */
     unsigned char          from[16]; /* its address, if secure */
-    int                    unproven; /* 1: counted in server->unproven; guarded by server->lock */
+    int                    unproven; /* 1: counted in server->unproven; 2: had to make room; guarded
+                                        by server->lock */
     fsb_chunk_conn_       *line_next; /* likewise, these three: its requests for the workers */
     fsb_chunk_request_    *jobs, **jobs_tail;
     uint32_t               running; /* likewise: its EXECs that have a thread */
@@ -2873,7 +3061,8 @@ static int64_t fsb_chunk_block_file_(fsb_chunk_conn_ *conn, fsb_chunk_block_ *b)
     struct iovec               part;
     off_t                      from = (off_t)(b->offset + b->file_good);
     ssize_t                    n;
-    if (b->way == FSB_CHUNK_SENDFILE_ && conn->stream.tls) b->way = FSB_CHUNK_COPY_;
+    const int wrapped = conn->stream.tls || conn->stream.sums;
+    if (b->way == FSB_CHUNK_SENDFILE_ && wrapped) b->way = FSB_CHUNK_COPY_;
     if (b->way == FSB_CHUNK_SENDFILE_) {
         n = fsb_chunk_send_quietly_(conn->stream.out, NULL, 0, b->file, &from, b->file_left);
         if (n > 0) b->file_good += (size_t)n;
@@ -3741,7 +3930,7 @@ static int fsb_chunk_lease_(fsb_chunk_conn_ *conn, fsb_op *op)
 static void fsb_chunk_lease_leave_(fsb_chunk_conn_ *conn)
 {
     fsb_chunk_server *s = conn->server;
-    if (!conn->told) return;
+    if (!__atomic_load_n(&conn->told, __ATOMIC_ACQUIRE)) return;
     pthread_mutex_lock(&s->leases_lock);
     fsb_chunk_conn_ **p = &s->leased;
     while (*p != conn) p = &(*p)->leased_next;
@@ -4468,7 +4657,7 @@ static int fsb_chunk_read_now_(fsb_chunk_request_ *req, int fd)
     const uint64_t left = op->offset < end ? end - op->offset : 0;
     if (size > left) size = (size_t)left;
     if (size >= FSB_CHUNK_SENDFILE_MIN_) {
-        if (!fsb_chunk_cached_(fd, op->offset, size)) return 1;
+        if (req->conn->stream.sums || !fsb_chunk_cached_(fd, op->offset, size)) return 1;
         req->room = 0;
         if (fsb_chunk_reserve_(req, 1) != 0) return -ENOMEM;
         fsb_chunk_block_ *b = req->block;
@@ -4755,37 +4944,50 @@ static fsb_chunk_failure_ *fsb_chunk_failure_of_(fsb_chunk_server *s, const unsi
 static int fsb_chunk_hold_back_(fsb_chunk_conn_ *conn)
 {
     fsb_chunk_server *s = conn->server;
-    struct pollfd     p = {s->wake, POLLIN, 0};
+    struct pollfd     p[2] = {{s->wake, POLLIN, 0}, {conn->stream.in, 0, 0}};
     if (!conn->secure) return 0;
     pthread_mutex_lock(&s->lock);
     const int64_t wait = fsb_chunk_failure_of_(s, conn->from)->until - fsb_chunk_now_ms_();
     pthread_mutex_unlock(&s->lock);
-    return wait > 0 && poll(&p, 1, (int)wait) > 0 ? -ECANCELED : 0;
+    return wait > 0 && poll(p, 2, (int)wait) > 0 ? -ECANCELED : 0;
 }
 
-/* It has shown a right code, or a wrong one, or is gone before. */
-static void fsb_chunk_judge_(fsb_chunk_conn_ *conn, int right, int wrong)
+/* It has shown a right code, or a wrong one, or is gone before. 1: it had to make room. */
+static int fsb_chunk_judge_(fsb_chunk_conn_ *conn, int right, int wrong)
 {
     fsb_chunk_server *s = conn->server;
-    if (!conn->secure) return;
+    if (!conn->secure) return 0;
     pthread_mutex_lock(&s->lock);
     fsb_chunk_failure_ *f = fsb_chunk_failure_of_(s, conn->from);
-    s->unproven -= (uint32_t)conn->unproven, conn->unproven = 0;
+    const int           ousted = conn->unproven == 2;
+    s->unproven -= conn->unproven == 1, conn->unproven = 0;
     if (right) f->count = 0, f->until = 0;
     if (wrong) fsb_chunk_count_(&s->stats.refused, 1);
     if (wrong) f->until = fsb_chunk_now_ms_() + (100ll << (f->count < 5 ? ++f->count : 5));
     pthread_mutex_unlock(&s->lock);
+    return ousted;
 }
 
-/* Is there room for one more that has not shown a code? Lock held. */
-static int fsb_chunk_room_for_(fsb_chunk_server *s, fsb_chunk_conn_ *conn)
+/* Makes room for one more that has not shown a code: the oldest of them goes, of its own address if
+   that has its share. Who has a code shows it in no time; so whoever just sits there, and however
+   many they are, keeps nobody out. Lock held. */
+static void fsb_chunk_let_in_(fsb_chunk_server *s, fsb_chunk_conn_ *conn)
 {
-    uint32_t same = 0;
-    for (const fsb_chunk_conn_ *c = s->conns; c; c = c->next)
-        same += c->unproven && memcmp(c->from, conn->from, sizeof c->from) == 0;
-    if (s->unproven >= s->desc.max_unproven || same >= s->desc.max_unproven_each) return 0;
+    fsb_chunk_conn_ *oldest = NULL, *own = NULL;
+    uint32_t         same = 0;
+    for (fsb_chunk_conn_ *c = s->conns; c; c = c->next) { /* the youngest comes first */
+        if (c->unproven != 1) continue;
+        oldest = c;
+        if (memcmp(c->from, conn->from, sizeof c->from) == 0) own = c, ++same;
+    }
+    fsb_chunk_conn_ *goes = same >= s->desc.max_unproven_each ? own
+        : s->unproven >= s->desc.max_unproven                 ? oldest
+                                                              : NULL;
+    if (goes) {
+        fsb_chunk_stream_shut_(&goes->stream);
+        goes->unproven = 2, --s->unproven;
+    }
     conn->unproven = 1, ++s->unproven;
-    return 1;
 }
 
 /* The peer's address as IPv6, but only its first half, which is one customer's; zero if it has
@@ -5034,7 +5236,7 @@ static int fsb_chunk_hello_(fsb_chunk_conn_ *conn, const fsb_chunk_frame_ *f)
         : share                                                           ? 0
                                                                           : -ENOENT;
     memcpy(conn->id, id, sizeof conn->id);
-    fsb_chunk_judge_(conn, 1, 0);
+    (void)fsb_chunk_judge_(conn, 1, 0);
     if (!err && (wants & FSB_CHUNK_STAYS_)) fsb_chunk_return_(conn, share, wants);
     if (err) answer.status = -fsb_chunk_error_to_wire_(-err);
     else {
@@ -5077,7 +5279,8 @@ static int fsb_chunk_frame_run_(fsb_chunk_conn_ *conn, const fsb_chunk_frame_ *f
         return 0;
     }
     if (f->op == FSB_CHUNK_SEEN_) {
-        if (f->flags || f->data_size || f->meta_size || !conn->told) return -EPROTO;
+        if (f->flags || f->data_size || f->meta_size) return -EPROTO;
+        if (!__atomic_load_n(&conn->told, __ATOMIC_ACQUIRE)) return -EPROTO;
         fsb_chunk_seen_(conn, f->tag);
         return 0;
     }
@@ -5165,6 +5368,16 @@ static int fsb_chunk_make_room_(fsb_chunk_conn_ *conn)
     return 0;
 }
 
+/* A client that begins with a record goes on with records, and is answered in them. */
+static int fsb_chunk_take_sums_(fsb_chunk_conn_ *conn)
+{
+    static const unsigned char magic[4] = {'F', 'S', 'B', 'S'};
+    if (conn->stream.sums || conn->in_end < 4 || memcmp(conn->in, magic, 4) != 0) return 0;
+    const size_t size = conn->in_end;
+    conn->in_end = 0;
+    return fsb_chunk_sums_open_(&conn->stream, conn->in, size, &conn->server->desc.allocator);
+}
+
 /* Reads what is there, up to the end of a large frame. Returns 0, or an error: -EPIPE at the end.
    */
 static int fsb_chunk_fill_(fsb_chunk_conn_ *conn)
@@ -5177,7 +5390,7 @@ static int fsb_chunk_fill_(fsb_chunk_conn_ *conn)
     if (n <= 0) return n ? (int)n : -EPIPE;
     conn->in_end += (size_t)n, conn->heard = fsb_chunk_now_ms_();
     fsb_chunk_count_(&conn->server->stats.bytes_in, (uint64_t)n);
-    return 0;
+    return conn->share || conn->secure ? 0 : fsb_chunk_take_sums_(conn);
 }
 
 /* A frame once begun must go on: each 64 KiB of it within frame_ms; so must answers that are taken,
@@ -5296,6 +5509,7 @@ static void fsb_chunk_conn_free_(fsb_chunk_conn_ *conn)
     fsb_chunk_free_(a, conn->in, conn->in_size);
     if (conn->kick >= 0) close(conn->kick);
     fsb_chunk_tls_close_(&conn->stream);
+    fsb_chunk_sums_close_(&conn->stream);
     explicit_bzero(&conn->grant, sizeof conn->grant);
     if (conn->owns) {
         close(conn->stream.in);
@@ -5328,8 +5542,8 @@ static int fsb_chunk_conn_new_(fsb_chunk_server *s, int in, int out, int owns, i
     pthread_mutex_lock(&s->lock);
     if (!err && s->closing) err = -ECANCELED;
     if (!err && s->connections >= s->desc.max_clients) err = -EAGAIN;
-    if (!err && secure && !fsb_chunk_room_for_(s, conn)) err = -EAGAIN;
     if (!err) {
+        if (secure) fsb_chunk_let_in_(s, conn);
         ++s->connections;
         conn->number = ++s->numbers, conn->owns = owns;
         conn->next = s->conns, s->conns = conn;
@@ -5349,14 +5563,16 @@ static int fsb_chunk_conn_run_(fsb_chunk_conn_ *conn)
     int               err = fsb_chunk_hold_back_(conn);
     if (!err) err = fsb_chunk_loop_(conn);
     const int said = err == 0 || __atomic_load_n(&conn->leaves, __ATOMIC_RELAXED); /* goodbye */
-    fsb_chunk_judge_(conn, 0, err == -EACCES && !conn->share);
+    if (fsb_chunk_judge_(conn, 0, err == -EACCES && !conn->share)) err = -EAGAIN;
     fsb_chunk_log_(&s->desc.log, said || err == -ECANCELED ? FSB_LOG_INFO : FSB_LOG_WARN,
                    "chunk/client", "client %llu: %s", (unsigned long long)conn->number,
                    said                    ? "left"
                        : err == -EPROTO    ? "disconnected: it broke the protocol"
+                       : err == -EBADMSG   ? "disconnected: bytes were changed on the way"
                        : err == -ETIMEDOUT ? "disconnected: it was too slow"
                        : err == -ECANCELED ? "disconnected: closing"
                        : err == -EACCES    ? "disconnected: its code does not open anything here"
+                       : err == -EAGAIN    ? "turned away: it had shown no code, and another came"
                        : err == -ENOENT    ? "disconnected: no such share"
                        : err == -EPIPE     ? "lost in the middle of a frame"
                                            : "lost");
@@ -5374,6 +5590,7 @@ static int fsb_chunk_conn_run_(fsb_chunk_conn_ *conn)
     pthread_mutex_lock(&conn->lock);
     while (conn->pending) pthread_cond_wait(&conn->quiet, &conn->lock);
     pthread_mutex_unlock(&conn->lock);
+    fsb_chunk_lease_leave_(conn); /* also one that was granted meanwhile */
     fsb_chunk_conn_ *const heir = stays ? fsb_chunk_linger_(conn) : NULL;
     if (heir) fsb_chunk_bequeath_(conn, heir);
     else fsb_chunk_lock_leave_(conn, NULL, 1); /* also what was granted meanwhile */
@@ -6559,7 +6776,7 @@ static int fsb_chunk_client_fill_(fsb_chunk_client_ *c)
     if (whole > 0 && (size_t)whole > most) most = (size_t)whole;
     const int64_t n = fsb_chunk_recv_(&c->stream, c->in + c->in_end, most - c->in_end);
     if (n == -EAGAIN) return 0;
-    if (n <= 0) return -ENOTCONN;
+    if (n <= 0) return n == -EBADMSG ? -EBADMSG : -ENOTCONN;
     c->in_end += (size_t)n, c->heard = fsb_chunk_now_ms_();
     return 0;
 }
@@ -6689,6 +6906,7 @@ static fsb_chunk_secure_ *fsb_chunk_secure_client_(const fsb_allocator *a)
 static void fsb_chunk_way_close_(fsb_chunk_stream_ *s)
 {
     fsb_chunk_tls_close_(s);
+    fsb_chunk_sums_close_(s);
     if (s->in >= 0) close(s->in);
     if (s->out >= 0 && s->out != s->in) close(s->out);
     s->in = s->out = -1;
@@ -6766,6 +6984,8 @@ static int fsb_chunk_way_open_(fsb_chunk_client_ *c, fsb_chunk_way_ *way, int ba
     if (!err && c->secure)
         err = fsb_chunk_tls_open_(c->secure, &way->stream, 0, c, &c->allocator);
     if (!err && c->secure) err = fsb_chunk_tls_greet_(&way->stream, deadline);
+    if (!err && fsb_chunk_wants_sums_(&way->stream))
+        err = fsb_chunk_sums_open_(&way->stream, NULL, 0, &c->allocator);
     if (!err) err = fsb_chunk_say_hello_(c, way, back, deadline);
     if (err) fsb_chunk_way_close_(&way->stream);
     return err;
@@ -7165,6 +7385,7 @@ static void *fsb_chunk_receiver_(void *arg)
         fsb_chunk_log_(&c->log, c->stays ? FSB_LOG_WARN : FSB_LOG_ERROR, "chunk/lost",
                        "the host is gone: %s",
                        err == -EPROTO          ? "it broke the protocol"
+                           : err == -EBADMSG   ? "bytes were changed on the way"
                            : err == -ETIMEDOUT ? "it does not answer, or takes no more requests"
                            : err == -ENOMEM    ? "out of memory"
                            : err == -ECONNRESET ? "it has stopped"

@@ -15,7 +15,7 @@ export LC_ALL=C
 passed=0 failed=0 skipped=0
 warnings="-Wall -Wextra -Wpedantic -Wconversion -Wsign-conversion -Wshadow -Wundef -Werror"
 warnings="$warnings -Wstrict-prototypes -Wmissing-prototypes -Wwrite-strings -Wvla"
-tests=${TESTS:-"blake3 fuzz_chunk backend chunk session registry pool cache tables"}
+tests=${TESTS:-"blake3 fuzz backend chunk session registry pool cache tables"}
 i386=/usr/i686-linux-gnu/lib
 limit=${LIMIT:-300} # seconds that a test may take
 

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # e2e_cache.sh: what a mount keeps in memory and on disk: used, bounded, never wrong; offline.
+# CACHE_SEED says which bits of its files are flipped.
 . "$(dirname "$0")/e2e.sh"
 begin e2e_cache
 export dir mnt data bin
@@ -60,9 +61,9 @@ for file in $(cd "$cache" && find . -type f); do
     for how in flip cut gone; do
         rm -rf "$dir/broken" && cp -r --sparse=always "$cache" "$dir/broken"
         case $how in
-        flip) python3 - "$dir/broken/$file" <<'P'
+        flip) python3 - "$dir/broken/$file" "${CACHE_SEED:-5}" <<'P'
 import random, sys
-random.seed(5)
+random.seed(int(sys.argv[2]))
 with open(sys.argv[1], "r+b") as f:
     f.seek(0, 2)
     size = f.tell()

@@ -1,14 +1,25 @@
 #!/usr/bin/env bash
 # e2e_coherence.sh: what one changes, others see: on the host past the mounts, and through a second
-# mount. COHERENCE_ROUNDS makes it longer than the default of 1,000.
+# mount. COHERENCE_ROUNDS makes it longer than the default of 1,000; COHERENCE_JITTER=MS has every
+# answer of the host wait up to so long, while others read all the time.
 . "$(dirname "$0")/e2e.sh"
 begin e2e_coherence
 ${CC:-cc} -std=gnu11 -D_GNU_SOURCE -O1 -o "$dir/coherence" tests/coherence.c || exit 1
 host "$data"
+jitter=${COHERENCE_JITTER:-0} rounds=${COHERENCE_ROUNDS:-1000}
+if [ "$jitter" != 0 ]; then
+    ${CC:-cc} -std=gnu11 -D_GNU_SOURCE -O1 -pthread -o "$dir/trouble" tests/trouble.c || exit 1
+    echo "jitter $jitter" >"$dir/jitter"
+    "$dir/trouble" proxy "unix:$dir/proxy" "unix:$dir/sock" "$dir/jitter" >"$dir/at" & proxy=$!
+    trap 'kill $proxy 2>/dev/null; clean_up' EXIT
+    until [ -s "$dir/at" ]; do sleep 0.02; done
+    url=${url/$dir\/sock/$dir\/proxy}
+fi
 mount_at "$dir/one"
 mount_at "$dir/two"
-rounds=${COHERENCE_ROUNDS:-1000}
+limit=7200
 check "$rounds changes of every kind show in time, every one" \
-    "'$dir/coherence' '$data' '$dir/one' '$dir/two' $rounds ${COHERENCE_SEED:-1} >'$dir/out'"
+    "'$dir/coherence' '$data' '$dir/one' '$dir/two' $rounds ${COHERENCE_SEED:-1} \
+        $((jitter * 20)) $((jitter > 0)) >'$dir/out'"
 cat "$dir/out"
 finish

@@ -1,5 +1,5 @@
 /* fuzz_chunk.h - a server and a client that are fed whatever comes: make fuzz. What it began with,
-   and what it once found, is in fuzz/chunk/ and replayed by test_fuzz_chunk.c.
+   and what it once found, is in fuzz/chunk/ and replayed by test_fuzz.c.
 
    The first byte of an input says who is fed with the rest: even the server, that has heard hello
    if bit 1 is set, odd the client. Unless bit 2 is set the frames' checksums are put right first:
@@ -79,7 +79,7 @@ static int emit(fsb_op *op, const fsb_dirent *e)
     return 0;
 }
 
-static void done(fsb_op *op)
+static void answered(fsb_op *op)
 {
     const uint8_t *bytes = (const uint8_t *)op->slice.data;
     unsigned       sum = 0;
@@ -89,26 +89,54 @@ static void done(fsb_op *op)
     op->user = op;
 }
 
+static int output(fsb_op *op, int fd, const void *data, size_t size)
+{
+    (void)op, (void)data;
+    if (fd < 1 || fd > 2 || !size) abort();
+    return 0;
+}
+
+static void happened(void *user, const fsb_event *e)
+{
+    (void)user;
+    if (e->path && strlen(e->path) > FSB_PATH_MAX) abort();
+}
+
+/* Every call there is, each asked once; DESCRIPTOR never goes on the wire. */
 static void feed_client(stream *s, const fsb_allocator *a)
 {
-    static fsb_op         ops[8];
-    fsb_op               *list[8];
+    static fsb_op         ops[FSB_OP_DESCRIPTOR];
+    fsb_op               *list[FSB_OP_DESCRIPTOR];
+    const char *const     argv[] = {"true", NULL};
+    fsb_exec              exec = {.argv = argv, .output = output};
     fsb_backend          *b = NULL;
     fsb_chunk_client_desc d = {.connect = give, .user = s, .share = "share", .allocator = *a,
                                .timeout_ms = 5000};
-    static const uint32_t codes[8] = {FSB_OP_STAT, FSB_OP_LIST,     FSB_OP_OPEN,   FSB_OP_READ,
+    static const uint32_t first[8] = {FSB_OP_STAT, FSB_OP_LIST,     FSB_OP_OPEN,   FSB_OP_READ,
                                       FSB_OP_LOCK, FSB_OP_GETXATTR, FSB_OP_STATFS, FSB_OP_WRITE};
+    size_t n = 0;
     if (fsb_chunk_client_open(&b, &d) != 0) return;
-    for (int i = 0; i < 8; ++i) {
-        ops[i] = (fsb_op){.code = codes[i], .path = "/a", .path2 = "user.x", .size = 8,
-                          .emit = emit, .data = "12345678", .done = done};
-        if (codes[i] == FSB_OP_READ || codes[i] == FSB_OP_WRITE || codes[i] == FSB_OP_LOCK)
-            ops[i].handle = 1;
-        list[i] = &ops[i];
+    for (uint32_t i = 0; n < FSB_OP_DESCRIPTOR - 1; ++i) { /* these as the first seeds have it */
+        uint32_t code = i < 8 ? first[i] : i - 7;
+        for (int k = 0; i >= 8 && k < 8; ++k)
+            if (code == first[k]) code = 0;
+        if (!code) continue;
+        ops[n] = (fsb_op){.code = code, .path = "/a", .path2 = "user.x", .size = 8, .emit = emit,
+                          .data = "12345678", .done = answered, .event = happened};
+        if (code == FSB_OP_RENAME || code == FSB_OP_LINK) ops[n].path2 = "/b";
+        if (code == FSB_OP_LIST) ops[n].flags = FSB_LIST_STAT | FSB_LIST_DATA | FSB_LIST_DEEP;
+        if (code == FSB_OP_READ || code == FSB_OP_WRITE || code == FSB_OP_LOCK ||
+            code == FSB_OP_ALLOCATE || code == FSB_OP_SEEK || code == FSB_OP_COPY ||
+            code == FSB_OP_CLOSE)
+            ops[n].handle = ops[n].handle2 = 1;
+        if (code == FSB_OP_EXEC) ops[n].exec = &exec;
+        if (code == FSB_OP_WATCH)
+            ops[n].path = "/", ops[n].flags = FSB_WATCH_HELD | FSB_WATCH_DEEP;
+        list[n] = &ops[n], ++n;
     }
-    b->submit(b, list, 8);
+    b->submit(b, list, n);
     b->close(b);
-    for (int i = 0; i < 8; ++i)
+    for (size_t i = 0; i < n; ++i)
         if (!ops[i].user) abort();
 }
 

@@ -1,5 +1,5 @@
 /* fuzz_url.h - what people type: URLs, join codes, lines of the code file, options' numbers. What
-   the fuzzer (make fuzz) began with is in fuzz/url/ and replayed by test_fuzz_url.c. */
+   the fuzzer (make fuzz) began with is in fuzz/url/ and replayed by test_fuzz.c. */
 #define FSB_BACKEND_IMPLEMENTATION
 #define FSB_CHUNK_IMPLEMENTATION
 #include "fsb_backend.h"
