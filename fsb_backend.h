@@ -527,6 +527,10 @@ typedef struct fsb_sftp_desc {
                                   server does, mostly the home folder (default "/"; copied) */
     uint32_t      timeout_ms;  /* of an operation without its own (default 30000) */
     uint32_t      max_handles; /* open files (default 4096, at most 1 << 24) */
+    const char *const *exec_argv; /* EXEC: what runs a text in the user's shell there, as "ssh",
+                                     "HOST", "--"; the text is put behind. NULL behind the last;
+                                     must outlive the backend (default none: -ENOSYS) */
+    const char *const *exec_env;  /* of that program, as fsb_local_desc's (default: a PATH only) */
     fsb_allocator allocator;
     fsb_logger    log;
 } fsb_sftp_desc;
@@ -543,7 +547,12 @@ typedef struct fsb_sftp_desc {
             limits are those of its user. WRITE with APPEND is atomic within this backend only.
    Errors   the server tells few; EEXIST, ENOTEMPTY, EISDIR, ENOSPC, ... are found by asking again.
    No EXCHANGE (-EINVAL), MKNOD of other than regular files (-EPERM), SYNC of a folder and LINK of
-   an open file (-ENOSYS), COPY, xattrs, locks, holes, watches, commands.
+   an open file (-ENOSYS), COPY, xattrs, locks, holes, watches.
+   EXEC     runs exec_argv here and a POSIX sh there, below root but not jailed. sh cannot tell a
+            signal N from exit code 128+N: 129 to 192 are taken for signals. A command that is to
+            end is ended there within a second of that. -ENOTCONN: exec_argv ended before the
+            command began, -ECONNRESET: after, -EACCES: another program answered; the log has what
+            it said.
    A lost connection ends the open files (-ESTALE), and what was under way (-ECONNRESET; a timeout
    ends it, too); the next operation makes a new one.
    Errors: -EINVAL; -ENOMEM; -EPROTO no such server; -ENOENT, -ENOTDIR of root; connect()'s.
@@ -581,7 +590,7 @@ FSB_API void fsb_workers_close(fsb_workers *workers);
         [watch]
         [local: resolve, stat, create, files, attributes, list, watch, fanotify, exec]
         [memory backend] [conveniences: files, walk, batch, copy] [scoped]
-        [sftp: wire, exchange, connection, stat, files, names, list, calls] */
+        [sftp: wire, exchange, connection, stat, files, names, list, exec, calls] */
 #if (defined(FSB_IMPLEMENTATION) || defined(FSB_BACKEND_IMPLEMENTATION)) && \
     !defined(FSB_BACKEND_DONE_)
 #define FSB_BACKEND_DONE_
@@ -6359,6 +6368,8 @@ typedef struct fsb_sftp_ {
     size_t               out_size, out_room, in_room;
     int                  broken;   /* why the requests in `out` are incomplete */
     uint64_t             writes[FSB_SFTP_COUNTS_], lives[FSB_SFTP_COUNTS_]; /* by hash of path */
+    fsb_backend         *runner;       /* EXEC: runs exec_argv; NULL: none */
+    struct fsb_sftp_run_ *runs;        /* for cancel() */
     size_t               root_size;
     char                 root[FSB_PATH_MAX + 1];
     char                 home[FSB_PATH_MAX + 1]; /* root as it was asked for */
@@ -7369,6 +7380,268 @@ static int64_t fsb_sftp_hand_out_(fsb_op *op, const fsb_sftp_listing_ *l)
     return 1;
 }
 
+/* ---- [sftp: exec] ---------------------------------------------------------------------------- */
+
+/* A local command (as "ssh HOST TEXT") runs a shell there, and that the command. On stderr the
+   shell says "\001MARK start", and last "\001MARK STATUS": what is before the one is the local
+   command's own, and without the other it was cut off. sshd makes its shell the leader of a process
+   group; it is ended there once sshd's process, the parent, is gone. */
+enum { FSB_SFTP_MARK_ = 17, FSB_SFTP_HOLD_ = 48, FSB_SFTP_SAID_ = 400 };
+
+static const char fsb_sftp_shell_[] =
+    "d=$1 m=$2; shift 2; exec 3>&2 2>/dev/null; "
+    "say() { printf \"\\001%s %s\\n\" $m $1 >&3; }; up() { [ -d /proc/$PPID ] || kill -0 $PPID; }; "
+    "say start; "
+    "cd -- \"$d\" || { if [ -d \"$d\" ]; then say acces; elif [ -e \"$d\" ]; then say notdir; "
+    "else say noent; fi; exit 0; }; "
+    "case $1 in */*) [ -x \"$1\" ] ;; *) command -v \"$1\" >&2 ;; esac || { if [ -e \"$1\" ]; then say acces; else say noent; fi; exit 0; }; "
+    "up && { trap \"\" TERM; while up; do sleep 1; done; kill -TERM -$$; sleep 2; kill -KILL -$$; } "
+    "</dev/null >/dev/null 3>&- & w=$!; (exec \"$@\") 2>&3 3>&-; s=$?; kill -KILL $w; say $s";
+
+typedef struct fsb_sftp_script_ { /* what is handed to the shell there */
+    const fsb_allocator *allocator;
+    char                *text;
+    size_t               size, room;
+    int                  err;
+} fsb_sftp_script_;
+
+static void fsb_sftp_say_(fsb_sftp_script_ *t, const char *text, size_t size)
+{
+    if (t->size + size + 1 > t->room) {
+        const size_t room = (t->size + size) * 2 + 1024;
+        char *more = (char *)fsb_backend_resize_(t->allocator, t->text, t->room, room);
+        if (!more) t->err = -ENOMEM;
+        else t->text = more, t->room = room;
+    }
+    if (t->err) return;
+    memcpy(t->text + t->size, text, size);
+    t->size += size, t->text[t->size] = '\0';
+}
+
+/* A word in single quotes: every shell takes them alike. */
+static void fsb_sftp_quote_(fsb_sftp_script_ *t, const char *word)
+{
+    fsb_sftp_say_(t, " '", 2);
+    for (;;) {
+        const size_t n = strcspn(word, "'");
+        fsb_sftp_say_(t, word, n);
+        if (!word[n]) break;
+        fsb_sftp_say_(t, "'\\''", 4);
+        word += n + 1;
+    }
+    fsb_sftp_say_(t, "'", 1);
+}
+
+typedef struct fsb_sftp_run_ fsb_sftp_run_;
+struct fsb_sftp_run_ {
+    fsb_op         op; /* first: of the local command */
+    fsb_exec       exec;
+    fsb_op        *upper; /* whose answer this is */
+    fsb_sftp_     *s;
+    fsb_sftp_run_ *next; /* in s->runs */
+    int            begun, result; /* result: 1 until the shell there has told */
+    int            ended;         /* by output() */
+    uint64_t       handed[2];
+    size_t         mark_size, hold_size, said_size;
+    char           mark[FSB_SFTP_MARK_ + 2]; /* "\001MARK " */
+    char           hold[FSB_SFTP_HOLD_];     /* of stderr: what may become a mark's line */
+    char           said[FSB_SFTP_SAID_];     /* before it began */
+};
+
+static int fsb_sftp_run_hand_(fsb_sftp_run_ *r, int fd, const char *data, size_t size)
+{
+    fsb_exec      *e = r->upper->exec;
+    const uint64_t left = e->max_output ? e->max_output - r->handed[fd - 1] : UINT64_MAX;
+    const size_t   take = r->ended || !e->output ? 0 : size < left ? size : (size_t)left;
+    if (fd == 2 && !r->begun) {
+        const size_t room = sizeof r->said - 1 - r->said_size, n = size < room ? size : room;
+        memcpy(r->said + r->said_size, data, n);
+        r->said_size += n;
+        return 0;
+    }
+    r->handed[fd - 1] += take, e->cut[fd - 1] += size - take;
+    if (take && e->output(r->upper, fd, data, take)) r->ended = 1;
+    return r->ended;
+}
+
+/* The word of a mark's line. */
+static void fsb_sftp_run_told_(fsb_sftp_run_ *r, const char *word)
+{
+    static const struct { const char *word; int err; } errors[] = {
+        {"noent", -ENOENT}, {"notdir", -ENOTDIR}, {"acces", -EACCES}};
+    fsb_exec *e = r->upper->exec;
+    if (!strcmp(word, "start")) {
+        r->begun = 1;
+        return;
+    }
+    r->result = 0;
+    for (size_t i = 0; i < sizeof errors / sizeof *errors; ++i)
+        if (!strcmp(word, errors[i].word)) r->result = errors[i].err;
+    const int status = atoi(word);
+    if (status > 128 && status <= 192) e->signal = status - 128;
+    else e->exit_code = status;
+}
+
+static int fsb_sftp_run_stderr_(fsb_sftp_run_ *r, const char *data, size_t size)
+{
+    int stop = 0;
+    while (size) {
+        if (!r->hold_size) { /* all up to where a mark may begin */
+            const char  *mark = (const char *)memchr(data, r->mark[0], size);
+            const size_t n = mark ? (size_t)(mark - data) : size;
+            if (n) stop |= fsb_sftp_run_hand_(r, 2, data, n);
+            data += n, size -= n;
+            if (!size) break;
+        }
+        r->hold[r->hold_size++] = *data++, --size;
+        const size_t n = r->hold_size - 1;
+        if (n < r->mark_size ? r->hold[n] != r->mark[n] : r->hold_size == sizeof r->hold) {
+            r->hold_size = 0; /* it was none */
+            stop |= fsb_sftp_run_hand_(r, 2, r->hold, n);
+            --data, ++size;
+        } else if (n >= r->mark_size && r->hold[n] == '\n') {
+            r->hold[n] = '\0', r->hold_size = 0;
+            fsb_sftp_run_told_(r, r->hold + r->mark_size);
+        }
+    }
+    return stop;
+}
+
+static int fsb_sftp_run_output_(fsb_op *op, int fd, const void *data, size_t size)
+{
+    fsb_sftp_run_ *r = (fsb_sftp_run_ *)(void *)op;
+    if (fd == 2) return fsb_sftp_run_stderr_(r, (const char *)data, size);
+    return fsb_sftp_run_hand_(r, fd, (const char *)data, size);
+}
+
+/* "exec env A=b /bin/sh -c SCRIPT fsb FOLDER MARK WORD ...", for whatever shell the user has. */
+static int fsb_sftp_run_text_(fsb_sftp_run_ *r, const char *folder, fsb_sftp_script_ *t)
+{
+    const fsb_exec *e = r->upper->exec;
+    char            mark[FSB_SFTP_MARK_];
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    const uint64_t h = fsb_backend_mix_((uint64_t)now.tv_nsec ^ (uint64_t)now.tv_sec << 30
+                                        ^ (uint64_t)(uintptr_t)r);
+    snprintf(mark, sizeof mark, "%016llx", (unsigned long long)h);
+    r->mark_size = (size_t)snprintf(r->mark, sizeof r->mark, "\001%s ", mark);
+    fsb_sftp_say_(t, "exec", 4);
+    if (e->env && e->env[0]) fsb_sftp_say_(t, " env", 4);
+    for (const char *const *v = e->env; v && *v; ++v) fsb_sftp_quote_(t, *v);
+    fsb_sftp_say_(t, " /bin/sh -c", 11);
+    fsb_sftp_quote_(t, fsb_sftp_shell_);
+    fsb_sftp_say_(t, " fsb", 4);
+    fsb_sftp_quote_(t, folder);
+    fsb_sftp_quote_(t, mark);
+    if (r->upper->flags & FSB_EXEC_SHELL) fsb_sftp_say_(t, " /bin/sh -c", 11);
+    for (const char *const *word = e->argv; *word; ++word) fsb_sftp_quote_(t, *word);
+    return t->err;
+}
+
+/* In and out of the list that cancel() looks at. -EINTR: it was there before us. */
+static int fsb_sftp_run_enter_(fsb_sftp_run_ *r)
+{
+    fsb_sftp_ *s = r->s;
+    pthread_mutex_lock(&s->lock);
+    const int early = r->upper->layer[1] == (void *)s;
+    r->upper->layer[1] = NULL;
+    if (!early) r->next = s->runs, s->runs = r;
+    pthread_mutex_unlock(&s->lock);
+    return early ? -EINTR : 0;
+}
+
+static void fsb_sftp_run_leave_(fsb_sftp_run_ *r)
+{
+    pthread_mutex_lock(&r->s->lock);
+    fsb_sftp_run_ **at = &r->s->runs;
+    while (*at != r) at = &(*at)->next;
+    *at = r->next;
+    pthread_mutex_unlock(&r->s->lock);
+}
+
+static void fsb_sftp_cancel_(fsb_backend *b, fsb_op *op)
+{
+    fsb_sftp_ *s = (fsb_sftp_ *)(void *)b;
+    if (op->code != FSB_OP_EXEC || !s->runner) return;
+    pthread_mutex_lock(&s->lock);
+    fsb_sftp_run_ *r = s->runs;
+    while (r && r->upper != op) r = r->next;
+    if (r) s->runner->cancel(s->runner, &r->op);
+    else op->layer[1] = s; /* not begun */
+    pthread_mutex_unlock(&s->lock);
+}
+
+/* What the local command's end means. */
+static int64_t fsb_sftp_run_result_(fsb_sftp_run_ *r)
+{
+    fsb_logger log = r->s->desc.log;
+    if (r->ended) r->upper->exec->exit_code = 0, r->upper->exec->signal = SIGTERM;
+    if (r->ended || r->result <= 0) return r->ended ? 0 : r->result;
+    if (r->op.result == -ETIMEDOUT || r->op.result == -EINTR || r->op.result == -ENOMEM
+        || r->op.result == -E2BIG) return r->op.result;
+    while (r->said_size && strchr("\r\n", r->said[r->said_size - 1])) --r->said_size;
+    r->said[r->said_size] = '\0';
+    for (char *p = r->said; *p; ++p)
+        if ((unsigned char)*p < 32) *p = ' ';
+    const char *why = r->op.result == -ENOENT ? "there is no such program here" : r->said;
+    if (log.fn) log.fn(log.user, FSB_LOG_ERROR, "sftp/exec", *why ? why : "cut off");
+    if (r->begun) return -ECONNRESET;
+    return r->op.result < 0 || r->exec.signal || r->exec.exit_code == 255 ? -ENOTCONN : -EACCES;
+}
+
+static int64_t fsb_sftp_run_start_(fsb_sftp_run_ *r, const char *text)
+{
+    const char *const  *words = r->s->desc.exec_argv;
+    const fsb_allocator *a = &r->s->desc.allocator;
+    const size_t        n = fsb_local_env_count_(words), room = (n + 2) * sizeof *words;
+    const char        **argv = (const char **)fsb_backend_new_(a, room);
+    if (!argv) return -ENOMEM;
+    memcpy(argv, words, n * sizeof *words);
+    argv[n] = text;
+    r->exec.argv = argv, r->exec.output = fsb_sftp_run_output_;
+    r->exec.input = r->upper->exec->input, r->exec.input_size = r->upper->exec->input_size;
+    r->op = fsb_backend_op_(FSB_OP_EXEC, "/");
+    r->op.exec = &r->exec, r->op.timeout_ms = r->upper->timeout_ms;
+    int64_t err = fsb_sftp_run_enter_(r);
+    if (!err) {
+        fsb_backend_call(r->s->runner, &r->op);
+        fsb_sftp_run_leave_(r);
+        if (r->hold_size) fsb_sftp_run_hand_(r, 2, r->hold, r->hold_size);
+        err = fsb_sftp_run_result_(r);
+    }
+    fsb_backend_free_(a, argv, room);
+    return err;
+}
+
+static int64_t fsb_sftp_exec_(fsb_sftp_ *s, fsb_op *op)
+{
+    char           folder[2 * FSB_PATH_MAX + 2];
+    fsb_sftp_script_ text;
+    fsb_sftp_run_  r;
+    memset(&r, 0, sizeof r), memset(&text, 0, sizeof text);
+    r.s = s, r.upper = op, r.result = 1, text.allocator = &s->desc.allocator;
+    op->exec->exit_code = op->exec->signal = 0, op->exec->cut[0] = op->exec->cut[1] = 0;
+    pthread_mutex_lock(&s->lock);
+    snprintf(folder, sizeof folder, "%s%s", s->root, op->path[1] || !s->root_size ? op->path : "");
+    pthread_mutex_unlock(&s->lock);
+    int64_t n = fsb_sftp_run_text_(&r, folder, &text);
+    if (!n) n = fsb_sftp_run_start_(&r, text.text);
+    fsb_backend_free_(&s->desc.allocator, text.text, text.room);
+    return n;
+}
+
+/* EXEC's local side is a backend of its own, which runs commands. */
+static int fsb_sftp_runner_(fsb_sftp_ *s)
+{
+    fsb_local_desc desc;
+    if (!s->desc.exec_argv) return 0;
+    memset(&desc, 0, sizeof desc);
+    desc.root = "/", desc.max_handles = 1, desc.allow_exec = 1, desc.exec_env = s->desc.exec_env;
+    desc.allocator = s->desc.allocator, desc.log = s->desc.log;
+    s->base.cancel = fsb_sftp_cancel_;
+    return fsb_local_open(&s->runner, &desc);
+}
+
 /* ---- [sftp: calls] --------------------------------------------------------------------------- */
 
 static int64_t fsb_sftp_on_setattr_(fsb_sftp_ *s, fsb_op *op, fsb_sftp_file_ *f, uint32_t flags)
@@ -7502,6 +7775,7 @@ static int64_t fsb_sftp_call_(fsb_backend *b, fsb_op *op)
     fsb_sftp_ *s = (fsb_sftp_ *)(void *)b;
     int64_t    n = fsb_backend_check_(op);
     if (n) return op->result = n;
+    if (op->code == FSB_OP_EXEC) return op->result = fsb_sftp_exec_(s, op);
     const uint32_t takes = fsb_backend_rule_of_(op->code).takes;
     const int      by_handle = takes & FSB_BACKEND_HANDLE_
         || (takes & FSB_BACKEND_AT_ && op->handle);
@@ -7523,6 +7797,7 @@ static void fsb_sftp_close_(fsb_backend *b)
     fsb_sftp_          *s = (fsb_sftp_ *)(void *)b;
     const fsb_allocator a = s->desc.allocator;
     fsb_sftp_hang_up_(s);
+    if (s->runner) s->runner->close(s->runner);
     fsb_backend_handles_close_(&s->handles);
     fsb_backend_free_(&a, s->out, s->out_room);
     fsb_backend_free_(&a, s->in, s->in_room);
@@ -7534,8 +7809,7 @@ FSB_API int fsb_sftp_open(fsb_backend **out, const fsb_sftp_desc *desc)
 {
     static const unsigned char none[] = {
         FSB_OP_ALLOCATE, FSB_OP_SEEK, FSB_OP_COPY, FSB_OP_GETXATTR, FSB_OP_SETXATTR,
-        FSB_OP_LISTXATTR, FSB_OP_REMOVEXATTR, FSB_OP_LOCK, FSB_OP_WATCH, FSB_OP_EXEC,
-        FSB_OP_DESCRIPTOR};
+        FSB_OP_LISTXATTR, FSB_OP_REMOVEXATTR, FSB_OP_LOCK, FSB_OP_WATCH, FSB_OP_DESCRIPTOR};
     if (!out || !desc || !desc->connect) return -EINVAL;
     const char *root = desc->root ? desc->root : "/";
     if (!*root || strlen(root) > FSB_PATH_MAX) return -EINVAL;
@@ -7555,8 +7829,10 @@ FSB_API int fsb_sftp_open(fsb_backend **out, const fsb_sftp_desc *desc)
     fsb_backend_fill_(&s->base, "sftp", fsb_sftp_close_, fsb_sftp_call_);
     s->base.flags = 0;
     for (size_t i = 0; i < sizeof none; ++i) s->base.call[none[i]] = NULL;
+    if (!s->desc.exec_argv) s->base.call[FSB_OP_EXEC] = NULL;
     s->end = fsb_sftp_now_() + s->desc.timeout_ms;
     err = fsb_sftp_connect_(s);
+    if (!err) err = fsb_sftp_runner_(s);
     if (err) {
         fsb_sftp_close_(&s->base);
         return err;

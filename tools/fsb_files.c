@@ -31,6 +31,9 @@ static const char help[] =
     "  --json        ls, stat, find, du: one object a line; cp, sync: one at the end\n"
     "  --timeout SECONDS   a call waits so long for the host, then fails (default 30)\n"
     "  -j N          cp, sync: so many at once (default 16)     -v   say more\n"
+    "  -o KEY=VALUE  -i FILE  -C     ssh:// and sftp://: for ssh, as in ssh_config(5); such as\n"
+    "                -o StrictHostKeyChecking=accept-new   believe a host that is not known yet\n"
+    "  --password-file FILE    its first line answers ssh's questions (-: stdin); or FSB_PASSWORD\n"
     "\n"
     "A URL is a path of this machine, or\n"
     "  ssh://[USER@]HOST[:PORT]/PATH     through the system's ssh: fsb-host there, or else SFTP;\n"
@@ -422,19 +425,51 @@ static char *read_stdin(size_t *size)
     return bytes;
 }
 
+/* What Ctrl-C does: the command leads a process group of its own, and is to end with this one. */
+static struct {
+    fsb_backend *backend;
+    fsb_op      *op;
+    sigset_t     signals;
+    int          got;
+} ending;
+
+static void *end_command(void *arg)
+{
+    (void)arg;
+    while (sigwait(&ending.signals, &ending.got) == 0) {
+        if (!ending.backend->cancel) _exit(128 + ending.got);
+        ending.backend->cancel(ending.backend, ending.op);
+    }
+    return NULL;
+}
+
+static void end_with_us(fsb_backend *b, fsb_op *op)
+{
+    pthread_t thread;
+    ending.backend = b, ending.op = op;
+    sigemptyset(&ending.signals);
+    sigaddset(&ending.signals, SIGINT), sigaddset(&ending.signals, SIGTERM);
+    sigaddset(&ending.signals, SIGHUP);
+    pthread_sigmask(SIG_BLOCK, &ending.signals, NULL);
+    if (pthread_create(&thread, NULL, end_command, NULL)) tool_fail("cannot start a thread");
+    pthread_detach(thread);
+}
+
 static int cmd_exec(tool_place *p, char **argv)
 {
-    const char *text[2] = {o.shell, NULL};
-    fsb_exec    exec = {0};
-    fsb_op      op = {0};
+    const char   *text[2] = {o.shell, NULL};
+    static fsb_exec exec; /* static: end_command() may look at them to the end */
+    static fsb_op   op;
     if (!o.shell && !argv[0]) tool_usage("exec needs a command, or -c TEXT");
     exec.argv = o.shell ? text : (const char *const *)argv;
     exec.output = exec_output;
     char *const input = o.no_input ? NULL : read_stdin(&exec.input_size);
     exec.input = input;
-    op.exec = &exec, op.flags = o.shell ? FSB_EXEC_SHELL : 0;
+    op.exec = &exec, op.flags = o.shell ? FSB_EXEC_SHELL : 0, op.code = FSB_OP_EXEC;
+    end_with_us(p->backend, &op);
     const int64_t err = call(p->backend, &op, FSB_OP_EXEC, p->path);
     free(input);
+    if (err == -EINTR && ending.got) return 128 + ending.got;
     if (err < 0) {
         complain(err, "cannot run that at %s", p->text);
         return 1;
@@ -865,14 +900,15 @@ static void cmd_mv(int n, char **urls)
 
 static void parse_options(int argc, char **argv, const char *command)
 {
-    enum { HELP = 256, JSON, TIMEOUT, DELETE, DRY_RUN };
+    enum { HELP = 256, JSON, TIMEOUT, DELETE, DRY_RUN, PASSWORD };
     static const struct option known[] = {
         {"help", no_argument, NULL, HELP}, {"json", no_argument, NULL, JSON},
         {"timeout", required_argument, NULL, TIMEOUT}, {"delete", no_argument, NULL, DELETE},
-        {"dry-run", no_argument, NULL, DRY_RUN}, {NULL, 0, NULL, 0}};
+        {"dry-run", no_argument, NULL, DRY_RUN},
+        {"password-file", required_argument, NULL, PASSWORD}, {NULL, 0, NULL, 0}};
     int       k;
     const int exec = !strcmp(command, "exec"); /* what follows the URL is the command's */
-    while ((k = getopt_long(argc, argv, exec ? "+nvc:" : "lrRpfj:v", known, NULL)) != -1) {
+    while ((k = getopt_long(argc, argv, exec ? "+nvc:o:i:C" : "lrRpfj:vo:i:C", known, NULL)) != -1) {
         switch (k) {
         case 'l': o.all = 1; break;
         case 'r': case 'R': o.recursive = 1; break;
@@ -882,6 +918,10 @@ static void parse_options(int argc, char **argv, const char *command)
         case 'n': o.no_input = 1; break;
         case 'v': ++o.verbose; break;
         case 'j': o.jobs = (uint32_t)tool_number("-j", optarg, 1, 256); break;
+        case 'o': tool_ssh_give("-o", optarg); break;
+        case 'i': tool_ssh_give("-i", optarg); break;
+        case 'C': tool_ssh_give("-C", NULL); break;
+        case PASSWORD: tool_ssh_password(optarg); break;
         case JSON: o.json = 1; break;
         case TIMEOUT:
             o.timeout_ms = (uint32_t)tool_number("--timeout", optarg, 1, 86400) * 1000;
