@@ -536,8 +536,8 @@ typedef struct fsb_sftp_desc {
 } fsb_sftp_desc;
 
 /* The files of an SFTP server: its version 3, and of OpenSSH's extensions posix-rename, hardlink,
-   lsetstat, statvfs, fsync and limits. Pieces of one operation are in flight together;
-   operations of several threads take turns: pool several backends where that is too slow.
+   lsetstat, statvfs, fsync and limits. One connection; pieces of one operation are in flight
+   together, and operations of several threads too.
    What the protocol cannot say:
    file_id  is made of the path: it does not outlive a RENAME, and hard links have one each. What
             this backend removes or replaces gets another one, what others do that to keeps it.
@@ -6345,7 +6345,9 @@ enum { /* extensions that the server has */
     FSB_SFTP_POSIX_RENAME_ = 1, FSB_SFTP_STATVFS_ = 2, FSB_SFTP_HARDLINK_ = 4,
     FSB_SFTP_FSYNC_ = 8, FSB_SFTP_LSETSTAT_ = 16, FSB_SFTP_LIMITS_ = 32
 };
-enum { FSB_SFTP_PIECE_ = 32768, FSB_SFTP_PACKET_MAX_ = 1 << 20, FSB_SFTP_COUNTS_ = 1024 };
+enum { FSB_SFTP_PIECE_ = 32768, FSB_SFTP_PACKET_MAX_ = 1 << 20, FSB_SFTP_COUNTS_ = 1024,
+       FSB_SFTP_MOST_ = 32, /* pieces in FSB_IO_MAX */
+       FSB_SFTP_SEEN_ = 16384, FSB_SFTP_BUFFER_ = 64 << 10, FSB_SFTP_NOBODY_ = 0xffff };
 
 typedef struct fsb_sftp_file_ { /* an open file */
     uint64_t      file_id, epoch; /* epoch: of the connection that it is open on */
@@ -6354,36 +6356,65 @@ typedef struct fsb_sftp_file_ { /* an open file */
     unsigned char name[256]; /* the server's handle */
 } fsb_sftp_file_;
 
-typedef struct fsb_sftp_ {
+struct fsb_sftp_answer_;
+struct fsb_sftp_run_;
+typedef struct fsb_sftp_ fsb_sftp_;
+
+typedef struct fsb_sftp_host_ { /* the backend */
     fsb_backend          base; /* first */
     fsb_sftp_desc        desc;
     fsb_backend_handles_ handles;
-    pthread_mutex_t      lock; /* one operation at a time; guards all below */
-    int                  fds[2]; /* -1: not connected */
-    uint64_t             epoch;  /* of the connection, counted */
-    int64_t              end;    /* when the operation times out, ms */
-    uint32_t             next_id, extensions, max_read, max_write;
-    uint32_t             owed; /* CLOSEs in `out` that go along with the next exchange */
-    unsigned char       *out, *in; /* requests to send; the answer being read */
-    size_t               out_size, out_room, in_room;
-    int                  broken;   /* why the requests in `out` are incomplete */
-    uint64_t             writes[FSB_SFTP_COUNTS_], lives[FSB_SFTP_COUNTS_]; /* by hash of path */
-    fsb_backend         *runner;       /* EXEC: runs exec_argv; NULL: none */
-    struct fsb_sftp_run_ *runs;        /* for cancel() */
-    size_t               root_size;
-    char                 root[FSB_PATH_MAX + 1];
-    char                 home[FSB_PATH_MAX + 1]; /* root as it was asked for */
-} fsb_sftp_;
+    pthread_mutex_t      sending;   /* before lock: who writes to fds[1] */
+    pthread_mutex_t      appending; /* before sending: one APPEND at a time */
+    pthread_mutex_t      lock;      /* guards all below, unless it says otherwise */
+    pthread_cond_t       calm;      /* making or users changed */
+    int                  fds[2];    /* -1: not connected; they stay while there are users */
+    int                  making;    /* somebody connects */
+    int                  dead;      /* atomic; why the connection is given up; 0: it is not */
+    uint64_t             epoch;     /* of the connection, counted */
+    uint32_t             users;     /* exchanges under way */
+    fsb_sftp_           *leader;    /* reads the answers, for all */
+    fsb_sftp_          **talks, *idle; /* all there are, by index; those without an operation */
+    uint32_t             talk_count, talk_room;
+    unsigned char       *in; /* the leader's: what was read and not yet looked at */
+    size_t               in_at, in_end, in_room;
+    uint32_t             extensions, max_read, max_write; /* of this connection */
+    uint64_t             writes[FSB_SFTP_COUNTS_], lives[FSB_SFTP_COUNTS_]; /* atomic; by path */
+    uint32_t             seen[FSB_SFTP_SEEN_]; /* atomic; regular files met of late */
+    fsb_backend          *runner; /* EXEC: runs exec_argv; NULL: none */
+    struct fsb_sftp_run_ *runs;   /* for cancel() */
+    size_t                root_size;
+    char                  root[FSB_PATH_MAX + 1]; /* known once connected */
+    char                  home[FSB_PATH_MAX + 1]; /* root as it was asked for */
+} fsb_sftp_host_;
+
+/* One operation's part of the connection: requests are made in `out`, and exchanged for answers,
+   while others do the same. The number of a request is the talk's index and a count. */
+struct fsb_sftp_ {
+    fsb_sftp_host_ *h;
+    fsb_sftp_      *next; /* idle */
+    pthread_cond_t  wake;
+    int64_t         end;   /* when the operation times out, ms */
+    uint64_t        epoch; /* of the connection that it runs on */
+    uint32_t        extensions, max_read, max_write, index;
+    uint16_t        next_id, first;
+    int             broken;   /* why the requests in `out` are incomplete */
+    unsigned char  *out, *in; /* requests to send; bodies of the answers */
+    size_t          out_size, out_room, in_size, in_room;
+    struct fsb_sftp_answer_ *answers; /* of the exchange; n, of which are missing: left */
+    uint32_t                 n, left;
+    int                      sent, err;
+};
 
 /* One answer. A request's place among those of its exchange says where it goes. */
 typedef struct fsb_sftp_answer_ {
     int            err; /* 0, or what STATUS says */
-    int            eof;
+    int            eof, here;
     unsigned char *buf; /* where DATA goes, at most room bytes */
     size_t         room, got;
     fsb_stat       stat;   /* ATTRS */
     const unsigned char *body; /* HANDLE, NAME, EXTENDED_REPLY: until the next exchange */
-    size_t         body_size;
+    size_t         body_at, body_size;
 } fsb_sftp_answer_;
 
 static int64_t fsb_sftp_now_(void)
@@ -6397,7 +6428,7 @@ static void fsb_sftp_bytes_(fsb_sftp_ *s, const void *data, size_t size)
 {
     if (s->out_room - s->out_size < size) {
         const size_t room = (s->out_size + size) * 2 + 512;
-        void *p = fsb_backend_resize_(&s->desc.allocator, s->out, s->out_room, room);
+        void *p = fsb_backend_resize_(&s->h->desc.allocator, s->out, s->out_room, room);
         if (!p) {
             s->broken = -ENOMEM;
             return;
@@ -6435,10 +6466,10 @@ static void fsb_sftp_text_(fsb_sftp_ *s, const char *text)
 static void fsb_sftp_path_(fsb_sftp_ *s, const char *path) /* the server's, of ours */
 {
     const size_t size = path[1] ? strlen(path) : 0;
-    const size_t all = s->root_size + size;
+    const size_t all = s->h->root_size + size;
     if (all > FSB_PATH_MAX) s->broken = -ENAMETOOLONG;
     fsb_sftp_u32_(s, all ? (uint32_t)all : 1);
-    fsb_sftp_bytes_(s, s->root, s->root_size);
+    fsb_sftp_bytes_(s, s->h->root, s->h->root_size);
     if (all) fsb_sftp_bytes_(s, path, size);
     else fsb_sftp_bytes_(s, "/", 1);
 }
@@ -6449,7 +6480,7 @@ static size_t fsb_sftp_begin_(fsb_sftp_ *s, unsigned char type)
     const size_t at = s->out_size;
     fsb_sftp_u32_(s, 0);
     fsb_sftp_bytes_(s, &type, 1);
-    fsb_sftp_u32_(s, s->next_id++);
+    fsb_sftp_u32_(s, s->index << 16 | s->next_id++);
     return at;
 }
 
@@ -6474,24 +6505,49 @@ static void fsb_sftp_on_file_(fsb_sftp_ *s, unsigned char type, const fsb_sftp_f
     fsb_sftp_finish_(s, at);
 }
 
+/* A CLOSE whose answer nobody waits for; it goes along with the next exchange. */
+static void fsb_sftp_close_later_(fsb_sftp_ *s, const fsb_sftp_file_ *f)
+{
+    const size_t at = s->out_size;
+    fsb_sftp_on_file_(s, FSB_SFTP_CLOSE_, f);
+    --s->next_id;
+    if (!s->broken) s->out[at + 5] = s->out[at + 6] = 0xff; /* FSB_SFTP_NOBODY_ */
+}
+
 /* ---- [sftp: exchange] ------------------------------------------------------------------------ */
 
-static void fsb_sftp_hang_up_(fsb_sftp_ *s)
+/* Many operations share the connection. Each sends what it has to ask, and waits; one of those who
+   wait, the leader, reads, and gives everybody theirs. Once it has its own, another one leads. */
+
+static void fsb_sftp_hang_up_(fsb_sftp_host_ *h)
 {
-    if (s->fds[0] >= 0) close(s->fds[0]);
-    if (s->fds[1] >= 0 && s->fds[1] != s->fds[0]) close(s->fds[1]);
-    s->fds[0] = s->fds[1] = -1;
-    s->out_size = 0, s->owed = 0;
+    if (h->fds[0] >= 0) close(h->fds[0]);
+    if (h->fds[1] >= 0 && h->fds[1] != h->fds[0]) close(h->fds[1]);
+    h->fds[0] = h->fds[1] = -1;
+    h->in_at = h->in_end = 0;
+}
+
+/* The connection is given up: who waits for it does no longer. Locked. */
+static void fsb_sftp_die_(fsb_sftp_host_ *h, int err)
+{
+    if (h->dead) return;
+    __atomic_store_n(&h->dead, err, __ATOMIC_RELAXED);
+    shutdown(h->fds[0], SHUT_RDWR), shutdown(h->fds[1], SHUT_RDWR);
+    for (uint32_t i = 0; i < h->talk_count; ++i) pthread_cond_signal(&h->talks[i]->wake);
+    if (h->desc.log.fn)
+        h->desc.log.fn(h->desc.log.user, FSB_LOG_WARN, "sftp/connection", strerror(-err));
 }
 
 static int fsb_sftp_poll_(fsb_sftp_ *s, int fd, short events)
 {
+    enum { SLICE = 100 }; /* ms: no longer unaware that the connection is dead */
     struct pollfd p;
     p.fd = fd, p.events = events;
     for (;;) {
         const int64_t left = s->end - fsb_sftp_now_();
         if (left <= 0) return -ETIMEDOUT;
-        const int n = poll(&p, 1, left > INT_MAX ? INT_MAX : (int)left);
+        if (__atomic_load_n(&s->h->dead, __ATOMIC_RELAXED)) return -ECONNRESET;
+        const int n = poll(&p, 1, left > SLICE ? SLICE : (int)left);
         if (n > 0) return 0;
         if (n < 0 && errno != EINTR) return -errno;
     }
@@ -6499,35 +6555,65 @@ static int fsb_sftp_poll_(fsb_sftp_ *s, int fd, short events)
 
 static int fsb_sftp_send_(fsb_sftp_ *s)
 {
-    for (size_t at = 0; at < s->out_size;) {
-        ssize_t n = send(s->fds[1], s->out + at, s->out_size - at, MSG_NOSIGNAL);
-        if (n < 0 && errno == ENOTSOCK) n = write(s->fds[1], s->out + at, s->out_size - at);
+    const int fd = s->h->fds[1];
+    int       err = 0;
+    for (size_t at = 0; !err && at < s->out_size;) {
+        ssize_t n = send(fd, s->out + at, s->out_size - at, MSG_NOSIGNAL);
+        if (n < 0 && errno == ENOTSOCK) n = write(fd, s->out + at, s->out_size - at);
         if (n >= 0) at += (size_t)n;
-        else if (errno == EAGAIN) {
-            const int err = fsb_sftp_poll_(s, s->fds[1], POLLOUT);
-            if (err) return err;
-        } else if (errno != EINTR) return -ECONNRESET;
+        else if (errno == EAGAIN) err = fsb_sftp_poll_(s, fd, POLLOUT);
+        else if (errno != EINTR) err = -ECONNRESET;
     }
     s->out_size = 0;
+    return err;
+}
+
+/* Reads what is there, at most `most` bytes; waits for the first. */
+static int64_t fsb_sftp_recv_(fsb_sftp_ *s, void *to, size_t most)
+{
+    for (;;) {
+        const ssize_t n = read(s->h->fds[0], to, most);
+        if (n > 0) return n;
+        if (n == 0 || (errno != EAGAIN && errno != EINTR)) return -ECONNRESET;
+        const int err = errno == EAGAIN ? fsb_sftp_poll_(s, s->h->fds[0], POLLIN) : 0;
+        if (err) return err;
+    }
+}
+
+/* Has `size` bytes ready at h->in + h->in_at. The leader's, as all that reads. */
+static int fsb_sftp_fill_(fsb_sftp_ *s, size_t size)
+{
+    fsb_sftp_host_ *h = s->h;
+    if (h->in_at && (h->in_at == h->in_end || h->in_room - h->in_at < size)) {
+        memmove(h->in, h->in + h->in_at, h->in_end - h->in_at);
+        h->in_end -= h->in_at, h->in_at = 0;
+    }
+    if (h->in_room < size || !h->in) {
+        const size_t room = size > FSB_SFTP_BUFFER_ ? size : (size_t)FSB_SFTP_BUFFER_;
+        void *p = fsb_backend_resize_(&h->desc.allocator, h->in, h->in_room, room);
+        if (!p) return -ENOMEM;
+        h->in = (unsigned char *)p, h->in_room = room;
+    }
+    while (h->in_end - h->in_at < size) {
+        const int64_t n = fsb_sftp_recv_(s, h->in + h->in_end, h->in_room - h->in_end);
+        if (n < 0) return (int)n;
+        h->in_end += (size_t)n;
+    }
     return 0;
 }
 
-/* Reads until `size` bytes are there. */
-static int fsb_sftp_fill_(fsb_sftp_ *s, size_t from, size_t size)
+/* Reads `size` bytes to where they belong. */
+static int fsb_sftp_into_(fsb_sftp_ *s, unsigned char *to, size_t size)
 {
-    if (s->in_room < from + size) {
-        void *p = fsb_backend_resize_(&s->desc.allocator, s->in, s->in_room, from + size);
-        if (!p) return -ENOMEM;
-        s->in = (unsigned char *)p, s->in_room = from + size;
-    }
-    for (size_t got = 0; got < size;) {
-        const ssize_t n = read(s->fds[0], s->in + from + got, size - got);
-        if (n > 0) got += (size_t)n;
-        else if (n == 0) return -ECONNRESET;
-        else if (errno == EAGAIN) {
-            const int err = fsb_sftp_poll_(s, s->fds[0], POLLIN);
-            if (err) return err;
-        } else if (errno != EINTR) return -ECONNRESET;
+    fsb_sftp_host_ *h = s->h;
+    const size_t    have = h->in_end - h->in_at;
+    size_t          got = size < have ? size : have;
+    memcpy(to, h->in + h->in_at, got);
+    h->in_at += got;
+    while (got < size) {
+        const int64_t n = fsb_sftp_recv_(s, to + got, size - got);
+        if (n < 0) return (int)n;
+        got += (size_t)n;
     }
     return 0;
 }
@@ -6610,7 +6696,24 @@ static int fsb_sftp_errno_(uint32_t status)
     }
 }
 
-static int fsb_sftp_take_(fsb_sftp_answer_ *a, unsigned char type, fsb_sftp_cursor_ c)
+/* An answer that stays with who waits for it. */
+static int fsb_sftp_keep_(fsb_sftp_ *s, fsb_sftp_answer_ *a, const fsb_sftp_cursor_ *c)
+{
+    const size_t need = s->in_size + c->left;
+    if (s->in_room < need) {
+        void *p = fsb_backend_resize_(&s->h->desc.allocator, s->in, s->in_room, 2 * need);
+        if (!p) return -ENOMEM;
+        s->in = (unsigned char *)p, s->in_room = 2 * need;
+    }
+    memcpy(s->in + s->in_size, c->at, c->left);
+    a->body_at = s->in_size, a->body_size = c->left;
+    a->body = s->in + s->in_size;
+    s->in_size = need;
+    return 0;
+}
+
+static int fsb_sftp_take_(fsb_sftp_ *s, fsb_sftp_answer_ *a, unsigned char type,
+                          fsb_sftp_cursor_ c)
 {
     if (type == FSB_SFTP_STATUS_) {
         const uint32_t status = fsb_sftp_get32_(&c);
@@ -6618,60 +6721,164 @@ static int fsb_sftp_take_(fsb_sftp_answer_ *a, unsigned char type, fsb_sftp_curs
         a->err = a->eof ? 0 : fsb_sftp_errno_(status);
     } else if (type == FSB_SFTP_ATTRS_) {
         fsb_sftp_get_stat_(&c, &a->stat);
-    } else if (type == FSB_SFTP_DATA_) {
-        size_t               size;
-        const unsigned char *p = fsb_sftp_get_string_(&c, &size);
-        if (size > a->room || !size) return -EPROTO;
-        memcpy(a->buf, p, size);
-        a->got = size;
     } else if (type == FSB_SFTP_HANDLE_ || type == FSB_SFTP_NAME_
                || type == FSB_SFTP_EXTENDED_REPLY_) {
-        a->body = c.at, a->body_size = c.left;
+        return fsb_sftp_keep_(s, a, &c);
     } else return -EPROTO;
     return c.err;
 }
 
-/* Sends the requests made since the last exchange, and reads their n answers, in whatever order. */
-static int fsb_sftp_answers_(fsb_sftp_ *s, fsb_sftp_answer_ *answers, uint32_t n)
+/* The bytes of a DATA: `left` bytes of the packet are to come. */
+static int fsb_sftp_take_data_(fsb_sftp_ *s, fsb_sftp_answer_ *a, size_t left)
 {
-    const uint32_t first = s->next_id - n, owed = s->owed;
-    int            err = fsb_sftp_send_(s);
-    s->owed = 0;
-    for (uint32_t i = 0; !err && i < n + owed; ++i) {
-        err = fsb_sftp_fill_(s, 0, 4);
-        if (err) break;
-        fsb_sftp_cursor_ c = {s->in, 4, 0};
-        const uint32_t   size = fsb_sftp_get32_(&c);
-        if (size < 5 || size > FSB_SFTP_PACKET_MAX_) return -EPROTO;
-        err = fsb_sftp_fill_(s, 0, size);
-        if (err) break;
-        c.at = s->in + 1, c.left = size - 1, c.err = 0;
-        const uint32_t id = fsb_sftp_get32_(&c);
-        if (first - id - 1 < owed) continue; /* nobody waits for these */
-        if (id - first >= n) return -EPROTO;
-        err = fsb_sftp_take_(&answers[id - first], s->in[0], c);
+    int err = left < 4 ? -EPROTO : fsb_sftp_fill_(s, 4);
+    if (err) return err;
+    fsb_sftp_cursor_ c = {s->h->in + s->h->in_at, 4, 0};
+    const uint32_t   size = fsb_sftp_get32_(&c);
+    s->h->in_at += 4;
+    if (size > a->room || !size || size != left - 4) return -EPROTO;
+    a->got = size;
+    return fsb_sftp_into_(s, a->buf, size);
+}
+
+/* Whose answer number `id` is; NULL and *err 0: nobody's. It waits, so that it stays. */
+static fsb_sftp_ *fsb_sftp_whose_(fsb_sftp_host_ *h, uint32_t id, fsb_sftp_answer_ **a, int *err)
+{
+    const uint32_t index = id >> 16;
+    fsb_sftp_     *to = NULL;
+    pthread_mutex_lock(&h->lock);
+    *err = index == FSB_SFTP_NOBODY_ ? 0 : -EPROTO;
+    if (index < h->talk_count && h->talks[index]->left) {
+        to = h->talks[index];
+        const uint32_t at = (uint16_t)(id - to->first);
+        if (at < to->n && !to->answers[at].here) *err = 0, *a = &to->answers[at];
+        else to = NULL;
     }
+    pthread_mutex_unlock(&h->lock);
+    return to;
+}
+
+/* Reads one packet; *to is whose it was. */
+static int fsb_sftp_packet_(fsb_sftp_ *s, fsb_sftp_ **to)
+{
+    fsb_sftp_host_   *h = s->h;
+    fsb_sftp_answer_ *a = NULL;
+    int               err = fsb_sftp_fill_(s, 9);
+    if (err) return err;
+    fsb_sftp_cursor_    c = {h->in + h->in_at, 9, 0};
+    const uint32_t      size = fsb_sftp_get32_(&c);
+    const unsigned char type = *fsb_sftp_get_(&c, 1);
+    *to = fsb_sftp_whose_(h, fsb_sftp_get32_(&c), &a, &err);
+    if (size < 5 || size > FSB_SFTP_PACKET_MAX_) return -EPROTO;
+    if (err) return err;
+    h->in_at += 9;
+    if (*to && type == FSB_SFTP_DATA_) {
+        err = fsb_sftp_take_data_(s, a, size - 5);
+    } else {
+        err = fsb_sftp_fill_(s, size - 5);
+        if (err) return err;
+        c.at = h->in + h->in_at, c.left = size - 5, c.err = 0;
+        h->in_at += size - 5;
+        if (*to) err = fsb_sftp_take_(*to, a, type, c);
+    }
+    if (a) a->here = 1;
     return err;
 }
 
-/* 0, or why the connection is gone. An answer that has a body must be the only one of its
-   exchange that has, and the last. */
+/* Reads for all until s has what it waits for. Locked, but not meanwhile. */
+static void fsb_sftp_lead_(fsb_sftp_ *s)
+{
+    fsb_sftp_host_ *h = s->h;
+    h->leader = s;
+    while (s->left && !h->dead) {
+        fsb_sftp_ *to = NULL;
+        pthread_mutex_unlock(&h->lock);
+        const int err = fsb_sftp_packet_(s, &to);
+        pthread_mutex_lock(&h->lock);
+        if (err) {
+            if (!h->dead) s->err = err;
+            fsb_sftp_die_(h, err);
+        } else if (to && !--to->left && to != s) {
+            pthread_cond_signal(&to->wake);
+        }
+    }
+    h->leader = NULL;
+    for (uint32_t i = 0; i < h->talk_count; ++i) { /* the next one; all, if it is over */
+        fsb_sftp_ *other = h->talks[i];
+        if (!other->left || !other->sent || other == s) continue;
+        pthread_cond_signal(&other->wake);
+        if (!h->dead) break;
+    }
+}
+
+/* Waits to be done or to lead; locked. */
+static void fsb_sftp_wait_(fsb_sftp_ *s)
+{
+    fsb_sftp_host_ *h = s->h;
+    while (s->left && !(h->dead && !h->leader)) {
+        struct timespec t;
+        if (!h->leader) {
+            fsb_sftp_lead_(s);
+            continue;
+        }
+        t.tv_sec = (time_t)(s->end / 1000), t.tv_nsec = (long)(s->end % 1000) * 1000000;
+        const int late = h->dead ? pthread_cond_wait(&s->wake, &h->lock)
+                                 : pthread_cond_timedwait(&s->wake, &h->lock, &t);
+        if (late != ETIMEDOUT || h->dead || !s->left) continue;
+        s->err = -ETIMEDOUT;
+        fsb_sftp_die_(h, -ETIMEDOUT);
+    }
+}
+
+/* Into those that the connection is kept for, and out again. */
+static int fsb_sftp_join_(fsb_sftp_ *s, fsb_sftp_answer_ *answers, uint32_t n)
+{
+    fsb_sftp_host_ *h = s->h;
+    pthread_mutex_lock(&h->lock);
+    const int gone = h->dead || h->fds[0] < 0 || s->epoch != h->epoch;
+    if (!gone) {
+        ++h->users;
+        s->answers = answers, s->n = s->left = n, s->first = (uint16_t)(s->next_id - n);
+        s->sent = s->err = 0, s->in_size = 0;
+    }
+    pthread_mutex_unlock(&h->lock);
+    return gone ? -ECONNRESET : 0;
+}
+
+static void fsb_sftp_part_(fsb_sftp_ *s)
+{
+    fsb_sftp_host_ *h = s->h;
+    if (s->left && !s->err) s->err = -ECONNRESET;
+    s->left = 0;
+    if (--h->users || !h->dead) return;
+    fsb_sftp_hang_up_(h);
+    pthread_cond_broadcast(&h->calm);
+}
+
+/* Sends the requests made since the last exchange, the last n of which have answers to wait for, in
+   whatever order they come. 0, or why the connection is gone. */
 static int fsb_sftp_exchange_(fsb_sftp_ *s, fsb_sftp_answer_ *answers, uint32_t n)
 {
-    int err = s->broken;
+    fsb_sftp_host_ *h = s->h;
+    int             err = s->broken;
     s->broken = 0;
-    if (err) { /* nothing was sent: the connection is as it was, but for CLOSEs that got lost */
-        if (s->owed) fsb_sftp_hang_up_(s);
+    if (!err) err = fsb_sftp_join_(s, answers, n);
+    if (err) {
         s->out_size = 0;
         return err;
     }
-    err = fsb_sftp_answers_(s, answers, n);
-    if (err) {
-        if (s->desc.log.fn)
-            s->desc.log.fn(s->desc.log.user, FSB_LOG_WARN, "sftp/connection", strerror(-err));
-        fsb_sftp_hang_up_(s);
-    }
-    return err;
+    pthread_mutex_lock(&h->sending);
+    err = fsb_sftp_send_(s);
+    pthread_mutex_unlock(&h->sending);
+    pthread_mutex_lock(&h->lock);
+    s->sent = 1;
+    if (err && !h->dead) s->err = err, fsb_sftp_die_(h, err);
+    fsb_sftp_wait_(s);
+    fsb_sftp_part_(s);
+    pthread_mutex_unlock(&h->lock);
+    for (uint32_t i = 0; i < n; ++i) /* `in` may have moved */
+        if (answers[i].body) answers[i].body = s->in + answers[i].body_at;
+    return s->err;
 }
 
 /* One request, already made, and its answer; *a may be NULL. */
@@ -6682,6 +6889,18 @@ static int fsb_sftp_one_(fsb_sftp_ *s, fsb_sftp_answer_ *a)
     const int err = fsb_sftp_exchange_(s, &mine, 1);
     if (a) *a = mine;
     return err ? err : mine.err;
+}
+
+/* The handle that OPEN or OPENDIR answers. */
+static int fsb_sftp_named_(fsb_sftp_ *s, const fsb_sftp_answer_ *a, fsb_sftp_file_ *f)
+{
+    size_t               size = 0;
+    fsb_sftp_cursor_     c = {a->body, a->body ? a->body_size : 0, 0};
+    const unsigned char *name = fsb_sftp_get_string_(&c, &size);
+    if (c.err || size > sizeof f->name) return -EPROTO;
+    memcpy(f->name, name, size);
+    f->size = (uint32_t)size, f->epoch = s->epoch;
+    return 0;
 }
 
 /* ---- [sftp: connection] ---------------------------------------------------------------------- */
@@ -6708,24 +6927,27 @@ static size_t fsb_sftp_extended_(fsb_sftp_ *s, const char *name)
 static int fsb_sftp_hello_(fsb_sftp_ *s)
 {
     static const unsigned char init[9] = {0, 0, 0, 5, FSB_SFTP_INIT_, 0, 0, 0, 3};
+    fsb_sftp_host_            *h = s->h;
     s->out_size = 0, s->extensions = 0;
     fsb_sftp_bytes_(s, init, sizeof init);
     int err = s->broken ? s->broken : fsb_sftp_send_(s);
-    if (!err) err = fsb_sftp_fill_(s, 0, 4);
+    s->broken = 0;
+    if (!err) err = fsb_sftp_fill_(s, 4);
     if (err) return err == -ECONNRESET ? -EPROTO : err;
-    fsb_sftp_cursor_ c = {s->in, 4, 0};
+    fsb_sftp_cursor_ c = {h->in + h->in_at, 4, 0};
     const uint32_t   size = fsb_sftp_get32_(&c);
     if (size < 5 || size > 65536) return -EPROTO;
-    err = fsb_sftp_fill_(s, 0, size);
+    err = fsb_sftp_fill_(s, 4 + size);
     if (err) return err == -ECONNRESET ? -EPROTO : err;
-    c.at = s->in + 1, c.left = size - 1, c.err = 0;
-    if (s->in[0] != FSB_SFTP_VERSION_ || fsb_sftp_get32_(&c) < 3) return -EPROTO;
+    c.at = h->in + h->in_at + 5, c.left = size - 1, c.err = 0;
+    if (h->in[h->in_at + 4] != FSB_SFTP_VERSION_ || fsb_sftp_get32_(&c) < 3) return -EPROTO;
     while (c.left && !c.err) {
         size_t               n, m;
         const unsigned char *name = fsb_sftp_get_string_(&c, &n);
         (void)fsb_sftp_get_string_(&c, &m);
         if (!c.err) fsb_sftp_extension_(s, name, n);
     }
+    h->in_at += 4 + size;
     return c.err;
 }
 
@@ -6749,9 +6971,10 @@ static int fsb_sftp_limits_(fsb_sftp_ *s)
 /* Root as the server names it, which must be a folder. */
 static int fsb_sftp_find_root_(fsb_sftp_ *s)
 {
+    fsb_sftp_host_  *h = s->h;
     fsb_sftp_answer_ a;
     size_t           at = fsb_sftp_begin_(s, FSB_SFTP_REALPATH_), size = 0;
-    fsb_sftp_text_(s, s->home);
+    fsb_sftp_text_(s, h->home);
     fsb_sftp_finish_(s, at);
     int err = fsb_sftp_one_(s, &a);
     if (err) return err;
@@ -6759,38 +6982,111 @@ static int fsb_sftp_find_root_(fsb_sftp_ *s)
     const uint32_t       names = fsb_sftp_get32_(&c);
     const unsigned char *path = fsb_sftp_get_string_(&c, &size);
     if (names != 1 || c.err || !size || path[0] != '/' || size > FSB_PATH_MAX) return -EPROTO;
-    memcpy(s->root, path, size);
-    s->root_size = size > 1 ? size : 0, s->root[s->root_size] = '\0';
+    memcpy(h->root, path, size);
+    h->root_size = size > 1 ? size : 0, h->root[h->root_size] = '\0';
     at = fsb_sftp_begin_(s, FSB_SFTP_OPENDIR_); /* follows a link, unlike LSTAT */
     fsb_sftp_path_(s, "/");
     fsb_sftp_finish_(s, at);
     err = fsb_sftp_one_(s, &a);
     if (err) return err == -EIO ? -ENOTDIR : err;
-    fsb_sftp_cursor_ h = {a.body, a.body ? a.body_size : 0, 0};
-    const unsigned char *name = fsb_sftp_get_string_(&h, &size);
-    if (h.err || size > 256) return -EPROTO;
-    unsigned char copy[256];
-    memcpy(copy, name, size);
-    at = fsb_sftp_begin_(s, FSB_SFTP_CLOSE_);
-    fsb_sftp_string_(s, copy, size);
-    fsb_sftp_finish_(s, at);
-    return fsb_sftp_one_(s, NULL);
+    fsb_sftp_file_ folder;
+    err = fsb_sftp_named_(s, &a, &folder);
+    if (err) return err;
+    fsb_sftp_close_later_(s, &folder);
+    return fsb_sftp_exchange_(s, NULL, 0);
 }
 
-/* Connects if there is no connection. Lock held: the callback connect() belongs to the backend. */
+/* Makes the connection, while everybody else waits. */
+static int fsb_sftp_make_(fsb_sftp_ *s)
+{
+    fsb_sftp_host_ *h = s->h;
+    int             fds[2] = {-1, -1};
+    int             err = h->desc.connect(h->desc.user, fds);
+    pthread_mutex_lock(&h->lock);
+    __atomic_store_n(&h->dead, 0, __ATOMIC_RELAXED);
+    if (err >= 0) h->fds[0] = fds[0], h->fds[1] = fds[1];
+    s->epoch = ++h->epoch;
+    pthread_mutex_unlock(&h->lock);
+    for (int i = 0; err >= 0 && i < 2; ++i)
+        if (fcntl(fds[i], F_SETFL, fcntl(fds[i], F_GETFL) | O_NONBLOCK) < 0) err = -errno;
+    if (err >= 0) err = fsb_sftp_hello_(s);
+    if (!err) err = fsb_sftp_limits_(s);
+    if (!err && !h->root[0]) err = fsb_sftp_find_root_(s);
+    pthread_mutex_lock(&h->lock);
+    if (err) fsb_sftp_hang_up_(h);
+    h->extensions = s->extensions, h->max_read = s->max_read, h->max_write = s->max_write;
+    h->making = 0;
+    pthread_cond_broadcast(&h->calm);
+    pthread_mutex_unlock(&h->lock);
+    return err;
+}
+
+/* Connects if there is no connection. */
 static int fsb_sftp_connect_(fsb_sftp_ *s)
 {
-    if (s->fds[0] >= 0) return 0;
-    int err = s->desc.connect(s->desc.user, s->fds);
-    if (err < 0) s->fds[0] = s->fds[1] = -1;
-    for (int i = 0; !err && i < 2; ++i)
-        if (fcntl(s->fds[i], F_SETFL, fcntl(s->fds[i], F_GETFL) | O_NONBLOCK) < 0) err = -errno;
-    ++s->epoch;
-    if (!err) err = fsb_sftp_hello_(s);
-    if (!err) err = fsb_sftp_limits_(s);
-    if (!err) err = fsb_sftp_find_root_(s);
-    if (err) fsb_sftp_hang_up_(s);
-    return err;
+    fsb_sftp_host_ *h = s->h;
+    pthread_mutex_lock(&h->lock);
+    while (h->making || (h->dead && h->users)) pthread_cond_wait(&h->calm, &h->lock);
+    const int up = h->fds[0] >= 0 && !h->dead;
+    if (!up) h->making = 1;
+    s->epoch = h->epoch, s->extensions = h->extensions;
+    s->max_read = h->max_read, s->max_write = h->max_write;
+    pthread_mutex_unlock(&h->lock);
+    return up ? 0 : fsb_sftp_make_(s);
+}
+
+static int fsb_sftp_alive_(fsb_sftp_ *s)
+{
+    fsb_sftp_host_ *h = s->h;
+    pthread_mutex_lock(&h->lock);
+    const int alive = h->fds[0] >= 0 && !h->dead && s->epoch == h->epoch;
+    pthread_mutex_unlock(&h->lock);
+    return alive;
+}
+
+static fsb_sftp_ *fsb_sftp_talk_new_(fsb_sftp_host_ *h)
+{
+    const fsb_allocator *a = &h->desc.allocator;
+    pthread_condattr_t   attr;
+    if (h->talk_count == h->talk_room) {
+        const uint32_t room = h->talk_room * 2 + 16;
+        void *more = h->talk_count >= FSB_SFTP_NOBODY_ - 1 ? NULL
+            : fsb_backend_resize_(a, h->talks, h->talk_room * sizeof *h->talks,
+                                  room * sizeof *h->talks);
+        if (!more) return NULL;
+        h->talks = (fsb_sftp_ **)more, h->talk_room = room;
+    }
+    fsb_sftp_ *s = (fsb_sftp_ *)fsb_backend_new_(a, sizeof *s);
+    if (!s) return NULL;
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(&s->wake, &attr);
+    pthread_condattr_destroy(&attr);
+    s->h = h, s->index = h->talk_count;
+    return h->talks[h->talk_count++] = s;
+}
+
+/* A talk for one operation, and back. */
+static fsb_sftp_ *fsb_sftp_talk_(fsb_sftp_host_ *h, uint32_t timeout_ms)
+{
+    pthread_mutex_lock(&h->lock);
+    fsb_sftp_ *s = h->idle ? h->idle : fsb_sftp_talk_new_(h);
+    if (s) {
+        h->idle = s->next, s->next = NULL, s->epoch = h->epoch, s->extensions = h->extensions;
+        s->max_read = h->max_read, s->max_write = h->max_write;
+    }
+    pthread_mutex_unlock(&h->lock);
+    if (s) s->end = fsb_sftp_now_() + (timeout_ms ? timeout_ms : h->desc.timeout_ms);
+    return s;
+}
+
+static void fsb_sftp_talked_(fsb_sftp_ *s)
+{
+    fsb_sftp_host_ *h = s->h;
+    s->out_size = 0;
+    pthread_mutex_lock(&h->lock);
+    s->next = h->idle, h->idle = s;
+    pthread_mutex_unlock(&h->lock);
 }
 
 /* ---- [sftp: stat] ---------------------------------------------------------------------------- */
@@ -6804,18 +7100,48 @@ static uint64_t fsb_sftp_hash_(const char *path) /* FNV-1a, finished */
 
 static uint64_t *fsb_sftp_writes_(fsb_sftp_ *s, const char *path)
 {
-    return &s->writes[fsb_sftp_hash_(path) % FSB_SFTP_COUNTS_];
+    return &s->h->writes[fsb_sftp_hash_(path) % FSB_SFTP_COUNTS_];
 }
+
+static void fsb_sftp_count_(uint64_t *counter) { __atomic_add_fetch(counter, 1, __ATOMIC_RELAXED); }
 
 static uint64_t fsb_sftp_id_(fsb_sftp_ *s, const char *path)
 {
     const uint64_t h = fsb_sftp_hash_(path);
-    const uint64_t id = fsb_backend_mix_(h + s->lives[h % FSB_SFTP_COUNTS_]);
+    const uint64_t lives = __atomic_load_n(&s->h->lives[h % FSB_SFTP_COUNTS_], __ATOMIC_RELAXED);
+    const uint64_t id = fsb_backend_mix_(h + lives);
     return id ? id : 1;
 }
 
-static void fsb_sftp_identify_(fsb_stat *st, uint64_t id, uint64_t writes)
+/* OPEN of a FIFO hangs the server, and all who use the connection: so what is to be opened is
+   looked at first, or was found to be a regular file within a minute. An entry: half of the path's
+   hash, and when, in quarters of a second. */
+static uint32_t *fsb_sftp_seen_(fsb_sftp_ *s, const char *path, uint32_t *entry)
 {
+    const uint64_t h = fsb_sftp_hash_(path);
+    *entry = (uint32_t)(h >> 48) << 16 | (uint32_t)(fsb_sftp_now_() >> 8 & 0xffff);
+    return &s->h->seen[h % FSB_SFTP_SEEN_];
+}
+
+static int fsb_sftp_is_known_(fsb_sftp_ *s, const char *path)
+{
+    enum { MINUTE = 240 };
+    uint32_t       now;
+    const uint32_t was = __atomic_load_n(fsb_sftp_seen_(s, path, &now), __ATOMIC_RELAXED);
+    return was >> 16 == now >> 16 && (uint16_t)(now - was) < MINUTE;
+}
+
+static void fsb_sftp_note_(fsb_sftp_ *s, const char *path, uint32_t mode)
+{
+    uint32_t  entry, *at = fsb_sftp_seen_(s, path, &entry);
+    const int known = S_ISREG(mode);
+    if (known || __atomic_load_n(at, __ATOMIC_RELAXED) >> 16 == entry >> 16)
+        __atomic_store_n(at, known ? entry : ~entry, __ATOMIC_RELAXED);
+}
+
+static void fsb_sftp_identify_(fsb_stat *st, uint64_t id, const uint64_t *counter)
+{
+    const uint64_t writes = __atomic_load_n(counter, __ATOMIC_RELAXED);
     st->file_id = st->ino = id;
     st->version = fsb_backend_mix_((uint64_t)st->mtime_ns + fsb_backend_mix_(st->size + writes));
     if (!st->version) st->version = 1;
@@ -6824,8 +7150,19 @@ static void fsb_sftp_identify_(fsb_stat *st, uint64_t id, uint64_t writes)
 /* The name is another file's from now on, or nobody's. */
 static void fsb_sftp_gone_(fsb_sftp_ *s, const char *path)
 {
-    ++s->lives[fsb_sftp_hash_(path) % FSB_SFTP_COUNTS_];
-    ++*fsb_sftp_writes_(s, path);
+    fsb_sftp_count_(&s->h->lives[fsb_sftp_hash_(path) % FSB_SFTP_COUNTS_]);
+    fsb_sftp_count_(fsb_sftp_writes_(s, path));
+    fsb_sftp_note_(s, path, 0);
+}
+
+/* What LSTAT of path has answered. */
+static int fsb_sftp_looked_(fsb_sftp_ *s, const char *path, const fsb_sftp_answer_ *a, fsb_stat *st)
+{
+    if (a->err) return a->err;
+    *st = a->stat;
+    fsb_sftp_identify_(st, fsb_sftp_id_(s, path), fsb_sftp_writes_(s, path));
+    fsb_sftp_note_(s, path, st->mode);
+    return 0;
 }
 
 static int fsb_sftp_lstat_(fsb_sftp_ *s, const char *path, fsb_stat *st)
@@ -6833,17 +7170,20 @@ static int fsb_sftp_lstat_(fsb_sftp_ *s, const char *path, fsb_stat *st)
     fsb_sftp_answer_ a;
     fsb_sftp_on_path_(s, FSB_SFTP_LSTAT_, path);
     const int err = fsb_sftp_one_(s, &a);
-    if (err) return err;
-    fsb_sftp_identify_(&a.stat, fsb_sftp_id_(s, path), *fsb_sftp_writes_(s, path));
-    *st = a.stat;
-    return 0;
+    return err ? err : fsb_sftp_looked_(s, path, &a, st);
+}
+
+/* -ESTALE: op->path is not the file that was meant. */
+static int fsb_sftp_meant_(fsb_sftp_ *s, const fsb_op *op)
+{
+    return op->file_id && op->file_id != fsb_sftp_id_(s, op->path) ? -ESTALE : 0;
 }
 
 /* LSTAT of op->path, which must be the file that was meant. */
 static int fsb_sftp_look_(fsb_sftp_ *s, fsb_op *op, fsb_stat *st)
 {
-    if (op->file_id && op->file_id != fsb_sftp_id_(s, op->path)) return -ESTALE;
-    return fsb_sftp_lstat_(s, op->path, st);
+    const int err = fsb_sftp_meant_(s, op);
+    return err ? err : fsb_sftp_lstat_(s, op->path, st);
 }
 
 static int fsb_sftp_is_regular_(const fsb_stat *st)
@@ -6857,31 +7197,36 @@ static int fsb_sftp_is_regular_(const fsb_stat *st)
 
 static int fsb_sftp_drop_(void *owner, fsb_backend_slot_ *slot)
 {
-    fsb_sftp_ *s = (fsb_sftp_ *)owner;
-    fsb_backend_free_(&s->desc.allocator, slot->object, sizeof(fsb_sftp_file_));
+    fsb_sftp_host_ *h = (fsb_sftp_host_ *)owner;
+    fsb_backend_free_(&h->desc.allocator, slot->object, sizeof(fsb_sftp_file_));
     return 0;
+}
+
+static void fsb_sftp_ask_open_(fsb_sftp_ *s, const char *path, uint32_t pflags, uint32_t mode)
+{
+    const size_t at = fsb_sftp_begin_(s, FSB_SFTP_OPEN_);
+    fsb_sftp_path_(s, path);
+    fsb_sftp_u32_(s, pflags);
+    fsb_sftp_u32_(s, 4);
+    fsb_sftp_u32_(s, mode);
+    fsb_sftp_finish_(s, at);
+}
+
+static int fsb_sftp_opened_(fsb_sftp_ *s, const char *path, const fsb_sftp_answer_ *a,
+                            fsb_sftp_file_ *f)
+{
+    if (a->err) return a->err;
+    f->file_id = fsb_sftp_id_(s, path), f->writes = fsb_sftp_writes_(s, path);
+    return fsb_sftp_named_(s, a, f);
 }
 
 static int fsb_sftp_open_(fsb_sftp_ *s, const char *path, uint32_t pflags, uint32_t mode,
                           fsb_sftp_file_ *f)
 {
     fsb_sftp_answer_ a;
-    const size_t     at = fsb_sftp_begin_(s, FSB_SFTP_OPEN_);
-    fsb_sftp_path_(s, path);
-    fsb_sftp_u32_(s, pflags);
-    fsb_sftp_u32_(s, 4);
-    fsb_sftp_u32_(s, mode);
-    fsb_sftp_finish_(s, at);
+    fsb_sftp_ask_open_(s, path, pflags, mode);
     const int err = fsb_sftp_one_(s, &a);
-    if (err) return err;
-    size_t               size = 0;
-    fsb_sftp_cursor_     c = {a.body, a.body ? a.body_size : 0, 0};
-    const unsigned char *name = fsb_sftp_get_string_(&c, &size);
-    if (c.err || size > sizeof f->name) return -EPROTO;
-    memcpy(f->name, name, size);
-    f->size = (uint32_t)size, f->epoch = s->epoch;
-    f->file_id = fsb_sftp_id_(s, path), f->writes = fsb_sftp_writes_(s, path);
-    return 0;
+    return err ? err : fsb_sftp_opened_(s, path, &a, f);
 }
 
 static int fsb_sftp_close_file_(fsb_sftp_ *s, const fsb_sftp_file_ *f)
@@ -6890,12 +7235,11 @@ static int fsb_sftp_close_file_(fsb_sftp_ *s, const fsb_sftp_file_ *f)
     return fsb_sftp_one_(s, NULL);
 }
 
-/* Closes a file that was only read: together with the next exchange, to save a round trip. */
-static void fsb_sftp_close_later_(fsb_sftp_ *s, const fsb_sftp_file_ *f)
+/* Closes a file that nothing was written to. */
+static void fsb_sftp_drop_file_(fsb_sftp_ *s, const fsb_sftp_file_ *f)
 {
-    if (s->fds[0] < 0) return;
-    fsb_sftp_on_file_(s, FSB_SFTP_CLOSE_, f);
-    ++s->owed;
+    fsb_sftp_close_later_(s, f);
+    (void)fsb_sftp_exchange_(s, NULL, 0);
 }
 
 static void fsb_sftp_attrs_(fsb_sftp_ *s, const fsb_attr *a, const fsb_stat *now, uint32_t mask)
@@ -6922,45 +7266,63 @@ static void fsb_sftp_attrs_(fsb_sftp_ *s, const fsb_attr *a, const fsb_stat *now
     fsb_sftp_u32_(s, (uint32_t)mtime);
 }
 
-/* Sets what attr asks of a file (f) or a path whose stat is *st; *st is new afterwards. The owner
-   first: it takes set-user-id away. */
-static int fsb_sftp_set_(fsb_sftp_ *s, const char *path, const fsb_sftp_file_ *f,
-                         const fsb_attr *attr, uint32_t mask, fsb_stat *st)
+/* Makes the requests that set what `mask` says of a file (f) or a path, whose stat is *now; returns
+   their number. The owner first: it takes set-user-id away. */
+static uint32_t fsb_sftp_ask_set_(fsb_sftp_ *s, const char *path, const fsb_sftp_file_ *f,
+                                  const fsb_attr *attr, uint32_t mask, const fsb_stat *now)
 {
-    const uint32_t owner = FSB_ATTR_UID | FSB_ATTR_GID, link = S_ISLNK(st->mode);
+    const uint32_t owner = FSB_ATTR_UID | FSB_ATTR_GID, link = !f && S_ISLNK(now->mode);
     const uint32_t parts[2] = {mask & owner, mask & ~owner};
-    fsb_sftp_answer_ answers[3];
-    uint32_t         n = 0;
-    memset(answers, 0, sizeof answers);
-    if (link && mask & FSB_ATTR_MODE) return -EOPNOTSUPP;
-    if (link && mask && !(s->extensions & FSB_SFTP_LSETSTAT_)) return -EOPNOTSUPP;
+    uint32_t       n = 0;
     for (int i = 0; i < 2; ++i) {
         if (!parts[i]) continue;
         const size_t at = link ? fsb_sftp_extended_(s, "lsetstat@openssh.com")
                                : fsb_sftp_begin_(s, f ? FSB_SFTP_FSETSTAT_ : FSB_SFTP_SETSTAT_);
         if (f) fsb_sftp_string_(s, f->name, f->size);
         else fsb_sftp_path_(s, path);
-        fsb_sftp_attrs_(s, attr, st, parts[i]);
+        fsb_sftp_attrs_(s, attr, now, parts[i]);
         fsb_sftp_finish_(s, at);
         ++n;
     }
+    return n;
+}
+
+/* n answers without an error; the last is a stat. */
+static int fsb_sftp_well_(const fsb_sftp_answer_ *answers, uint32_t n)
+{
+    int err = 0;
+    for (uint32_t i = 0; !err && i < n; ++i) err = answers[i].err;
+    return err;
+}
+
+/* Sets what attr asks of a file (f) or a path whose stat is *st; *st is new afterwards. */
+static int fsb_sftp_set_(fsb_sftp_ *s, const char *path, const fsb_sftp_file_ *f,
+                         const fsb_attr *attr, uint32_t mask, fsb_stat *st)
+{
+    const int        link = S_ISLNK(st->mode);
+    fsb_sftp_answer_ answers[3];
+    memset(answers, 0, sizeof answers);
+    if (link && mask & FSB_ATTR_MODE) return -EOPNOTSUPP;
+    if (link && mask && !(s->extensions & FSB_SFTP_LSETSTAT_)) return -EOPNOTSUPP;
+    const uint32_t n = fsb_sftp_ask_set_(s, path, f, attr, mask, st);
     if (f) fsb_sftp_on_file_(s, FSB_SFTP_FSTAT_, f);
     else fsb_sftp_on_path_(s, FSB_SFTP_LSTAT_, path);
     int err = fsb_sftp_exchange_(s, answers, n + 1);
-    for (uint32_t i = 0; !err && i <= n; ++i) err = answers[i].err;
+    if (!err) err = fsb_sftp_well_(answers, n + 1);
     if (err) return err;
     uint64_t *writes = f ? f->writes : fsb_sftp_writes_(s, path);
-    if (mask) ++*writes;
+    if (mask) fsb_sftp_count_(writes);
     *st = answers[n].stat;
-    fsb_sftp_identify_(st, f ? f->file_id : fsb_sftp_id_(s, path), *writes);
+    fsb_sftp_identify_(st, f ? f->file_id : fsb_sftp_id_(s, path), writes);
     return 0;
 }
 
-/* Reads up to size bytes, all pieces in flight at once; fewer only at the end of the file. */
+/* Reads up to size bytes, all pieces in flight at once; fewer only at the end of the file. With
+   `last`, the file is closed behind them: what is read short then is its end, as servers promise. */
 static int64_t fsb_sftp_read_(fsb_sftp_ *s, const fsb_sftp_file_ *f, uint64_t offset, void *buf,
-                              size_t size)
+                              size_t size, int last)
 {
-    enum { MOST = (int)FSB_IO_MAX / (int)FSB_SFTP_PIECE_ };
+    enum { MOST = FSB_SFTP_MOST_ };
     fsb_sftp_answer_ answers[MOST];
     unsigned char   *to = (unsigned char *)buf;
     size_t           done = 0;
@@ -6976,6 +7338,7 @@ static int64_t fsb_sftp_read_(fsb_sftp_ *s, const fsb_sftp_file_ *f, uint64_t of
             fsb_sftp_u32_(s, (uint32_t)answers[n].room);
             fsb_sftp_finish_(s, at);
         }
+        if (last) fsb_sftp_close_later_(s, f);
         const int err = fsb_sftp_exchange_(s, answers, n);
         if (err) return err;
         for (uint32_t i = 0; i < n; ++i) { /* a short piece: what is behind it is asked again */
@@ -6984,6 +7347,7 @@ static int64_t fsb_sftp_read_(fsb_sftp_ *s, const fsb_sftp_file_ *f, uint64_t of
             done += answers[i].got;
             if (answers[i].got < answers[i].room) break;
         }
+        if (last) break;
     }
     return (int64_t)done;
 }
@@ -7001,14 +7365,12 @@ static int fsb_sftp_why_(fsb_sftp_ *s, int err)
     return fsb_sftp_get64_(&c) ? err : -ENOSPC;
 }
 
-static int64_t fsb_sftp_write_(fsb_sftp_ *s, const fsb_sftp_file_ *f, uint64_t offset,
-                               const void *data, size_t size, fsb_stat *st)
+/* Makes the requests of a WRITE; returns their number. */
+static uint32_t fsb_sftp_ask_write_(fsb_sftp_ *s, const fsb_sftp_file_ *f, uint64_t offset,
+                                    const void *data, size_t size)
 {
-    enum { MOST = (int)FSB_IO_MAX / (int)FSB_SFTP_PIECE_ };
-    fsb_sftp_answer_     answers[MOST + 1];
     const unsigned char *from = (const unsigned char *)data;
     uint32_t             n = 0;
-    memset(answers, 0, sizeof answers);
     for (size_t done = 0, piece; done < size; done += piece, ++n) {
         piece = size - done < s->max_write ? size - done : s->max_write;
         const size_t at = fsb_sftp_begin_(s, FSB_SFTP_WRITE_);
@@ -7017,65 +7379,125 @@ static int64_t fsb_sftp_write_(fsb_sftp_ *s, const fsb_sftp_file_ *f, uint64_t o
         fsb_sftp_string_(s, from + done, piece);
         fsb_sftp_finish_(s, at);
     }
+    return n;
+}
+
+static int64_t fsb_sftp_write_(fsb_sftp_ *s, const fsb_sftp_file_ *f, uint64_t offset,
+                               const void *data, size_t size, fsb_stat *st)
+{
+    fsb_sftp_answer_ answers[FSB_SFTP_MOST_ + 1];
+    memset(answers, 0, sizeof answers);
+    const uint32_t n = fsb_sftp_ask_write_(s, f, offset, data, size);
     fsb_sftp_on_file_(s, FSB_SFTP_FSTAT_, f);
     int err = fsb_sftp_exchange_(s, answers, n + 1);
-    for (uint32_t i = 0; !err && i <= n; ++i) err = answers[i].err;
+    if (!err) err = fsb_sftp_well_(answers, n + 1);
     if (err) return fsb_sftp_why_(s, err);
-    if (size) ++*f->writes;
+    if (size) fsb_sftp_count_(f->writes);
     *st = answers[n].stat;
-    fsb_sftp_identify_(st, f->file_id, *f->writes);
+    fsb_sftp_identify_(st, f->file_id, f->writes);
     return (int64_t)size;
 }
 
-/* OPEN, GET and PUT share this: the file that op means, opened. */
-static int fsb_sftp_open_op_(fsb_sftp_ *s, fsb_op *op, uint32_t flags, fsb_sftp_file_ *f)
+/* What a file that was just opened is to get: all in one exchange. */
+typedef struct fsb_sftp_fill_with_ {
+    uint32_t    mask; /* of op->attr: a new file's; SIZE: an old one's is cut to 0 */
+    const void *data;
+    size_t      size;
+    int         close;
+} fsb_sftp_fill_with_;
+
+static int fsb_sftp_fill_file_(fsb_sftp_ *s, fsb_op *op, const fsb_sftp_file_ *f,
+                               const fsb_sftp_fill_with_ *with)
 {
-    const uint32_t mode = fsb_backend_new_mode_(op, 0644);
-    uint32_t       pflags = (flags & FSB_O_READ ? 1u : 0) | (flags & FSB_O_WRITE ? 2u : 0);
-    fsb_attr       attr = op->attr;
-    int            err = fsb_sftp_look_(s, op, &op->stat);
-    if (err == -ENOENT && flags & FSB_O_CREATE) {
-        err = fsb_sftp_open_(s, op->path, pflags | 8 | 32, mode, f);
-        if (err) return fsb_sftp_why_(s, err);
-        ++*f->writes;
-        attr.mode = mode; /* as it stands: the server's umask was in the way */
-        const uint32_t mask = FSB_ATTR_MODE | (attr.mask & (FSB_ATTR_UID | FSB_ATTR_GID));
-        err = fsb_sftp_set_(s, NULL, f, &attr, mask, &op->stat);
-    } else {
-        if (!err && flags & FSB_O_EXCL) err = -EEXIST;
-        if (!err) err = fsb_sftp_is_regular_(&op->stat);
-        if (err) return err;
-        if (flags & FSB_O_TRUNC) pflags |= 16 | 8; /* servers want CREAT with it */
-        err = fsb_sftp_open_(s, op->path, pflags, mode, f);
-        if (err || !(flags & FSB_O_TRUNC)) return err;
-        ++*f->writes;
-        err = fsb_sftp_set_(s, NULL, f, &attr, 0, &op->stat);
+    fsb_sftp_answer_ answers[FSB_SFTP_MOST_ + 4];
+    fsb_attr         attr = op->attr;
+    memset(answers, 0, sizeof answers);
+    attr.mode = fsb_backend_new_mode_(op, 0644), attr.size = 0;
+    uint32_t n = fsb_sftp_ask_set_(s, NULL, f, &attr, with->mask, &op->stat);
+    n += fsb_sftp_ask_write_(s, f, 0, with->data, with->size);
+    fsb_sftp_on_file_(s, FSB_SFTP_FSTAT_, f);
+    if (with->close) fsb_sftp_on_file_(s, FSB_SFTP_CLOSE_, f);
+    int err = fsb_sftp_exchange_(s, answers, n + 1 + (with->close != 0));
+    if (!err) err = fsb_sftp_well_(answers, n + 1 + (with->close != 0));
+    if (err) return fsb_sftp_why_(s, err);
+    fsb_sftp_count_(f->writes);
+    op->stat = answers[n].stat;
+    fsb_sftp_identify_(&op->stat, f->file_id, f->writes);
+    return 0;
+}
+
+/* LSTAT and OPEN in one exchange: of a file that is known to be regular, or (`make`) of one that
+   must not be there. 1: it is there, and not opened. */
+static int fsb_sftp_try_open_(fsb_sftp_ *s, fsb_op *op, uint32_t pflags, int make,
+                              fsb_sftp_file_ *f)
+{
+    fsb_sftp_answer_ a[2];
+    memset(a, 0, sizeof a);
+    fsb_sftp_on_path_(s, FSB_SFTP_LSTAT_, op->path);
+    fsb_sftp_ask_open_(s, op->path, pflags | (make ? 8u | 32u : 0), fsb_backend_new_mode_(op, 0644));
+    int err = fsb_sftp_exchange_(s, a, 2);
+    if (err) return err;
+    const int looked = fsb_sftp_looked_(s, op->path, &a[0], &op->stat);
+    if (a[1].err) return looked == -ENOENT ? a[1].err : looked ? looked : make ? 1 : a[1].err;
+    if (make) fsb_sftp_note_(s, op->path, S_IFREG);
+    err = fsb_sftp_opened_(s, op->path, &a[1], f);
+    if (err || make) return err;
+    err = looked ? looked : fsb_sftp_is_regular_(&op->stat);
+    if (err) fsb_sftp_drop_file_(s, f);
+    return err;
+}
+
+/* OPEN, GET and PUT share this: the file that op means, opened; *mask is what it is to get yet. */
+static int fsb_sftp_open_op_(fsb_sftp_ *s, fsb_op *op, uint32_t flags, fsb_sftp_file_ *f,
+                             uint32_t *mask)
+{
+    const uint32_t pflags = (flags & FSB_O_READ ? 1u : 0) | (flags & FSB_O_WRITE ? 2u : 0);
+    const int      create = (flags & FSB_O_CREATE) != 0, only = (flags & FSB_O_EXCL) != 0;
+    int            err = fsb_sftp_meant_(s, op);
+    *mask = flags & FSB_O_TRUNC ? (uint32_t)FSB_ATTR_SIZE : 0;
+    if (err) return err;
+    if (!only && fsb_sftp_is_known_(s, op->path)) {
+        err = fsb_sftp_try_open_(s, op, pflags, 0, f);
+        if (err != -ENOENT || !create) return err;
     }
-    if (err && s->fds[0] >= 0) fsb_sftp_close_file_(s, f);
+    for (int i = 0; i < 3; ++i) { /* others may make and remove it meanwhile */
+        err = 1;
+        if (create) err = fsb_sftp_try_open_(s, op, pflags, 1, f);
+        if (!err) *mask = FSB_ATTR_MODE | (op->attr.mask & (FSB_ATTR_UID | FSB_ATTR_GID));
+        if (err <= 0) return fsb_sftp_why_(s, err);
+        if (only) return -EEXIST;
+        err = create ? 0 : fsb_sftp_lstat_(s, op->path, &op->stat);
+        if (!err) err = fsb_sftp_is_regular_(&op->stat);
+        if (!err) err = fsb_sftp_open_(s, op->path, pflags, 0, f);
+        if (err != -ENOENT || !create) return err;
+    }
     return err;
 }
 
 static int64_t fsb_sftp_on_open_(fsb_sftp_ *s, fsb_op *op)
 {
-    void *room = NULL;
-    fsb_sftp_file_ *f = (fsb_sftp_file_ *)fsb_backend_new_(&s->desc.allocator, sizeof *f);
+    fsb_sftp_fill_with_ with;
+    void               *room = NULL;
+    fsb_sftp_file_     *f = (fsb_sftp_file_ *)fsb_backend_new_(&s->h->desc.allocator, sizeof *f);
     if (!f) return -ENOMEM;
-    int64_t n = fsb_sftp_open_op_(s, op, op->flags, f);
+    memset(&with, 0, sizeof with);
+    int64_t n = fsb_sftp_open_op_(s, op, op->flags, f, &with.mask);
     if (n) {
-        fsb_backend_free_(&s->desc.allocator, f, sizeof *f);
+        fsb_backend_free_(&s->h->desc.allocator, f, sizeof *f);
         return n;
     }
-    if (op->flags & FSB_O_READ && op->size) {
-        room = fsb_backend_room_(&s->desc.allocator, op);
-        n = room ? fsb_sftp_read_(s, f, 0, room, op->size) : -ENOMEM;
+    if (with.mask) n = fsb_sftp_fill_file_(s, op, f, &with);
+    if (!n && op->flags & FSB_O_READ && op->size) {
+        room = fsb_backend_room_(&s->h->desc.allocator, op);
+        n = room ? fsb_sftp_read_(s, f, 0, room, op->size, 0) : -ENOMEM;
     }
-    const fsb_handle h = n < 0 ? 0 : fsb_backend_handle_new_(&s->handles, -1, op->flags & 3, f);
+    const fsb_handle h = n < 0 ? 0 : fsb_backend_handle_new_(&s->h->handles, -1, op->flags & 3, f);
     if (n >= 0 && !h) n = -EMFILE;
     if (n >= 0) op->handle = h;
     if (room) n = fsb_backend_answer_(op, room, n);
     if (n < 0) {
-        if (s->fds[0] >= 0) fsb_sftp_close_file_(s, f);
-        fsb_backend_free_(&s->desc.allocator, f, sizeof *f);
+        fsb_sftp_drop_file_(s, f);
+        fsb_backend_free_(&s->h->desc.allocator, f, sizeof *f);
     }
     return n;
 }
@@ -7083,40 +7505,40 @@ static int64_t fsb_sftp_on_open_(fsb_sftp_ *s, fsb_op *op)
 static int64_t fsb_sftp_on_get_(fsb_sftp_ *s, fsb_op *op)
 {
     fsb_sftp_file_ f;
-    int64_t        n = fsb_sftp_open_op_(s, op, FSB_O_READ, &f);
+    uint32_t       none;
+    int64_t        n = fsb_sftp_open_op_(s, op, FSB_O_READ, &f, &none);
     if (n) return n;
-    if (op->size) {
-        void *room = fsb_backend_room_(&s->desc.allocator, op);
-        n = room ? fsb_sftp_read_(s, &f, 0, room, op->size) : -ENOMEM;
-        n = fsb_backend_answer_(op, room, n);
-    }
-    fsb_sftp_close_later_(s, &f);
-    return n;
+    void *room = op->size ? fsb_backend_room_(&s->h->desc.allocator, op) : NULL;
+    if (room) return fsb_backend_answer_(op, room, fsb_sftp_read_(s, &f, 0, room, op->size, 1));
+    fsb_sftp_drop_file_(s, &f);
+    return op->size ? -ENOMEM : 0;
 }
 
 static int64_t fsb_sftp_on_put_(fsb_sftp_ *s, fsb_op *op)
 {
-    fsb_sftp_file_ f;
-    int64_t        n = fsb_sftp_open_op_(s, op, op->flags, &f);
+    fsb_sftp_fill_with_ with;
+    fsb_sftp_file_      f;
+    memset(&with, 0, sizeof with);
+    const int64_t n = fsb_sftp_open_op_(s, op, op->flags, &f, &with.mask);
     if (n) return n;
-    if (op->size) n = fsb_sftp_write_(s, &f, 0, op->data, op->size, &op->stat);
-    const int err = s->fds[0] >= 0 ? fsb_sftp_close_file_(s, &f) : 0;
-    return n >= 0 && err ? err : n;
+    with.data = op->data, with.size = op->size, with.close = 1;
+    const int err = fsb_sftp_fill_file_(s, op, &f, &with);
+    return err ? err : (int64_t)op->size;
 }
 
 static int64_t fsb_sftp_on_read_(fsb_sftp_ *s, fsb_op *op, fsb_sftp_file_ *f)
 {
     if (!op->size) return 0;
-    void *room = fsb_backend_room_(&s->desc.allocator, op);
+    void *room = fsb_backend_room_(&s->h->desc.allocator, op);
     if (!room) return -ENOMEM;
-    return fsb_backend_answer_(op, room, fsb_sftp_read_(s, f, op->offset, room, op->size));
+    return fsb_backend_answer_(op, room, fsb_sftp_read_(s, f, op->offset, room, op->size, 0));
 }
 
 static int64_t fsb_sftp_on_write_(fsb_sftp_ *s, fsb_op *op, fsb_sftp_file_ *f)
 {
     fsb_stat st;
+    memset(&st, 0, sizeof st);
     if (op->flags & FSB_WRITE_APPEND) {
-        memset(&st, 0, sizeof st);
         const int err = fsb_sftp_set_(s, NULL, f, &op->attr, 0, &st);
         if (err) return err;
         op->out_offset = st.size;
@@ -7137,16 +7559,28 @@ static int64_t fsb_sftp_on_write_(fsb_sftp_ *s, fsb_op *op, fsb_sftp_file_ *f)
 
 /* ---- [sftp: names] --------------------------------------------------------------------------- */
 
-/* Runs the one request made for op->path. A server that says no more than Failure is asked what is
-   there: an error of `there` for a file, `folder` for a folder. */
-static int fsb_sftp_try_(fsb_sftp_ *s, const char *path, int there, int folder)
+/* A server that says no more than Failure is asked what is there: an error of `there` for a file,
+   `folder` for a folder. */
+static int fsb_sftp_better_(fsb_sftp_ *s, const char *path, int err, int there, int folder)
 {
-    fsb_stat  st;
-    const int err = fsb_sftp_one_(s, NULL);
+    fsb_stat st;
     if (err != -EIO && err != -EACCES && err != -EEXIST) return err;
     if (fsb_sftp_lstat_(s, path, &st)) return err;
     const int better = S_ISDIR(st.mode) ? folder : there;
     return better && (err == -EIO || better == -EEXIST || better == -EISDIR) ? better : err;
+}
+
+/* Runs the one request made, which makes the name, and looks at it. */
+static int fsb_sftp_made_(fsb_sftp_ *s, const char *path, fsb_stat *st)
+{
+    fsb_sftp_answer_ a[2];
+    memset(a, 0, sizeof a);
+    fsb_sftp_on_path_(s, FSB_SFTP_LSTAT_, path);
+    const int err = fsb_sftp_exchange_(s, a, 2);
+    if (err) return err;
+    if (a[0].err) return fsb_sftp_better_(s, path, a[0].err, -EEXIST, -EEXIST);
+    fsb_sftp_gone_(s, path);
+    return fsb_sftp_looked_(s, path, &a[1], st);
 }
 
 static int64_t fsb_sftp_on_mkdir_(fsb_sftp_ *s, fsb_op *op)
@@ -7158,10 +7592,7 @@ static int64_t fsb_sftp_on_mkdir_(fsb_sftp_ *s, fsb_op *op)
     fsb_sftp_path_(s, op->path);
     fsb_sftp_attrs_(s, &attr, &op->stat, FSB_ATTR_MODE);
     fsb_sftp_finish_(s, at);
-    int err = fsb_sftp_try_(s, op->path, -EEXIST, -EEXIST);
-    if (err) return err;
-    fsb_sftp_gone_(s, op->path);
-    err = fsb_sftp_lstat_(s, op->path, &op->stat);
+    int err = fsb_sftp_made_(s, op->path, &op->stat);
     attr.mode |= op->stat.mode & S_ISGID; /* handed down by the folder it is in */
     if (err || (!owner && (op->stat.mode & 07777) == attr.mode)) return err;
     return fsb_sftp_set_(s, op->path, NULL, &attr, FSB_ATTR_MODE | owner, &op->stat);
@@ -7171,8 +7602,9 @@ static int64_t fsb_sftp_on_remove_(fsb_sftp_ *s, fsb_op *op)
 {
     const int folder = op->code == FSB_OP_RMDIR;
     fsb_sftp_on_path_(s, folder ? FSB_SFTP_RMDIR_ : FSB_SFTP_REMOVE_, op->path);
-    const int err = fsb_sftp_try_(s, op->path, folder ? -ENOTDIR : 0,
-                                  folder ? -ENOTEMPTY : -EISDIR);
+    int err = fsb_sftp_one_(s, NULL);
+    if (err) err = fsb_sftp_better_(s, op->path, err, folder ? -ENOTDIR : 0,
+                                    folder ? -ENOTEMPTY : -EISDIR);
     if (!err) fsb_sftp_gone_(s, op->path);
     return err == -ENOENT && folder ? fsb_sftp_lstat_(s, op->path, &op->stat) ? err : -ENOTDIR
                                     : err;
@@ -7211,10 +7643,7 @@ static int64_t fsb_sftp_on_link_(fsb_sftp_ *s, fsb_op *op)
     fsb_sftp_path_(s, op->path);
     fsb_sftp_path_(s, op->path2);
     fsb_sftp_finish_(s, at);
-    err = fsb_sftp_try_(s, op->path2, -EEXIST, -EEXIST);
-    if (err) return err;
-    fsb_sftp_gone_(s, op->path2);
-    return fsb_sftp_lstat_(s, op->path2, &op->stat);
+    return fsb_sftp_made_(s, op->path2, &op->stat);
 }
 
 static int64_t fsb_sftp_on_symlink_(fsb_sftp_ *s, fsb_op *op)
@@ -7223,37 +7652,39 @@ static int64_t fsb_sftp_on_symlink_(fsb_sftp_ *s, fsb_op *op)
     fsb_sftp_text_(s, op->path2); /* OpenSSH, and all who follow it, take the text first */
     fsb_sftp_path_(s, op->path);
     fsb_sftp_finish_(s, at);
-    const int err = fsb_sftp_try_(s, op->path, -EEXIST, -EEXIST);
-    if (err) return err;
-    fsb_sftp_gone_(s, op->path);
-    return fsb_sftp_lstat_(s, op->path, &op->stat);
+    return fsb_sftp_made_(s, op->path, &op->stat);
 }
 
 static int64_t fsb_sftp_on_mknod_(fsb_sftp_ *s, fsb_op *op)
 {
-    fsb_sftp_file_ f;
     if ((op->attr.mode & S_IFMT) && !S_ISREG(op->attr.mode)) return -EPERM;
-    const int err = fsb_sftp_open_op_(s, op, FSB_O_WRITE | FSB_O_CREATE | FSB_O_EXCL, &f);
-    return err ? err : fsb_sftp_close_file_(s, &f);
+    op->flags = FSB_O_WRITE | FSB_O_CREATE | FSB_O_EXCL, op->size = 0;
+    const int64_t err = fsb_sftp_on_put_(s, op);
+    op->flags = 0;
+    return err;
 }
 
 static int64_t fsb_sftp_on_readlink_(fsb_sftp_ *s, fsb_op *op)
 {
-    fsb_sftp_answer_ a;
+    fsb_sftp_answer_ a[2];
     size_t           size = 0;
     if (op->handle) return -EINVAL;
-    int err = fsb_sftp_look_(s, op, &op->stat);
-    if (!err && !S_ISLNK(op->stat.mode)) err = -EINVAL;
+    int err = fsb_sftp_meant_(s, op);
     if (err) return err;
+    memset(a, 0, sizeof a);
+    fsb_sftp_on_path_(s, FSB_SFTP_LSTAT_, op->path);
     fsb_sftp_on_path_(s, FSB_SFTP_READLINK_, op->path);
-    err = fsb_sftp_one_(s, &a);
+    err = fsb_sftp_exchange_(s, a, 2);
+    if (!err) err = fsb_sftp_looked_(s, op->path, &a[0], &op->stat);
+    if (!err && !S_ISLNK(op->stat.mode)) err = -EINVAL;
+    if (!err) err = a[1].err;
     if (err) return err;
-    fsb_sftp_cursor_     c = {a.body, a.body ? a.body_size : 0, 0};
+    fsb_sftp_cursor_     c = {a[1].body, a[1].body ? a[1].body_size : 0, 0};
     const uint32_t       names = fsb_sftp_get32_(&c);
     const unsigned char *text = fsb_sftp_get_string_(&c, &size);
     if (names != 1 || c.err) return -EPROTO;
     if (size > op->size) size = op->size;
-    void *room = fsb_backend_room_(&s->desc.allocator, op);
+    void *room = fsb_backend_room_(&s->h->desc.allocator, op);
     if (!room) return op->size ? -ENOMEM : 0;
     memcpy(room, text, size);
     return fsb_backend_answer_(op, room, (int64_t)size);
@@ -7295,7 +7726,7 @@ static int fsb_sftp_room_(const fsb_allocator *a, void **p, size_t *room, size_t
 static int fsb_sftp_list_add_(fsb_sftp_ *s, fsb_sftp_listing_ *l, const unsigned char *name,
                               size_t size, const fsb_stat *st)
 {
-    const fsb_allocator *a = &s->desc.allocator;
+    const fsb_allocator *a = &s->h->desc.allocator;
     void                *entries = l->entries, *names = l->names;
     if (!size || size > FSB_NAME_MAX || memchr(name, '/', size) || memchr(name, 0, size)) return 0;
     if (name[0] == '.' && (size == 1 || (size == 2 && name[1] == '.'))) return 0;
@@ -7312,44 +7743,64 @@ static int fsb_sftp_list_add_(fsb_sftp_ *s, fsb_sftp_listing_ *l, const unsigned
     return 0;
 }
 
+static int fsb_sftp_list_take_(fsb_sftp_ *s, fsb_sftp_listing_ *l, const fsb_sftp_answer_ *a)
+{
+    int              err = a->err;
+    fsb_sftp_cursor_ c = {a->body, a->body ? a->body_size : 0, 0};
+    if (err) return err;
+    for (uint32_t n = fsb_sftp_get32_(&c); n && !c.err && !err; --n) {
+        size_t               size, longer;
+        fsb_stat             st;
+        const unsigned char *name = fsb_sftp_get_string_(&c, &size);
+        (void)fsb_sftp_get_string_(&c, &longer);
+        fsb_sftp_get_stat_(&c, &st);
+        if (!c.err) err = fsb_sftp_list_add_(s, l, name, size, &st);
+    }
+    return err ? err : c.err;
+}
+
+/* All names, by two READDIRs at once, then four, ...: most folders need one and the end. */
 static int fsb_sftp_read_folder_(fsb_sftp_ *s, const fsb_sftp_file_ *dir, fsb_sftp_listing_ *l)
 {
-    for (;;) {
-        fsb_sftp_answer_ a;
-        fsb_sftp_on_file_(s, FSB_SFTP_READDIR_, dir);
-        int err = fsb_sftp_one_(s, &a);
-        if (err || a.eof) return err;
-        fsb_sftp_cursor_ c = {a.body, a.body ? a.body_size : 0, 0};
-        for (uint32_t n = fsb_sftp_get32_(&c); n && !c.err && !err; --n) {
-            size_t               size, longer;
-            fsb_stat             st;
-            const unsigned char *name = fsb_sftp_get_string_(&c, &size);
-            (void)fsb_sftp_get_string_(&c, &longer);
-            fsb_sftp_get_stat_(&c, &st);
-            if (!c.err) err = fsb_sftp_list_add_(s, l, name, size, &st);
+    enum { MOST = 16 };
+    for (uint32_t n = 2;; n = n < MOST ? 2 * n : n) {
+        fsb_sftp_answer_ a[MOST];
+        memset(a, 0, sizeof a);
+        for (uint32_t i = 0; i < n; ++i) fsb_sftp_on_file_(s, FSB_SFTP_READDIR_, dir);
+        int err = fsb_sftp_exchange_(s, a, n);
+        for (uint32_t i = 0; !err && i < n; ++i) {
+            if (a[i].eof) return 0;
+            err = fsb_sftp_list_take_(s, l, &a[i]);
         }
-        if (err || c.err) return err ? err : c.err;
+        if (err) return err;
     }
+}
+
+/* LSTAT and OPENDIR of op->path, which must be a folder. */
+static int fsb_sftp_open_folder_(fsb_sftp_ *s, fsb_op *op, fsb_sftp_file_ *dir)
+{
+    fsb_sftp_answer_ a[2];
+    int              err = fsb_sftp_meant_(s, op);
+    if (err) return err;
+    memset(a, 0, sizeof a);
+    fsb_sftp_on_path_(s, FSB_SFTP_LSTAT_, op->path);
+    fsb_sftp_on_path_(s, FSB_SFTP_OPENDIR_, op->path);
+    err = fsb_sftp_exchange_(s, a, 2);
+    if (!err) err = fsb_sftp_looked_(s, op->path, &a[0], &op->stat);
+    const int folder = !err && S_ISDIR(op->stat.mode);
+    if (err || a[1].err) return err ? err : folder ? a[1].err : -ENOTDIR;
+    err = fsb_sftp_named_(s, &a[1], dir);
+    if (!err && !folder) fsb_sftp_drop_file_(s, dir), err = -ENOTDIR; /* a link to one */
+    return err;
 }
 
 static int fsb_sftp_fill_listing_(fsb_sftp_ *s, fsb_op *op, fsb_sftp_listing_ *l)
 {
-    fsb_sftp_answer_ a;
-    fsb_sftp_file_   dir;
-    size_t           size = 0;
-    int              err = fsb_sftp_look_(s, op, &op->stat);
-    if (!err && !S_ISDIR(op->stat.mode)) err = -ENOTDIR;
+    fsb_sftp_file_ dir;
+    int            err = fsb_sftp_open_folder_(s, op, &dir);
     if (err) return err;
-    fsb_sftp_on_path_(s, FSB_SFTP_OPENDIR_, op->path);
-    err = fsb_sftp_one_(s, &a);
-    if (err) return err;
-    fsb_sftp_cursor_     c = {a.body, a.body ? a.body_size : 0, 0};
-    const unsigned char *name = fsb_sftp_get_string_(&c, &size);
-    if (c.err || size > sizeof dir.name) return -EPROTO;
-    memcpy(dir.name, name, size);
-    dir.size = (uint32_t)size;
     err = fsb_sftp_read_folder_(s, &dir, l);
-    fsb_sftp_close_later_(s, &dir);
+    fsb_sftp_drop_file_(s, &dir);
     char         path[FSB_PATH_MAX + FSB_NAME_MAX + 2];
     const size_t folder = op->path[1] ? strlen(op->path) : 0;
     memcpy(path, op->path, folder);
@@ -7357,12 +7808,13 @@ static int fsb_sftp_fill_listing_(fsb_sftp_ *s, fsb_op *op, fsb_sftp_listing_ *l
     for (size_t i = 0; !err && i < l->count; ++i) {
         fsb_sftp_entry_ *e = &l->entries[i];
         memcpy(path + folder + 1, l->names + e->name, strlen(l->names + e->name) + 1);
-        fsb_sftp_identify_(&e->stat, fsb_sftp_id_(s, path), *fsb_sftp_writes_(s, path));
+        fsb_sftp_identify_(&e->stat, fsb_sftp_id_(s, path), fsb_sftp_writes_(s, path));
+        fsb_sftp_note_(s, path, e->stat.mode);
     }
     return err;
 }
 
-/* Hands the names out, without the lock. */
+/* Hands the names out. */
 static int64_t fsb_sftp_hand_out_(fsb_op *op, const fsb_sftp_listing_ *l)
 {
     uint64_t used = 0;
@@ -7437,8 +7889,8 @@ struct fsb_sftp_run_ {
     fsb_op         op; /* first: of the local command */
     fsb_exec       exec;
     fsb_op        *upper; /* whose answer this is */
-    fsb_sftp_     *s;
-    fsb_sftp_run_ *next; /* in s->runs */
+    fsb_sftp_host_ *h;
+    fsb_sftp_run_ *next; /* in h->runs */
     int            begun, result; /* result: 1 until the shell there has told */
     int            ended;         /* by output() */
     uint64_t       handed[2];
@@ -7541,40 +7993,40 @@ static int fsb_sftp_run_text_(fsb_sftp_run_ *r, const char *folder, fsb_sftp_scr
 /* In and out of the list that cancel() looks at. -EINTR: it was there before us. */
 static int fsb_sftp_run_enter_(fsb_sftp_run_ *r)
 {
-    fsb_sftp_ *s = r->s;
-    pthread_mutex_lock(&s->lock);
-    const int early = r->upper->layer[1] == (void *)s;
+    fsb_sftp_host_ *h = r->h;
+    pthread_mutex_lock(&h->lock);
+    const int early = r->upper->layer[1] == (void *)h;
     r->upper->layer[1] = NULL;
-    if (!early) r->next = s->runs, s->runs = r;
-    pthread_mutex_unlock(&s->lock);
+    if (!early) r->next = h->runs, h->runs = r;
+    pthread_mutex_unlock(&h->lock);
     return early ? -EINTR : 0;
 }
 
 static void fsb_sftp_run_leave_(fsb_sftp_run_ *r)
 {
-    pthread_mutex_lock(&r->s->lock);
-    fsb_sftp_run_ **at = &r->s->runs;
+    pthread_mutex_lock(&r->h->lock);
+    fsb_sftp_run_ **at = &r->h->runs;
     while (*at != r) at = &(*at)->next;
     *at = r->next;
-    pthread_mutex_unlock(&r->s->lock);
+    pthread_mutex_unlock(&r->h->lock);
 }
 
 static void fsb_sftp_cancel_(fsb_backend *b, fsb_op *op)
 {
-    fsb_sftp_ *s = (fsb_sftp_ *)(void *)b;
-    if (op->code != FSB_OP_EXEC || !s->runner) return;
-    pthread_mutex_lock(&s->lock);
-    fsb_sftp_run_ *r = s->runs;
+    fsb_sftp_host_ *h = (fsb_sftp_host_ *)(void *)b;
+    if (op->code != FSB_OP_EXEC || !h->runner) return;
+    pthread_mutex_lock(&h->lock);
+    fsb_sftp_run_ *r = h->runs;
     while (r && r->upper != op) r = r->next;
-    if (r) s->runner->cancel(s->runner, &r->op);
-    else op->layer[1] = s; /* not begun */
-    pthread_mutex_unlock(&s->lock);
+    if (r) h->runner->cancel(h->runner, &r->op);
+    else op->layer[1] = h; /* not begun */
+    pthread_mutex_unlock(&h->lock);
 }
 
 /* What the local command's end means. */
 static int64_t fsb_sftp_run_result_(fsb_sftp_run_ *r)
 {
-    fsb_logger log = r->s->desc.log;
+    fsb_logger log = r->h->desc.log;
     if (r->ended) r->upper->exec->exit_code = 0, r->upper->exec->signal = SIGTERM;
     if (r->ended || r->result <= 0) return r->ended ? 0 : r->result;
     if (r->op.result == -ETIMEDOUT || r->op.result == -EINTR || r->op.result == -ENOMEM
@@ -7591,8 +8043,8 @@ static int64_t fsb_sftp_run_result_(fsb_sftp_run_ *r)
 
 static int64_t fsb_sftp_run_start_(fsb_sftp_run_ *r, const char *text)
 {
-    const char *const  *words = r->s->desc.exec_argv;
-    const fsb_allocator *a = &r->s->desc.allocator;
+    const char *const  *words = r->h->desc.exec_argv;
+    const fsb_allocator *a = &r->h->desc.allocator;
     const size_t        n = fsb_local_env_count_(words), room = (n + 2) * sizeof *words;
     const char        **argv = (const char **)fsb_backend_new_(a, room);
     if (!argv) return -ENOMEM;
@@ -7604,7 +8056,7 @@ static int64_t fsb_sftp_run_start_(fsb_sftp_run_ *r, const char *text)
     r->op.exec = &r->exec, r->op.timeout_ms = r->upper->timeout_ms;
     int64_t err = fsb_sftp_run_enter_(r);
     if (!err) {
-        fsb_backend_call(r->s->runner, &r->op);
+        fsb_backend_call(r->h->runner, &r->op);
         fsb_sftp_run_leave_(r);
         if (r->hold_size) fsb_sftp_run_hand_(r, 2, r->hold, r->hold_size);
         err = fsb_sftp_run_result_(r);
@@ -7613,33 +8065,33 @@ static int64_t fsb_sftp_run_start_(fsb_sftp_run_ *r, const char *text)
     return err;
 }
 
-static int64_t fsb_sftp_exec_(fsb_sftp_ *s, fsb_op *op)
+static int64_t fsb_sftp_exec_(fsb_sftp_host_ *h, fsb_op *op)
 {
     char           folder[2 * FSB_PATH_MAX + 2];
     fsb_sftp_script_ text;
     fsb_sftp_run_  r;
     memset(&r, 0, sizeof r), memset(&text, 0, sizeof text);
-    r.s = s, r.upper = op, r.result = 1, text.allocator = &s->desc.allocator;
+    r.h = h, r.upper = op, r.result = 1, text.allocator = &h->desc.allocator;
     op->exec->exit_code = op->exec->signal = 0, op->exec->cut[0] = op->exec->cut[1] = 0;
-    pthread_mutex_lock(&s->lock);
-    snprintf(folder, sizeof folder, "%s%s", s->root, op->path[1] || !s->root_size ? op->path : "");
-    pthread_mutex_unlock(&s->lock);
+    pthread_mutex_lock(&h->lock);
+    snprintf(folder, sizeof folder, "%s%s", h->root, op->path[1] || !h->root_size ? op->path : "");
+    pthread_mutex_unlock(&h->lock);
     int64_t n = fsb_sftp_run_text_(&r, folder, &text);
     if (!n) n = fsb_sftp_run_start_(&r, text.text);
-    fsb_backend_free_(&s->desc.allocator, text.text, text.room);
+    fsb_backend_free_(&h->desc.allocator, text.text, text.room);
     return n;
 }
 
 /* EXEC's local side is a backend of its own, which runs commands. */
-static int fsb_sftp_runner_(fsb_sftp_ *s)
+static int fsb_sftp_runner_(fsb_sftp_host_ *h)
 {
     fsb_local_desc desc;
-    if (!s->desc.exec_argv) return 0;
+    if (!h->desc.exec_argv) return 0;
     memset(&desc, 0, sizeof desc);
-    desc.root = "/", desc.max_handles = 1, desc.allow_exec = 1, desc.exec_env = s->desc.exec_env;
-    desc.allocator = s->desc.allocator, desc.log = s->desc.log;
-    s->base.cancel = fsb_sftp_cancel_;
-    return fsb_local_open(&s->runner, &desc);
+    desc.root = "/", desc.max_handles = 1, desc.allow_exec = 1, desc.exec_env = h->desc.exec_env;
+    desc.allocator = h->desc.allocator, desc.log = h->desc.log;
+    h->base.cancel = fsb_sftp_cancel_;
+    return fsb_local_open(&h->runner, &desc);
 }
 
 /* ---- [sftp: calls] --------------------------------------------------------------------------- */
@@ -7680,7 +8132,7 @@ static int64_t fsb_sftp_on_sync_(fsb_sftp_ *s, fsb_op *op, fsb_sftp_file_ *f)
         fsb_sftp_finish_(s, at);
         err = fsb_sftp_one_(s, NULL);
     }
-    if (!f && s->fds[0] >= 0) fsb_sftp_close_file_(s, &mine);
+    if (!f) fsb_sftp_drop_file_(s, &mine);
     return err;
 }
 
@@ -7728,9 +8180,9 @@ static int64_t fsb_sftp_on_path_op_(fsb_sftp_ *s, fsb_op *op)
 static int64_t fsb_sftp_on_handle_op_(fsb_sftp_ *s, fsb_op *op, fsb_backend_slot_ *slot)
 {
     fsb_sftp_file_ *f = (fsb_sftp_file_ *)slot->object;
-    const int       alive = f->epoch == s->epoch && s->fds[0] >= 0;
+    const int       alive = f->epoch == s->epoch && fsb_sftp_alive_(s);
     if (op->code == FSB_OP_CLOSE) {
-        const int ended = fsb_backend_handle_close_(&s->handles, op->handle);
+        const int ended = fsb_backend_handle_close_(&s->h->handles, op->handle);
         return ended || !alive ? ended : fsb_sftp_close_file_(s, f);
     }
     if (op->code == FSB_OP_READ && !(slot->flags & FSB_O_READ)) return -EBADF;
@@ -7739,7 +8191,12 @@ static int64_t fsb_sftp_on_handle_op_(fsb_sftp_ *s, fsb_op *op, fsb_backend_slot
     switch (op->code) {
     case FSB_OP_STAT: return fsb_sftp_set_(s, NULL, f, &op->attr, 0, &op->stat);
     case FSB_OP_READ: return fsb_sftp_on_read_(s, op, f);
-    case FSB_OP_WRITE: return fsb_sftp_on_write_(s, op, f);
+    case FSB_OP_WRITE:
+        if (!(op->flags & FSB_WRITE_APPEND)) return fsb_sftp_on_write_(s, op, f);
+        pthread_mutex_lock(&s->h->appending);
+        op->result = fsb_sftp_on_write_(s, op, f);
+        pthread_mutex_unlock(&s->h->appending);
+        return op->result;
     case FSB_OP_SYNC: return fsb_sftp_on_sync_(s, op, f);
     case FSB_OP_SETATTR: return fsb_sftp_on_setattr_(s, op, f, slot->flags);
     case FSB_OP_LINK: case FSB_OP_STATFS: return -ENOSYS;
@@ -7749,60 +8206,64 @@ static int64_t fsb_sftp_on_handle_op_(fsb_sftp_ *s, fsb_op *op, fsb_backend_slot
 
 static int64_t fsb_sftp_on_handle_(fsb_sftp_ *s, fsb_op *op)
 {
-    fsb_backend_slot_ *slot = fsb_backend_pin_(&s->handles, op->handle);
+    fsb_backend_slot_ *slot = fsb_backend_pin_(&s->h->handles, op->handle);
     if (!slot) return -EBADF;
     const int64_t n = fsb_sftp_on_handle_op_(s, op, slot);
-    fsb_backend_unpin_(&s->handles, slot);
+    fsb_backend_unpin_(&s->h->handles, slot);
     return n;
 }
 
 static int64_t fsb_sftp_on_list_(fsb_sftp_ *s, fsb_op *op)
 {
-    fsb_sftp_listing_ l;
+    fsb_sftp_listing_    l;
+    const fsb_allocator *a = &s->h->desc.allocator;
     memset(&l, 0, sizeof l);
     int64_t n = op->handle ? -EBADF : fsb_sftp_connect_(s);
     if (!n) n = fsb_sftp_fill_listing_(s, op, &l);
-    pthread_mutex_unlock(&s->lock);
     if (l.count) qsort(l.entries, l.count, sizeof *l.entries, fsb_sftp_entry_order_);
     if (!n) n = fsb_sftp_hand_out_(op, &l);
-    fsb_backend_free_(&s->desc.allocator, l.entries, l.room);
-    fsb_backend_free_(&s->desc.allocator, l.names, l.names_room);
+    fsb_backend_free_(a, l.entries, l.room);
+    fsb_backend_free_(a, l.names, l.names_room);
     return n;
 }
 
 static int64_t fsb_sftp_call_(fsb_backend *b, fsb_op *op)
 {
-    fsb_sftp_ *s = (fsb_sftp_ *)(void *)b;
-    int64_t    n = fsb_backend_check_(op);
+    fsb_sftp_host_ *h = (fsb_sftp_host_ *)(void *)b;
+    int64_t         n = fsb_backend_check_(op);
     if (n) return op->result = n;
-    if (op->code == FSB_OP_EXEC) return op->result = fsb_sftp_exec_(s, op);
+    if (op->code == FSB_OP_EXEC) return op->result = fsb_sftp_exec_(h, op);
     const uint32_t takes = fsb_backend_rule_of_(op->code).takes;
     const int      by_handle = takes & FSB_BACKEND_HANDLE_
         || (takes & FSB_BACKEND_AT_ && op->handle);
-    pthread_mutex_lock(&s->lock);
-    s->end = fsb_sftp_now_() + (op->timeout_ms ? op->timeout_ms : s->desc.timeout_ms);
-    if (op->code == FSB_OP_LIST) return op->result = fsb_sftp_on_list_(s, op); /* unlocks */
-    if (by_handle) {
-        n = fsb_sftp_on_handle_(s, op);
-    } else {
-        n = fsb_sftp_connect_(s);
-        if (!n) n = fsb_sftp_on_path_op_(s, op);
-    }
-    pthread_mutex_unlock(&s->lock);
+    fsb_sftp_ *s = fsb_sftp_talk_(h, op->timeout_ms);
+    if (!s) return op->result = -ENOMEM;
+    if (op->code == FSB_OP_LIST) n = fsb_sftp_on_list_(s, op);
+    else if (by_handle) n = fsb_sftp_on_handle_(s, op);
+    else if (!(n = fsb_sftp_connect_(s))) n = fsb_sftp_on_path_op_(s, op);
+    fsb_sftp_talked_(s);
     return op->result = n;
 }
 
 static void fsb_sftp_close_(fsb_backend *b)
 {
-    fsb_sftp_          *s = (fsb_sftp_ *)(void *)b;
-    const fsb_allocator a = s->desc.allocator;
-    fsb_sftp_hang_up_(s);
-    if (s->runner) s->runner->close(s->runner);
-    fsb_backend_handles_close_(&s->handles);
-    fsb_backend_free_(&a, s->out, s->out_room);
-    fsb_backend_free_(&a, s->in, s->in_room);
-    pthread_mutex_destroy(&s->lock);
-    fsb_backend_free_(&a, s, sizeof *s);
+    fsb_sftp_host_     *h = (fsb_sftp_host_ *)(void *)b;
+    const fsb_allocator a = h->desc.allocator;
+    fsb_sftp_hang_up_(h);
+    if (h->runner) h->runner->close(h->runner);
+    fsb_backend_handles_close_(&h->handles);
+    for (uint32_t i = 0; i < h->talk_count; ++i) {
+        fsb_sftp_ *s = h->talks[i];
+        pthread_cond_destroy(&s->wake);
+        fsb_backend_free_(&a, s->out, s->out_room);
+        fsb_backend_free_(&a, s->in, s->in_room);
+        fsb_backend_free_(&a, s, sizeof *s);
+    }
+    fsb_backend_free_(&a, h->talks, h->talk_room * sizeof *h->talks);
+    fsb_backend_free_(&a, h->in, h->in_room);
+    pthread_mutex_destroy(&h->lock), pthread_mutex_destroy(&h->sending);
+    pthread_mutex_destroy(&h->appending), pthread_cond_destroy(&h->calm);
+    fsb_backend_free_(&a, h, sizeof *h);
 }
 
 FSB_API int fsb_sftp_open(fsb_backend **out, const fsb_sftp_desc *desc)
@@ -7813,31 +8274,33 @@ FSB_API int fsb_sftp_open(fsb_backend **out, const fsb_sftp_desc *desc)
     if (!out || !desc || !desc->connect) return -EINVAL;
     const char *root = desc->root ? desc->root : "/";
     if (!*root || strlen(root) > FSB_PATH_MAX) return -EINVAL;
-    fsb_sftp_ *s = (fsb_sftp_ *)fsb_backend_new_(&desc->allocator, sizeof *s);
-    if (!s) return -ENOMEM;
-    s->desc = *desc, s->fds[0] = s->fds[1] = -1;
-    if (!s->desc.timeout_ms) s->desc.timeout_ms = 30000;
-    memcpy(s->home, root, strlen(root) + 1);
-    int err = fsb_backend_handles_open_(&s->handles, &s->desc.allocator,
+    fsb_sftp_host_ *h = (fsb_sftp_host_ *)fsb_backend_new_(&desc->allocator, sizeof *h);
+    if (!h) return -ENOMEM;
+    h->desc = *desc, h->fds[0] = h->fds[1] = -1;
+    if (!h->desc.timeout_ms) h->desc.timeout_ms = 30000;
+    memcpy(h->home, root, strlen(root) + 1);
+    int err = fsb_backend_handles_open_(&h->handles, &h->desc.allocator,
                                         desc->max_handles ? desc->max_handles : 4096,
-                                        fsb_sftp_drop_, s);
+                                        fsb_sftp_drop_, h);
     if (err) {
-        fsb_backend_free_(&desc->allocator, s, sizeof *s);
+        fsb_backend_free_(&desc->allocator, h, sizeof *h);
         return err;
     }
-    pthread_mutex_init(&s->lock, NULL);
-    fsb_backend_fill_(&s->base, "sftp", fsb_sftp_close_, fsb_sftp_call_);
-    s->base.flags = 0;
-    for (size_t i = 0; i < sizeof none; ++i) s->base.call[none[i]] = NULL;
-    if (!s->desc.exec_argv) s->base.call[FSB_OP_EXEC] = NULL;
-    s->end = fsb_sftp_now_() + s->desc.timeout_ms;
-    err = fsb_sftp_connect_(s);
-    if (!err) err = fsb_sftp_runner_(s);
+    pthread_mutex_init(&h->lock, NULL), pthread_mutex_init(&h->sending, NULL);
+    pthread_mutex_init(&h->appending, NULL), pthread_cond_init(&h->calm, NULL);
+    fsb_backend_fill_(&h->base, "sftp", fsb_sftp_close_, fsb_sftp_call_);
+    h->base.flags = 0;
+    for (size_t i = 0; i < sizeof none; ++i) h->base.call[none[i]] = NULL;
+    if (!h->desc.exec_argv) h->base.call[FSB_OP_EXEC] = NULL;
+    fsb_sftp_ *s = fsb_sftp_talk_(h, 0);
+    err = s ? fsb_sftp_connect_(s) : -ENOMEM;
+    if (s) fsb_sftp_talked_(s);
+    if (!err) err = fsb_sftp_runner_(h);
     if (err) {
-        fsb_sftp_close_(&s->base);
+        fsb_sftp_close_(&h->base);
         return err;
     }
-    *out = &s->base;
+    *out = &h->base;
     return 0;
 }
 
