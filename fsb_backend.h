@@ -426,6 +426,8 @@ enum {
 typedef struct fsb_copy_progress {
     uint64_t files, folders, bytes; /* done so far; bytes: without holes */
     uint64_t passed, failed;        /* files passed over (RESUME); names that failed */
+    uint64_t found_bytes;           /* of the files met so far, not passed over */
+    int      walked;                /* 1: that is all there are */
     int      error;                 /* the first, 0: none, and its name in the source */
     char     error_path[FSB_PATH_MAX + 1];
 } fsb_copy_progress;
@@ -5671,16 +5673,39 @@ static void fsb_copy_file_done_(fsb_copy_file_ *f, int err)
     pthread_mutex_unlock(&c->lock);
 }
 
+/* Some backends have seconds only. */
+static int fsb_copy_same_time_(const fsb_stat *a, const fsb_stat *b)
+{
+    enum { SECOND = 1000000000 };
+    if (a->mtime_ns == b->mtime_ns) return 1;
+    return a->mtime_ns / SECOND == b->mtime_ns / SECOND
+        && (a->mtime_ns % SECOND == 0 || b->mtime_ns % SECOND == 0);
+}
+
+static int fsb_copy_same_text_(const fsb_copy_file_ *f)
+{
+    char   a[FSB_PATH_MAX], b[FSB_PATH_MAX];
+    fsb_op op = fsb_backend_op_(FSB_OP_READLINK, fsb_copy_from_(f));
+    op.buf = a, op.size = sizeof a;
+    const int64_t n = fsb_backend_call(f->c->d.from, &op);
+    op = fsb_backend_op_(FSB_OP_READLINK, fsb_copy_to_(f));
+    op.buf = b, op.size = sizeof b;
+    return n >= 0 && fsb_backend_call(f->c->d.to, &op) == n && !memcmp(a, b, (size_t)n);
+}
+
 /* 1 if RESUME passes the file over. */
 static int fsb_copy_there_(const fsb_copy_file_ *f)
 {
     fsb_copy_ *c = f->c;
     fsb_stat   st;
-    if (!(c->d.flags & FSB_COPY_RESUME) || !S_ISREG(f->stat.mode)) return 0;
+    if (!(c->d.flags & FSB_COPY_RESUME)) return 0;
     if (fsb_backend_simple_(c->d.to, FSB_OP_STAT, fsb_copy_to_(f), &st)) return 0;
-    if (!S_ISREG(st.mode) || st.size != f->stat.size || st.mtime_ns != f->stat.mtime_ns) return 0;
+    if ((st.mode ^ f->stat.mode) & S_IFMT || st.size != f->stat.size) return 0;
+    if (S_ISLNK(st.mode) ? !fsb_copy_same_text_(f)
+                         : !S_ISREG(st.mode) || !fsb_copy_same_time_(&st, &f->stat)) return 0;
     pthread_mutex_lock(&c->lock);
     ++c->p.passed;
+    c->p.found_bytes -= S_ISREG(f->stat.mode) ? f->stat.size : 0;
     pthread_mutex_unlock(&c->lock);
     return 1;
 }
@@ -5756,8 +5781,8 @@ static void fsb_copy_job_(void *arg)
     fsb_copy_file_ *f = (fsb_copy_file_ *)arg;
     int             err = 0;
     if (__atomic_load_n(&f->c->stop, __ATOMIC_RELAXED)) err = -ECANCELED;
-    else if (!S_ISREG(f->stat.mode)) err = fsb_copy_special_(f);
-    else if (!fsb_copy_there_(f)) err = fsb_copy_small_(f);
+    else if (fsb_copy_there_(f)) err = 0;
+    else err = S_ISREG(f->stat.mode) ? fsb_copy_small_(f) : fsb_copy_special_(f);
     fsb_copy_file_done_(f, err);
 }
 
@@ -5988,6 +6013,7 @@ static int fsb_copy_file_start_(fsb_copy_ *c, const char *from, const char *to,
     pthread_mutex_lock(&c->lock);
     ++c->pending;
     if (f->folder) ++f->folder->pending;
+    if (S_ISREG(st->mode)) c->p.found_bytes += st->size;
     pthread_mutex_unlock(&c->lock);
     if (S_ISREG(st->mode) && st->size > FSB_COPY_PIECE_) fsb_copy_large_(f);
     else if (fsb_workers_run(c->workers, fsb_copy_job_, f)) fsb_copy_job_(f);
@@ -6037,6 +6063,9 @@ static int fsb_copy_run_(fsb_copy_ *c)
         c->folder = f->up;
         fsb_copy_folder_put_(c, f);
     }
+    pthread_mutex_lock(&c->lock);
+    c->p.walked = 1;
+    pthread_mutex_unlock(&c->lock);
     uint64_t left = 1;
     while (left) {
         pthread_mutex_lock(&c->lock);
@@ -7156,7 +7185,8 @@ static void fsb_sftp_gone_(fsb_sftp_ *s, const char *path)
 }
 
 /* What LSTAT of path has answered. */
-static int fsb_sftp_looked_(fsb_sftp_ *s, const char *path, const fsb_sftp_answer_ *a, fsb_stat *st)
+static int fsb_sftp_looked_(fsb_sftp_ *s, const char *path, const fsb_sftp_answer_ *a,
+                            fsb_stat *st)
 {
     if (a->err) return a->err;
     *st = a->stat;
@@ -7434,7 +7464,8 @@ static int fsb_sftp_try_open_(fsb_sftp_ *s, fsb_op *op, uint32_t pflags, int mak
     fsb_sftp_answer_ a[2];
     memset(a, 0, sizeof a);
     fsb_sftp_on_path_(s, FSB_SFTP_LSTAT_, op->path);
-    fsb_sftp_ask_open_(s, op->path, pflags | (make ? 8u | 32u : 0), fsb_backend_new_mode_(op, 0644));
+    fsb_sftp_ask_open_(s, op->path, pflags | (make ? 8u | 32u : 0),
+                       fsb_backend_new_mode_(op, 0644));
     int err = fsb_sftp_exchange_(s, a, 2);
     if (err) return err;
     const int looked = fsb_sftp_looked_(s, op->path, &a[0], &op->stat);
@@ -7842,12 +7873,15 @@ enum { FSB_SFTP_MARK_ = 17, FSB_SFTP_HOLD_ = 48, FSB_SFTP_SAID_ = 400 };
 
 static const char fsb_sftp_shell_[] =
     "d=$1 m=$2; shift 2; exec 3>&2 2>/dev/null; "
-    "say() { printf \"\\001%s %s\\n\" $m $1 >&3; }; up() { [ -d /proc/$PPID ] || kill -0 $PPID; }; "
+    "say() { printf \"\\001%s %s\\n\" $m $1 >&3; }; "
+    "up() { [ -d /proc/$PPID ] || kill -0 $PPID; }; "
     "say start; "
     "cd -- \"$d\" || { if [ -d \"$d\" ]; then say acces; elif [ -e \"$d\" ]; then say notdir; "
     "else say noent; fi; exit 0; }; "
-    "case $1 in */*) [ -x \"$1\" ] ;; *) command -v \"$1\" >&2 ;; esac || { if [ -e \"$1\" ]; then say acces; else say noent; fi; exit 0; }; "
-    "up && { trap \"\" TERM; while up; do sleep 1; done; kill -TERM -$$; sleep 2; kill -KILL -$$; } "
+    "case $1 in */*) [ -x \"$1\" ] ;; *) command -v \"$1\" >&2 ;; esac || "
+    "{ if [ -e \"$1\" ]; then say acces; else say noent; fi; exit 0; }; "
+    "up && { trap \"\" TERM; while up; do sleep 1; done; "
+    "kill -TERM -$$; sleep 2; kill -KILL -$$; } "
     "</dev/null >/dev/null 3>&- & w=$!; (exec \"$@\") 2>&3 3>&-; s=$?; kill -KILL $w; say $s";
 
 typedef struct fsb_sftp_script_ { /* what is handed to the shell there */
