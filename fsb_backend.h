@@ -7348,7 +7348,7 @@ static int fsb_sftp_set_(fsb_sftp_ *s, const char *path, const fsb_sftp_file_ *f
 }
 
 /* Reads up to size bytes, all pieces in flight at once; fewer only at the end of the file. With
-   `last`, the file is closed behind them: what is read short then is its end, as servers promise. */
+   `last`, the file is closed behind them: what is short then is its end, as servers promise. */
 static int64_t fsb_sftp_read_(fsb_sftp_ *s, const fsb_sftp_file_ *f, uint64_t offset, void *buf,
                               size_t size, int last)
 {

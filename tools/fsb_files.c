@@ -18,7 +18,7 @@ static const char help[] =
     "  cat URL...                        to stdout\n"
     "  cp [-r] [--resume] [--verify] URL... URL   -r folders too; modes and times are kept,\n"
     "                                    holes too; progress on a terminal. --resume passes over\n"
-    "                                    files of the same size and time, and goes on with a large\n"
+    "                                    files of the same size and time, and goes on with a big\n"
     "                                    one; --verify reads back what was written\n"
     "  mv URL URL                        within one machine or share\n"
     "  rm [-rf] URL...                   -r folders too, -f no matter if it is not there\n"
@@ -726,7 +726,8 @@ static void parse_options(int argc, char **argv, const char *command)
         {"password-file", required_argument, NULL, PASSWORD}, {NULL, 0, NULL, 0}};
     int       k;
     const int exec = !strcmp(command, "exec"); /* what follows the URL is the command's */
-    while ((k = getopt_long(argc, argv, exec ? "+nvc:o:i:C" : "lrRpfj:vo:i:C", known, NULL)) != -1) {
+    const char *letters = exec ? "+nvc:o:i:C" : "lrRpfj:vo:i:C";
+    while ((k = getopt_long(argc, argv, letters, known, NULL)) != -1) {
         switch (k) {
         case 'l': o.all = 1; break;
         case 'r': case 'R': o.recursive = 1; break;
