@@ -3401,6 +3401,28 @@ static const char **fsb_local_env_(fsb_local_ *l, const char *const *over, size_
     return all;
 }
 
+#if defined(__GLIBC__) && (__GLIBC__ > 2 || __GLIBC_MINOR__ >= 34)
+static int fsb_local_spawn_closes_(posix_spawn_file_actions_t *does)
+{
+    return posix_spawn_file_actions_addclosefrom_np(does, 3);
+}
+#else
+/* Elsewhere (musl) they are closed one by one: all that are open now. What another thread opens
+   meanwhile without O_CLOEXEC is inherited; nothing of fsb's is opened so. */
+static int fsb_local_spawn_closes_(posix_spawn_file_actions_t *does)
+{
+    DIR                 *dir = opendir("/proc/self/fd");
+    const struct dirent *e;
+    int                  err = dir ? 0 : errno;
+    while (!err && (e = readdir(dir))) {
+        const int fd = atoi(e->d_name); /* "." and "..": 0 */
+        if (fd > 2 && fd != dirfd(dir)) err = posix_spawn_file_actions_addclose(does, fd);
+    }
+    if (dir) closedir(dir);
+    return err;
+}
+#endif
+
 /* In the child: nothing of this process but the four descriptors, no signal blocked or ignored, a
    group of its own. dir, fds: where it runs; stdin, stdout, stderr. */
 static int fsb_local_spawn_in_(pid_t *pid, const fsb_op *op, const char *const *env, int dir,
@@ -3419,9 +3441,7 @@ static int fsb_local_spawn_in_(pid_t *pid, const fsb_op *op, const char *const *
     if (!err) err = posix_spawnattr_setsigdefault(attr, &all);
     if (!err) err = posix_spawn_file_actions_addfchdir_np(does, dir);
     for (int i = 0; i < 3 && !err; ++i) err = posix_spawn_file_actions_adddup2(does, fds[i], i);
-#if defined(__GLIBC__) && (__GLIBC__ > 2 || __GLIBC_MINOR__ >= 34)
-    if (!err) err = posix_spawn_file_actions_addclosefrom_np(does, 3);
-#endif
+    if (!err) err = fsb_local_spawn_closes_(does);
     if (!err)
         err = posix_spawnp(pid, argv[0], does, attr, (char *const *)(uintptr_t)argv,
                            (char *const *)(uintptr_t)env);

@@ -6,8 +6,8 @@
    and from a real sshd (ssh://, sftp://), into a new folder each time, contenders in turn; $TMPDIR,
    or /dev/shm: what is measured is the way, not the disk. Everybody has the same ssh options, but
    for what each of them chooses by itself. It needs build/bin, sshd, scp, sftp, rsync.
-   Round trips: OpenSSH's sftp-server on one side of build/bench/link (wan-good), the SFTP backend on
-   the other, no ssh between: elapsed time over the link's round trip. */
+   Round trips: OpenSSH's sftp-server on one side of build/bench/link (wan-good), the SFTP backend
+   on the other, no ssh between: elapsed time over the link's round trip. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE 1
 #endif
@@ -95,7 +95,8 @@ static int prepare(void)
                  " -o 'Subsystem=sftp internal-sftp' -o \"SetEnv=PATH=$PATH\" &&"
                  " { fsb-host --listen unix:$PWD/sock src >unix 2>>log & echo $! >pids; } &&"
                  " { fsb-host --listen 127.0.0.1:0 --code-file $PWD/codes src >tls 2>>log &"
-                 " echo $! >>pids; } && sleep 1 && cat sshd.pid >>pids && [ -s unix ] && [ -s tls ]",
+                 " echo $! >>pids; } && sleep 1 && cat sshd.pid >>pids &&"
+                 " [ -s unix ] && [ -s tls ]",
                  b.files * 4096 / 1000 + 1, b.mib, b.port, b.port);
 }
 
@@ -131,13 +132,19 @@ static void measure_copies(const char *what, int one)
     }
 }
 
-static int copies(void)
+/* A new folder in $TMPDIR, or in memory. */
+static int make_dir(void)
 {
     const char *tmp = getenv("TMPDIR");
-    char        what[64];
     snprintf(b.dir, sizeof b.dir, "%s/fsb-bench-XXXXXX",
              tmp && *tmp ? tmp : access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp");
-    if (!mkdtemp(b.dir)) return perror(b.dir), 1;
+    return mkdtemp(b.dir) ? 0 : -errno;
+}
+
+static int copies(void)
+{
+    char what[64];
+    if (make_dir()) return perror(b.dir), 1;
     atexit(clean_up);
     b.runs = bench_.quick ? 1 : MOST_RUNS;
     b.files = bench_.quick ? 1000 : 10000, b.mib = bench_.quick ? 128 : 1024;
@@ -225,7 +232,8 @@ static int ignore(fsb_op *op, const fsb_dirent *entry)
 
 static void mixed_batch(fsb_backend *sftp, double rtt)
 {
-    static const uint32_t codes[] = {FSB_OP_STAT, FSB_OP_GET, FSB_OP_PUT, FSB_OP_LIST, FSB_OP_MKDIR};
+    static const uint32_t codes[] = {FSB_OP_STAT, FSB_OP_GET, FSB_OP_PUT, FSB_OP_LIST,
+                                     FSB_OP_MKDIR};
     static const char *const names[] = {"known", "old", "batch", "", "folder"};
     fsb_op            ops[MIXED], *list[MIXED];
     fsb_workers      *workers = NULL;
@@ -254,8 +262,7 @@ static int round_trips(void)
     const int   listener = link_socket(SOCK_STREAM, LINK_HOST, &sftp_port);
     const pid_t pid = fork();
     if (pid == 0) serve_sftp(listener);
-    snprintf(b.dir, sizeof b.dir, "/tmp/fsb-bench-XXXXXX");
-    if (listener < 0 || link_join("client") != 0 || !mkdtemp(b.dir)) return LINK_SKIP;
+    if (listener < 0 || link_join("client") != 0 || make_dir()) return LINK_SKIP;
     shell("for i in $(seq 0 99); do head -c 1024 /dev/zero | tee old$i listed$i >known$i; done");
     fsb_sftp_desc desc = {.connect = connect_sftp, .root = b.dir};
     const int     err = fsb_sftp_open(&sftp, &desc);
