@@ -6453,6 +6453,7 @@ struct fsb_sftp_ {
     struct fsb_sftp_answer_ *answers; /* of the exchange; n, of which are missing: left */
     uint32_t                 n, left;
     int                      sent, err;
+    int                      tells; /* the log of err */
 };
 
 /* One answer. A request's place among those of its exchange says where it goes. */
@@ -6576,15 +6577,15 @@ static void fsb_sftp_hang_up_(fsb_sftp_host_ *h)
     h->in_at = h->in_end = 0;
 }
 
-/* The connection is given up: who waits for it does no longer. Locked. */
-static void fsb_sftp_die_(fsb_sftp_host_ *h, int err)
+/* s gives the connection up: who waits for it does no longer. Locked. */
+static void fsb_sftp_die_(fsb_sftp_ *s, int err)
 {
+    fsb_sftp_host_ *h = s->h;
     if (h->dead) return;
+    s->err = err, s->tells = 1;
     __atomic_store_n(&h->dead, err, __ATOMIC_RELAXED);
     shutdown(h->fds[0], SHUT_RDWR), shutdown(h->fds[1], SHUT_RDWR);
     for (uint32_t i = 0; i < h->talk_count; ++i) pthread_cond_signal(&h->talks[i]->wake);
-    if (h->desc.log.fn)
-        h->desc.log.fn(h->desc.log.user, FSB_LOG_WARN, "sftp/connection", strerror(-err));
 }
 
 static int fsb_sftp_poll_(fsb_sftp_ *s, int fd, short events)
@@ -6845,8 +6846,7 @@ static void fsb_sftp_lead_(fsb_sftp_ *s)
         const int err = fsb_sftp_packet_(s, &to);
         pthread_mutex_lock(&h->lock);
         if (err) {
-            if (!h->dead) s->err = err;
-            fsb_sftp_die_(h, err);
+            fsb_sftp_die_(s, err);
         } else if (to && !--to->left && to != s) {
             pthread_cond_signal(&to->wake);
         }
@@ -6873,9 +6873,7 @@ static void fsb_sftp_wait_(fsb_sftp_ *s)
         t.tv_sec = (time_t)(s->end / 1000), t.tv_nsec = (long)(s->end % 1000) * 1000000;
         const int late = h->dead ? pthread_cond_wait(&s->wake, &h->lock)
                                  : pthread_cond_timedwait(&s->wake, &h->lock, &t);
-        if (late != ETIMEDOUT || h->dead || !s->left) continue;
-        s->err = -ETIMEDOUT;
-        fsb_sftp_die_(h, -ETIMEDOUT);
+        if (late == ETIMEDOUT && s->left) fsb_sftp_die_(s, -ETIMEDOUT);
     }
 }
 
@@ -6888,7 +6886,7 @@ static int fsb_sftp_join_(fsb_sftp_ *s, fsb_sftp_answer_ *answers, uint32_t n)
     if (!gone) {
         ++h->users;
         s->answers = answers, s->n = s->left = n, s->first = (uint16_t)(s->next_id - n);
-        s->sent = s->err = 0, s->in_size = 0;
+        s->sent = s->err = s->tells = 0, s->in_size = 0;
     }
     pthread_mutex_unlock(&h->lock);
     return gone ? -ECONNRESET : 0;
@@ -6921,10 +6919,12 @@ static int fsb_sftp_exchange_(fsb_sftp_ *s, fsb_sftp_answer_ *answers, uint32_t 
     pthread_mutex_unlock(&h->sending);
     pthread_mutex_lock(&h->lock);
     s->sent = 1;
-    if (err && !h->dead) s->err = err, fsb_sftp_die_(h, err);
+    if (err) fsb_sftp_die_(s, err);
     fsb_sftp_wait_(s);
     fsb_sftp_part_(s);
     pthread_mutex_unlock(&h->lock);
+    if (s->tells && h->desc.log.fn)
+        h->desc.log.fn(h->desc.log.user, FSB_LOG_WARN, "sftp/connection", strerror(-s->err));
     for (uint32_t i = 0; i < n; ++i) /* `in` may have moved */
         if (answers[i].body) answers[i].body = s->in + answers[i].body_at;
     return s->err;
@@ -8237,7 +8237,10 @@ static int64_t fsb_sftp_on_handle_op_(fsb_sftp_ *s, fsb_op *op, fsb_backend_slot
     const int       alive = f->epoch == s->epoch && fsb_sftp_alive_(s);
     if (op->code == FSB_OP_CLOSE) {
         const int ended = fsb_backend_handle_close_(&s->h->handles, op->handle);
-        return ended || !alive ? ended : fsb_sftp_close_file_(s, f);
+        if (ended || !alive) return ended;
+        if (slot->flags & FSB_O_WRITE) return fsb_sftp_close_file_(s, f);
+        fsb_sftp_drop_file_(s, f);
+        return 0;
     }
     if (op->code == FSB_OP_READ && !(slot->flags & FSB_O_READ)) return -EBADF;
     if (op->code == FSB_OP_WRITE && !(slot->flags & FSB_O_WRITE)) return -EBADF;
