@@ -263,8 +263,8 @@ static int round_trips(void)
     const pid_t pid = fork();
     if (pid == 0) serve_sftp(listener);
     if (listener < 0 || link_join("client") != 0 || make_dir()) return LINK_SKIP;
-    shell("for i in $(seq 0 99); do head -c 1024 /dev/zero | tee old$i listed$i >known$i; done; mkdir few &&"
-          " touch few/1 few/2 few/3");
+    shell("for i in $(seq 0 99); do head -c 1024 /dev/zero | tee old$i listed$i >known$i; done;"
+          " mkdir few && touch few/1 few/2 few/3");
     fsb_sftp_desc desc = {.connect = connect_sftp, .root = b.dir};
     const int     err = fsb_sftp_open(&sftp, &desc);
     if (!err) {
