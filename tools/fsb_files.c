@@ -431,18 +431,21 @@ static char *read_stdin(size_t *size)
 
 /* What Ctrl-C does: the command leads a process group of its own, and is to end with this one. */
 static struct {
-    fsb_backend *backend;
-    fsb_op      *op;
-    sigset_t     signals;
-    int          got;
-} ending;
+    pthread_mutex_t lock; /* guards done: the backend may be gone then */
+    fsb_backend    *backend;
+    fsb_op         *op;
+    sigset_t        signals;
+    int             got, done;
+} ending = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
 static void *end_command(void *arg)
 {
     (void)arg;
     while (sigwait(&ending.signals, &ending.got) == 0) {
-        if (!ending.backend->cancel) _exit(128 + ending.got);
+        pthread_mutex_lock(&ending.lock);
+        if (ending.done || !ending.backend->cancel) _exit(128 + ending.got);
         ending.backend->cancel(ending.backend, ending.op);
+        pthread_mutex_unlock(&ending.lock);
     }
     return NULL;
 }
@@ -472,6 +475,9 @@ static int cmd_exec(tool_place *p, char **argv)
     op.exec = &exec, op.flags = o.shell ? FSB_EXEC_SHELL : 0, op.code = FSB_OP_EXEC;
     end_with_us(p->backend, &op);
     const int64_t err = call(p->backend, &op, FSB_OP_EXEC, p->path);
+    pthread_mutex_lock(&ending.lock);
+    ending.done = 1;
+    pthread_mutex_unlock(&ending.lock);
     free(input);
     if (err == -EINTR && ending.got) return 128 + ending.got;
     if (err < 0) {
