@@ -89,7 +89,7 @@ if [ "$(id -u)" = 0 ] && command -v useradd >/dev/null && command -v chpasswd >/
     check "a password, out of a file" "fsb ls $only --password-file password $user | grep -q file"
     check "which stands in no argument" "fsb exec -n $only --password-file password $user sleep 0.7 &
         sleep 0.5; cat /proc/[0-9]*/cmdline >cmdlines; wait
-        grep -qa known cmdlines && ! grep -qa 'let me in' cmdlines"
+        grep -qa known cmdlines && ! grep -qa 'let m[e] in' cmdlines"
     fails "a wrong password" "Permission denied" "env FSB_PASSWORD=guess fsb ls $only $user"
     if start_sshd -o PasswordAuthentication=no -o KbdInteractiveAuthentication=yes &&
         knows host_key.pub && FSB_PASSWORD='let me in' fsb ls $only \
