@@ -20,7 +20,7 @@ JOBS    ?= $(shell nproc)
 VERSION := $(shell sed -n 's/^.define FSB_VERSION "\(.*\)"/\1/p' tests/blocks/common.h)
 
 # Every switch whose library is here is on; --as-needed links a program only with what it calls.
-SWITCHES  := fuse3=FUSE lmdb=LMDB sqlite3=SQLITE libzstd=ZSTD openssl=OPENSSL libssh2=SSH2
+SWITCHES  := fuse3=FUSE lmdb=LMDB sqlite3=SQLITE libzstd=ZSTD openssl=OPENSSL
 ON        := $(shell for s in $(SWITCHES); do pkg-config $${s%=*} && echo $$s; done 2>/dev/null)
 LIBRARIES := $(foreach s,$(ON),$(firstword $(subst =, ,$s)))
 FEATURES  := $(foreach s,$(ON),-DFSB_WITH_$(lastword $(subst =, ,$s)))

@@ -426,6 +426,8 @@ enum {
 typedef struct fsb_copy_progress {
     uint64_t files, folders, bytes; /* done so far; bytes: without holes */
     uint64_t passed, failed;        /* files passed over (RESUME); names that failed */
+    uint64_t found_bytes;           /* of the files met so far, not passed over */
+    int      walked;                /* 1: that is all there are */
     int      error;                 /* the first, 0: none, and its name in the source */
     char     error_path[FSB_PATH_MAX + 1];
 } fsb_copy_progress;
@@ -527,13 +529,17 @@ typedef struct fsb_sftp_desc {
                                   server does, mostly the home folder (default "/"; copied) */
     uint32_t      timeout_ms;  /* of an operation without its own (default 30000) */
     uint32_t      max_handles; /* open files (default 4096, at most 1 << 24) */
+    const char *const *exec_argv; /* EXEC: what runs a text in the user's shell there, as "ssh",
+                                     "HOST", "--"; the text is put behind. NULL behind the last;
+                                     must outlive the backend (default none: -ENOSYS) */
+    const char *const *exec_env;  /* of that program, as fsb_local_desc's (default: a PATH only) */
     fsb_allocator allocator;
     fsb_logger    log;
 } fsb_sftp_desc;
 
 /* The files of an SFTP server: its version 3, and of OpenSSH's extensions posix-rename, hardlink,
-   lsetstat, statvfs, fsync and limits. Pieces of one operation are in flight together;
-   operations of several threads take turns: pool several backends where that is too slow.
+   lsetstat, statvfs, fsync and limits. One connection; pieces of one operation are in flight
+   together, and operations of several threads too.
    What the protocol cannot say:
    file_id  is made of the path: it does not outlive a RENAME, and hard links have one each. What
             this backend removes or replaces gets another one, what others do that to keeps it.
@@ -543,7 +549,12 @@ typedef struct fsb_sftp_desc {
             limits are those of its user. WRITE with APPEND is atomic within this backend only.
    Errors   the server tells few; EEXIST, ENOTEMPTY, EISDIR, ENOSPC, ... are found by asking again.
    No EXCHANGE (-EINVAL), MKNOD of other than regular files (-EPERM), SYNC of a folder and LINK of
-   an open file (-ENOSYS), COPY, xattrs, locks, holes, watches, commands.
+   an open file (-ENOSYS), COPY, xattrs, locks, holes, watches.
+   EXEC     runs exec_argv here and a POSIX sh there, below root but not jailed. sh cannot tell a
+            signal N from exit code 128+N: 129 to 192 are taken for signals. A command that is to
+            end is ended there within a second of that. -ENOTCONN: exec_argv ended before the
+            command began, -ECONNRESET: after, -EACCES: another program answered; the log has what
+            it said.
    A lost connection ends the open files (-ESTALE), and what was under way (-ECONNRESET; a timeout
    ends it, too); the next operation makes a new one.
    Errors: -EINVAL; -ENOMEM; -EPROTO no such server; -ENOENT, -ENOTDIR of root; connect()'s.
@@ -581,7 +592,7 @@ FSB_API void fsb_workers_close(fsb_workers *workers);
         [watch]
         [local: resolve, stat, create, files, attributes, list, watch, fanotify, exec]
         [memory backend] [conveniences: files, walk, batch, copy] [scoped]
-        [sftp: wire, exchange, connection, stat, files, names, list, calls] */
+        [sftp: wire, exchange, connection, stat, files, names, list, exec, calls] */
 #if (defined(FSB_IMPLEMENTATION) || defined(FSB_BACKEND_IMPLEMENTATION)) && \
     !defined(FSB_BACKEND_DONE_)
 #define FSB_BACKEND_DONE_
@@ -3390,6 +3401,28 @@ static const char **fsb_local_env_(fsb_local_ *l, const char *const *over, size_
     return all;
 }
 
+#if defined(__GLIBC__) && (__GLIBC__ > 2 || __GLIBC_MINOR__ >= 34)
+static int fsb_local_spawn_closes_(posix_spawn_file_actions_t *does)
+{
+    return posix_spawn_file_actions_addclosefrom_np(does, 3);
+}
+#else
+/* Elsewhere (musl) they are closed one by one: all that are open now. What another thread opens
+   meanwhile without O_CLOEXEC is inherited; nothing of fsb's is opened so. */
+static int fsb_local_spawn_closes_(posix_spawn_file_actions_t *does)
+{
+    DIR                 *dir = opendir("/proc/self/fd");
+    const struct dirent *e;
+    int                  err = dir ? 0 : errno;
+    while (!err && (e = readdir(dir))) {
+        const int fd = atoi(e->d_name); /* "." and "..": 0 */
+        if (fd > 2 && fd != dirfd(dir)) err = posix_spawn_file_actions_addclose(does, fd);
+    }
+    if (dir) closedir(dir);
+    return err;
+}
+#endif
+
 /* In the child: nothing of this process but the four descriptors, no signal blocked or ignored, a
    group of its own. dir, fds: where it runs; stdin, stdout, stderr. */
 static int fsb_local_spawn_in_(pid_t *pid, const fsb_op *op, const char *const *env, int dir,
@@ -3408,9 +3441,7 @@ static int fsb_local_spawn_in_(pid_t *pid, const fsb_op *op, const char *const *
     if (!err) err = posix_spawnattr_setsigdefault(attr, &all);
     if (!err) err = posix_spawn_file_actions_addfchdir_np(does, dir);
     for (int i = 0; i < 3 && !err; ++i) err = posix_spawn_file_actions_adddup2(does, fds[i], i);
-#if defined(__GLIBC__) && (__GLIBC__ > 2 || __GLIBC_MINOR__ >= 34)
-    if (!err) err = posix_spawn_file_actions_addclosefrom_np(does, 3);
-#endif
+    if (!err) err = fsb_local_spawn_closes_(does);
     if (!err)
         err = posix_spawnp(pid, argv[0], does, attr, (char *const *)(uintptr_t)argv,
                            (char *const *)(uintptr_t)env);
@@ -5662,16 +5693,39 @@ static void fsb_copy_file_done_(fsb_copy_file_ *f, int err)
     pthread_mutex_unlock(&c->lock);
 }
 
+/* Some backends have seconds only. */
+static int fsb_copy_same_time_(const fsb_stat *a, const fsb_stat *b)
+{
+    enum { SECOND = 1000000000 };
+    if (a->mtime_ns == b->mtime_ns) return 1;
+    return a->mtime_ns / SECOND == b->mtime_ns / SECOND
+        && (a->mtime_ns % SECOND == 0 || b->mtime_ns % SECOND == 0);
+}
+
+static int fsb_copy_same_text_(const fsb_copy_file_ *f)
+{
+    char   a[FSB_PATH_MAX], b[FSB_PATH_MAX];
+    fsb_op op = fsb_backend_op_(FSB_OP_READLINK, fsb_copy_from_(f));
+    op.buf = a, op.size = sizeof a;
+    const int64_t n = fsb_backend_call(f->c->d.from, &op);
+    op = fsb_backend_op_(FSB_OP_READLINK, fsb_copy_to_(f));
+    op.buf = b, op.size = sizeof b;
+    return n >= 0 && fsb_backend_call(f->c->d.to, &op) == n && !memcmp(a, b, (size_t)n);
+}
+
 /* 1 if RESUME passes the file over. */
 static int fsb_copy_there_(const fsb_copy_file_ *f)
 {
     fsb_copy_ *c = f->c;
     fsb_stat   st;
-    if (!(c->d.flags & FSB_COPY_RESUME) || !S_ISREG(f->stat.mode)) return 0;
+    if (!(c->d.flags & FSB_COPY_RESUME)) return 0;
     if (fsb_backend_simple_(c->d.to, FSB_OP_STAT, fsb_copy_to_(f), &st)) return 0;
-    if (!S_ISREG(st.mode) || st.size != f->stat.size || st.mtime_ns != f->stat.mtime_ns) return 0;
+    if ((st.mode ^ f->stat.mode) & S_IFMT || st.size != f->stat.size) return 0;
+    if (S_ISLNK(st.mode) ? !fsb_copy_same_text_(f)
+                         : !S_ISREG(st.mode) || !fsb_copy_same_time_(&st, &f->stat)) return 0;
     pthread_mutex_lock(&c->lock);
     ++c->p.passed;
+    c->p.found_bytes -= S_ISREG(f->stat.mode) ? f->stat.size : 0;
     pthread_mutex_unlock(&c->lock);
     return 1;
 }
@@ -5747,8 +5801,8 @@ static void fsb_copy_job_(void *arg)
     fsb_copy_file_ *f = (fsb_copy_file_ *)arg;
     int             err = 0;
     if (__atomic_load_n(&f->c->stop, __ATOMIC_RELAXED)) err = -ECANCELED;
-    else if (!S_ISREG(f->stat.mode)) err = fsb_copy_special_(f);
-    else if (!fsb_copy_there_(f)) err = fsb_copy_small_(f);
+    else if (fsb_copy_there_(f)) err = 0;
+    else err = S_ISREG(f->stat.mode) ? fsb_copy_small_(f) : fsb_copy_special_(f);
     fsb_copy_file_done_(f, err);
 }
 
@@ -5979,6 +6033,7 @@ static int fsb_copy_file_start_(fsb_copy_ *c, const char *from, const char *to,
     pthread_mutex_lock(&c->lock);
     ++c->pending;
     if (f->folder) ++f->folder->pending;
+    if (S_ISREG(st->mode)) c->p.found_bytes += st->size;
     pthread_mutex_unlock(&c->lock);
     if (S_ISREG(st->mode) && st->size > FSB_COPY_PIECE_) fsb_copy_large_(f);
     else if (fsb_workers_run(c->workers, fsb_copy_job_, f)) fsb_copy_job_(f);
@@ -6028,6 +6083,9 @@ static int fsb_copy_run_(fsb_copy_ *c)
         c->folder = f->up;
         fsb_copy_folder_put_(c, f);
     }
+    pthread_mutex_lock(&c->lock);
+    c->p.walked = 1;
+    pthread_mutex_unlock(&c->lock);
     uint64_t left = 1;
     while (left) {
         pthread_mutex_lock(&c->lock);
@@ -6336,7 +6394,9 @@ enum { /* extensions that the server has */
     FSB_SFTP_POSIX_RENAME_ = 1, FSB_SFTP_STATVFS_ = 2, FSB_SFTP_HARDLINK_ = 4,
     FSB_SFTP_FSYNC_ = 8, FSB_SFTP_LSETSTAT_ = 16, FSB_SFTP_LIMITS_ = 32
 };
-enum { FSB_SFTP_PIECE_ = 32768, FSB_SFTP_PACKET_MAX_ = 1 << 20, FSB_SFTP_COUNTS_ = 1024 };
+enum { FSB_SFTP_PIECE_ = 32768, FSB_SFTP_PACKET_MAX_ = 1 << 20, FSB_SFTP_COUNTS_ = 1024,
+       FSB_SFTP_MOST_ = 32, /* pieces in FSB_IO_MAX */
+       FSB_SFTP_SEEN_ = 16384, FSB_SFTP_BUFFER_ = 64 << 10, FSB_SFTP_NOBODY_ = 0xffff };
 
 typedef struct fsb_sftp_file_ { /* an open file */
     uint64_t      file_id, epoch; /* epoch: of the connection that it is open on */
@@ -6345,34 +6405,66 @@ typedef struct fsb_sftp_file_ { /* an open file */
     unsigned char name[256]; /* the server's handle */
 } fsb_sftp_file_;
 
-typedef struct fsb_sftp_ {
+struct fsb_sftp_answer_;
+struct fsb_sftp_run_;
+typedef struct fsb_sftp_ fsb_sftp_;
+
+typedef struct fsb_sftp_host_ { /* the backend */
     fsb_backend          base; /* first */
     fsb_sftp_desc        desc;
     fsb_backend_handles_ handles;
-    pthread_mutex_t      lock; /* one operation at a time; guards all below */
-    int                  fds[2]; /* -1: not connected */
-    uint64_t             epoch;  /* of the connection, counted */
-    int64_t              end;    /* when the operation times out, ms */
-    uint32_t             next_id, extensions, max_read, max_write;
-    uint32_t             owed; /* CLOSEs in `out` that go along with the next exchange */
-    unsigned char       *out, *in; /* requests to send; the answer being read */
-    size_t               out_size, out_room, in_room;
-    int                  broken;   /* why the requests in `out` are incomplete */
-    uint64_t             writes[FSB_SFTP_COUNTS_], lives[FSB_SFTP_COUNTS_]; /* by hash of path */
-    size_t               root_size;
-    char                 root[FSB_PATH_MAX + 1];
-    char                 home[FSB_PATH_MAX + 1]; /* root as it was asked for */
-} fsb_sftp_;
+    pthread_mutex_t      sending;   /* before lock: who writes to fds[1] */
+    pthread_mutex_t      appending; /* before sending: one APPEND at a time */
+    pthread_mutex_t      lock;      /* guards all below, unless it says otherwise */
+    pthread_cond_t       calm;      /* making or users changed */
+    int                  fds[2];    /* -1: not connected; they stay while there are users */
+    int                  making;    /* somebody connects */
+    int                  dead;      /* atomic; why the connection is given up; 0: it is not */
+    uint64_t             epoch;     /* of the connection, counted */
+    uint32_t             users;     /* exchanges under way */
+    fsb_sftp_           *leader;    /* reads the answers, for all */
+    fsb_sftp_          **talks, *idle; /* all there are, by index; those without an operation */
+    uint32_t             talk_count, talk_room;
+    unsigned char       *in; /* the leader's: what was read and not yet looked at */
+    size_t               in_at, in_end, in_room;
+    uint32_t             extensions, max_read, max_write; /* of this connection */
+    uint64_t             writes[FSB_SFTP_COUNTS_], lives[FSB_SFTP_COUNTS_]; /* atomic; by path */
+    uint32_t             seen[FSB_SFTP_SEEN_]; /* atomic; regular files met of late */
+    fsb_backend          *runner; /* EXEC: runs exec_argv; NULL: none */
+    struct fsb_sftp_run_ *runs;   /* for cancel() */
+    size_t                root_size;
+    char                  root[FSB_PATH_MAX + 1]; /* known once connected */
+    char                  home[FSB_PATH_MAX + 1]; /* root as it was asked for */
+} fsb_sftp_host_;
+
+/* One operation's part of the connection: requests are made in `out`, and exchanged for answers,
+   while others do the same. The number of a request is the talk's index and a count. */
+struct fsb_sftp_ {
+    fsb_sftp_host_ *h;
+    fsb_sftp_      *next; /* idle */
+    pthread_cond_t  wake;
+    int64_t         end;   /* when the operation times out, ms */
+    uint64_t        epoch; /* of the connection that it runs on */
+    uint32_t        extensions, max_read, max_write, index;
+    uint16_t        next_id, first;
+    int             broken;   /* why the requests in `out` are incomplete */
+    unsigned char  *out, *in; /* requests to send; bodies of the answers */
+    size_t          out_size, out_room, in_size, in_room;
+    struct fsb_sftp_answer_ *answers; /* of the exchange; n, of which are missing: left */
+    uint32_t                 n, left;
+    int                      sent, err;
+    int                      tells; /* the log of err */
+};
 
 /* One answer. A request's place among those of its exchange says where it goes. */
 typedef struct fsb_sftp_answer_ {
     int            err; /* 0, or what STATUS says */
-    int            eof;
+    int            eof, here;
     unsigned char *buf; /* where DATA goes, at most room bytes */
     size_t         room, got;
     fsb_stat       stat;   /* ATTRS */
     const unsigned char *body; /* HANDLE, NAME, EXTENDED_REPLY: until the next exchange */
-    size_t         body_size;
+    size_t         body_at, body_size;
 } fsb_sftp_answer_;
 
 static int64_t fsb_sftp_now_(void)
@@ -6386,7 +6478,7 @@ static void fsb_sftp_bytes_(fsb_sftp_ *s, const void *data, size_t size)
 {
     if (s->out_room - s->out_size < size) {
         const size_t room = (s->out_size + size) * 2 + 512;
-        void *p = fsb_backend_resize_(&s->desc.allocator, s->out, s->out_room, room);
+        void *p = fsb_backend_resize_(&s->h->desc.allocator, s->out, s->out_room, room);
         if (!p) {
             s->broken = -ENOMEM;
             return;
@@ -6424,10 +6516,10 @@ static void fsb_sftp_text_(fsb_sftp_ *s, const char *text)
 static void fsb_sftp_path_(fsb_sftp_ *s, const char *path) /* the server's, of ours */
 {
     const size_t size = path[1] ? strlen(path) : 0;
-    const size_t all = s->root_size + size;
+    const size_t all = s->h->root_size + size;
     if (all > FSB_PATH_MAX) s->broken = -ENAMETOOLONG;
     fsb_sftp_u32_(s, all ? (uint32_t)all : 1);
-    fsb_sftp_bytes_(s, s->root, s->root_size);
+    fsb_sftp_bytes_(s, s->h->root, s->h->root_size);
     if (all) fsb_sftp_bytes_(s, path, size);
     else fsb_sftp_bytes_(s, "/", 1);
 }
@@ -6438,7 +6530,7 @@ static size_t fsb_sftp_begin_(fsb_sftp_ *s, unsigned char type)
     const size_t at = s->out_size;
     fsb_sftp_u32_(s, 0);
     fsb_sftp_bytes_(s, &type, 1);
-    fsb_sftp_u32_(s, s->next_id++);
+    fsb_sftp_u32_(s, s->index << 16 | s->next_id++);
     return at;
 }
 
@@ -6463,24 +6555,49 @@ static void fsb_sftp_on_file_(fsb_sftp_ *s, unsigned char type, const fsb_sftp_f
     fsb_sftp_finish_(s, at);
 }
 
+/* A CLOSE whose answer nobody waits for; it goes along with the next exchange. */
+static void fsb_sftp_close_later_(fsb_sftp_ *s, const fsb_sftp_file_ *f)
+{
+    const size_t at = s->out_size;
+    fsb_sftp_on_file_(s, FSB_SFTP_CLOSE_, f);
+    --s->next_id;
+    if (!s->broken) s->out[at + 5] = s->out[at + 6] = 0xff; /* FSB_SFTP_NOBODY_ */
+}
+
 /* ---- [sftp: exchange] ------------------------------------------------------------------------ */
 
-static void fsb_sftp_hang_up_(fsb_sftp_ *s)
+/* Many operations share the connection. Each sends what it has to ask, and waits; one of those who
+   wait, the leader, reads, and gives everybody theirs. Once it has its own, another one leads. */
+
+static void fsb_sftp_hang_up_(fsb_sftp_host_ *h)
 {
-    if (s->fds[0] >= 0) close(s->fds[0]);
-    if (s->fds[1] >= 0 && s->fds[1] != s->fds[0]) close(s->fds[1]);
-    s->fds[0] = s->fds[1] = -1;
-    s->out_size = 0, s->owed = 0;
+    if (h->fds[0] >= 0) close(h->fds[0]);
+    if (h->fds[1] >= 0 && h->fds[1] != h->fds[0]) close(h->fds[1]);
+    h->fds[0] = h->fds[1] = -1;
+    h->in_at = h->in_end = 0;
+}
+
+/* s gives the connection up: who waits for it does no longer. Locked. */
+static void fsb_sftp_die_(fsb_sftp_ *s, int err)
+{
+    fsb_sftp_host_ *h = s->h;
+    if (h->dead) return;
+    s->err = err, s->tells = 1;
+    __atomic_store_n(&h->dead, err, __ATOMIC_RELAXED);
+    shutdown(h->fds[0], SHUT_RDWR), shutdown(h->fds[1], SHUT_RDWR);
+    for (uint32_t i = 0; i < h->talk_count; ++i) pthread_cond_signal(&h->talks[i]->wake);
 }
 
 static int fsb_sftp_poll_(fsb_sftp_ *s, int fd, short events)
 {
+    enum { SLICE = 100 }; /* ms: no longer unaware that the connection is dead */
     struct pollfd p;
     p.fd = fd, p.events = events;
     for (;;) {
         const int64_t left = s->end - fsb_sftp_now_();
         if (left <= 0) return -ETIMEDOUT;
-        const int n = poll(&p, 1, left > INT_MAX ? INT_MAX : (int)left);
+        if (__atomic_load_n(&s->h->dead, __ATOMIC_RELAXED)) return -ECONNRESET;
+        const int n = poll(&p, 1, left > SLICE ? SLICE : (int)left);
         if (n > 0) return 0;
         if (n < 0 && errno != EINTR) return -errno;
     }
@@ -6488,35 +6605,65 @@ static int fsb_sftp_poll_(fsb_sftp_ *s, int fd, short events)
 
 static int fsb_sftp_send_(fsb_sftp_ *s)
 {
-    for (size_t at = 0; at < s->out_size;) {
-        ssize_t n = send(s->fds[1], s->out + at, s->out_size - at, MSG_NOSIGNAL);
-        if (n < 0 && errno == ENOTSOCK) n = write(s->fds[1], s->out + at, s->out_size - at);
+    const int fd = s->h->fds[1];
+    int       err = 0;
+    for (size_t at = 0; !err && at < s->out_size;) {
+        ssize_t n = send(fd, s->out + at, s->out_size - at, MSG_NOSIGNAL);
+        if (n < 0 && errno == ENOTSOCK) n = write(fd, s->out + at, s->out_size - at);
         if (n >= 0) at += (size_t)n;
-        else if (errno == EAGAIN) {
-            const int err = fsb_sftp_poll_(s, s->fds[1], POLLOUT);
-            if (err) return err;
-        } else if (errno != EINTR) return -ECONNRESET;
+        else if (errno == EAGAIN) err = fsb_sftp_poll_(s, fd, POLLOUT);
+        else if (errno != EINTR) err = -ECONNRESET;
     }
     s->out_size = 0;
+    return err;
+}
+
+/* Reads what is there, at most `most` bytes; waits for the first. */
+static int64_t fsb_sftp_recv_(fsb_sftp_ *s, void *to, size_t most)
+{
+    for (;;) {
+        const ssize_t n = read(s->h->fds[0], to, most);
+        if (n > 0) return n;
+        if (n == 0 || (errno != EAGAIN && errno != EINTR)) return -ECONNRESET;
+        const int err = errno == EAGAIN ? fsb_sftp_poll_(s, s->h->fds[0], POLLIN) : 0;
+        if (err) return err;
+    }
+}
+
+/* Has `size` bytes ready at h->in + h->in_at. The leader's, as all that reads. */
+static int fsb_sftp_fill_(fsb_sftp_ *s, size_t size)
+{
+    fsb_sftp_host_ *h = s->h;
+    if (h->in_at && (h->in_at == h->in_end || h->in_room - h->in_at < size)) {
+        memmove(h->in, h->in + h->in_at, h->in_end - h->in_at);
+        h->in_end -= h->in_at, h->in_at = 0;
+    }
+    if (h->in_room < size || !h->in) {
+        const size_t room = size > FSB_SFTP_BUFFER_ ? size : (size_t)FSB_SFTP_BUFFER_;
+        void *p = fsb_backend_resize_(&h->desc.allocator, h->in, h->in_room, room);
+        if (!p) return -ENOMEM;
+        h->in = (unsigned char *)p, h->in_room = room;
+    }
+    while (h->in_end - h->in_at < size) {
+        const int64_t n = fsb_sftp_recv_(s, h->in + h->in_end, h->in_room - h->in_end);
+        if (n < 0) return (int)n;
+        h->in_end += (size_t)n;
+    }
     return 0;
 }
 
-/* Reads until `size` bytes are there. */
-static int fsb_sftp_fill_(fsb_sftp_ *s, size_t from, size_t size)
+/* Reads `size` bytes to where they belong. */
+static int fsb_sftp_into_(fsb_sftp_ *s, unsigned char *to, size_t size)
 {
-    if (s->in_room < from + size) {
-        void *p = fsb_backend_resize_(&s->desc.allocator, s->in, s->in_room, from + size);
-        if (!p) return -ENOMEM;
-        s->in = (unsigned char *)p, s->in_room = from + size;
-    }
-    for (size_t got = 0; got < size;) {
-        const ssize_t n = read(s->fds[0], s->in + from + got, size - got);
-        if (n > 0) got += (size_t)n;
-        else if (n == 0) return -ECONNRESET;
-        else if (errno == EAGAIN) {
-            const int err = fsb_sftp_poll_(s, s->fds[0], POLLIN);
-            if (err) return err;
-        } else if (errno != EINTR) return -ECONNRESET;
+    fsb_sftp_host_ *h = s->h;
+    const size_t    have = h->in_end - h->in_at;
+    size_t          got = size < have ? size : have;
+    memcpy(to, h->in + h->in_at, got);
+    h->in_at += got;
+    while (got < size) {
+        const int64_t n = fsb_sftp_recv_(s, to + got, size - got);
+        if (n < 0) return (int)n;
+        got += (size_t)n;
     }
     return 0;
 }
@@ -6599,7 +6746,24 @@ static int fsb_sftp_errno_(uint32_t status)
     }
 }
 
-static int fsb_sftp_take_(fsb_sftp_answer_ *a, unsigned char type, fsb_sftp_cursor_ c)
+/* An answer that stays with who waits for it. */
+static int fsb_sftp_keep_(fsb_sftp_ *s, fsb_sftp_answer_ *a, const fsb_sftp_cursor_ *c)
+{
+    const size_t need = s->in_size + c->left;
+    if (s->in_room < need) {
+        void *p = fsb_backend_resize_(&s->h->desc.allocator, s->in, s->in_room, 2 * need);
+        if (!p) return -ENOMEM;
+        s->in = (unsigned char *)p, s->in_room = 2 * need;
+    }
+    memcpy(s->in + s->in_size, c->at, c->left);
+    a->body_at = s->in_size, a->body_size = c->left;
+    a->body = s->in + s->in_size;
+    s->in_size = need;
+    return 0;
+}
+
+static int fsb_sftp_take_(fsb_sftp_ *s, fsb_sftp_answer_ *a, unsigned char type,
+                          fsb_sftp_cursor_ c)
 {
     if (type == FSB_SFTP_STATUS_) {
         const uint32_t status = fsb_sftp_get32_(&c);
@@ -6607,60 +6771,163 @@ static int fsb_sftp_take_(fsb_sftp_answer_ *a, unsigned char type, fsb_sftp_curs
         a->err = a->eof ? 0 : fsb_sftp_errno_(status);
     } else if (type == FSB_SFTP_ATTRS_) {
         fsb_sftp_get_stat_(&c, &a->stat);
-    } else if (type == FSB_SFTP_DATA_) {
-        size_t               size;
-        const unsigned char *p = fsb_sftp_get_string_(&c, &size);
-        if (size > a->room || !size) return -EPROTO;
-        memcpy(a->buf, p, size);
-        a->got = size;
     } else if (type == FSB_SFTP_HANDLE_ || type == FSB_SFTP_NAME_
                || type == FSB_SFTP_EXTENDED_REPLY_) {
-        a->body = c.at, a->body_size = c.left;
+        return fsb_sftp_keep_(s, a, &c);
     } else return -EPROTO;
     return c.err;
 }
 
-/* Sends the requests made since the last exchange, and reads their n answers, in whatever order. */
-static int fsb_sftp_answers_(fsb_sftp_ *s, fsb_sftp_answer_ *answers, uint32_t n)
+/* The bytes of a DATA: `left` bytes of the packet are to come. */
+static int fsb_sftp_take_data_(fsb_sftp_ *s, fsb_sftp_answer_ *a, size_t left)
 {
-    const uint32_t first = s->next_id - n, owed = s->owed;
-    int            err = fsb_sftp_send_(s);
-    s->owed = 0;
-    for (uint32_t i = 0; !err && i < n + owed; ++i) {
-        err = fsb_sftp_fill_(s, 0, 4);
-        if (err) break;
-        fsb_sftp_cursor_ c = {s->in, 4, 0};
-        const uint32_t   size = fsb_sftp_get32_(&c);
-        if (size < 5 || size > FSB_SFTP_PACKET_MAX_) return -EPROTO;
-        err = fsb_sftp_fill_(s, 0, size);
-        if (err) break;
-        c.at = s->in + 1, c.left = size - 1, c.err = 0;
-        const uint32_t id = fsb_sftp_get32_(&c);
-        if (first - id - 1 < owed) continue; /* nobody waits for these */
-        if (id - first >= n) return -EPROTO;
-        err = fsb_sftp_take_(&answers[id - first], s->in[0], c);
+    int err = left < 4 ? -EPROTO : fsb_sftp_fill_(s, 4);
+    if (err) return err;
+    fsb_sftp_cursor_ c = {s->h->in + s->h->in_at, 4, 0};
+    const uint32_t   size = fsb_sftp_get32_(&c);
+    s->h->in_at += 4;
+    if (size > a->room || !size || size != left - 4) return -EPROTO;
+    a->got = size;
+    return fsb_sftp_into_(s, a->buf, size);
+}
+
+/* Whose answer number `id` is; NULL and *err 0: nobody's. It waits, so that it stays. */
+static fsb_sftp_ *fsb_sftp_whose_(fsb_sftp_host_ *h, uint32_t id, fsb_sftp_answer_ **a, int *err)
+{
+    const uint32_t index = id >> 16;
+    fsb_sftp_     *to = NULL;
+    pthread_mutex_lock(&h->lock);
+    *err = index == FSB_SFTP_NOBODY_ ? 0 : -EPROTO;
+    if (index < h->talk_count && h->talks[index]->left) {
+        to = h->talks[index];
+        const uint32_t at = (uint16_t)(id - to->first);
+        if (at < to->n && !to->answers[at].here) *err = 0, *a = &to->answers[at];
+        else to = NULL;
     }
+    pthread_mutex_unlock(&h->lock);
+    return to;
+}
+
+/* Reads one packet; *to is whose it was. */
+static int fsb_sftp_packet_(fsb_sftp_ *s, fsb_sftp_ **to)
+{
+    fsb_sftp_host_   *h = s->h;
+    fsb_sftp_answer_ *a = NULL;
+    int               err = fsb_sftp_fill_(s, 9);
+    if (err) return err;
+    fsb_sftp_cursor_    c = {h->in + h->in_at, 9, 0};
+    const uint32_t      size = fsb_sftp_get32_(&c);
+    const unsigned char type = *fsb_sftp_get_(&c, 1);
+    *to = fsb_sftp_whose_(h, fsb_sftp_get32_(&c), &a, &err);
+    if (size < 5 || size > FSB_SFTP_PACKET_MAX_) return -EPROTO;
+    if (err) return err;
+    h->in_at += 9;
+    if (*to && type == FSB_SFTP_DATA_) {
+        err = fsb_sftp_take_data_(s, a, size - 5);
+    } else {
+        err = fsb_sftp_fill_(s, size - 5);
+        if (err) return err;
+        c.at = h->in + h->in_at, c.left = size - 5, c.err = 0;
+        h->in_at += size - 5;
+        if (*to) err = fsb_sftp_take_(*to, a, type, c);
+    }
+    if (a) a->here = 1;
     return err;
 }
 
-/* 0, or why the connection is gone. An answer that has a body must be the only one of its
-   exchange that has, and the last. */
+/* Reads for all until s has what it waits for. Locked, but not meanwhile. */
+static void fsb_sftp_lead_(fsb_sftp_ *s)
+{
+    fsb_sftp_host_ *h = s->h;
+    h->leader = s;
+    while (s->left && !h->dead) {
+        fsb_sftp_ *to = NULL;
+        pthread_mutex_unlock(&h->lock);
+        const int err = fsb_sftp_packet_(s, &to);
+        pthread_mutex_lock(&h->lock);
+        if (err) {
+            fsb_sftp_die_(s, err);
+        } else if (to && !--to->left && to != s) {
+            pthread_cond_signal(&to->wake);
+        }
+    }
+    h->leader = NULL;
+    for (uint32_t i = 0; i < h->talk_count; ++i) { /* the next one; all, if it is over */
+        fsb_sftp_ *other = h->talks[i];
+        if (!other->left || !other->sent || other == s) continue;
+        pthread_cond_signal(&other->wake);
+        if (!h->dead) break;
+    }
+}
+
+/* Waits to be done or to lead; locked. */
+static void fsb_sftp_wait_(fsb_sftp_ *s)
+{
+    fsb_sftp_host_ *h = s->h;
+    while (s->left && !(h->dead && !h->leader)) {
+        struct timespec t;
+        if (!h->leader) {
+            fsb_sftp_lead_(s);
+            continue;
+        }
+        t.tv_sec = (time_t)(s->end / 1000), t.tv_nsec = (long)(s->end % 1000) * 1000000;
+        const int late = h->dead ? pthread_cond_wait(&s->wake, &h->lock)
+                                 : pthread_cond_timedwait(&s->wake, &h->lock, &t);
+        if (late == ETIMEDOUT && s->left) fsb_sftp_die_(s, -ETIMEDOUT);
+    }
+}
+
+/* Into those that the connection is kept for, and out again. */
+static int fsb_sftp_join_(fsb_sftp_ *s, fsb_sftp_answer_ *answers, uint32_t n)
+{
+    fsb_sftp_host_ *h = s->h;
+    pthread_mutex_lock(&h->lock);
+    const int gone = h->dead || h->fds[0] < 0 || s->epoch != h->epoch;
+    if (!gone) {
+        ++h->users;
+        s->answers = answers, s->n = s->left = n, s->first = (uint16_t)(s->next_id - n);
+        s->sent = s->err = s->tells = 0, s->in_size = 0;
+    }
+    pthread_mutex_unlock(&h->lock);
+    return gone ? -ECONNRESET : 0;
+}
+
+static void fsb_sftp_part_(fsb_sftp_ *s)
+{
+    fsb_sftp_host_ *h = s->h;
+    if (s->left && !s->err) s->err = -ECONNRESET;
+    s->left = 0;
+    if (--h->users || !h->dead) return;
+    fsb_sftp_hang_up_(h);
+    pthread_cond_broadcast(&h->calm);
+}
+
+/* Sends the requests made since the last exchange, the last n of which have answers to wait for, in
+   whatever order they come. 0, or why the connection is gone. */
 static int fsb_sftp_exchange_(fsb_sftp_ *s, fsb_sftp_answer_ *answers, uint32_t n)
 {
-    int err = s->broken;
+    fsb_sftp_host_ *h = s->h;
+    int             err = s->broken;
     s->broken = 0;
-    if (err) { /* nothing was sent: the connection is as it was, but for CLOSEs that got lost */
-        if (s->owed) fsb_sftp_hang_up_(s);
+    if (!err) err = fsb_sftp_join_(s, answers, n);
+    if (err) {
         s->out_size = 0;
         return err;
     }
-    err = fsb_sftp_answers_(s, answers, n);
-    if (err) {
-        if (s->desc.log.fn)
-            s->desc.log.fn(s->desc.log.user, FSB_LOG_WARN, "sftp/connection", strerror(-err));
-        fsb_sftp_hang_up_(s);
-    }
-    return err;
+    pthread_mutex_lock(&h->sending);
+    err = fsb_sftp_send_(s);
+    pthread_mutex_unlock(&h->sending);
+    pthread_mutex_lock(&h->lock);
+    s->sent = 1;
+    if (err) fsb_sftp_die_(s, err);
+    fsb_sftp_wait_(s);
+    fsb_sftp_part_(s);
+    pthread_mutex_unlock(&h->lock);
+    if (s->tells && h->desc.log.fn)
+        h->desc.log.fn(h->desc.log.user, FSB_LOG_WARN, "sftp/connection", strerror(-s->err));
+    for (uint32_t i = 0; i < n; ++i) /* `in` may have moved */
+        if (answers[i].body) answers[i].body = s->in + answers[i].body_at;
+    return s->err;
 }
 
 /* One request, already made, and its answer; *a may be NULL. */
@@ -6671,6 +6938,18 @@ static int fsb_sftp_one_(fsb_sftp_ *s, fsb_sftp_answer_ *a)
     const int err = fsb_sftp_exchange_(s, &mine, 1);
     if (a) *a = mine;
     return err ? err : mine.err;
+}
+
+/* The handle that OPEN or OPENDIR answers. */
+static int fsb_sftp_named_(fsb_sftp_ *s, const fsb_sftp_answer_ *a, fsb_sftp_file_ *f)
+{
+    size_t               size = 0;
+    fsb_sftp_cursor_     c = {a->body, a->body ? a->body_size : 0, 0};
+    const unsigned char *name = fsb_sftp_get_string_(&c, &size);
+    if (c.err || size > sizeof f->name) return -EPROTO;
+    memcpy(f->name, name, size);
+    f->size = (uint32_t)size, f->epoch = s->epoch;
+    return 0;
 }
 
 /* ---- [sftp: connection] ---------------------------------------------------------------------- */
@@ -6697,24 +6976,27 @@ static size_t fsb_sftp_extended_(fsb_sftp_ *s, const char *name)
 static int fsb_sftp_hello_(fsb_sftp_ *s)
 {
     static const unsigned char init[9] = {0, 0, 0, 5, FSB_SFTP_INIT_, 0, 0, 0, 3};
+    fsb_sftp_host_            *h = s->h;
     s->out_size = 0, s->extensions = 0;
     fsb_sftp_bytes_(s, init, sizeof init);
     int err = s->broken ? s->broken : fsb_sftp_send_(s);
-    if (!err) err = fsb_sftp_fill_(s, 0, 4);
+    s->broken = 0;
+    if (!err) err = fsb_sftp_fill_(s, 4);
     if (err) return err == -ECONNRESET ? -EPROTO : err;
-    fsb_sftp_cursor_ c = {s->in, 4, 0};
+    fsb_sftp_cursor_ c = {h->in + h->in_at, 4, 0};
     const uint32_t   size = fsb_sftp_get32_(&c);
     if (size < 5 || size > 65536) return -EPROTO;
-    err = fsb_sftp_fill_(s, 0, size);
+    err = fsb_sftp_fill_(s, 4 + size);
     if (err) return err == -ECONNRESET ? -EPROTO : err;
-    c.at = s->in + 1, c.left = size - 1, c.err = 0;
-    if (s->in[0] != FSB_SFTP_VERSION_ || fsb_sftp_get32_(&c) < 3) return -EPROTO;
+    c.at = h->in + h->in_at + 5, c.left = size - 1, c.err = 0;
+    if (h->in[h->in_at + 4] != FSB_SFTP_VERSION_ || fsb_sftp_get32_(&c) < 3) return -EPROTO;
     while (c.left && !c.err) {
         size_t               n, m;
         const unsigned char *name = fsb_sftp_get_string_(&c, &n);
         (void)fsb_sftp_get_string_(&c, &m);
         if (!c.err) fsb_sftp_extension_(s, name, n);
     }
+    h->in_at += 4 + size;
     return c.err;
 }
 
@@ -6738,9 +7020,10 @@ static int fsb_sftp_limits_(fsb_sftp_ *s)
 /* Root as the server names it, which must be a folder. */
 static int fsb_sftp_find_root_(fsb_sftp_ *s)
 {
+    fsb_sftp_host_  *h = s->h;
     fsb_sftp_answer_ a;
     size_t           at = fsb_sftp_begin_(s, FSB_SFTP_REALPATH_), size = 0;
-    fsb_sftp_text_(s, s->home);
+    fsb_sftp_text_(s, h->home);
     fsb_sftp_finish_(s, at);
     int err = fsb_sftp_one_(s, &a);
     if (err) return err;
@@ -6748,38 +7031,111 @@ static int fsb_sftp_find_root_(fsb_sftp_ *s)
     const uint32_t       names = fsb_sftp_get32_(&c);
     const unsigned char *path = fsb_sftp_get_string_(&c, &size);
     if (names != 1 || c.err || !size || path[0] != '/' || size > FSB_PATH_MAX) return -EPROTO;
-    memcpy(s->root, path, size);
-    s->root_size = size > 1 ? size : 0, s->root[s->root_size] = '\0';
+    memcpy(h->root, path, size);
+    h->root_size = size > 1 ? size : 0, h->root[h->root_size] = '\0';
     at = fsb_sftp_begin_(s, FSB_SFTP_OPENDIR_); /* follows a link, unlike LSTAT */
     fsb_sftp_path_(s, "/");
     fsb_sftp_finish_(s, at);
     err = fsb_sftp_one_(s, &a);
     if (err) return err == -EIO ? -ENOTDIR : err;
-    fsb_sftp_cursor_ h = {a.body, a.body ? a.body_size : 0, 0};
-    const unsigned char *name = fsb_sftp_get_string_(&h, &size);
-    if (h.err || size > 256) return -EPROTO;
-    unsigned char copy[256];
-    memcpy(copy, name, size);
-    at = fsb_sftp_begin_(s, FSB_SFTP_CLOSE_);
-    fsb_sftp_string_(s, copy, size);
-    fsb_sftp_finish_(s, at);
-    return fsb_sftp_one_(s, NULL);
+    fsb_sftp_file_ folder;
+    err = fsb_sftp_named_(s, &a, &folder);
+    if (err) return err;
+    fsb_sftp_close_later_(s, &folder);
+    return fsb_sftp_exchange_(s, NULL, 0);
 }
 
-/* Connects if there is no connection. Lock held: the callback connect() belongs to the backend. */
+/* Makes the connection, while everybody else waits. */
+static int fsb_sftp_make_(fsb_sftp_ *s)
+{
+    fsb_sftp_host_ *h = s->h;
+    int             fds[2] = {-1, -1};
+    int             err = h->desc.connect(h->desc.user, fds);
+    pthread_mutex_lock(&h->lock);
+    __atomic_store_n(&h->dead, 0, __ATOMIC_RELAXED);
+    if (err >= 0) h->fds[0] = fds[0], h->fds[1] = fds[1];
+    s->epoch = ++h->epoch;
+    pthread_mutex_unlock(&h->lock);
+    for (int i = 0; err >= 0 && i < 2; ++i)
+        if (fcntl(fds[i], F_SETFL, fcntl(fds[i], F_GETFL) | O_NONBLOCK) < 0) err = -errno;
+    if (err >= 0) err = fsb_sftp_hello_(s);
+    if (!err) err = fsb_sftp_limits_(s);
+    if (!err && !h->root[0]) err = fsb_sftp_find_root_(s);
+    pthread_mutex_lock(&h->lock);
+    if (err) fsb_sftp_hang_up_(h);
+    h->extensions = s->extensions, h->max_read = s->max_read, h->max_write = s->max_write;
+    h->making = 0;
+    pthread_cond_broadcast(&h->calm);
+    pthread_mutex_unlock(&h->lock);
+    return err;
+}
+
+/* Connects if there is no connection. */
 static int fsb_sftp_connect_(fsb_sftp_ *s)
 {
-    if (s->fds[0] >= 0) return 0;
-    int err = s->desc.connect(s->desc.user, s->fds);
-    if (err < 0) s->fds[0] = s->fds[1] = -1;
-    for (int i = 0; !err && i < 2; ++i)
-        if (fcntl(s->fds[i], F_SETFL, fcntl(s->fds[i], F_GETFL) | O_NONBLOCK) < 0) err = -errno;
-    ++s->epoch;
-    if (!err) err = fsb_sftp_hello_(s);
-    if (!err) err = fsb_sftp_limits_(s);
-    if (!err) err = fsb_sftp_find_root_(s);
-    if (err) fsb_sftp_hang_up_(s);
-    return err;
+    fsb_sftp_host_ *h = s->h;
+    pthread_mutex_lock(&h->lock);
+    while (h->making || (h->dead && h->users)) pthread_cond_wait(&h->calm, &h->lock);
+    const int up = h->fds[0] >= 0 && !h->dead;
+    if (!up) h->making = 1;
+    s->epoch = h->epoch, s->extensions = h->extensions;
+    s->max_read = h->max_read, s->max_write = h->max_write;
+    pthread_mutex_unlock(&h->lock);
+    return up ? 0 : fsb_sftp_make_(s);
+}
+
+static int fsb_sftp_alive_(fsb_sftp_ *s)
+{
+    fsb_sftp_host_ *h = s->h;
+    pthread_mutex_lock(&h->lock);
+    const int alive = h->fds[0] >= 0 && !h->dead && s->epoch == h->epoch;
+    pthread_mutex_unlock(&h->lock);
+    return alive;
+}
+
+static fsb_sftp_ *fsb_sftp_talk_new_(fsb_sftp_host_ *h)
+{
+    const fsb_allocator *a = &h->desc.allocator;
+    pthread_condattr_t   attr;
+    if (h->talk_count == h->talk_room) {
+        const uint32_t room = h->talk_room * 2 + 16;
+        void *more = h->talk_count >= FSB_SFTP_NOBODY_ - 1 ? NULL
+            : fsb_backend_resize_(a, h->talks, h->talk_room * sizeof *h->talks,
+                                  room * sizeof *h->talks);
+        if (!more) return NULL;
+        h->talks = (fsb_sftp_ **)more, h->talk_room = room;
+    }
+    fsb_sftp_ *s = (fsb_sftp_ *)fsb_backend_new_(a, sizeof *s);
+    if (!s) return NULL;
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(&s->wake, &attr);
+    pthread_condattr_destroy(&attr);
+    s->h = h, s->index = h->talk_count;
+    return h->talks[h->talk_count++] = s;
+}
+
+/* A talk for one operation, and back. */
+static fsb_sftp_ *fsb_sftp_talk_(fsb_sftp_host_ *h, uint32_t timeout_ms)
+{
+    pthread_mutex_lock(&h->lock);
+    fsb_sftp_ *s = h->idle ? h->idle : fsb_sftp_talk_new_(h);
+    if (s) {
+        h->idle = s->next, s->next = NULL, s->epoch = h->epoch, s->extensions = h->extensions;
+        s->max_read = h->max_read, s->max_write = h->max_write;
+    }
+    pthread_mutex_unlock(&h->lock);
+    if (s) s->end = fsb_sftp_now_() + (timeout_ms ? timeout_ms : h->desc.timeout_ms);
+    return s;
+}
+
+static void fsb_sftp_talked_(fsb_sftp_ *s)
+{
+    fsb_sftp_host_ *h = s->h;
+    s->out_size = 0;
+    pthread_mutex_lock(&h->lock);
+    s->next = h->idle, h->idle = s;
+    pthread_mutex_unlock(&h->lock);
 }
 
 /* ---- [sftp: stat] ---------------------------------------------------------------------------- */
@@ -6793,18 +7149,48 @@ static uint64_t fsb_sftp_hash_(const char *path) /* FNV-1a, finished */
 
 static uint64_t *fsb_sftp_writes_(fsb_sftp_ *s, const char *path)
 {
-    return &s->writes[fsb_sftp_hash_(path) % FSB_SFTP_COUNTS_];
+    return &s->h->writes[fsb_sftp_hash_(path) % FSB_SFTP_COUNTS_];
 }
+
+static void fsb_sftp_count_(uint64_t *counter) { __atomic_add_fetch(counter, 1, __ATOMIC_RELAXED); }
 
 static uint64_t fsb_sftp_id_(fsb_sftp_ *s, const char *path)
 {
     const uint64_t h = fsb_sftp_hash_(path);
-    const uint64_t id = fsb_backend_mix_(h + s->lives[h % FSB_SFTP_COUNTS_]);
+    const uint64_t lives = __atomic_load_n(&s->h->lives[h % FSB_SFTP_COUNTS_], __ATOMIC_RELAXED);
+    const uint64_t id = fsb_backend_mix_(h + lives);
     return id ? id : 1;
 }
 
-static void fsb_sftp_identify_(fsb_stat *st, uint64_t id, uint64_t writes)
+/* OPEN of a FIFO hangs the server, and all who use the connection: so what is to be opened is
+   looked at first, or was found to be a regular file within a minute. An entry: half of the path's
+   hash, and when, in quarters of a second. */
+static uint32_t *fsb_sftp_seen_(fsb_sftp_ *s, const char *path, uint32_t *entry)
 {
+    const uint64_t h = fsb_sftp_hash_(path);
+    *entry = (uint32_t)(h >> 48) << 16 | (uint32_t)(fsb_sftp_now_() >> 8 & 0xffff);
+    return &s->h->seen[h % FSB_SFTP_SEEN_];
+}
+
+static int fsb_sftp_is_known_(fsb_sftp_ *s, const char *path)
+{
+    enum { MINUTE = 240 };
+    uint32_t       now;
+    const uint32_t was = __atomic_load_n(fsb_sftp_seen_(s, path, &now), __ATOMIC_RELAXED);
+    return was >> 16 == now >> 16 && (uint16_t)(now - was) < MINUTE;
+}
+
+static void fsb_sftp_note_(fsb_sftp_ *s, const char *path, uint32_t mode)
+{
+    uint32_t  entry, *at = fsb_sftp_seen_(s, path, &entry);
+    const int known = S_ISREG(mode);
+    if (known || __atomic_load_n(at, __ATOMIC_RELAXED) >> 16 == entry >> 16)
+        __atomic_store_n(at, known ? entry : ~entry, __ATOMIC_RELAXED);
+}
+
+static void fsb_sftp_identify_(fsb_stat *st, uint64_t id, const uint64_t *counter)
+{
+    const uint64_t writes = __atomic_load_n(counter, __ATOMIC_RELAXED);
     st->file_id = st->ino = id;
     st->version = fsb_backend_mix_((uint64_t)st->mtime_ns + fsb_backend_mix_(st->size + writes));
     if (!st->version) st->version = 1;
@@ -6813,8 +7199,20 @@ static void fsb_sftp_identify_(fsb_stat *st, uint64_t id, uint64_t writes)
 /* The name is another file's from now on, or nobody's. */
 static void fsb_sftp_gone_(fsb_sftp_ *s, const char *path)
 {
-    ++s->lives[fsb_sftp_hash_(path) % FSB_SFTP_COUNTS_];
-    ++*fsb_sftp_writes_(s, path);
+    fsb_sftp_count_(&s->h->lives[fsb_sftp_hash_(path) % FSB_SFTP_COUNTS_]);
+    fsb_sftp_count_(fsb_sftp_writes_(s, path));
+    fsb_sftp_note_(s, path, 0);
+}
+
+/* What LSTAT of path has answered. */
+static int fsb_sftp_looked_(fsb_sftp_ *s, const char *path, const fsb_sftp_answer_ *a,
+                            fsb_stat *st)
+{
+    if (a->err) return a->err;
+    *st = a->stat;
+    fsb_sftp_identify_(st, fsb_sftp_id_(s, path), fsb_sftp_writes_(s, path));
+    fsb_sftp_note_(s, path, st->mode);
+    return 0;
 }
 
 static int fsb_sftp_lstat_(fsb_sftp_ *s, const char *path, fsb_stat *st)
@@ -6822,17 +7220,20 @@ static int fsb_sftp_lstat_(fsb_sftp_ *s, const char *path, fsb_stat *st)
     fsb_sftp_answer_ a;
     fsb_sftp_on_path_(s, FSB_SFTP_LSTAT_, path);
     const int err = fsb_sftp_one_(s, &a);
-    if (err) return err;
-    fsb_sftp_identify_(&a.stat, fsb_sftp_id_(s, path), *fsb_sftp_writes_(s, path));
-    *st = a.stat;
-    return 0;
+    return err ? err : fsb_sftp_looked_(s, path, &a, st);
+}
+
+/* -ESTALE: op->path is not the file that was meant. */
+static int fsb_sftp_meant_(fsb_sftp_ *s, const fsb_op *op)
+{
+    return op->file_id && op->file_id != fsb_sftp_id_(s, op->path) ? -ESTALE : 0;
 }
 
 /* LSTAT of op->path, which must be the file that was meant. */
 static int fsb_sftp_look_(fsb_sftp_ *s, fsb_op *op, fsb_stat *st)
 {
-    if (op->file_id && op->file_id != fsb_sftp_id_(s, op->path)) return -ESTALE;
-    return fsb_sftp_lstat_(s, op->path, st);
+    const int err = fsb_sftp_meant_(s, op);
+    return err ? err : fsb_sftp_lstat_(s, op->path, st);
 }
 
 static int fsb_sftp_is_regular_(const fsb_stat *st)
@@ -6846,31 +7247,36 @@ static int fsb_sftp_is_regular_(const fsb_stat *st)
 
 static int fsb_sftp_drop_(void *owner, fsb_backend_slot_ *slot)
 {
-    fsb_sftp_ *s = (fsb_sftp_ *)owner;
-    fsb_backend_free_(&s->desc.allocator, slot->object, sizeof(fsb_sftp_file_));
+    fsb_sftp_host_ *h = (fsb_sftp_host_ *)owner;
+    fsb_backend_free_(&h->desc.allocator, slot->object, sizeof(fsb_sftp_file_));
     return 0;
+}
+
+static void fsb_sftp_ask_open_(fsb_sftp_ *s, const char *path, uint32_t pflags, uint32_t mode)
+{
+    const size_t at = fsb_sftp_begin_(s, FSB_SFTP_OPEN_);
+    fsb_sftp_path_(s, path);
+    fsb_sftp_u32_(s, pflags);
+    fsb_sftp_u32_(s, 4);
+    fsb_sftp_u32_(s, mode);
+    fsb_sftp_finish_(s, at);
+}
+
+static int fsb_sftp_opened_(fsb_sftp_ *s, const char *path, const fsb_sftp_answer_ *a,
+                            fsb_sftp_file_ *f)
+{
+    if (a->err) return a->err;
+    f->file_id = fsb_sftp_id_(s, path), f->writes = fsb_sftp_writes_(s, path);
+    return fsb_sftp_named_(s, a, f);
 }
 
 static int fsb_sftp_open_(fsb_sftp_ *s, const char *path, uint32_t pflags, uint32_t mode,
                           fsb_sftp_file_ *f)
 {
     fsb_sftp_answer_ a;
-    const size_t     at = fsb_sftp_begin_(s, FSB_SFTP_OPEN_);
-    fsb_sftp_path_(s, path);
-    fsb_sftp_u32_(s, pflags);
-    fsb_sftp_u32_(s, 4);
-    fsb_sftp_u32_(s, mode);
-    fsb_sftp_finish_(s, at);
+    fsb_sftp_ask_open_(s, path, pflags, mode);
     const int err = fsb_sftp_one_(s, &a);
-    if (err) return err;
-    size_t               size = 0;
-    fsb_sftp_cursor_     c = {a.body, a.body ? a.body_size : 0, 0};
-    const unsigned char *name = fsb_sftp_get_string_(&c, &size);
-    if (c.err || size > sizeof f->name) return -EPROTO;
-    memcpy(f->name, name, size);
-    f->size = (uint32_t)size, f->epoch = s->epoch;
-    f->file_id = fsb_sftp_id_(s, path), f->writes = fsb_sftp_writes_(s, path);
-    return 0;
+    return err ? err : fsb_sftp_opened_(s, path, &a, f);
 }
 
 static int fsb_sftp_close_file_(fsb_sftp_ *s, const fsb_sftp_file_ *f)
@@ -6879,12 +7285,11 @@ static int fsb_sftp_close_file_(fsb_sftp_ *s, const fsb_sftp_file_ *f)
     return fsb_sftp_one_(s, NULL);
 }
 
-/* Closes a file that was only read: together with the next exchange, to save a round trip. */
-static void fsb_sftp_close_later_(fsb_sftp_ *s, const fsb_sftp_file_ *f)
+/* Closes a file that nothing was written to. */
+static void fsb_sftp_drop_file_(fsb_sftp_ *s, const fsb_sftp_file_ *f)
 {
-    if (s->fds[0] < 0) return;
-    fsb_sftp_on_file_(s, FSB_SFTP_CLOSE_, f);
-    ++s->owed;
+    fsb_sftp_close_later_(s, f);
+    (void)fsb_sftp_exchange_(s, NULL, 0);
 }
 
 static void fsb_sftp_attrs_(fsb_sftp_ *s, const fsb_attr *a, const fsb_stat *now, uint32_t mask)
@@ -6911,45 +7316,63 @@ static void fsb_sftp_attrs_(fsb_sftp_ *s, const fsb_attr *a, const fsb_stat *now
     fsb_sftp_u32_(s, (uint32_t)mtime);
 }
 
-/* Sets what attr asks of a file (f) or a path whose stat is *st; *st is new afterwards. The owner
-   first: it takes set-user-id away. */
-static int fsb_sftp_set_(fsb_sftp_ *s, const char *path, const fsb_sftp_file_ *f,
-                         const fsb_attr *attr, uint32_t mask, fsb_stat *st)
+/* Makes the requests that set what `mask` says of a file (f) or a path, whose stat is *now; returns
+   their number. The owner first: it takes set-user-id away. */
+static uint32_t fsb_sftp_ask_set_(fsb_sftp_ *s, const char *path, const fsb_sftp_file_ *f,
+                                  const fsb_attr *attr, uint32_t mask, const fsb_stat *now)
 {
-    const uint32_t owner = FSB_ATTR_UID | FSB_ATTR_GID, link = S_ISLNK(st->mode);
+    const uint32_t owner = FSB_ATTR_UID | FSB_ATTR_GID, link = !f && S_ISLNK(now->mode);
     const uint32_t parts[2] = {mask & owner, mask & ~owner};
-    fsb_sftp_answer_ answers[3];
-    uint32_t         n = 0;
-    memset(answers, 0, sizeof answers);
-    if (link && mask & FSB_ATTR_MODE) return -EOPNOTSUPP;
-    if (link && mask && !(s->extensions & FSB_SFTP_LSETSTAT_)) return -EOPNOTSUPP;
+    uint32_t       n = 0;
     for (int i = 0; i < 2; ++i) {
         if (!parts[i]) continue;
         const size_t at = link ? fsb_sftp_extended_(s, "lsetstat@openssh.com")
                                : fsb_sftp_begin_(s, f ? FSB_SFTP_FSETSTAT_ : FSB_SFTP_SETSTAT_);
         if (f) fsb_sftp_string_(s, f->name, f->size);
         else fsb_sftp_path_(s, path);
-        fsb_sftp_attrs_(s, attr, st, parts[i]);
+        fsb_sftp_attrs_(s, attr, now, parts[i]);
         fsb_sftp_finish_(s, at);
         ++n;
     }
+    return n;
+}
+
+/* n answers without an error; the last is a stat. */
+static int fsb_sftp_well_(const fsb_sftp_answer_ *answers, uint32_t n)
+{
+    int err = 0;
+    for (uint32_t i = 0; !err && i < n; ++i) err = answers[i].err;
+    return err;
+}
+
+/* Sets what attr asks of a file (f) or a path whose stat is *st; *st is new afterwards. */
+static int fsb_sftp_set_(fsb_sftp_ *s, const char *path, const fsb_sftp_file_ *f,
+                         const fsb_attr *attr, uint32_t mask, fsb_stat *st)
+{
+    const int        link = S_ISLNK(st->mode);
+    fsb_sftp_answer_ answers[3];
+    memset(answers, 0, sizeof answers);
+    if (link && mask & FSB_ATTR_MODE) return -EOPNOTSUPP;
+    if (link && mask && !(s->extensions & FSB_SFTP_LSETSTAT_)) return -EOPNOTSUPP;
+    const uint32_t n = fsb_sftp_ask_set_(s, path, f, attr, mask, st);
     if (f) fsb_sftp_on_file_(s, FSB_SFTP_FSTAT_, f);
     else fsb_sftp_on_path_(s, FSB_SFTP_LSTAT_, path);
     int err = fsb_sftp_exchange_(s, answers, n + 1);
-    for (uint32_t i = 0; !err && i <= n; ++i) err = answers[i].err;
+    if (!err) err = fsb_sftp_well_(answers, n + 1);
     if (err) return err;
     uint64_t *writes = f ? f->writes : fsb_sftp_writes_(s, path);
-    if (mask) ++*writes;
+    if (mask) fsb_sftp_count_(writes);
     *st = answers[n].stat;
-    fsb_sftp_identify_(st, f ? f->file_id : fsb_sftp_id_(s, path), *writes);
+    fsb_sftp_identify_(st, f ? f->file_id : fsb_sftp_id_(s, path), writes);
     return 0;
 }
 
-/* Reads up to size bytes, all pieces in flight at once; fewer only at the end of the file. */
+/* Reads up to size bytes, all pieces in flight at once; fewer only at the end of the file. With
+   `last`, the file is closed behind them: what is short then is its end, as servers promise. */
 static int64_t fsb_sftp_read_(fsb_sftp_ *s, const fsb_sftp_file_ *f, uint64_t offset, void *buf,
-                              size_t size)
+                              size_t size, int last)
 {
-    enum { MOST = (int)FSB_IO_MAX / (int)FSB_SFTP_PIECE_ };
+    enum { MOST = FSB_SFTP_MOST_ };
     fsb_sftp_answer_ answers[MOST];
     unsigned char   *to = (unsigned char *)buf;
     size_t           done = 0;
@@ -6965,6 +7388,7 @@ static int64_t fsb_sftp_read_(fsb_sftp_ *s, const fsb_sftp_file_ *f, uint64_t of
             fsb_sftp_u32_(s, (uint32_t)answers[n].room);
             fsb_sftp_finish_(s, at);
         }
+        if (last) fsb_sftp_close_later_(s, f);
         const int err = fsb_sftp_exchange_(s, answers, n);
         if (err) return err;
         for (uint32_t i = 0; i < n; ++i) { /* a short piece: what is behind it is asked again */
@@ -6973,6 +7397,7 @@ static int64_t fsb_sftp_read_(fsb_sftp_ *s, const fsb_sftp_file_ *f, uint64_t of
             done += answers[i].got;
             if (answers[i].got < answers[i].room) break;
         }
+        if (last) break;
     }
     return (int64_t)done;
 }
@@ -6990,14 +7415,12 @@ static int fsb_sftp_why_(fsb_sftp_ *s, int err)
     return fsb_sftp_get64_(&c) ? err : -ENOSPC;
 }
 
-static int64_t fsb_sftp_write_(fsb_sftp_ *s, const fsb_sftp_file_ *f, uint64_t offset,
-                               const void *data, size_t size, fsb_stat *st)
+/* Makes the requests of a WRITE; returns their number. */
+static uint32_t fsb_sftp_ask_write_(fsb_sftp_ *s, const fsb_sftp_file_ *f, uint64_t offset,
+                                    const void *data, size_t size)
 {
-    enum { MOST = (int)FSB_IO_MAX / (int)FSB_SFTP_PIECE_ };
-    fsb_sftp_answer_     answers[MOST + 1];
     const unsigned char *from = (const unsigned char *)data;
     uint32_t             n = 0;
-    memset(answers, 0, sizeof answers);
     for (size_t done = 0, piece; done < size; done += piece, ++n) {
         piece = size - done < s->max_write ? size - done : s->max_write;
         const size_t at = fsb_sftp_begin_(s, FSB_SFTP_WRITE_);
@@ -7006,65 +7429,126 @@ static int64_t fsb_sftp_write_(fsb_sftp_ *s, const fsb_sftp_file_ *f, uint64_t o
         fsb_sftp_string_(s, from + done, piece);
         fsb_sftp_finish_(s, at);
     }
+    return n;
+}
+
+static int64_t fsb_sftp_write_(fsb_sftp_ *s, const fsb_sftp_file_ *f, uint64_t offset,
+                               const void *data, size_t size, fsb_stat *st)
+{
+    fsb_sftp_answer_ answers[FSB_SFTP_MOST_ + 1];
+    memset(answers, 0, sizeof answers);
+    const uint32_t n = fsb_sftp_ask_write_(s, f, offset, data, size);
     fsb_sftp_on_file_(s, FSB_SFTP_FSTAT_, f);
     int err = fsb_sftp_exchange_(s, answers, n + 1);
-    for (uint32_t i = 0; !err && i <= n; ++i) err = answers[i].err;
+    if (!err) err = fsb_sftp_well_(answers, n + 1);
     if (err) return fsb_sftp_why_(s, err);
-    if (size) ++*f->writes;
+    if (size) fsb_sftp_count_(f->writes);
     *st = answers[n].stat;
-    fsb_sftp_identify_(st, f->file_id, *f->writes);
+    fsb_sftp_identify_(st, f->file_id, f->writes);
     return (int64_t)size;
 }
 
-/* OPEN, GET and PUT share this: the file that op means, opened. */
-static int fsb_sftp_open_op_(fsb_sftp_ *s, fsb_op *op, uint32_t flags, fsb_sftp_file_ *f)
+/* What a file that was just opened is to get: all in one exchange. */
+typedef struct fsb_sftp_fill_with_ {
+    uint32_t    mask; /* of op->attr: a new file's; SIZE: an old one's is cut to 0 */
+    const void *data;
+    size_t      size;
+    int         close;
+} fsb_sftp_fill_with_;
+
+static int fsb_sftp_fill_file_(fsb_sftp_ *s, fsb_op *op, const fsb_sftp_file_ *f,
+                               const fsb_sftp_fill_with_ *with)
 {
-    const uint32_t mode = fsb_backend_new_mode_(op, 0644);
-    uint32_t       pflags = (flags & FSB_O_READ ? 1u : 0) | (flags & FSB_O_WRITE ? 2u : 0);
-    fsb_attr       attr = op->attr;
-    int            err = fsb_sftp_look_(s, op, &op->stat);
-    if (err == -ENOENT && flags & FSB_O_CREATE) {
-        err = fsb_sftp_open_(s, op->path, pflags | 8 | 32, mode, f);
-        if (err) return fsb_sftp_why_(s, err);
-        ++*f->writes;
-        attr.mode = mode; /* as it stands: the server's umask was in the way */
-        const uint32_t mask = FSB_ATTR_MODE | (attr.mask & (FSB_ATTR_UID | FSB_ATTR_GID));
-        err = fsb_sftp_set_(s, NULL, f, &attr, mask, &op->stat);
-    } else {
-        if (!err && flags & FSB_O_EXCL) err = -EEXIST;
-        if (!err) err = fsb_sftp_is_regular_(&op->stat);
-        if (err) return err;
-        if (flags & FSB_O_TRUNC) pflags |= 16 | 8; /* servers want CREAT with it */
-        err = fsb_sftp_open_(s, op->path, pflags, mode, f);
-        if (err || !(flags & FSB_O_TRUNC)) return err;
-        ++*f->writes;
-        err = fsb_sftp_set_(s, NULL, f, &attr, 0, &op->stat);
+    fsb_sftp_answer_ answers[FSB_SFTP_MOST_ + 4];
+    fsb_attr         attr = op->attr;
+    memset(answers, 0, sizeof answers);
+    attr.mode = fsb_backend_new_mode_(op, 0644), attr.size = 0;
+    uint32_t n = fsb_sftp_ask_set_(s, NULL, f, &attr, with->mask, &op->stat);
+    n += fsb_sftp_ask_write_(s, f, 0, with->data, with->size);
+    fsb_sftp_on_file_(s, FSB_SFTP_FSTAT_, f);
+    if (with->close) fsb_sftp_on_file_(s, FSB_SFTP_CLOSE_, f);
+    int err = fsb_sftp_exchange_(s, answers, n + 1 + (with->close != 0));
+    if (!err) err = fsb_sftp_well_(answers, n + 1 + (with->close != 0));
+    if (err) return fsb_sftp_why_(s, err);
+    fsb_sftp_count_(f->writes);
+    op->stat = answers[n].stat;
+    fsb_sftp_identify_(&op->stat, f->file_id, f->writes);
+    return 0;
+}
+
+/* LSTAT and OPEN in one exchange: of a file that is known to be regular, or (`make`) of one that
+   must not be there. 1: it is there, and not opened. */
+static int fsb_sftp_try_open_(fsb_sftp_ *s, fsb_op *op, uint32_t pflags, int make,
+                              fsb_sftp_file_ *f)
+{
+    fsb_sftp_answer_ a[2];
+    memset(a, 0, sizeof a);
+    fsb_sftp_on_path_(s, FSB_SFTP_LSTAT_, op->path);
+    fsb_sftp_ask_open_(s, op->path, pflags | (make ? 8u | 32u : 0),
+                       fsb_backend_new_mode_(op, 0644));
+    int err = fsb_sftp_exchange_(s, a, 2);
+    if (err) return err;
+    const int looked = fsb_sftp_looked_(s, op->path, &a[0], &op->stat);
+    if (a[1].err) return looked == -ENOENT ? a[1].err : looked ? looked : make ? 1 : a[1].err;
+    if (make) fsb_sftp_note_(s, op->path, S_IFREG);
+    err = fsb_sftp_opened_(s, op->path, &a[1], f);
+    if (err || make) return err;
+    err = looked ? looked : fsb_sftp_is_regular_(&op->stat);
+    if (err) fsb_sftp_drop_file_(s, f);
+    return err;
+}
+
+/* OPEN, GET and PUT share this: the file that op means, opened; *mask is what it is to get yet. */
+static int fsb_sftp_open_op_(fsb_sftp_ *s, fsb_op *op, uint32_t flags, fsb_sftp_file_ *f,
+                             uint32_t *mask)
+{
+    const uint32_t pflags = (flags & FSB_O_READ ? 1u : 0) | (flags & FSB_O_WRITE ? 2u : 0);
+    const int      create = (flags & FSB_O_CREATE) != 0, only = (flags & FSB_O_EXCL) != 0;
+    int            err = fsb_sftp_meant_(s, op);
+    *mask = flags & FSB_O_TRUNC ? (uint32_t)FSB_ATTR_SIZE : 0;
+    if (err) return err;
+    if (!only && fsb_sftp_is_known_(s, op->path)) {
+        err = fsb_sftp_try_open_(s, op, pflags, 0, f);
+        if (err != -ENOENT || !create) return err;
     }
-    if (err && s->fds[0] >= 0) fsb_sftp_close_file_(s, f);
+    for (int i = 0; i < 3; ++i) { /* others may make and remove it meanwhile */
+        err = 1;
+        if (create) err = fsb_sftp_try_open_(s, op, pflags, 1, f);
+        if (!err) *mask = FSB_ATTR_MODE | (op->attr.mask & (FSB_ATTR_UID | FSB_ATTR_GID));
+        if (err <= 0) return fsb_sftp_why_(s, err);
+        if (only) return -EEXIST;
+        err = create ? 0 : fsb_sftp_lstat_(s, op->path, &op->stat);
+        if (!err) err = fsb_sftp_is_regular_(&op->stat);
+        if (!err) err = fsb_sftp_open_(s, op->path, pflags, 0, f);
+        if (err != -ENOENT || !create) return err;
+    }
     return err;
 }
 
 static int64_t fsb_sftp_on_open_(fsb_sftp_ *s, fsb_op *op)
 {
-    void *room = NULL;
-    fsb_sftp_file_ *f = (fsb_sftp_file_ *)fsb_backend_new_(&s->desc.allocator, sizeof *f);
+    fsb_sftp_fill_with_ with;
+    void               *room = NULL;
+    fsb_sftp_file_     *f = (fsb_sftp_file_ *)fsb_backend_new_(&s->h->desc.allocator, sizeof *f);
     if (!f) return -ENOMEM;
-    int64_t n = fsb_sftp_open_op_(s, op, op->flags, f);
+    memset(&with, 0, sizeof with);
+    int64_t n = fsb_sftp_open_op_(s, op, op->flags, f, &with.mask);
     if (n) {
-        fsb_backend_free_(&s->desc.allocator, f, sizeof *f);
+        fsb_backend_free_(&s->h->desc.allocator, f, sizeof *f);
         return n;
     }
-    if (op->flags & FSB_O_READ && op->size) {
-        room = fsb_backend_room_(&s->desc.allocator, op);
-        n = room ? fsb_sftp_read_(s, f, 0, room, op->size) : -ENOMEM;
+    if (with.mask) n = fsb_sftp_fill_file_(s, op, f, &with);
+    if (!n && op->flags & FSB_O_READ && op->size) {
+        room = fsb_backend_room_(&s->h->desc.allocator, op);
+        n = room ? fsb_sftp_read_(s, f, 0, room, op->size, 0) : -ENOMEM;
     }
-    const fsb_handle h = n < 0 ? 0 : fsb_backend_handle_new_(&s->handles, -1, op->flags & 3, f);
+    const fsb_handle h = n < 0 ? 0 : fsb_backend_handle_new_(&s->h->handles, -1, op->flags & 3, f);
     if (n >= 0 && !h) n = -EMFILE;
     if (n >= 0) op->handle = h;
     if (room) n = fsb_backend_answer_(op, room, n);
     if (n < 0) {
-        if (s->fds[0] >= 0) fsb_sftp_close_file_(s, f);
-        fsb_backend_free_(&s->desc.allocator, f, sizeof *f);
+        fsb_sftp_drop_file_(s, f);
+        fsb_backend_free_(&s->h->desc.allocator, f, sizeof *f);
     }
     return n;
 }
@@ -7072,40 +7556,40 @@ static int64_t fsb_sftp_on_open_(fsb_sftp_ *s, fsb_op *op)
 static int64_t fsb_sftp_on_get_(fsb_sftp_ *s, fsb_op *op)
 {
     fsb_sftp_file_ f;
-    int64_t        n = fsb_sftp_open_op_(s, op, FSB_O_READ, &f);
+    uint32_t       none;
+    int64_t        n = fsb_sftp_open_op_(s, op, FSB_O_READ, &f, &none);
     if (n) return n;
-    if (op->size) {
-        void *room = fsb_backend_room_(&s->desc.allocator, op);
-        n = room ? fsb_sftp_read_(s, &f, 0, room, op->size) : -ENOMEM;
-        n = fsb_backend_answer_(op, room, n);
-    }
-    fsb_sftp_close_later_(s, &f);
-    return n;
+    void *room = op->size ? fsb_backend_room_(&s->h->desc.allocator, op) : NULL;
+    if (room) return fsb_backend_answer_(op, room, fsb_sftp_read_(s, &f, 0, room, op->size, 1));
+    fsb_sftp_drop_file_(s, &f);
+    return op->size ? -ENOMEM : 0;
 }
 
 static int64_t fsb_sftp_on_put_(fsb_sftp_ *s, fsb_op *op)
 {
-    fsb_sftp_file_ f;
-    int64_t        n = fsb_sftp_open_op_(s, op, op->flags, &f);
+    fsb_sftp_fill_with_ with;
+    fsb_sftp_file_      f;
+    memset(&with, 0, sizeof with);
+    const int64_t n = fsb_sftp_open_op_(s, op, op->flags, &f, &with.mask);
     if (n) return n;
-    if (op->size) n = fsb_sftp_write_(s, &f, 0, op->data, op->size, &op->stat);
-    const int err = s->fds[0] >= 0 ? fsb_sftp_close_file_(s, &f) : 0;
-    return n >= 0 && err ? err : n;
+    with.data = op->data, with.size = op->size, with.close = 1;
+    const int err = fsb_sftp_fill_file_(s, op, &f, &with);
+    return err ? err : (int64_t)op->size;
 }
 
 static int64_t fsb_sftp_on_read_(fsb_sftp_ *s, fsb_op *op, fsb_sftp_file_ *f)
 {
     if (!op->size) return 0;
-    void *room = fsb_backend_room_(&s->desc.allocator, op);
+    void *room = fsb_backend_room_(&s->h->desc.allocator, op);
     if (!room) return -ENOMEM;
-    return fsb_backend_answer_(op, room, fsb_sftp_read_(s, f, op->offset, room, op->size));
+    return fsb_backend_answer_(op, room, fsb_sftp_read_(s, f, op->offset, room, op->size, 0));
 }
 
 static int64_t fsb_sftp_on_write_(fsb_sftp_ *s, fsb_op *op, fsb_sftp_file_ *f)
 {
     fsb_stat st;
+    memset(&st, 0, sizeof st);
     if (op->flags & FSB_WRITE_APPEND) {
-        memset(&st, 0, sizeof st);
         const int err = fsb_sftp_set_(s, NULL, f, &op->attr, 0, &st);
         if (err) return err;
         op->out_offset = st.size;
@@ -7126,16 +7610,28 @@ static int64_t fsb_sftp_on_write_(fsb_sftp_ *s, fsb_op *op, fsb_sftp_file_ *f)
 
 /* ---- [sftp: names] --------------------------------------------------------------------------- */
 
-/* Runs the one request made for op->path. A server that says no more than Failure is asked what is
-   there: an error of `there` for a file, `folder` for a folder. */
-static int fsb_sftp_try_(fsb_sftp_ *s, const char *path, int there, int folder)
+/* A server that says no more than Failure is asked what is there: an error of `there` for a file,
+   `folder` for a folder. */
+static int fsb_sftp_better_(fsb_sftp_ *s, const char *path, int err, int there, int folder)
 {
-    fsb_stat  st;
-    const int err = fsb_sftp_one_(s, NULL);
+    fsb_stat st;
     if (err != -EIO && err != -EACCES && err != -EEXIST) return err;
     if (fsb_sftp_lstat_(s, path, &st)) return err;
     const int better = S_ISDIR(st.mode) ? folder : there;
     return better && (err == -EIO || better == -EEXIST || better == -EISDIR) ? better : err;
+}
+
+/* Runs the one request made, which makes the name, and looks at it. */
+static int fsb_sftp_made_(fsb_sftp_ *s, const char *path, fsb_stat *st)
+{
+    fsb_sftp_answer_ a[2];
+    memset(a, 0, sizeof a);
+    fsb_sftp_on_path_(s, FSB_SFTP_LSTAT_, path);
+    const int err = fsb_sftp_exchange_(s, a, 2);
+    if (err) return err;
+    if (a[0].err) return fsb_sftp_better_(s, path, a[0].err, -EEXIST, -EEXIST);
+    fsb_sftp_gone_(s, path);
+    return fsb_sftp_looked_(s, path, &a[1], st);
 }
 
 static int64_t fsb_sftp_on_mkdir_(fsb_sftp_ *s, fsb_op *op)
@@ -7147,10 +7643,7 @@ static int64_t fsb_sftp_on_mkdir_(fsb_sftp_ *s, fsb_op *op)
     fsb_sftp_path_(s, op->path);
     fsb_sftp_attrs_(s, &attr, &op->stat, FSB_ATTR_MODE);
     fsb_sftp_finish_(s, at);
-    int err = fsb_sftp_try_(s, op->path, -EEXIST, -EEXIST);
-    if (err) return err;
-    fsb_sftp_gone_(s, op->path);
-    err = fsb_sftp_lstat_(s, op->path, &op->stat);
+    int err = fsb_sftp_made_(s, op->path, &op->stat);
     attr.mode |= op->stat.mode & S_ISGID; /* handed down by the folder it is in */
     if (err || (!owner && (op->stat.mode & 07777) == attr.mode)) return err;
     return fsb_sftp_set_(s, op->path, NULL, &attr, FSB_ATTR_MODE | owner, &op->stat);
@@ -7160,8 +7653,9 @@ static int64_t fsb_sftp_on_remove_(fsb_sftp_ *s, fsb_op *op)
 {
     const int folder = op->code == FSB_OP_RMDIR;
     fsb_sftp_on_path_(s, folder ? FSB_SFTP_RMDIR_ : FSB_SFTP_REMOVE_, op->path);
-    const int err = fsb_sftp_try_(s, op->path, folder ? -ENOTDIR : 0,
-                                  folder ? -ENOTEMPTY : -EISDIR);
+    int err = fsb_sftp_one_(s, NULL);
+    if (err) err = fsb_sftp_better_(s, op->path, err, folder ? -ENOTDIR : 0,
+                                    folder ? -ENOTEMPTY : -EISDIR);
     if (!err) fsb_sftp_gone_(s, op->path);
     return err == -ENOENT && folder ? fsb_sftp_lstat_(s, op->path, &op->stat) ? err : -ENOTDIR
                                     : err;
@@ -7200,10 +7694,7 @@ static int64_t fsb_sftp_on_link_(fsb_sftp_ *s, fsb_op *op)
     fsb_sftp_path_(s, op->path);
     fsb_sftp_path_(s, op->path2);
     fsb_sftp_finish_(s, at);
-    err = fsb_sftp_try_(s, op->path2, -EEXIST, -EEXIST);
-    if (err) return err;
-    fsb_sftp_gone_(s, op->path2);
-    return fsb_sftp_lstat_(s, op->path2, &op->stat);
+    return fsb_sftp_made_(s, op->path2, &op->stat);
 }
 
 static int64_t fsb_sftp_on_symlink_(fsb_sftp_ *s, fsb_op *op)
@@ -7212,37 +7703,39 @@ static int64_t fsb_sftp_on_symlink_(fsb_sftp_ *s, fsb_op *op)
     fsb_sftp_text_(s, op->path2); /* OpenSSH, and all who follow it, take the text first */
     fsb_sftp_path_(s, op->path);
     fsb_sftp_finish_(s, at);
-    const int err = fsb_sftp_try_(s, op->path, -EEXIST, -EEXIST);
-    if (err) return err;
-    fsb_sftp_gone_(s, op->path);
-    return fsb_sftp_lstat_(s, op->path, &op->stat);
+    return fsb_sftp_made_(s, op->path, &op->stat);
 }
 
 static int64_t fsb_sftp_on_mknod_(fsb_sftp_ *s, fsb_op *op)
 {
-    fsb_sftp_file_ f;
     if ((op->attr.mode & S_IFMT) && !S_ISREG(op->attr.mode)) return -EPERM;
-    const int err = fsb_sftp_open_op_(s, op, FSB_O_WRITE | FSB_O_CREATE | FSB_O_EXCL, &f);
-    return err ? err : fsb_sftp_close_file_(s, &f);
+    op->flags = FSB_O_WRITE | FSB_O_CREATE | FSB_O_EXCL, op->size = 0;
+    const int64_t err = fsb_sftp_on_put_(s, op);
+    op->flags = 0;
+    return err;
 }
 
 static int64_t fsb_sftp_on_readlink_(fsb_sftp_ *s, fsb_op *op)
 {
-    fsb_sftp_answer_ a;
+    fsb_sftp_answer_ a[2];
     size_t           size = 0;
     if (op->handle) return -EINVAL;
-    int err = fsb_sftp_look_(s, op, &op->stat);
-    if (!err && !S_ISLNK(op->stat.mode)) err = -EINVAL;
+    int err = fsb_sftp_meant_(s, op);
     if (err) return err;
+    memset(a, 0, sizeof a);
+    fsb_sftp_on_path_(s, FSB_SFTP_LSTAT_, op->path);
     fsb_sftp_on_path_(s, FSB_SFTP_READLINK_, op->path);
-    err = fsb_sftp_one_(s, &a);
+    err = fsb_sftp_exchange_(s, a, 2);
+    if (!err) err = fsb_sftp_looked_(s, op->path, &a[0], &op->stat);
+    if (!err && !S_ISLNK(op->stat.mode)) err = -EINVAL;
+    if (!err) err = a[1].err;
     if (err) return err;
-    fsb_sftp_cursor_     c = {a.body, a.body ? a.body_size : 0, 0};
+    fsb_sftp_cursor_     c = {a[1].body, a[1].body ? a[1].body_size : 0, 0};
     const uint32_t       names = fsb_sftp_get32_(&c);
     const unsigned char *text = fsb_sftp_get_string_(&c, &size);
     if (names != 1 || c.err) return -EPROTO;
     if (size > op->size) size = op->size;
-    void *room = fsb_backend_room_(&s->desc.allocator, op);
+    void *room = fsb_backend_room_(&s->h->desc.allocator, op);
     if (!room) return op->size ? -ENOMEM : 0;
     memcpy(room, text, size);
     return fsb_backend_answer_(op, room, (int64_t)size);
@@ -7284,7 +7777,7 @@ static int fsb_sftp_room_(const fsb_allocator *a, void **p, size_t *room, size_t
 static int fsb_sftp_list_add_(fsb_sftp_ *s, fsb_sftp_listing_ *l, const unsigned char *name,
                               size_t size, const fsb_stat *st)
 {
-    const fsb_allocator *a = &s->desc.allocator;
+    const fsb_allocator *a = &s->h->desc.allocator;
     void                *entries = l->entries, *names = l->names;
     if (!size || size > FSB_NAME_MAX || memchr(name, '/', size) || memchr(name, 0, size)) return 0;
     if (name[0] == '.' && (size == 1 || (size == 2 && name[1] == '.'))) return 0;
@@ -7301,44 +7794,64 @@ static int fsb_sftp_list_add_(fsb_sftp_ *s, fsb_sftp_listing_ *l, const unsigned
     return 0;
 }
 
+static int fsb_sftp_list_take_(fsb_sftp_ *s, fsb_sftp_listing_ *l, const fsb_sftp_answer_ *a)
+{
+    int              err = a->err;
+    fsb_sftp_cursor_ c = {a->body, a->body ? a->body_size : 0, 0};
+    if (err) return err;
+    for (uint32_t n = fsb_sftp_get32_(&c); n && !c.err && !err; --n) {
+        size_t               size, longer;
+        fsb_stat             st;
+        const unsigned char *name = fsb_sftp_get_string_(&c, &size);
+        (void)fsb_sftp_get_string_(&c, &longer);
+        fsb_sftp_get_stat_(&c, &st);
+        if (!c.err) err = fsb_sftp_list_add_(s, l, name, size, &st);
+    }
+    return err ? err : c.err;
+}
+
+/* All names, by two READDIRs at once, then four, ...: most folders need one and the end. */
 static int fsb_sftp_read_folder_(fsb_sftp_ *s, const fsb_sftp_file_ *dir, fsb_sftp_listing_ *l)
 {
-    for (;;) {
-        fsb_sftp_answer_ a;
-        fsb_sftp_on_file_(s, FSB_SFTP_READDIR_, dir);
-        int err = fsb_sftp_one_(s, &a);
-        if (err || a.eof) return err;
-        fsb_sftp_cursor_ c = {a.body, a.body ? a.body_size : 0, 0};
-        for (uint32_t n = fsb_sftp_get32_(&c); n && !c.err && !err; --n) {
-            size_t               size, longer;
-            fsb_stat             st;
-            const unsigned char *name = fsb_sftp_get_string_(&c, &size);
-            (void)fsb_sftp_get_string_(&c, &longer);
-            fsb_sftp_get_stat_(&c, &st);
-            if (!c.err) err = fsb_sftp_list_add_(s, l, name, size, &st);
+    enum { MOST = 16 };
+    for (uint32_t n = 2;; n = n < MOST ? 2 * n : n) {
+        fsb_sftp_answer_ a[MOST];
+        memset(a, 0, sizeof a);
+        for (uint32_t i = 0; i < n; ++i) fsb_sftp_on_file_(s, FSB_SFTP_READDIR_, dir);
+        int err = fsb_sftp_exchange_(s, a, n);
+        for (uint32_t i = 0; !err && i < n; ++i) {
+            if (a[i].eof) return 0;
+            err = fsb_sftp_list_take_(s, l, &a[i]);
         }
-        if (err || c.err) return err ? err : c.err;
+        if (err) return err;
     }
+}
+
+/* LSTAT and OPENDIR of op->path, which must be a folder. */
+static int fsb_sftp_open_folder_(fsb_sftp_ *s, fsb_op *op, fsb_sftp_file_ *dir)
+{
+    fsb_sftp_answer_ a[2];
+    int              err = fsb_sftp_meant_(s, op);
+    if (err) return err;
+    memset(a, 0, sizeof a);
+    fsb_sftp_on_path_(s, FSB_SFTP_LSTAT_, op->path);
+    fsb_sftp_on_path_(s, FSB_SFTP_OPENDIR_, op->path);
+    err = fsb_sftp_exchange_(s, a, 2);
+    if (!err) err = fsb_sftp_looked_(s, op->path, &a[0], &op->stat);
+    const int folder = !err && S_ISDIR(op->stat.mode);
+    if (err || a[1].err) return err ? err : folder ? a[1].err : -ENOTDIR;
+    err = fsb_sftp_named_(s, &a[1], dir);
+    if (!err && !folder) fsb_sftp_drop_file_(s, dir), err = -ENOTDIR; /* a link to one */
+    return err;
 }
 
 static int fsb_sftp_fill_listing_(fsb_sftp_ *s, fsb_op *op, fsb_sftp_listing_ *l)
 {
-    fsb_sftp_answer_ a;
-    fsb_sftp_file_   dir;
-    size_t           size = 0;
-    int              err = fsb_sftp_look_(s, op, &op->stat);
-    if (!err && !S_ISDIR(op->stat.mode)) err = -ENOTDIR;
+    fsb_sftp_file_ dir;
+    int            err = fsb_sftp_open_folder_(s, op, &dir);
     if (err) return err;
-    fsb_sftp_on_path_(s, FSB_SFTP_OPENDIR_, op->path);
-    err = fsb_sftp_one_(s, &a);
-    if (err) return err;
-    fsb_sftp_cursor_     c = {a.body, a.body ? a.body_size : 0, 0};
-    const unsigned char *name = fsb_sftp_get_string_(&c, &size);
-    if (c.err || size > sizeof dir.name) return -EPROTO;
-    memcpy(dir.name, name, size);
-    dir.size = (uint32_t)size;
     err = fsb_sftp_read_folder_(s, &dir, l);
-    fsb_sftp_close_later_(s, &dir);
+    fsb_sftp_drop_file_(s, &dir);
     char         path[FSB_PATH_MAX + FSB_NAME_MAX + 2];
     const size_t folder = op->path[1] ? strlen(op->path) : 0;
     memcpy(path, op->path, folder);
@@ -7346,12 +7859,13 @@ static int fsb_sftp_fill_listing_(fsb_sftp_ *s, fsb_op *op, fsb_sftp_listing_ *l
     for (size_t i = 0; !err && i < l->count; ++i) {
         fsb_sftp_entry_ *e = &l->entries[i];
         memcpy(path + folder + 1, l->names + e->name, strlen(l->names + e->name) + 1);
-        fsb_sftp_identify_(&e->stat, fsb_sftp_id_(s, path), *fsb_sftp_writes_(s, path));
+        fsb_sftp_identify_(&e->stat, fsb_sftp_id_(s, path), fsb_sftp_writes_(s, path));
+        fsb_sftp_note_(s, path, e->stat.mode);
     }
     return err;
 }
 
-/* Hands the names out, without the lock. */
+/* Hands the names out. */
 static int64_t fsb_sftp_hand_out_(fsb_op *op, const fsb_sftp_listing_ *l)
 {
     uint64_t used = 0;
@@ -7367,6 +7881,271 @@ static int64_t fsb_sftp_hand_out_(fsb_op *op, const fsb_sftp_listing_ *l)
         used += d.name_size + (op->flags & FSB_LIST_STAT ? sizeof d.stat : 16);
     }
     return 1;
+}
+
+/* ---- [sftp: exec] ---------------------------------------------------------------------------- */
+
+/* A local command (as "ssh HOST TEXT") runs a shell there, and that the command. On stderr the
+   shell says "\001MARK start", and last "\001MARK STATUS": what is before the one is the local
+   command's own, and without the other it was cut off. sshd makes its shell the leader of a process
+   group; it is ended there once sshd's process, the parent, is gone. */
+enum { FSB_SFTP_MARK_ = 17, FSB_SFTP_HOLD_ = 48, FSB_SFTP_SAID_ = 400 };
+
+static const char fsb_sftp_shell_[] =
+    "d=$1 m=$2; shift 2; exec 3>&2 2>/dev/null; "
+    "say() { printf \"\\001%s %s\\n\" $m $1 >&3; }; "
+    "up() { [ -d /proc/$PPID ] || kill -0 $PPID; }; "
+    "say start; "
+    "cd -- \"$d\" || { if [ -d \"$d\" ]; then say acces; elif [ -e \"$d\" ]; then say notdir; "
+    "else say noent; fi; exit 0; }; "
+    "case $1 in */*) [ -x \"$1\" ] ;; *) command -v \"$1\" >&2 ;; esac || "
+    "{ if [ -e \"$1\" ]; then say acces; else say noent; fi; exit 0; }; "
+    "up && { trap \"\" TERM; while up; do sleep 1; done; "
+    "kill -TERM -$$; sleep 2; kill -KILL -$$; } "
+    "</dev/null >/dev/null 3>&- & w=$!; (exec \"$@\") 2>&3 3>&-; s=$?; kill -KILL $w; say $s";
+
+typedef struct fsb_sftp_script_ { /* what is handed to the shell there */
+    const fsb_allocator *allocator;
+    char                *text;
+    size_t               size, room;
+    int                  err;
+} fsb_sftp_script_;
+
+static void fsb_sftp_say_(fsb_sftp_script_ *t, const char *text, size_t size)
+{
+    if (t->size + size + 1 > t->room) {
+        const size_t room = (t->size + size) * 2 + 1024;
+        char *more = (char *)fsb_backend_resize_(t->allocator, t->text, t->room, room);
+        if (!more) t->err = -ENOMEM;
+        else t->text = more, t->room = room;
+    }
+    if (t->err) return;
+    memcpy(t->text + t->size, text, size);
+    t->size += size, t->text[t->size] = '\0';
+}
+
+/* A word in single quotes: every shell takes them alike. */
+static void fsb_sftp_quote_(fsb_sftp_script_ *t, const char *word)
+{
+    fsb_sftp_say_(t, " '", 2);
+    for (;;) {
+        const size_t n = strcspn(word, "'");
+        fsb_sftp_say_(t, word, n);
+        if (!word[n]) break;
+        fsb_sftp_say_(t, "'\\''", 4);
+        word += n + 1;
+    }
+    fsb_sftp_say_(t, "'", 1);
+}
+
+typedef struct fsb_sftp_run_ fsb_sftp_run_;
+struct fsb_sftp_run_ {
+    fsb_op         op; /* first: of the local command */
+    fsb_exec       exec;
+    fsb_op        *upper; /* whose answer this is */
+    fsb_sftp_host_ *h;
+    fsb_sftp_run_ *next; /* in h->runs */
+    int            begun, result; /* result: 1 until the shell there has told */
+    int            ended;         /* by output() */
+    uint64_t       handed[2];
+    size_t         mark_size, hold_size, said_size;
+    char           mark[FSB_SFTP_MARK_ + 2]; /* "\001MARK " */
+    char           hold[FSB_SFTP_HOLD_];     /* of stderr: what may become a mark's line */
+    char           said[FSB_SFTP_SAID_];     /* before it began */
+};
+
+static int fsb_sftp_run_hand_(fsb_sftp_run_ *r, int fd, const char *data, size_t size)
+{
+    fsb_exec      *e = r->upper->exec;
+    const uint64_t left = e->max_output ? e->max_output - r->handed[fd - 1] : UINT64_MAX;
+    const size_t   take = r->ended || !e->output ? 0 : size < left ? size : (size_t)left;
+    if (fd == 2 && !r->begun) {
+        const size_t room = sizeof r->said - 1 - r->said_size, n = size < room ? size : room;
+        memcpy(r->said + r->said_size, data, n);
+        r->said_size += n;
+        return 0;
+    }
+    r->handed[fd - 1] += take, e->cut[fd - 1] += size - take;
+    if (take && e->output(r->upper, fd, data, take)) r->ended = 1;
+    return r->ended;
+}
+
+/* The word of a mark's line. */
+static void fsb_sftp_run_told_(fsb_sftp_run_ *r, const char *word)
+{
+    static const struct { const char *word; int err; } errors[] = {
+        {"noent", -ENOENT}, {"notdir", -ENOTDIR}, {"acces", -EACCES}};
+    fsb_exec *e = r->upper->exec;
+    if (!strcmp(word, "start")) {
+        r->begun = 1;
+        return;
+    }
+    r->result = 0;
+    for (size_t i = 0; i < sizeof errors / sizeof *errors; ++i)
+        if (!strcmp(word, errors[i].word)) r->result = errors[i].err;
+    const int status = atoi(word);
+    if (status > 128 && status <= 192) e->signal = status - 128;
+    else e->exit_code = status;
+}
+
+static int fsb_sftp_run_stderr_(fsb_sftp_run_ *r, const char *data, size_t size)
+{
+    int stop = 0;
+    while (size) {
+        if (!r->hold_size) { /* all up to where a mark may begin */
+            const char  *mark = (const char *)memchr(data, r->mark[0], size);
+            const size_t n = mark ? (size_t)(mark - data) : size;
+            if (n) stop |= fsb_sftp_run_hand_(r, 2, data, n);
+            data += n, size -= n;
+            if (!size) break;
+        }
+        r->hold[r->hold_size++] = *data++, --size;
+        const size_t n = r->hold_size - 1;
+        if (n < r->mark_size ? r->hold[n] != r->mark[n] : r->hold_size == sizeof r->hold) {
+            r->hold_size = 0; /* it was none */
+            stop |= fsb_sftp_run_hand_(r, 2, r->hold, n);
+            --data, ++size;
+        } else if (n >= r->mark_size && r->hold[n] == '\n') {
+            r->hold[n] = '\0', r->hold_size = 0;
+            fsb_sftp_run_told_(r, r->hold + r->mark_size);
+        }
+    }
+    return stop;
+}
+
+static int fsb_sftp_run_output_(fsb_op *op, int fd, const void *data, size_t size)
+{
+    fsb_sftp_run_ *r = (fsb_sftp_run_ *)(void *)op;
+    if (fd == 2) return fsb_sftp_run_stderr_(r, (const char *)data, size);
+    return fsb_sftp_run_hand_(r, fd, (const char *)data, size);
+}
+
+/* "exec env A=b /bin/sh -c SCRIPT fsb FOLDER MARK WORD ...", for whatever shell the user has. */
+static int fsb_sftp_run_text_(fsb_sftp_run_ *r, const char *folder, fsb_sftp_script_ *t)
+{
+    const fsb_exec *e = r->upper->exec;
+    char            mark[FSB_SFTP_MARK_];
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    const uint64_t h = fsb_backend_mix_((uint64_t)now.tv_nsec ^ (uint64_t)now.tv_sec << 30
+                                        ^ (uint64_t)(uintptr_t)r);
+    snprintf(mark, sizeof mark, "%016llx", (unsigned long long)h);
+    r->mark_size = (size_t)snprintf(r->mark, sizeof r->mark, "\001%s ", mark);
+    fsb_sftp_say_(t, "exec", 4);
+    if (e->env && e->env[0]) fsb_sftp_say_(t, " env", 4);
+    for (const char *const *v = e->env; v && *v; ++v) fsb_sftp_quote_(t, *v);
+    fsb_sftp_say_(t, " /bin/sh -c", 11);
+    fsb_sftp_quote_(t, fsb_sftp_shell_);
+    fsb_sftp_say_(t, " fsb", 4);
+    fsb_sftp_quote_(t, folder);
+    fsb_sftp_quote_(t, mark);
+    if (r->upper->flags & FSB_EXEC_SHELL) fsb_sftp_say_(t, " /bin/sh -c", 11);
+    for (const char *const *word = e->argv; *word; ++word) fsb_sftp_quote_(t, *word);
+    return t->err;
+}
+
+/* In and out of the list that cancel() looks at. -EINTR: it was there before us. */
+static int fsb_sftp_run_enter_(fsb_sftp_run_ *r)
+{
+    fsb_sftp_host_ *h = r->h;
+    pthread_mutex_lock(&h->lock);
+    const int early = r->upper->layer[1] == (void *)h;
+    r->upper->layer[1] = NULL;
+    if (!early) r->next = h->runs, h->runs = r;
+    pthread_mutex_unlock(&h->lock);
+    return early ? -EINTR : 0;
+}
+
+static void fsb_sftp_run_leave_(fsb_sftp_run_ *r)
+{
+    pthread_mutex_lock(&r->h->lock);
+    fsb_sftp_run_ **at = &r->h->runs;
+    while (*at != r) at = &(*at)->next;
+    *at = r->next;
+    pthread_mutex_unlock(&r->h->lock);
+}
+
+static void fsb_sftp_cancel_(fsb_backend *b, fsb_op *op)
+{
+    fsb_sftp_host_ *h = (fsb_sftp_host_ *)(void *)b;
+    if (op->code != FSB_OP_EXEC || !h->runner) return;
+    pthread_mutex_lock(&h->lock);
+    fsb_sftp_run_ *r = h->runs;
+    while (r && r->upper != op) r = r->next;
+    if (r) h->runner->cancel(h->runner, &r->op);
+    else op->layer[1] = h; /* not begun */
+    pthread_mutex_unlock(&h->lock);
+}
+
+/* What the local command's end means. */
+static int64_t fsb_sftp_run_result_(fsb_sftp_run_ *r)
+{
+    fsb_logger log = r->h->desc.log;
+    if (r->ended) r->upper->exec->exit_code = 0, r->upper->exec->signal = SIGTERM;
+    if (r->ended || r->result <= 0) return r->ended ? 0 : r->result;
+    if (r->op.result == -ETIMEDOUT || r->op.result == -EINTR || r->op.result == -ENOMEM
+        || r->op.result == -E2BIG) return r->op.result;
+    while (r->said_size && strchr("\r\n", r->said[r->said_size - 1])) --r->said_size;
+    r->said[r->said_size] = '\0';
+    for (char *p = r->said; *p; ++p)
+        if ((unsigned char)*p < 32) *p = ' ';
+    const char *why = r->op.result == -ENOENT ? "there is no such program here" : r->said;
+    if (log.fn) log.fn(log.user, FSB_LOG_ERROR, "sftp/exec", *why ? why : "cut off");
+    if (r->begun) return -ECONNRESET;
+    return r->op.result < 0 || r->exec.signal || r->exec.exit_code == 255 ? -ENOTCONN : -EACCES;
+}
+
+static int64_t fsb_sftp_run_start_(fsb_sftp_run_ *r, const char *text)
+{
+    const char *const  *words = r->h->desc.exec_argv;
+    const fsb_allocator *a = &r->h->desc.allocator;
+    const size_t        n = fsb_local_env_count_(words), room = (n + 2) * sizeof *words;
+    const char        **argv = (const char **)fsb_backend_new_(a, room);
+    if (!argv) return -ENOMEM;
+    memcpy(argv, words, n * sizeof *words);
+    argv[n] = text;
+    r->exec.argv = argv, r->exec.output = fsb_sftp_run_output_;
+    r->exec.input = r->upper->exec->input, r->exec.input_size = r->upper->exec->input_size;
+    r->op = fsb_backend_op_(FSB_OP_EXEC, "/");
+    r->op.exec = &r->exec, r->op.timeout_ms = r->upper->timeout_ms;
+    int64_t err = fsb_sftp_run_enter_(r);
+    if (!err) {
+        fsb_backend_call(r->h->runner, &r->op);
+        fsb_sftp_run_leave_(r);
+        if (r->hold_size) fsb_sftp_run_hand_(r, 2, r->hold, r->hold_size);
+        err = fsb_sftp_run_result_(r);
+    }
+    fsb_backend_free_(a, argv, room);
+    return err;
+}
+
+static int64_t fsb_sftp_exec_(fsb_sftp_host_ *h, fsb_op *op)
+{
+    char           folder[2 * FSB_PATH_MAX + 2];
+    fsb_sftp_script_ text;
+    fsb_sftp_run_  r;
+    memset(&r, 0, sizeof r), memset(&text, 0, sizeof text);
+    r.h = h, r.upper = op, r.result = 1, text.allocator = &h->desc.allocator;
+    op->exec->exit_code = op->exec->signal = 0, op->exec->cut[0] = op->exec->cut[1] = 0;
+    pthread_mutex_lock(&h->lock);
+    snprintf(folder, sizeof folder, "%s%s", h->root, op->path[1] || !h->root_size ? op->path : "");
+    pthread_mutex_unlock(&h->lock);
+    int64_t n = fsb_sftp_run_text_(&r, folder, &text);
+    if (!n) n = fsb_sftp_run_start_(&r, text.text);
+    fsb_backend_free_(&h->desc.allocator, text.text, text.room);
+    return n;
+}
+
+/* EXEC's local side is a backend of its own, which runs commands. */
+static int fsb_sftp_runner_(fsb_sftp_host_ *h)
+{
+    fsb_local_desc desc;
+    if (!h->desc.exec_argv) return 0;
+    memset(&desc, 0, sizeof desc);
+    desc.root = "/", desc.max_handles = 1, desc.allow_exec = 1, desc.exec_env = h->desc.exec_env;
+    desc.allocator = h->desc.allocator, desc.log = h->desc.log;
+    h->base.cancel = fsb_sftp_cancel_;
+    return fsb_local_open(&h->runner, &desc);
 }
 
 /* ---- [sftp: calls] --------------------------------------------------------------------------- */
@@ -7407,7 +8186,7 @@ static int64_t fsb_sftp_on_sync_(fsb_sftp_ *s, fsb_op *op, fsb_sftp_file_ *f)
         fsb_sftp_finish_(s, at);
         err = fsb_sftp_one_(s, NULL);
     }
-    if (!f && s->fds[0] >= 0) fsb_sftp_close_file_(s, &mine);
+    if (!f) fsb_sftp_drop_file_(s, &mine);
     return err;
 }
 
@@ -7455,10 +8234,13 @@ static int64_t fsb_sftp_on_path_op_(fsb_sftp_ *s, fsb_op *op)
 static int64_t fsb_sftp_on_handle_op_(fsb_sftp_ *s, fsb_op *op, fsb_backend_slot_ *slot)
 {
     fsb_sftp_file_ *f = (fsb_sftp_file_ *)slot->object;
-    const int       alive = f->epoch == s->epoch && s->fds[0] >= 0;
+    const int       alive = f->epoch == s->epoch && fsb_sftp_alive_(s);
     if (op->code == FSB_OP_CLOSE) {
-        const int ended = fsb_backend_handle_close_(&s->handles, op->handle);
-        return ended || !alive ? ended : fsb_sftp_close_file_(s, f);
+        const int ended = fsb_backend_handle_close_(&s->h->handles, op->handle);
+        if (ended || !alive) return ended;
+        if (slot->flags & FSB_O_WRITE) return fsb_sftp_close_file_(s, f);
+        fsb_sftp_drop_file_(s, f);
+        return 0;
     }
     if (op->code == FSB_OP_READ && !(slot->flags & FSB_O_READ)) return -EBADF;
     if (op->code == FSB_OP_WRITE && !(slot->flags & FSB_O_WRITE)) return -EBADF;
@@ -7466,7 +8248,12 @@ static int64_t fsb_sftp_on_handle_op_(fsb_sftp_ *s, fsb_op *op, fsb_backend_slot
     switch (op->code) {
     case FSB_OP_STAT: return fsb_sftp_set_(s, NULL, f, &op->attr, 0, &op->stat);
     case FSB_OP_READ: return fsb_sftp_on_read_(s, op, f);
-    case FSB_OP_WRITE: return fsb_sftp_on_write_(s, op, f);
+    case FSB_OP_WRITE:
+        if (!(op->flags & FSB_WRITE_APPEND)) return fsb_sftp_on_write_(s, op, f);
+        pthread_mutex_lock(&s->h->appending);
+        op->result = fsb_sftp_on_write_(s, op, f);
+        pthread_mutex_unlock(&s->h->appending);
+        return op->result;
     case FSB_OP_SYNC: return fsb_sftp_on_sync_(s, op, f);
     case FSB_OP_SETATTR: return fsb_sftp_on_setattr_(s, op, f, slot->flags);
     case FSB_OP_LINK: case FSB_OP_STATFS: return -ENOSYS;
@@ -7476,92 +8263,101 @@ static int64_t fsb_sftp_on_handle_op_(fsb_sftp_ *s, fsb_op *op, fsb_backend_slot
 
 static int64_t fsb_sftp_on_handle_(fsb_sftp_ *s, fsb_op *op)
 {
-    fsb_backend_slot_ *slot = fsb_backend_pin_(&s->handles, op->handle);
+    fsb_backend_slot_ *slot = fsb_backend_pin_(&s->h->handles, op->handle);
     if (!slot) return -EBADF;
     const int64_t n = fsb_sftp_on_handle_op_(s, op, slot);
-    fsb_backend_unpin_(&s->handles, slot);
+    fsb_backend_unpin_(&s->h->handles, slot);
     return n;
 }
 
 static int64_t fsb_sftp_on_list_(fsb_sftp_ *s, fsb_op *op)
 {
-    fsb_sftp_listing_ l;
+    fsb_sftp_listing_    l;
+    const fsb_allocator *a = &s->h->desc.allocator;
     memset(&l, 0, sizeof l);
     int64_t n = op->handle ? -EBADF : fsb_sftp_connect_(s);
     if (!n) n = fsb_sftp_fill_listing_(s, op, &l);
-    pthread_mutex_unlock(&s->lock);
     if (l.count) qsort(l.entries, l.count, sizeof *l.entries, fsb_sftp_entry_order_);
     if (!n) n = fsb_sftp_hand_out_(op, &l);
-    fsb_backend_free_(&s->desc.allocator, l.entries, l.room);
-    fsb_backend_free_(&s->desc.allocator, l.names, l.names_room);
+    fsb_backend_free_(a, l.entries, l.room);
+    fsb_backend_free_(a, l.names, l.names_room);
     return n;
 }
 
 static int64_t fsb_sftp_call_(fsb_backend *b, fsb_op *op)
 {
-    fsb_sftp_ *s = (fsb_sftp_ *)(void *)b;
-    int64_t    n = fsb_backend_check_(op);
+    fsb_sftp_host_ *h = (fsb_sftp_host_ *)(void *)b;
+    int64_t         n = fsb_backend_check_(op);
     if (n) return op->result = n;
+    if (op->code == FSB_OP_EXEC) return op->result = fsb_sftp_exec_(h, op);
     const uint32_t takes = fsb_backend_rule_of_(op->code).takes;
     const int      by_handle = takes & FSB_BACKEND_HANDLE_
         || (takes & FSB_BACKEND_AT_ && op->handle);
-    pthread_mutex_lock(&s->lock);
-    s->end = fsb_sftp_now_() + (op->timeout_ms ? op->timeout_ms : s->desc.timeout_ms);
-    if (op->code == FSB_OP_LIST) return op->result = fsb_sftp_on_list_(s, op); /* unlocks */
-    if (by_handle) {
-        n = fsb_sftp_on_handle_(s, op);
-    } else {
-        n = fsb_sftp_connect_(s);
-        if (!n) n = fsb_sftp_on_path_op_(s, op);
-    }
-    pthread_mutex_unlock(&s->lock);
+    fsb_sftp_ *s = fsb_sftp_talk_(h, op->timeout_ms);
+    if (!s) return op->result = -ENOMEM;
+    if (op->code == FSB_OP_LIST) n = fsb_sftp_on_list_(s, op);
+    else if (by_handle) n = fsb_sftp_on_handle_(s, op);
+    else if (!(n = fsb_sftp_connect_(s))) n = fsb_sftp_on_path_op_(s, op);
+    fsb_sftp_talked_(s);
     return op->result = n;
 }
 
 static void fsb_sftp_close_(fsb_backend *b)
 {
-    fsb_sftp_          *s = (fsb_sftp_ *)(void *)b;
-    const fsb_allocator a = s->desc.allocator;
-    fsb_sftp_hang_up_(s);
-    fsb_backend_handles_close_(&s->handles);
-    fsb_backend_free_(&a, s->out, s->out_room);
-    fsb_backend_free_(&a, s->in, s->in_room);
-    pthread_mutex_destroy(&s->lock);
-    fsb_backend_free_(&a, s, sizeof *s);
+    fsb_sftp_host_     *h = (fsb_sftp_host_ *)(void *)b;
+    const fsb_allocator a = h->desc.allocator;
+    fsb_sftp_hang_up_(h);
+    if (h->runner) h->runner->close(h->runner);
+    fsb_backend_handles_close_(&h->handles);
+    for (uint32_t i = 0; i < h->talk_count; ++i) {
+        fsb_sftp_ *s = h->talks[i];
+        pthread_cond_destroy(&s->wake);
+        fsb_backend_free_(&a, s->out, s->out_room);
+        fsb_backend_free_(&a, s->in, s->in_room);
+        fsb_backend_free_(&a, s, sizeof *s);
+    }
+    fsb_backend_free_(&a, h->talks, h->talk_room * sizeof *h->talks);
+    fsb_backend_free_(&a, h->in, h->in_room);
+    pthread_mutex_destroy(&h->lock), pthread_mutex_destroy(&h->sending);
+    pthread_mutex_destroy(&h->appending), pthread_cond_destroy(&h->calm);
+    fsb_backend_free_(&a, h, sizeof *h);
 }
 
 FSB_API int fsb_sftp_open(fsb_backend **out, const fsb_sftp_desc *desc)
 {
     static const unsigned char none[] = {
         FSB_OP_ALLOCATE, FSB_OP_SEEK, FSB_OP_COPY, FSB_OP_GETXATTR, FSB_OP_SETXATTR,
-        FSB_OP_LISTXATTR, FSB_OP_REMOVEXATTR, FSB_OP_LOCK, FSB_OP_WATCH, FSB_OP_EXEC,
-        FSB_OP_DESCRIPTOR};
+        FSB_OP_LISTXATTR, FSB_OP_REMOVEXATTR, FSB_OP_LOCK, FSB_OP_WATCH, FSB_OP_DESCRIPTOR};
     if (!out || !desc || !desc->connect) return -EINVAL;
     const char *root = desc->root ? desc->root : "/";
     if (!*root || strlen(root) > FSB_PATH_MAX) return -EINVAL;
-    fsb_sftp_ *s = (fsb_sftp_ *)fsb_backend_new_(&desc->allocator, sizeof *s);
-    if (!s) return -ENOMEM;
-    s->desc = *desc, s->fds[0] = s->fds[1] = -1;
-    if (!s->desc.timeout_ms) s->desc.timeout_ms = 30000;
-    memcpy(s->home, root, strlen(root) + 1);
-    int err = fsb_backend_handles_open_(&s->handles, &s->desc.allocator,
+    fsb_sftp_host_ *h = (fsb_sftp_host_ *)fsb_backend_new_(&desc->allocator, sizeof *h);
+    if (!h) return -ENOMEM;
+    h->desc = *desc, h->fds[0] = h->fds[1] = -1;
+    if (!h->desc.timeout_ms) h->desc.timeout_ms = 30000;
+    memcpy(h->home, root, strlen(root) + 1);
+    int err = fsb_backend_handles_open_(&h->handles, &h->desc.allocator,
                                         desc->max_handles ? desc->max_handles : 4096,
-                                        fsb_sftp_drop_, s);
+                                        fsb_sftp_drop_, h);
     if (err) {
-        fsb_backend_free_(&desc->allocator, s, sizeof *s);
+        fsb_backend_free_(&desc->allocator, h, sizeof *h);
         return err;
     }
-    pthread_mutex_init(&s->lock, NULL);
-    fsb_backend_fill_(&s->base, "sftp", fsb_sftp_close_, fsb_sftp_call_);
-    s->base.flags = 0;
-    for (size_t i = 0; i < sizeof none; ++i) s->base.call[none[i]] = NULL;
-    s->end = fsb_sftp_now_() + s->desc.timeout_ms;
-    err = fsb_sftp_connect_(s);
+    pthread_mutex_init(&h->lock, NULL), pthread_mutex_init(&h->sending, NULL);
+    pthread_mutex_init(&h->appending, NULL), pthread_cond_init(&h->calm, NULL);
+    fsb_backend_fill_(&h->base, "sftp", fsb_sftp_close_, fsb_sftp_call_);
+    h->base.flags = 0;
+    for (size_t i = 0; i < sizeof none; ++i) h->base.call[none[i]] = NULL;
+    if (!h->desc.exec_argv) h->base.call[FSB_OP_EXEC] = NULL;
+    fsb_sftp_ *s = fsb_sftp_talk_(h, 0);
+    err = s ? fsb_sftp_connect_(s) : -ENOMEM;
+    if (s) fsb_sftp_talked_(s);
+    if (!err) err = fsb_sftp_runner_(h);
     if (err) {
-        fsb_sftp_close_(&s->base);
+        fsb_sftp_close_(&h->base);
         return err;
     }
-    *out = &s->base;
+    *out = &h->base;
     return 0;
 }
 

@@ -47,6 +47,11 @@ works_at() {
         fsb cp -r '$url/copy' 'again $what' && diff -r --no-dereference 'new $what' 'again $what'"
     check "$what: rm wants -r" "! fsb rm '$url/copy' && fsb rm -r '$url/copy' '$url/newer' &&
         ! fsb rm '$url/none' && fsb rm -f '$url/none' && [ -z \"\$(fsb ls '$url')\" ]"
+    check "$what: cp --resume, verified, again with nothing to do" "
+        fsb cp -r --resume --verify tree '$url' && fsb cp -r --resume --json tree '$url' |
+        grep -q '\"files\":0,' && fsb rm -r '$url/tree'"
+    check "$what: bench, which leaves nothing" "fsb bench --json --size 1M '$url' |
+        grep -q 'read it' && [ -z \"\$(fsb ls '$url')\" ]"
     check "$what: what is not there" "! fsb cat '$url/none' 2>said && grep -q 'No such file' said"
 }
 
@@ -106,6 +111,10 @@ if start_sshd "$bin:/usr/bin:/bin"; then
     works_at ssh "ssh://127.0.0.1:$port$dir/far"
     runs_at ssh "ssh://127.0.0.1:$port$dir/far" far
     works_at sftp "sftp://127.0.0.1:$port$dir/far"
+    runs_at sftp "sftp://127.0.0.1:$port$dir/far" far
+    check "sftp: exec ends with fsb" "fsb exec -n sftp://127.0.0.1:$port$dir/far -c 'sleep 77.5; :' &
+        sleep 1; kill \$!; wait \$!; [ \$? = 143 ] && for i in 1 2 3 4 5 6; do
+        pgrep -f '^sleep 77.5' || exit 0; sleep 0.5; done; exit 1"
     url="ssh://127.0.0.1:$port$dir/tree"
     mount_at "$mnt"
     check "a mount over ssh" "cmp '$mnt/big' tree/big && diff -r --no-dereference '$mnt' tree"

@@ -4,6 +4,7 @@
 #include "fsb_backend.h"
 #include "conformance.h"
 #include <arpa/inet.h>
+#include <dirent.h>
 #include <sys/socket.h>
 
 static const uint32_t make = FSB_O_WRITE | FSB_O_CREATE;
@@ -53,6 +54,15 @@ static void new_root(char *path, size_t size, const char *name)
 {
     snprintf(path, size, "%s/%s", test_dir(), name);
     CHECK_EQ(mkdir(path, 0755), 0);
+}
+
+static int count_fds(void)
+{
+    int            n = 0;
+    DIR           *dir = opendir("/proc/self/fd");
+    while (dir && readdir(dir)) ++n;
+    if (dir) closedir(dir);
+    return n;
 }
 
 /* ---- what a backend must do, as far as SFTP can ---- */
@@ -311,6 +321,139 @@ static void test_no_memory(void)
     CHECK(!"it ends");
 }
 
+/* ---- commands ---- */
+
+typedef struct heard {
+    char   text[3][4096]; /* of stdout 1, stderr 2 */
+    size_t size[3];
+    int    enough; /* 1: wants no more */
+} heard;
+
+static int hear(fsb_op *op, int fd, const void *data, size_t size)
+{
+    heard       *h = op->user;
+    const size_t room = sizeof h->text[fd] - 1 - h->size[fd];
+    memcpy(h->text[fd] + h->size[fd], data, size < room ? size : room);
+    h->size[fd] += size < room ? size : room;
+    h->text[fd][h->size[fd]] = '\0';
+    return h->enough;
+}
+
+#define RUN(path_, flags_, e_, h_, ms_) (memset((h_)->size, 0, sizeof(h_)->size), \
+    memset((h_)->text, 0, sizeof(h_)->text), C(EXEC, .path = path_, .flags = flags_, .exec = e_, \
+    .user = h_, .timeout_ms = ms_))
+
+/* The backend runs its texts by a shell of this machine; what they are is what ssh would send. */
+static void commands(fsb_backend *b, const char *root)
+{
+    static char big[300000];
+    heard       h = {.enough = 0};
+    char        want[400];
+    const char *quoted[] = {"printf", "%s|", "a'b", "$HOME `x`", "", "\n\\", NULL};
+    const char *line[] = {"pwd; echo err >&2; cat; exit 3", NULL};
+    const char *env[] = {"A=it's", "B=two\nlines", NULL};
+    fsb_exec    e = {.argv = line, .output = hear, .input = "in", .input_size = 2};
+    CHECK_EQ(C(MKDIR, .path = "/cwd", MODE(0755)), 0);
+    CHECK_EQ(RUN("/cwd", FSB_EXEC_SHELL, &e, &h, 0), 0);
+    snprintf(want, sizeof want, "%s/cwd\nin", root);
+    CHECK_STR(h.text[1], want);
+    CHECK_STR(h.text[2], "err\n");
+    CHECK_EQ(e.exit_code, 3);
+    CHECK_EQ(e.signal, 0);
+    e = (fsb_exec){.argv = quoted, .output = hear};
+    CHECK_EQ(RUN("/", 0, &e, &h, 0), 0);
+    CHECK_STR(h.text[1], "a'b|$HOME `x`||\n\\|");
+    e.env = env, line[0] = "printf '%s' \"$A$B\"; kill -9 $$", e.argv = line;
+    CHECK_EQ(RUN("/", FSB_EXEC_SHELL, &e, &h, 0), 0);
+    CHECK_STR(h.text[1], "it'stwo\nlines");
+    CHECK_EQ(e.signal, 9);
+    CHECK_EQ(e.exit_code, 0);
+    line[0] = "printf '\\001\\001ab\\001' >&2; exit 255", e.env = NULL;
+    CHECK_EQ(RUN("/", FSB_EXEC_SHELL, &e, &h, 0), 0);
+    CHECK_STR(h.text[2], "\001\001ab\001"); /* what looks like the marks, but is not */
+    CHECK_EQ(e.exit_code, 255);
+    memset(big, 'x', sizeof big);
+    const char *cat[] = {"cat", NULL};
+    e = (fsb_exec){.argv = cat, .output = hear, .input = big, .input_size = sizeof big,
+                   .max_output = 1000};
+    CHECK_EQ(RUN("/", 0, &e, &h, 0), 0);
+    CHECK_EQ(h.size[1], 1000);
+    CHECK_EQ(e.cut[0], sizeof big - 1000);
+    h.enough = 1, e.max_output = 0;
+    CHECK_EQ(RUN("/", 0, &e, &h, 0), 0);
+    CHECK_EQ(e.signal, SIGTERM);
+    h.enough = 0, e.input_size = 0;
+    CHECK_EQ(RUN("/", 0, &e, &h, 0), 0); /* no input: it ends at once */
+    CHECK_EQ(RUN("/none", 0, &e, &h, 0), -ENOENT);
+    conf_put(b, "/file", "x");
+    CHECK_EQ(RUN("/file", 0, &e, &h, 0), -ENOTDIR);
+    const char *words[] = {"no-such-program", NULL};
+    e.argv = words;
+    CHECK_EQ(RUN("/", 0, &e, &h, 0), -ENOENT);
+    words[0] = "./file";
+    CHECK_EQ(RUN("/", 0, &e, &h, 0), -EACCES);
+    CHECK_EQ(RUN("/../etc", 0, &e, &h, 0), -EINVAL);
+    line[0] = "echo began; sleep 100", e.argv = line;
+    CHECK_EQ(RUN("/", FSB_EXEC_SHELL, &e, &h, 300), -ETIMEDOUT);
+    CHECK_STR(h.text[1], "began\n");
+    CHECK_EQ(C(UNLINK, .path = "/file"), 0);
+    CHECK_EQ(C(RMDIR, .path = "/cwd"), 0);
+}
+
+static void keep_line(void *user, fsb_log_level level, const char *item, const char *text)
+{
+    if (level == FSB_LOG_ERROR && !strcmp(item, "sftp/exec")) snprintf(user, 200, "%s", text);
+}
+
+/* What runs commands fails: before, after, or it is something else. */
+static void no_commands(server *s, const char *root, const char *script, int want, const char *said)
+{
+    const char        *argv[] = {"/bin/sh", "-c", script, NULL}, *words[] = {"true", NULL};
+    char               line[200] = "";
+    heard              h = {.enough = 0};
+    fsb_exec           e = {.argv = words, .output = hear};
+    fsb_backend       *b = NULL;
+    CHECK_EQ(fsb_sftp_open(&b, &(fsb_sftp_desc){.connect = run_server, .user = s, .root = root,
+                               .exec_argv = argv, .log = {keep_line, line}}), 0);
+    REQUIRE(b);
+    CHECK_EQ(RUN("/", 0, &e, &h, 0), want);
+    CHECK_STR(line, said);
+    CHECK_EQ(h.size[1] + h.size[2], 0);
+    b->close(b);
+}
+
+static void test_exec(void)
+{
+    char        root[300], *argv[] = {(char *)(uintptr_t)sftp_server(), NULL};
+    const char *shell[] = {"/bin/sh", "-c", NULL}, *words[] = {"true", NULL};
+    server      s = {argv, 0, 0};
+    test_memory m = {0};
+    fsb_backend *b = NULL;
+    fsb_exec    e = {.argv = words};
+    if (!argv[0]) SKIP("no sftp-server: openssh-server is not installed");
+    new_root(root, sizeof root, "exec");
+    char *real = realpath(root, NULL);
+    CHECK_EQ(fsb_sftp_open(&b, &(fsb_sftp_desc){.connect = run_server, .user = &s, .root = root}),
+             0);
+    REQUIRE(b && real);
+    CHECK_EQ(C(EXEC, .path = "/", .exec = &e), -ENOSYS);
+    b->close(b);
+    CHECK_EQ(fsb_sftp_open(&b, &(fsb_sftp_desc){.connect = run_server, .user = &s, .root = root,
+                               .exec_argv = shell, .allocator = {test_memory_fn, &m}}), 0);
+    REQUIRE(b);
+    const int fds = count_fds();
+    commands(b, real);
+    CHECK_EQ(count_fds(), fds);
+    b->close(b);
+    free(real);
+    CHECK_EQ(m.live, 0);
+    no_commands(&s, root, "echo 'ssh: no route' >&2; exit 255; :", -ENOTCONN, "ssh: no route");
+    no_commands(&s, root, "echo 'sftp only.' >&2; exit 1; :", -EACCES, "sftp only.");
+    no_commands(&s, root, "echo banner >&2; sh -c \"$0\" 2>&1 | head -c 24 >&2; exit 255",
+                -ECONNRESET, "banner");
+    end_server(&s);
+}
+
 /* ---- over sshd ---- */
 
 static int run_quietly(const char *command) { return system(command) == 0; }
@@ -440,6 +583,7 @@ int main(int argc, char **argv)
     (void)conformance_run; /* its helpers are used here: SFTP cannot do all it asks for */
     TEST(test_server);
     TEST(test_no_memory);
+    TEST(test_exec);
     TEST(test_liars);
     TEST(test_sshd);
     return test_end("test_sftp");

@@ -5,6 +5,7 @@
 
 #include "../fsb_registry.h"
 
+int fsb_cmd_bench(int argc, char **argv);
 int fsb_cmd_cache(int argc, char **argv);
 int fsb_cmd_files(int argc, char **argv);
 int fsb_cmd_registry(int argc, char **argv);
@@ -17,6 +18,7 @@ static const struct {
     const char *name, *about;
     int (*run)(int argc, char **argv);
 } groups[] = {
+    {"bench", "how fast a place is: fsb bench URL", fsb_cmd_bench},
     {"cache", "the disk cache of mounts: what is in it, is it well", fsb_cmd_cache},
     {"registry", "versioned documents", fsb_cmd_registry},
     {"session", "conversations, saved and searched", fsb_cmd_session},

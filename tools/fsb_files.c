@@ -16,7 +16,10 @@ static const char help[] =
     "\n"
     "  ls [-l] URL...                    names, or with sizes and times\n"
     "  cat URL...                        to stdout\n"
-    "  cp [-rp] URL... URL               -r folders too, -p keep times; progress on a terminal\n"
+    "  cp [-r] [--resume] [--verify] URL... URL   -r folders too; modes and times are kept,\n"
+    "                                    holes too; progress on a terminal. --resume passes over\n"
+    "                                    files of the same size and time, and goes on with a big\n"
+    "                                    one; --verify reads back what was written\n"
     "  mv URL URL                        within one machine or share\n"
     "  rm [-rf] URL...                   -r folders too, -f no matter if it is not there\n"
     "  mkdir [-p] URL...                 -p with parents, and no matter if it is there\n"
@@ -30,7 +33,10 @@ static const char help[] =
     "\n"
     "  --json        ls, stat, find, du: one object a line; cp, sync: one at the end\n"
     "  --timeout SECONDS   a call waits so long for the host, then fails (default 30)\n"
-    "  -j N          cp, sync: so many at once (default 16)     -v   say more\n"
+    "  -j N          cp, sync: so many at once (default 16, at most 64)     -v   say more\n"
+    "  -o KEY=VALUE  -i FILE  -C     ssh:// and sftp://: for ssh, as in ssh_config(5); such as\n"
+    "                -o StrictHostKeyChecking=accept-new   believe a host that is not known yet\n"
+    "  --password-file FILE    its first line answers ssh's questions (-: stdin); or FSB_PASSWORD\n"
     "\n"
     "A URL is a path of this machine, or\n"
     "  ssh://[USER@]HOST[:PORT]/PATH     through the system's ssh: fsb-host there, or else SFTP;\n"
@@ -40,7 +46,8 @@ static const char help[] =
     "  fsb+unix:///SOCKET?share=SHARE[/PATH]     file:///PATH     mem:\n";
 
 static struct {
-    int        all, recursive, keep, force, parents, json, delete, dry_run, no_input, verbose;
+    int        all, recursive, force, parents, json, delete, dry_run, no_input, verbose;
+    int        resume, verify;
     uint32_t   timeout_ms, jobs;
     const char *shell;
     tool_log   log;
@@ -422,19 +429,57 @@ static char *read_stdin(size_t *size)
     return bytes;
 }
 
+/* What Ctrl-C does: the command leads a process group of its own, and is to end with this one. */
+static struct {
+    pthread_mutex_t lock; /* guards done: the backend may be gone then */
+    fsb_backend    *backend;
+    fsb_op         *op;
+    sigset_t        signals;
+    int             got, done;
+} ending = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+static void *end_command(void *arg)
+{
+    (void)arg;
+    while (sigwait(&ending.signals, &ending.got) == 0) {
+        pthread_mutex_lock(&ending.lock);
+        if (ending.done || !ending.backend->cancel) _exit(128 + ending.got);
+        ending.backend->cancel(ending.backend, ending.op);
+        pthread_mutex_unlock(&ending.lock);
+    }
+    return NULL;
+}
+
+static void end_with_us(fsb_backend *b, fsb_op *op)
+{
+    pthread_t thread;
+    ending.backend = b, ending.op = op;
+    sigemptyset(&ending.signals);
+    sigaddset(&ending.signals, SIGINT), sigaddset(&ending.signals, SIGTERM);
+    sigaddset(&ending.signals, SIGHUP);
+    pthread_sigmask(SIG_BLOCK, &ending.signals, NULL);
+    if (pthread_create(&thread, NULL, end_command, NULL)) tool_fail("cannot start a thread");
+    pthread_detach(thread);
+}
+
 static int cmd_exec(tool_place *p, char **argv)
 {
-    const char *text[2] = {o.shell, NULL};
-    fsb_exec    exec = {0};
-    fsb_op      op = {0};
+    const char   *text[2] = {o.shell, NULL};
+    static fsb_exec exec; /* static: end_command() may look at them to the end */
+    static fsb_op   op;
     if (!o.shell && !argv[0]) tool_usage("exec needs a command, or -c TEXT");
     exec.argv = o.shell ? text : (const char *const *)argv;
     exec.output = exec_output;
     char *const input = o.no_input ? NULL : read_stdin(&exec.input_size);
     exec.input = input;
-    op.exec = &exec, op.flags = o.shell ? FSB_EXEC_SHELL : 0;
+    op.exec = &exec, op.flags = o.shell ? FSB_EXEC_SHELL : 0, op.code = FSB_OP_EXEC;
+    end_with_us(p->backend, &op);
     const int64_t err = call(p->backend, &op, FSB_OP_EXEC, p->path);
+    pthread_mutex_lock(&ending.lock);
+    ending.done = 1;
+    pthread_mutex_unlock(&ending.lock);
     free(input);
+    if (err == -EINTR && ending.got) return 128 + ending.got;
     if (err < 0) {
         complain(err, "cannot run that at %s", p->text);
         return 1;
@@ -442,395 +487,208 @@ static int cmd_exec(tool_place *p, char **argv)
     return exec.signal ? 128 + exec.signal : exec.exit_code;
 }
 
-/* ---- copying --------------------------------------------------------------------------------- */
-
-enum { PIECE = 8 << 20, QUEUE = 256 };
-
-/* A file that is copied in pieces by several threads; the last one to leave closes it. */
-typedef struct big {
-    fsb_backend *from, *to;
-    char         path[FSB_PATH_MAX + 1], to_path[FSB_PATH_MAX + 1];
-    fsb_handle   in, out;
-    fsb_stat     st;
-    int          users, failed;
-} big;
-
-typedef struct job { /* a whole file, or a piece of a big one */
-    fsb_backend *from, *to;
-    char        *path, *to_path;
-    fsb_stat     st;
-    big         *of;
-    uint64_t     offset;
-} job;
+/* ---- sync: what is there and should not be --------------------------------------------------- */
 
 static struct {
-    pthread_mutex_t lock; /* guards all down to closing */
-    pthread_cond_t  wake, room;
-    job             queue[QUEUE];
-    uint32_t        first, count, busy;
-    int             closing;
-    uint64_t        bytes, files, total, scanned; /* done; known of; 1 once all is known */
-    uint64_t        skipped, removed;
-} c = {.lock = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER,
-       .room = PTHREAD_COND_INITIALIZER};
+    struct timespec   from;
+    fsb_copy_progress before, now; /* of the sources that are done; of the one under way */
+    uint64_t          removed;
+} c;
 
-static void push(job j)
+static int same_time(int64_t a, int64_t b) /* SFTP has seconds only */
 {
-    pthread_mutex_lock(&c.lock);
-    while (c.count == QUEUE) pthread_cond_wait(&c.room, &c.lock);
-    c.queue[(c.first + c.count++) % QUEUE] = j;
-    pthread_cond_signal(&c.wake);
-    pthread_mutex_unlock(&c.lock);
+    return a == b || (a / 1000000000 == b / 1000000000 && (a % 1000000000 == 0
+                                                           || b % 1000000000 == 0));
 }
 
-static void keep_times(fsb_backend *to, const char *path, const fsb_stat *st)
+static void remove_extra(fsb_backend *to, const char *path, const fsb_stat *st, int say)
 {
-    fsb_op op = {0};
-    if (!o.keep) return;
-    op.attr.mask = FSB_ATTR_MTIME | FSB_ATTR_ATIME;
-    op.attr.mtime_ns = st->mtime_ns, op.attr.atime_ns = st->atime_ns;
-    const int64_t err = call(to, &op, FSB_OP_SETATTR, path);
-    if (err < 0) complain(err, "cannot set the times of %s", path);
-}
-
-static void leave_big(big *f)
-{
-    fsb_op op = {0};
-    if (__atomic_sub_fetch(&f->users, 1, __ATOMIC_ACQ_REL)) return;
-    op.handle = f->in;
-    call(f->from, &op, FSB_OP_CLOSE, NULL);
-    op.handle = f->out;
-    const int64_t err = call(f->to, &op, FSB_OP_CLOSE, NULL);
-    if (err < 0) complain(err, "cannot write all of %s", f->to_path);
-    else if (!f->failed) keep_times(f->to, f->to_path, &f->st);
-    __atomic_add_fetch(&c.files, 1, __ATOMIC_RELAXED);
-    free(f);
-}
-
-static void copy_piece(const job *j, void *buf)
-{
-    big *f = j->of;
-    for (uint64_t at = j->offset, end = j->offset + PIECE; at < end && !f->failed;) {
-        fsb_op op = {0};
-        op.handle = f->in, op.offset = at, op.buf = buf, op.size = FSB_IO_MAX;
-        const int64_t n = call(f->from, &op, FSB_OP_READ, NULL);
-        if (n < 0) complain(n, "cannot read %s", f->path);
-        if (n <= 0) {
-            if (n < 0) __atomic_store_n(&f->failed, 1, __ATOMIC_RELAXED);
-            break;
-        }
-        memset(&op, 0, sizeof op);
-        op.handle = f->out, op.offset = at, op.data = buf, op.size = (size_t)n;
-        const int64_t m = call(f->to, &op, FSB_OP_WRITE, NULL);
-        if (m < 0) {
-            complain(m, "cannot write %s", f->to_path);
-            __atomic_store_n(&f->failed, 1, __ATOMIC_RELAXED);
-            break;
-        }
-        at += (uint64_t)n;
-        __atomic_add_fetch(&c.bytes, (uint64_t)n, __ATOMIC_RELAXED);
-    }
-    leave_big(f);
-}
-
-/* Opens both ends; main() then makes jobs of the pieces. */
-static big *open_big(const job *j)
-{
-    big   *f = calloc(1, sizeof *f);
-    fsb_op op = {0};
-    if (!f) tool_fail("out of memory");
-    f->from = j->from, f->to = j->to, f->st = j->st, f->users = 1;
-    snprintf(f->path, sizeof f->path, "%s", j->path);
-    snprintf(f->to_path, sizeof f->to_path, "%s", j->to_path);
-    op.flags = FSB_O_READ;
-    int64_t err = call(j->from, &op, FSB_OP_OPEN, j->path);
-    if (err < 0) complain(err, "cannot read %s", j->path);
-    f->in = op.handle;
-    if (err >= 0) {
-        memset(&op, 0, sizeof op);
-        op.flags = FSB_O_WRITE | FSB_O_CREATE | FSB_O_TRUNC;
-        op.attr.mask = FSB_ATTR_MODE, op.attr.mode = j->st.mode & 0777;
-        err = call(j->to, &op, FSB_OP_OPEN, j->to_path);
-        if (err < 0) complain(err, "cannot write %s", j->to_path);
-        f->out = op.handle;
-        memset(&op, 0, sizeof op);
-        op.handle = f->in;
-        if (err < 0) call(j->from, &op, FSB_OP_CLOSE, NULL);
-    }
-    if (err >= 0) return f;
-    free(f);
-    return NULL;
-}
-
-static void copy_small(const job *j, void *buf)
-{
-    fsb_op op = {0};
-    op.buf = buf, op.size = FSB_IO_MAX;
-    const int64_t n = call(j->from, &op, FSB_OP_GET, j->path);
-    if (n < 0) {
-        complain(n, "cannot read %s", j->path);
+    if (say) ++c.removed;
+    if (say && (o.dry_run || o.verbose)) printf("delete %s\n", path);
+    if (o.dry_run) return;
+    if (S_ISDIR(st->mode)) {
+        remove_tree(to, path);
         return;
     }
-    const fsb_stat st = op.stat;
-    memset(&op, 0, sizeof op);
-    op.flags = FSB_O_WRITE | FSB_O_CREATE | FSB_O_TRUNC, op.data = buf, op.size = (size_t)n;
-    op.attr.mask = FSB_ATTR_MODE, op.attr.mode = st.mode & 0777;
-    const int64_t m = call(j->to, &op, FSB_OP_PUT, j->to_path);
-    if (m < 0) {
-        complain(m, "cannot write %s", j->to_path);
-        return;
-    }
-    keep_times(j->to, j->to_path, &st);
-    __atomic_add_fetch(&c.bytes, (uint64_t)n, __ATOMIC_RELAXED);
-    __atomic_add_fetch(&c.files, 1, __ATOMIC_RELAXED);
+    const int64_t err = simple(to, FSB_OP_UNLINK, path, NULL);
+    if (err) complain(err, "cannot remove %s", path);
 }
 
-static void *copier(void *arg)
+/* One name of the two folders; mine or theirs is NULL where it has none. 1: a folder on both. */
+static int compare_entry(const char *from, const entry *mine, fsb_backend *to, const char *path,
+                         const entry *theirs)
 {
-    void *buf = malloc(FSB_IO_MAX);
-    (void)arg;
-    if (!buf) tool_fail("out of memory");
-    pthread_mutex_lock(&c.lock);
-    for (;;) {
-        while (!c.count && !c.closing) pthread_cond_wait(&c.wake, &c.lock);
-        if (!c.count) break;
-        const job j = c.queue[c.first];
-        c.first = (c.first + 1) % QUEUE, --c.count, ++c.busy;
-        pthread_cond_broadcast(&c.room);
-        pthread_mutex_unlock(&c.lock);
-        if (j.of) copy_piece(&j, buf);
-        else copy_small(&j, buf);
-        free(j.path), free(j.to_path);
-        pthread_mutex_lock(&c.lock);
-        --c.busy;
-        pthread_cond_broadcast(&c.room);
-    }
-    pthread_mutex_unlock(&c.lock);
-    free(buf);
-    return NULL;
+    const int type = mine && theirs && !((mine->stat.mode ^ theirs->stat.mode) & S_IFMT);
+    if (theirs && !type && (mine || o.delete)) remove_extra(to, path, &theirs->stat, !mine);
+    if (!mine) return 0;
+    const int same = type && mine->stat.size == theirs->stat.size
+        && same_time(mine->stat.mtime_ns, theirs->stat.mtime_ns);
+    if (S_ISDIR(mine->stat.mode)) return type || o.dry_run;
+    if ((o.dry_run || o.verbose) && !same) printf("copy %s\n", from);
+    return 0;
 }
 
-static void copy_file(fsb_backend *from, const char *path, fsb_backend *to, const char *to_path,
-                      const fsb_stat *st)
+typedef struct folders { /* yet to be compared, below both tops */
+    char **names;
+    size_t count, room;
+} folders;
+
+static void remember(folders *f, const char *below, const char *name)
 {
-    job j = {from, to, strdup(path), strdup(to_path), *st, NULL, 0};
-    if (!j.path || !j.to_path) tool_fail("out of memory");
-    __atomic_add_fetch(&c.total, st->size, __ATOMIC_RELAXED);
-    if (st->size < FSB_IO_MAX) {
-        push(j);
-        return;
+    char path[FSB_PATH_MAX + 1];
+    if (f->count == f->room) {
+        f->room = f->room ? 2 * f->room : 64;
+        f->names = realloc(f->names, f->room * sizeof *f->names);
     }
-    big *f = open_big(&j);
-    free(j.path), free(j.to_path);
-    j.path = j.to_path = NULL;
-    if (!f) return;
-    for (uint64_t at = 0; at < st->size; at += PIECE) {
-        j.of = f, j.offset = at;
-        __atomic_add_fetch(&f->users, 1, __ATOMIC_RELAXED);
-        push(j);
-    }
-    leave_big(f);
+    join(path, below, name);
+    if (!f->names || !(f->names[f->count++] = strdup(path))) tool_fail("out of memory");
 }
 
-static void copy_link(fsb_backend *from, const char *path, fsb_backend *to, const char *to_path)
+static void below(char *out, const char *top, const char *rest)
 {
-    char   text[FSB_PATH_MAX + 1];
-    fsb_op op = {0};
-    op.buf = text, op.size = sizeof text - 1;
-    const int64_t n = call(from, &op, FSB_OP_READLINK, path);
-    int64_t       err = n;
-    if (n >= 0) {
-        text[n] = '\0';
-        memset(&op, 0, sizeof op);
-        op.path2 = text;
-        err = call(to, &op, FSB_OP_SYMLINK, to_path);
-        if (err == -EEXIST && !simple(to, FSB_OP_UNLINK, to_path, NULL))
-            err = call(to, &op, FSB_OP_SYMLINK, to_path);
+    if (snprintf(out, FSB_PATH_MAX + 1, "%s%s", top[1] ? top : "", rest) > FSB_PATH_MAX)
+        tool_fail("the path below %s is too long", top);
+    if (!out[0]) memcpy(out, "/", 2);
+}
+
+static void compare_folder(const tool_place *from, const tool_place *to, const char *top,
+                           const char *rest, folders *f)
+{
+    char    mine[FSB_PATH_MAX + 1], theirs[FSB_PATH_MAX + 1];
+    listing m, t;
+    below(mine, from->path, rest), below(theirs, top, rest);
+    const int64_t err = list(from->backend, mine, &m), late = list(to->backend, theirs, &t);
+    if (err) complain(err, "cannot list %s", mine); /* then nothing is removed */
+    if (late && late != -ENOENT && late != -ENOTDIR) complain(late, "cannot list %s", theirs);
+    for (size_t i = 0, j = 0; !err && (i < m.count || j < t.count);) {
+        const int order = i == m.count ? 1 : j == t.count ? -1
+            : strcmp(m.entries[i].name, t.entries[j].name);
+        const entry *a = order <= 0 ? &m.entries[i++] : NULL;
+        const entry *b = order >= 0 ? &t.entries[j++] : NULL;
+        char         one[FSB_PATH_MAX + 1], other[FSB_PATH_MAX + 1];
+        join(one, mine, (a ? a : b)->name), join(other, theirs, (a ? a : b)->name);
+        if (compare_entry(one, a, to->backend, other, b))
+            remember(f, rest[0] ? rest : "/", a->name);
     }
-    if (err < 0) complain(err, "cannot copy the link %s", path);
+    list_free(&m), list_free(&t);
+}
+
+/* Says what sync will do, and removes what is in its way, or with --delete not in the source. */
+static void compare(const tool_place *from, const tool_place *to, const char *top)
+{
+    folders f = {NULL, 0, 0};
+    compare_folder(from, to, top, "", &f);
+    while (f.count) {
+        char *rest = f.names[--f.count];
+        compare_folder(from, to, top, rest, &f);
+        free(rest);
+    }
+    free(f.names);
 }
 
 /* ---- cp sync --------------------------------------------------------------------------------- */
 
-typedef struct tree {
-    fsb_backend *to;
-    size_t       skip;                    /* of each path: the source itself */
-    char         base[FSB_PATH_MAX + 1]; /* what stands for it at the other end */
-    int          sync;
-} tree;
-
-/* 1 if the other end has it already. What is there and of another type is removed. */
-static int same(const tree *t, const char *path, const fsb_stat *st)
+static void print_seconds(FILE *to, double s)
 {
-    fsb_stat there;
-    if (simple(t->to, FSB_OP_STAT, path, &there)) return 0;
-    const int type = ((st->mode ^ there.mode) & S_IFMT) == 0;
-    if (!type && !o.dry_run) {
-        if (S_ISDIR(there.mode)) remove_tree(t->to, path);
-        else simple(t->to, FSB_OP_UNLINK, path, NULL);
-    }
-    return type && S_ISREG(st->mode) && st->size == there.size
-        && st->mtime_ns / 1000000000 == there.mtime_ns / 1000000000;
+    const unsigned n = s < 1e9 ? (unsigned)(s + 0.5) : 999999999;
+    if (n >= 3600) fprintf(to, "%u:%02u:%02u", n / 3600, n / 60 % 60, n % 60);
+    else fprintf(to, "%u:%02u", n / 60, n % 60);
 }
 
-static int remove_extra(walk *w, const char *path, const fsb_stat *st, int depth, int last)
-{
-    const tree *t = w->user; /* seen from the other side: to is the source */
-    char        mine[FSB_PATH_MAX + 1];
-    (void)depth, (void)last;
-    join(mine, t->base, path + t->skip + 1);
-    if (simple(t->to, FSB_OP_STAT, mine, NULL) != -ENOENT) return 1;
-    ++c.removed;
-    if (o.dry_run || o.verbose) printf("delete %s\n", path);
-    if (o.dry_run) return 0;
-    if (S_ISDIR(st->mode)) remove_tree(w->backend, path);
-    else {
-        const int64_t err = simple(w->backend, FSB_OP_UNLINK, path, NULL);
-        if (err) complain(err, "cannot remove %s", path);
-    }
-    return 0;
-}
-
-static int copy_fn(walk *w, const char *path, const fsb_stat *st, int depth, int last)
-{
-    const tree *t = w->user;
-    char        to[FSB_PATH_MAX + 1];
-    (void)depth, (void)last;
-    join(to, t->base, path + t->skip + 1);
-    if (t->sync && same(t, to, st)) {
-        ++c.skipped;
-        return 1;
-    }
-    if ((o.dry_run || o.verbose) && !S_ISDIR(st->mode)) printf("copy %s\n", path);
-    if (o.dry_run) return 1;
-    if (S_ISDIR(st->mode)) {
-        const int64_t err = make_folder(t->to, to, st->mode & 0777);
-        if (!err || err == -EEXIST) return 1;
-        complain(err, "cannot make %s", to);
-    } else if (S_ISREG(st->mode)) copy_file(w->backend, path, t->to, to, st);
-    else if (S_ISLNK(st->mode)) copy_link(w->backend, path, t->to, to);
-    else tool_say("%s is left out: it is no file, folder or link", path);
-    return 0;
-}
-
-static void progress(const struct timespec *from, int end)
+static void progress(const fsb_copy_progress *p, int end)
 {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
-    const double s = (double)(now.tv_sec - from->tv_sec)
-        + 1e-9 * (double)(now.tv_nsec - from->tv_nsec) + 1e-9;
-    const uint64_t bytes = __atomic_load_n(&c.bytes, __ATOMIC_RELAXED);
-    const uint64_t total = __atomic_load_n(&c.total, __ATOMIC_RELAXED);
-    const uint64_t files = __atomic_load_n(&c.files, __ATOMIC_RELAXED);
+    const double s = (double)(now.tv_sec - c.from.tv_sec)
+        + 1e-9 * (double)(now.tv_nsec - c.from.tv_nsec) + 1e-9;
+    const uint64_t passed = c.before.passed + p->passed;
+    const uint64_t files = c.before.files + p->files - passed;
+    const double   bytes = (double)(c.before.bytes + p->bytes);
+    const double   found = (double)(c.before.found_bytes + p->found_bytes);
     if (end && o.json)
-        printf("{\"files\":%llu,\"bytes\":%llu,\"seconds\":%.3f,\"skipped\":%llu,\"deleted\":%llu,"
-               "\"ok\":%s}\n", (unsigned long long)files, (unsigned long long)bytes, s,
-               (unsigned long long)c.skipped, (unsigned long long)c.removed,
-               o.failed ? "false" : "true");
+        printf("{\"files\":%llu,\"bytes\":%.0f,\"seconds\":%.3f,\"skipped\":%llu,"
+               "\"deleted\":%llu,\"failed\":%llu,\"ok\":%s}\n", (unsigned long long)files, bytes,
+               s, (unsigned long long)passed, (unsigned long long)c.removed,
+               (unsigned long long)(c.before.failed + p->failed), o.failed ? "false" : "true");
     if (o.json || !isatty(STDERR_FILENO)) return;
-    const double done = total ? (double)bytes / (double)total : 1;
-    const int    bar = (int)(20 * done), known = (int)__atomic_load_n(&c.scanned, __ATOMIC_RELAXED);
-    fprintf(stderr, "\r[%-20.*s] %3.0f%%  %llu files, %.1f MB, %.1f MB/s", bar,
-            "####################", 100 * done, (unsigned long long)files, (double)bytes * 1e-6,
-            (double)bytes * 1e-6 / s);
-    if (known && bytes && !end)
-        fprintf(stderr, ", %.0f s left ", s * (double)(total - bytes) / (double)bytes);
-    fputs(end ? "          \n" : "\033[K", stderr);
-}
-
-static pthread_t *start_copiers(void)
-{
-    pthread_t *threads = calloc(o.jobs, sizeof *threads);
-    for (uint32_t i = 0; threads && i < o.jobs; ++i)
-        if (pthread_create(&threads[i], NULL, copier, NULL)) tool_fail("cannot start a thread");
-    if (!threads) tool_fail("out of memory");
-    return threads;
-}
-
-static volatile int watching = 1;
-static void *show(void *arg)
-{
-    while (watching) {
-        progress(arg, 0);
-        usleep(100000);
+    const double done = found > 0 ? (bytes < found ? bytes / found : 1) : end;
+    fprintf(stderr, "\r[%-20.*s] %3.0f%%  %llu files, %.1f MB, %.1f MB/s", (int)(20 * done),
+            "####################", 100 * done, (unsigned long long)files, bytes * 1e-6,
+            bytes * 1e-6 / s);
+    if (!end && bytes > 0) {
+        fputs(p->walked ? ", " : ", over ", stderr);
+        print_seconds(stderr, s * (found - bytes) / bytes);
+        fputs(" left", stderr);
     }
-    return NULL;
+    fputs(end ? "\033[K\n" : "\033[K", stderr);
 }
 
-/* Waits until everything is copied. */
-static void finish_copiers(pthread_t *threads)
+static int on_progress(void *user, const fsb_copy_progress *p)
 {
-    pthread_mutex_lock(&c.lock);
-    __atomic_store_n(&c.scanned, 1, __ATOMIC_RELAXED);
-    c.closing = 1;
-    pthread_cond_broadcast(&c.wake);
-    pthread_mutex_unlock(&c.lock);
-    for (uint32_t i = 0; i < o.jobs; ++i) pthread_join(threads[i], NULL);
-    free(threads);
+    (void)user;
+    progress(p, 0);
+    return 0;
 }
 
-/* One source to `to`, which names the copy itself. */
-static void copy_one(tool_place *from, tool_place *to, const char *to_path, int sync)
+static void add_progress(const fsb_copy_progress *p)
 {
-    fsb_stat st;
-    int64_t  err = simple(from->backend, FSB_OP_STAT, from->path, &st);
+    c.before.files += p->files, c.before.passed += p->passed, c.before.failed += p->failed;
+    c.before.bytes += p->bytes, c.before.found_bytes += p->found_bytes;
+}
+
+/* One source to `path`, which names the copy itself. */
+static void copy_one(tool_place *from, tool_place *to, const char *path, int sync)
+{
+    static const fsb_copy_progress none;
+    fsb_copy_desc                  desc = {0};
+    fsb_stat                       st;
+    int64_t err = simple(from->backend, FSB_OP_STAT, from->path, &st);
     if (!err && S_ISDIR(st.mode) && !sync && !o.recursive) {
         tool_say("%s is a folder: cp -r copies it", from->text);
         o.failed = 1;
         return;
     }
     if (!err && sync && !S_ISDIR(st.mode)) err = -ENOTDIR;
-    if (!err && S_ISDIR(st.mode) && !o.dry_run) {
-        err = make_folder(to->backend, to_path, st.mode & 0777);
-        if (err == -EEXIST) err = 0;
-    }
     if (err) {
         complain(err, "cannot copy %s", from->text);
         return;
     }
-    if (S_ISREG(st.mode)) copy_file(from->backend, from->path, to->backend, to_path, &st);
-    else if (S_ISLNK(st.mode)) copy_link(from->backend, from->path, to->backend, to_path);
-    if (!S_ISDIR(st.mode)) return;
-    tree t = {to->backend, from->path[1] ? strlen(from->path) : 0, "", sync};
-    walk w = {from->backend, copy_fn, 0, &t};
-    snprintf(t.base, sizeof t.base, "%s", to_path);
-    if (o.delete) {
-        tree back = {from->backend, to_path[1] ? strlen(to_path) : 0, "", 1};
-        walk v = {to->backend, remove_extra, 0, &back};
-        snprintf(back.base, sizeof back.base, "%s", from->path);
-        if (!simple(to->backend, FSB_OP_STAT, to_path, NULL)) walk_below(&v, to_path);
-    }
-    walk_below(&w, from->path);
+    if (sync) compare(from, to, path);
+    if (o.dry_run) return;
+    desc.from = from->backend, desc.to = to->backend, desc.from_path = from->path;
+    desc.to_path = path, desc.parallel = o.jobs, desc.progress = on_progress;
+    if (sync || o.resume) desc.flags |= FSB_COPY_RESUME;
+    if (o.verify) desc.flags |= FSB_COPY_VERIFY;
+    c.now = none;
+    err = fsb_backend_copy(&desc, &c.now);
+    add_progress(&c.now);
+    if (!err) return;
+    const char *name = c.now.error_path[0] ? c.now.error_path : from->text;
+    if (c.now.failed > 1)
+        complain(err, "cannot copy %s, and %llu more", name, (unsigned long long)c.now.failed - 1);
+    else complain(err, "cannot copy %s", name);
 }
 
 static void cmd_cp(int n, char **urls, int sync)
 {
-    struct timespec from;
-    fsb_stat        st;
-    pthread_t       shower;
-    char            path[FSB_PATH_MAX + 1];
+    static const fsb_copy_progress none;
+    fsb_stat                       st;
+    char                           path[FSB_PATH_MAX + 1];
     if (n < 2 || (sync && n != 2)) tool_usage("from where, and to where?");
-    tool_place *to = place_of(urls[n - 1]), **sources = calloc((size_t)n, sizeof *sources);
+    tool_place *to = place_of(urls[n - 1]);
     const int   into = !sync && !simple(to->backend, FSB_OP_STAT, to->path, &st)
         && S_ISDIR(st.mode);
     if (n > 2 && !into) tool_fail("%s is no folder", to->text);
-    if (!sources) tool_fail("out of memory");
-    clock_gettime(CLOCK_MONOTONIC, &from);
-    pthread_t *threads = start_copiers();
-    if (pthread_create(&shower, NULL, show, &from)) tool_fail("cannot start a thread");
+    clock_gettime(CLOCK_MONOTONIC, &c.from);
     for (int i = 0; i < n - 1; ++i) {
-        tool_place *p = sources[i] = place_of(urls[i]);
+        tool_place *p = place_of(urls[i]);
         const char *name = strrchr(p->path, '/') + 1;
         if (into && *name) join(path, to->path, name);
         else snprintf(path, sizeof path, "%s", to->path);
         copy_one(p, to, path, sync);
+        leave(p);
     }
-    finish_copiers(threads);
-    watching = 0;
-    pthread_join(shower, NULL);
-    progress(&from, 1);
-    for (int i = 0; i < n - 1; ++i) leave(sources[i]);
-    free(sources);
+    progress(&none, 1);
     leave(to);
 }
 
@@ -865,35 +723,47 @@ static void cmd_mv(int n, char **urls)
 
 static void parse_options(int argc, char **argv, const char *command)
 {
-    enum { HELP = 256, JSON, TIMEOUT, DELETE, DRY_RUN };
+    enum { HELP = 256, JSON, TIMEOUT, DELETE, DRY_RUN, PASSWORD, RESUME, VERIFY };
     static const struct option known[] = {
         {"help", no_argument, NULL, HELP}, {"json", no_argument, NULL, JSON},
         {"timeout", required_argument, NULL, TIMEOUT}, {"delete", no_argument, NULL, DELETE},
-        {"dry-run", no_argument, NULL, DRY_RUN}, {NULL, 0, NULL, 0}};
+        {"dry-run", no_argument, NULL, DRY_RUN}, {"resume", no_argument, NULL, RESUME},
+        {"verify", no_argument, NULL, VERIFY},
+        {"password-file", required_argument, NULL, PASSWORD}, {NULL, 0, NULL, 0}};
     int       k;
     const int exec = !strcmp(command, "exec"); /* what follows the URL is the command's */
-    while ((k = getopt_long(argc, argv, exec ? "+nvc:" : "lrRpfj:v", known, NULL)) != -1) {
+    const char *letters = exec ? "+nvc:o:i:C" : "lrRpfj:vo:i:C";
+    while ((k = getopt_long(argc, argv, letters, known, NULL)) != -1) {
         switch (k) {
         case 'l': o.all = 1; break;
         case 'r': case 'R': o.recursive = 1; break;
-        case 'p': o.keep = o.parents = 1; break;
+        case 'p': o.parents = 1; break; /* cp: as ever */
         case 'f': o.force = 1; break;
         case 'c': o.shell = optarg; break;
         case 'n': o.no_input = 1; break;
         case 'v': ++o.verbose; break;
-        case 'j': o.jobs = (uint32_t)tool_number("-j", optarg, 1, 256); break;
+        case 'j': o.jobs = (uint32_t)tool_number("-j", optarg, 1, 64); break;
+        case 'o': tool_ssh_give("-o", optarg); break;
+        case 'i': tool_ssh_give("-i", optarg); break;
+        case 'C': tool_ssh_give("-C", NULL); break;
+        case PASSWORD: tool_ssh_password(optarg); break;
         case JSON: o.json = 1; break;
         case TIMEOUT:
             o.timeout_ms = (uint32_t)tool_number("--timeout", optarg, 1, 86400) * 1000;
             break;
         case DELETE: o.delete = 1; break;
         case DRY_RUN: o.dry_run = 1; break;
+        case RESUME: o.resume = 1; break;
+        case VERIFY: o.verify = 1; break;
         case HELP: fputs(help, stdout); exit(0);
         default: fprintf(stderr, "Try 'fsb %s --help'.\n", command); exit(2);
         }
     }
     if ((o.delete || o.dry_run) && strcmp(command, "sync"))
         tool_usage("--delete and --dry-run are sync's");
+    if (o.resume && strcmp(command, "cp")) tool_usage("--resume is cp's; sync always does");
+    if (o.verify && strcmp(command, "cp") && strcmp(command, "sync"))
+        tool_usage("--verify is cp's and sync's");
     if (argc == optind) tool_usage("%s of what? Name a path or a URL", command);
 }
 
@@ -935,7 +805,7 @@ int fsb_cmd_files(int argc, char **argv)
     else if (!strcmp(command, "rm")) each(n, urls, cmd_rm);
     else if (!strcmp(command, "mkdir")) each(n, urls, cmd_mkdir);
     else if (!strcmp(command, "cp")) cmd_cp(n, urls, 0);
-    else if (!strcmp(command, "sync")) o.keep = 1, cmd_cp(n, urls, 1);
+    else if (!strcmp(command, "sync")) cmd_cp(n, urls, 1);
     else if (!strcmp(command, "mv")) cmd_mv(n, urls);
     else if (!strcmp(command, "exec")) {
         tool_place *p = place_of(urls[0]);
