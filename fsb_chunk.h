@@ -1790,6 +1790,7 @@ typedef struct fsb_chunk_frame_ {
     uint64_t       tag;
     int32_t        status;
     unsigned char *meta, *data;
+    size_t         placed; /* of a client: so many bytes of data are in op->buf, not at data */
 } fsb_chunk_frame_;
 
 /* Writes the header before meta_size bytes of meta that are there already. */
@@ -5351,6 +5352,7 @@ typedef struct fsb_chunk_client_ {
     /* of the receiver alone */
     unsigned char *in;
     size_t         in_size, in_start, in_end;
+    size_t         placed; /* of the frame at `in`, as fsb_chunk_frame_ has it */
     int64_t        next_tick;
     int64_t        heard, pinged; /* when bytes came, and a PING was sent, ms */
     /* guarded by lock */
@@ -5751,8 +5753,9 @@ static int64_t fsb_chunk_bytes_(fsb_op *op, const fsb_chunk_frame_ *f)
     }
     if (size > op->size || (size && size != (uint64_t)result)) return -EPROTO;
     if (!size && result && op->size) return -EPROTO; /* a count, but not the bytes */
-    if (op->buf) memcpy(op->buf, f->data, size);
-    else op->slice.data = f->data, op->slice.size = size;
+    if (op->buf && size > f->placed)
+        memcpy((unsigned char *)op->buf + f->placed, f->data + f->placed, size - f->placed);
+    if (!op->buf) op->slice.data = f->data, op->slice.size = size;
     return result;
 }
 
@@ -6071,6 +6074,7 @@ static int fsb_chunk_answers_(fsb_chunk_client_ *c)
         if (whole < 0) return (int)whole;
         if (whole && (size_t)whole <= have) {
             c->in_start += (size_t)whole;
+            f.placed = c->placed, c->placed = 0;
             const int err = fsb_chunk_answered_(c, &f);
             if (err) return err;
             continue;
@@ -6081,17 +6085,46 @@ static int fsb_chunk_answers_(fsb_chunk_client_ *c)
     }
 }
 
+/* The rest of a large READ's answer, of which `have` bytes are there, goes where it is wanted, and is
+   not copied once more: the bytes that may go to *to, or 0. What was placed counts as if it were in
+   `in`, where the next frame begins behind it. Looked up each time: the op may have ended. */
+static size_t fsb_chunk_place_(fsb_chunk_client_ *c, const fsb_chunk_frame_ *f, size_t have,
+                               unsigned char **to)
+{
+    const size_t trailer = f->flags & FSB_CHUNK_TRAILER_ ? 8 : 0;
+    const size_t head = (size_t)FSB_CHUNK_HEADER_ + f->meta_size;
+    if (have < head) return 0;
+    const size_t there = have - head;
+    if (f->op != FSB_OP_READ || f->status < 0 || f->data_size < FSB_CHUNK_CLIENT_IN_ ||
+        there >= f->data_size - trailer)
+        return 0;
+    pthread_mutex_lock(&c->lock);
+    fsb_chunk_call_ *call = fsb_chunk_call_of_(c, f->tag, f->op);
+    fsb_op          *op = call ? call->op : NULL;
+    pthread_mutex_unlock(&c->lock);
+    if (!op || !op->buf || f->data_size - trailer > op->size) return 0;
+    unsigned char *buf = (unsigned char *)op->buf;
+    memcpy(buf + c->placed, f->data + c->placed, there - c->placed);
+    c->placed = there;
+    *to = buf + there;
+    return f->data_size - trailer - there;
+}
+
 /* Reads what is there, but of a frame in progress not past its end: large ones then begin at the
    start of the buffer and are never moved. */
 static int fsb_chunk_client_fill_(fsb_chunk_client_ *c)
 {
     fsb_chunk_frame_ f;
+    unsigned char   *to = c->in + c->in_end;
     const int64_t    whole = fsb_chunk_unseal_(c->in, c->in_end, &f);
     size_t           most = FSB_CHUNK_CLIENT_IN_;
     if (whole > 0 && (size_t)whole > most) most = (size_t)whole;
-    const int64_t n = fsb_chunk_recv_(&c->stream, c->in + c->in_end, most - c->in_end);
+    if (!whole) c->placed = 0;
+    const size_t  room = whole > 0 ? fsb_chunk_place_(c, &f, c->in_end, &to) : 0;
+    const int64_t n = fsb_chunk_recv_(&c->stream, to, room ? room : most - c->in_end);
     if (n == -EAGAIN) return 0;
     if (n <= 0) return -ENOTCONN;
+    if (room) c->placed += (size_t)n;
     c->in_end += (size_t)n, c->heard = fsb_chunk_now_ms_();
     return 0;
 }
