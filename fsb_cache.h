@@ -442,7 +442,9 @@ FSB_API int fsb_cache_disk_open(fsb_cache_disk **out, const fsb_cache_disk_desc 
 FSB_API void fsb_cache_disk_close(fsb_cache_disk *disk);
 
 /* Reads a chunk to buf, checked, and returns its size; a size above `size` means that nothing was
-   read. Errors: ENOENT, also where it was damaged: then it is dropped and counted.
+   read. Processors of AMD fill a buf that begins 1 to 31 bytes behind a page's begin, as malloc()
+   gives large ones, at an eighth of their speed: better one at a multiple of 64.
+   Errors: ENOENT, also where it was damaged: then it is dropped and counted.
    Threads: any; one system call, no lock meanwhile. */
 FSB_API int64_t fsb_cache_disk_get(fsb_cache_disk *disk, const fsb_cache_key *key, void *buf,
                                    size_t size);
@@ -1653,10 +1655,10 @@ static fsb_cache_sum_ fsb_cache_xxh3_(const uint8_t *secret, const void *data, s
 }
 
 #if defined(__x86_64__)
-/* Where the processor has instructions for AES, they make a sum at the speed of its L2 cache, in
-   half the time of XXH3 with AVX2: reads wait for it. Eight lanes; a round of each takes 16 bytes as
-   its key. A round is one to one in the lane and in the key: a change within 16 bytes never goes
-   unseen, random bytes do once in 2^128. */
+/* Where the processor has instructions for AES, they make a sum in about half the time of XXH3 with
+   AVX2 (measured: 1.6 us a chunk, 2.6): reads wait for it. Eight lanes; a round of each takes 16
+   bytes as its key. A round is one to one in the lane and in the key: a change within 16 bytes never
+   goes unseen, random bytes do once in 2^128. */
 __attribute__((target("aes"))) static inline __m128i fsb_cache_aes_load_(const uint8_t *p)
 {
     return _mm_loadu_si128((const __m128i *)(const void *)p);
@@ -1927,7 +1929,8 @@ static fsb_cache_sum_ fsb_cache_sum_of_(const fsb_cache_disk *d, const void *dat
     unsigned char  bytes[32];
     fsb_cache_sum_ sum;
 #if defined(__x86_64__)
-    if (!d->desc.hash && __builtin_cpu_supports("aes")) return fsb_cache_aes_(d->secret, data, size);
+    if (!d->desc.hash && __builtin_cpu_supports("aes"))
+        return fsb_cache_aes_(d->secret, data, size);
 #endif
     if (!d->desc.hash) return fsb_cache_xxh3_(d->secret, data, size);
     d->desc.hash(data, size, bytes);

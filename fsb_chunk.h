@@ -1962,8 +1962,8 @@ static int fsb_chunk_bio_keep_(fsb_chunk_tls_ *t, const char *bytes, size_t size
 }
 
 /* Records that others follow are kept and sent together. So is what the socket does not take, so
-   that SSL_write() never has to be repeated: what it said is sent, will be. Nothing is written while
-   it is stuck, but by a handshake. */
+   that SSL_write() never has to be repeated: what it said is sent, will be. Nothing but a handshake
+   writes while it is stuck. */
 static int fsb_chunk_bio_write_(BIO *bio, const char *bytes, int size)
 {
     fsb_chunk_tls_ *t = (fsb_chunk_tls_ *)BIO_get_data(bio);
@@ -6143,9 +6143,9 @@ static int fsb_chunk_answers_(fsb_chunk_client_ *c)
     }
 }
 
-/* The rest of a large READ's answer, of which `have` bytes are there, goes where it is wanted, and is
-   not copied once more: the bytes that may go to *to, or 0. What was placed counts as if it were in
-   `in`, where the next frame begins behind it. Looked up each time: the op may have ended. */
+/* The rest of a large READ's answer, of which `have` bytes are there, goes where it is wanted, and
+   is not copied once more: the bytes that may go to *to, or 0. What was placed counts as if it were
+   in `in`, where the next frame begins behind it. Looked up each time: the op may have ended. */
 static size_t fsb_chunk_place_(fsb_chunk_client_ *c, const fsb_chunk_frame_ *f, size_t have,
                                unsigned char **to)
 {
