@@ -1657,8 +1657,8 @@ static fsb_cache_sum_ fsb_cache_xxh3_(const uint8_t *secret, const void *data, s
 #if defined(__x86_64__)
 /* Where the processor has instructions for AES, they make a sum in about half the time of XXH3 with
    AVX2 (measured: 1.6 us a chunk, 2.6): reads wait for it. Eight lanes; a round of each takes 16
-   bytes as its key. A round is one to one in the lane and in the key: a change within 16 bytes never
-   goes unseen, random bytes do once in 2^128. */
+   bytes as its key. A round is one to one in the lane and in the key: a change within 16 bytes
+   never goes unseen, random bytes do once in 2^128. */
 __attribute__((target("aes"))) static inline __m128i fsb_cache_aes_load_(const uint8_t *p)
 {
     return _mm_loadu_si128((const __m128i *)(const void *)p);
