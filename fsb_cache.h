@@ -423,9 +423,9 @@ typedef struct fsb_cache_disk_desc {
     const char *dir;       /* the folder, made if it is not there */
     uint64_t    max_bytes; /* of its files (default 10 GiB; at least 4 MiB) */
     int         read_only; /* 1: change nothing; also what happens where nothing can be changed */
-    /* 32 bytes over `size` bytes of data, say fsb_blake3_hash() of fsb_chunk.h. NULL: XXH3 with
-       128 bits, which finds every accident, but no forgery. A folder that was written with another
-       one starts empty. */
+    /* 32 bytes over `size` bytes of data, say fsb_blake3_hash() of fsb_chunk.h. NULL: one of 128
+       bits (rounds of AES where the processor has them, else XXH3), which finds every accident, but
+       no forgery. A folder that was written with another one starts empty. */
     void (*hash)(const void *data, size_t size, unsigned char out[32]);
     fsb_allocator allocator;
     fsb_logger    log;
@@ -442,7 +442,9 @@ FSB_API int fsb_cache_disk_open(fsb_cache_disk **out, const fsb_cache_disk_desc 
 FSB_API void fsb_cache_disk_close(fsb_cache_disk *disk);
 
 /* Reads a chunk to buf, checked, and returns its size; a size above `size` means that nothing was
-   read. Errors: ENOENT, also where it was damaged: then it is dropped and counted.
+   read. Processors of AMD fill a buf that begins 1 to 31 bytes behind a page's begin, as malloc()
+   gives large ones, at an eighth of their speed: better one at a multiple of 64.
+   Errors: ENOENT, also where it was damaged: then it is dropped and counted.
    Threads: any; one system call, no lock meanwhile. */
 FSB_API int64_t fsb_cache_disk_get(fsb_cache_disk *disk, const fsb_cache_key *key, void *buf,
                                    size_t size);
@@ -655,6 +657,8 @@ enum {
     FSB_CACHE_STRIPES_ = 64, /* counters that threads do not share, if they are lucky */
     FSB_CACHE_TRIES_   = 16, /* without the lock */
     FSB_CACHE_WAYS_    = 4,  /* of the ghosts */
+    FSB_CACHE_ALIGN_   = 64, /* of large values, from this size on: */
+    FSB_CACHE_APART_   = 4096,
     FSB_CACHE_SMALL_   = 0,  /* the queue of what is new ... */
     FSB_CACHE_MAIN_    = 1,  /* ... and of what was asked for again */
     FSB_CACHE_GONE_    = 2   /* in no queue */
@@ -733,8 +737,9 @@ FSB_CACHE_HOT_ uint64_t fsb_cache_mix_(uint64_t h, uint64_t word)
 
 FSB_CACHE_HOT_ uint64_t fsb_cache_hash_(uint64_t seed, const uint64_t key[4])
 {
-    const uint64_t h = fsb_cache_mix_(fsb_cache_mix_(seed, key[0]), key[1]);
-    return fsb_cache_mix_(fsb_cache_mix_(h, key[2]), key[3]);
+    const uint64_t a = fsb_cache_mix_(fsb_cache_mix_(seed, key[0]), key[1]);
+    const uint64_t b = fsb_cache_mix_(fsb_cache_mix_(~seed, key[2]), key[3]);
+    return fsb_cache_mix_(a, b); /* two halves at once: what is looked up waits for it */
 }
 
 FSB_CACHE_HOT_ fsb_cache_shard_ *fsb_cache_shard_of_(fsb_cache *c, uint64_t hash)
@@ -881,11 +886,51 @@ static int fsb_cache_ghost_take_(fsb_cache_shard_ *s, uint64_t hash)
 
 /* ---- [core] entries -------------------------------------------------------------------------- */
 
+/* A large value begins at a multiple of 64, the byte before it says how far behind its allocation.
+   Where malloc() puts it, 16 bytes into a page, processors of AMD (Zen 3 and 4) copy from the page
+   cache at an eighth of their speed. */
+static size_t fsb_cache_block_bytes_(size_t size)
+{
+    return size < FSB_CACHE_APART_ ? size : size + FSB_CACHE_ALIGN_;
+}
+
+static uint8_t *fsb_cache_block_base_(uint8_t *block, size_t size)
+{
+    return size < FSB_CACHE_APART_ ? block : block - block[-1];
+}
+
+static uint8_t *fsb_cache_block_alloc_(const fsb_allocator *a, size_t size)
+{
+    uint8_t *base = (uint8_t *)fsb_cache_resize_(a, NULL, 0, fsb_cache_block_bytes_(size));
+    if (!base || size < FSB_CACHE_APART_) return base;
+    const size_t shift = FSB_CACHE_ALIGN_ - ((uintptr_t)base & (FSB_CACHE_ALIGN_ - 1));
+    base[shift - 1] = (uint8_t)shift;
+    return base + shift;
+}
+
+static void fsb_cache_block_free_(const fsb_allocator *a, uint8_t *block, size_t size)
+{
+    fsb_cache_free_(a, fsb_cache_block_base_(block, size), fsb_cache_block_bytes_(size));
+}
+
+/* Gives back all but `size` bytes of a block, which moves if it has to. */
+static uint8_t *fsb_cache_block_trim_(const fsb_allocator *a, uint8_t *block, size_t had,
+                                      size_t size)
+{
+    uint8_t     *base = fsb_cache_block_base_(block, had);
+    const size_t shift = (size_t)(block - base), less = fsb_cache_block_bytes_(size);
+    const int    stays = less >= size + shift;
+    if (!stays) memmove(base, block, size);
+    uint8_t *now = (uint8_t *)fsb_cache_resize_(a, base, fsb_cache_block_bytes_(had), less);
+    if (!now && !stays) base[shift - 1] = (uint8_t)shift; /* it is freed by that */
+    return now && stays ? now + shift : now;
+}
+
 static void fsb_cache_give_back_(fsb_cache_shard_ *s, fsb_cache_entry_ *e) /* lock held, refs 0 */
 {
     if (e->block) {
-        fsb_cache_free_(&s->cache->desc.allocator, e->block, e->size);
-        s->bytes -= e->size;
+        fsb_cache_block_free_(&s->cache->desc.allocator, e->block, e->size);
+        s->bytes -= fsb_cache_block_bytes_(e->size);
     }
     FSB_CACHE_STORE_(&e->block, (uint8_t *)NULL);
     e->next = s->free, s->free = fsb_cache_number_(s, e);
@@ -894,8 +939,8 @@ static void fsb_cache_give_back_(fsb_cache_shard_ *s, fsb_cache_entry_ *e) /* lo
 static void fsb_cache_release_(void *owner) /* of slices */
 {
     fsb_cache_entry_ *e = (fsb_cache_entry_ *)owner;
-    fsb_cache_shard_ *s = fsb_cache_home_(e);
     if (__atomic_sub_fetch(&e->refs, 1, __ATOMIC_ACQ_REL)) return;
+    fsb_cache_shard_ *s = fsb_cache_home_(e);
     pthread_mutex_lock(&s->lock);
     s->pinned -= e->block ? e->size : 0;
     fsb_cache_give_back_(s, e);
@@ -991,12 +1036,12 @@ static int fsb_cache_make_(fsb_cache_shard_ *s, size_t size, fsb_cache_entry_ **
     FSB_CACHE_STORE_(&e->size, (uint32_t)size);
     *out = e;
     if (size <= desc->small_bytes) return 0;
-    int err = fsb_cache_take_(s, size);
+    int err = fsb_cache_take_(s, fsb_cache_block_bytes_(size));
     if (!err) {
         pthread_mutex_unlock(&s->lock);
-        uint8_t *block = (uint8_t *)fsb_cache_resize_(&desc->allocator, NULL, 0, size);
+        uint8_t *block = fsb_cache_block_alloc_(&desc->allocator, size);
         pthread_mutex_lock(&s->lock);
-        if (!block) s->bytes -= size, err = -ENOMEM;
+        if (!block) s->bytes -= fsb_cache_block_bytes_(size), err = -ENOMEM;
         FSB_CACHE_STORE_(&e->block, block);
     }
     if (err) fsb_cache_give_back_(s, e);
@@ -1152,7 +1197,7 @@ FSB_CACHE_HOT_ int64_t fsb_cache_copy_small_(fsb_cache_shard_ *s, uint64_t hash,
     if (!e) return FSB_CACHE_LOAD_(&s->changes) == changes ? -ENOENT : -EAGAIN;
     const size_t size = FSB_CACHE_LOAD_(&e->size);
     if (FSB_CACHE_LOAD_(&e->block) || FSB_CACHE_LOAD_(&e->expires) || size > room ||
-        size > s->cache->desc.small_bytes)
+        size > s->stride - sizeof *e)
         return -EAGAIN;
     const uint64_t *from = (const uint64_t *)(const void *)(e + 1);
     const size_t    words = size / 8;
@@ -1169,21 +1214,25 @@ FSB_CACHE_HOT_ int64_t fsb_cache_copy_small_(fsb_cache_shard_ *s, uint64_t hash,
     return (int64_t)size;
 }
 
+__attribute__((noinline)) static int64_t fsb_cache_copy_pinned_(fsb_cache *cache,
+                                                                const fsb_cache_key *key, void *buf,
+                                                                size_t size)
+{
+    fsb_slice slice;
+    if (!fsb_cache_get(cache, key, &slice)) return -ENOENT;
+    const int64_t n = (int64_t)slice.size;
+    if (n && slice.size <= size) memcpy(buf, slice.data, slice.size);
+    fsb_slice_release(&slice);
+    return n;
+}
+
 FSB_API int64_t fsb_cache_get_copy(fsb_cache *cache, const fsb_cache_key *key, void *buf,
                                    size_t size)
 {
     const uint64_t    hash = fsb_cache_hash_(cache->seed, key->word);
     fsb_cache_shard_ *s = fsb_cache_shard_of_(cache, hash);
-    int64_t           n = fsb_cache_copy_small_(s, hash, key->word, (uint8_t *)buf, size);
-    if (n == -EAGAIN) {
-        fsb_cache_entry_ *e = fsb_cache_look_(s, hash, key->word);
-        n = e ? (int64_t)e->size : -ENOENT;
-        if (e) {
-            if (e->size && e->size <= size) memcpy(buf, fsb_cache_value_(e), e->size);
-            fsb_cache_touch_(e);
-            fsb_cache_release_(e);
-        }
-    }
+    const int64_t     n = fsb_cache_copy_small_(s, hash, key->word, (uint8_t *)buf, size);
+    if (n == -EAGAIN) return fsb_cache_copy_pinned_(cache, key, buf, size);
     fsb_cache_count_(cache, n >= 0);
     return n;
 }
@@ -1292,15 +1341,15 @@ static void fsb_cache_trim_(fsb_cache_shard_ *s, fsb_cache_entry_ *e, size_t siz
     }
     if (size <= desc->small_bytes) {
         fsb_cache_write_small_(e, block, size);
-        fsb_cache_free_(&desc->allocator, block, had);
+        fsb_cache_block_free_(&desc->allocator, block, had);
         block = NULL;
     } else {
-        uint8_t *less = (uint8_t *)fsb_cache_resize_(&desc->allocator, block, had, size);
+        uint8_t *less = fsb_cache_block_trim_(&desc->allocator, block, had, size);
         if (!less) return; /* said to be impossible; `had` is the size then, and it is not kept */
         block = less;
     }
     pthread_mutex_lock(&s->lock);
-    s->bytes -= had - (block ? size : 0);
+    s->bytes -= fsb_cache_block_bytes_(had) - (block ? fsb_cache_block_bytes_(size) : 0);
     pthread_mutex_unlock(&s->lock);
     FSB_CACHE_STORE_(&e->block, block);
     FSB_CACHE_STORE_(&e->size, (uint32_t)size);
@@ -1448,7 +1497,8 @@ FSB_API int fsb_cache_open(fsb_cache **out, const fsb_cache_desc *desc)
     const uint32_t entries = segments * FSB_CACHE_SEGMENT_;
     const uint64_t tables = segments * sizeof(void *) +
         4 * ((uint64_t)fsb_cache_power_((uint64_t)entries * 4 / 3) + fsb_cache_power_(entries) / 2);
-    const uint64_t taken = tables + segments * each + sizeof(fsb_cache_flight_);
+    const uint64_t taken =
+        tables + segments * each + sizeof(fsb_cache_flight_) + FSB_CACHE_ALIGN_;
     if (taken >= room) return -EINVAL; /* max_entries leave nothing for values */
     fsb_cache *c = (fsb_cache *)fsb_cache_alloc_(&d.allocator, size);
     if (!c) return -ENOMEM;
@@ -1535,9 +1585,11 @@ static uint64_t fsb_cache_check_(uint64_t seed, const uint8_t *p, size_t size)
     return h ^ h >> 32;
 }
 
-/* The sum of a chunk: the loop that XXH3 with 128 bits has for long inputs (Yann Collet, the XXH3
-   specification), with a secret that comes from the folder's seed, and short inputs padded. Eight
-   lanes take 64 bytes at a time, and are scrambled every 1024. */
+/* The sum of a chunk, with a secret that comes from the folder's seed. A folder that was written
+   with the other sum starts empty, as its header says something else of its seed.
+
+   The loop that XXH3 with 128 bits has for long inputs (Yann Collet, the XXH3 specification), short
+   inputs padded: eight lanes take 64 bytes at a time, and are scrambled every 1024. */
 enum { FSB_CACHE_SECRET_ = 192, FSB_CACHE_STRIPE_ = 64, FSB_CACHE_BLOCK_ = 16 /* stripes */ };
 typedef struct fsb_cache_sum_ {
     uint64_t word[2];
@@ -1570,55 +1622,6 @@ static void fsb_cache_stripes_(uint64_t lanes[8], const uint8_t *p, const uint8_
     }
 }
 
-#if defined(__x86_64__)
-/* The same, four lanes at once: reads wait for it. */
-#define FSB_CACHE_AVX2_ __attribute__((target("avx2")))
-FSB_CACHE_AVX2_ static inline __m256i fsb_cache_load_avx2_(const void *p)
-{
-    return _mm256_loadu_si256((const __m256i *)p);
-}
-
-FSB_CACHE_AVX2_ static inline __m256i fsb_cache_stripe_avx2_(__m256i lanes, const uint8_t *p,
-                                                             const uint8_t *secret)
-{
-    const __m256i data = fsb_cache_load_avx2_(p);
-    const __m256i mixed = _mm256_xor_si256(data, fsb_cache_load_avx2_(secret));
-    const __m256i product = _mm256_mul_epu32(mixed, _mm256_srli_epi64(mixed, 32));
-    return _mm256_add_epi64(lanes, _mm256_add_epi64(product, _mm256_shuffle_epi32(data, 0x4e)));
-}
-
-FSB_CACHE_AVX2_ static inline __m256i fsb_cache_scramble_avx2_(__m256i lanes, const uint8_t *secret)
-{
-    const __m256i prime = _mm256_set1_epi64x(0x9E3779B1);
-    const __m256i mixed = _mm256_xor_si256(lanes, _mm256_xor_si256(_mm256_srli_epi64(lanes, 47),
-                                                                   fsb_cache_load_avx2_(secret)));
-    const __m256i high = _mm256_mul_epu32(_mm256_srli_epi64(mixed, 32), prime);
-    return _mm256_add_epi64(_mm256_mul_epu32(mixed, prime), _mm256_slli_epi64(high, 32));
-}
-
-FSB_CACHE_AVX2_ static void fsb_cache_stripes_avx2_(uint64_t lanes[8], const uint8_t *p,
-                                                    const uint8_t *secret, size_t n)
-{
-    const uint8_t *last = secret + FSB_CACHE_SECRET_ - FSB_CACHE_STRIPE_;
-    __m256i        a = fsb_cache_load_avx2_(lanes), b = fsb_cache_load_avx2_(lanes + 4);
-    while (n) {
-        const size_t   now = n < FSB_CACHE_BLOCK_ ? n : (size_t)FSB_CACHE_BLOCK_;
-        const uint8_t *s = secret;
-        for (size_t i = 0; i < now; ++i, s += 8, p += FSB_CACHE_STRIPE_) {
-            a = fsb_cache_stripe_avx2_(a, p, s);
-            b = fsb_cache_stripe_avx2_(b, p + 32, s + 32);
-        }
-        if (now == FSB_CACHE_BLOCK_) {
-            a = fsb_cache_scramble_avx2_(a, last);
-            b = fsb_cache_scramble_avx2_(b, last + 32);
-        }
-        n -= now;
-    }
-    _mm256_storeu_si256((__m256i *)(void *)lanes, a);
-    _mm256_storeu_si256((__m256i *)(void *)(lanes + 4), b);
-}
-#endif
-
 static uint64_t fsb_cache_merge_(const uint64_t lanes[8], const uint8_t *secret, uint64_t h)
 {
     for (int i = 0; i < 8; ++i) h = fsb_cache_mix_(h, lanes[i] ^ fsb_cache_get64_(secret + 8 * i));
@@ -1631,29 +1634,77 @@ static fsb_cache_sum_ fsb_cache_xxh3_(const uint8_t *secret, const void *data, s
     static const uint64_t start[8] = {
         0x00000000C2B2AE3D, 0x9E3779B185EBCA87, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9,
         0x85EBCA77C2B2AE63, 0x0000000085EBCA77, 0x27D4EB2F165667C5, 0x000000009E3779B1};
-    void (*stripes)(uint64_t *, const uint8_t *, const uint8_t *, size_t) = fsb_cache_stripes_;
     const uint8_t *p = (const uint8_t *)data;
     uint64_t       lanes[8];
     uint8_t        padded[FSB_CACHE_STRIPE_];
     size_t         left = size;
-#if defined(__x86_64__)
-    if (__builtin_cpu_supports("avx2")) stripes = fsb_cache_stripes_avx2_;
-#endif
     memcpy(lanes, start, sizeof lanes);
     if (size < sizeof padded) {
         memset(padded, 0, sizeof padded);
         if (size) memcpy(padded, data, size);
         p = padded, left = sizeof padded;
     }
-    stripes(lanes, p, secret, left / FSB_CACHE_STRIPE_);
-    stripes(lanes, p + left - FSB_CACHE_STRIPE_,
-            secret + FSB_CACHE_SECRET_ - FSB_CACHE_STRIPE_ - 7, 1);
+    fsb_cache_stripes_(lanes, p, secret, left / FSB_CACHE_STRIPE_);
+    fsb_cache_stripes_(lanes, p + left - FSB_CACHE_STRIPE_,
+                       secret + FSB_CACHE_SECRET_ - FSB_CACHE_STRIPE_ - 7, 1);
     fsb_cache_sum_ sum;
     sum.word[0] = fsb_cache_merge_(lanes, secret + 11, size * 0x9E3779B185EBCA87u);
     sum.word[1] = fsb_cache_merge_(lanes, secret + FSB_CACHE_SECRET_ - FSB_CACHE_STRIPE_ - 11,
                                    ~(size * 0xC2B2AE3D27D4EB4Fu));
     return sum;
 }
+
+#if defined(__x86_64__)
+/* Where the processor has instructions for AES, they make a sum in about half the time of XXH3 with
+   AVX2 (measured: 1.6 us a chunk, 2.6): reads wait for it. Eight lanes; a round of each takes 16
+   bytes as its key. A round is one to one in the lane and in the key: a change within 16 bytes
+   never goes unseen, random bytes do once in 2^128. */
+__attribute__((target("aes"))) static inline __m128i fsb_cache_aes_load_(const uint8_t *p)
+{
+    return _mm_loadu_si128((const __m128i *)(const void *)p);
+}
+
+__attribute__((target("aes"))) static void fsb_cache_aes_take_(__m128i lanes[8], const uint8_t *p,
+                                                               size_t n)
+{
+    __m128i a = lanes[0], b = lanes[1], c = lanes[2], d = lanes[3];
+    __m128i e = lanes[4], f = lanes[5], g = lanes[6], h = lanes[7];
+    for (; n; --n, p += 128) { /* in registers: an array of them is kept in memory */
+        a = _mm_aesenc_si128(a, fsb_cache_aes_load_(p));
+        b = _mm_aesenc_si128(b, fsb_cache_aes_load_(p + 16));
+        c = _mm_aesenc_si128(c, fsb_cache_aes_load_(p + 32));
+        d = _mm_aesenc_si128(d, fsb_cache_aes_load_(p + 48));
+        e = _mm_aesenc_si128(e, fsb_cache_aes_load_(p + 64));
+        f = _mm_aesenc_si128(f, fsb_cache_aes_load_(p + 80));
+        g = _mm_aesenc_si128(g, fsb_cache_aes_load_(p + 96));
+        h = _mm_aesenc_si128(h, fsb_cache_aes_load_(p + 112));
+    }
+    lanes[0] = a, lanes[1] = b, lanes[2] = c, lanes[3] = d;
+    lanes[4] = e, lanes[5] = f, lanes[6] = g, lanes[7] = h;
+}
+
+__attribute__((target("aes"))) static fsb_cache_sum_ fsb_cache_aes_(const uint8_t *secret,
+                                                                    const void *data, size_t size)
+{
+    const uint8_t *p = (const uint8_t *)data;
+    const size_t   whole = size / 128, rest = size % 128;
+    __m128i        lanes[8], all = _mm_set_epi64x(0x243F6A8885A308D3, (long long)size);
+    uint8_t        padded[128];
+    fsb_cache_sum_ sum;
+    for (int i = 0; i < 8; ++i) lanes[i] = fsb_cache_aes_load_(secret + 16 * i);
+    fsb_cache_aes_take_(lanes, p, whole);
+    memset(padded, 0, sizeof padded);
+    if (rest) memcpy(padded, p + 128 * whole, rest);
+    fsb_cache_aes_take_(lanes, padded, rest != 0);
+    for (int i = 0; i < 8; ++i) { /* three rounds for each: one more than spreads it over all */
+        all = _mm_aesenc_si128(all, lanes[i]);
+        all = _mm_aesenc_si128(all, fsb_cache_aes_load_(secret + 128));
+        all = _mm_aesenc_si128(all, fsb_cache_aes_load_(secret + 144));
+    }
+    memcpy(sum.word, &all, sizeof sum.word);
+    return sum;
+}
+#endif
 
 /* ---- [disk] the folder ----------------------------------------------------------------------- */
 
@@ -1875,9 +1926,13 @@ static int64_t fsb_cache_slot_take_(fsb_cache_disk *d)
 
 static fsb_cache_sum_ fsb_cache_sum_of_(const fsb_cache_disk *d, const void *data, size_t size)
 {
-    if (!d->desc.hash) return fsb_cache_xxh3_(d->secret, data, size);
     unsigned char  bytes[32];
     fsb_cache_sum_ sum;
+#if defined(__x86_64__)
+    if (!d->desc.hash && __builtin_cpu_supports("aes"))
+        return fsb_cache_aes_(d->secret, data, size);
+#endif
+    if (!d->desc.hash) return fsb_cache_xxh3_(d->secret, data, size);
     d->desc.hash(data, size, bytes);
     for (int i = 0; i < 2; ++i) sum.word[i] = fsb_cache_get64_(bytes + 8 * i);
     return sum;

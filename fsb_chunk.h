@@ -1882,6 +1882,7 @@ typedef struct fsb_chunk_frame_ {
     uint64_t       tag;
     int32_t        status;
     unsigned char *meta, *data;
+    size_t         placed; /* of a client: so many bytes of data are in op->buf, not at data */
 } fsb_chunk_frame_;
 
 /* Writes the header before meta_size bytes of meta that are there already. */
@@ -2006,7 +2007,13 @@ static void fsb_chunk_stream_shut_(const fsb_chunk_stream_ *s) /* wakes the peer
    it; both only ever move what is there, so nobody waits under it. */
 #ifdef FSB_WITH_OPENSSL
 
-enum { FSB_CHUNK_RECORD_ = 16 << 10, FSB_CHUNK_LEFT_ = 32 << 10, FSB_CHUNK_SMALL_PART_ = 4 << 10 };
+enum {
+    FSB_CHUNK_RECORD_ = 16 << 10,
+    FSB_CHUNK_SEALED_ = FSB_CHUNK_RECORD_ + 256, /* at most, encrypted */
+    FSB_CHUNK_LEFT_ = 80 << 10, /* a few records: one system call for all of them ... */
+    FSB_CHUNK_AHEAD_ = 64 << 10, /* ... and for about as many when they come */
+    FSB_CHUNK_SMALL_PART_ = 4 << 10
+};
 
 /* What the connections of a server, or of a client, have in common. */
 typedef struct fsb_chunk_secure_ {
@@ -2024,36 +2031,81 @@ struct fsb_chunk_tls_ {
     int               ended;
     int               ready; /* bytes are decrypted that the last recv had no room for */
     int               proven; /* the handshake is over: the peer knows the code */
-    unsigned char    *left;  /* of a record that the socket did not take, or NULL */
+    unsigned char    *left;  /* records that are not sent yet, or NULL */
     size_t            left_at, left_size; /* left_size by atomics: who polls asks */
+    int               stuck; /* the socket took a part of them only */
+    unsigned char    *ahead; /* bytes that came behind those that were asked for, or NULL */
+    size_t            ahead_at, ahead_size;
 };
 
-/* A record that is not taken whole is kept here, so that SSL_write() never has to be repeated: what
-   it said is sent, is. Nothing is written meanwhile, so it is one record, or a few of a handshake.
-   */
+static void fsb_chunk_left_set_(fsb_chunk_tls_ *t, size_t at, size_t size)
+{
+    t->left_at = at;
+    __atomic_store_n(&t->left_size, size, __ATOMIC_RELAXED);
+}
+
+static int fsb_chunk_bio_keep_(fsb_chunk_tls_ *t, const char *bytes, size_t size)
+{
+    const size_t end = t->left_at + t->left_size;
+    if (!t->left)
+        t->left = (unsigned char *)fsb_chunk_resize_(&t->allocator, NULL, 0, FSB_CHUNK_LEFT_);
+    if (!t->left || size > FSB_CHUNK_LEFT_ - end) return t->error = ENOMEM, -1;
+    memcpy(t->left + end, bytes, size);
+    fsb_chunk_left_set_(t, t->left_at, t->left_size + size);
+    return 0;
+}
+
+/* Records that others follow are kept and sent together. So is what the socket does not take, so
+   that SSL_write() never has to be repeated: what it said is sent, will be. Nothing but a handshake
+   writes while it is stuck. */
 static int fsb_chunk_bio_write_(BIO *bio, const char *bytes, int size)
 {
     fsb_chunk_tls_ *t = (fsb_chunk_tls_ *)BIO_get_data(bio);
-    struct iovec    part;
-    part.iov_base = (void *)(uintptr_t)bytes, part.iov_len = (size_t)size;
-    int64_t n = t->left_size ? -EAGAIN : fsb_chunk_raw_send_(&t->raw, &part, 1, t->more);
-    if (n == size) return size;
+    const size_t    before = t->left_size, all = before + (size_t)size;
+    struct iovec    parts[2];
+    if (t->stuck || (t->more && all + FSB_CHUNK_SEALED_ <= FSB_CHUNK_LEFT_))
+        return fsb_chunk_bio_keep_(t, bytes, (size_t)size) ? -1 : size;
+    parts[0].iov_base = t->left, parts[0].iov_len = before;
+    parts[1].iov_base = (void *)(uintptr_t)bytes, parts[1].iov_len = (size_t)size;
+    const int64_t n = fsb_chunk_raw_send_(&t->raw, before ? parts : parts + 1, before ? 2 : 1,
+                                          t->more);
     if (n < 0 && n != -EAGAIN) return t->error = (int)-n, -1;
-    if (n < 0) n = 0;
-    const size_t rest = (size_t)(size - n);
-    if (!t->left) t->left = (unsigned char *)fsb_chunk_alloc_(&t->allocator, FSB_CHUNK_LEFT_);
-    if (!t->left || rest > FSB_CHUNK_LEFT_ - t->left_size - t->left_at)
-        return t->error = ENOMEM, -1;
-    memcpy(t->left + t->left_at + t->left_size, bytes + n, rest);
-    __atomic_store_n(&t->left_size, t->left_size + rest, __ATOMIC_RELAXED);
-    return size;
+    const size_t sent = n < 0 ? 0 : (size_t)n, skip = sent > before ? sent - before : 0;
+    fsb_chunk_left_set_(t, skip || sent == before ? 0 : sent, before - (sent - skip));
+    if (sent == all) return size;
+    t->stuck = 1;
+    return fsb_chunk_bio_keep_(t, bytes + skip, (size_t)size - skip) ? -1 : size;
+}
+
+/* Once bytes come in numbers, more than a record wants are taken at a time. */
+static int64_t fsb_chunk_bio_ahead_(fsb_chunk_tls_ *t, char *to, size_t size)
+{
+    struct iovec parts[2];
+    ssize_t      n;
+    if (t->ahead_size) {
+        if (size > t->ahead_size) size = t->ahead_size;
+        memcpy(to, t->ahead + t->ahead_at, size);
+        t->ahead_at += size, t->ahead_size -= size;
+        return (int64_t)size;
+    }
+    if (!t->ahead && t->proven)
+        t->ahead = (unsigned char *)fsb_chunk_resize_(&t->allocator, NULL, 0, FSB_CHUNK_AHEAD_);
+    if (!t->ahead) return fsb_chunk_raw_recv_(&t->raw, to, size);
+    parts[0].iov_base = to, parts[0].iov_len = size;
+    parts[1].iov_base = t->ahead, parts[1].iov_len = FSB_CHUNK_AHEAD_;
+    do n = readv(t->raw.in, parts, 2);
+    while (n < 0 && errno == EINTR);
+    if (n < 0) return -errno;
+    if ((size_t)n <= size) return n;
+    t->ahead_at = 0, t->ahead_size = (size_t)n - size;
+    return (int64_t)size;
 }
 
 static int fsb_chunk_bio_read_(BIO *bio, char *to, int size)
 {
     fsb_chunk_tls_ *t = (fsb_chunk_tls_ *)BIO_get_data(bio);
     BIO_clear_retry_flags(bio);
-    const int64_t n = fsb_chunk_raw_recv_(&t->raw, to, (size_t)size);
+    const int64_t n = fsb_chunk_bio_ahead_(t, to, (size_t)size);
     if (n > 0) return (int)n;
     if (n == -EAGAIN) BIO_set_retry_read(bio);
     else if (!n) t->ended = 1;
@@ -2138,6 +2190,7 @@ static void fsb_chunk_tls_close_(fsb_chunk_stream_ *s)
     s->tls = NULL;
     SSL_free(t->ssl);
     fsb_chunk_free_(&a, t->left, FSB_CHUNK_LEFT_);
+    fsb_chunk_free_(&a, t->ahead, FSB_CHUNK_AHEAD_);
     pthread_mutex_destroy(&t->lock);
     fsb_chunk_free_(&a, t, sizeof *t);
 }
@@ -2183,19 +2236,19 @@ static int fsb_chunk_tls_error_(fsb_chunk_tls_ *t, int said)
     return differ ? -EACCES : -EPROTO;
 }
 
-/* Sends what is left of a record: 0, -EAGAIN, another error. Lock held. */
+/* Sends the records that are left: 0, -EAGAIN, another error. Lock held. */
 static int fsb_chunk_tls_drain_(fsb_chunk_tls_ *t)
 {
     while (t->left_size) {
         struct iovec part;
         part.iov_base = t->left + t->left_at, part.iov_len = t->left_size;
         const int64_t n = fsb_chunk_raw_send_(&t->raw, &part, 1, 0);
+        t->stuck = n != (int64_t)t->left_size;
         if (n < 0) return (int)n;
-        t->left_at += (size_t)n;
-        __atomic_store_n(&t->left_size, t->left_size - (size_t)n, __ATOMIC_RELAXED);
+        fsb_chunk_left_set_(t, t->left_at + (size_t)n, t->left_size - (size_t)n);
     }
     fsb_chunk_free_(&t->allocator, t->left, FSB_CHUNK_LEFT_);
-    t->left = NULL, t->left_at = 0;
+    t->left = NULL, t->left_at = 0, t->stuck = 0;
     return 0;
 }
 
@@ -2212,7 +2265,12 @@ static int64_t fsb_chunk_tls_recv_(fsb_chunk_tls_ *t, void *to, size_t size)
         n = SSL_read(t->ssl, at + got, (int)want);
         if (n <= 0) err = fsb_chunk_tls_error_(t, n);
         else if (!t->proven) t->proven = SSL_session_reused(t->ssl);
-        t->ready = got + (n > 0 ? (size_t)n : 0) == size && SSL_pending(t->ssl) > 0;
+        t->ready = got + (n > 0 ? (size_t)n : 0) == size &&
+            (SSL_pending(t->ssl) > 0 || t->ahead_size);
+        if (n <= 0 && !t->ahead_size) { /* a client at rest has none */
+            fsb_chunk_free_(&t->allocator, t->ahead, FSB_CHUNK_AHEAD_);
+            t->ahead = NULL;
+        }
         pthread_mutex_unlock(&t->lock);
         if (n <= 0) break;
         if (!t->proven) return -EACCES; /* by what means else? there are none */
@@ -2255,13 +2313,14 @@ static int64_t fsb_chunk_tls_send_(fsb_chunk_tls_ *t, const struct iovec *parts,
     size_t  sent = 0, at = 0;
     int64_t n = 0;
     pthread_mutex_lock(&t->lock);
-    n = fsb_chunk_tls_drain_(t);
-    while (!t->left_size && n >= 0) {
+    n = t->stuck || !count ? fsb_chunk_tls_drain_(t) : 0;
+    while (!t->stuck && n >= 0) {
         while (count && at >= parts->iov_len) at -= parts->iov_len, ++parts, --count;
         if (!count) break;
         n = fsb_chunk_tls_record_(t, parts, count, at, more);
         if (n > 0) sent += (size_t)n, at += (size_t)n;
     }
+    if (!more && n >= 0 && !t->stuck) (void)fsb_chunk_tls_drain_(t); /* the room is given back */
     pthread_mutex_unlock(&t->lock);
     return sent || n >= 0 ? (int64_t)sent : n;
 }
@@ -6015,6 +6074,7 @@ typedef struct fsb_chunk_client_ {
     /* of the receiver alone */
     unsigned char *in;
     size_t         in_size, in_start, in_end;
+    size_t         placed; /* of the frame at `in`, as fsb_chunk_frame_ has it */
     int64_t        next_tick;
     int64_t        heard, pinged; /* when bytes came, and a PING was sent, ms */
     /* guarded by lock */
@@ -6416,8 +6476,9 @@ static int64_t fsb_chunk_bytes_(fsb_op *op, const fsb_chunk_frame_ *f)
     }
     if (size > op->size || (size && size != (uint64_t)result)) return -EPROTO;
     if (!size && result && op->size) return -EPROTO; /* a count, but not the bytes */
-    if (op->buf) memcpy(op->buf, f->data, size);
-    else op->slice.data = f->data, op->slice.size = size;
+    if (op->buf && size > f->placed)
+        memcpy((unsigned char *)op->buf + f->placed, f->data + f->placed, size - f->placed);
+    if (!op->buf) op->slice.data = f->data, op->slice.size = size;
     return result;
 }
 
@@ -6756,6 +6817,7 @@ static int fsb_chunk_answers_(fsb_chunk_client_ *c)
         if (whole < 0) return (int)whole;
         if (whole && (size_t)whole <= have) {
             c->in_start += (size_t)whole;
+            f.placed = c->placed, c->placed = 0;
             const int err = fsb_chunk_answered_(c, &f);
             if (err) return err;
             continue;
@@ -6766,17 +6828,46 @@ static int fsb_chunk_answers_(fsb_chunk_client_ *c)
     }
 }
 
+/* The rest of a large READ's answer, of which `have` bytes are there, goes where it is wanted, and
+   is not copied once more: the bytes that may go to *to, or 0. What was placed counts as if it were
+   in `in`, where the next frame begins behind it. Looked up each time: the op may have ended. */
+static size_t fsb_chunk_place_(fsb_chunk_client_ *c, const fsb_chunk_frame_ *f, size_t have,
+                               unsigned char **to)
+{
+    const size_t trailer = f->flags & FSB_CHUNK_TRAILER_ ? 8 : 0;
+    const size_t head = (size_t)FSB_CHUNK_HEADER_ + f->meta_size;
+    if (have < head) return 0;
+    const size_t there = have - head;
+    if (f->op != FSB_OP_READ || f->status < 0 || f->data_size < FSB_CHUNK_CLIENT_IN_ ||
+        there >= f->data_size - trailer)
+        return 0;
+    pthread_mutex_lock(&c->lock);
+    fsb_chunk_call_ *call = fsb_chunk_call_of_(c, f->tag, f->op);
+    fsb_op          *op = call ? call->op : NULL;
+    pthread_mutex_unlock(&c->lock);
+    if (!op || !op->buf || f->data_size - trailer > op->size) return 0;
+    unsigned char *buf = (unsigned char *)op->buf;
+    memcpy(buf + c->placed, f->data + c->placed, there - c->placed);
+    c->placed = there;
+    *to = buf + there;
+    return f->data_size - trailer - there;
+}
+
 /* Reads what is there, but of a frame in progress not past its end: large ones then begin at the
    start of the buffer and are never moved. */
 static int fsb_chunk_client_fill_(fsb_chunk_client_ *c)
 {
     fsb_chunk_frame_ f;
+    unsigned char   *to = c->in + c->in_end;
     const int64_t    whole = fsb_chunk_unseal_(c->in, c->in_end, &f);
     size_t           most = FSB_CHUNK_CLIENT_IN_;
     if (whole > 0 && (size_t)whole > most) most = (size_t)whole;
-    const int64_t n = fsb_chunk_recv_(&c->stream, c->in + c->in_end, most - c->in_end);
+    if (!whole) c->placed = 0;
+    const size_t  room = whole > 0 ? fsb_chunk_place_(c, &f, c->in_end, &to) : 0;
+    const int64_t n = fsb_chunk_recv_(&c->stream, to, room ? room : most - c->in_end);
     if (n == -EAGAIN) return 0;
     if (n <= 0) return n == -EBADMSG ? -EBADMSG : -ENOTCONN;
+    if (room) c->placed += (size_t)n;
     c->in_end += (size_t)n, c->heard = fsb_chunk_now_ms_();
     return 0;
 }

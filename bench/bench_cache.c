@@ -194,6 +194,72 @@ static void bench_memory(void)
     fsb_cache_close(bench.cache);
 }
 
+/* ---- memory: chunks -------------------------------------------------------------------------- */
+
+static const uint8_t chunk[FSB_CACHE_CHUNK];
+
+static fsb_cache *chunk_cache(uint64_t max_bytes)
+{
+    fsb_cache     *cache = NULL;
+    fsb_cache_desc desc;
+    memset(&desc, 0, sizeof desc);
+    desc.max_bytes = max_bytes, desc.max_entries = max_bytes >> 12;
+    need(fsb_cache_open(&cache, &desc), "open");
+    return cache;
+}
+
+/* 512 MiB through 256 MiB, each chunk once: beside malloc, memcpy and free of as many. */
+static void bench_eviction(void)
+{
+    enum { CHUNKS = 4096, KEPT = CHUNKS / 2 };
+    double          ours[3], theirs[3];
+    void           *kept[KEPT] = {NULL};
+    fsb_cache_stats stats;
+    for (int r = 0; r < 3; ++r) {
+        fsb_cache *cache = chunk_cache(256 << 20);
+        double     t = bench_now();
+        for (uint64_t i = 0; i < CHUNKS; ++i) {
+            const fsb_cache_key key = key_of(i);
+            need(fsb_cache_put(cache, &key, chunk, sizeof chunk, 0), "put");
+        }
+        ours[r] = (bench_now() - t) / CHUNKS * 1e6;
+        fsb_cache_get_stats(cache, &stats);
+        if (stats.bytes > stats.max_bytes || !stats.evictions) need(-E2BIG, "the bound");
+        fsb_cache_close(cache);
+        t = bench_now();
+        for (int i = 0; i < CHUNKS; ++i) {
+            free(kept[i % KEPT]);
+            if (!(kept[i % KEPT] = malloc(sizeof chunk))) need(-ENOMEM, "malloc");
+            memcpy(kept[i % KEPT], chunk, sizeof chunk);
+        }
+        theirs[r] = (bench_now() - t) / CHUNKS * 1e6;
+        for (int i = 0; i < KEPT; ++i) free(kept[i]), kept[i] = NULL;
+    }
+    bench_row("chunk, put, 512 MiB through 256", ours, 3, "us", "malloc+memcpy+free", theirs, 3,
+              BENCH_LESS, "128 KiB each, half of them evicted");
+}
+
+/* 200 MB in 256 MiB: after one pass everything is a hit, in any order. */
+static void bench_hit_rate(void)
+{
+    enum { CHUNKS = 200000000 / FSB_CACHE_CHUNK };
+    double     rate[1];
+    long       hits = 0;
+    fsb_cache *cache = chunk_cache(256 << 20);
+    for (long i = 0; i < 10 * CHUNKS; ++i) {
+        const fsb_cache_key key = key_of(i < CHUNKS ? (uint64_t)i : next_random() % CHUNKS);
+        fsb_slice           got;
+        if (fsb_cache_get(cache, &key, &got)) {
+            fsb_slice_release(&got);
+            hits += i >= CHUNKS;
+        } else need(fsb_cache_put(cache, &key, chunk, sizeof chunk, 0), "put");
+    }
+    rate[0] = 100.0 * (double)hits / (9 * CHUNKS);
+    bench_row("hit rate, 200 MB set in 256 MiB", rate, 1, "%", "", NULL, 0, BENCH_MORE,
+              "chunks, in random order after the first pass");
+    fsb_cache_close(cache);
+}
+
 /* ---- disk ------------------------------------------------------------------------------------ */
 
 static fsb_cache_disk *open_disk(const char *name, uint64_t max_bytes)
@@ -327,6 +393,8 @@ int main(int argc, char **argv)
     snprintf(bench.dir, sizeof bench.dir, "%s/fsb-bench-XXXXXX", tmp && *tmp ? tmp : "/tmp");
     if (!mkdtemp(bench.dir)) need(-errno, bench.dir);
     bench_memory();
+    bench_eviction();
+    bench_hit_rate();
     bench_chunks();
     bench_start();
     bench_records();

@@ -285,6 +285,74 @@ static void test_out_of_memory(void)
     }
 }
 
+/* ---- core: the bound ------------------------------------------------------------------------- */
+
+static struct {
+    int64_t    live, most; /* bytes of the allocator's, by atomics */
+    fsb_cache *cache;
+} bound;
+
+static void *bound_memory(void *user, void *ptr, size_t old_size, size_t new_size)
+{
+    void *to = NULL;
+    (void)user;
+    if (new_size && !(to = realloc(ptr, new_size))) return NULL;
+    if (!new_size) free(ptr);
+    const int64_t change = (int64_t)new_size - (int64_t)old_size;
+    const int64_t now = __atomic_add_fetch(&bound.live, change, __ATOMIC_RELAXED);
+    int64_t       most = __atomic_load_n(&bound.most, __ATOMIC_RELAXED);
+    while (now > most && !__atomic_compare_exchange_n(&bound.most, &most, now, 0, __ATOMIC_RELAXED,
+                                                      __ATOMIC_RELAXED)) {}
+    return to;
+}
+
+/* Small values and large ones, put, fetched, removed, some of them pinned meanwhile. */
+static void *insert_many(void *arg)
+{
+    static const uint8_t value[128 << 10];
+    uint64_t             x = *(uint64_t *)arg;
+    int                  fine = 0;
+    fsb_slice            held = {NULL, 0, NULL, NULL};
+    for (int i = 0; i < 4000; ++i) {
+        x ^= x << 13, x ^= x >> 7, x ^= x << 17;
+        const fsb_cache_key key = key_of(x % 300);
+        const size_t        size = x >> 20 & 1 ? x >> 32 & 0xff : x >> 32 & 0x1ffff;
+        fsb_slice           got;
+        int                 err = 0;
+        if (x >> 10 & 1) err = fsb_cache_put(bound.cache, &key, value, size, 0);
+        else if ((err = fsb_cache_fetch(bound.cache, &key, size, load_some, &fine, 0, &got)) >= 0) {
+            fsb_slice_release(&held);
+            held = got;
+        }
+        CHECK(err >= 0 || err == -ENOMEM);
+        if (x % 50 == 0) fsb_cache_remove(bound.cache, &key);
+    }
+    fsb_slice_release(&held);
+    return NULL;
+}
+
+/* Not a byte more than max_bytes is ever held, and what it says it holds is what it holds. */
+static void test_bound(void)
+{
+    fsb_cache_desc  desc = {0};
+    fsb_cache_stats stats;
+    pthread_t       thread[4];
+    uint64_t        seed[4] = {1001, 2002, 3003, 4004};
+    desc.max_bytes = 4 << 20, desc.shards = 2;
+    desc.allocator.fn = bound_memory;
+    REQUIRE(fsb_cache_open(&bound.cache, &desc) == 0);
+    for (int i = 0; i < 4; ++i)
+        REQUIRE(pthread_create(&thread[i], NULL, insert_many, &seed[i]) == 0);
+    for (int i = 0; i < 4; ++i) pthread_join(thread[i], NULL);
+    fsb_cache_get_stats(bound.cache, &stats);
+    CHECK_EQ(stats.bytes, bound.live);
+    CHECK(bound.most <= 4 << 20);
+    CHECK(bound.most > (4 << 20) - (512 << 10)); /* it was full */
+    CHECK(stats.evictions > 1000);
+    fsb_cache_close(bound.cache);
+    CHECK_EQ(bound.live, 0);
+}
+
 /* ---- core: fetch ----------------------------------------------------------------------------- */
 
 static struct {
@@ -980,6 +1048,7 @@ int main(int argc, char **argv)
     TEST(test_ttl);
     TEST(test_scan);
     TEST(test_out_of_memory);
+    TEST(test_bound);
     TEST(test_single_flight);
     TEST(test_threads);
     TEST(test_disk_model);
