@@ -530,6 +530,11 @@ typedef struct fsb_cache_backend_desc {
 /* Wraps `inner`: answers STAT, LIST, READLINK, OPEN for reading, READ, GET and GETXATTR of missing
    names from memory or L2 while they are known to hold, passes on everything else, and keeps what
    comes back. submit() calls done() before it returns for what is known.
+   Where a round trip takes more than 2 ms, and inner has submit(): a name that is looked up brings
+   the first 16 KiB of its file along, while at least one in four is opened; and small files read
+   one after another bring those behind them (in the order of the listing, of their names, or of
+   the numbers in these), in a window that grows while the link keeps up. LIST with FSB_LIST_DATA
+   then gives the bytes that are here.
    What is known holds as long as inner's lease (WATCH of "/" with FSB_WATCH_HELD), else ttl_ms.
    A WATCH with FSB_WATCH_HELD of this backend hears of others' changes after they were forgotten
    here. Attributes of files with several names (hard links) are not kept, since a change through
@@ -2900,8 +2905,9 @@ struct fsb_cached_ {
     fsb_backend     base; /* first */
     fsb_backend    *inner;
     uint32_t        xattr_epoch; /* by atomics: counts what may give files xattrs */
-    int             streams;     /* large files are read past the memory: see fsb_cached_distance_ */
-    int             far;         /* a round trip costs more than bytes nobody reads */
+    int             streams;     /* near: large files are read past the memory */
+    int             far;         /* a round trip costs more than bytes nobody reads; both: see
+                                    fsb_cached_distance_ */
     int             crowded;     /* atomic: what is asked for ahead waits for what was before */
     int64_t         rtt_ns;
     uint32_t        firsts, firsts_used; /* atomic: see fsb_cached_first_ok_ */
@@ -3747,7 +3753,8 @@ static void fsb_cached_first_put_(fsb_cached_ *c, const fsb_stat *st, const void
 }
 
 /* They, pinned, if they reach as far as `least`. */
-static int fsb_cached_first_bytes_(fsb_cached_ *c, const fsb_stat *st, uint64_t least, fsb_slice *out)
+static int fsb_cached_first_bytes_(fsb_cached_ *c, const fsb_stat *st, uint64_t least,
+                                   fsb_slice *out)
 {
     const fsb_cache_key key = fsb_cached_key_(c, st->file_id, st->version, UINT64_MAX);
     if (!c->far || least > FSB_CACHED_FIRST_ || fsb_cache_get(c->core, &key, out) != 1) return 0;
@@ -3798,7 +3805,8 @@ static int fsb_cached_bytes_(fsb_cached_ *c, fsb_op *op, const fsb_stat *st, uin
     fsb_cached_no_slice_(op);
     if (want > (size_t)FSB_IO_MAX) return 0;
     while (n < count && fsb_cached_chunk_(c, st, first + n, 1, &part[n])) ++n;
-    if (!n && count == 1 && !first) n = (size_t)fsb_cached_first_bytes_(c, st, skip + want, &part[0]);
+    if (!n && count == 1 && !first)
+        n = (size_t)fsb_cached_first_bytes_(c, st, skip + want, &part[0]);
     int   ok = n == count;
     char *to = NULL;
     if (!ok) *missing = first + n;
@@ -6387,9 +6395,9 @@ static void fsb_cached_fill_(fsb_cached_ *c)
 }
 
 /* How long a round trip takes, in ns; 0: not known. A host that is near is asked again rather than
-   that a large file is kept here: to copy its bytes twice more costs a third of the speed of a local
-   socket (measured), and drives out what is worth keeping. One that is far is asked for more than
-   is wanted yet. */
+   that a large file is kept here: to copy its bytes twice more costs a third of the speed of a
+   local socket (measured), and drives out what is worth keeping. One that is far is asked for more
+   than is wanted yet. */
 static int64_t fsb_cached_distance_(fsb_cached_ *c)
 {
     int64_t least = INT64_MAX;
