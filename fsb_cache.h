@@ -532,6 +532,11 @@ typedef struct fsb_cache_backend_desc {
 /* Wraps `inner`: answers STAT, LIST, READLINK, OPEN for reading, READ, GET and GETXATTR of missing
    names from memory or L2 while they are known to hold, passes on everything else, and keeps what
    comes back. submit() calls done() before it returns for what is known.
+   Where a round trip takes more than 2 ms, and inner has submit(): a name that is looked up brings
+   the first 16 KiB of its file along, while at least one in four is opened; and small files read
+   one after another bring those behind them (in the order of the listing, of their names, or of
+   the numbers in these), in a window that grows while the link keeps up. LIST with FSB_LIST_DATA
+   then gives the bytes that are here.
    What is known holds as long as inner's lease (WATCH of "/" with FSB_WATCH_HELD), else ttl_ms.
    A WATCH with FSB_WATCH_HELD of this backend hears of others' changes after they were forgotten
    here. Attributes of files with several names (hard links) are not kept, since a change through
@@ -2810,7 +2815,12 @@ enum {
     FSB_CACHED_SMALL_ = 64 << 10, /* files whose bytes come with a LIST */
     FSB_CACHED_PIECE_ = 32,    /* names copied out at once */
     FSB_CACHED_MISSING_ = 4,   /* xattr names remembered as missing, of one file */
-    FSB_CACHED_AHEAD_ = 64     /* folders on their way at once */
+    FSB_CACHED_AHEAD_ = 64,    /* folders on their way at once */
+    FSB_CACHED_FIRST_ = 16 << 10, /* bytes asked for with a name that is far */
+    FSB_CACHED_BATCH_ = 64,    /* files asked for at once */
+    FSB_CACHED_PAGES_ = 4,     /* of a folder's names, listed ahead */
+    FSB_CACHED_WINDOW_ = 256 << 10, /* bytes of small files asked for ahead, at first */
+    FSB_CACHED_WRONG_ = 8      /* guesses about a folder before it is left alone */
 };
 typedef struct fsb_cached_ fsb_cached_;
 typedef struct fsb_cached_call_ fsb_cached_call_;
@@ -2846,8 +2856,8 @@ struct fsb_cached_entry_ {
     uint32_t           place;     /* in folder->order + 1; 0: not there */
     uint32_t           missing[FSB_CACHED_MISSING_]; /* hashes of xattr names it has not; 0: none */
     uint32_t           missing_epoch; /* c->xattr_epoch when they were; else they mean nothing */
-    uint8_t            state, missing_next;
-    uint16_t           name_size;
+    uint8_t            state, missing_next, name_size;
+    uint32_t           rank; /* in folder->guess + 1, if that is where it is */
     /* the name and a '\0' stand behind it */
 };
 
@@ -2868,7 +2878,13 @@ struct fsb_cached_folder_ {
     uint32_t            small_reads; /* of files in it */
     uint32_t            walk;        /* folders in it that were listed or read */
     uint32_t            walk_next;   /* place from which on no folder was listed ahead */
-    uint32_t            data_next;   /* place from which on no data was asked for */
+    fsb_cached_entry_  *last_read;   /* a small file */
+    fsb_cached_entry_ **guess;       /* the names, as they are likely to be read */
+    uint32_t            guess_count, guess_room;
+    uint32_t            guess_next;  /* from there on nothing was asked for */
+    uint32_t            guess_wake;  /* what is read from there on asks for more */
+    uint32_t            wrong;       /* guesses, since one was right */
+    uint64_t            window;      /* bytes to be asked for ahead of the reader */
     uint32_t            path_size;
     /* the path and a '\0' stand behind it */
 };
@@ -2914,6 +2930,7 @@ struct fsb_cached_call_ {
     uint64_t          hash; /* of the name it is about; of a LIST the folder's */
     uint64_t          file_id, version; /* of a READ */
     uint64_t          offset, size;
+    int64_t           sent_ns; /* of what is asked for ahead */
     int               tries, flying, shown;
     int               cut; /* LIST: 2 no more is shown, 1 nothing below; RENAME: of a folder */
     uint64_t          shown_bytes;
@@ -2943,7 +2960,12 @@ struct fsb_cached_ {
     fsb_backend     base; /* first */
     fsb_backend    *inner;
     uint32_t        xattr_epoch; /* by atomics: counts what may give files xattrs */
-    int             streams;     /* large files are read past the memory: see fsb_cached_near_ */
+    int             streams;     /* near: large files are read past the memory */
+    int             far;         /* a round trip costs more than bytes nobody reads; both: see
+                                    fsb_cached_distance_ */
+    int             crowded;     /* atomic: what is asked for ahead waits for what was before */
+    int64_t         rtt_ns;
+    uint32_t        firsts, firsts_used; /* atomic: see fsb_cached_first_ok_ */
     fsb_allocator   allocator;
     fsb_logger      log;
     fsb_cache      *core;
@@ -3188,6 +3210,7 @@ static void fsb_cached_folder_free_(fsb_cached_ *c, fsb_cached_folder_ *f)
     }
     if (f->table) (void)fsb_cached_counted_(c, f->table, f->table_size * sizeof *f->table, 0);
     if (f->order) (void)fsb_cached_counted_(c, f->order, f->order_room * sizeof *f->order, 0);
+    if (f->guess) (void)fsb_cached_counted_(c, f->guess, f->guess_room * sizeof *f->guess, 0);
     (void)fsb_cached_counted_(c, f, sizeof *f + f->path_size + 1, 0);
 }
 
@@ -3299,7 +3322,7 @@ static fsb_cached_entry_ *fsb_cached_entry_make_(fsb_cached_ *c, fsb_cached_fold
     e = (fsb_cached_entry_ *)fsb_cached_counted_(c, NULL, 0, sizeof *e + n->name_size + 1);
     if (!e) return NULL;
     memset(e, 0, sizeof *e);
-    e->hash = n->hash, e->name_size = (uint16_t)n->name_size;
+    e->hash = n->hash, e->name_size = (uint8_t)n->name_size;
     memcpy(fsb_cached_entry_name_(e), n->name, n->name_size);
     fsb_cached_entry_name_(e)[n->name_size] = '\0';
     fsb_cached_entry_ **at = &f->table[e->hash & (f->table_size - 1)];
@@ -3313,7 +3336,7 @@ static void fsb_cached_unlist_(fsb_cached_folder_ *f)
 {
     for (uint32_t i = 0; i < f->order_count; ++i) f->order[i]->place = 0;
     f->order_count = 0, f->listed = FSB_CACHED_UNKNOWN_, f->lister = NULL;
-    f->data_next = f->walk_next = 0;
+    f->walk_next = f->guess_count = 0;
 }
 
 /* Forgets folders until they fit their part of max_bytes. No lock held. */
@@ -3777,6 +3800,24 @@ static int fsb_cached_chunk_(fsb_cached_ *c, const fsb_stat *st, uint64_t chunk,
     return hit;
 }
 
+/* The first bytes of a larger file lie under a chunk that no file can have. */
+static void fsb_cached_first_put_(fsb_cached_ *c, const fsb_stat *st, const void *data, size_t size)
+{
+    const fsb_cache_key key = fsb_cached_key_(c, st->file_id, st->version, UINT64_MAX);
+    (void)fsb_cache_put(c->core, &key, data, size, 0);
+}
+
+/* They, pinned, if they reach as far as `least`. */
+static int fsb_cached_first_bytes_(fsb_cached_ *c, const fsb_stat *st, uint64_t least,
+                                   fsb_slice *out)
+{
+    const fsb_cache_key key = fsb_cached_key_(c, st->file_id, st->version, UINT64_MAX);
+    if (!c->far || least > FSB_CACHED_FIRST_ || fsb_cache_get(c->core, &key, out) != 1) return 0;
+    if (out->size >= least && out->size <= st->size) return 1;
+    fsb_slice_release(out);
+    return 0;
+}
+
 typedef struct fsb_cached_holder_ {
     fsb_cached_ *c;
     size_t       size; /* of the bytes behind it */
@@ -3819,6 +3860,8 @@ static int fsb_cached_bytes_(fsb_cached_ *c, fsb_op *op, const fsb_stat *st, uin
     fsb_cached_no_slice_(op);
     if (want > (size_t)FSB_IO_MAX) return 0;
     while (n < count && fsb_cached_chunk_(c, st, first + n, 1, &part[n])) ++n;
+    if (!n && count == 1 && !first)
+        n = (size_t)fsb_cached_first_bytes_(c, st, skip + want, &part[0]);
     int   ok = n == count;
     char *to = NULL;
     if (!ok) *missing = first + n;
@@ -3938,6 +3981,18 @@ static void fsb_cached_send_(fsb_cached_call_ *k)
     op->done(op);
 }
 
+/* Several at once, so that a remote inner gets them in one message; it has submit(). */
+static void fsb_cached_send_all_(fsb_cached_ *c, fsb_cached_call_ **calls, uint32_t n)
+{
+    fsb_op *ops[FSB_CACHED_BATCH_];
+    for (uint32_t i = 0; i < n; ++i) {
+        ops[i] = &calls[i]->op;
+        ops[i]->done = fsb_cached_done_;
+        FSB_CACHED_COUNT_(c, calls);
+    }
+    if (n) c->inner->submit(c->inner, ops, n);
+}
+
 static int fsb_cached_can_(const fsb_cached_ *c, uint32_t code)
 {
     return !c->inner || c->inner->call[code] != NULL;
@@ -4014,8 +4069,7 @@ static void fsb_cached_probe_(fsb_cached_ *c)
 
 static fsb_cached_shard_ *fsb_cached_flight_shard_(fsb_cached_ *c, const fsb_cached_call_ *k)
 {
-    return fsb_cached_shard_of_(c, k->op.code == FSB_OP_LIST ? k->hash
-                                                             : fsb_cached_mix_(k->file_id));
+    return fsb_cached_shard_of_(c, k->file_id ? fsb_cached_mix_(k->file_id) : k->hash);
 }
 
 static void fsb_cached_fly_(fsb_cached_call_ *k)
@@ -4059,6 +4113,22 @@ static int fsb_cached_join_read_(fsb_cached_ *c, const fsb_stat *st, uint64_t of
     for (fsb_cached_call_ *k = s->flights; k && !found; k = k->next)
         if (k->op.code != FSB_OP_LIST && k->file_id == st->file_id && k->version == st->version &&
             offset >= k->offset && offset - k->offset < k->size &&
+            fsb_cached_holds_(c, k->hash, k->seq))
+            found = upper ? fsb_cached_wait_for_(k, upper, tries) : 1;
+    pthread_mutex_unlock(&s->lock);
+    return found;
+}
+
+/* 1 if the first bytes of n are on their way, `least` of them if it is larger than that. */
+static int fsb_cached_join_first_(fsb_cached_ *c, const fsb_cached_name_ *n, uint64_t least,
+                                  fsb_op *upper, int tries)
+{
+    fsb_cached_shard_ *s = fsb_cached_shard_of_(c, n->hash);
+    int                found = 0;
+    if (!c->far || least > FSB_CACHED_FIRST_) return 0;
+    pthread_mutex_lock(&s->lock);
+    for (fsb_cached_call_ *k = s->flights; k && !found; k = k->next)
+        if (k->op.code == FSB_OP_GET && !k->file_id && k->hash == n->hash &&
             fsb_cached_holds_(c, k->hash, k->seq))
             found = upper ? fsb_cached_wait_for_(k, upper, tries) : 1;
     pthread_mutex_unlock(&s->lock);
@@ -4276,12 +4346,12 @@ static void fsb_cached_list_send_(fsb_cached_call_ *k)
 
 /* Lists a folder that nobody asked for yet. */
 static void fsb_cached_list_ahead_(fsb_cached_ *c, const fsb_cached_name_ *n, uint32_t flags,
-                                   uint64_t cookie, uint64_t place, uint64_t places)
+                                   uint64_t cookie)
 {
     fsb_cached_name_ all = *n;
     all.name = "", all.name_size = 0, all.hash = all.folder_hash;
     if (!fsb_cached_ahead_ok_(c)) return;
-    if (places == UINT64_MAX && fsb_cached_join_list_(c, &all, flags & FSB_LIST_DATA, NULL, 0))
+    if (fsb_cached_join_list_(c, &all, flags & FSB_LIST_DATA, NULL, 0))
         return; /* somebody does already */
     if (__atomic_add_fetch(&c->lists_ahead, 1, __ATOMIC_RELAXED) > FSB_CACHED_AHEAD_) {
         (void)__atomic_sub_fetch(&c->lists_ahead, 1, __ATOMIC_RELAXED);
@@ -4296,7 +4366,7 @@ static void fsb_cached_list_ahead_(fsb_cached_ *c, const fsb_cached_name_ *n, ui
     }
     k->op.flags = flags, k->op.offset = cookie;
     k->op.size64 = flags & FSB_LIST_DATA ? FSB_IO_MAX : FSB_IO_MAX / 4;
-    k->offset = place, k->size = places;
+    k->size = UINT64_MAX;
     fsb_cached_list_send_(k);
 }
 
@@ -4337,7 +4407,7 @@ static void fsb_cached_walk_(fsb_cached_ *c, const char *path, uint32_t flags)
         const int known = o && o->listed == FSB_CACHED_STAT_ && !(flags & FSB_LIST_DATA) &&
                           fsb_cached_fresh_(c, o->list_epoch, o->list_until);
         pthread_mutex_unlock(&t->lock);
-        if (!known) fsb_cached_list_ahead_(c, &m, flags, 0, 0, UINT64_MAX);
+        if (!known) fsb_cached_list_ahead_(c, &m, flags, 0);
         fsb_cached_path_put_(c, next[i]);
     }
 }
@@ -4373,7 +4443,7 @@ static int fsb_cached_copy_names_(fsb_cached_ *c, fsb_cached_folder_ *f, const f
         memset(to, 0, sizeof *to), memset(data, 0, sizeof *data);
         const int wants = op->flags & FSB_LIST_DATA && S_ISREG(e->stat.mode) && e->stat.size &&
                           e->stat.size <= FSB_CACHED_SMALL_;
-        if (wants && !fsb_cached_chunk_(c, &e->stat, 0, 0, data) &&
+        if (wants && !fsb_cached_chunk_(c, &e->stat, 0, 0, data) && !c->far &&
             !__atomic_load_n(&c->away, __ATOMIC_RELAXED))
             break; /* inner has them */
         to->data = data->data;
@@ -4446,7 +4516,7 @@ static void fsb_cached_list_(fsb_cached_ *c, fsb_op *op, int tries, int64_t erro
     }
     const fsb_cached_name_ n = fsb_cached_join_(c, op->path, strlen(op->path), "", 0);
     if (!error && !deep && !cookie && tries < FSB_CACHED_TRIES_ &&
-        fsb_cached_join_list_(c, &n, op->flags & FSB_LIST_DATA, op, tries))
+        fsb_cached_join_list_(c, &n, op->flags & FSB_LIST_DATA && !c->far, op, tries))
         return;
     fsb_cached_call_ *k =
         error ? NULL : fsb_cached_call_new_(c, op, FSB_OP_LIST, fsb_cached_listed_);
@@ -4459,6 +4529,7 @@ static void fsb_cached_list_(fsb_cached_ *c, fsb_op *op, int tries, int64_t erro
     if (!tries) FSB_CACHED_COUNT_(c, listing_misses);
     k->op.flags |= FSB_LIST_STAT, k->op.offset = cookie;
     k->shown = cookie != op->offset, k->shown_bytes = bytes; /* it goes on behind those */
+    if (c->far) k->op.flags &= ~(uint32_t)FSB_LIST_DATA; /* [backend: ahead] asks for bytes */
     if (!cookie && fsb_cached_ahead_ok_(c)) k->op.flags |= FSB_LIST_DEEP;
     if (k->op.size64 < FSB_IO_MAX / 4) k->op.size64 = FSB_IO_MAX / 4;
     k->tries = tries, k->size = cookie ? 0 : UINT64_MAX;
@@ -4562,60 +4633,210 @@ static void fsb_cached_read_more_(fsb_cached_ *c, fsb_cached_file_ *f, const fsb
     if (inner && from < to) fsb_cached_read_ahead_(c, f, inner, st, hash, from, to);
 }
 
-/* Small files of n's folder are read one by one: asks for the bytes of those behind it, and of the
-   folders behind that one. */
+/* Names in the order of their text, where digits count as numbers. */
+static int fsb_cached_counts_before_(const char *a, const char *b)
+{
+    for (;; ++a, ++b) {
+        const char *x = a + strspn(a, "0"), *y = b + strspn(b, "0");
+        const size_t n = strspn(x, "0123456789"), m = strspn(y, "0123456789");
+        if ((n || x > a) && (m || y > b)) {
+            const int order = n == m ? memcmp(x, y, n) : n < m ? -1 : 1;
+            if (order) return order < 0;
+            a = x + n, b = y + m;
+        }
+        if (*a != *b || !*a) return (unsigned char)*a < (unsigned char)*b;
+    }
+}
+
+enum { FSB_CACHED_BY_LIST_, FSB_CACHED_BY_COUNT_, FSB_CACHED_BY_NAME_, FSB_CACHED_ORDERS_ };
+
+static int fsb_cached_before_(fsb_cached_entry_ *a, fsb_cached_entry_ *b, int by)
+{
+    const char *x = fsb_cached_entry_name_(a), *y = fsb_cached_entry_name_(b);
+    if (by == FSB_CACHED_BY_LIST_) return a->place < b->place;
+    return by == FSB_CACHED_BY_NAME_ ? strcmp(x, y) < 0 : fsb_cached_counts_before_(x, y);
+}
+
+/* Heap sort: no memory, no recursion. */
+static void fsb_cached_sort_(fsb_cached_entry_ **v, uint32_t n, int by)
+{
+    for (uint32_t end = n, top = n / 2; end > 1;) {
+        fsb_cached_entry_ *e;
+        if (top) e = v[--top];
+        else e = v[--end], v[end] = v[0];
+        uint32_t at = top, child;
+        for (; end && (child = 2 * at + 1) < end; at = child) {
+            if (child + 1 < end && fsb_cached_before_(v[child], v[child + 1], by)) ++child;
+            if (!fsb_cached_before_(e, v[child], by)) break;
+            v[at] = v[child];
+        }
+        v[at] = e;
+    }
+}
+
+/* The order in which `last` and then e would be read: that with the fewest names between, if they
+   are few; -1: none. Shard locked. */
+static int fsb_cached_order_(const fsb_cached_folder_ *f, fsb_cached_entry_ *last,
+                             fsb_cached_entry_ *e)
+{
+    int best = -1, least = 4;
+    for (int by = 0; by < FSB_CACHED_ORDERS_ && least; ++by) {
+        int between = 0;
+        if (!fsb_cached_before_(last, e, by)) continue;
+        for (uint32_t i = 0; i < f->order_count && between < least; ++i)
+            between += fsb_cached_before_(last, f->order[i], by) &&
+                       fsb_cached_before_(f->order[i], e, by);
+        if (between < least) best = by, least = between;
+    }
+    return best;
+}
+
+/* Files of the folder are read one after another, e behind `last`: guesses how that goes on.
+   Shard locked. */
+static void fsb_cached_guess_(fsb_cached_ *c, fsb_cached_folder_ *f, fsb_cached_entry_ *last,
+                              fsb_cached_entry_ *e)
+{
+    const int by = ++f->wrong > FSB_CACHED_WRONG_ ? -1 : fsb_cached_order_(f, last, e);
+    f->guess_count = 0;
+    if (by < 0) return;
+    if (f->guess_room < f->order_count) {
+        fsb_cached_entry_ **room = (fsb_cached_entry_ **)fsb_cached_counted_(
+            c, f->guess, f->guess_room * sizeof *room, f->order_count * sizeof *room);
+        if (!room) return;
+        f->guess = room, f->guess_room = f->order_count;
+    }
+    memcpy(f->guess, f->order, f->order_count * sizeof *f->guess);
+    if (by != FSB_CACHED_BY_LIST_) fsb_cached_sort_(f->guess, f->order_count, by);
+    f->guess_count = f->order_count;
+    for (uint32_t i = 0; i < f->guess_count; ++i) f->guess[i]->rank = i + 1;
+    f->guess_next = f->guess_wake = e->rank, f->window = 0;
+}
+
+/* A small file is read: does the guess about its folder hold, and is it time to ask for more?
+   Shard locked. */
+static int fsb_cached_follow_(fsb_cached_ *c, fsb_cached_folder_ *f, fsb_cached_entry_ *e,
+                              int missed)
+{
+    fsb_cached_entry_ *last = f->last_read;
+    if (!e->place || e == last) return 0;
+    f->last_read = e;
+    if (f->guess_count && (e->rank > f->guess_next || (missed && last && e->rank < last->rank)))
+        f->guess_count = 0; /* nobody asked for that */
+    if (!f->guess_count && last && (missed || c->far)) fsb_cached_guess_(c, f, last, e);
+    if (!f->guess_count || e->rank < f->guess_wake) return 0;
+    const int crowded = __atomic_exchange_n(&c->crowded, 0, __ATOMIC_RELAXED);
+    if (f->window) f->wrong = 0;
+    f->window = !f->window ? (uint64_t)FSB_CACHED_WINDOW_ : crowded ? f->window / 2
+                                                                    : f->window * 2;
+    if (f->window > c->read_ahead) f->window = c->read_ahead;
+    if (f->window < FSB_CACHED_SMALL_) f->window = FSB_CACHED_SMALL_;
+    return 1;
+}
+
+static uint64_t fsb_cached_weight_(const fsb_cached_entry_ *e)
+{
+    const int small = S_ISREG(e->stat.mode) && e->stat.size <= FSB_CACHED_SMALL_;
+    return 512 + (small ? e->stat.size : 0);
+}
+
+static void fsb_cached_got_(fsb_cached_call_ *k);
+
+/* A GET of a file that nobody asked for yet, of known size or not; the caller sends it. */
+static fsb_cached_call_ *fsb_cached_get_ahead_(fsb_cached_ *c, const fsb_cached_name_ *n,
+                                               const fsb_stat *st)
+{
+    fsb_cached_call_ *k = fsb_cached_call_new_(c, NULL, FSB_OP_GET, fsb_cached_got_);
+    if (!k) return NULL;
+    k->path = fsb_cached_path_new_(c, n->folder, n->folder_size, n->name, n->name_size);
+    if (!k->path) {
+        fsb_cached_call_free_(k);
+        return NULL;
+    }
+    k->op.path = k->path->text, k->hash = n->hash, k->seq = fsb_cached_seq_(c);
+    k->op.size = st ? (size_t)st->size : (size_t)FSB_CACHED_FIRST_;
+    k->size = k->op.size;
+    if (st) k->op.file_id = k->file_id = st->file_id, k->version = st->version;
+    k->sent_ns = fsb_cached_clock_ns_();
+    return k;
+}
+
+/* The GETs of what the guess says will be read behind e, until the window is full or there is no
+   room for more. Shard locked. */
+static uint32_t fsb_cached_fetch_(fsb_cached_ *c, fsb_cached_folder_ *f, const fsb_cached_entry_ *e,
+                                 fsb_cached_call_ **out)
+{
+    uint64_t bytes = 0, half = 0;
+    uint32_t n = 0, i = e->rank;
+    for (; i < f->guess_next; ++i) bytes += fsb_cached_weight_(f->guess[i]);
+    for (; f->guess_next < f->guess_count && bytes < f->window && n < FSB_CACHED_BATCH_;
+         ++f->guess_next) {
+        fsb_cached_entry_ *o = f->guess[f->guess_next];
+        fsb_slice          part;
+        bytes += fsb_cached_weight_(o);
+        if (o->state != FSB_CACHED_STAT_ || !S_ISREG(o->stat.mode) || !o->stat.size ||
+            o->stat.size > FSB_CACHED_SMALL_)
+            continue;
+        if (fsb_cached_chunk_(c, &o->stat, 0, 0, &part)) {
+            fsb_slice_release(&part);
+            continue;
+        }
+        const fsb_cached_name_ name = fsb_cached_join_(c, fsb_cached_folder_path_(f), f->path_size,
+                                                       fsb_cached_entry_name_(o), o->name_size);
+        out[n] = fsb_cached_get_ahead_(c, &name, &o->stat);
+        if (out[n]) ++n;
+    }
+    for (i = e->rank; i < f->guess_next && half < bytes / 2; ++i)
+        half += fsb_cached_weight_(f->guess[i]);
+    f->guess_wake = i + 1 < f->guess_count ? i + 1 : UINT32_MAX;
+    return n;
+}
+
+/* Small files of n's folder are read one by one: asks for those behind it, and for the folders
+   behind that one. */
 static void fsb_cached_data_ahead_(fsb_cached_ *c, const fsb_cached_name_ *n, int missed)
 {
-    uint64_t cookies[3], places[3], counts[3];
-    uint32_t messages = 0;
-    int      whole = 0, walk = 0;
+    fsb_cached_call_ *calls[FSB_CACHED_BATCH_];
+    uint32_t          count = 0;
+    int               whole = 0, walk = 0, more = 0, first = 1;
     if (c->streams) return; /* so near, asking for one costs less than waiting for many */
     if (!fsb_cached_ahead_ok_(c) || __atomic_load_n(&c->plain, __ATOMIC_RELAXED)) return;
     fsb_cached_shard_ *s = fsb_cached_shard_of_(c, n->folder_hash);
-    pthread_mutex_lock(&s->lock);
-    fsb_cached_folder_ *f = fsb_cached_folder_of_(s, n);
-    fsb_cached_entry_  *e = fsb_cached_entry_of_(f, n);
-    if (f && missed) ++f->small_reads;
-    if (f && f->small_reads >= 2 && f->listed != FSB_CACHED_STAT_ && missed) whole = 1;
-    if (f && f->small_reads >= 2 && f->listed == FSB_CACHED_STAT_ && e && e->place) {
-        uint64_t ahead = 0;
-        if (f->data_next < e->place) f->data_next = e->place - 1;
-        for (uint32_t i = e->place; i < f->data_next; ++i)
-            if (f->order[i]->stat.size <= FSB_CACHED_SMALL_) ahead += f->order[i]->stat.size;
-        while (messages < 3 && ahead < 2u * FSB_IO_MAX && f->data_next < f->order_count) {
-            uint64_t bytes = 0;
-            places[messages] = f->data_next;
-            cookies[messages] = f->data_next ? f->order[f->data_next - 1]->cookie : 0;
-            for (; f->data_next < f->order_count && bytes < FSB_IO_MAX * 7u / 8; ++f->data_next) {
-                const uint64_t size = f->order[f->data_next]->stat.size;
-                bytes += 200 + (size <= FSB_CACHED_SMALL_ ? size : 0);
-            }
-            counts[messages] = f->data_next - places[messages];
-            ++messages, ahead += bytes;
-        }
-        walk = f->data_next == f->order_count && ahead < 2u * FSB_IO_MAX;
-    }
-    pthread_mutex_unlock(&s->lock);
+    do {
+        pthread_mutex_lock(&s->lock);
+        fsb_cached_folder_ *f = fsb_cached_folder_of_(s, n);
+        fsb_cached_entry_  *e = fsb_cached_entry_of_(f, n);
+        if (f && missed && first) ++f->small_reads;
+        whole = f && f->small_reads >= 2 && f->listed != FSB_CACHED_STAT_ && missed && !c->far;
+        if (f && e && first) more = fsb_cached_follow_(c, f, e, missed);
+        count = more && f && e && f->guess_count ? fsb_cached_fetch_(c, f, e, calls) : 0;
+        walk = more && f && f->guess_next == f->guess_count;
+        pthread_mutex_unlock(&s->lock);
+        for (uint32_t i = 0; i < count; ++i) fsb_cached_fly_(calls[i]);
+        fsb_cached_send_all_(c, calls, count);
+        first = 0;
+    } while (count == FSB_CACHED_BATCH_);
     const uint32_t flags = FSB_LIST_STAT | FSB_LIST_DATA;
-    for (uint32_t i = 0; i < messages; ++i)
-        fsb_cached_list_ahead_(c, n, flags, cookies[i], places[i], counts[i]);
-    if (whole) fsb_cached_list_ahead_(c, n, flags, 0, 0, UINT64_MAX);
+    if (whole) fsb_cached_list_ahead_(c, n, flags, 0);
     fsb_cached_path_ *folder =
         walk ? fsb_cached_path_new_(c, n->folder, n->folder_size, "", 0) : NULL;
     if (folder) fsb_cached_walk_(c, folder->text, flags);
     fsb_cached_path_put_(c, folder);
 }
 
-/* The first name of a folder is asked for: others are likely to follow. */
+/* The first names of a folder are asked for: others are likely to follow. */
 static void fsb_cached_names_ahead_(fsb_cached_ *c, const fsb_cached_name_ *n)
 {
-    int wanted = 0;
+    int      wanted = 0;
+    uint64_t cookie = 0;
     if (!n->folder_size || !fsb_cached_ahead_ok_(c)) return;
     fsb_cached_shard_ *s = fsb_cached_shard_of_(c, n->folder_hash);
     pthread_mutex_lock(&s->lock);
     fsb_cached_folder_ *f = fsb_cached_folder_of_(s, n);
     if (f && f->tried < 2 && f->listed == FSB_CACHED_UNKNOWN_ && !f->lister)
         wanted = ++f->tried == 2; /* the first name alone is not worth a listing */
+    else if (f && f->tried >= 2 && f->tried < 2 + FSB_CACHED_PAGES_ && !f->lister &&
+             f->listed == FSB_CACHED_NAMED_)
+        wanted = 1, ++f->tried, cookie = f->last_cookie; /* it is in none of the names so far */
     pthread_mutex_unlock(&s->lock);
     const uint64_t epoch = fsb_cached_epoch_(c);
     if (!f && fsb_cached_holdable_(c, n, epoch)) {
@@ -4624,7 +4845,53 @@ static void fsb_cached_names_ahead_(fsb_cached_ *c, const fsb_cached_name_ *n)
         if (f && !f->tried) f->tried = 1;
         pthread_mutex_unlock(&s->lock);
     }
-    if (wanted) fsb_cached_list_ahead_(c, n, FSB_LIST_STAT, 0, 0, UINT64_MAX);
+    if (wanted) fsb_cached_list_ahead_(c, n, FSB_LIST_STAT, cookie);
+}
+
+/* Who asks for a name that is far is likely to open it: its first bytes are asked for with it. That
+   is left alone while fewer than one in four is opened, as in a tree that is only walked. */
+static int fsb_cached_first_ok_(fsb_cached_ *c)
+{
+    const uint32_t sent = __atomic_load_n(&c->firsts, __ATOMIC_RELAXED);
+    const uint32_t used = __atomic_load_n(&c->firsts_used, __ATOMIC_RELAXED);
+    return c->far && fsb_cached_ahead_ok_(c) && c->inner->call[FSB_OP_GET] &&
+           (sent < 16 || used >= sent / 4);
+}
+
+static void fsb_cached_first_sent_(fsb_cached_ *c)
+{
+    if (__atomic_add_fetch(&c->firsts, 1, __ATOMIC_RELAXED) < 32) return;
+    const uint32_t used = __atomic_load_n(&c->firsts_used, __ATOMIC_RELAXED);
+    __atomic_store_n(&c->firsts, 16, __ATOMIC_RELAXED);
+    __atomic_store_n(&c->firsts_used, used / 2, __ATOMIC_RELAXED);
+}
+
+/* A file is opened. */
+static void fsb_cached_first_used_(fsb_cached_ *c)
+{
+    if (!c->far) return;
+    const uint32_t sent = __atomic_load_n(&c->firsts, __ATOMIC_RELAXED);
+    if (__atomic_load_n(&c->firsts_used, __ATOMIC_RELAXED) < sent)
+        (void)__atomic_add_fetch(&c->firsts_used, 1, __ATOMIC_RELAXED);
+}
+
+/* Sends a STAT of path, and with it what is likely to be wanted next. */
+static void fsb_cached_stat_first_(fsb_cached_call_ *stat, const char *path)
+{
+    fsb_cached_           *c = stat->c;
+    fsb_cached_path_      *copy = fsb_cached_path_copy_(c, path); /* the op may be over by then */
+    const fsb_cached_name_ n = fsb_cached_split_(c, copy ? copy->text : "/");
+    fsb_cached_call_      *k = copy && !fsb_cached_join_first_(c, &n, 0, NULL, 0)
+                                   ? fsb_cached_get_ahead_(c, &n, NULL)
+                                   : NULL;
+    fsb_cached_call_      *both[2] = {stat, k};
+    if (k) {
+        fsb_cached_first_sent_(c);
+        fsb_cached_fly_(k);
+    }
+    fsb_cached_send_all_(c, both, k ? 2 : 1);
+    if (copy) fsb_cached_names_ahead_(c, &n);
+    fsb_cached_path_put_(c, copy);
 }
 
 /* ---- [backend: answers] ---------------------------------------------------------------------- */
@@ -4690,7 +4957,9 @@ static void fsb_cached_stat_(fsb_cached_ *c, fsb_op *op, fsb_cached_file_ *f, in
         op->done(op);
         return;
     }
-    if (!f && tries < FSB_CACHED_TRIES_ && fsb_cached_join_list_(c, &n, 0, op, tries)) return;
+    const int first = !f && !tries && !op->file_id && n.folder_size && fsb_cached_first_ok_(c);
+    if (!f && !first && tries < FSB_CACHED_TRIES_ && fsb_cached_join_list_(c, &n, 0, op, tries))
+        return;
     FSB_CACHED_COUNT_(c, attr_misses);
     fsb_cached_call_ *k = fsb_cached_call_new_(c, op, FSB_OP_STAT, fsb_cached_stat_done_);
     if (!k) {
@@ -4705,6 +4974,10 @@ static void fsb_cached_stat_(fsb_cached_ *c, fsb_op *op, fsb_cached_file_ *f, in
         k->op.handle = f->inner;
         pthread_mutex_unlock(&f->lock);
         if (!k->op.handle) k->op.path = path->text, k->op.file_id = f->file_id;
+    }
+    if (first) {
+        fsb_cached_stat_first_(k, op->path);
+        return;
     }
     if (!f && !tries) fsb_cached_names_ahead_(c, &n);
     fsb_cached_send_(k);
@@ -4868,6 +5141,17 @@ static void fsb_cached_open_late_(fsb_cached_ *c, fsb_cached_file_ *f, fsb_op *o
     if (!wait) fsb_cached_again_(c, w);
 }
 
+/* What was asked for ahead shall not wait long behind what else was: that would slow whoever asks
+   for something else. */
+static void fsb_cached_came_(const fsb_cached_call_ *k)
+{
+    fsb_cached_  *c = k->c;
+    const int64_t took = fsb_cached_clock_ns_() - k->sent_ns;
+    if (k->op.result > 0)
+        (void)__atomic_add_fetch(&c->stats.ahead_bytes, (uint64_t)k->op.result, __ATOMIC_RELAXED);
+    if (took > 4 * c->rtt_ns + 100000000) __atomic_store_n(&c->crowded, 1, __ATOMIC_RELAXED);
+}
+
 /* Hands up what a GET brought: to a GET all of it, to a READ its part. */
 static void fsb_cached_got_(fsb_cached_call_ *k)
 {
@@ -4880,9 +5164,13 @@ static void fsb_cached_got_(fsb_cached_call_ *k)
         if (data && fsb_cached_holds_(c, n.hash, k->seq))
             fsb_cached_put_(c, op->stat.file_id, op->stat.version, op->stat.size, 0, data,
                             (size_t)op->result);
+        if (data && !up && (uint64_t)op->result < op->stat.size &&
+            fsb_cached_holds_(c, n.hash, k->seq))
+            fsb_cached_first_put_(c, &op->stat, data, (size_t)op->result);
     } else if (op->result == -ENOENT) fsb_cached_keep_(c, &n, k->seq, NULL);
+    if (k->sent_ns && c->far) fsb_cached_came_(k);
     fsb_cached_call_ *waiters = fsb_cached_land_(k);
-    if (up->code == FSB_OP_READ && op->result >= 0) {
+    if (up && up->code == FSB_OP_READ && op->result >= 0) {
         const uint64_t got = (uint64_t)op->result;
         const uint64_t left = up->offset < got ? got - up->offset : 0;
         const size_t   part = left < up->size ? (size_t)left : up->size;
@@ -4954,15 +5242,22 @@ static void fsb_cached_get_(fsb_cached_ *c, fsb_op *op, int tries, int64_t error
         fsb_cached_finish_(op, error);
         return;
     }
-    if (tries < FSB_CACHED_TRIES_) {
-        if (file && fsb_cached_join_read_(c, &st, 0, op, tries)) return;
-        if (fsb_cached_join_list_(c, &n, 1, op, tries)) return;
-    }
-    if (!tries) FSB_CACHED_COUNT_(c, data_misses);
-    if (!tries && file && fsb_cached_small_(&st)) fsb_cached_data_ahead_(c, &n, 1);
-    else if (!tries) fsb_cached_names_ahead_(c, &n);
-    if (!fsb_cached_get_send_(c, op, op->path, file ? &st : NULL, tries))
+    if (!tries) fsb_cached_first_used_(c);
+    fsb_cached_path_      *path = fsb_cached_path_copy_(c, op->path); /* op may be over by then */
+    const fsb_cached_name_ same = fsb_cached_split_(c, path ? path->text : "/");
+    const uint64_t         least = !file || op->size < st.size ? op->size : st.size;
+    const int ahead = path && !tries && file && fsb_cached_small_(&st);
+    int       joined = 0;
+    if (tries < FSB_CACHED_TRIES_)
+        joined = (file && fsb_cached_join_read_(c, &st, 0, op, tries)) ||
+                 fsb_cached_join_first_(c, &n, least, op, tries) ||
+                 fsb_cached_join_list_(c, &n, 1, op, tries);
+    if (!joined && !tries) FSB_CACHED_COUNT_(c, data_misses);
+    if (!joined && !fsb_cached_get_send_(c, op, op->path, file ? &st : NULL, tries))
         fsb_cached_finish_(op, -ENOMEM);
+    if (ahead) fsb_cached_data_ahead_(c, &same, !joined);
+    else if (path && !tries && !joined) fsb_cached_names_ahead_(c, &same);
+    fsb_cached_path_put_(c, path);
 }
 
 /* READ straight from inner, of a known version or not. Gives up the pin. */
@@ -4996,8 +5291,8 @@ static void fsb_cached_read_miss_(fsb_cached_ *c, fsb_op *op, fsb_cached_file_ *
     const fsb_handle inner = f->inner;
     const int        random = f->run == 0;
     pthread_mutex_unlock(&f->lock);
+    const int ahead = !tries && st && fsb_cached_small_(st);
     if (!tries) FSB_CACHED_COUNT_(c, data_misses);
-    if (!tries && st && fsb_cached_small_(st)) fsb_cached_data_ahead_(c, n, 1);
     if (!inner) {
         const int get = !tries && st && fsb_cached_small_(st) && fsb_cached_can_(c, FSB_OP_GET);
         if (get) {
@@ -5006,10 +5301,12 @@ static void fsb_cached_read_miss_(fsb_cached_ *c, fsb_op *op, fsb_cached_file_ *
             fsb_cached_path_put_(c, path);
             fsb_cached_unpin_(c, f);
             if (!sent) fsb_cached_finish_(op, -ENOMEM);
+            if (ahead) fsb_cached_data_ahead_(c, n, 1);
             return;
         }
         const size_t first = op->offset < FSB_CACHED_CHUNK_ ? (size_t)FSB_CACHED_CHUNK_ : 0;
         fsb_cached_open_late_(c, f, op, tries, first);
+        if (ahead) fsb_cached_data_ahead_(c, n, 1);
         return;
     }
     const uint64_t from = op->offset / FSB_CACHED_CHUNK_ * FSB_CACHED_CHUNK_, end = op->offset
@@ -5026,6 +5323,7 @@ static void fsb_cached_read_miss_(fsb_cached_ *c, fsb_op *op, fsb_cached_file_ *
         fsb_cached_read_ahead_(c, f, inner, &copy, hash, from, to);
         fsb_cached_unpin_(c, f);
     }
+    if (ahead) fsb_cached_data_ahead_(c, n, 1);
 }
 
 /* READ. Takes over the pin. */
@@ -5055,9 +5353,12 @@ static void fsb_cached_read_(fsb_cached_ *c, fsb_op *op, fsb_cached_file_ *f, in
     }
     uint64_t at = missing * FSB_CACHED_CHUNK_ > op->offset ? missing * FSB_CACHED_CHUNK_
                                                            : op->offset;
+    const uint64_t end = op->offset + op->size < st.size ? op->offset + op->size : st.size;
     const int joined = !error && known && tries < FSB_CACHED_TRIES_ &&
                        (fsb_cached_join_read_(c, &st, at, op, tries) ||
+                        fsb_cached_join_first_(c, &n, end, op, tries) ||
                         (fsb_cached_small_(&st) && fsb_cached_join_list_(c, &n, 1, op, tries)));
+    if (joined && !tries && fsb_cached_small_(&st)) fsb_cached_data_ahead_(c, &n, 0);
     if (joined || error) {
         fsb_cached_path_put_(c, path);
         fsb_cached_unpin_(c, f);
@@ -5168,7 +5469,10 @@ static void fsb_cached_open_(fsb_cached_ *c, fsb_op *op, int tries, int64_t erro
         fsb_cached_finish_(op, error);
         return;
     }
-    if (plain && tries < FSB_CACHED_TRIES_ && fsb_cached_join_list_(c, &n, op->size > 0, op, tries))
+    if (plain && !tries) fsb_cached_first_used_(c);
+    if (plain && tries < FSB_CACHED_TRIES_ &&
+        (fsb_cached_join_first_(c, &n, op->size, op, tries) ||
+         fsb_cached_join_list_(c, &n, op->size > 0, op, tries)))
         return;
     if (!tries) FSB_CACHED_COUNT_(c, attr_misses);
     fsb_cached_call_ *k = fsb_cached_call_new_(c, op, FSB_OP_OPEN, fsb_cached_opened_);
@@ -6145,9 +6449,11 @@ static void fsb_cached_fill_(fsb_cached_ *c)
     }
 }
 
-/* Is inner so near that asking it beats keeping a large file here? To copy its bytes twice more
-   costs a third of the speed of a local socket (measured), and drives out what is worth keeping. */
-static int fsb_cached_near_(fsb_cached_ *c)
+/* How long a round trip takes, in ns; 0: not known. A host that is near is asked again rather than
+   that a large file is kept here: to copy its bytes twice more costs a third of the speed of a
+   local socket (measured), and drives out what is worth keeping. One that is far is asked for more
+   than is wanted yet. */
+static int64_t fsb_cached_distance_(fsb_cached_ *c)
 {
     int64_t least = INT64_MAX;
     for (int i = 0; i < 3; ++i) {
@@ -6161,7 +6467,7 @@ static int fsb_cached_near_(fsb_cached_ *c)
         if (took < least) least = took;
         if (least > 10000000) break; /* far enough */
     }
-    return least < 1000000;
+    return least;
 }
 
 FSB_API int fsb_cached_backend(fsb_backend **out, const fsb_cache_backend_desc *d)
@@ -6196,7 +6502,9 @@ FSB_API int fsb_cached_backend(fsb_backend **out, const fsb_cache_backend_desc *
         (void)c->inner->call[FSB_OP_WATCH](c->inner, &op);
         fsb_cached_leased_(c, &op);
         fsb_cached_heard_(c, &op);
-        c->streams = !c->disk && fsb_cached_near_(c);
+        c->rtt_ns = fsb_cached_distance_(c);
+        c->streams = !c->disk && c->rtt_ns && c->rtt_ns < 1000000;
+        c->far = c->rtt_ns > 2000000;
     }
     *out = &c->base;
     return 0;

@@ -4221,7 +4221,8 @@ enum {
     FSB_MOUNT_AHEAD_OPENS_ = 2,       /* that begin it */
     FSB_MOUNT_AHEAD_FOLDERS_ = 2,     /* that follow are fetched too */
     FSB_MOUNT_AHEAD_FLIGHT_ = 3,
-    FSB_MOUNT_AHEAD_TRIAL_ = 512      /* files fetched; less than a quarter opened: no more */
+    FSB_MOUNT_AHEAD_TRIAL_ = 512,     /* files fetched; less than a quarter opened: no more */
+    FSB_MOUNT_FAR_NS_ = 2000000       /* a round trip to a distant host */
 };
 #define FSB_MOUNT_COPY_MAX_ ((uint64_t)64 << 20) /* of one COPY, so that it ends in good time */
 #define FSB_MOUNT_KILL_WRITE_ (1u << 2)          /* FUSE_WRITE_KILL_SUIDGID */
@@ -4465,6 +4466,7 @@ struct fsb_mount {
     uint32_t        fetches;   /* on their way */
     int64_t         streak;    /* monotonic ns: until then folders are being read file by file */
     uint32_t        stored, opened; /* files fetched so, and those of them opened */
+    int             far;            /* a cache before a distant host does that: see root_ */
     fsb_mount_queue_ granted; /* locks to answer when the kernel has forgotten old pages */
     fsb_statfs      statfs;
     int64_t         statfs_until;
@@ -7231,7 +7233,7 @@ static int fsb_mount_small_(fsb_mount *m, fsb_mount_node_ *n, fsb_mount_req_ **o
     int              count = 0;
     if (n->stored) n->stored = 0, ++m->opened;
     else if (n->version) return 0; /* the kernel has it already */
-    if (!folder || n->attr.size > FSB_MOUNT_AHEAD_FILE_) return 0;
+    if (!folder || n->attr.size > FSB_MOUNT_AHEAD_FILE_ || m->far) return 0;
     if (m->stored > FSB_MOUNT_AHEAD_TRIAL_ && m->opened < m->stored / 4) return 0;
     const int64_t  now = fsb_mount_now_();
     const uint32_t enough = now < m->streak ? 1 : FSB_MOUNT_AHEAD_OPENS_;
@@ -7906,9 +7908,17 @@ static int fsb_mount_root_(fsb_mount *m)
 {
     fsb_op op;
     memset(&op, 0, sizeof op);
-    op.code = FSB_OP_STAT, op.path = "/", op.timeout_ms = m->timeout_ms;
-    op.result = -ENOSYS;
-    if (m->backend->call[FSB_OP_STAT]) m->backend->call[FSB_OP_STAT](m->backend, &op);
+    int64_t took[2] = {0, 0}; /* the second time a cache answers */
+    for (int i = 0; i < 2 && op.result >= 0; ++i) {
+        const int64_t start = fsb_mount_now_();
+        memset(&op, 0, sizeof op);
+        op.code = FSB_OP_STAT, op.path = "/", op.timeout_ms = m->timeout_ms;
+        op.result = -ENOSYS;
+        if (m->backend->call[FSB_OP_STAT]) m->backend->call[FSB_OP_STAT](m->backend, &op);
+        took[i] = fsb_mount_now_() - start;
+        if (took[0] < FSB_MOUNT_FAR_NS_) break;
+    }
+    m->far = took[0] > FSB_MOUNT_FAR_NS_ && took[1] < took[0] / 8;
     int err = op.result < 0 ? (int)op.result : 0;
     if (!err && !fsb_mount_stat_ok_(m, &op.stat)) return -EIO;
     if (!err && !S_ISDIR(op.stat.mode)) err = -ENOTDIR;

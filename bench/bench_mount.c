@@ -28,7 +28,17 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { MOST_RUNS = 5, FILES = 2000, FIRST = 200, TEXTURES = 4, JUMPS = 50, PROBES = 100 };
+enum {
+    MOST_RUNS = 5,
+    FILES = 2000,
+    FIRST = 200,
+    TEXTURES = 4,
+    JUMPS = 50,
+    PROBES = 100,
+    IN_FOLDER = 100, /* small files */
+    SMALL_SIZE = 10 << 10
+};
+
 
 typedef enum contender {
     DIRECT,
@@ -54,6 +64,12 @@ typedef enum workload {
     SCRUB,
     STREAMS,
     TERABYTE,
+    SMALL_FIND,
+    SMALL_1,
+    SMALL_8,
+    SMALL_AGAIN,
+    READ_AGAIN,
+    GIT_AGAIN,
     WORKLOADS
 } workload;
 
@@ -66,6 +82,9 @@ static struct {
     size_t bulk; /* bytes */
     int    ios;  /* random reads */
     int    runs;
+    int    folders, git; /* of small files; files in the work tree, 0: there is no git */
+    int    mounted, cache; /* cache: fsb keeps what it reads on disk */
+    double l2[MOST_RUNS], calls[MOST_RUNS]; /* ms; requests of the warm passes */
     double result[WORKLOADS][CONTENDERS][MOST_RUNS];
     double cpu[2][CONTENDERS][MOST_RUNS];            /* seconds per GiB: read, write */
     double rss_rest[MOST_RUNS], rss_peak[MOST_RUNS]; /* fsb-mount and fsb-host, the larger, MB */
@@ -336,7 +355,9 @@ static void mount_contender(contender c)
             if (f) fclose(f);
             if (!url[0]) usleep(10000);
         }
-        b.mounter = START(NULL, at("%s/fsb-mount", b.bin), "-f", url, b.mnt);
+        b.mounter = START(NULL, at("%s/fsb-mount", b.bin), "-f", "--status",
+                          at("unix:%s/status", b.dir), url, b.mnt,
+                          b.cache ? "--cache-dir" : NULL, at("%s/cache", b.dir));
     } else if (c == SSHFS) {
         mount_sshfs("");
     } else if (c == TUNED) {
@@ -356,13 +377,28 @@ static void mount_contender(contender c)
         if (waitpid(b.mounter, NULL, WNOHANG) > 0) give_up("%s does not mount", names[c]);
     }
     if (!is_mounted()) give_up("%s does not mount", names[c]);
+    b.mounted = 1;
 }
 
 static void unmount_contender(contender c)
 {
+    b.mounted = 0;
     if (c == DIRECT) return;
     unmount();
     stop(&b.host);
+}
+
+/* Requests that fsb's client has sent to its host. */
+static double calls_sent(void)
+{
+    char   line[512];
+    double calls = -1;
+    FILE  *f = popen(at("%s/fsb status --metrics unix:%s/status", b.bin, b.dir), "r");
+    while (f && fgets(line, sizeof line, f))
+        if (strncmp(line, "fsb_calls_total", 15) == 0) calls = atof(line + 15);
+    if (f) pclose(f);
+    if (calls < 0) give_up("fsb-mount does not tell its numbers");
+    return calls;
 }
 
 /* ---- workloads: each returns the value of its row -------------------------------------------- */
@@ -540,6 +576,146 @@ static double probe_terabyte(const char *root) /* us each */
     return bench_median(took, PROBES) * 1e6;
 }
 
+/* Counts the names in a folder that are no dots; -1: it cannot be read. */
+static int count_names(const char *path)
+{
+    DIR           *d = opendir(path);
+    struct dirent *e;
+    int            count = 0;
+    if (!d) return -1;
+    while ((e = readdir(d))) count += e->d_name[0] != '.';
+    closedir(d);
+    return count;
+}
+
+/* Finds all names, as find(1) does: folders are asked for their attributes, files are not. */
+static double find_small(const char *root) /* ms */
+{
+    struct stat  st;
+    const double begin = bench_now();
+    int          count = count_names(at("%s/small", root)) == b.folders ? 0 : -1;
+    for (int d = 0; d < b.folders && count >= 0; ++d) {
+        const char *path = at("%s/small/d%02d", root, d);
+        if (stat(path, &st) != 0 || !S_ISDIR(st.st_mode)) give_up("%s is no folder", path);
+        count += count_names(path);
+    }
+    if (count != b.folders * IN_FOLDER) give_up("%d names in %s/small", count, root);
+    return (bench_now() - begin) * 1e3;
+}
+
+typedef struct small_job {
+    const char *root;
+    int         first, step;
+} small_job;
+
+static void read_folder(const char *path)
+{
+    static __thread char text[SMALL_SIZE + 1];
+    DIR                 *d = opendir(path);
+    struct dirent       *e;
+    int                  count = 0;
+    while (d && (e = readdir(d))) {
+        if (e->d_name[0] == '.') continue;
+        const int fd = open(at("%s/%s", path, e->d_name), O_RDONLY);
+        if (fd < 0 || read(fd, text, sizeof text) != SMALL_SIZE)
+            give_up("%s/%s: %s", path, e->d_name, strerror(errno));
+        close(fd);
+        ++count;
+    }
+    if (d) closedir(d);
+    if (count != IN_FOLDER) give_up("%d files of %d in %s", count, IN_FOLDER, path);
+}
+
+static void *read_small(void *arg)
+{
+    const small_job *j = arg;
+    for (int d = j->first; d < b.folders; d += j->step) {
+        char path[PATH_MAX];
+        snprintf(path, sizeof path, "%s/small/d%02d", j->root, d);
+        read_folder(path);
+    }
+    return NULL;
+}
+
+/* Finds all names, then reads every file: ms. */
+static double small_pass(const char *root, int readers)
+{
+    static small_job list[8];
+    pthread_t        threads[8];
+    const double     begin = bench_now();
+    (void)find_small(root);
+    for (int i = 0; i < readers; ++i) {
+        list[i] = (small_job){root, i, readers};
+        pthread_create(&threads[i], NULL, read_small, &list[i]);
+    }
+    for (int i = 0; i < readers; ++i) pthread_join(threads[i], NULL);
+    return (bench_now() - begin) * 1e3;
+}
+
+static double git_status(const char *root) /* ms */
+{
+    const double begin = bench_now();
+    if (RUN("git", "-c", "safe.directory=*", "--no-optional-locks", "-C", at("%s/work", root),
+            "status", "--porcelain") != 0)
+        give_up("git status in %s", root);
+    return (bench_now() - begin) * 1e3;
+}
+
+/* The value of a pass that comes after one like it, and the requests that it sent. */
+static double again(workload w, contender c, int turn)
+{
+    const char *root = root_of(c);
+    double      value = 0, before = 0;
+    for (int i = 0; i < 2; ++i) {
+        if (c == FSB) usleep(100000), before = calls_sent();
+        value = w == SMALL_AGAIN ? small_pass(root, 1)
+                : w == READ_AGAIN ? read_bulk(root)
+                                  : git_status(root);
+    }
+    if (c == FSB) b.calls[turn] += calls_sent() - before;
+    return value;
+}
+
+/* A pass after a remount, with what the pass before left on fsb's disk: ms. */
+static double small_from_disk(void)
+{
+    double ms = 0;
+    RUN("rm", "-rf", at("%s/cache", b.dir));
+    b.cache = 1;
+    for (int i = 0; i < 2; ++i) {
+        mount_contender(FSB);
+        ms = small_pass(b.mnt, 1);
+        usleep(500000); /* it is written to the disk behind */
+        unmount_contender(FSB);
+    }
+    b.cache = 0;
+    return ms;
+}
+
+static void make_small(const char *text)
+{
+    for (int d = 0; d < b.folders; ++d) {
+        RUN("mkdir", "-p", at("%s/data/small/d%02d", b.dir, d));
+        for (int i = 0; i < IN_FOLDER; ++i) {
+            const int fd = open(at("%s/data/small/d%02d/f%02d", b.dir, d, i), O_WRONLY | O_CREAT,
+                                0644);
+            if (write(fd, text, SMALL_SIZE) != SMALL_SIZE) give_up("cannot make small files");
+            close(fd);
+        }
+    }
+}
+
+static void make_work_tree(void)
+{
+    const int folders = bench_.quick ? 5 : 200;
+    if (RUN("sh", "-c",
+            at("cd %s/data && mkdir work && cd work && git init -q && for d in $(seq %d); do "
+               "mkdir d$d; for f in $(seq 100); do echo $f > d$d/f$f; done; done; git add . && "
+               "git -c user.name=b -c user.email=b@localhost commit -q -m all",
+               b.dir, folders)) == 0)
+        b.git = folders * 100;
+}
+
 /* What the O_DIRECT, stat and other cases read, in the host's page cache. */
 static void make_data(void)
 {
@@ -567,6 +743,8 @@ static void make_data(void)
         if (write(f, buf, 64 << 10) != 64 << 10) give_up("cannot make files: %s", strerror(errno));
         close(f);
     }
+    make_small(buf);
+    make_work_tree();
     free(buf);
 }
 
@@ -593,6 +771,11 @@ static void run_one(workload w, contender c, int turn)
     case SCRUB: value = scrub(root); break;
     case STREAMS: value = streams(root); break;
     case TERABYTE: value = probe_terabyte(root); break;
+    case SMALL_FIND: value = find_small(root); break;
+    case SMALL_1: value = small_pass(root, 1); break;
+    case SMALL_8: value = small_pass(root, 8); break;
+    case SMALL_AGAIN: case READ_AGAIN: value = again(w, c, turn); break;
+    case GIT_AGAIN: value = b.git ? again(w, c, turn) : 0; break;
     default: break;
     }
     b.result[w][c][turn] = value;
@@ -619,15 +802,31 @@ static void report(void)
                          {"create + write + close, 2,000", "ms", BENCH_LESS},
                          {"50 jumps in a video of 50 GiB", "MB/s", BENCH_MORE},
                          {"4 texture streams at once", "MiB/s", BENCH_MORE},
-                         {"4 KiB anywhere in 1 TiB", "us", BENCH_LESS}};
-    for (int w = 0; w < WORKLOADS; ++w)
+                         {"4 KiB anywhere in 1 TiB", "us", BENCH_LESS},
+                         {"find over small files", "ms", BENCH_LESS},
+                         {"small files, 1 reader", "ms", BENCH_LESS},
+                         {"small files, 8 readers", "ms", BENCH_LESS},
+                         {"small files, second pass", "ms", BENCH_LESS},
+                         {"sequential read again", "MiB/s", BENCH_MORE},
+                         {"git status again", "ms", BENCH_LESS}};
+    for (int w = 0; w < WORKLOADS; ++w) {
+        char note[64] = "";
+        if (w >= SMALL_FIND && w <= SMALL_AGAIN)
+            snprintf(note, sizeof note, "%d files of 10 KiB in %d folders%s",
+                     b.folders * IN_FOLDER, b.folders, w == SMALL_AGAIN ? "" : ", cold");
+        if (w == GIT_AGAIN) snprintf(note, sizeof note, "%d files", b.git);
         for (contender c = 0; c < CONTENDERS; ++c)
-            if (c != FSB && b.present[c])
+            if (c != FSB && b.present[c] && (w != GIT_AGAIN || b.git))
                 bench_row(rows[w].name, b.result[w][FSB], b.runs, rows[w].unit, names[c],
                           b.result[w][c], b.runs, rows[w].better,
                           c == RCLONE && (w == WRITE_1G || w == CREATES)
                               ? "rclone says so before the host has it"
-                              : "");
+                              : note);
+    }
+    bench_row("small files from the disk cache", b.l2, b.runs, "ms", "cold, the same",
+              b.result[SMALL_1][FSB], b.runs, BENCH_LESS, "after a remount");
+    bench_row("requests of the warm passes", b.calls, b.runs, "", "", NULL, 0, BENCH_LESS,
+              "to the host: small files, sequential, git");
     for (int w = 0; w < 2; ++w)
         for (contender c = SSHFS; c < CONTENDERS; ++c)
             if (b.present[c])
@@ -685,11 +884,14 @@ static void run_turn(int turn)
         if (isatty(2))
             fprintf(stderr, "\rrun %d of %d: %d of %d, %s   ", turn + 1, b.runs, w + 1, WORKLOADS,
                     names[c]);
-        if (!bench_.quick || w == 0) mount_contender(c);
+        const int cold = w >= SMALL_FIND && w <= SMALL_8;
+        if (b.mounted && cold) unmount_contender(c);
+        if (!b.mounted) mount_contender(c);
         run_one(w, c, turn);
         if (c == FSB && w == 0 && turn == b.runs - 1) measure_rest(c);
         if (!bench_.quick || w == WORKLOADS - 1) unmount_contender(c);
     }
+    b.l2[turn] = small_from_disk();
 }
 
 int main(int argc, char **argv)
@@ -698,7 +900,7 @@ int main(int argc, char **argv)
     bench_begin("mount", argc, argv);
     find_programs(argv[0]);
     b.bulk = (size_t)(bench_.quick ? 64 : 1024) << 20, b.ios = bench_.quick ? 2000 : 10000;
-    b.runs = bench_.quick ? 3 : MOST_RUNS;
+    b.runs = bench_.quick ? 3 : MOST_RUNS, b.folders = bench_.quick ? 10 : 100;
     snprintf(b.dir, sizeof b.dir, "%s/fsb-bench-XXXXXX", tmp && *tmp ? tmp : "/tmp");
     if (!mkdtemp(b.dir)) give_up("%s: %s", b.dir, strerror(errno));
     snprintf(b.mnt, sizeof b.mnt, "%s/mnt", b.dir);

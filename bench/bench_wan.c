@@ -45,7 +45,7 @@ static struct {
     size_t bulk;             /* bytes of the large file */
     pid_t  host, sshd, mounter;
     int    port, ssh_port, runs, present[CONTENDERS];
-    double result[WORKLOADS][CONTENDERS][MOST_RUNS], tcp[MOST_RUNS];
+    double result[WORKLOADS][CONTENDERS][MOST_RUNS], tcp[MOST_RUNS], tcp_small[MOST_RUNS];
     char   congestion[16];
 } b;
 
@@ -290,8 +290,8 @@ static double measure(workload w, contender c)
     return w == FILES ? 100 * bytes / seconds / b.bytes_per_s : bytes / seconds / 1e6;
 }
 
-/* The same bytes from one socket to another, new connection and all: MB/s. */
-static double plain_tcp(void)
+/* As many bytes from one socket to another, new connection and all: bytes/s. */
+static double plain_tcp(size_t count)
 {
     static char bytes[MIB];
     int         port = 0;
@@ -302,7 +302,7 @@ static double plain_tcp(void)
     if (listener < 0 || link_join("client") != 0) give_up("cannot listen");
     const pid_t sender = fork();
     if (sender == 0) {
-        link_send_stream(listener, b.bulk);
+        link_send_stream(listener, count);
         _exit(0);
     }
     const double begin = bench_now();
@@ -312,8 +312,8 @@ static double plain_tcp(void)
     if (fd >= 0) link_congestion(fd, b.congestion), close(fd);
     close(listener);
     waitpid(sender, NULL, 0);
-    if (total != b.bulk) give_up("plain TCP carried %zu bytes of %zu", total, b.bulk);
-    return (double)total / seconds / 1e6;
+    if (total != count) give_up("plain TCP carried %zu bytes of %zu", total, count);
+    return (double)total / seconds;
 }
 
 /* ---- the program ----------------------------------------------------------------------------- */
@@ -330,7 +330,8 @@ static void row(workload w, const char *what, const char *unit, const char *note
 static void measure_all(void)
 {
     for (int i = 0; i < b.runs; ++i) {
-        b.tcp[i] = plain_tcp();
+        b.tcp[i] = plain_tcp(b.bulk) / 1e6;
+        b.tcp_small[i] = 100 * plain_tcp((size_t)SMALL * SMALL_SIZE) / b.bytes_per_s;
         for (int w = 0; w < WORKLOADS; ++w)
             for (int c = 0; c < CONTENDERS; ++c)
                 if (b.present[c]) b.result[w][c][i] = measure((workload)w, (contender)c);
@@ -338,6 +339,9 @@ static void measure_all(void)
     row(FIRST_BYTE, "first byte of a cold file", "RTT", "open, read, known name");
     row(FIND, "find, 1,000 files in 50 folders", "RTT", "cold");
     row(FILES, "10 KiB files one after another", "% of link", "cold, names known");
+    bench_row(at("%s 10 KiB files beside TCP", getenv("FSB_LINK_PROFILE")),
+              b.result[FILES][FSB], b.runs, "% of link", "plain TCP", b.tcp_small, b.runs,
+              BENCH_MORE, "as many bytes on a new connection");
     row(SEQUENTIAL, "sequential read", "MB/s", "cold");
     bench_row(at("%s sequential read beside TCP", getenv("FSB_LINK_PROFILE")),
               b.result[SEQUENTIAL][FSB], b.runs, "MB/s", "plain TCP", b.tcp, b.runs, BENCH_MORE,

@@ -33,6 +33,7 @@ typedef struct port {
     int         closing, threads_gone;
     int         lost;      /* errno that everything answers */
     unsigned    jitter_us; /* answers come up to so much late */
+    unsigned    far_us;    /* who waits for an answer here waits so long */
     unsigned    seed;
     int         no_lease, plain;
 } port;
@@ -201,6 +202,7 @@ static void port_submit(fsb_backend *b, fsb_op *const *ops, size_t n)
 static int64_t port_call(fsb_backend *b, fsb_op *op)
 {
     port *p = (port *)b;
+    if (p->far_us) usleep(p->far_us);
     pthread_mutex_lock(&p->hub->lock);
     port_run(p, op);
     pthread_mutex_unlock(&p->hub->lock);
@@ -256,6 +258,17 @@ static fsb_backend *cached_over(fsb_backend *inner, fsb_cache_backend_desc d)
     fsb_backend *b = NULL;
     d.inner = inner;
     CHECK_EQ(fsb_cached_backend(&b, &d), 0);
+    return b;
+}
+
+/* The same of a host that seems to be far away. */
+static fsb_backend *cached_far(hub *h)
+{
+    fsb_backend *inner = hub_port(h);
+    port        *p = &h->ports[h->count - 1];
+    p->far_us = 3000;
+    fsb_backend *b = cached_over(inner, (fsb_cache_backend_desc){0});
+    p->far_us = 0;
     return b;
 }
 
@@ -596,13 +609,14 @@ static void race_run(hub *h, race *r)
 }
 
 /* Three clients, each writer and reader, with answers that come late and in any order. */
-static void test_never_stale(void)
+static void never_stale(int far)
 {
     hub  h;
     race r = {0};
     hub_open(&h);
     for (int i = 0; i < 3; ++i) {
-        r.clients[i] = cached_over(hub_port(&h), (fsb_cache_backend_desc){0});
+        r.clients[i] = far ? cached_far(&h)
+                           : cached_over(hub_port(&h), (fsb_cache_backend_desc){0});
         h.ports[i].jitter_us = 300;
         conf_stat(r.clients[i], "/");
     }
@@ -624,6 +638,9 @@ static void test_never_stale(void)
     for (int i = 0; i < 3; ++i) r.clients[i]->close(r.clients[i]);
     hub_close(&h);
 }
+
+static void test_never_stale(void) { never_stale(0); }
+static void test_never_stale_far(void) { never_stale(1); }
 
 /* What changed untold is seen when events were lost, or where there is no lease, in time. */
 static void test_lost_and_ttl(void)
@@ -780,6 +797,80 @@ static void test_read_ahead(void)
     hub_close(&h);
 }
 
+static uint64_t hub_gets(hub *h)
+{
+    pthread_mutex_lock(&h->lock);
+    const uint64_t n = h->ports[0].calls[FSB_OP_GET];
+    pthread_mutex_unlock(&h->lock);
+    return n;
+}
+
+/* Looks a file up, opens, reads and closes it, as a mount does. */
+static void far_read(fsb_backend *b, const char *path, size_t size, int mark)
+{
+    unsigned char got[40000];
+    conf_stat(b, path);
+    const fsb_handle f = conf_open(b, path, FSB_O_READ);
+    CHECK_EQ(C(READ, .handle = f, .buf = got, .size = size), (int64_t)size);
+    CHECK(got[0] == mark && got[size - 1] == mark);
+    CHECK_EQ(C(CLOSE, .handle = f), 0);
+}
+
+/* What is far is asked for before it is wanted: a file's first bytes with its name, and the files
+   behind it, in the order of their numbers; but not where nothing is opened. */
+static void test_far(void)
+{
+    hub           h;
+    char          path[64];
+    unsigned char body[40000];
+    enum { MANY = 60, SIZE = 9000 };
+    hub_open(&h);
+    CHECK_EQ(ELSEWHERE(MKDIR, .path = "/d", MODE(0755)), 0);
+    CHECK_EQ(ELSEWHERE(MKDIR, .path = "/e", MODE(0755)), 0);
+    for (int i = 0; i < 2 * MANY; ++i) {
+        memset(body, i, sizeof body);
+        const int at = i < MANY ? i * 37 % MANY : i - MANY;
+        if (i < MANY) memset(body, at, sizeof body);
+        snprintf(path, sizeof path, i < MANY ? "/d/f%d" : "/e/f%d", at);
+        CHECK_EQ(fsb_write_file(h.memory, path, body, SIZE, 0644), 0);
+    }
+    memset(body, 7, sizeof body);
+    CHECK_EQ(fsb_write_file(h.memory, "/large", body, sizeof body, 0644), 0);
+    fsb_backend *b = cached_far(&h);
+    conf_stat(b, "/");
+    conf_stat(b, "/large");
+    settle(&h, 0);
+    const uint64_t before = hub_calls(&h, 0);
+    CHECK_EQ(hub_gets(&h), 1);
+    far_read(b, "/large", 16384, 7); /* came with the name */
+    CHECK_EQ(hub_calls(&h, 0), before);
+    far_read(b, "/large", sizeof body, 7); /* did not */
+    CHECK(hub_calls(&h, 0) > before);
+    conf_stat(b, "/d");
+    fsb_cached_stats s, t;
+    for (int i = 0; i < MANY; ++i) {
+        snprintf(path, sizeof path, "/d/f%d", i);
+        if (i == 8) fsb_cached_get_stats(b, &s);
+        far_read(b, path, SIZE, i);
+        if (i < 8) settle(&h, 0);
+    }
+    fsb_cached_get_stats(b, &t);
+    CHECK_EQ(t.data_misses, s.data_misses); /* all were asked for ahead, none twice */
+    settle(&h, 0);
+    CHECK(hub_gets(&h) <= MANY + 4);
+    CHECK(t.ahead_bytes >= (MANY - 8) * SIZE);
+    conf_stat(b, "/e");
+    const uint64_t gets = hub_gets(&h);
+    for (int i = 0; i < 300; ++i) {
+        snprintf(path, sizeof path, "/e/g%d", i); /* there is none */
+        CHECK_EQ(C(STAT, .path = path), -ENOENT);
+    }
+    settle(&h, 0);
+    CHECK(hub_gets(&h) - gets < 60);
+    b->close(b);
+    hub_close(&h);
+}
+
 int main(int argc, char **argv)
 {
     test_begin(argc, argv);
@@ -790,9 +881,11 @@ int main(int argc, char **argv)
     TEST(test_offline);
     TEST(test_few_calls);
     TEST(test_read_ahead);
+    TEST(test_far);
     TEST(test_lost_and_ttl);
     TEST(test_names);
     TEST(test_disk);
     TEST(test_never_stale);
+    TEST(test_never_stale_far);
     return test_end("test_cached");
 }
