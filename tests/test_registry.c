@@ -4,6 +4,7 @@
 #define FSB_REGISTRY_IMPLEMENTATION
 #include "fsb_registry.h"
 
+#include "fuzz_registry.c"
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -1744,9 +1745,33 @@ static void test_power_loss(void)
 
 #endif /* FSB_WITH_LMDB */
 
+/* Every beginning of each seed, and each a little wrong. */
+static void test_seeds(void)
+{
+    uint64_t x = 88172645463325252u;
+    int      runs = 0;
+    for (size_t i = 0; i < sizeof fuzz_registry_seeds / sizeof *fuzz_registry_seeds; ++i) {
+        uint8_t      bytes[400];
+        const size_t n = strlen(fuzz_registry_seeds[i]);
+        REQUIRE(n && n < sizeof bytes);
+        memcpy(bytes, fuzz_registry_seeds[i], n);
+        for (size_t cut = 0; cut <= n; ++cut) runs += LLVMFuzzerTestOneInput(bytes, cut) == 0;
+        for (int k = 0; k < 300; ++k) {
+            x ^= x << 13, x ^= x >> 7, x ^= x << 17;
+            const size_t  at = (size_t)(x % n);
+            const uint8_t was = bytes[at];
+            bytes[at] = (uint8_t)(x >> 32);
+            runs += LLVMFuzzerTestOneInput(bytes, n) == 0; /* aborts on what it finds */
+            bytes[at] = was;
+        }
+    }
+    CHECK(runs > 5000);
+}
+
 int main(int argc, char **argv)
 {
     test_begin(argc, argv);
+    TEST(test_seeds);
     TEST(test_version_order);
     TEST(test_ranges);
     TEST(test_bump);
