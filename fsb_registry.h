@@ -78,7 +78,8 @@
              second open answers -EBUSY), as often as you like in different processes. After fork()
              the child must not touch the object. A view may be released by another thread.
    MEMORY    desc.allocator. A view of an LMDB document that is not compressed allocates nothing.
-             LMDB and zstd use malloc for themselves.
+             An LMDB environment takes 256 KiB to remember where 8192 documents lay. LMDB and zstd
+             use malloc for themselves.
    ERRORS    0 or a count, or a negative errno; out-parameters are written only on success. -ENOENT
              of a load is an answer; every other failure leaves a text in fsb_registry_errmsg():
              -EINVAL an id, version, list, range or desc that makes no sense; -ENAMETOOLONG an id of
@@ -1556,7 +1557,7 @@ typedef struct fsb_registry_slot_ {
     char               own_line[128 - 4 * sizeof(void *) - sizeof(int)];
 } fsb_registry_slot_;
 
-enum { FSB_REGISTRY_PLACES_ = 2048 };
+enum { FSB_REGISTRY_PLACES_ = 8192 };
 
 /* Where a record lay that was loaded before; see [lmdb] places. */
 typedef struct fsb_registry_place_ {
