@@ -78,7 +78,8 @@
              second open answers -EBUSY), as often as you like in different processes. After fork()
              the child must not touch the object. A view may be released by another thread.
    MEMORY    desc.allocator. A view of an LMDB document that is not compressed allocates nothing.
-             LMDB and zstd use malloc for themselves.
+             An LMDB environment takes 256 KiB to remember where 8192 documents lay. LMDB and zstd
+             use malloc for themselves.
    ERRORS    0 or a count, or a negative errno; out-parameters are written only on success. -ENOENT
              of a load is an answer; every other failure leaves a text in fsb_registry_errmsg():
              -EINVAL an id, version, list, range or desc that makes no sense; -ENAMETOOLONG an id of
@@ -473,6 +474,7 @@ FSB_API int fsb_registry_version_bump(const char *version, fsb_registry_part par
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -1227,18 +1229,23 @@ typedef struct fsb_registry_cache_ fsb_registry_cache_;
 typedef struct fsb_registry_job_ fsb_registry_job_;
 typedef void (*fsb_registry_bad_)(void *user, const char *what, int error, const char *text);
 
-/* Which version a load wants: the latest, `version`, or the newest in `range`. */
+/* What a load wants: of `id` the latest version, `version`, or the newest in `range`. Checked. */
 typedef struct fsb_registry_pick_ {
-    const char                *version;
-    const fsb_registry_ver_   *ver;
+    const char                *id, *version;
+    size_t                     id_size, version_size; /* bytes, without '\0' */
     const fsb_registry_range_ *range;
 } fsb_registry_pick_;
+
+static fsb_registry_pick_ fsb_registry_pick_of_(const char *id, const char *version)
+{
+    fsb_registry_pick_ pick = {id, version, strlen(id), version ? strlen(version) : 0, NULL};
+    return pick;
+}
 
 /* What a store does; the calls above it check arguments and choose the store. */
 typedef struct fsb_registry_ops_ {
     void (*close)(fsb_registry *reg);
-    int (*load)(fsb_registry *reg, const char *id, const fsb_registry_pick_ *pick,
-                fsb_registry_view *view);
+    int (*load)(fsb_registry *reg, const fsb_registry_pick_ *pick, fsb_registry_view *view);
     int (*each)(fsb_registry *reg, fsb_registry_scan_ *scan);
     void (*write)(fsb_registry *reg, const char *id, fsb_registry_write_ *w);
     int (*sync)(fsb_registry *reg);
@@ -1550,6 +1557,32 @@ typedef struct fsb_registry_slot_ {
     char               own_line[128 - 4 * sizeof(void *) - sizeof(int)];
 } fsb_registry_slot_;
 
+enum { FSB_REGISTRY_PLACES_ = 8192 };
+
+/* Where a record lay that was loaded before; see [lmdb] places. */
+typedef struct fsb_registry_place_ {
+    uint32_t turn;   /* odd while the rest is being written */
+    uint32_t size;   /* of the record, doubled, + 1: it was asked for as the latest of its id */
+    size_t   txn;    /* in which the record is there */
+    size_t   hash;   /* of what was asked for */
+    void    *record; /* in the map */
+} fsb_registry_place_;
+
+/* A meta page as LMDB 0.9 writes it. */
+typedef struct fsb_registry_meta_ {
+    size_t   page;
+    uint16_t head[4];
+    uint32_t magic, format;
+    void    *address;
+    size_t   map;
+    struct {
+        uint32_t pad;
+        uint16_t flags, depth;
+        size_t   pages[3], entries, root;
+    } trees[2];
+    size_t last_page, txn;
+} fsb_registry_meta_;
+
 struct fsb_registry_env_ {
     fsb_registry       *reg;
     MDB_env            *env;
@@ -1558,6 +1591,9 @@ struct fsb_registry_env_ {
     char               *indexed;     /* list; read-only after open */
     size_t              indexed_size;
     fsb_registry_slot_ *slots;       /* [desc.max_views] */
+    fsb_registry_place_ *places;     /* [PLACES_] */
+    const fsb_registry_meta_ *meta[2]; /* mapped by us, NULL: not as we know them */
+    size_t              meta_size;
     int                 gate;        /* 1: readers wait; written under gate_lock, read without */
     uint32_t            passed;      /* readers let through the closed gate */
     pthread_mutex_t     gate_lock;
@@ -1589,22 +1625,71 @@ static int fsb_registry_mdb_error_(int rc)
 /* Inside a transaction, LMDB's codes (positive, or below -4096) end it; our own do not. */
 static int fsb_registry_hard_(int rc) { return rc > 0 || rc < -4096; }
 
-static uint64_t fsb_registry_hash64_(const char *text, size_t size)
+static uint64_t fsb_registry_hash64_(const char *text, size_t size, uint64_t h)
 {
-    uint64_t h = size, word;
-    for (; size >= 8; text += 8, size -= 8) {
+    const char *end = text + size;
+    uint64_t    word = 0;
+    h ^= size;
+    for (; end - text > 8; text += 8) {
         memcpy(&word, text, 8);
         h = (h ^ word) * 0x9e3779b97f4a7c15u;
         h ^= h >> 32;
     }
-    word = 0;
-    memcpy(&word, text, size);
-    return fsb_registry_mix_(h ^ word);
+    if (size >= 8) memcpy(&word, end - 8, 8); /* some of it for the second time */
+    else while (end > text) word = word << 8 | (uint8_t)*--end;
+    h ^= word;
+    h = (h ^ h >> 32) * 0x9e3779b97f4a7c15u; /* the high half carries what differs most */
+    return h ^ h >> 32;
+}
+
+/* Of what a load without a range asks for; never kept longer than this process lives. */
+static size_t fsb_registry_pick_hash_(const fsb_registry_pick_ *pick)
+{
+    uint64_t h = fsb_registry_hash64_(pick->id, pick->id_size, 0);
+    if (pick->version) h = fsb_registry_hash64_(pick->version, pick->version_size, h);
+    return (size_t)h;
 }
 
 static fsb_registry_env_ *fsb_registry_env_of_(fsb_registry *reg, const char *id)
 {
     return &reg->envs[fsb_registry_shard_(reg, id)];
+}
+
+/* ---- [lmdb] the last transaction ------------------------------------------------------------- */
+/* Its number stands in the two meta pages at the beginning of the file. A mapping of our own of
+   these does not move as LMDB's does: they are read without a slot and without a call. It is left
+   out where LMDB lays them out in another way. */
+
+static size_t fsb_registry_meta_txn_(fsb_registry_env_ *env)
+{
+    const size_t a = __atomic_load_n(&env->meta[0]->txn, __ATOMIC_ACQUIRE);
+    const size_t b = __atomic_load_n(&env->meta[1]->txn, __ATOMIC_ACQUIRE);
+    return a > b ? a : b;
+}
+
+static void fsb_registry_meta_close_(fsb_registry_env_ *env)
+{
+    if (env->meta[0]) munmap((void *)(uintptr_t)env->meta[0], env->meta_size);
+    env->meta[0] = env->meta[1] = NULL;
+}
+
+/* During an open, when the map cannot move. */
+static void fsb_registry_meta_open_(fsb_registry_env_ *env)
+{
+    MDB_envinfo before, after;
+    MDB_stat    pages;
+    mdb_env_stat(env->env, &pages);
+    env->meta_size = 2 * (size_t)pages.ms_psize;
+    void *map = mmap(NULL, env->meta_size, PROT_READ, MAP_SHARED, env->lock_fd, 0);
+    if (map == MAP_FAILED) return;
+    env->meta[0] = (const fsb_registry_meta_ *)map;
+    env->meta[1] = (const fsb_registry_meta_ *)(void *)((char *)map + pages.ms_psize);
+    mdb_env_info(env->env, &before);
+    const size_t txn = fsb_registry_meta_txn_(env);
+    mdb_env_info(env->env, &after);
+    if (env->meta[0]->magic != 0xbeefc0deu || env->meta[0]->format != 1
+        || txn < before.me_last_txnid || txn > after.me_last_txnid)
+        fsb_registry_meta_close_(env);
 }
 
 /* ---- [lmdb] readers -------------------------------------------------------------------------- */
@@ -1703,6 +1788,7 @@ static int fsb_registry_map_move_(fsb_registry_env_ *env, size_t size)
     __atomic_store_n(&env->gate, 1, __ATOMIC_SEQ_CST);
     int err = fsb_registry_slots_wait_(env, until);
     if (!err) err = fsb_registry_mdb_error_(mdb_env_set_mapsize(env->env, size));
+    memset(env->places, 0, FSB_REGISTRY_PLACES_ * sizeof *env->places);
     __atomic_store_n(&env->gate, 0, __ATOMIC_SEQ_CST);
     pthread_cond_broadcast(&env->gate_cond);
     pthread_mutex_unlock(&env->gate_lock);
@@ -1774,6 +1860,55 @@ static void fsb_registry_slot_end_(void *pin)
     fsb_registry_slot_free_(slot);
 }
 
+/* ---- [lmdb] places --------------------------------------------------------------------------- */
+/* The pages of a snapshot never change: where a record lay in the last transaction, there it lies
+   until the next one is committed. A load that finds it here saves the search of the tree, which is
+   half of its work; the record is read in the map and checked as ever. No lock: a place being
+   written has an odd turn, one that was written meanwhile another turn. */
+
+/* Is this record, decoded once before, what is wanted? */
+static int fsb_registry_record_is_(const MDB_val *v, const fsb_registry_pick_ *pick)
+{
+    const uint8_t *p = (const uint8_t *)v->mv_data;
+    const size_t   header = fsb_registry_get16_(p + 2);
+    const size_t   id = fsb_registry_get16_(p + 4), version = fsb_registry_get16_(p + 6);
+    if (id != pick->id_size + 1 || header + id + version > v->mv_size) return 0;
+    if (memcmp(p + header, pick->id, id)) return 0;
+    return !pick->version || (version == pick->version_size + 1
+                              && !memcmp(p + header + id, pick->version, version));
+}
+
+static int fsb_registry_place_find_(fsb_registry_env_ *env, const fsb_registry_pick_ *pick,
+                                    size_t hash, size_t txn, MDB_val *v)
+{
+    fsb_registry_place_ *p = &env->places[hash % FSB_REGISTRY_PLACES_];
+    const uint32_t       turn = __atomic_load_n(&p->turn, __ATOMIC_ACQUIRE);
+    const uint32_t       size = __atomic_load_n(&p->size, __ATOMIC_ACQUIRE);
+    const size_t         in = __atomic_load_n(&p->txn, __ATOMIC_ACQUIRE);
+    const size_t         of = __atomic_load_n(&p->hash, __ATOMIC_ACQUIRE);
+    v->mv_data = __atomic_load_n(&p->record, __ATOMIC_ACQUIRE);
+    v->mv_size = size / 2;
+    return in == txn && of == hash && (size & 1) == !pick->version && !(turn & 1)
+           && turn == __atomic_load_n(&p->turn, __ATOMIC_RELAXED)
+           && fsb_registry_record_is_(v, pick);
+}
+
+static void fsb_registry_place_keep_(fsb_registry_env_ *env, const fsb_registry_pick_ *pick,
+                                     size_t hash, size_t txn, const MDB_val *v)
+{
+    fsb_registry_place_ *p = &env->places[hash % FSB_REGISTRY_PLACES_];
+    uint32_t             turn = __atomic_load_n(&p->turn, __ATOMIC_RELAXED);
+    if (turn & 1 || v->mv_size > INT32_MAX) return; /* another thread is at it */
+    if (!__atomic_compare_exchange_n(&p->turn, &turn, turn + 1, 0, __ATOMIC_ACQUIRE,
+                                     __ATOMIC_RELAXED))
+        return;
+    __atomic_store_n(&p->size, (uint32_t)v->mv_size * 2 + !pick->version, __ATOMIC_RELEASE);
+    __atomic_store_n(&p->txn, txn, __ATOMIC_RELEASE);
+    __atomic_store_n(&p->hash, hash, __ATOMIC_RELEASE);
+    __atomic_store_n(&p->record, v->mv_data, __ATOMIC_RELEASE);
+    __atomic_store_n(&p->turn, turn + 2, __ATOMIC_RELEASE);
+}
+
 /* ---- [lmdb] cache of decoded documents ------------------------------------------------------- */
 /* An entry holds for as long as its environment's last transaction is the one it was read in. */
 
@@ -1783,20 +1918,13 @@ typedef struct fsb_registry_entry_ {
     struct fsb_registry_entry_ *next;       /* in its bucket */
     struct fsb_registry_entry_ *older;      /* towards the next to be evicted .. */
     struct fsb_registry_entry_ *newer;      /* .. and back */
-    uint64_t                    hash;
-    uint64_t                    txn;
-    uint32_t                    refs;       /* views, and one for being in the table; atomic */
+    size_t                      hash, txn;
+    uint32_t                    refs;       /* views, and one for being in the table */
     int                         hit;        /* since eviction passed it */
     size_t                      size;       /* of the whole block */
     int                         latest;     /* it was asked for by id, else by id and version */
     fsb_registry_doc            doc;        /* its bytes follow the struct */
 } fsb_registry_entry_;
-
-/* What a load asks for, as the cache knows it. */
-typedef struct fsb_registry_wish_ {
-    const char *id, *version; /* version NULL: the latest */
-    uint64_t    hash;
-} fsb_registry_wish_;
 
 typedef struct fsb_registry_shelf_ {
     int                  lock; /* guards all of it, for some 20 ns at a time */
@@ -1807,27 +1935,19 @@ typedef struct fsb_registry_shelf_ {
 
 struct fsb_registry_cache_ {
     fsb_registry_shelf_ parts[FSB_REGISTRY_CACHE_PARTS_];
-    size_t                  buckets; /* in each part; they follow the struct */
+    size_t                  buckets; /* in each part, a power of 2; they follow the struct */
     size_t                  size;    /* of the whole block */
 };
 
-static fsb_registry_shelf_ *fsb_registry_shelf_of_(fsb_registry *reg, uint64_t hash)
+static fsb_registry_shelf_ *fsb_registry_shelf_of_(fsb_registry *reg, size_t hash)
 {
     return &reg->cache->parts[hash % FSB_REGISTRY_CACHE_PARTS_];
 }
 
-static fsb_registry_entry_ **fsb_registry_bucket_(fsb_registry *reg, uint64_t hash)
+static fsb_registry_entry_ **fsb_registry_bucket_(fsb_registry *reg, size_t hash)
 {
-    const uint64_t at = hash / FSB_REGISTRY_CACHE_PARTS_ % reg->cache->buckets;
+    const size_t at = hash / FSB_REGISTRY_CACHE_PARTS_ & (reg->cache->buckets - 1);
     return &fsb_registry_shelf_of_(reg, hash)->buckets[at];
-}
-
-/* Frees the entry if nobody views it any more. No lock: one in the table has a reference. */
-static void fsb_registry_entry_end_(fsb_registry *reg, void *entry)
-{
-    fsb_registry_entry_ *e = (fsb_registry_entry_ *)entry;
-    if (!__atomic_sub_fetch(&e->refs, 1, __ATOMIC_ACQ_REL))
-        fsb_registry_free_(&reg->desc.allocator, e, e->size);
 }
 
 /* A hit holds the lock so briefly that a mutex would cost a third of the load. */
@@ -1839,6 +1959,17 @@ static void fsb_registry_lock_(fsb_registry_shelf_ *part)
 static void fsb_registry_unlock_(fsb_registry_shelf_ *part)
 {
     __atomic_store_n(&part->lock, 0, __ATOMIC_RELEASE);
+}
+
+/* Frees the entry if nobody views it any more, and it is not in the table. */
+static void fsb_registry_entry_end_(fsb_registry *reg, void *entry)
+{
+    fsb_registry_entry_ *e = (fsb_registry_entry_ *)entry;
+    fsb_registry_shelf_ *part = fsb_registry_shelf_of_(reg, e->hash);
+    fsb_registry_lock_(part);
+    const uint32_t refs = --e->refs;
+    fsb_registry_unlock_(part);
+    if (!refs) fsb_registry_free_(&reg->desc.allocator, e, e->size);
 }
 
 /* Lock held. Moves it from the table to the list `gone`; its views stay good. */
@@ -1895,25 +2026,35 @@ static void fsb_registry_evict_(fsb_registry *reg, fsb_registry_shelf_ *part, si
 }
 
 static fsb_registry_entry_ *fsb_registry_entry_find_(fsb_registry *reg,
-                                                     const fsb_registry_wish_ *w)
+                                                     const fsb_registry_pick_ *pick, size_t hash)
 {
-    fsb_registry_entry_ *e = *fsb_registry_bucket_(reg, w->hash);
-    while (e && (e->hash != w->hash || e->latest != !w->version || strcmp(e->doc.id, w->id)
-                 || (w->version && strcmp(e->doc.version, w->version))))
+    fsb_registry_entry_ *e = *fsb_registry_bucket_(reg, hash);
+    while (e && (e->hash != hash || e->latest != !pick->version || strcmp(e->doc.id, pick->id)
+                 || (pick->version && strcmp(e->doc.version, pick->version))))
         e = e->next;
     return e;
 }
 
-/* 1: the view is the cached document, as of transaction `txn`. */
-static int fsb_registry_cached_(fsb_registry *reg, const fsb_registry_wish_ *w, uint64_t txn,
-                                fsb_registry_view *view)
+static size_t fsb_registry_last_txn_(fsb_registry_env_ *env)
 {
-    fsb_registry_shelf_ *part = fsb_registry_shelf_of_(reg, w->hash);
+    MDB_envinfo info;
+    if (env->meta[0]) return fsb_registry_meta_txn_(env);
+    fsb_registry_slot_ *slot = fsb_registry_slot_take_(env); /* keeps the map where it is */
+    if (!slot) return 0;
+    mdb_env_info(env->env, &info);
+    fsb_registry_slot_free_(slot);
+    return info.me_last_txnid;
+}
+
+/* 1: the view is the cached document, as of transaction `txn`. */
+static int fsb_registry_cached_(fsb_registry *reg, const fsb_registry_pick_ *pick, size_t hash,
+                                size_t txn, fsb_registry_view *view)
+{
+    fsb_registry_shelf_ *part = fsb_registry_shelf_of_(reg, hash);
     fsb_registry_lock_(part);
-    fsb_registry_entry_ *e = fsb_registry_entry_find_(reg, w);
+    fsb_registry_entry_ *e = fsb_registry_entry_find_(reg, pick, hash);
     if (e && e->txn == txn) {
-        __atomic_add_fetch(&e->refs, 1, __ATOMIC_RELAXED);
-        e->hit = 1, ++part->hits;
+        ++e->refs, e->hit = 1, ++part->hits;
     } else {
         ++part->misses, e = NULL;
     }
@@ -1926,8 +2067,8 @@ static int fsb_registry_cached_(fsb_registry *reg, const fsb_registry_wish_ *w, 
 
 /* Keeps a copy of the view's document, as read in `txn`, and makes the view one of the copy.
    Without memory, or too large for the cache, the view stays as it is. */
-static void fsb_registry_keep_(fsb_registry *reg, const fsb_registry_wish_ *w, uint64_t txn,
-                               fsb_registry_view *view)
+static void fsb_registry_keep_(fsb_registry *reg, const fsb_registry_pick_ *pick, size_t hash,
+                               size_t txn, fsb_registry_view *view)
 {
     const size_t size = sizeof(fsb_registry_entry_) + fsb_registry_doc_size_(&view->doc);
     if (size > reg->desc.cache_bytes / FSB_REGISTRY_CACHE_PARTS_ / 4) return;
@@ -1935,12 +2076,12 @@ static void fsb_registry_keep_(fsb_registry *reg, const fsb_registry_wish_ *w, u
                                                                       size);
     if (!e) return;
     fsb_registry_doc_copy_(&e->doc, &view->doc, (char *)(e + 1));
-    e->hash = w->hash, e->latest = !w->version;
+    e->hash = hash, e->latest = !pick->version;
     e->txn = txn, e->size = size, e->refs = 2, e->hit = 0;
-    fsb_registry_shelf_ *part = fsb_registry_shelf_of_(reg, w->hash);
+    fsb_registry_shelf_ *part = fsb_registry_shelf_of_(reg, hash);
     fsb_registry_entry_ *gone = NULL;
     fsb_registry_lock_(part);
-    fsb_registry_entry_ *before = fsb_registry_entry_find_(reg, w);
+    fsb_registry_entry_ *before = fsb_registry_entry_find_(reg, pick, hash);
     if (before) fsb_registry_entry_drop_(reg, part, before, &gone);
     fsb_registry_evict_(reg, part, size, &gone);
     fsb_registry_entry_link_(reg, part, e);
@@ -2084,58 +2225,60 @@ static int fsb_registry_view_record_(fsb_registry *reg, const MDB_val *v, fsb_re
     return err;
 }
 
-static int fsb_registry_lmdb_read_(fsb_registry_env_ *env, const char *id,
-                                   const fsb_registry_pick_ *pick, fsb_registry_view *view)
+/* Finds the record by its key. */
+static int fsb_registry_find_(fsb_registry_slot_ *slot, const fsb_registry_pick_ *pick, MDB_val *v)
+{
+    const MDB_dbi     dbi = slot->env->dbi;
+    char              key[FSB_REGISTRY_KEY_ROOM_];
+    fsb_registry_ver_ ver;
+    if (pick->version) {
+        fsb_registry_ver_read_(&ver, pick->version);
+        MDB_val k = fsb_registry_val_(key, fsb_registry_doc_key_(key, pick->id, &ver));
+        return mdb_get(slot->txn, dbi, &k, v);
+    }
+    MDB_val      k;
+    const size_t size = fsb_registry_doc_key_(key, pick->id, NULL);
+    const int    rc = mdb_cursor_renew(slot->txn, slot->cursor);
+    if (rc) return rc;
+    if (pick->range)
+        return fsb_registry_find_range_(slot->cursor, key, size, pick->range, &k, v);
+    return fsb_registry_find_latest_(slot->cursor, key, size, &k, v);
+}
+
+static int fsb_registry_lmdb_read_(fsb_registry_env_ *env, const fsb_registry_pick_ *pick,
+                                   size_t hash, fsb_registry_view *view)
 {
     fsb_registry_slot_ *slot;
-    char                key[FSB_REGISTRY_KEY_ROOM_];
-    MDB_val             k, v;
-    const size_t        size = fsb_registry_doc_key_(key, id, pick->ver);
+    MDB_val             v;
     int                 err = fsb_registry_begin_(env, &slot);
     if (err) return err;
-    int rc;
-    if (pick->ver) {
-        k  = fsb_registry_val_(key, size);
-        rc = mdb_get(slot->txn, env->dbi, &k, &v);
-    } else {
-        rc = mdb_cursor_renew(slot->txn, slot->cursor);
-        if (!rc && pick->range)
-            rc = fsb_registry_find_range_(slot->cursor, key, size, pick->range, &k, &v);
-        else if (!rc)
-            rc = fsb_registry_find_latest_(slot->cursor, key, size, &k, &v);
-    }
     fsb_registry_view_init_(view, env->reg);
     view->slot_ = slot;
-    err = fsb_registry_mdb_error_(rc);
+    const size_t txn = mdb_txn_id(slot->txn);
+    const int    known = !pick->range && fsb_registry_place_find_(env, pick, hash, txn, &v);
+    if (!known) err = fsb_registry_mdb_error_(fsb_registry_find_(slot, pick, &v));
     if (!err) err = fsb_registry_view_record_(env->reg, &v, view);
-    if (!err && size > FSB_REGISTRY_ID_KEY_ && strcmp(view->doc.id, id)) err = -ENOENT;
+    if (!err && !known && !fsb_registry_record_is_(&v, pick)) err = -ENOENT; /* hashed alike */
+    if (!err && !known && !pick->range) fsb_registry_place_keep_(env, pick, hash, txn, &v);
     if (!err) return 0;
     fsb_registry_release(view);
     if (err == -ENOENT) return err;
     return fsb_registry_fail_(env->reg, err, "%.200s: its record cannot be read: %s; see verify",
-                              id, err == -ENOSYS ? "compressed, built without FSB_WITH_ZSTD"
-                                                 : strerror(-err));
+                              pick->id, err == -ENOSYS ? "compressed, built without FSB_WITH_ZSTD"
+                                                       : strerror(-err));
 }
 
-static int fsb_registry_lmdb_load_(fsb_registry *reg, const char *id,
-                                   const fsb_registry_pick_ *pick, fsb_registry_view *view)
+static int fsb_registry_lmdb_load_(fsb_registry *reg, const fsb_registry_pick_ *pick,
+                                   fsb_registry_view *view)
 {
-    fsb_registry_env_ *env = fsb_registry_env_of_(reg, id);
-    if (!reg->cache || pick->range) return fsb_registry_lmdb_read_(env, id, pick, view);
-    fsb_registry_wish_ wish = {id, pick->version, fsb_registry_hash64_(id, strlen(id))};
-    if (pick->version) wish.hash += fsb_registry_hash64_(pick->version, strlen(pick->version));
-    /* the slot only keeps the map, which holds the transaction's number, where it is */
-    fsb_registry_slot_ *slot = fsb_registry_slot_take_(env);
-    MDB_envinfo         info;
-    if (slot) {
-        mdb_env_info(env->env, &info);
-        fsb_registry_slot_free_(slot);
-        if (fsb_registry_cached_(reg, &wish, info.me_last_txnid, view)) return 0;
-    }
-    const int err = fsb_registry_lmdb_read_(env, id, pick, view);
+    fsb_registry_env_ *env = fsb_registry_env_of_(reg, pick->id);
+    const size_t       hash = pick->range ? 0 : fsb_registry_pick_hash_(pick);
+    if (!reg->cache || pick->range) return fsb_registry_lmdb_read_(env, pick, hash, view);
+    if (fsb_registry_cached_(reg, pick, hash, fsb_registry_last_txn_(env), view)) return 0;
+    const int err = fsb_registry_lmdb_read_(env, pick, hash, view);
     if (err) return err;
-    const uint64_t txn = mdb_txn_id(((fsb_registry_slot_ *)view->slot_)->txn);
-    fsb_registry_keep_(reg, &wish, txn, view);
+    const size_t txn = mdb_txn_id(((fsb_registry_slot_ *)view->slot_)->txn);
+    fsb_registry_keep_(reg, pick, hash, txn, view);
     return 0;
 }
 
@@ -3154,9 +3297,12 @@ static int fsb_registry_env_slots_(fsb_registry *reg, fsb_registry_env_ *env)
 {
     pthread_condattr_t monotonic;
     const size_t       size = reg->desc.max_views * sizeof *env->slots;
+    const size_t       places = FSB_REGISTRY_PLACES_ * sizeof *env->places;
     env->slots = (fsb_registry_slot_ *)fsb_registry_mem_(&reg->desc.allocator, NULL, 0, size);
     if (!env->slots) return -ENOMEM;
     memset(env->slots, 0, size);
+    env->places = (fsb_registry_place_ *)fsb_registry_mem_(&reg->desc.allocator, NULL, 0, places);
+    if (env->places) memset(env->places, 0, places);
     for (uint32_t i = 0; i < reg->desc.max_views; ++i) env->slots[i].env = env;
     env->reg = reg, env->tail = &env->head;
     pthread_mutex_init(&env->gate_lock, NULL);
@@ -3167,7 +3313,7 @@ static int fsb_registry_env_slots_(fsb_registry *reg, fsb_registry_env_ *env)
     pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
     pthread_cond_init(&env->gate_cond, &monotonic);
     pthread_condattr_destroy(&monotonic);
-    return 0;
+    return env->places ? 0 : -ENOMEM;
 }
 
 static int fsb_registry_env_open_(fsb_registry *reg, uint32_t index)
@@ -3197,6 +3343,7 @@ static int fsb_registry_env_open_(fsb_registry *reg, uint32_t index)
     if (!fsb_registry_env_whole_(env))
         err = fsb_registry_fail_(reg, -EBADMSG, "%s: cut short; restore a backup", name);
     if (!err) err = fsb_registry_about_read_(reg, env, txn, index, name);
+    if (!err) fsb_registry_meta_open_(env);
     mdb_txn_abort(txn);
     return err ? err : fsb_registry_index_names_(reg, env, index);
 }
@@ -3213,6 +3360,7 @@ static void fsb_registry_env_close_(fsb_registry *reg, fsb_registry_env_ *env)
         if (!reg->desc.read_only) mdb_env_sync(env->env, 1);
         mdb_env_close(env->env);
     }
+    fsb_registry_meta_close_(env);
     if (env->lock_fd >= 0) close(env->lock_fd);
     pthread_mutex_destroy(&env->gate_lock);
     pthread_mutex_destroy(&env->write_lock);
@@ -3221,6 +3369,8 @@ static void fsb_registry_env_close_(fsb_registry *reg, fsb_registry_env_ *env)
     pthread_cond_destroy(&env->queue_cond);
     fsb_registry_free_(&reg->desc.allocator, env->indexed, env->indexed_size);
     fsb_registry_free_(&reg->desc.allocator, env->slots, reg->desc.max_views * sizeof *env->slots);
+    fsb_registry_free_(&reg->desc.allocator, env->places,
+                       FSB_REGISTRY_PLACES_ * sizeof *env->places);
 }
 
 static void fsb_registry_lmdb_close_(fsb_registry *reg)
@@ -4011,11 +4161,12 @@ static const fsb_registry_file_ *fsb_registry_files_pick_(const fsb_registry_fil
     return first;
 }
 
-static int fsb_registry_folder_load_(fsb_registry *reg, const char *id,
-                                     const fsb_registry_pick_ *pick, fsb_registry_view *view)
+static int fsb_registry_folder_load_(fsb_registry *reg, const fsb_registry_pick_ *pick,
+                                     fsb_registry_view *view)
 {
-    char path[2 * FSB_REGISTRY_PATH_], why[FSB_REGISTRY_WHY_];
-    int  err;
+    char        path[2 * FSB_REGISTRY_PATH_], why[FSB_REGISTRY_WHY_];
+    const char *id = pick->id;
+    int         err;
     if (pick->version) {
         fsb_registry_file_path_(path, id, pick->version);
         err = fsb_registry_file_load_(reg, path, id, pick->version, view, why);
@@ -4133,13 +4284,14 @@ static int fsb_registry_file_save_(fsb_registry *reg, char *path, const fsb_regi
 static int fsb_registry_folder_allowed_(fsb_registry *reg, const fsb_registry_write_ *w,
                                         const fsb_registry_doc *doc, int64_t *created)
 {
-    fsb_registry_pick_ latest = {NULL, NULL, NULL}, exact = {doc->version, NULL, NULL};
-    fsb_registry_view  top, old;
+    const fsb_registry_pick_ latest = fsb_registry_pick_of_(doc->id, NULL);
+    const fsb_registry_pick_ exact = fsb_registry_pick_of_(doc->id, doc->version);
+    fsb_registry_view        top, old;
     fsb_registry_view_init_(&top, reg);
-    int err = w->expected ? fsb_registry_folder_load_(reg, doc->id, &latest, &top) : -ENOENT;
+    int err = w->expected ? fsb_registry_folder_load_(reg, &latest, &top) : -ENOENT;
     if (err && err != -ENOENT) return err;
     const int known = !err;
-    err = fsb_registry_folder_load_(reg, doc->id, &exact, &old);
+    err = fsb_registry_folder_load_(reg, &exact, &old);
     const int damaged = err && err != -ENOENT; /* there, but it can only be replaced */
     if (damaged) memset(&old.doc, 0, sizeof old.doc);
     const int there = !err || damaged;
@@ -4962,30 +5114,27 @@ static int fsb_registry_id_check_(fsb_registry *reg, const char *id)
 FSB_API int fsb_registry_load(fsb_registry *reg, const char *id, const char *version,
                               fsb_registry_view *view)
 {
-    fsb_registry_pick_ pick = {version, NULL, NULL};
-    fsb_registry_ver_  ver;
-    int                err = fsb_registry_id_check_(reg, id);
-    if (err) return err;
-    if (!version) return reg->ops->load(reg, id, &pick, view);
-    err = fsb_registry_ver_read_(&ver, version);
-    if (err)
-        return fsb_registry_fail_(reg, err, "%.200s: a version has 1 to 127 bytes, not %zu", id,
-                                  strlen(version));
-    pick.ver = &ver;
-    return reg->ops->load(reg, id, &pick, view);
+    const fsb_registry_pick_ pick = fsb_registry_pick_of_(id ? id : "", version);
+    if (pick.id_size - 1 >= FSB_REGISTRY_ID_MAX) return fsb_registry_id_check_(reg, id);
+    if (version && pick.version_size - 1 >= FSB_REGISTRY_VERSION_MAX)
+        return fsb_registry_fail_(reg, *version ? -ENAMETOOLONG : -EINVAL,
+                                  "%.200s: a version has 1 to 127 bytes, not %zu", id,
+                                  pick.version_size);
+    return reg->ops->load(reg, &pick, view);
 }
 
 FSB_API int fsb_registry_load_range(fsb_registry *reg, const char *id, const char *range,
                                     fsb_registry_view *view)
 {
     fsb_registry_range_ parsed;
-    fsb_registry_pick_  pick = {NULL, NULL, &parsed};
     const int           err = fsb_registry_id_check_(reg, id);
     if (err) return err;
     if (!range || fsb_registry_range_read_(&parsed, range) < 0)
         return fsb_registry_fail_(reg, -EINVAL, "%.200s: not a range: %.100s; write one like ^1.2 "
                                   "or \">=1.0 <2\"", id, range ? range : "(none)");
-    return reg->ops->load(reg, id, &pick, view);
+    fsb_registry_pick_ pick = fsb_registry_pick_of_(id, NULL);
+    pick.range = &parsed;
+    return reg->ops->load(reg, &pick, view);
 }
 
 FSB_API int64_t fsb_registry_each(fsb_registry *reg, const fsb_registry_query *query,

@@ -496,6 +496,7 @@ enum {
     FSB_SESSION_FORMAT_ = 1,               /* of the files and of the database */
     FSB_SESSION_INDEXED_ = 1 << 20,        /* bytes of a message that search looks at */
     FSB_SESSION_WORD_ = 64,                /* bytes of a word that count */
+    FSB_SESSION_KEPT_ = 4096,              /* bytes of a found text that a search keeps */
     FSB_SESSION_TERMS_ = 32,               /* in a query */
     FSB_SESSION_TOKENS_ = 128,             /* likewise, with operators and parentheses */
     FSB_SESSION_JSON_DEPTH_ = 512,         /* nesting that a line may have */
@@ -1077,18 +1078,33 @@ static uint64_t fsb_session_fold_(uint64_t a, uint64_t b) /* both halves of the 
 #endif
 }
 
+/* What is in files is little-endian: a store may move to another machine. */
+static uint64_t fsb_session_little_(uint64_t value)
+{
+#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+    return __builtin_bswap64(value);
+#else
+    return value;
+#endif
+}
+
+static uint64_t fsb_session_word_(const unsigned char *p, size_t size) /* up to 8 bytes */
+{
+    uint64_t word = 0;
+    memcpy(&word, p, size);
+    return fsb_session_little_(word);
+}
+
 static uint64_t fsb_session_hash_(uint64_t seed, const void *data, size_t size)
 {
     const unsigned char *p = (const unsigned char *)data;
-    uint64_t             h = seed ^ (0x9e3779b97f4a7c15u + size), a, b;
+    uint64_t             h = seed ^ (0x9e3779b97f4a7c15u + size), a = 0, b = 0;
     size_t               left = size;
-    for (; left >= 16; left -= 16, p += 16) {
-        memcpy(&a, p, 8), memcpy(&b, p + 8, 8);
-        h = fsb_session_fold_(a ^ 0xa0761d6478bd642fu, b ^ h);
-    }
-    a = b = 0;
-    if (left >= 8) memcpy(&a, p, 8), p += 8, left -= 8;
-    if (left) memcpy(&b, p, left);
+    for (; left >= 16; left -= 16, p += 16)
+        h = fsb_session_fold_(fsb_session_word_(p, 8) ^ 0xa0761d6478bd642fu,
+                              fsb_session_word_(p + 8, 8) ^ h);
+    if (left >= 8) a = fsb_session_word_(p, 8), p += 8, left -= 8;
+    if (left) b = fsb_session_word_(p, left);
     return fsb_session_fold_(fsb_session_fold_(a ^ 0xe7037ed1a0b428dbu, b ^ h),
                              0x8ebc6af09c88c6e3u);
 }
@@ -1471,6 +1487,8 @@ typedef struct fsb_session_found_ {
     int64_t  time_ns;
     uint64_t message_id;
     uint64_t where, offset; /* the store's own way back to the message */
+    fsb_session_span text;  /* it, and its role, where the search kept them: role is not NULL */
+    const char      *role;
     uint32_t words;
     double   score;
     uint16_t counts[FSB_SESSION_TERMS_];
@@ -1593,7 +1611,9 @@ static size_t fsb_session_places_(fsb_session_buf_ *places, fsb_session_buf_ *no
     fsb_session_put_(normal, " ", 1);
     for (; fsb_session_next_word_(&w); ++count) {
         const fsb_session_place_ place = {w.start, w.end, normal->size - 1, 0, 0};
-        fsb_session_put_(places, &place, sizeof place);
+        if (fsb_session_reserve_(places, sizeof place)) return 0;
+        memcpy(places->data + places->size, &place, sizeof place);
+        places->size += sizeof place;
         w.word[w.len] = ' ';
         fsb_session_put_(normal, w.word, w.len + 1);
     }
@@ -2254,8 +2274,8 @@ static int fsb_session_gathered_(fsb_session_buf_ *list, const fsb_session_range
 }
 
 /* ---- [log] ----------------------------------------------------------------------------------- */
-/* The search index of a user's files, path/USER/.words: records that are only ever added. It is a
-   cache of this machine (hence its byte order): whatever is wrong with it, it is made anew.
+/* The search index of a user's files, path/USER/.words: little-endian records that are only ever
+   added. It is a cache: whatever is wrong with it, it is made anew.
    A message's record has the role and the words; a session's has what a list shows, and how much
    of which file the records before it cover. A session whose file was rewritten gets the next
    generation: the records of earlier ones are dead. */
@@ -2282,19 +2302,43 @@ typedef struct fsb_session_extent_ { /* begins the payload of a session's record
 static const char fsb_session_log_magic_[16] = {'f', 's', 'b', 'w', 'o', 'r', 'd', 's',
                                                 1, 0, 0, 0, 4, 3, 2, 1};
 
+/* To the order of the file, or back. */
+static void fsb_session_record_order_(fsb_session_record_ *r)
+{
+#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+    r->size = __builtin_bswap32(r->size), r->kind = __builtin_bswap16(r->kind);
+    r->role_size = __builtin_bswap16(r->role_size), r->words = __builtin_bswap32(r->words);
+    r->session = __builtin_bswap32(r->session);
+    r->generation = __builtin_bswap32(r->generation);
+#endif
+    r->check = fsb_session_little_(r->check), r->id = fsb_session_little_(r->id);
+    r->time_ns = (int64_t)fsb_session_little_((uint64_t)r->time_ns);
+    r->offset = fsb_session_little_(r->offset);
+}
+
+static void fsb_session_extent_order_(fsb_session_extent_ *x)
+{
+    x->ino = fsb_session_little_(x->ino), x->size = fsb_session_little_(x->size);
+    x->stamp = fsb_session_little_(x->stamp), x->messages = fsb_session_little_(x->messages);
+    x->bytes = fsb_session_little_(x->bytes), x->cold = fsb_session_little_(x->cold);
+    x->mtime_ns = (int64_t)fsb_session_little_((uint64_t)x->mtime_ns);
+    x->updated_ns = (int64_t)fsb_session_little_((uint64_t)x->updated_ns);
+}
+
 static void fsb_session_put_record_(fsb_session_buf_ *b, fsb_session_record_ r,
                                     fsb_session_span head, fsb_session_span text)
 {
     const size_t at = b->size;
     if (head.size + text.size > UINT32_MAX / 2) return;
     r.size = (uint32_t)(sizeof r + head.size + text.size);
-    r.check = 0;
+    const uint32_t size = r.size;
+    const uint64_t seed = (uint64_t)size << 16 | r.kind;
+    fsb_session_record_order_(&r);
     fsb_session_put_(b, &r, sizeof r);
     fsb_session_put_(b, head.data, head.size);
     fsb_session_put_(b, text.data, text.size);
     if (b->err) return;
-    r.check = fsb_session_hash_((uint64_t)r.size << 16 | r.kind, b->data + at + 16,
-                                r.size - 16);
+    r.check = fsb_session_little_(fsb_session_hash_(seed, b->data + at + 16, size - 16));
     memcpy(b->data + at, &r, sizeof r);
 }
 
@@ -2303,6 +2347,7 @@ static int fsb_session_get_record_(const char *p, size_t size, fsb_session_recor
 {
     if (size < sizeof *r) return 0;
     memcpy(r, p, sizeof *r);
+    fsb_session_record_order_(r);
     return r->size >= sizeof *r && r->size <= size && r->role_size <= r->size - sizeof *r;
 }
 
@@ -2438,6 +2483,7 @@ static int fsb_session_apply_session_(fsb_session_shelf_ *shelf, const fsb_sessi
     fsb_session_walk_   w;
     if (size < sizeof extent) return -EBADMSG;
     memcpy(&extent, payload, sizeof extent);
+    fsb_session_extent_order_(&extent);
     fsb_session_block *block = fsb_session_block_new_(&shelf->store->desc.allocator);
     if (!block) return -ENOMEM;
     const fsb_session_span line = {payload + sizeof extent, size - sizeof extent};
@@ -2603,6 +2649,7 @@ static void fsb_session_put_session_record_(fsb_session_shelf_ *shelf, uint32_t 
     fsb_session_put_(&line, "{", 1);
     fsb_session_put_info_(&line, &book->info, &book->branch);
     fsb_session_put_(&line, "}", 1);
+    fsb_session_extent_order_(&extent);
     const fsb_session_span head = {(const char *)&extent, sizeof extent};
     const fsb_session_span text = {line.data, line.size};
     if (line.err) shelf->fresh.err = line.err;
@@ -3711,7 +3758,7 @@ static size_t fsb_session_hunt_in_(const fsb_session_hunt_ *h, const char *p, si
         if (!fsb_session_matches_(h->match, text, r.size - sizeof r - r.role_size, found.counts))
             continue;
         found.time_ns = r.time_ns, found.message_id = r.id, found.words = r.words, found.score = 0;
-        found.where = r.session, found.offset = r.offset;
+        found.where = r.session, found.offset = r.offset, found.role = NULL;
         if ((*err = fsb_session_keep_(h->finds, &found)) != 0) break;
     }
     return done;
@@ -4025,13 +4072,14 @@ static int fsb_session_files_start_(fsb_session_store *store)
    numbered by the time of what they index (doc says which message that is), so newest first is the
    order it reads in; every word begins with the user's number, so nobody meets the words of others.
    It is fed in batches: session.indexed is the last message that is in it (-1: not the title yet),
-   dirty has the sessions that wait. A fork has no messages up to `upto`: those are base's. */
+   dirty has the sessions that wait. A fork has no messages up to `upto`: those are base's. What is
+   empty is NULL: SQLite allocates for each text of a row that it changes, even for none. */
 static const char fsb_session_schema_[] =
     "CREATE TABLE user(no INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);"
     "CREATE TABLE session(no INTEGER PRIMARY KEY AUTOINCREMENT, user INTEGER NOT NULL,"
-    " id TEXT NOT NULL, title TEXT NOT NULL, tags TEXT NOT NULL, config TEXT NOT NULL,"
-    " metadata TEXT NOT NULL, created INTEGER NOT NULL, updated INTEGER NOT NULL,"
-    " parent TEXT NOT NULL, fork INTEGER NOT NULL, base INTEGER NOT NULL, upto INTEGER NOT NULL,"
+    " id TEXT NOT NULL, title TEXT NOT NULL, tags TEXT, config TEXT,"
+    " metadata TEXT, created INTEGER NOT NULL, updated INTEGER NOT NULL,"
+    " parent TEXT, fork INTEGER NOT NULL, base INTEGER NOT NULL, upto INTEGER NOT NULL,"
     " count INTEGER NOT NULL, last INTEGER NOT NULL, bytes INTEGER NOT NULL,"
     " revision INTEGER NOT NULL, indexed INTEGER NOT NULL, packed BLOB, UNIQUE(user, id));"
     "CREATE INDEX session_updated ON session(user, updated, id);"
@@ -4103,12 +4151,13 @@ static const char *const fsb_session_sql_text_[FSB_SESSION_STATEMENTS_] = {
         " WHERE no=?1 AND revision=?2",
     "INSERT INTO message VALUES(?1,?2,?3,?4,?5,?6)",
     "INSERT OR IGNORE INTO dirty VALUES(?1)",
-    "UPDATE session SET title=?2, tags=?3, config=?4, metadata=?5, updated=?6, parent=?7, fork=?8,"
+    "UPDATE session SET title=?2, tags=nullif(?3,''), config=nullif(?4,''),"
+        " metadata=nullif(?5,''), updated=?6, parent=nullif(?7,''), fork=?8,"
         " base=?9, upto=?10, count=?11, last=?12, bytes=?13, indexed=?14, revision=revision+1"
         " WHERE no=?1",
     "INSERT INTO session(user, id, title, tags, config, metadata, created, updated, parent, fork,"
         " base, upto, count, last, bytes, revision, indexed)"
-        " VALUES(?1,?2,'','','','',?3,?3,'',0,0,0,0,0,0,0,-1)",
+        " VALUES(?1,?2,'',NULL,NULL,NULL,?3,?3,NULL,0,0,0,0,0,0,0,-1)",
     "INSERT OR IGNORE INTO user(name) VALUES(?1)",
     "SELECT no FROM user WHERE name=?1",
     "SELECT base, upto, packed IS NOT NULL FROM session WHERE no=?1",
@@ -4134,7 +4183,7 @@ static const char *const fsb_session_sql_text_[FSB_SESSION_STATEMENTS_] = {
         " LEFT JOIN message m ON m.key=d.key WHERE words MATCH ?1"
         " AND words.rowid BETWEEN ?2 AND ?3 ORDER BY words.rowid DESC",
     "SELECT key, time, role, content, metadata, attachments FROM message WHERE key=?1",
-    "SELECT d.no FROM dirty d JOIN session s ON s.no=d.no WHERE s.user=?1",
+    "SELECT d.no FROM dirty d CROSS JOIN session s ON s.no=d.no WHERE s.user=?1",
     "DELETE FROM session WHERE no=?1",
     "SELECT packed FROM session WHERE no=?1",
     "UPDATE session SET packed=?2, revision=revision+1 WHERE no=?1",
@@ -5490,6 +5539,7 @@ typedef struct fsb_session_probe_ { /* what a search carries along */
     const fsb_session_match_ *match;
     fsb_session_finds_       *finds;
     fsb_session_block        *block; /* scratch: emptied now and then */
+    fsb_session_block        *kept;  /* texts of hits, so that they are not read twice; or NULL */
     fsb_session_buf_          words;
     fsb_session_row_          row;   /* of the session looked at last */
 } fsb_session_probe_;
@@ -5541,6 +5591,12 @@ static int fsb_session_judge_(fsb_session_probe_ *p, int64_t key, const fsb_sess
         found.words = fsb_session_put_words_(&p->words, m->content);
         if (p->words.err) return -ENOMEM;
         if (!fsb_session_matches_(p->match, p->words.data, p->words.size, found.counts)) return 0;
+    }
+    if (p->kept && m->content.size <= FSB_SESSION_KEPT_) {
+        found.text.data = fsb_session_block_copy_(p->kept, m->content.data, m->content.size);
+        found.text.size = m->content.size;
+        found.role = fsb_session_block_copy_(p->kept, m->role, strlen(m->role));
+        if (!found.text.data || !found.role) return -ENOMEM;
     }
     return fsb_session_keep_(p->finds, &found);
 }
@@ -5642,7 +5698,8 @@ static int fsb_session_probe_hits_(fsb_session_probe_ *p, fsb_session_block *blo
         fsb_session_message       m;
         err = fsb_session_probe_block_(p);
         const int64_t key = fsb_session_key_((int64_t)found->where, found->message_id);
-        if (!err) err = fsb_session_probe_text_(p, key, &m);
+        m.role = found->role, m.content = found->text;
+        if (!err && !found->role) err = fsb_session_probe_text_(p, key, &m);
         if (!err) err = fsb_session_title_of_(p, (int64_t)found->where);
         if (!err)
             err = fsb_session_put_hit_(&hits[out->count++], q, p->match, found, &p->row.info,
@@ -5679,6 +5736,7 @@ static int fsb_session_sql_search_(fsb_session_store *store, const char *user,
     int err = fsb_session_sql_take_(store, &p.c);
     if (err) return err;
     p.user_name = user, p.q = q, p.match = match, p.finds = &finds;
+    if (finds.cap <= 256 && q->order != FSB_SESSION_BEST) p.kept = fsb_session_block_new_(mem);
     p.words = fsb_session_buffer_(mem);
     if (!p.c->has_words)
         err = fsb_session_fail_(store, -ENOSYS, "this SQLite has no FTS5: search is not to be had");
@@ -5694,7 +5752,7 @@ static int fsb_session_sql_search_(fsb_session_store *store, const char *user,
         fsb_session_sql_do_(p.c, FSB_SESSION_COMMIT_);
     }
     fsb_session_sql_give_(p.c);
-    fsb_session_block_free_(p.block);
+    fsb_session_block_free_(p.block), fsb_session_block_free_(p.kept);
     fsb_session_unbuffer_(&p.words);
     fsb_session_drop_(mem, finds.at, finds.room * sizeof *finds.at);
     return err;

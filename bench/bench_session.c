@@ -346,7 +346,7 @@ static void open_bare(bare *b, int durability)
     sqlite3_exec(b->db, sync[durability], NULL, NULL, NULL);
     sqlite3_exec(b->db, fsb_session_schema_, NULL, NULL, NULL);
     sqlite3_exec(b->db, "INSERT INTO user VALUES(1,'ann'); INSERT INTO session VALUES(1,1,'a',"
-                 "'A bench','','','',0,0,'',0,0,0,0,0,0,1,0,NULL)", NULL, NULL, NULL);
+                 "'A bench',NULL,NULL,NULL,0,0,NULL,0,0,0,0,0,0,1,0,NULL)", NULL, NULL, NULL);
     b->revision = 1;
     b->begin = prepare(b->db, "BEGIN IMMEDIATE"), b->commit = prepare(b->db, "COMMIT");
     b->touch = prepare(b->db, fsb_session_sql_text_[FSB_SESSION_TOUCH_]);

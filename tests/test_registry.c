@@ -4,6 +4,7 @@
 #define FSB_REGISTRY_IMPLEMENTATION
 #include "fsb_registry.h"
 
+#include "fuzz_registry.c"
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -1058,6 +1059,49 @@ static void test_compressed(void)
 
 /* ---- LMDB: memory ---- */
 
+/* More documents than the registry remembers the places of, saved and deleted between loads, in a
+   map that moves: each load finds what is there now. */
+static void test_places(void)
+{
+    enum { IDS = FSB_REGISTRY_PLACES_ + 500 };
+    static fsb_registry_doc docs[IDS];
+    static char             ids[IDS][16];
+    fsb_registry_desc       d = desc_of(fresh(), FSB_REGISTRY_LMDB);
+    fsb_registry_view       pinned;
+    d.map_bytes = 1 << 16, d.durability = FSB_REGISTRY_UNSAFE;
+    fsb_registry *reg = open_or_die(&d);
+    for (int i = 0; i < IDS; ++i) {
+        snprintf(ids[i], sizeof ids[i], "id-%d", i);
+        docs[i] = doc_of(ids[i], "1.0.0", ids[i]);
+    }
+    REQUIRE(fsb_registry_save_batch(reg, docs, IDS, FSB_REGISTRY_NEW) == 0);
+    for (int pass = 0; pass < 2; ++pass)
+        for (int i = 0; i < IDS; ++i)
+            for (int k = 0; k < 3; ++k)
+                CHECK_STR(content_of(reg, ids[i], k == 1 ? "1.0.0" : NULL), ids[i]);
+    REQUIRE(fsb_registry_load(reg, "id-7", NULL, &pinned) == 0);
+    CHECK_EQ(save(reg, "id-7", "2.0.0", "two"), 0);
+    CHECK_STR(content_of(reg, "id-7", NULL), "two");
+    CHECK_STR(content_of(reg, "id-7", "1.0.0"), "id-7");
+    CHECK_STR((const char *)pinned.doc.content, "id-7"); /* of its own snapshot, and */
+    fsb_registry_release(&pinned);
+    for (int i = 0; i < 200; ++i) { /* what it remembers now is not that of others */
+        char text[4000];
+        memset(text, 'a' + i % 26, sizeof text - 1), text[sizeof text - 1] = 0;
+        CHECK_EQ(save(reg, "id-8", i ? "9.9.9" : "9.9.8", text), i > 1 ? -EEXIST : 0);
+        docs[0] = doc_of("id-9", "1.0.0", text);
+        CHECK_EQ(fsb_registry_save(reg, &docs[0], FSB_REGISTRY_REPLACE), 0);
+        CHECK_STR(content_of(reg, "id-9", NULL), text);
+        CHECK_STR(content_of(reg, "id-9", i % 2 ? NULL : "1.0.0"), text);
+    }
+    CHECK_EQ(fsb_registry_delete(reg, "id-7", "2.0.0"), 1);
+    CHECK_STR(content_of(reg, "id-7", NULL), "id-7");
+    CHECK_EQ(fsb_registry_delete(reg, "id-7", NULL), 1);
+    CHECK_EQ(fsb_registry_load(reg, "id-7", NULL, &pinned), -ENOENT);
+    CHECK_EQ(fsb_registry_load(reg, "id-7", "1.0.0", &pinned), -ENOENT);
+    fsb_registry_close(reg);
+}
+
 static void test_view_allocates_nothing(void)
 {
     test_memory       m = {0};
@@ -1744,9 +1788,33 @@ static void test_power_loss(void)
 
 #endif /* FSB_WITH_LMDB */
 
+/* Every beginning of each seed, and each a little wrong. */
+static void test_seeds(void)
+{
+    uint64_t x = 88172645463325252u;
+    int      runs = 0;
+    for (size_t i = 0; i < sizeof fuzz_registry_seeds / sizeof *fuzz_registry_seeds; ++i) {
+        uint8_t      bytes[400];
+        const size_t n = strlen(fuzz_registry_seeds[i]);
+        REQUIRE(n && n < sizeof bytes);
+        memcpy(bytes, fuzz_registry_seeds[i], n);
+        for (size_t cut = 0; cut <= n; ++cut) runs += LLVMFuzzerTestOneInput(bytes, cut) == 0;
+        for (int k = 0; k < 300; ++k) {
+            x ^= x << 13, x ^= x >> 7, x ^= x << 17;
+            const size_t  at = (size_t)(x % n);
+            const uint8_t was = bytes[at];
+            bytes[at] = (uint8_t)(x >> 32);
+            runs += LLVMFuzzerTestOneInput(bytes, n) == 0; /* aborts on what it finds */
+            bytes[at] = was;
+        }
+    }
+    CHECK(runs > 5000);
+}
+
 int main(int argc, char **argv)
 {
     test_begin(argc, argv);
+    TEST(test_seeds);
     TEST(test_version_order);
     TEST(test_ranges);
     TEST(test_bump);
@@ -1775,6 +1843,7 @@ int main(int argc, char **argv)
     TEST(test_map_limit);
     TEST(test_disk_full);
     TEST(test_compressed);
+    TEST(test_places);
     TEST(test_view_allocates_nothing);
     TEST(test_threads);
     TEST(test_pinned_views);

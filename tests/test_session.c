@@ -1006,6 +1006,102 @@ static void test_databases(void)
 #endif
 }
 
+#ifdef FSB_WITH_SQLITE
+static int no_fts5(void *user, int what, const char *a, const char *b, const char *c, const char *d)
+{
+    (void)user, (void)a, (void)c, (void)d;
+    return what == SQLITE_FUNCTION && b && !strcmp(b, "fts5") ? SQLITE_DENY : SQLITE_OK;
+}
+static int hide_fts5(sqlite3 *db, char **text, const struct sqlite3_api_routines *api)
+{
+    (void)text, (void)api;
+    return sqlite3_set_authorizer(db, no_fts5, NULL);
+}
+static uint64_t hits_of(fsb_session_store *store, const char *query)
+{
+    fsb_session_query q;
+    fsb_session_hits  h;
+    memset(&q, 0, sizeof q);
+    q.words = query, q.limit = 1000;
+    if (fsb_session_search(store, "ann", &q, &h)) return UINT64_MAX;
+    fsb_session_free(h.block);
+    return h.count;
+}
+#endif
+
+/* A SQLite without FTS5: everything but search works, and one that has it finds all of it. */
+static void test_without_fts5(void)
+{
+#ifndef FSB_WITH_SQLITE
+    SKIP("built without SQLite");
+#else
+    fsb_session_store_desc  d = new_desc(FSB_SESSION_SQLITE);
+    fsb_session_query       q;
+    fsb_session_hits        h;
+    fsb_session_list_result list;
+    char                    why[200] = "";
+    sqlite3_auto_extension((void (*)(void))hide_fts5);
+    fsb_session_store *store = open_store(&d);
+    fsb_session       *s = create(store, "ann", "x", "The ferry");
+    REQUIRE(s);
+    const fsb_session_message m = say("user", "when does the ferry leave?");
+    for (int i = 0; i < 200; ++i) CHECK_EQ(fsb_session_append(s, &m, 1), 0); /* past a batch */
+    memset(&q, 0, sizeof q);
+    q.words = "ferry";
+    CHECK_EQ(fsb_session_search(store, "ann", &q, &h), -ENOSYS);
+    fsb_session_store_errmsg(store, why, sizeof why);
+    CHECK(strstr(why, "FTS5") != NULL);
+    REQUIRE(fsb_session_list(store, "ann", NULL, &list) == 0);
+    CHECK_EQ(list.count, 1);
+    fsb_session_free(list.block);
+    fsb_session_close(s);
+    fsb_session_store_close(store);
+    sqlite3_reset_auto_extension();
+    store = open_store(&d);
+    CHECK_EQ(hits_of(store, "ferry"), 201); /* the title too */
+    REQUIRE(fsb_session_open(&s, store, "ann", "x") == 0);
+    CHECK_EQ(fsb_session_append(s, &m, 1), 0);
+    CHECK_EQ(hits_of(store, "ferry"), 202);
+    fsb_session_close(s);
+    fsb_session_store_close(store);
+#endif
+}
+
+/* Somebody holds the lock of writers all the time: readers neither fail nor wait for it. */
+static void test_readers_never_wait(void)
+{
+#ifndef FSB_WITH_SQLITE
+    SKIP("built without SQLite");
+#else
+    fsb_session_store_desc d = new_desc(FSB_SESSION_SQLITE);
+    fsb_session_list_result list;
+    d.busy_ms = 20000;
+    fsb_session_store *store = open_store(&d);
+    fsb_session       *s = create(store, "ann", "x", "The ferry");
+    sqlite3           *writer = NULL;
+    REQUIRE(s && sqlite3_open(path, &writer) == SQLITE_OK);
+    append_texts(s, "abc"); /* they wait for the index, which a search would feed */
+    REQUIRE(sqlite3_exec(writer, "BEGIN IMMEDIATE; UPDATE session SET title='other'", NULL, NULL,
+                         NULL) == SQLITE_OK);
+    struct timespec begin, end;
+    clock_gettime(CLOCK_MONOTONIC, &begin);
+    for (int i = 0; i < 20; ++i) {
+        expect_texts(s, "abc");
+        CHECK_EQ(hits_of(store, "ferry"), 1);
+        REQUIRE(fsb_session_list(store, "ann", NULL, &list) == 0);
+        CHECK_EQ(list.count, 1);
+        fsb_session_free(list.block);
+    }
+    clock_gettime(CLOCK_MONOTONIC, &end);
+    CHECK(end.tv_sec - begin.tv_sec < 10); /* one that waits takes 20 s */
+    CHECK(sqlite3_exec(writer, "COMMIT", NULL, NULL, NULL) == SQLITE_OK);
+    sqlite3_close(writer);
+    CHECK_EQ(hits_of(store, "other"), 1);
+    fsb_session_close(s);
+    fsb_session_store_close(store);
+#endif
+}
+
 /* A disk of a megabyte fills up: the failed save says so, what was saved is there, and it goes on
    when there is room again. */
 static void full_disk(int kind)
@@ -1249,6 +1345,8 @@ int main(int argc, char **argv)
     TEST(test_bad_messages);
     TEST(test_bad_lines);
     TEST(test_databases);
+    TEST(test_without_fts5);
+    TEST(test_readers_never_wait);
     TEST(test_full_disk);
     TEST(test_read_only);
     TEST(test_large_message);

@@ -1,7 +1,7 @@
 /* fsb_session.c - `fsb session ...`: conversations of a store, listed, searched, moved, mended. */
 #define FSB_SESSION_IMPLEMENTATION
 #include "fsb_session.h"
-#include <getopt.h>
+#include "tool.h"
 
 int fsb_cmd_session(int argc, char **argv);
 
@@ -21,14 +21,14 @@ static int fail(const context *c, fsb_session_store *store, const char *what, in
     char why[400] = "";
     (void)c;
     if (store) fsb_session_store_errmsg(store, why, sizeof why);
-    fprintf(stderr, "fsb session: %s: %s\n", what, why[0] ? why : strerror(-err));
+    tool_say("%s: %s", what, why[0] ? why : strerror(-err));
     return 1;
 }
 
 static void on_log(void *user, fsb_log_level level, const char *item, const char *text)
 {
     (void)user, (void)item;
-    if (level <= FSB_LOG_WARN) fprintf(stderr, "fsb session: %s\n", text);
+    if (level <= FSB_LOG_WARN) tool_say("%s", text);
 }
 
 static void print_time(int64_t ns)
@@ -232,7 +232,7 @@ static int cmd_move(context *c, int n, char **args)
     fsb_session_filter      f;
     int                     status = 0;
     if (!c->to || (!n && !c->all))
-        return fprintf(stderr, "fsb session: move needs --to STORE, and IDs or --all\n"), 2;
+        tool_usage("move needs --to STORE, and IDs or --all");
     d.path = c->to, d.kind = kind_of(c->to), d.durability = FSB_SESSION_SYNC_SAVE;
     int err = fsb_session_store_open(&to, &d);
     if (err) return fail(c, NULL, c->to, err);
@@ -282,7 +282,7 @@ static int cmd_merge(context *c, int n, char **args)
     fsb_session *into, *from;
     uint64_t     ids[100];
     if (n > 102) return fail(c, NULL, "merge", -E2BIG);
-    for (int i = 2; i < n; ++i) ids[i - 2] = strtoull(args[i], NULL, 10);
+    for (int i = 2; i < n; ++i) ids[i - 2] = tool_number("ID", args[i], 1, UINT64_MAX);
     if (open_one(c, args[0], &into)) return 1;
     if (open_one(c, args[1], &from)) return fsb_session_close(into), 1;
     const int err = fsb_session_merge(into, from,
@@ -380,22 +380,13 @@ static void usage(FILE *out)
         fprintf(out, "  %-7s %s\n", commands[i].name, commands[i].usage);
 }
 
-static int bad_number(const char *text, uint64_t *out)
-{
-    char *end;
-    errno = 0;
-    *out = strtoull(text, &end, 10);
-    if (*text >= '0' && *text <= '9' && !*end && !errno) return 0;
-    fprintf(stderr, "fsb session: %s is not a number\n", text);
-    return 1;
-}
-
-static int parse_format(const char *text, int *format)
+static int parse_format(const char *text)
 {
     static const char *const names[3] = {"json", "lines", "markdown"};
-    for (*format = 0; *format < 3; ++*format)
-        if (strcmp(names[*format], text) == 0) return 0;
-    return fprintf(stderr, "fsb session: no format %s: json, lines or markdown\n", text), 1;
+    for (int i = 0; i < 3; ++i)
+        if (strcmp(names[i], text) == 0) return i;
+    tool_usage("--format: '%s' is not json, lines or markdown", text);
+    return 0;
 }
 
 enum { OPT_TAG = 256, OPT_ROLE, OPT_TITLE, OPT_ID, OPT_TO, OPT_LIMIT, OPT_AT, OPT_FORMAT, OPT_BEST,
@@ -428,9 +419,9 @@ static int take_option(context *c, int option, const char *value)
     case OPT_TITLE: c->title = value; break;
     case OPT_ID: c->id = value; break;
     case OPT_TO: c->to = value; break;
-    case OPT_LIMIT: return bad_number(value, &c->limit) ? 2 : -1;
-    case OPT_AT: return bad_number(value, &c->at) ? 2 : -1;
-    case OPT_FORMAT: return parse_format(value, &c->format) ? 2 : -1;
+    case OPT_LIMIT: c->limit = tool_number("--limit", value, 0, UINT64_MAX); break;
+    case OPT_AT: c->at = tool_number("--at", value, 0, UINT64_MAX); break;
+    case OPT_FORMAT: c->format = parse_format(value); break;
     case OPT_BEST: c->best = 1; break;
     case OPT_REBASE: c->rebase = 1; break;
     case OPT_ALL: c->all = 1; break;
@@ -492,6 +483,7 @@ int fsb_cmd_session(int argc, char **argv)
     context c;
     int     given[64], count = 0, option;
     memset(&c, 0, sizeof c);
+    tool_name = "fsb session";
     optind = 1;
     while ((option = getopt_long(argc, argv, "s:u:hV", options, NULL)) != -1) {
         const int status = take_option(&c, option, optarg);
@@ -502,16 +494,15 @@ int fsb_cmd_session(int argc, char **argv)
     int         i = 0;
     while (name && i < COMMANDS && strcmp(commands[i].name, name) != 0) ++i;
     if (!name || i == COMMANDS) {
-        if (name) fprintf(stderr, "fsb session: there is no command %s\n", name);
+        if (name) tool_say("there is no command %s", name);
         return usage(stderr), 2;
     }
     for (int k = 0; k < count; ++k)
         if (!allowed(name, given[k]))
-            return fprintf(stderr, "fsb session: %s does not take that option; it is:\n  %s %s\n",
-                           name, name, commands[i].usage),
-                   2;
+            tool_usage("%s does not take that option; it is: %s %s", name, name,
+                       commands[i].usage);
     const int n = argc - optind;
     if (n < commands[i].least || n > commands[i].most)
-        return fprintf(stderr, "usage: fsb session %s %s\n", name, commands[i].usage), 2;
+        tool_usage("it is: %s %s", name, commands[i].usage);
     return run(&c, &commands[i], n, argv + optind);
 }
