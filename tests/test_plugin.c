@@ -165,10 +165,10 @@ static void test_plugin_refused(void)
 /* One that takes too long to open is given up, and frees what it has when it is done. */
 static void test_plugin_opens_late(void)
 {
-    char            path[600];
-    fsb_backend    *b = NULL;
-    test_memory     m = {0};
-    lines           log = {0};
+    static test_memory m; /* they outlive the call */
+    static lines       log;
+    char               path[600];
+    fsb_backend       *b = NULL;
     NEED_PLUGIN(path, "sleeps");
     fsb_plugin_desc d = {.path = path, .load_ms = 400, .deadline_ms = 10, .log = {log_line, &log},
                          .allocator = {test_memory_fn, &m}};
