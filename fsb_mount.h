@@ -1520,7 +1520,8 @@ typedef struct fsb_handles_slot_ {
 typedef char fsb_handles_slot_is_32_bytes_[sizeof(fsb_handles_slot_) <= 32 ? 1 : -1];
 
 /* Slots are in slabs, whose memory is touched as it is needed: they are handed out in blocks, in
-   the order of their numbers, each to the shard that needs it. */
+   the order of their numbers, each to the shard that needs it. Slabs are of one size: counting
+   the leading zeros of a number, as doubling ones need, makes one lookup wait for the last. */
 enum {
     FSB_HANDLES_BLOCK_ = 256,
     FSB_HANDLES_SLAB_ = 1 << 18,

@@ -87,7 +87,8 @@ static int64_t moody_list(fsb_backend *b, fsb_op *op)
 static void moody_end(fsb_backend *b)
 {
     (void)b;
-    if (mood) mood->ended = 1;
+    moody *const told = __atomic_load_n(&mood, __ATOMIC_SEQ_CST);
+    if (told) __atomic_store_n(&told->ended, 1, __ATOMIC_SEQ_CST);
 }
 
 static int bad_open(fsb_backend **out, const char *config, const fsb_logger *log)
@@ -102,7 +103,8 @@ static int bad_open(fsb_backend **out, const char *config, const fsb_logger *log
 #elif defined BAD_sleeps
     sleep_ms(2000);
 #endif
-    if (config[0] && sscanf(config, "%p", &at) == 1) mood = at;
+    if (config[0] && sscanf(config, "%p", &at) == 1)
+        __atomic_store_n(&mood, (moody *)at, __ATOMIC_SEQ_CST);
     *out = &b;
     return 0;
 }

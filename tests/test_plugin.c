@@ -13,11 +13,14 @@ typedef struct lines { /* of a log */
 
 static void log_line(void *user, fsb_log_level level, const char *item, const char *text)
 {
-    lines *l = user;
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    lines                 *l = user;
     (void)level;
+    pthread_mutex_lock(&lock);
     ++l->count;
     snprintf(l->item, sizeof l->item, "%s", item);
     snprintf(l->text, sizeof l->text, "%s", text);
+    pthread_mutex_unlock(&lock);
 }
 
 static int64_t now_ms(void)
@@ -47,6 +50,9 @@ static fsb_handle open_file(fsb_backend *b, const char *path, uint32_t flags)
     CHECK_EQ(C(OPEN, .path = path, .flags = flags), 0);
     return call_op.handle;
 }
+
+/* What threads of a plugin change too. */
+#define NOW(what) __atomic_load_n(&(what), __ATOMIC_SEQ_CST)
 
 /* Plugins are beside the test program. 0: they were not built. */
 static int plugin_path(char *path, size_t size, const char *name)
@@ -99,7 +105,7 @@ static void test_plugin_example(void)
     CHECK_EQ(C(UNLINK, .path = "/now"), -ENOSYS);
     CHECK_EQ(C(WATCH, .path = "/"), -ENOSYS);
     b->close(b);
-    CHECK_EQ(m.live, 0);
+    CHECK_EQ(NOW(m.live), 0);
     CHECK_EQ(m.wrong_size, 0);
 }
 
@@ -128,7 +134,7 @@ static void refused(const char *path, int err, const char *why)
     CHECK_EQ(fsb_plugin_load(&b, &d), err);
     CHECK(!b);
     if (why && !strstr(log.text, why)) CHECK_STR(log.text, why);
-    CHECK_EQ(m.live, 0);
+    CHECK_EQ(NOW(m.live), 0);
 }
 
 static void test_plugin_refused(void)
@@ -159,17 +165,17 @@ static void test_plugin_refused(void)
 /* One that takes too long to open is given up, and frees what it has when it is done. */
 static void test_plugin_opens_late(void)
 {
-    char            path[600];
-    fsb_backend    *b = NULL;
-    test_memory     m = {0};
-    lines           log = {0};
+    static test_memory m; /* they outlive the call */
+    static lines       log;
+    char               path[600];
+    fsb_backend       *b = NULL;
     NEED_PLUGIN(path, "sleeps");
     fsb_plugin_desc d = {.path = path, .load_ms = 400, .deadline_ms = 10, .log = {log_line, &log},
                          .allocator = {test_memory_fn, &m}};
     CHECK_EQ(fsb_plugin_load(&b, &d), -ETIMEDOUT);
-    CHECK(__atomic_load_n(&m.live, __ATOMIC_RELAXED) > 0);
-    for (int i = 0; i < 500 && __atomic_load_n(&m.live, __ATOMIC_RELAXED); ++i) nap(10);
-    CHECK_EQ(m.live, 0);
+    CHECK(NOW(m.live) > 0);
+    for (int i = 0; i < 500 && NOW(m.live); ++i) nap(10);
+    CHECK_EQ(NOW(m.live), 0);
 }
 
 /* ---- one that hangs ---- */
@@ -207,8 +213,8 @@ static uint64_t stuck(fixture *f)
 static void moody_close(fixture *f)
 {
     f->b->close(f->b);
-    CHECK_EQ(f->mood.ended, 1);
-    CHECK_EQ(f->m.live, 0);
+    CHECK_EQ(NOW(f->mood.ended), 1);
+    CHECK_EQ(NOW(f->m.live), 0);
     CHECK_EQ(f->m.wrong_size, 0);
 }
 
@@ -242,14 +248,14 @@ static void test_plugin_deadline(void)
         memset(data, 'x', sizeof data); /* which it does not see */
     }
     CHECK_EQ(stuck(&f), 8);
-    CHECK_EQ(f.mood.opened, 1);
+    CHECK_EQ(NOW(f.mood.opened), 1);
     hang(&f, 0);
-    for (int i = 0; i < 500 && (stuck(&f) || f.mood.closed < 1); ++i) nap(10);
+    for (int i = 0; i < 500 && (stuck(&f) || NOW(f.mood.closed) < 1); ++i) nap(10);
     CHECK_EQ(stuck(&f), 0);
     CHECK(buf[0] == '-' && buf[63] == '-'); /* written late, but not here */
-    CHECK_EQ(f.mood.changed, 0);
-    CHECK_EQ(f.mood.opened, 2);
-    CHECK_EQ(__atomic_load_n(&f.mood.closed, __ATOMIC_SEQ_CST), 1); /* what was opened too late */
+    CHECK_EQ(NOW(f.mood.changed), 0);
+    CHECK_EQ(NOW(f.mood.opened), 2);
+    CHECK_EQ(NOW(f.mood.closed), 1); /* what was opened too late */
     CHECK_EQ(C(STAT, .path = "/"), 0);
     for (int i = 0; i < 100; ++i) { /* the workers in their place have gone */
         fsb_plugin_stat(b, &s);
@@ -277,12 +283,12 @@ static void test_plugin_all_stuck(void)
     fsb_plugin_stat(b, &s);
     CHECK_EQ(s.threads, 3);
     CHECK_EQ(s.stuck, 3);
-    CHECK_EQ(f.mood.calls, 4); /* with the open */
+    CHECK_EQ(NOW(f.mood.calls), 4); /* with the open */
     CHECK_EQ(C(CLOSE, .handle = h), -ETIMEDOUT); /* happens later */
-    CHECK_EQ(f.mood.closed, 0);
+    CHECK_EQ(NOW(f.mood.closed), 0);
     hang(&f, 0);
-    for (int i = 0; i < 500 && !__atomic_load_n(&f.mood.closed, __ATOMIC_SEQ_CST); ++i) nap(10);
-    CHECK_EQ(f.mood.closed, 1);
+    for (int i = 0; i < 500 && !NOW(f.mood.closed); ++i) nap(10);
+    CHECK_EQ(NOW(f.mood.closed), 1);
     for (int i = 0; i < 200 && C(STAT, .path = "/") != 0; ++i) nap(10);
     CHECK_EQ(call_op.result, 0);
     moody_close(&f);
@@ -301,11 +307,11 @@ static void test_plugin_close_stuck(void)
     b->close(b);
     CHECK(now_ms() - begin < 2000);
     CHECK_STR(f.log.item, "plugin/close");
-    CHECK_EQ(f.mood.ended, 0);
+    CHECK_EQ(NOW(f.mood.ended), 0);
     hang(&f, 0);
-    for (int i = 0; i < 500 && __atomic_load_n(&f.m.live, __ATOMIC_RELAXED); ++i) nap(10);
-    CHECK_EQ(f.m.live, 0);
-    CHECK_EQ(f.mood.ended, 1);
+    for (int i = 0; i < 500 && NOW(f.m.live); ++i) nap(10);
+    CHECK_EQ(NOW(f.m.live), 0);
+    CHECK_EQ(NOW(f.mood.ended), 1);
 }
 
 static void test_plugin_breaker(void)
@@ -326,12 +332,12 @@ static void test_plugin_breaker(void)
     for (int i = 0; i < 3; ++i) CHECK_EQ(C(STAT, .path = "/"), -EIO);
     CHECK_STR(f.log.item, "plugin/breaker");
     CHECK(strstr(f.log.text, "left alone"));
-    int calls = f.mood.calls;
+    int calls = NOW(f.mood.calls);
     for (int i = 0; i < 5; ++i) CHECK_EQ(C(STAT, .path = "/"), -EAGAIN);
-    CHECK_EQ(f.mood.calls, calls); /* it is not asked */
+    CHECK_EQ(NOW(f.mood.calls), calls); /* it is not asked */
     CHECK_EQ(C(CLOSE, .handle = h), 0); /* but for what would be lost */
-    for (int i = 0; i < 500 && !__atomic_load_n(&f.mood.closed, __ATOMIC_SEQ_CST); ++i) nap(10);
-    CHECK_EQ(f.mood.closed, 1);
+    for (int i = 0; i < 500 && !NOW(f.mood.closed); ++i) nap(10);
+    CHECK_EQ(NOW(f.mood.closed), 1);
     nap(60);
     CHECK_EQ(C(STAT, .path = "/"), -EIO); /* the probe */
     CHECK_EQ(C(STAT, .path = "/"), -EAGAIN);
@@ -453,9 +459,9 @@ static void test_plugin_stress(void)
     for (int i = 0; i < 6; ++i) pthread_join(thread[i], NULL);
     CHECK(crowd.ended[0] && crowd.ended[2]);
     crowd.f.b->close(crowd.f.b);
-    for (int i = 0; i < 500 && __atomic_load_n(&crowd.f.m.live, __ATOMIC_RELAXED); ++i) nap(10);
-    CHECK_EQ(crowd.f.m.live, 0);
-    CHECK_EQ(crowd.f.mood.opened, crowd.f.mood.closed); /* late ones too */
+    for (int i = 0; i < 500 && NOW(crowd.f.m.live); ++i) nap(10);
+    CHECK_EQ(NOW(crowd.f.m.live), 0);
+    CHECK_EQ(NOW(crowd.f.mood.opened), NOW(crowd.f.mood.closed)); /* late ones too */
 }
 
 int main(int argc, char **argv)

@@ -1,4 +1,4 @@
-/* test_tables.c - handles, mount tables, namespaces and tokens: alone, without FUSE.
+/* test_tables.c - handles, mount tables, namespaces: alone, without FUSE.
 
    The handle table is run through every interleaving of its steps: FSB_TABLES_STEP_() stands before
    each access to shared memory, and here it hands over to a scheduler, so that it is the code
@@ -28,7 +28,7 @@ enum { BLIND = 1 };
 #else
 enum { BLIND = 0 };
 #endif
-enum { ACTORS = 3, DEPTH = 200 };
+enum { ACTORS = 3, DEPTH = 600 };
 static struct {
     void (*actor[ACTORS])(void);
     int        actors, running, at, depth, alive[ACTORS];
@@ -37,6 +37,7 @@ static struct {
     jmp_buf    main, place[ACTORS]; /* swapcontext() is two system calls */
     int        started[ACTORS];
     char       stack[ACTORS][64 << 10];
+    int        bound; /* how often an actor that could go on is interrupted, at most; 0: any */
     uint64_t   runs;
 } explore = {.running = -1};
 
@@ -75,15 +76,21 @@ static void explore_run(void)
         explore_prepare(&explore.context[i], explore.stack[i], sizeof explore.stack[i]);
         explore.alive[i] = 1, explore.started[i] = 0;
     }
+    int last = -1, interrupted = 0;
     for (explore.at = 0;; ++explore.at) {
-        int ready[ACTORS], n = 0;
+        int       ready[ACTORS], n = 0;
+        const int goes_on = last >= 0 && explore.alive[last];
+        if (goes_on) ready[n++] = last;
         for (int i = 0; i < explore.actors; ++i)
-            if (explore.alive[i]) ready[n++] = i;
+            if (explore.alive[i] && i != last
+                && !(goes_on && explore.bound && interrupted == explore.bound))
+                ready[n++] = i;
         if (!n) break;
         if (explore.at >= DEPTH) abort();
         if (explore.at == explore.depth) explore.choice[explore.depth++] = 0;
         explore.choices[explore.at] = n;
-        explore.running = ready[explore.choice[explore.at]];
+        last = explore.running = ready[explore.choice[explore.at]];
+        interrupted += goes_on && explore.choice[explore.at] > 0;
         explore_switch();
         explore.running = -1;
     }
@@ -239,6 +246,156 @@ static void test_explorer_finds(void)
     explore_wrong = 0;
     explore_all(slots_begin, slots_end, 2, actors);
     CHECK(explore_wrong > 0);
+}
+
+/* ---- tenants: removed while they are used ---- */
+
+typedef struct life { /* of one tenant: its backend, and what happened to it */
+    fsb_backend base; /* first */
+    int         inside, open, gone;
+} life;
+static struct {
+    fsb_tenants *t;
+    fsb_backend *held; /* of the first tenant */
+    fsb_handle   file; /* open on it */
+    life         lives[4];
+    int          created;
+} lives;
+
+static int64_t life_call(fsb_backend *b, fsb_op *op)
+{
+    life *l = (life *)b;
+    CHECK(!l->gone); /* whatever is called is there */
+    ++l->inside;
+    explore_step();
+    CHECK(!l->gone);
+    --l->inside;
+    if (op->code == FSB_OP_OPEN) ++l->open, op->handle = 9;
+    if (op->code == FSB_OP_CLOSE) CHECK(--l->open >= 0);
+    return op->result = 0;
+}
+
+static int life_create(void *user, fsb_tenant *tenant)
+{
+    life *l = &lives.lives[lives.created++];
+    (void)user;
+    l->base.size = sizeof l->base;
+    for (int i = 1; i < FSB_OP_COUNT; ++i) l->base.call[i] = life_call;
+    const fsb_bind bind = {.backend = &l->base};
+    tenant->data = l;
+    return fsb_mounts_add(tenant->mounts, "/", 1, &bind);
+}
+
+static void life_gone(void *user, fsb_tenant *tenant)
+{
+    life *l = tenant->data;
+    (void)user;
+    CHECK_EQ(l->gone++, 0);
+    CHECK_EQ(l->inside, 0);
+    CHECK_EQ(l->open, 0);
+}
+
+static int64_t life_op(fsb_backend *b, uint32_t code, fsb_handle *handle)
+{
+    fsb_op op = {.code = code, .path = "/f", .flags = FSB_O_READ, .handle = *handle};
+    if (code != FSB_OP_OPEN && code != FSB_OP_STAT) op.flags = 0;
+    if (code == FSB_OP_STAT) op.flags = 0, op.handle = 0;
+    const int64_t n = fsb_backend_call(b, &op);
+    if (n == 0 && code == FSB_OP_OPEN) *handle = op.handle;
+    return n;
+}
+
+static void lives_begin(void)
+{
+    static const fsb_tenants_desc d = {.create = life_create, .gone = life_gone, .max_tenants = 4,
+                                       .max_handles = 3};
+    memset(&lives, 0, sizeof lives);
+    CHECK_EQ(fsb_tenants_open(&lives.t, &d), 0);
+    CHECK_EQ(fsb_tenant_backend(&lives.held, lives.t, "a"), 0);
+    CHECK_EQ(life_op(lives.held, FSB_OP_OPEN, &lives.file), 0);
+}
+
+static void lives_end(void)
+{
+    fsb_handle none = 0;
+    CHECK_EQ(lives.lives[0].gone, 1); /* nothing uses it any more, though it is held */
+    CHECK_EQ(life_op(lives.held, FSB_OP_STAT, &none), -ENODEV);
+    lives.held->close(lives.held);
+    fsb_tenants_close(lives.t);
+    for (int i = 0; i < lives.created; ++i) {
+        CHECK_EQ(lives.lives[i].gone, 1);
+        CHECK_EQ(lives.lives[i].open, 0);
+    }
+}
+
+static void actor_open(void) /* and leaves it open */
+{
+    fsb_handle h = 0;
+    const int64_t n = life_op(lives.held, FSB_OP_OPEN, &h);
+    CHECK(n == 0 || n == -ENODEV);
+}
+
+static void actor_read_close(void)
+{
+    int64_t n = life_op(lives.held, FSB_OP_READ, &lives.file);
+    CHECK(n == 0 || n == -ENODEV || n == -EBADF);
+    n = life_op(lives.held, FSB_OP_CLOSE, &lives.file);
+    CHECK(n == 0 || n == -ENODEV || n == -EBADF);
+}
+
+static void actor_find(void) /* without the lock: it finds one of that name, or none */
+{
+    fsb_handle         none = 0;
+    const uint64_t     hash = fsb_tenants_hash_(lives.t, "a", 1);
+    fsb_tenant_ *const found = fsb_tenants_find_(lives.t, hash, "a", 1);
+    if (!found) return;
+    CHECK(!strcmp(found->name, "a"));
+    const int64_t n = life_op(&found->ns.base, FSB_OP_STAT, &none);
+    CHECK(n == 0 || n == -ENODEV);
+    found->ns.base.close(&found->ns.base);
+}
+
+static void actor_remove_tenant(void) { CHECK(fsb_tenants_remove(lives.t, "a") >= 0); }
+
+static void actor_replace_tenant(void)
+{
+    fsb_backend *b = NULL;
+    fsb_handle   h = 0;
+    CHECK(fsb_tenants_remove(lives.t, "a") >= 0);
+    CHECK_EQ(fsb_tenant_backend(&b, lives.t, "a"), 0);
+    CHECK(b != lives.held);
+    CHECK_EQ(life_op(b, FSB_OP_OPEN, &h), 0);
+    CHECK_EQ(life_op(b, FSB_OP_READ, &lives.file), -EBADF); /* of the one before */
+    b->close(b);
+}
+
+static void test_every_removal(void)
+{
+    static const struct {
+        const char *name;
+        int         n, bound;
+        void (*actor[ACTORS])(void);
+    } cases[] = {
+        {"open while removed", 2, 3, {actor_open, actor_remove_tenant}},
+        {"read and close while removed", 2, 3, {actor_read_close, actor_remove_tenant}},
+        {"find while replaced", 2, 3, {actor_find, actor_replace_tenant}},
+        {"open, find, replaced", 3, 2, {actor_open, actor_find, actor_replace_tenant}},
+    };
+    cpu_set_t before, one;
+    if (BLIND) SKIP("the thread sanitizer cannot follow the explorer");
+    sched_getaffinity(0, sizeof before, &before); /* which shard a tenant is in must not change */
+    CPU_ZERO(&one);
+    CPU_SET((size_t)sched_getcpu(), &one);
+    sched_setaffinity(0, sizeof one, &one);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases && !test_.bad; ++i) {
+        explore.bound = cases[i].bound;
+        explore_all(lives_begin, lives_end, cases[i].n, cases[i].actor);
+        if (test_.bad) fprintf(stderr, "%s, run %llu\n", cases[i].name,
+                               (unsigned long long)explore.runs);
+        CHECK(explore.runs > 100);
+    }
+    explore.bound = 0;
+    sched_setaffinity(0, sizeof before, &before);
 }
 
 /* ---- handles ---- */
@@ -876,6 +1033,7 @@ int main(int argc, char **argv)
     test_begin(argc, argv);
     TEST(test_every_interleaving);
     TEST(test_explorer_finds);
+    TEST(test_every_removal);
     TEST(test_handles);
     TEST(test_handles_retire);
     TEST(test_handles_idle);
