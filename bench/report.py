@@ -72,7 +72,7 @@ def line_of(path, pattern):
 def describe_machine(quick):
     memory = line_of("/proc/meminfo", r"^MemTotal:\s+(\d+)")
     versions = {"compiler": output_of("cc", "--version")}
-    for library in ("fuse3", "lmdb", "sqlite3", "libssh2", "openssl", "libzstd"):
+    for library in ("fuse3", "lmdb", "sqlite3", "openssl", "libzstd"):
         versions[library] = output_of("pkg-config", "--modversion", library)
     versions["sshfs"] = output_of("sh", "-c", "sshfs -V 2>&1 | sed -n 's/SSHFS version //p'")
     versions["ssh"] = output_of("ssh", "-V").split(",")[0]

@@ -19,7 +19,7 @@ skipped=0
 work=$(mktemp -d "${TMPDIR:-/tmp}/fsb-docs-XXXXXX") || exit 1
 trap 'rm -rf --one-file-system "$work"' EXIT # whatever is still mounted there
 modules=
-for m in fuse3 lmdb sqlite3 libzstd openssl libssh2; do
+for m in fuse3 lmdb sqlite3 libzstd openssl; do
     pkg-config --exists $m 2>/dev/null && modules="$modules $m"
 done
 includes=$([ -z "$modules" ] || pkg-config --cflags-only-I $modules | sed 's/-I/-isystem /g')

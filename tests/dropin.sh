@@ -17,7 +17,7 @@ c_standards="c99 c11 c17 gnu17"
 cxx_standards="c++11 c++14 c++17 c++20"
 warnings="-Wall -Wextra -Wpedantic -Wconversion -Wsign-conversion -Wshadow -Wundef -Werror"
 c_warnings="-Wstrict-prototypes -Wmissing-prototypes -Wwrite-strings -Wvla"
-switches="FUSE=fuse3 LMDB=lmdb SQLITE=sqlite3 ZSTD=libzstd OPENSSL=openssl SSH2=libssh2"
+switches="FUSE=fuse3 LMDB=lmdb SQLITE=sqlite3 ZSTD=libzstd OPENSSL=openssl"
 have() { command -v "$1" >/dev/null 2>&1; }
 
 # ---- [sources] small programs around a header ----------------------------------------------------
@@ -163,7 +163,7 @@ forbidden='abort exit quick_exit atexit __assert_fail __assert raise system pope
 # What compilers add by themselves (malloc for realloc(NULL, n); check_hook looks before they do).
 given='malloc bcmp mem(cpy|move|set|cmp) strlen __errno_location _GLOBAL_OFFSET_TABLE_
     __stack_chk_fail __[a-z]+_chk __(aarch64|cpu|popcount|tls)_?[a-z0-9_]*'
-libraries='(fuse|mdb|sqlite3|libssh2)_[a-z0-9_]* ZSTD_[A-Za-z0-9_]*
+libraries='(fuse|mdb|sqlite3)_[a-z0-9_]* ZSTD_[A-Za-z0-9_]*
     (SSL|TLS|OPENSSL|ERR|EVP|BIO|CRYPTO|RAND|X509|ASN1|HMAC)_[A-Za-z0-9_]*'
 any_of() { echo "^($(xargs <<<"$*" | tr ' ' '|'))\$"; }
 needs() { nm -u "$@" | awk '$1 ~ /^[Uw]$/ { print $2 }' | sed 's/^__isoc[0-9]*_//' | sort -u; }

@@ -18,7 +18,6 @@ need fuse3 fusermount3
 need_library libfuse3-dev fuse3
 need_library liblmdb-dev lmdb
 need_library libsqlite3-dev sqlite3
-need_library libssh2-1-dev libssh2
 need_library libssl-dev openssl
 need_library libzstd-dev libzstd
 [ "$role" = bench ] && need_library libglib2.0-dev glib-2.0 # the cache is measured beside it
