@@ -57,7 +57,7 @@ static const char help[] =
     "                      ptrace, bpf, loading modules, ...), and files that are not served\n"
     "                      (where the kernel has Landlock), which it gives up otherwise; the log\n"
     "                      tells what is. --allow-exec has the same effect, for the commands'\n"
-    "                      sake. The code file's folder stays readable: keep it in one of its own\n"
+    "                      sake; --tokens as to files, for tenants to come. The code file's folder stays readable: keep it in one of its own\n"
     "  --status ADDRESS    tell numbers there to who asks, also as Prometheus wants (/metrics):\n"
     "                      unix:PATH, HOST:PORT on the loopback, or public:HOST:PORT; see it\n"
     "                      with: fsb status ADDRESS\n"
@@ -677,7 +677,8 @@ static void confine_files(host *h, char **dirs, int argc)
 {
     char          well[120];
     sandbox_files s;
-    int           err = h->no_sandbox || h->allow_exec || h->tokens_path ? 1 : sandbox_files_begin(&s);
+    const int     open_ended = h->allow_exec || h->tokens_path; /* tenants may come later */
+    int           err = h->no_sandbox || open_ended ? 1 : sandbox_files_begin(&s);
     if (!err) {
         err = allow_files(h, &s, dirs, argc);
         if (!err) err = sandbox_files_end(&s);
