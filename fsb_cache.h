@@ -3771,28 +3771,32 @@ static void fsb_cached_put_(fsb_cached_ *c, uint64_t file_id, uint64_t version, 
     }
 }
 
-/* The chunk from L2 into memory. May read the disk: for the caller's thread only. */
-static int fsb_cached_from_disk_(fsb_cached_ *c, const fsb_cache_key *key, size_t size)
+typedef struct fsb_cached_load_ {
+    fsb_cached_         *c;
+    const fsb_cache_key *key;
+    size_t               size; /* which it must have */
+} fsb_cached_load_;
+
+/* A chunk from L2, straight to where it stays in memory. */
+static int64_t fsb_cached_from_disk_(void *user, void *buf, size_t size)
 {
-    if (!c->disk) return 0;
-    void *buf = fsb_cached_resize_(c, NULL, 0, size);
-    if (!buf) return 0;
-    const int64_t n = fsb_cache_disk_get(c->disk, key, buf, size);
-    const int     ok = n == (int64_t)size && fsb_cache_put(c->core, key, buf, size, 0) == 0;
-    if (ok) FSB_CACHED_COUNT_(c, disk_hits);
-    fsb_cached_free_(c, buf, size);
-    return ok;
+    const fsb_cached_load_ *l = (const fsb_cached_load_ *)user;
+    const int64_t           n = fsb_cache_disk_get(l->c->disk, l->key, buf, size);
+    if (n != (int64_t)l->size) return -ENOENT;
+    FSB_CACHED_COUNT_(l->c, disk_hits);
+    return n;
 }
 
-/* One chunk, pinned. */
+/* One chunk, pinned. With `disk` it may read that: for the caller's thread only. */
 static int fsb_cached_chunk_(fsb_cached_ *c, const fsb_stat *st, uint64_t chunk, int disk,
                              fsb_slice *out)
 {
     const fsb_cache_key key = fsb_cached_key_(c, st->file_id, st->version, chunk);
     const size_t        size = fsb_cached_chunk_size_(st->size, chunk);
-    int hit = fsb_cache_get(c->core, &key, out) == 1;
-    if (!hit && disk && fsb_cached_from_disk_(c, &key, size))
-        hit = fsb_cache_get(c->core, &key, out) == 1;
+    fsb_cached_load_    load = {c, &key, size};
+    int                 hit = fsb_cache_get(c->core, &key, out) == 1;
+    if (!hit && disk && c->disk && fsb_cache_disk_get(c->disk, &key, NULL, 0) == (int64_t)size)
+        hit = fsb_cache_fetch(c->core, &key, size, fsb_cached_from_disk_, &load, 0, out) >= 0;
     if (hit && out->size != size) {
         fsb_slice_release(out);
         hit = 0;

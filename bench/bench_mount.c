@@ -70,6 +70,8 @@ typedef enum workload {
     SMALL_AGAIN,
     READ_AGAIN,
     GIT_AGAIN,
+    TLS_READ,
+    TLS_WRITE,
     WORKLOADS
 } workload;
 
@@ -83,7 +85,7 @@ static struct {
     int    ios;  /* random reads */
     int    runs;
     int    folders, git; /* of small files; files in the work tree, 0: there is no git */
-    int    mounted, cache; /* cache: fsb keeps what it reads on disk */
+    int    mounted, cache, secure; /* cache: fsb keeps what it reads on disk; secure: TLS */
     double l2[MOST_RUNS], calls[MOST_RUNS]; /* ms; requests of the warm passes */
     double result[WORKLOADS][CONTENDERS][MOST_RUNS];
     double cpu[2][CONTENDERS][MOST_RUNS];            /* seconds per GiB: read, write */
@@ -348,7 +350,8 @@ static void mount_contender(contender c)
     if (c == FSB) {
         unlink(at("%s/url", b.dir));
         b.host = START(at("%s/url", b.dir), at("%s/fsb-host", b.bin), "--listen",
-                       at("unix:%s/sock", b.dir), at("%s/data", b.dir));
+                       b.secure ? "tls:127.0.0.1:0" : at("unix:%s/sock", b.dir),
+                       at("%s/data", b.dir));
         for (int i = 0; i < 200 && !url[0]; ++i) {
             FILE *f = fopen(at("%s/url", b.dir), "r");
             if (f && fgets(url, sizeof url, f)) url[strcspn(url, "\n")] = '\0';
@@ -748,6 +751,12 @@ static void make_data(void)
     free(buf);
 }
 
+/* Encrypted is what goes over TLS, or through ssh, which is so in any case. */
+static int takes_part(workload w, contender c)
+{
+    return w < TLS_READ || c == FSB || c == SSHFS || c == TUNED;
+}
+
 static void run_one(workload w, contender c, int turn)
 {
     const char *root = root_of(c);
@@ -761,8 +770,8 @@ static void run_one(workload w, contender c, int turn)
     }
     const double before = cpu_of_daemons(c);
     switch (w) {
-    case READ_1G: value = read_bulk(root); break;
-    case WRITE_1G: value = write_bulk(root); break;
+    case READ_1G: case TLS_READ: value = read_bulk(root); break;
+    case WRITE_1G: case TLS_WRITE: value = write_bulk(root); break;
     case RANDOM_1: value = random_bulk(root, 1, ios); break;
     case RANDOM_8: value = random_bulk(root, 8, ios); break;
     case FIRST_BYTE: value = first_bytes(root); break;
@@ -808,7 +817,9 @@ static void report(void)
                          {"small files, 8 readers", "ms", BENCH_LESS},
                          {"small files, second pass", "ms", BENCH_LESS},
                          {"sequential read again", "MiB/s", BENCH_MORE},
-                         {"git status again", "ms", BENCH_LESS}};
+                         {"git status again", "ms", BENCH_LESS},
+                         {"sequential read, encrypted", "MiB/s", BENCH_MORE},
+                         {"sequential write + fsync, encrypted", "MiB/s", BENCH_MORE}};
     for (int w = 0; w < WORKLOADS; ++w) {
         char note[64] = "";
         if (w >= SMALL_FIND && w <= SMALL_AGAIN)
@@ -816,7 +827,7 @@ static void report(void)
                      b.folders * IN_FOLDER, b.folders, w == SMALL_AGAIN ? "" : ", cold");
         if (w == GIT_AGAIN) snprintf(note, sizeof note, "%d files", b.git);
         for (contender c = 0; c < CONTENDERS; ++c)
-            if (c != FSB && b.present[c] && (w != GIT_AGAIN || b.git))
+            if (c != FSB && b.present[c] && takes_part((workload)w, c) && (w != GIT_AGAIN || b.git))
                 bench_row(rows[w].name, b.result[w][FSB], b.runs, rows[w].unit, names[c],
                           b.result[w][c], b.runs, rows[w].better,
                           c == RCLONE && (w == WRITE_1G || w == CREATES)
@@ -859,19 +870,19 @@ static void measure_rest(contender c)
     b.idle_cpu = cpu_of_daemons(c) - before;
 }
 
-/* --quick leaves out those who would take minutes. */
+/* --quick leaves out those who would take minutes, unless BENCH_PEERS is set. */
 static void prepare_peers(void)
 {
-    const int over_ssh = prepare_sshd();
+    const int over_ssh = prepare_sshd(), all = !bench_.quick || getenv("BENCH_PEERS");
     b.present[SSHFS] = over_ssh && installed("sshfs");
-    b.present[TUNED] = b.present[SSHFS] && !bench_.quick;
-    b.present[RCLONE] = over_ssh && !bench_.quick && installed("rclone");
-    b.present[GLUSTER] = !bench_.quick && prepare_gluster();
+    b.present[TUNED] = b.present[SSHFS] && all;
+    b.present[RCLONE] = over_ssh && all && installed("rclone");
+    b.present[GLUSTER] = all && prepare_gluster();
     b.present[PASSTHROUGH] = prepare_passthrough();
     for (contender c = 0; c < CONTENDERS; ++c)
         if (!b.present[c])
             fprintf(stderr, "bench_mount: %s is %s: left out\n", names[c],
-                    bench_.quick && c >= TUNED && c <= GLUSTER ? "slow" : "not installed");
+                    !all && c >= TUNED && c <= GLUSTER ? "slow" : "not installed");
 }
 
 /* Every workload by every contender, mounted anew for each; --quick mounts once for all of them. */
@@ -884,13 +895,16 @@ static void run_turn(int turn)
         if (isatty(2))
             fprintf(stderr, "\rrun %d of %d: %d of %d, %s   ", turn + 1, b.runs, w + 1, WORKLOADS,
                     names[c]);
-        const int cold = w >= SMALL_FIND && w <= SMALL_8;
-        if (b.mounted && cold) unmount_contender(c);
+        const int cold = (w >= SMALL_FIND && w <= SMALL_8) || w == TLS_READ;
+        b.secure = w >= TLS_READ;
+        if (b.mounted && (cold || !takes_part(w, c))) unmount_contender(c);
+        if (!takes_part(w, c)) continue;
         if (!b.mounted) mount_contender(c);
         run_one(w, c, turn);
         if (c == FSB && w == 0 && turn == b.runs - 1) measure_rest(c);
         if (!bench_.quick || w == WORKLOADS - 1) unmount_contender(c);
     }
+    b.secure = 0;
     b.l2[turn] = small_from_disk();
 }
 

@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
 """report.py: runs every bench and writes build/bench/report.json and report.html.
 
-    bench/report.py [--quick] [NAME...]      run the benches and write both files; with names only
-                                             these, and the others stay as they were
+    bench/report.py [--quick [--peers]] [NAME...]
+                                             run the benches and write both files; with names only
+                                             these, and the others stay as they were; --peers:
+                                             also beside those who take long, when quick
     bench/report.py --from FILE              write report.html again, from a report.json
     bench/report.py --svg BENCH [--against NAME] [--from F]
                                              one bench's plot on stdout
@@ -521,11 +523,11 @@ def write(path, text):
 
 
 def parse_options(arguments):
-    options = {"quick": False, "readme": False, "keep": False, "from": None, "svg": None,
-               "against": None, "names": []}
+    options = {"quick": False, "peers": False, "readme": False, "keep": False, "from": None,
+               "svg": None, "against": None, "names": []}
     while arguments:
         a = arguments.pop(0)
-        if a in ("--quick", "--readme", "--keep"):
+        if a in ("--quick", "--peers", "--readme", "--keep"):
             options[a[2:]] = True
         elif a in ("--from", "--svg", "--against") and arguments:
             options[a[2:]] = arguments.pop(0)
@@ -554,6 +556,8 @@ def main():
     if options["keep"]:
         keep(report)
         return 0
+    if options["peers"]:
+        os.environ["BENCH_PEERS"] = "1"
     if not read:
         report = run_all(options["quick"], options["names"])
         write(STORED, json.dumps(report, indent=1))

@@ -1,6 +1,6 @@
 /* fuzz_token.h - what tenants come with, and the file that says who they are: tokens, and lines of
    fsb-host's --tokens. What the fuzzer (make fuzz) began with is in fuzz/token/ and replayed by
-   test_fuzz_token.c. */
+   test_fuzz.c. */
 #undef FSB_WITH_FUSE
 #define FSB_BACKEND_IMPLEMENTATION
 #define FSB_CHUNK_IMPLEMENTATION

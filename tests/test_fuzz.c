@@ -14,6 +14,9 @@
 #undef LLVMFuzzerTestOneInput
 #define LLVMFuzzerTestOneInput input_url
 #include "fuzz_url.h"
+#undef LLVMFuzzerTestOneInput
+#define LLVMFuzzerTestOneInput input_token
+#include "fuzz_token.h"
 #include <dirent.h>
 
 static void replay(int (*run)(const uint8_t *data, size_t size), const char *path)
@@ -49,6 +52,7 @@ static void test_sftp(void) { corpus(input_sftp, "sftp"); }
 static void test_cache(void) { corpus(input_cache, "cache"); }
 static void test_mount(void) { corpus(input_mount, "mount"); }
 static void test_url(void) { corpus(input_url, "url"); }
+static void test_token(void) { corpus(input_token, "token"); }
 
 int main(int argc, char **argv)
 {
@@ -56,7 +60,7 @@ int main(int argc, char **argv)
         const char *name;
         int (*run)(const uint8_t *data, size_t size);
     } all[] = {{"chunk", input_chunk}, {"sftp", input_sftp}, {"cache", input_cache},
-               {"mount", input_mount}, {"url", input_url}};
+               {"mount", input_mount}, {"url", input_url}, {"token", input_token}};
     test_begin(0, NULL);
     if (argc == 1) {
         TEST(test_chunk);
@@ -64,6 +68,7 @@ int main(int argc, char **argv)
         TEST(test_cache);
         TEST(test_mount);
         TEST(test_url);
+        TEST(test_token);
     }
     for (size_t i = 0; i < sizeof all / sizeof *all; ++i)
         for (int k = 2; k < argc && strcmp(argv[1], all[i].name) == 0; ++k)
