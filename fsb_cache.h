@@ -2961,7 +2961,7 @@ struct fsb_cached_ {
     fsb_backend    *inner;
     uint32_t        xattr_epoch; /* by atomics: counts what may give files xattrs */
     int             streams;     /* near: large files are read past the memory */
-    int             far;         /* a round trip costs more than bytes nobody reads; both: see
+    int             distant;     /* a round trip costs more than bytes nobody reads; both: see
                                     fsb_cached_distance_ */
     int             crowded;     /* atomic: what is asked for ahead waits for what was before */
     int64_t         rtt_ns;
@@ -3816,7 +3816,7 @@ static int fsb_cached_first_bytes_(fsb_cached_ *c, const fsb_stat *st, uint64_t 
                                    fsb_slice *out)
 {
     const fsb_cache_key key = fsb_cached_key_(c, st->file_id, st->version, UINT64_MAX);
-    if (!c->far || least > FSB_CACHED_FIRST_ || fsb_cache_get(c->core, &key, out) != 1) return 0;
+    if (!c->distant || least > FSB_CACHED_FIRST_ || fsb_cache_get(c->core, &key, out) != 1) return 0;
     if (out->size >= least && out->size <= st->size) return 1;
     fsb_slice_release(out);
     return 0;
@@ -4129,7 +4129,7 @@ static int fsb_cached_join_first_(fsb_cached_ *c, const fsb_cached_name_ *n, uin
 {
     fsb_cached_shard_ *s = fsb_cached_shard_of_(c, n->hash);
     int                found = 0;
-    if (!c->far || least > FSB_CACHED_FIRST_) return 0;
+    if (!c->distant || least > FSB_CACHED_FIRST_) return 0;
     pthread_mutex_lock(&s->lock);
     for (fsb_cached_call_ *k = s->flights; k && !found; k = k->next)
         if (k->op.code == FSB_OP_GET && !k->file_id && k->hash == n->hash &&
@@ -4447,7 +4447,7 @@ static int fsb_cached_copy_names_(fsb_cached_ *c, fsb_cached_folder_ *f, const f
         memset(to, 0, sizeof *to), memset(data, 0, sizeof *data);
         const int wants = op->flags & FSB_LIST_DATA && S_ISREG(e->stat.mode) && e->stat.size &&
                           e->stat.size <= FSB_CACHED_SMALL_;
-        if (wants && !fsb_cached_chunk_(c, &e->stat, 0, 0, data) && !c->far &&
+        if (wants && !fsb_cached_chunk_(c, &e->stat, 0, 0, data) && !c->distant &&
             !__atomic_load_n(&c->away, __ATOMIC_RELAXED))
             break; /* inner has them */
         to->data = data->data;
@@ -4520,7 +4520,7 @@ static void fsb_cached_list_(fsb_cached_ *c, fsb_op *op, int tries, int64_t erro
     }
     const fsb_cached_name_ n = fsb_cached_join_(c, op->path, strlen(op->path), "", 0);
     if (!error && !deep && !cookie && tries < FSB_CACHED_TRIES_ &&
-        fsb_cached_join_list_(c, &n, op->flags & FSB_LIST_DATA && !c->far, op, tries))
+        fsb_cached_join_list_(c, &n, op->flags & FSB_LIST_DATA && !c->distant, op, tries))
         return;
     fsb_cached_call_ *k =
         error ? NULL : fsb_cached_call_new_(c, op, FSB_OP_LIST, fsb_cached_listed_);
@@ -4533,7 +4533,7 @@ static void fsb_cached_list_(fsb_cached_ *c, fsb_op *op, int tries, int64_t erro
     if (!tries) FSB_CACHED_COUNT_(c, listing_misses);
     k->op.flags |= FSB_LIST_STAT, k->op.offset = cookie;
     k->shown = cookie != op->offset, k->shown_bytes = bytes; /* it goes on behind those */
-    if (c->far) k->op.flags &= ~(uint32_t)FSB_LIST_DATA; /* [backend: ahead] asks for bytes */
+    if (c->distant) k->op.flags &= ~(uint32_t)FSB_LIST_DATA; /* [backend: ahead] asks for bytes */
     if (!cookie && fsb_cached_ahead_ok_(c)) k->op.flags |= FSB_LIST_DEEP;
     if (k->op.size64 < FSB_IO_MAX / 4) k->op.size64 = FSB_IO_MAX / 4;
     k->tries = tries, k->size = cookie ? 0 : UINT64_MAX;
@@ -4726,7 +4726,7 @@ static int fsb_cached_follow_(fsb_cached_ *c, fsb_cached_folder_ *f, fsb_cached_
     f->last_read = e;
     if (f->guess_count && (e->rank > f->guess_next || (missed && last && e->rank < last->rank)))
         f->guess_count = 0; /* nobody asked for that */
-    if (!f->guess_count && last && (missed || c->far)) fsb_cached_guess_(c, f, last, e);
+    if (!f->guess_count && last && (missed || c->distant)) fsb_cached_guess_(c, f, last, e);
     if (!f->guess_count || e->rank < f->guess_wake) return 0;
     const int crowded = __atomic_exchange_n(&c->crowded, 0, __ATOMIC_RELAXED);
     if (f->window) f->wrong = 0;
@@ -4810,7 +4810,7 @@ static void fsb_cached_data_ahead_(fsb_cached_ *c, const fsb_cached_name_ *n, in
         fsb_cached_folder_ *f = fsb_cached_folder_of_(s, n);
         fsb_cached_entry_  *e = fsb_cached_entry_of_(f, n);
         if (f && missed && first) ++f->small_reads;
-        whole = f && f->small_reads >= 2 && f->listed != FSB_CACHED_STAT_ && missed && !c->far;
+        whole = f && f->small_reads >= 2 && f->listed != FSB_CACHED_STAT_ && missed && !c->distant;
         if (f && e && first) more = fsb_cached_follow_(c, f, e, missed);
         count = more && f && e && f->guess_count ? fsb_cached_fetch_(c, f, e, calls) : 0;
         walk = more && f && f->guess_next == f->guess_count;
@@ -4858,7 +4858,7 @@ static int fsb_cached_first_ok_(fsb_cached_ *c)
 {
     const uint32_t sent = __atomic_load_n(&c->firsts, __ATOMIC_RELAXED);
     const uint32_t used = __atomic_load_n(&c->firsts_used, __ATOMIC_RELAXED);
-    return c->far && fsb_cached_ahead_ok_(c) && c->inner->call[FSB_OP_GET] &&
+    return c->distant && fsb_cached_ahead_ok_(c) && c->inner->call[FSB_OP_GET] &&
            (sent < 16 || used >= sent / 4);
 }
 
@@ -4873,7 +4873,7 @@ static void fsb_cached_first_sent_(fsb_cached_ *c)
 /* A file is opened. */
 static void fsb_cached_first_used_(fsb_cached_ *c)
 {
-    if (!c->far) return;
+    if (!c->distant) return;
     const uint32_t sent = __atomic_load_n(&c->firsts, __ATOMIC_RELAXED);
     if (__atomic_load_n(&c->firsts_used, __ATOMIC_RELAXED) < sent)
         (void)__atomic_add_fetch(&c->firsts_used, 1, __ATOMIC_RELAXED);
@@ -5172,7 +5172,7 @@ static void fsb_cached_got_(fsb_cached_call_ *k)
             fsb_cached_holds_(c, n.hash, k->seq))
             fsb_cached_first_put_(c, &op->stat, data, (size_t)op->result);
     } else if (op->result == -ENOENT) fsb_cached_keep_(c, &n, k->seq, NULL);
-    if (k->sent_ns && c->far) fsb_cached_came_(k);
+    if (k->sent_ns && c->distant) fsb_cached_came_(k);
     fsb_cached_call_ *waiters = fsb_cached_land_(k);
     if (up && up->code == FSB_OP_READ && op->result >= 0) {
         const uint64_t got = (uint64_t)op->result;
@@ -6508,7 +6508,7 @@ FSB_API int fsb_cached_backend(fsb_backend **out, const fsb_cache_backend_desc *
         fsb_cached_heard_(c, &op);
         c->rtt_ns = fsb_cached_distance_(c);
         c->streams = !c->disk && c->rtt_ns && c->rtt_ns < 1000000;
-        c->far = c->rtt_ns > 2000000;
+        c->distant = c->rtt_ns > 2000000;
     }
     *out = &c->base;
     return 0;

@@ -5621,8 +5621,8 @@ static int fsb_chunk_conn_run_(fsb_chunk_conn_ *conn)
     fsb_chunk_server *s = conn->server;
     int               err = fsb_chunk_hold_back_(conn);
     if (!err) err = fsb_chunk_loop_(conn);
-    const int said = err == 0 || __atomic_load_n(&conn->leaves, __ATOMIC_RELAXED); /* goodbye */
     if (fsb_chunk_judge_(conn, 0, err == -EACCES && !conn->share)) err = -EAGAIN;
+    const int said = err == 0 || __atomic_load_n(&conn->leaves, __ATOMIC_RELAXED); /* goodbye */
     fsb_chunk_log_(&s->desc.log, said || err == -ECANCELED ? FSB_LOG_INFO : FSB_LOG_WARN,
                    "chunk/client", "client %llu: %s", (unsigned long long)conn->number,
                    said                    ? "left"

@@ -1552,10 +1552,15 @@ struct fsb_handles {
     int                 sweeping, quit;
 };
 
+static fsb_handles_slot_ *fsb_handles_ready_(const fsb_handles *t, uint32_t number)
+{
+    return &t->slabs[number / FSB_HANDLES_SLAB_][number % FSB_HANDLES_SLAB_];
+}
+
 static fsb_handles_slot_ *fsb_handles_at_(const fsb_handles *t, uint32_t number)
 {
     if (number >= __atomic_load_n(&t->ready, __ATOMIC_ACQUIRE)) return NULL;
-    return &t->slabs[number / FSB_HANDLES_SLAB_][number % FSB_HANDLES_SLAB_];
+    return fsb_handles_ready_(t, number);
 }
 
 /* The handles of an owner are in one shard, so that releasing them is a walk over that one only. */
@@ -1579,7 +1584,7 @@ static fsb_handles_slot_ *fsb_handles_pop_(fsb_handles *t, uint32_t shard, uint3
     uint64_t *head = &t->shards[shard].free;
     uint64_t  was = fsb_tables_load_(head);
     while ((uint32_t)was) {
-        fsb_handles_slot_ *s = fsb_handles_at_(t, (uint32_t)was - 1);
+        fsb_handles_slot_ *s = fsb_handles_ready_(t, (uint32_t)was - 1);
         const uint32_t     next = __atomic_load_n(&s->next, __ATOMIC_RELAXED);
         *number = (uint32_t)was - 1;
         if (fsb_tables_swap_(head, &was, ((was >> 32) + 1) << 32 | next)) return s;
@@ -3968,10 +3973,13 @@ static void fsb_plugin_try_(const char *path, int fd)
 {
     static const int fatal[] = {SIGSEGV, SIGBUS, SIGABRT, SIGILL, SIGFPE, SIGTRAP, SIGSYS, SIGTERM};
     struct rlimit    none;
+    struct sigaction plain;
     sigset_t         all;
     memset(&none, 0, sizeof none);
+    memset(&plain, 0, sizeof plain);
+    plain.sa_handler = SIG_DFL;
     setrlimit(RLIMIT_CORE, &none);
-    for (size_t i = 0; i < sizeof fatal / sizeof *fatal; ++i) signal(fatal[i], SIG_DFL);
+    for (size_t i = 0; i < sizeof fatal / sizeof *fatal; ++i) sigaction(fatal[i], &plain, NULL);
     sigfillset(&all);
     pthread_sigmask(SIG_UNBLOCK, &all, NULL);
     void *object = dlopen(path, RTLD_NOW | RTLD_LOCAL); /* why it cannot be, the parent finds too */
