@@ -136,7 +136,7 @@ s = socket.socket(socket.AF_UNIX); s.settimeout(8); s.connect(sys.argv[1]); begu
 try: s.recv(1)
 except ConnectionError: pass
 sys.exit(not 0.8 < time.time() - begun < 6)" "$dir/sock"'
-check 'of those without a code two from here, three in all' \
+check 'of those without a code two from here, three in all: the youngest' \
     'python3 -c "import socket, sys, time
 def peers(address, n):
     made = []
@@ -151,7 +151,7 @@ def alive(list):
         except ConnectionError: pass
     return n
 a = peers(\"127.0.0.2\", 5); b = peers(\"127.0.0.3\", 5); time.sleep(0.4)
-sys.exit((alive(a), alive(b)) != (2, 1))" "$(sed -n "2s|.*:\([0-9]*\)/.*|\1|p" "$dir/url")"'
+sys.exit((alive(a), alive(b)) != (1, 2))" "$(sed -n "2s|.*:\([0-9]*\)/.*|\1|p" "$dir/url")"'
 mount_at "$mnt" -o remote_locks
 check 'open files, locks' \
     'python3 -c "import errno, fcntl, os, sys
