@@ -547,9 +547,10 @@ typedef struct fsb_sftp_desc {
             of the same second and size are missed. nlink is 1.
    Links    symbolic links before the last component are followed by the server, root or not: the
             limits are those of its user. WRITE with APPEND is atomic within this backend only.
-   Errors   the server tells few; EEXIST, ENOTEMPTY, EISDIR, ENOSPC, ... are found by asking again.
-   No EXCHANGE (-EINVAL), MKNOD of other than regular files (-EPERM), SYNC of a folder and LINK of
-   an open file (-ENOSYS), COPY, xattrs, locks, holes, watches.
+   Errors   the server tells few; EEXIST, ENOTEMPTY, EISDIR, ENOTDIR, ENOSPC, ... are found by
+            asking again.
+   No EXCHANGE (-EINVAL), MKNOD of other than regular files (-EPERM), LINK of an open file
+   (-ENOSYS), COPY, xattrs, locks, holes, watches; SYNC of a folder where the server opens it.
    EXEC     runs exec_argv here and a POSIX sh there, below root but not jailed. sh cannot tell a
             signal N from exit code 128+N: 129 to 192 are taken for signals. A command that is to
             end is ended there within a second of that. -ENOTCONN: exec_argv ended before the
@@ -6385,7 +6386,7 @@ enum {
     FSB_SFTP_READ_ = 5, FSB_SFTP_WRITE_ = 6, FSB_SFTP_LSTAT_ = 7, FSB_SFTP_FSTAT_ = 8,
     FSB_SFTP_SETSTAT_ = 9, FSB_SFTP_FSETSTAT_ = 10, FSB_SFTP_OPENDIR_ = 11,
     FSB_SFTP_READDIR_ = 12, FSB_SFTP_REMOVE_ = 13, FSB_SFTP_MKDIR_ = 14, FSB_SFTP_RMDIR_ = 15,
-    FSB_SFTP_REALPATH_ = 16, FSB_SFTP_RENAME_ = 18, FSB_SFTP_READLINK_ = 19,
+    FSB_SFTP_REALPATH_ = 16, FSB_SFTP_STAT_ = 17, FSB_SFTP_RENAME_ = 18, FSB_SFTP_READLINK_ = 19,
     FSB_SFTP_SYMLINK_ = 20, FSB_SFTP_STATUS_ = 101, FSB_SFTP_HANDLE_ = 102, FSB_SFTP_DATA_ = 103,
     FSB_SFTP_NAME_ = 104, FSB_SFTP_ATTRS_ = 105, FSB_SFTP_EXTENDED_ = 200,
     FSB_SFTP_EXTENDED_REPLY_ = 201
@@ -6429,7 +6430,7 @@ typedef struct fsb_sftp_host_ { /* the backend */
     size_t               in_at, in_end, in_room;
     uint32_t             extensions, max_read, max_write; /* of this connection */
     uint64_t             writes[FSB_SFTP_COUNTS_], lives[FSB_SFTP_COUNTS_]; /* atomic; by path */
-    uint32_t             seen[FSB_SFTP_SEEN_]; /* atomic; regular files met of late */
+    uint32_t             seen[FSB_SFTP_SEEN_]; /* atomic; files and folders met of late */
     fsb_backend          *runner; /* EXEC: runs exec_argv; NULL: none */
     struct fsb_sftp_run_ *runs;   /* for cancel() */
     size_t                root_size;
@@ -7164,27 +7165,28 @@ static uint64_t fsb_sftp_id_(fsb_sftp_ *s, const char *path)
 
 /* OPEN of a FIFO hangs the server, and all who use the connection: so what is to be opened is
    looked at first, or was found to be a regular file within a minute. An entry: half of the path's
-   hash, and when, in quarters of a second. */
-static uint32_t *fsb_sftp_seen_(fsb_sftp_ *s, const char *path, uint32_t *entry)
+   hash, the last bit of it turned for a folder, and when, in quarters of a second. */
+static uint32_t *fsb_sftp_seen_(fsb_sftp_ *s, const char *path, int folder, uint32_t *entry)
 {
     const uint64_t h = fsb_sftp_hash_(path);
-    *entry = (uint32_t)(h >> 48) << 16 | (uint32_t)(fsb_sftp_now_() >> 8 & 0xffff);
+    const uint32_t tag = (uint32_t)(h >> 48) ^ (folder ? 1u : 0);
+    *entry = tag << 16 | (uint32_t)(fsb_sftp_now_() >> 8 & 0xffff);
     return &s->h->seen[h % FSB_SFTP_SEEN_];
 }
 
-static int fsb_sftp_is_known_(fsb_sftp_ *s, const char *path)
+static int fsb_sftp_is_known_(fsb_sftp_ *s, const char *path, int folder)
 {
     enum { MINUTE = 240 };
     uint32_t       now;
-    const uint32_t was = __atomic_load_n(fsb_sftp_seen_(s, path, &now), __ATOMIC_RELAXED);
+    const uint32_t was = __atomic_load_n(fsb_sftp_seen_(s, path, folder, &now), __ATOMIC_RELAXED);
     return was >> 16 == now >> 16 && (uint16_t)(now - was) < MINUTE;
 }
 
 static void fsb_sftp_note_(fsb_sftp_ *s, const char *path, uint32_t mode)
 {
-    uint32_t  entry, *at = fsb_sftp_seen_(s, path, &entry);
-    const int known = S_ISREG(mode);
-    if (known || __atomic_load_n(at, __ATOMIC_RELAXED) >> 16 == entry >> 16)
+    uint32_t  entry, *at = fsb_sftp_seen_(s, path, S_ISDIR(mode), &entry);
+    const int known = S_ISREG(mode) || S_ISDIR(mode);
+    if (known || __atomic_load_n(at, __ATOMIC_RELAXED) >> 17 == entry >> 17)
         __atomic_store_n(at, known ? entry : ~entry, __ATOMIC_RELAXED);
 }
 
@@ -7196,12 +7198,29 @@ static void fsb_sftp_identify_(fsb_stat *st, uint64_t id, const uint64_t *counte
     if (!st->version) st->version = 1;
 }
 
+/* Makes `path` the folder that it is in. */
+static void fsb_sftp_up_(char *path)
+{
+    char *slash = strrchr(path, '/');
+    slash[slash == path] = '\0';
+}
+
+/* A folder got or lost the name `path`: another version of it. */
+static void fsb_sftp_folder_changed_(fsb_sftp_ *s, const char *path)
+{
+    char folder[FSB_PATH_MAX + 1];
+    memcpy(folder, path, strlen(path) + 1);
+    fsb_sftp_up_(folder);
+    fsb_sftp_count_(fsb_sftp_writes_(s, folder));
+}
+
 /* The name is another file's from now on, or nobody's. */
 static void fsb_sftp_gone_(fsb_sftp_ *s, const char *path)
 {
     fsb_sftp_count_(&s->h->lives[fsb_sftp_hash_(path) % FSB_SFTP_COUNTS_]);
     fsb_sftp_count_(fsb_sftp_writes_(s, path));
     fsb_sftp_note_(s, path, 0);
+    fsb_sftp_folder_changed_(s, path);
 }
 
 /* What LSTAT of path has answered. */
@@ -7221,6 +7240,26 @@ static int fsb_sftp_lstat_(fsb_sftp_ *s, const char *path, fsb_stat *st)
     fsb_sftp_on_path_(s, FSB_SFTP_LSTAT_, path);
     const int err = fsb_sftp_one_(s, &a);
     return err ? err : fsb_sftp_looked_(s, path, &a, st);
+}
+
+/* Servers say "no such file" of a path below a file, too: -ENOENT or -ENOTDIR. What is above is
+   asked in one exchange, unless the folder of path was met of late. */
+static int fsb_sftp_missing_(fsb_sftp_ *s, const char *path)
+{
+    enum { MOST = FSB_SFTP_MOST_ };
+    fsb_sftp_answer_ a[MOST];
+    char             up[FSB_PATH_MAX + 1];
+    uint32_t         n = 0;
+    memset(a, 0, sizeof a);
+    memcpy(up, path, strlen(path) + 1);
+    for (fsb_sftp_up_(up); up[1] && n < MOST; fsb_sftp_up_(up), ++n) {
+        if (!n && fsb_sftp_is_known_(s, up, 1)) return -ENOENT;
+        fsb_sftp_on_path_(s, FSB_SFTP_STAT_, up);
+    }
+    if (!n || fsb_sftp_exchange_(s, a, n)) return -ENOENT;
+    for (uint32_t i = 0; i < n; ++i)
+        if (!a[i].err) return S_ISDIR(a[i].stat.mode) ? -ENOENT : -ENOTDIR;
+    return -ENOENT;
 }
 
 /* -ESTALE: op->path is not the file that was meant. */
@@ -7292,6 +7331,11 @@ static void fsb_sftp_drop_file_(fsb_sftp_ *s, const fsb_sftp_file_ *f)
     (void)fsb_sftp_exchange_(s, NULL, 0);
 }
 
+static void fsb_sftp_seconds_(fsb_sftp_ *s, int64_t t) /* from 1970 to 2106 */
+{
+    fsb_sftp_u32_(s, t < 0 ? 0 : t > UINT32_MAX ? UINT32_MAX : (uint32_t)t);
+}
+
 static void fsb_sftp_attrs_(fsb_sftp_ *s, const fsb_attr *a, const fsb_stat *now, uint32_t mask)
 {
     const uint32_t owner = mask & (FSB_ATTR_UID | FSB_ATTR_GID);
@@ -7312,8 +7356,8 @@ static void fsb_sftp_attrs_(fsb_sftp_ *s, const fsb_attr *a, const fsb_stat *now
     const int64_t mtime = mask & FSB_ATTR_MTIME ? a->mtime_ns / 1000000000
         : mask & FSB_ATTR_MTIME_NOW             ? t.tv_sec
                                                 : now->mtime_ns / 1000000000;
-    fsb_sftp_u32_(s, (uint32_t)atime);
-    fsb_sftp_u32_(s, (uint32_t)mtime);
+    fsb_sftp_seconds_(s, atime);
+    fsb_sftp_seconds_(s, mtime);
 }
 
 /* Makes the requests that set what `mask` says of a file (f) or a path, whose stat is *now; returns
@@ -7476,23 +7520,36 @@ static int fsb_sftp_fill_file_(fsb_sftp_ *s, fsb_op *op, const fsb_sftp_file_ *f
     return 0;
 }
 
-/* LSTAT and OPEN in one exchange: of a file that is known to be regular, or (`make`) of one that
-   must not be there. 1: it is there, and not opened. */
-static int fsb_sftp_try_open_(fsb_sftp_ *s, fsb_op *op, uint32_t pflags, int make,
+/* LSTAT and OPEN in one exchange: of a file that is known to be regular (mask NULL), or of one that
+   must not be there; *mask is then what it is to get yet. A set-group-id folder gives its group.
+   1: it is there, and not opened. */
+static int fsb_sftp_try_open_(fsb_sftp_ *s, fsb_op *op, uint32_t pflags, uint32_t *mask,
                               fsb_sftp_file_ *f)
 {
-    fsb_sftp_answer_ a[2];
+    const uint32_t   owner = mask ? op->attr.mask & (FSB_ATTR_UID | FSB_ATTR_GID) : 0;
+    fsb_sftp_answer_ a[4];
+    char             folder[FSB_PATH_MAX + 1];
     memset(a, 0, sizeof a);
     fsb_sftp_on_path_(s, FSB_SFTP_LSTAT_, op->path);
-    fsb_sftp_ask_open_(s, op->path, pflags | (make ? 8u | 32u : 0),
+    fsb_sftp_ask_open_(s, op->path, pflags | (mask ? 8u | 32u : 0),
                        fsb_backend_new_mode_(op, 0644));
-    int err = fsb_sftp_exchange_(s, a, 2);
+    memcpy(folder, op->path, strlen(op->path) + 1);
+    fsb_sftp_up_(folder);
+    if (owner) fsb_sftp_on_path_(s, FSB_SFTP_STAT_, folder);
+    if (owner) fsb_sftp_on_path_(s, FSB_SFTP_LSTAT_, op->path); /* who it is owned by as it is */
+    int err = fsb_sftp_exchange_(s, a, owner ? 4 : 2);
     if (err) return err;
     const int looked = fsb_sftp_looked_(s, op->path, &a[0], &op->stat);
-    if (a[1].err) return looked == -ENOENT ? a[1].err : looked ? looked : make ? 1 : a[1].err;
-    if (make) fsb_sftp_note_(s, op->path, S_IFREG);
+    if (a[1].err) return looked == -ENOENT ? a[1].err : looked ? looked : mask ? 1 : a[1].err;
     err = fsb_sftp_opened_(s, op->path, &a[1], f);
-    if (err || make) return err;
+    if (mask) {
+        fsb_sftp_note_(s, op->path, S_IFREG);
+        fsb_sftp_count_(fsb_sftp_writes_(s, folder));
+        op->stat = a[3].stat;
+        *mask = FSB_ATTR_MODE | (a[2].stat.mode & S_ISGID ? owner & FSB_ATTR_UID : owner);
+        return err;
+    }
+    if (err) return err;
     err = looked ? looked : fsb_sftp_is_regular_(&op->stat);
     if (err) fsb_sftp_drop_file_(s, f);
     return err;
@@ -7507,14 +7564,13 @@ static int fsb_sftp_open_op_(fsb_sftp_ *s, fsb_op *op, uint32_t flags, fsb_sftp_
     int            err = fsb_sftp_meant_(s, op);
     *mask = flags & FSB_O_TRUNC ? (uint32_t)FSB_ATTR_SIZE : 0;
     if (err) return err;
-    if (!only && fsb_sftp_is_known_(s, op->path)) {
-        err = fsb_sftp_try_open_(s, op, pflags, 0, f);
+    if (!only && fsb_sftp_is_known_(s, op->path, 0)) {
+        err = fsb_sftp_try_open_(s, op, pflags, NULL, f);
         if (err != -ENOENT || !create) return err;
     }
     for (int i = 0; i < 3; ++i) { /* others may make and remove it meanwhile */
         err = 1;
-        if (create) err = fsb_sftp_try_open_(s, op, pflags, 1, f);
-        if (!err) *mask = FSB_ATTR_MODE | (op->attr.mask & (FSB_ATTR_UID | FSB_ATTR_GID));
+        if (create) err = fsb_sftp_try_open_(s, op, pflags, mask, f);
         if (err <= 0) return fsb_sftp_why_(s, err);
         if (only) return -EEXIST;
         err = create ? 0 : fsb_sftp_lstat_(s, op->path, &op->stat);
@@ -7636,15 +7692,16 @@ static int fsb_sftp_made_(fsb_sftp_ *s, const char *path, fsb_stat *st)
 
 static int64_t fsb_sftp_on_mkdir_(fsb_sftp_ *s, fsb_op *op)
 {
-    fsb_attr       attr = op->attr;
-    const uint32_t owner = attr.mask & (FSB_ATTR_UID | FSB_ATTR_GID);
-    const size_t   at = fsb_sftp_begin_(s, FSB_SFTP_MKDIR_);
+    fsb_attr     attr = op->attr;
+    uint32_t     owner = attr.mask & (FSB_ATTR_UID | FSB_ATTR_GID);
+    const size_t at = fsb_sftp_begin_(s, FSB_SFTP_MKDIR_);
     attr.mode = fsb_backend_new_mode_(op, 0755);
     fsb_sftp_path_(s, op->path);
     fsb_sftp_attrs_(s, &attr, &op->stat, FSB_ATTR_MODE);
     fsb_sftp_finish_(s, at);
     int err = fsb_sftp_made_(s, op->path, &op->stat);
-    attr.mode |= op->stat.mode & S_ISGID; /* handed down by the folder it is in */
+    if (op->stat.mode & S_ISGID) owner &= ~(uint32_t)FSB_ATTR_GID;
+    attr.mode |= op->stat.mode & S_ISGID; /* both handed down by the folder it is in */
     if (err || (!owner && (op->stat.mode & 07777) == attr.mode)) return err;
     return fsb_sftp_set_(s, op->path, NULL, &attr, FSB_ATTR_MODE | owner, &op->stat);
 }
@@ -7674,7 +7731,9 @@ static int64_t fsb_sftp_on_rename_(fsb_sftp_ *s, fsb_op *op)
     fsb_sftp_path_(s, op->path2);
     fsb_sftp_finish_(s, at);
     int err = fsb_sftp_one_(s, NULL);
-    if (err == -EIO && !fsb_sftp_lstat_(s, op->path2, &st)) {
+    const int vague = err == -EIO /* of a folder onto a file, it says there is no such file */
+        || (err == -ENOENT && !fsb_sftp_lstat_(s, op->path, &st));
+    if (vague && !fsb_sftp_lstat_(s, op->path2, &st)) {
         if (!replace) err = -EEXIST;
         else err = S_ISDIR(st.mode) ? -ENOTEMPTY : -ENOTDIR;
         if (replace && S_ISDIR(st.mode) && !fsb_sftp_lstat_(s, op->path, &st)
@@ -8174,10 +8233,11 @@ static int64_t fsb_sftp_on_sync_(fsb_sftp_ *s, fsb_op *op, fsb_sftp_file_ *f)
     fsb_sftp_file_ mine;
     if (!f) {
         int err = fsb_sftp_look_(s, op, &op->stat);
-        if (!err && S_ISDIR(op->stat.mode)) err = -ENOSYS;
-        if (!err && !S_ISREG(op->stat.mode)) err = -EINVAL;
-        if (!err) err = fsb_sftp_open_(s, op->path, 1, 0, &mine);
+        const int folder = S_ISDIR(op->stat.mode);
+        if (!err && !S_ISREG(op->stat.mode) && !folder) err = -EINVAL;
         if (err) return err;
+        err = fsb_sftp_open_(s, op->path, 1, 0, &mine);
+        if (err) return folder ? -ENOSYS : err; /* OpenSSH's opens it as if it were a file */
     }
     int err = -ENOSYS;
     if (s->extensions & FSB_SFTP_FSYNC_) {
@@ -8298,6 +8358,9 @@ static int64_t fsb_sftp_call_(fsb_backend *b, fsb_op *op)
     if (op->code == FSB_OP_LIST) n = fsb_sftp_on_list_(s, op);
     else if (by_handle) n = fsb_sftp_on_handle_(s, op);
     else if (!(n = fsb_sftp_connect_(s))) n = fsb_sftp_on_path_op_(s, op);
+    if (n == -ENOENT && !by_handle) n = fsb_sftp_missing_(s, op->path);
+    if (n == -ENOENT && (op->code == FSB_OP_RENAME || op->code == FSB_OP_LINK))
+        n = fsb_sftp_missing_(s, op->path2);
     fsb_sftp_talked_(s);
     return op->result = n;
 }
