@@ -269,8 +269,9 @@ static inline int tool_code_find(const char *path, tool_url *url)
     }
     if (!url->code[0] && (!from || !from[0])) return -ENOENT;
     if (strchr(url->code[0] ? url->code : from, ':')) { /* a token, taken as it is */
-        if (!url->code[0] && strlen(from) >= sizeof url->code) return -EINVAL;
-        if (!url->code[0]) snprintf(url->code, sizeof url->code, "%s", from);
+        const size_t size = url->code[0] ? 0 : strlen(from) + 1;
+        if (size > sizeof url->code) return -EINVAL;
+        if (size) memcpy(url->code, from, size);
         return 0;
     }
     return fsb_chunk_code_parse(url->code[0] ? url->code : from, url->code, sizeof url->code);
