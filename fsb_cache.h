@@ -3816,7 +3816,8 @@ static int fsb_cached_first_bytes_(fsb_cached_ *c, const fsb_stat *st, uint64_t 
                                    fsb_slice *out)
 {
     const fsb_cache_key key = fsb_cached_key_(c, st->file_id, st->version, UINT64_MAX);
-    if (!c->distant || least > FSB_CACHED_FIRST_ || fsb_cache_get(c->core, &key, out) != 1) return 0;
+    if (!c->distant || least > FSB_CACHED_FIRST_) return 0;
+    if (fsb_cache_get(c->core, &key, out) != 1) return 0;
     if (out->size >= least && out->size <= st->size) return 1;
     fsb_slice_release(out);
     return 0;
