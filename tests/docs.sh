@@ -141,6 +141,17 @@ for file in "$work"/[0-9]*.*; do
         ;;
     esac
 done
+# How long the README says that a header is; a twentieth more or less is nothing.
+if out=$(sed -n 's/^| \[\(fsb_[a-z]*\.h\)\].* \([0-9.]*\) k |$/\1 \2/p' README.md |
+    while read -r header said; do
+        awk -v said="$said" -v header="$header" 'END {
+            if (NR > said * 1050 || NR < said * 950) { print header " has " NR " lines"; exit 1 }
+        }' "$header" || exit 1
+    done); then
+    passed=$((passed + 1))
+else
+    report "README.md is wrong of a header's size" "$out"
+fi
 # Every figure of the README is one of the report that is kept beside the benches.
 if [ -e bench/report.json ] && command -v python3 >/dev/null 2>&1; then
     sed -n '/<!-- figures: /,/<!-- end of figures/p' README.md | sed '1d;$d' >"$work/figures"
