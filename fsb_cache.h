@@ -4740,8 +4740,8 @@ static int fsb_cached_follow_(fsb_cached_ *c, fsb_cached_folder_ *f, fsb_cached_
 
 static uint64_t fsb_cached_weight_(const fsb_cached_entry_ *e)
 {
-    const int small = S_ISREG(e->stat.mode) && e->stat.size <= FSB_CACHED_SMALL_;
-    return 512 + (small ? e->stat.size : 0);
+    const int light = S_ISREG(e->stat.mode) && e->stat.size <= FSB_CACHED_SMALL_;
+    return 512 + (light ? e->stat.size : 0);
 }
 
 static void fsb_cached_got_(fsb_cached_call_ *k);
