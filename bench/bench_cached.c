@@ -63,6 +63,7 @@ static int64_t wire_call(fsb_backend *b, fsb_op *op)
         return op->result = 0;
     }
     if (op->code == FSB_OP_CLOSE && op->handle == 1) return op->result = 0;
+    usleep(RTT_MS * 1000); /* by this it is known to be a distant host */
     return fsb_backend_call(((wire *)b)->memory, op);
 }
 
