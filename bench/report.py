@@ -430,8 +430,9 @@ def short_unit(value, unit):
     """1,234 MiB/s as people write it in a table."""
     if unit == "IOPS" and value >= 10000:
         return number(value / 1000) + " k/s"
-    if unit == "us" and value >= 10000:
-        value, unit = value / 1000, "ms"
+    for small, large in (("ns", "us"), ("us", "ms")):
+        if unit == small and value >= 10000:
+            value, unit = value / 1000, large
     return "%s %s" % (number(value), {"us": "µs", "IOPS": "/s"}.get(unit, unit))
 
 
