@@ -1638,7 +1638,8 @@ static uint64_t fsb_registry_hash64_(const char *text, size_t size, uint64_t h)
     if (size >= 8) memcpy(&word, end - 8, 8); /* some of it for the second time */
     else while (end > text) word = word << 8 | (uint8_t)*--end;
     h ^= word;
-    h = (h ^ h >> 32) * 0x9e3779b97f4a7c15u; /* the high half carries what differs most */
+    h = (h ^ h >> 32) * 0x9e3779b97f4a7c15u; /* the high half carries what differs most; */
+    h = (h ^ h >> 29) * 0xbf58476d1ce4e5b9u; /* once is too little for names that are counted up */
     return h ^ h >> 32;
 }
 

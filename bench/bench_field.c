@@ -551,30 +551,9 @@ static void here(void)
     clean_up();
 }
 
-/* Runs this program inside a link; 0 also where there can be none. */
-static int run_profile(const char *self, const char *profile)
-{
-    char        link[PATH_MAX];
-    const char *argv[8] = {link, profile, "--", self};
-    int         n = 4, status = 0;
-    snprintf(link, sizeof link, "%s/link", b.bin);
-    if (bench_.quick) argv[n++] = "--quick";
-    if (bench_.json) argv[n++] = "--json";
-    fflush(NULL);
-    const pid_t pid = fork();
-    if (pid == 0) {
-        execv(argv[0], (char *const *)(uintptr_t)argv);
-        _exit(LINK_SKIP);
-    }
-    waitpid(pid, &status, 0);
-    status = WIFEXITED(status) ? WEXITSTATUS(status) : 128;
-    if (status == LINK_SKIP) fprintf(stderr, "bench_field: no link: %s is left out\n", profile);
-    return status == LINK_SKIP ? 0 : status;
-}
-
 int main(int argc, char **argv)
 {
-    char self[PATH_MAX / 2] = "";
+    char self[PATH_MAX / 2] = "", link[PATH_MAX];
     bench_begin("field", argc, argv);
     if (readlink("/proc/self/exe", self, sizeof self - 1) < 1) return 1;
     snprintf(b.bin, sizeof b.bin, "%s", self);
@@ -582,5 +561,7 @@ int main(int argc, char **argv)
     if (getenv("FSB_LINK_PROFILE")) return across_link();
     here();
     b.dir[0] = '\0'; /* gone; the links make their own */
-    return run_profile(self, "lan") | run_profile(self, "wan-good");
+    snprintf(link, sizeof link, "%s/link", b.bin);
+    return link_run(link, "lan", self, "bench_field", bench_.quick, bench_.json) |
+        link_run(link, "wan-good", self, "bench_field", bench_.quick, bench_.json);
 }

@@ -377,24 +377,10 @@ static int inside(void)
     return 0;
 }
 
-/* Runs this program inside a link; 0 also where there can be none. */
 static int run_profile(const char *self, const char *profile)
 {
-    const char *const quick = bench_.quick ? "--quick" : NULL,
-                      *json = bench_.json ? "--json" : NULL;
-    const char *argv[] = {at("%s/../bench/link", b.bin), profile, "--", self, NULL, NULL, NULL};
-    int         n = 4, status = 0;
-    if (quick) argv[n++] = quick;
-    if (json) argv[n++] = json;
-    fflush(NULL);
-    const pid_t pid = fork();
-    if (pid == 0) {
-        execv(argv[0], (char *const *)(uintptr_t)argv);
-        _exit(LINK_SKIP);
-    }
-    waitpid(pid, &status, 0);
-    status = WIFEXITED(status) ? WEXITSTATUS(status) : 128;
-    return status == LINK_SKIP ? 0 : status;
+    return link_run(at("%s/../bench/link", b.bin), profile, self, "bench_wan", bench_.quick,
+                    bench_.json);
 }
 
 int main(int argc, char **argv)

@@ -14,10 +14,12 @@
 #include <fcntl.h>
 #include <netinet/tcp.h>
 #include <sched.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #define LINK_HOST "192.0.2.1" /* RFC 5737: nobody has them; each link has namespaces of its own */
@@ -74,6 +76,27 @@ static inline void link_send_stream(int listener, size_t count)
         sent += (size_t)n;
     }
     if (fd >= 0) close(fd);
+}
+
+/* Runs `self`, with what it was told, inside a link; `link` is its program. Its exit status; 0 also
+   where there can be none, which is said as `name`. */
+static inline int link_run(const char *link, const char *profile, const char *self,
+                           const char *name, int quick, int json)
+{
+    const char *argv[8] = {link, profile, "--", self};
+    int         n = 4, status = 0;
+    if (quick) argv[n++] = "--quick";
+    if (json) argv[n++] = "--json";
+    fflush(NULL);
+    const pid_t pid = fork();
+    if (pid == 0) {
+        execv(argv[0], (char *const *)(uintptr_t)argv);
+        _exit(LINK_SKIP);
+    }
+    waitpid(pid, &status, 0);
+    status = WIFEXITED(status) ? WEXITSTATUS(status) : 128;
+    if (status == LINK_SKIP) fprintf(stderr, "%s: no link: %s is left out\n", name, profile);
+    return status == LINK_SKIP ? 0 : status;
 }
 
 /* What congestion control a connection uses. */
