@@ -5,7 +5,8 @@
        bench_row("stat", ours, 5, "us", "sshfs", theirs, 5, BENCH_LESS, "cold");
 
    A row is the median of n runs; the ratio is ours to theirs, above 1 meaning that ours is better;
-   the spread is (largest - smallest) / median of ours. --json prints one object a line. */
+   the spread is (largest - smallest) / median of ours; of latencies, from the 5th to the 95th of a
+   hundred. --json prints one object a line. */
 #ifndef FSB_BENCH_H
 #define FSB_BENCH_H
 #include <stdio.h>
@@ -98,23 +99,34 @@ static inline void bench_row(const char *which, const double *ours, int n, const
                  theirs ? against : "", theirs ? bench_median(theirs, m) : 0, better, note, "");
 }
 
+enum { BENCH_QUANTILES_ = 41, BENCH_QUANTILES_SIZE_ = BENCH_QUANTILES_ * 16 + 160 };
+
+/* Sorts the values; returns the end of what it wrote. */
+static inline char *bench_quantiles_(char *text, const char *whose, double *values, int n)
+{
+    char *const end = text + BENCH_QUANTILES_SIZE_;
+    qsort(values, (size_t)n, sizeof *values, bench_by_value_);
+    text += snprintf(text, (size_t)(end - text),
+                     ",\"%sp95\":%.6g,\"%sp99\":%.6g,\"%smax\":%.6g,\"%squantiles\":[", whose,
+                     values[(n - 1) * 95 / 100], whose, values[(n - 1) * 99 / 100], whose,
+                     values[n - 1], whose);
+    for (int i = 0; i < BENCH_QUANTILES_; ++i)
+        text += snprintf(text, (size_t)(end - text), "%s%.6g", i ? "," : "",
+                         values[(size_t)(n - 1) * (size_t)i / (BENCH_QUANTILES_ - 1)]);
+    return text + snprintf(text, (size_t)(end - text), "]");
+}
+
 /* Sorts ours and theirs (NULL: nothing was measured beside it); n and m at least 1, else nothing is
    printed. */
 static inline void bench_latencies(const char *which, double *ours, int n, const char *unit,
                                    const char *against, double *theirs, int m, const char *note)
 {
-    enum { QUANTILES = 41 };
-    char more[QUANTILES * 16 + 128];
+    char more[2 * BENCH_QUANTILES_SIZE_];
     if (n < 1 || (theirs && m < 1)) return;
-    qsort(ours, (size_t)n, sizeof *ours, bench_by_value_);
-    if (theirs) qsort(theirs, (size_t)m, sizeof *theirs, bench_by_value_);
-    int at = snprintf(more, sizeof more, ",\"p95\":%.6g,\"p99\":%.6g,\"max\":%.6g,\"quantiles\":[",
-                      ours[(n - 1) * 95 / 100], ours[(n - 1) * 99 / 100], ours[n - 1]);
-    for (int i = 0; i < QUANTILES; ++i)
-        at += snprintf(more + at, sizeof more - (size_t)at, "%s%.6g", i ? "," : "",
-                       ours[(size_t)(n - 1) * (size_t)i / (QUANTILES - 1)]);
-    snprintf(more + at, sizeof more - (size_t)at, "]");
-    bench_print_(which, ours[n / 2], (ours[n - 1] - ours[0]) / ours[n / 2], n, unit,
+    char *end = bench_quantiles_(more, "", ours, n);
+    if (theirs) bench_quantiles_(end, "their_", theirs, m);
+    const double spread = (ours[(n - 1) * 95 / 100] - ours[(n - 1) * 5 / 100]) / ours[n / 2];
+    bench_print_(which, ours[n / 2], spread, n, unit,
                  theirs ? against : "", theirs ? theirs[m / 2] : 0, BENCH_LESS, note, more);
 }
 #endif

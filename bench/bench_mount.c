@@ -30,7 +30,6 @@
 
 enum {
     MOST_RUNS = 5,
-    FILES = 2000,
     FIRST = 200,
     TEXTURES = 4,
     JUMPS = 50,
@@ -75,6 +74,8 @@ typedef enum workload {
     WORKLOADS
 } workload;
 
+typedef enum timed { TIMED_FIRST, TIMED_PROBE, TIMED } timed; /* whose single reads are kept */
+
 static struct {
     char   dir[PATH_MAX / 2], bin[PATH_MAX / 2]; /* scratch; build/bin */
     char   mnt[PATH_MAX], data[PATH_MAX];
@@ -84,10 +85,13 @@ static struct {
     size_t bulk; /* bytes */
     int    ios;  /* random reads */
     int    runs;
+    int    files;        /* to be asked for, and to be made */
     int    folders, git; /* of small files; files in the work tree, 0: there is no git */
     int    mounted, cache, secure; /* cache: fsb keeps what it reads on disk; secure: TLS */
     double l2[MOST_RUNS], calls[MOST_RUNS]; /* ms; requests of the warm passes */
     double result[WORKLOADS][CONTENDERS][MOST_RUNS];
+    double each[TIMED][CONTENDERS][MOST_RUNS * FIRST]; /* us */
+    int    times[TIMED][CONTENDERS];
     double cpu[2][CONTENDERS][MOST_RUNS];            /* seconds per GiB: read, write */
     double rss_rest[MOST_RUNS], rss_peak[MOST_RUNS]; /* fsb-mount and fsb-host, the larger, MB */
     double idle_cpu;
@@ -478,44 +482,47 @@ static double random_bulk(const char *root, int jobs, int count)
     return (double)list[0].count * jobs / (bench_now() - begin);
 }
 
-static double first_bytes(const char *root) /* us each */
+static void keep_time(timed what, contender c, double begin)
 {
-    char   byte;
-    double best[FIRST];
+    b.each[what][c][b.times[what][c]++] = (bench_now() - begin) * 1e6;
+}
+
+static void first_bytes(contender c)
+{
+    char byte;
     for (int i = 0; i < FIRST; ++i) {
-        const char  *path = at("%s/first/f%d", root, i);
+        const char  *path = at("%s/first/f%d", root_of(c), i);
         const double begin = bench_now();
         const int    fd = open(path, O_RDONLY);
         if (read(fd, &byte, 1) != 1) give_up("%s: %s", path, strerror(errno));
-        best[i] = bench_now() - begin;
+        keep_time(TIMED_FIRST, c, begin);
         close(fd);
     }
-    return bench_median(best, 101) * 1e6;
 }
 
-static double cold_stats(const char *root) /* ms */
+static double cold_stats(const char *root) /* us each */
 {
     struct stat  st;
     const double begin = bench_now();
-    for (int i = 0; i < FILES; ++i)
+    for (int i = 0; i < b.files; ++i)
         if (stat(at("%s/many/n%d", root, i), &st) != 0)
             give_up("stat in %s: %s", root, strerror(errno));
-    return (bench_now() - begin) * 1e3;
+    return (bench_now() - begin) * 1e6 / b.files;
 }
 
-static double creates(const char *root) /* ms */
+static double creates(const char *root) /* us each */
 {
     static char text[10 << 10];
     mkdir(at("%s/made", root), 0755);
     const double begin = bench_now();
-    for (int i = 0; i < FILES; ++i) {
+    for (int i = 0; i < b.files; ++i) {
         const int fd = open(at("%s/made/c%d", root, i), O_WRONLY | O_CREAT | O_EXCL, 0644);
         if (write(fd, text, sizeof text) != sizeof text || close(fd) != 0)
             give_up("create in %s: %s", root, strerror(errno));
     }
-    const double ms = (bench_now() - begin) * 1e3;
+    const double us = (bench_now() - begin) * 1e6;
     RUN("rm", "-rf", at("%s/data/made", b.dir), at("%s/brick/made", b.dir));
-    return ms;
+    return us / b.files;
 }
 
 /* An editor that jumps about in a video of 50 GiB and plays 4 MiB at each place: MB/s. */
@@ -563,20 +570,18 @@ static double streams(const char *root) /* MiB/s in all */
     return (double)(b.bulk / TEXTURES * TEXTURES) / (bench_now() - begin) / (1 << 20);
 }
 
-static double probe_terabyte(const char *root) /* us each */
+static void probe_terabyte(contender c)
 {
-    static double took[PROBES];
-    char          buf[4096];
-    const int     fd = open(at("%s/terabyte", root), O_RDONLY);
+    char      buf[4096];
+    const int fd = open(at("%s/terabyte", root_of(c)), O_RDONLY);
     for (int i = 0; i < PROBES; ++i) {
         const off_t  place = (off_t)((1ll << 40) / PROBES * (i * 37 % PROBES));
         const double begin = bench_now();
         if (pread(fd, buf, sizeof buf, place / 4096 * 4096) != (ssize_t)sizeof buf)
-            give_up("terabyte in %s: %s", root, strerror(errno));
-        took[i] = bench_now() - begin;
+            give_up("terabyte in %s: %s", root_of(c), strerror(errno));
+        keep_time(TIMED_PROBE, c, begin);
     }
     close(fd);
-    return bench_median(took, PROBES) * 1e6;
 }
 
 /* Counts the names in a folder that are no dots; -1: it cannot be read. */
@@ -739,7 +744,7 @@ static void make_data(void)
     if (RUN("truncate", "-s", "50G", at("%s/data/video", b.dir)) != 0 ||
         RUN("truncate", "-s", "1T", at("%s/data/terabyte", b.dir)) != 0)
         give_up("the scratch folder's file system takes no sparse file of 1 TiB");
-    for (int i = 0; i < FILES; ++i)
+    for (int i = 0; i < b.files; ++i)
         close(open(at("%s/data/many/n%d", b.dir, i), O_WRONLY | O_CREAT, 0644));
     for (int i = 0; i < FIRST; ++i) {
         const int f = open(at("%s/data/first/f%d", b.dir, i), O_WRONLY | O_CREAT, 0644);
@@ -774,12 +779,12 @@ static void run_one(workload w, contender c, int turn)
     case WRITE_1G: case TLS_WRITE: value = write_bulk(root); break;
     case RANDOM_1: value = random_bulk(root, 1, ios); break;
     case RANDOM_8: value = random_bulk(root, 8, ios); break;
-    case FIRST_BYTE: value = first_bytes(root); break;
+    case FIRST_BYTE: first_bytes(c); break;
     case STATS: value = cold_stats(root); break;
     case CREATES: value = creates(root); break;
     case SCRUB: value = scrub(root); break;
     case STREAMS: value = streams(root); break;
-    case TERABYTE: value = probe_terabyte(root); break;
+    case TERABYTE: probe_terabyte(c); break;
     case SMALL_FIND: value = find_small(root); break;
     case SMALL_1: value = small_pass(root, 1); break;
     case SMALL_8: value = small_pass(root, 8); break;
@@ -797,6 +802,17 @@ static void run_one(workload w, contender c, int turn)
     }
 }
 
+static const char *note_on(workload w, contender c)
+{
+    if (c == RCLONE && (w == WRITE_1G || w == CREATES))
+        return "rclone says so before the host has it";
+    if (w == STATS || w == CREATES) return at("%d files in a folder", b.files);
+    if (w >= SMALL_FIND && w <= SMALL_AGAIN)
+        return at("%d files of 10 KiB in %d folders%s", b.folders * IN_FOLDER, b.folders,
+                  w == SMALL_AGAIN ? "" : ", cold");
+    return w == GIT_AGAIN ? at("%d files", b.git) : "";
+}
+
 static void report(void)
 {
     static const struct {
@@ -807,8 +823,8 @@ static void report(void)
                          {"random 4 KiB O_DIRECT, 1 job", "IOPS", BENCH_MORE},
                          {"random 4 KiB O_DIRECT, 8 jobs", "IOPS", BENCH_MORE},
                          {"first byte of a cold file", "us", BENCH_LESS},
-                         {"2,000 cold stats", "ms", BENCH_LESS},
-                         {"create + write + close, 2,000", "ms", BENCH_LESS},
+                         {"stat of a cold file", "us", BENCH_LESS},
+                         {"create + write + close", "us", BENCH_LESS},
                          {"50 jumps in a video of 50 GiB", "MB/s", BENCH_MORE},
                          {"4 texture streams at once", "MiB/s", BENCH_MORE},
                          {"4 KiB anywhere in 1 TiB", "us", BENCH_LESS},
@@ -820,20 +836,19 @@ static void report(void)
                          {"git status again", "ms", BENCH_LESS},
                          {"sequential read, encrypted", "MiB/s", BENCH_MORE},
                          {"sequential write + fsync, encrypted", "MiB/s", BENCH_MORE}};
-    for (int w = 0; w < WORKLOADS; ++w) {
-        char note[64] = "";
-        if (w >= SMALL_FIND && w <= SMALL_AGAIN)
-            snprintf(note, sizeof note, "%d files of 10 KiB in %d folders%s",
-                     b.folders * IN_FOLDER, b.folders, w == SMALL_AGAIN ? "" : ", cold");
-        if (w == GIT_AGAIN) snprintf(note, sizeof note, "%d files", b.git);
-        for (contender c = 0; c < CONTENDERS; ++c)
-            if (c != FSB && b.present[c] && takes_part((workload)w, c) && (w != GIT_AGAIN || b.git))
+    for (int w = 0; w < WORKLOADS; ++w)
+        for (contender c = 0; c < CONTENDERS; ++c) {
+            const timed t = w == FIRST_BYTE ? TIMED_FIRST : w == TERABYTE ? TIMED_PROBE : TIMED;
+            if (c == FSB || !b.present[c] || !takes_part((workload)w, c) ||
+                (w == GIT_AGAIN && !b.git))
+                continue;
+            if (t < TIMED)
+                bench_latencies(rows[w].name, b.each[t][FSB], b.times[t][FSB], rows[w].unit,
+                                names[c], b.each[t][c], b.times[t][c], "");
+            else
                 bench_row(rows[w].name, b.result[w][FSB], b.runs, rows[w].unit, names[c],
-                          b.result[w][c], b.runs, rows[w].better,
-                          c == RCLONE && (w == WRITE_1G || w == CREATES)
-                              ? "rclone says so before the host has it"
-                              : note);
-    }
+                          b.result[w][c], b.runs, rows[w].better, note_on((workload)w, c));
+        }
     bench_row("small files from the disk cache", b.l2, b.runs, "ms", "cold, the same",
               b.result[SMALL_1][FSB], b.runs, BENCH_LESS, "after a remount");
     bench_row("requests of the warm passes", b.calls, b.runs, "", "", NULL, 0, BENCH_LESS,
@@ -915,6 +930,7 @@ int main(int argc, char **argv)
     find_programs(argv[0]);
     b.bulk = (size_t)(bench_.quick ? 64 : 1024) << 20, b.ios = bench_.quick ? 2000 : 10000;
     b.runs = bench_.quick ? 3 : MOST_RUNS, b.folders = bench_.quick ? 10 : 100;
+    b.files = bench_.quick ? 500 : 2000;
     snprintf(b.dir, sizeof b.dir, "%s/fsb-bench-XXXXXX", tmp && *tmp ? tmp : "/tmp");
     if (!mkdtemp(b.dir)) give_up("%s: %s", b.dir, strerror(errno));
     snprintf(b.mnt, sizeof b.mnt, "%s/mnt", b.dir);

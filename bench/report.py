@@ -280,39 +280,76 @@ def plot_ratios(bench):
     return "\n".join(out + ["</svg>"])
 
 
-def plot_curve(row):
-    """How the single measurements are spread: the time below which a share of them lies."""
-    values, nominal = row["quantiles"], theirs_of(row)
+def plot_lines(title, what, ours, theirs, ticks):
+    """One small plot: ours and, dashed, the other's; points are (0 to 1, value), values are on a
+    logarithmic axis; ticks: where along the bottom stands what."""
     wide, high, left, top, bottom = 280, 170, 52, 30, 30
-    span = [v for v in values + ([nominal] if nominal else []) if v > 0]
+    span = [value for _, value in ours + theirs if value > 0]
     low, most = min(span) * .98, max(span) * 1.02
 
-    def x(share):
-        return left + share * (wide - left - 22)
-
-    def y(value):
+    def at(share, value):
         part = math.log(max(value, low) / low) / math.log(most / low)
-        return high - bottom - part * (high - top - bottom)
+        return left + share * (wide - left - 22), high - bottom - part * (high - top - bottom)
 
     out = ['<svg class="plot curves" viewBox="0 0 %d %d" role="img" '
            'xmlns="http://www.w3.org/2000/svg">' % (wide, high),
-           "<title>%s: quantiles</title>" % escape(row["case"]),
-           '<text class="head" x="0" y="13">%s, %s</text>' % (escape(short(row["case"], 34)),
-                                                               escape(row["unit"]))]
+           "<title>%s: %s</title>" % (escape(title), what),
+           '<text class="head" x="0" y="13">%s</text>' % escape(short(title, 42))]
     for value in (low / .98, math.sqrt(low * most), most / 1.02):
+        y = at(0, value)[1]
         out.append('<line class="grid" x1="%d" x2="%d" y1="%.1f" y2="%.1f"/>' %
-                   (left, wide - 22, y(value), y(value)))
+                   (left, wide - 22, y, y))
         out.append('<text class="tick" x="%d" y="%.1f" text-anchor="end">%s</text>' %
-                   (left - 6, y(value) + 4, number(value)))
-    for share in (0, .5, 1):
+                   (left - 6, y + 4, number(value)))
+    for share, text in ticks:
         out.append('<text class="tick" x="%.1f" y="%d" text-anchor="middle">%s</text>' %
-                   (x(share), high - 12, {0: "least", .5: "median", 1: "most"}[share]))
-    if nominal:
-        out.append('<line class="nominal" x1="%d" x2="%d" y1="%.1f" y2="%.1f"/>' %
-                   (left, wide - 22, y(nominal), y(nominal)))
-    points = " ".join("%.1f,%.1f" % (x(i / (len(values) - 1)), y(v)) for i, v in enumerate(values))
-    out.append('<polyline class="curve" points="%s"/></svg>' % points)
-    return "\n".join(out)
+                   (at(share, low)[0], high - 12, text))
+    for name, points in (("nominal", theirs), ("curve", ours)):
+        if points:
+            out.append('<polyline class="%s" points="%s"/>' % (
+                name, " ".join("%.1f,%.1f" % at(*point) for point in points)))
+    return "\n".join(out + ["</svg>"])
+
+
+def plot_latencies(row):
+    """How the single measurements are spread: the time below which a share of them lies."""
+    def along(values):
+        return [(i / (len(values) - 1), v) for i, v in enumerate(values)]
+
+    title, other = "%s, %s" % (row["case"], row["unit"]), along(row.get("their_quantiles", []))
+    if other:
+        title += "; dashed: " + row["against"]
+    return plot_lines(title, "quantiles", along(row["quantiles"]), other,
+                      ((0, "least"), (.5, "median"), (1, "most")))
+
+
+def families(rows):
+    """Rows whose cases differ in nothing but one number, as {(case, unit, against): {number: row}}.
+    Such are the points of a curve, from three on."""
+    found = {}
+    for row in rows:
+        for match in re.finditer(r"(?<![\w.])\d[\d,]*(?= [a-z]|$)", row["case"]):
+            case = row["case"][:match.start()] + "N" + row["case"][match.end():]
+            points = found.setdefault((case, row["unit"], row.get("against")), {})
+            points[int(match.group().replace(",", ""))] = row
+    return {key: points for key, points in found.items() if len(points) > 2}
+
+
+def plot_scaling(key, points):
+    """A value over the number that its case names, both on logarithmic axes."""
+    case, unit, against = key
+    numbers = sorted(points)
+    span = math.log(numbers[-1] / numbers[0]) if numbers[0] else 0
+    if not span:
+        return ""
+
+    def share(n):
+        return math.log(n / numbers[0]) / span
+
+    theirs = [(share(n), theirs_of(points[n])) for n in numbers if theirs_of(points[n])]
+    return plot_lines("%s, %s%s" % (case, unit, "; dashed: " + against if theirs else ""),
+                      "scaling", [(share(n), points[n]["value"]) for n in numbers], theirs,
+                      [(share(n), "{:,}".format(n)) for n in (numbers[0], numbers[-1])])
 
 
 def standalone(svg):
@@ -370,6 +407,9 @@ def table(rows):
         if "p95" in row:
             note += "%sp95 %s, p99 %s, max %s" % ("; " if note else "", number(row["p95"]),
                                                   number(row["p99"]), number(row["max"]))
+        if "their_p99" in row:
+            note += "; theirs %s, %s, %s" % tuple(number(row["their_" + k])
+                                                  for k in ("p95", "p99", "max"))
         out.append(
             "<tr><td>%s<td class=n>%s<td class=u>%s<td class=n>%s<td class=u>%s"
             '<td class="n%s">%s<td class=n>%s<td class=n>%s<td class=note>%s' %
@@ -389,7 +429,8 @@ def section(bench):
         out.append("<p class=failed>This bench ended with exit status %d.</p>" % bench["status"])
     out += ["<p class=failed>%s</p>" % escape(line) for line in bench.get("said", []) if line]
     out.append(plot_ratios(bench))
-    curves = [plot_curve(r) for r in bench["rows"] if len(r.get("quantiles", [])) > 2]
+    curves = [plot_latencies(r) for r in bench["rows"] if len(r.get("quantiles", [])) > 2]
+    curves += [plot_scaling(*family) for family in sorted(families(bench["rows"]).items(), key=str)]
     if curves:
         out.append("<div class=curve-row>%s</div>" % "\n".join(curves))
     if bench["rows"]:
@@ -410,7 +451,8 @@ def page(report):
 <p class=about>%d figures, of these %d beside something else: %d at least as good, %d worse.</p>
 %s<nav>%s</nav>
 <p class="about key">Each figure is the median of <b>n</b> runs; the <b>spread</b> is half of the
-distance from the least to the largest of ours, in percent of it. A <b>ratio</b> is ours to the
+distance from the least to the largest of ours (of single latencies, from the 5th to the 95th
+of a hundred), in percent of it. A <b>ratio</b> is ours to the
 other's, measured in the same run, above ×1 meaning that ours is better. The axes of ratios are
 logarithmic; the whiskers are the spread. Absolute figures are this machine's.</p>
 %s</main></html>
