@@ -168,6 +168,14 @@ def number(value, count=3):
     return text
 
 
+def short_number(value):
+    """What stands beside an axis: 940, 12.3 k, 4.56 M."""
+    for size, letter in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if value >= 10 * size:
+            return number(value / size) + letter
+    return number(value)
+
+
 def times(ratio):
     return "×" + number(ratio, 2)
 
@@ -199,7 +207,7 @@ PLOT_STYLE = """
 .plot .good{fill:var(--good)} .plot .bad{fill:var(--bad)}
 .plot .spread{stroke:var(--ink);stroke-width:1;opacity:.45}
 .plot .curve{fill:none;stroke:var(--good);stroke-width:2;stroke-linejoin:round}
-.plot .nominal{stroke:var(--bad);stroke-width:1.5;stroke-dasharray:4 3}
+.plot .nominal{fill:none;stroke:var(--bad);stroke-width:1.5;stroke-dasharray:4 3}
 """
 LIGHT = "--paper:#fff;--ink:#1d2328;--soft:#68727c;--line:#e4e7ea;--good:#2f7a9e;--bad:#c2703d"
 DARK = "--paper:#14181b;--ink:#e3e6e8;--soft:#8f9aa3;--line:#2a3136;--good:#5fb0d3;--bad:#e0986a"
@@ -280,10 +288,10 @@ def plot_ratios(bench):
     return "\n".join(out + ["</svg>"])
 
 
-def plot_lines(title, what, ours, theirs, ticks):
+def plot_lines(title, unit, against, ours, theirs, ticks):
     """One small plot: ours and, dashed, the other's; points are (0 to 1, value), values are on a
     logarithmic axis; ticks: where along the bottom stands what."""
-    wide, high, left, top, bottom = 280, 170, 52, 30, 30
+    wide, high, left, top, bottom = 280, 186, 52, 46, 30
     span = [value for _, value in ours + theirs if value > 0]
     low, most = min(span) * .98, max(span) * 1.02
 
@@ -293,14 +301,16 @@ def plot_lines(title, what, ours, theirs, ticks):
 
     out = ['<svg class="plot curves" viewBox="0 0 %d %d" role="img" '
            'xmlns="http://www.w3.org/2000/svg">' % (wide, high),
-           "<title>%s: %s</title>" % (escape(title), what),
-           '<text class="head" x="0" y="13">%s</text>' % escape(short(title, 42))]
+           "<title>%s</title>" % escape(title),
+           '<text class="head" x="0" y="13">%s</text>' % escape(short(title, 40)),
+           '<text class="peer" x="0" y="29">%s%s</text>' %
+           (escape(unit), "; dashed: " + escape(short(against, 30)) if theirs else "")]
     for value in (low / .98, math.sqrt(low * most), most / 1.02):
         y = at(0, value)[1]
         out.append('<line class="grid" x1="%d" x2="%d" y1="%.1f" y2="%.1f"/>' %
                    (left, wide - 22, y, y))
         out.append('<text class="tick" x="%d" y="%.1f" text-anchor="end">%s</text>' %
-                   (left - 6, y + 4, number(value)))
+                   (left - 6, y + 4, short_number(value)))
     for share, text in ticks:
         out.append('<text class="tick" x="%.1f" y="%d" text-anchor="middle">%s</text>' %
                    (at(share, low)[0], high - 12, text))
@@ -316,19 +326,18 @@ def plot_latencies(row):
     def along(values):
         return [(i / (len(values) - 1), v) for i, v in enumerate(values)]
 
-    title, other = "%s, %s" % (row["case"], row["unit"]), along(row.get("their_quantiles", []))
-    if other:
-        title += "; dashed: " + row["against"]
-    return plot_lines(title, "quantiles", along(row["quantiles"]), other,
+    return plot_lines(row["case"], row["unit"], row["against"], along(row["quantiles"]),
+                      along(row.get("their_quantiles", [])),
                       ((0, "least"), (.5, "median"), (1, "most")))
 
 
 def families(rows):
-    """Rows whose cases differ in nothing but one number, as {(case, unit, against): {number: row}}.
-    Such are the points of a curve, from three on."""
+    """Rows whose cases differ in nothing but their first number, as {(case, unit, against):
+    {number: row}}: from three on they are the points of a curve."""
     found = {}
     for row in rows:
-        for match in re.finditer(r"(?<![\w.])\d[\d,]*(?= [a-z]|$)", row["case"]):
+        match = re.search(r"(?<![\w.])\d[\d,]*(?= [a-z]|$)", row["case"])
+        if match:
             case = row["case"][:match.start()] + "N" + row["case"][match.end():]
             points = found.setdefault((case, row["unit"], row.get("against")), {})
             points[int(match.group().replace(",", ""))] = row
@@ -347,9 +356,8 @@ def plot_scaling(key, points):
         return math.log(n / numbers[0]) / span
 
     theirs = [(share(n), theirs_of(points[n])) for n in numbers if theirs_of(points[n])]
-    return plot_lines("%s, %s%s" % (case, unit, "; dashed: " + against if theirs else ""),
-                      "scaling", [(share(n), points[n]["value"]) for n in numbers], theirs,
-                      [(share(n), "{:,}".format(n)) for n in (numbers[0], numbers[-1])])
+    return plot_lines(case, unit, against, [(share(n), points[n]["value"]) for n in numbers],
+                      theirs, [(share(n), "{:,}".format(n)) for n in (numbers[0], numbers[-1])])
 
 
 def standalone(svg):
