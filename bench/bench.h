@@ -1,12 +1,13 @@
 /* bench.h - what every bench shares: options, a clock, medians, and one way to print a row.
 
-       bench_begin("mount", argc, argv);                 // --quick, --json
+       bench_begin("mount", argc, argv);                 // --quick, --json, --case PART
        double t[5]; ...                                  // runs, ours and theirs in turn
        bench_row("stat", ours, 5, "us", "sshfs", theirs, 5, BENCH_LESS, "cold");
 
    A row is the median of n runs; the ratio is ours to theirs, above 1 meaning that ours is better;
    the spread is (largest - smallest) / median of ours; of latencies, from the 5th to the 95th of a
-   hundred. --json prints one object a line. */
+   hundred. --json prints one object a line; --case prints only the rows whose names have that PART,
+   and what asks bench_wanted() leaves out the work for the others. */
 #ifndef FSB_BENCH_H
 #define FSB_BENCH_H
 #include <stdio.h>
@@ -17,7 +18,7 @@
 typedef enum bench_better { BENCH_LESS, BENCH_MORE } bench_better; /* which values are good ones */
 
 static struct {
-    const char *name;
+    const char *name, *only; /* only: --case */
     int         quick, json;
 } bench_;
 
@@ -27,11 +28,17 @@ static inline void bench_begin(const char *name, int argc, char **argv)
     for (int i = 1; i < argc; ++i) {
         if (strcmp(argv[i], "--quick") == 0) bench_.quick = 1;
         else if (strcmp(argv[i], "--json") == 0) bench_.json = 1;
+        else if (strcmp(argv[i], "--case") == 0 && argv[i + 1]) bench_.only = argv[++i];
         else {
-            fprintf(stderr, "usage: %s [--quick] [--json]\n", argv[0]);
+            fprintf(stderr, "usage: %s [--quick] [--json] [--case PART]\n", argv[0]);
             exit(strcmp(argv[i], "--help") == 0 ? 0 : 2);
         }
     }
+}
+
+static inline int bench_wanted(const char *which)
+{
+    return !bench_.only || strstr(which, bench_.only);
 }
 
 static inline double bench_now(void) /* seconds */
@@ -49,8 +56,8 @@ static inline int bench_by_value_(const void *a, const void *b)
 
 static inline double bench_median(const double *values, int n)
 {
-    double sorted[101];
-    if (n < 1 || n > 101) return 0;
+    double sorted[1024];
+    if (n < 1 || n > 1024) return 0;
     memcpy(sorted, values, (size_t)n * sizeof *values);
     qsort(sorted, (size_t)n, sizeof *sorted, bench_by_value_);
     return n % 2 ? sorted[n / 2] : (sorted[n / 2 - 1] + sorted[n / 2]) / 2;
@@ -74,6 +81,7 @@ static inline void bench_print_(const char *which, double ours, double spread, i
 {
     const double ratio =
         ours > 0 && theirs > 0 ? (better == BENCH_MORE ? ours / theirs : theirs / ours) : 0;
+    if (!bench_wanted(which)) return;
     if (bench_.json) {
         printf(
             "{\"bench\":\"%s\",\"case\":\"%s\",\"value\":%.6g,\"unit\":\"%s\",\"against\":\"%s\","
@@ -90,13 +98,21 @@ static inline void bench_print_(const char *which, double ours, double spread, i
     fflush(stdout);
 }
 
+/* One value, of n measurements; theirs 0: nothing was measured beside it. */
+static inline void bench_value(const char *which, double ours, double spread, int n,
+                               const char *unit, const char *against, double theirs,
+                               bench_better better, const char *note)
+{
+    bench_print_(which, ours, spread, n, unit, theirs > 0 ? against : "", theirs, better, note, "");
+}
+
 /* theirs NULL: nothing was measured beside it. */
 static inline void bench_row(const char *which, const double *ours, int n, const char *unit,
                              const char *against, const double *theirs, int m, bench_better better,
                              const char *note)
 {
-    bench_print_(which, bench_median(ours, n), bench_spread(ours, n), n, unit,
-                 theirs ? against : "", theirs ? bench_median(theirs, m) : 0, better, note, "");
+    bench_value(which, bench_median(ours, n), bench_spread(ours, n), n, unit, against,
+                theirs ? bench_median(theirs, m) : 0, better, note);
 }
 
 enum { BENCH_QUANTILES_ = 41, BENCH_QUANTILES_SIZE_ = BENCH_QUANTILES_ * 16 + 160 };

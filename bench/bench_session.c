@@ -7,13 +7,12 @@
    "save". Allocations are those of the header's hook and of SQLite together. */
 #define FSB_SESSION_IMPLEMENTATION
 #include "fsb_session.h"
+#include "bench.h"
 #include <inttypes.h>
 
 static struct {
-    int         quick, json;
-    const char *only;
-    char        dir[300];
-    int         dirs;
+    char dir[300];
+    int  dirs;
 } bench;
 
 static uint64_t allocations;
@@ -42,39 +41,18 @@ static double clock_ns(clockid_t which)
 static double now_ns(void) { return clock_ns(CLOCK_MONOTONIC); }
 static double cpu_ns(void) { return clock_ns(CLOCK_PROCESS_CPUTIME_ID); }
 
-static int by_value(const void *a, const void *b)
-{
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 static double median(double *v, int n, double *spread)
 {
-    qsort(v, (size_t)n, sizeof *v, by_value);
-    if (spread) *spread = n > 2 ? (v[n - 1 - n / 4] - v[n / 4]) / v[n / 2] : 0;
-    return v[n / 2];
+    const double middle = bench_median(v, n); /* sorts a copy */
+    if (spread) *spread = bench_spread(v, n);
+    return middle;
 }
 
-static void row(const char *name, double value, const char *unit, const char *against, double ratio,
-                double spread, int n, const char *note)
+/* theirs 0: nothing was measured beside it. */
+static void row(const char *name, double value, const char *unit, const char *against,
+                double theirs, double spread, int n, const char *note)
 {
-    if (bench.json) {
-        printf("{\"bench\":\"session\",\"case\":\"%s\",\"value\":%.6g,\"unit\":\"%s\",\"against\":",
-               name, value, unit);
-        if (against) printf("\"%s\",\"ratio\":%.4g,", against, ratio);
-        else printf("null,\"ratio\":null,");
-        printf("\"spread\":%.3g,\"n\":%d,\"note\":\"%s\"}\n", spread, n, note);
-    } else {
-        printf("%-46s %9.4g %-3s", name, value, unit);
-        if (against) printf(" %5.2fx of %s", ratio, against);
-        printf("  %s\n", note);
-    }
-    fflush(stdout);
-}
-
-static int wanted(const char *name)
-{
-    return !bench.only || strstr(name, bench.only);
+    bench_value(name, value, spread, n, unit, against, theirs, BENCH_LESS, note);
 }
 
 static void die(const char *what, int err)
@@ -156,10 +134,10 @@ static void save_table(int kind, const char *store_name)
     static const int sizes[3] = {10, 50, 100};
     for (int k = 0; k < 3; ++k) {
         char      name[80], note[160];
-        double    ns[200], allocs = 0, spread = 0, total = 0;
-        const int rounds = bench.quick ? 60 : 200;
+        double    ns[200], allocs = 0, total = 0;
+        const int rounds = bench_.quick ? 60 : 200;
         snprintf(name, sizeof name, "%s: save, %d messages, one new", store_name, sizes[k]);
-        if (!wanted(name)) continue;
+        if (!bench_wanted(name)) continue;
         fsb_session_store  *store = open_store(kind, FSB_SESSION_SYNC_NONE, 0);
         fsb_session_message m[101];
         uint64_t            bytes = 0;
@@ -177,11 +155,11 @@ static void save_table(int kind, const char *store_name)
             bytes = fsb_session_about(s)->bytes - before;
             fsb_session_close(s);
         }
-        const double typical = median(ns, rounds, &spread);
+        const double typical = bench_median(ns, rounds);
         snprintf(note, sizeof note, "%.0f saves/s; mean %.0f ns, %" PRIu64 " bytes, %.1f "
                  "allocations; durability none, full-text", 1e9 / typical, total / rounds, bytes,
                  allocs / rounds);
-        row(name, typical, "ns", NULL, 0, spread, rounds, note);
+        bench_latencies(name, ns, rounds, "ns", "", NULL, 0, note);
         fsb_session_store_close(store);
     }
 }
@@ -191,7 +169,7 @@ static void files_append(int durability, const char *how)
 {
     char name[80], note[160], path[400];
     snprintf(name, sizeof name, "files: append a message (%s)", how);
-    if (!wanted(name)) return;
+    if (!bench_wanted(name)) return;
     const int          rounds = 15, each = durability == FSB_SESSION_SYNC_SAVE ? 30 : 3000;
     double             ours[15], raw[15], spread = 0;
     fsb_session_store *store = open_store(FSB_SESSION_FILES, durability, 0);
@@ -217,7 +195,7 @@ static void files_append(int durability, const char *how)
     const double a = median(ours, rounds, &spread), b = median(raw, rounds, NULL);
     snprintf(note, sizeof note, "%zu bytes, %.4f allocations; raw %.0f ns; durability %s", size,
              (double)(allocations - had) / (rounds * each), b, how);
-    row(name, a, "ns", "write(2)", b / a, spread, rounds * each, note);
+    row(name, a, "ns", "write(2)", b, spread, rounds * each, note);
     free(line);
     close(fd);
     fsb_session_close(s);
@@ -228,8 +206,8 @@ static void files_rewrite(int durability, const char *how)
 {
     char name[80], note[160], path[400], aside[400];
     snprintf(name, sizeof name, "files: whole save of 100 messages (%s)", how);
-    if (!wanted(name)) return;
-    const int           rounds = 15, each = bench.quick ? 20 : 60;
+    if (!bench_wanted(name)) return;
+    const int           rounds = 15, each = bench_.quick ? 20 : 60;
     double              ours[15], raw[15], spread = 0;
     fsb_session_store  *store = open_store(FSB_SESSION_FILES, durability, 0);
     fsb_session        *s = open_session(store, "a");
@@ -261,7 +239,7 @@ static void files_rewrite(int durability, const char *how)
     const double a = median(ours, rounds, &spread), b = median(raw, rounds, NULL);
     snprintf(note, sizeof note, "%zu bytes, %.1f allocations; raw %.0f ns; durability %s", size,
              (double)(allocations - had) / (rounds * each), b, how);
-    row(name, a, "ns", "open+write+rename", b / a, spread, rounds * each, note);
+    row(name, a, "ns", "open+write+rename", b, spread, rounds * each, note);
     free(text);
     fsb_session_close(s);
     fsb_session_store_close(store);
@@ -271,7 +249,7 @@ static void long_session(int kind, const char *store_name)
 {
     char name[80];
     snprintf(name, sizeof name, "%s: append, 10,000 messages there", store_name);
-    if (!wanted(name)) return;
+    if (!bench_wanted(name)) return;
     const int          rounds = 15, each = kind == FSB_SESSION_FILES ? 1000 : 200;
     double             few[15], many[15], spread = 0;
     fsb_session_store *store = open_store(kind, FSB_SESSION_SYNC_NONE, 1);
@@ -287,7 +265,7 @@ static void long_session(int kind, const char *store_name)
         many[r] = (cpu_ns() - begin) / each;
     }
     const double a = median(many, rounds, &spread), b = median(few, rounds, NULL);
-    row(name, a, "ns", "with 10 messages", b / a, spread, rounds * each,
+    row(name, a, "ns", "with 10 messages", b, spread, rounds * each,
         "CPU; durability none, no search");
     fsb_session_close(large), fsb_session_close(small);
     fsb_session_store_close(store), fsb_session_store_close(other);
@@ -299,7 +277,7 @@ static void long_save(int kind, const char *store_name)
     enum { MANY = 10000, ROUNDS = 21 };
     char name[80];
     snprintf(name, sizeof name, "%s: save, 10,000 messages, one new", store_name);
-    if (!wanted(name)) return;
+    if (!bench_wanted(name)) return;
     double               ns[ROUNDS], spread = 0;
     fsb_session_store   *store = open_store(kind, FSB_SESSION_SYNC_NONE, 1);
     fsb_session         *s = open_session(store, "a");
@@ -311,7 +289,7 @@ static void long_save(int kind, const char *store_name)
         if (fsb_session_save(s, m, (size_t)(MANY + r + 1))) die("save", -EIO);
         ns[r] = now_ns() - begin;
     }
-    row(name, median(ns, ROUNDS, &spread) / 1000, "us", NULL, 0, spread, ROUNDS,
+    row(name, median(ns, ROUNDS, &spread) / 1000, "us", "", 0, spread, ROUNDS,
         "all of them hashed; an append is not");
     free(m);
     fsb_session_close(s);
@@ -396,9 +374,9 @@ static void sqlite_append(int durability, const char *how, int no_search)
     char name[80], note[200];
     snprintf(name, sizeof name, "sqlite: append a message (%s%s)", how,
              no_search ? "" : ", full-text");
-    if (!wanted(name)) return;
+    if (!bench_wanted(name)) return;
     const int durable = durability == FSB_SESSION_SYNC_SAVE;
-    const int rounds = 15, each = durable ? 30 : bench.quick ? 256 : 1024;
+    const int rounds = 15, each = durable ? 30 : bench_.quick ? 256 : 1024;
     double    ours[15], raw[15], spread = 0;
     bare      b;
     fsb_session_store *store = open_store(FSB_SESSION_SQLITE, durability, no_search);
@@ -421,7 +399,7 @@ static void sqlite_append(int durability, const char *how, int no_search)
     snprintf(note, sizeof note, "%.1f allocations (bare %.1f); bare %.0f ns%s; durability %s",
              (double)count / (rounds * each), (double)bare_count / (rounds * each), y,
              durable ? "" : " of CPU", how);
-    row(name, x, "ns", "bare statements", y / x, spread, rounds * each, note);
+    row(name, x, "ns", "bare statements", y, spread, rounds * each, note);
     close_bare(&b);
     fsb_session_close(s);
     fsb_session_store_close(store);
@@ -432,8 +410,8 @@ static void load_session(int kind, const char *store_name)
 {
     char name[80], note[80];
     snprintf(name, sizeof name, "%s: load 100 messages", store_name);
-    if (!wanted(name)) return;
-    const int            rounds = 15, each = bench.quick ? 100 : 500;
+    if (!bench_wanted(name)) return;
+    const int            rounds = 15, each = bench_.quick ? 100 : 500;
     double               ns[15], spread = 0;
     fsb_session_store   *store = open_store(kind, FSB_SESSION_SYNC_NONE, 0);
     fsb_session         *s = filled_session(store, "a", 100);
@@ -449,7 +427,7 @@ static void load_session(int kind, const char *store_name)
     }
     snprintf(note, sizeof note, "%.1f allocations; CPU",
              (double)(allocations - had) / (rounds * each));
-    row(name, median(ns, rounds, &spread) / 1000, "us", NULL, 0, spread, rounds * each, note);
+    row(name, median(ns, rounds, &spread) / 1000, "us", "", 0, spread, rounds * each, note);
     fsb_session_close(s);
     fsb_session_store_close(store);
 }
@@ -479,8 +457,8 @@ static void fill_history(fsb_session_store *store, int sessions, int each)
 static void search_one(fsb_session_store *store, const char *store_name, const char *words,
                        int order, const char *what)
 {
-    const int         rounds = bench.quick ? 21 : 51;
-    double            ns[51], spread = 0;
+    const int         rounds = bench_.quick ? 21 : 51;
+    double            us[51];
     fsb_session_query q;
     fsb_session_hits  h;
     char              name[100], note[120];
@@ -490,13 +468,13 @@ static void search_one(fsb_session_store *store, const char *store_name, const c
     for (int r = 0; r < rounds; ++r) {
         const double begin = now_ns();
         const int    err = fsb_session_search(store, "ann", &q, &h);
-        ns[r] = now_ns() - begin;
+        us[r] = (now_ns() - begin) / 1000;
         if (err || h.count < 1) die("search", err ? err : -EIO);
         snprintf(note, sizeof note, "%zu hits%s", h.count,
                  order == FSB_SESSION_BEST ? ", ranked among the newest 2,000" : "");
         fsb_session_free(h.block);
     }
-    row(name, median(ns, rounds, &spread) / 1000, "us", NULL, 0, spread, rounds, note);
+    bench_latencies(name, us, rounds, "us", "", NULL, 0, note);
 }
 
 static void searches(int kind, const char *store_name)
@@ -505,7 +483,7 @@ static void searches(int kind, const char *store_name)
     fsb_session_query q;
     fsb_session_hits  h;
     snprintf(name, sizeof name, "%s: search 100,000", store_name);
-    if (!wanted(name)) return;
+    if (!bench_wanted(name)) return;
     fsb_session_store *store = open_store(kind, FSB_SESSION_SYNC_NONE, 0);
     fill_history(store, 1000, 100);
     const double begin = now_ns();
@@ -514,7 +492,7 @@ static void searches(int kind, const char *store_name)
     if (fsb_session_search(store, "ann", &q, &h)) die("search", -EIO);
     fsb_session_free(h.block);
     snprintf(name, sizeof name, "%s: first search indexes what waits", store_name);
-    row(name, (now_ns() - begin) / 1e6, "ms", NULL, 0, 0, 1, "after 100,000 messages were saved");
+    row(name, (now_ns() - begin) / 1e6, "ms", "", 0, 0, 1, "after 100,000 messages were saved");
     search_one(store, store_name, "topic17", FSB_SESSION_NEWEST, "newest 20 of a word");
     search_one(store, store_name, "common", FSB_SESSION_NEWEST, "newest 20, common word");
     search_one(store, store_name, "word17", FSB_SESSION_BEST, "best 20 of a word");
@@ -534,12 +512,7 @@ static void remove_dir(void)
 int main(int argc, char **argv)
 {
     const char *tmp = getenv("TMPDIR");
-    for (int i = 1; i < argc; ++i) {
-        if (strcmp(argv[i], "--quick") == 0) bench.quick = 1;
-        else if (strcmp(argv[i], "--json") == 0) bench.json = 1;
-        else if (strcmp(argv[i], "--case") == 0 && i + 1 < argc) bench.only = argv[++i];
-        else return fprintf(stderr, "usage: %s [--quick] [--json] [--case NAME]\n", argv[0]), 2;
-    }
+    bench_begin("session", argc, argv);
 #ifdef FSB_WITH_SQLITE
     sqlite3_mem_methods counting;
     sqlite3_config(SQLITE_CONFIG_GETMALLOC, &sqlite_memory);
