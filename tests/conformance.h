@@ -9,6 +9,7 @@
 #define FSB_CONFORMANCE_H
 #include "test.h"
 #include <sys/stat.h>
+#include <sys/syscall.h>
 
 /* Parts that a protocol may have no words for. */
 enum { CONF_EXCHANGE, CONF_IDENTITY, CONF_NLINK, CONF_NANOSECONDS, CONF_LINK_OPEN, CONF_JAIL,
@@ -35,6 +36,16 @@ typedef struct conformance_traits {
     const char *lacks[CONF_PARTS]; /* why that part is left out, which is told; NULL: see above,
                                       and what is not above must hold */
 } conformance_traits;
+
+/* Whether a local backend has to walk, and takes no symbolic link on its way: for traits.scoped. */
+static inline int conf_without_openat2(void)
+{
+#ifdef SYS_openat2
+    return syscall(SYS_openat2, -1, NULL, NULL, 0) < 0 && errno == ENOSYS;
+#else
+    return 1;
+#endif
+}
 
 /* One call on backend b: C(STAT, .path = "/a") is its result, the answer is in conf_op. */
 static __thread fsb_op conf_op;

@@ -38,7 +38,8 @@ static conformance_traits traits(const char *name, int local)
     const int root = geteuid() == 0;
     return (conformance_traits){.name = name, .can_chown = !local || root, .has_xattr = 1,
                                 .has_mknod = !local || root, .has_sparse = 1, .has_punch = 1,
-                                .has_watch = 1, .has_descriptor = local, .has_deep = 1};
+                                .has_watch = 1, .has_descriptor = local, .has_deep = 1,
+                                .scoped = local && conf_without_openat2()};
 }
 
 static void test_normalize(void)
@@ -1215,6 +1216,16 @@ static void exec_environment(fsb_backend *b)
     }
 }
 
+/* qemu-user spawns by a fork that nothing comes back of: what cannot run ends with 127. */
+static int spawn_tells(void)
+{
+    char *argv[] = {(char *)(uintptr_t) "none", NULL};
+    pid_t pid = 0;
+    if (posix_spawn(&pid, "/none", NULL, NULL, argv, NULL) != 0) return 1;
+    waitpid(pid, NULL, 0);
+    return 0;
+}
+
 static void exec_refusals(fsb_backend *b)
 {
     const char *none[] = {NULL}, *empty[] = {"", NULL}, *two[] = {"true", "x", NULL};
@@ -1228,11 +1239,13 @@ static void exec_refusals(fsb_backend *b)
     CHECK_EQ(fsb_backend_call(b, &op), -EINVAL);
     e.argv = empty;
     CHECK_EQ(fsb_backend_call(b, &op), -EINVAL);
-    e.argv = gone;
-    const int64_t n = fsb_backend_call(b, &op); /* a folder of PATH may be closed to us */
-    CHECK(n == -ENOENT || n == -EACCES);
-    e.argv = folder;
-    CHECK_EQ(fsb_backend_call(b, &op), -EACCES);
+    if (spawn_tells()) {
+        e.argv = gone;
+        const int64_t n = fsb_backend_call(b, &op); /* a folder of PATH may be closed to us */
+        CHECK(n == -ENOENT || n == -EACCES);
+        e.argv = folder;
+        CHECK_EQ(fsb_backend_call(b, &op), -EACCES);
+    }
     e.argv = two, op.flags = FSB_EXEC_SHELL;
     CHECK_EQ(fsb_backend_call(b, &op), -EINVAL);
     op.flags = 2;
@@ -1597,6 +1610,7 @@ static int watch_mounted(void)
 {
     char place[400];
     snprintf(place, sizeof place, "%s/a b\\c", fresh_dir("mounted"));
+    if (syscall(SYS_fanotify_init, 0, 0) < 0 && errno == ENOSYS) return 77;
     if (mkdir(place, 0755) || unshare(CLONE_NEWNS)) return 77;
     if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL)) return 77;
     if (mount("none", place, "tmpfs", 0, NULL)) return 77;
@@ -1685,7 +1699,7 @@ static void test_watch_inotify(void) { in_child(watch_inotify, "no seccomp filte
 static void test_watch_mounted(void)
 {
     if (geteuid() != 0) SKIP("not root");
-    in_child(watch_mounted, "nothing may be mounted here");
+    in_child(watch_mounted, "nothing may be mounted here, or there is no fanotify");
 }
 
 static int write_text(const char *path, const char *text)
