@@ -4220,6 +4220,7 @@ enum {
     FSB_MOUNT_BATCH_MAX_ = 256 << 10,
     FSB_MOUNT_REPLY_MAX_ = 128 << 10, /* of a listing, handed to the kernel at once */
     FSB_MOUNT_DIRS_ = 16, /* such batches kept, at most */
+    FSB_MOUNT_KEPT_ = 256, /* files open on the backend that nobody opens and closes, at most */
     FSB_MOUNT_LOOK_NS_ = 60000,
     FSB_MOUNT_QUIET_MS_ = 1000,       /* then unused memory is given back */
     FSB_MOUNT_TRIES_ = 4              /* of an operation whose path changed meanwhile */
@@ -4435,7 +4436,8 @@ struct fsb_mount {
     int             inlined; /* calls end before the handler does */
     fsb_handle      lease;   /* what the backend answers is good until it says otherwise; 0: no */
     int             given_attr, given_entry; /* timeouts that were asked for */
-    int             dirs_unopened; /* folders are listed without being opened; see [list] */
+    int             dirs_unopened;  /* folders are listed without being opened; see [list] */
+    int             files_unopened; /* files are read so, too; see [open] */
     int             remote_locks, nonempty, read_only;
     int             contain, refused; /* symbolic links; refused, by atomics: one was */
     char           *mountpoint; /* absolute */
@@ -4453,6 +4455,8 @@ struct fsb_mount {
     fsb_mount_slots_ ids;
     fsb_mount_node_ *root, *dead;
     fsb_mount_dir_  *dirs; /* at most FSB_MOUNT_DIRS_, the latest first */
+    uint64_t         kept[FSB_MOUNT_KEPT_]; /* ids of nodes, in the order they were opened in */
+    uint32_t         kept_next;
     uint64_t        changes; /* counts what this mount changes */
     fsb_mount_file_ *closing;
     uint32_t        live; /* requests and CLOSEs not ended */
@@ -5500,6 +5504,7 @@ static void fsb_mount_forget_one_(fsb_mount *m, fuse_ino_t ino, uint64_t count)
     fsb_mount_node_ *n = (fsb_mount_node_ *)fsb_mount_slot_get_(&m->ids, ino);
     if (!n) return;
     n->lookups -= count < n->lookups ? count : n->lookups;
+    if (m->files_unopened && !n->lookups) fsb_mount_file_leave_(m, n, 0);
     fsb_mount_node_check_(m, n);
 }
 
@@ -6066,6 +6071,19 @@ static void fsb_mount_opened_(fsb_mount_req_ *r)
     else fsb_mount_fail_(r, err);
 }
 
+/* Where nothing can be written, the kernel is told that files need not be opened at all. Nobody says
+   then when one is closed: what a read has opened on the backend stays open until the kernel forgets
+   the file, or has had many others opened since. So what others remove can be read to its end. */
+
+/* Lock held. The node's file, just opened, stays. */
+static void fsb_mount_file_stay_(fsb_mount *m, fsb_mount_node_ *n)
+{
+    uint64_t        *place = &m->kept[m->kept_next++ % FSB_MOUNT_KEPT_];
+    fsb_mount_node_ *oldest = (fsb_mount_node_ *)fsb_mount_slot_get_(&m->ids, *place);
+    *place = n->id, n->readers = 1;
+    if (oldest && oldest != n) fsb_mount_file_leave_(m, oldest, 0);
+}
+
 /* The file is open on the backend, or cannot be: on with what waited for that. */
 static void fsb_mount_opened_first_(fsb_mount_req_ *r)
 {
@@ -6079,6 +6097,7 @@ static void fsb_mount_opened_first_(fsb_mount_req_ *r)
     r->task.op = r->later.op;
     pthread_mutex_lock(&m->lock);
     if (!err) err = fsb_mount_file_add_(m, r, n, opened.handle, FSB_O_READ);
+    if (!err && m->files_unopened) fsb_mount_file_stay_(m, n);
     if (!err && !n->readers && !n->writers && n->reader) { /* nobody has it open any more */
         fsb_mount_file_unpin_(m, n->reader);
         n->reader = NULL;
@@ -6161,10 +6180,14 @@ static void fsb_mount_fetched_(fsb_mount_req_ *r);
 
 static void fsb_mount_on_open_(fuse_req_t q, fuse_ino_t ino, struct fuse_file_info *fi)
 {
+    fsb_mount *m = fsb_mount_of_(q);
+    if (m->files_unopened) {
+        fuse_reply_err(q, ENOSYS);
+        return;
+    }
     fsb_mount_req_ *r = fsb_mount_begin_(q, 0, ino, NULL);
     if (!r) return;
-    fsb_mount *m = r->task.mount;
-    const int  mode = fi->flags & O_ACCMODE;
+    const int       mode = fi->flags & O_ACCMODE;
     fsb_mount_req_ *ahead[1 + FSB_MOUNT_AHEAD_FOLDERS_];
     r->fi = fsb_mount_file_info_(fi);
     r->fi.noflush = mode == O_RDONLY && !m->remote_locks;
@@ -6344,6 +6367,7 @@ static void fsb_mount_on_read_(fuse_req_t q, fuse_ino_t ino, size_t size, off_t 
     if (fsb_mount_read_head_(m, q, ino, size, (uint64_t)offset)) return;
     fsb_mount_req_ *r = fsb_mount_begin_(q, FSB_OP_READ, ino, NULL);
     if (!r || !fsb_mount_by_handle_(r, FSB_O_READ)) return;
+    fsb_mount_req_ *ahead[1 + FSB_MOUNT_AHEAD_FOLDERS_];
     r->task.op.offset = (uint64_t)offset;
     r->task.op.size = size < FSB_IO_MAX ? size : (size_t)FSB_IO_MAX;
     r->how |= FSB_MOUNT_DRAINED_;
@@ -6351,7 +6375,9 @@ static void fsb_mount_on_read_(fuse_req_t q, fuse_ino_t ino, size_t size, off_t 
     const uint64_t most = size < FSB_MOUNT_WHOLE_ ? size : (uint64_t)FSB_MOUNT_WHOLE_;
     const int      whole = r->lazy && !offset && r->node->attr.size <= most &&
                       !r->node->removed && m->backend->call[FSB_OP_GET];
+    const int count = m->files_unopened && whole ? fsb_mount_small_(m, r->node, ahead) : 0;
     pthread_mutex_unlock(&m->lock);
+    for (int i = 0; i < count; ++i) fsb_mount_go_(ahead[i], fsb_mount_fetched_);
     if (!whole) {
         fsb_mount_go_(r, fsb_mount_read_done_);
         return;
@@ -7260,7 +7286,8 @@ static int fsb_mount_small_(fsb_mount *m, fsb_mount_node_ *n, fsb_mount_req_ **o
     if (n->stored) n->stored = 0, ++m->opened;
     else if (n->version) return 0; /* the kernel has it already */
     if (!folder || n->attr.size > FSB_MOUNT_AHEAD_FILE_ || m->far) return 0;
-    if (m->stored > FSB_MOUNT_AHEAD_TRIAL_ && m->opened < m->stored / 4) return 0;
+    if (!m->files_unopened && m->stored > FSB_MOUNT_AHEAD_TRIAL_ && m->opened < m->stored / 4)
+        return 0;
     const int64_t  now = fsb_mount_now_();
     const uint32_t enough = now < m->streak ? 1 : FSB_MOUNT_AHEAD_OPENS_;
     if (!folder->fetching && ++folder->small < enough && !folder->fetched) return 0;
@@ -7541,9 +7568,13 @@ static void fsb_mount_unlock_all_(fsb_mount_req_ *r, uint64_t owner, uint32_t fl
 /* Somebody closed a descriptor: what was written is on the host before that returns. */
 static void fsb_mount_on_flush_(fuse_req_t q, fuse_ino_t ino, struct fuse_file_info *fi)
 {
+    fsb_mount *m = fsb_mount_of_(q);
+    if (m->files_unopened) {
+        fuse_reply_err(q, ENOSYS); /* there is nothing to write, nor to unlock, ever */
+        return;
+    }
     fsb_mount_req_ *r = fsb_mount_begin_(q, 0, ino, NULL);
     if (!r) return;
-    fsb_mount *m = r->task.mount;
     pthread_mutex_lock(&m->lock);
     fsb_mount_unlock_all_(r, fi->lock_owner, 0);
     pthread_mutex_unlock(&m->lock);
@@ -7669,7 +7700,11 @@ static void fsb_mount_event_file_(fsb_mount *m, const fsb_event *e)
 {
     const char      *name;
     fsb_mount_node_ *n = fsb_mount_event_node_(m, e);
-    if (n && e->stat && fsb_mount_known_(n, e->stat)) return;
+    if (n && e->stat && fsb_mount_known_(n, e->stat)) { /* but the kernel's pages may be older */
+        if (S_ISREG(n->attr.mode) && n->version != e->stat->version)
+            n->version = 0, fsb_mount_inval_(m, n, FSB_MOUNT_INVAL_PAGES_);
+        return;
+    }
     if (n) {
         const int pages = e->kind == FSB_EVENT_CONTENT || !e->stat ||
                           e->stat->version != n->attr.version;
@@ -7755,6 +7790,8 @@ static void fsb_mount_on_init_(void *user, struct fuse_conn_info *conn)
     if (m->contain) want &= ~(uint64_t)FUSE_CAP_CACHE_SYMLINKS; /* folders move: asked each time */
     conn->want = (unsigned)want & conn->capable;
     m->dirs_unopened = m->lease && conn->capable & FUSE_CAP_NO_OPENDIR_SUPPORT;
+    m->files_unopened = m->lease && m->read_only && !m->remote_locks &&
+                        conn->capable & FUSE_CAP_NO_OPEN_SUPPORT;
     conn->max_write = FSB_IO_MAX, conn->max_read = FSB_IO_MAX, conn->max_readahead = FSB_IO_MAX;
     conn->max_background = 64, conn->congestion_threshold = 48;
     conn->time_gran = 1;
@@ -8192,21 +8229,23 @@ static void fsb_mount_notify_all_(fsb_mount *m)
     }
 }
 
-/* The kernel forgets the node's attributes and pages. If it does not know the node, an answer that
-   tells it may be on its way: then once more when the lookups of its folders are applied. */
-static void fsb_mount_notify_node_(fsb_mount *m, fsb_mount_node_ *n)
+/* The kernel forgets the node's attributes and pages; or not the pages, if `from` is -1. If it does
+   not know the node, an answer that tells it may be on its way: then once more when the lookups of
+   its folders are applied. */
+static void fsb_mount_notify_node_(fsb_mount *m, fsb_mount_node_ *n, off_t from)
 {
     enum { MOST = 8 };
     uint64_t parents[MOST];
     int      count = 0;
-    if (fuse_lowlevel_notify_inval_inode(m->session, n->id, 0, 0) != -ENOENT || !m->lease) return;
+    if (fuse_lowlevel_notify_inval_inode(m->session, n->id, from, 0) != -ENOENT || !m->lease)
+        return;
     pthread_mutex_lock(&m->lock);
     for (const fsb_mount_name_ *name = n->names; name && count < MOST; name = name->next)
         parents[count++] = name->parent->id;
     pthread_mutex_unlock(&m->lock);
     for (int i = 0; i < count; ++i)
         fuse_lowlevel_notify_inval_entry(m->session, parents[i], ".fsb", 4);
-    if (count) fuse_lowlevel_notify_inval_inode(m->session, n->id, 0, 0);
+    if (count) fuse_lowlevel_notify_inval_inode(m->session, n->id, from, 0);
 }
 
 /* Tells the kernel what to forget, and answers the locks that wait for that. Here only: telling it
@@ -8220,11 +8259,13 @@ static void fsb_mount_notify_(fsb_mount *m)
         fsb_mount_node_ *n = all || note ? NULL : m->inval_head;
         fsb_mount_req_  *r = all || note || n ? NULL : m->granted.head;
         fsb_mount_req_  *fetched = all || note || n || r ? NULL : m->fetched.head;
+        off_t            from = 0; /* a folder's pages are its listing */
         m->all_stale = 0;
         if (fetched) fsb_mount_pop_(&m->fetched);
         if (n) {
             m->inval_head = n->next_inval;
             if (!m->inval_head) m->inval_tail = NULL;
+            if (S_ISREG(n->attr.mode) && !(n->inval & FSB_MOUNT_INVAL_PAGES_)) from = -1;
             n->inval = 0;
         } else if (r) {
             fsb_mount_pop_(&m->granted);
@@ -8235,7 +8276,7 @@ static void fsb_mount_notify_(fsb_mount *m)
         if (all) fsb_mount_notify_all_(m);
         if (note)
             fuse_lowlevel_notify_inval_entry(m->session, note->parent->id, note->name, note->size);
-        if (n) fsb_mount_notify_node_(m, n);
+        if (n) fsb_mount_notify_node_(m, n, from);
         if (r) fuse_lowlevel_notify_inval_inode(m->session, r->node->id, 0, 0);
         if (r && r->waits) fuse_req_interrupt_func(r->fuse, NULL, NULL);
         if (r) fsb_mount_fail_(r, 0);
