@@ -4219,6 +4219,8 @@ enum {
     FSB_MOUNT_BATCH_MIN_ = 32 << 10, /* of a listing, fetched at once; doubles while it is used */
     FSB_MOUNT_BATCH_MAX_ = 256 << 10,
     FSB_MOUNT_REPLY_MAX_ = 128 << 10, /* of a listing, handed to the kernel at once */
+    FSB_MOUNT_DIRS_ = 16, /* such batches kept, at most */
+    FSB_MOUNT_KEPT_ = 256, /* files open on the backend that nobody opens and closes, at most */
     FSB_MOUNT_LOOK_NS_ = 60000,
     FSB_MOUNT_QUIET_MS_ = 1000,       /* then unused memory is given back */
     FSB_MOUNT_TRIES_ = 4              /* of an operation whose path changed meanwhile */
@@ -4402,12 +4404,11 @@ struct fsb_mount_req_ {
     char             path[FSB_PATH_MAX + 1], path2[FSB_PATH_MAX + 1];
 };
 
-/* An open folder: names fetched and not yet asked for. The kernel asks one request at a time. */
+/* Part of a folder's listing: names fetched and not yet asked for. It is a request's, or kept in
+   mount->dirs until the kernel asks for more. */
 struct fsb_mount_dir_ {
+    fsb_mount_dir_  *next;
     fsb_mount_node_ *node; /* pinned */
-    uint64_t         id;
-    uint32_t         pins; /* until releasedir, and of a request */
-    int              busy;
     char            *batch; /* entries, each an fsb_mount_entry_ and its name */
     size_t           size, room;
     size_t           want; /* bytes to fetch at once */
@@ -4435,6 +4436,8 @@ struct fsb_mount {
     int             inlined; /* calls end before the handler does */
     fsb_handle      lease;   /* what the backend answers is good until it says otherwise; 0: no */
     int             given_attr, given_entry; /* timeouts that were asked for */
+    int             dirs_unopened;  /* folders are listed without being opened; see [list] */
+    int             files_unopened; /* files are read so, too; see [open] */
     int             remote_locks, nonempty, read_only;
     int             contain, refused; /* symbolic links; refused, by atomics: one was */
     char           *mountpoint; /* absolute */
@@ -4449,8 +4452,11 @@ struct fsb_mount {
     pthread_mutex_t lock; /* leaf: nothing is called with it but the allocator */
     pthread_cond_t  quiet; /* live became 0 */
     fsb_mount_table_ nodes, names;
-    fsb_mount_slots_ ids, dirs;
+    fsb_mount_slots_ ids;
     fsb_mount_node_ *root, *dead;
+    fsb_mount_dir_  *dirs; /* at most FSB_MOUNT_DIRS_, the latest first */
+    uint64_t         kept[FSB_MOUNT_KEPT_]; /* ids of nodes, in the order they were opened in */
+    uint32_t         kept_next;
     uint64_t        changes; /* counts what this mount changes */
     fsb_mount_file_ *closing;
     uint32_t        live; /* requests and CLOSEs not ended */
@@ -5498,6 +5504,7 @@ static void fsb_mount_forget_one_(fsb_mount *m, fuse_ino_t ino, uint64_t count)
     fsb_mount_node_ *n = (fsb_mount_node_ *)fsb_mount_slot_get_(&m->ids, ino);
     if (!n) return;
     n->lookups -= count < n->lookups ? count : n->lookups;
+    if (m->files_unopened && !n->lookups) fsb_mount_file_leave_(m, n, 0);
     fsb_mount_node_check_(m, n);
 }
 
@@ -6064,6 +6071,19 @@ static void fsb_mount_opened_(fsb_mount_req_ *r)
     else fsb_mount_fail_(r, err);
 }
 
+/* Where nothing can be written, the kernel is told that files need not be opened at all. Nobody says
+   then when one is closed: what a read has opened on the backend stays open until the kernel forgets
+   the file, or has had many others opened since. So what others remove can be read to its end. */
+
+/* Lock held. The node's file, just opened, stays. */
+static void fsb_mount_file_stay_(fsb_mount *m, fsb_mount_node_ *n)
+{
+    uint64_t        *place = &m->kept[m->kept_next++ % FSB_MOUNT_KEPT_];
+    fsb_mount_node_ *oldest = (fsb_mount_node_ *)fsb_mount_slot_get_(&m->ids, *place);
+    *place = n->id, n->readers = 1;
+    if (oldest && oldest != n) fsb_mount_file_leave_(m, oldest, 0);
+}
+
 /* The file is open on the backend, or cannot be: on with what waited for that. */
 static void fsb_mount_opened_first_(fsb_mount_req_ *r)
 {
@@ -6077,6 +6097,7 @@ static void fsb_mount_opened_first_(fsb_mount_req_ *r)
     r->task.op = r->later.op;
     pthread_mutex_lock(&m->lock);
     if (!err) err = fsb_mount_file_add_(m, r, n, opened.handle, FSB_O_READ);
+    if (!err && m->files_unopened) fsb_mount_file_stay_(m, n);
     if (!err && !n->readers && !n->writers && n->reader) { /* nobody has it open any more */
         fsb_mount_file_unpin_(m, n->reader);
         n->reader = NULL;
@@ -6159,10 +6180,14 @@ static void fsb_mount_fetched_(fsb_mount_req_ *r);
 
 static void fsb_mount_on_open_(fuse_req_t q, fuse_ino_t ino, struct fuse_file_info *fi)
 {
+    fsb_mount *m = fsb_mount_of_(q);
+    if (m->files_unopened) {
+        fuse_reply_err(q, ENOSYS);
+        return;
+    }
     fsb_mount_req_ *r = fsb_mount_begin_(q, 0, ino, NULL);
     if (!r) return;
-    fsb_mount *m = r->task.mount;
-    const int  mode = fi->flags & O_ACCMODE;
+    const int       mode = fi->flags & O_ACCMODE;
     fsb_mount_req_ *ahead[1 + FSB_MOUNT_AHEAD_FOLDERS_];
     r->fi = fsb_mount_file_info_(fi);
     r->fi.noflush = mode == O_RDONLY && !m->remote_locks;
@@ -6342,6 +6367,7 @@ static void fsb_mount_on_read_(fuse_req_t q, fuse_ino_t ino, size_t size, off_t 
     if (fsb_mount_read_head_(m, q, ino, size, (uint64_t)offset)) return;
     fsb_mount_req_ *r = fsb_mount_begin_(q, FSB_OP_READ, ino, NULL);
     if (!r || !fsb_mount_by_handle_(r, FSB_O_READ)) return;
+    fsb_mount_req_ *ahead[1 + FSB_MOUNT_AHEAD_FOLDERS_];
     r->task.op.offset = (uint64_t)offset;
     r->task.op.size = size < FSB_IO_MAX ? size : (size_t)FSB_IO_MAX;
     r->how |= FSB_MOUNT_DRAINED_;
@@ -6349,7 +6375,9 @@ static void fsb_mount_on_read_(fuse_req_t q, fuse_ino_t ino, size_t size, off_t 
     const uint64_t most = size < FSB_MOUNT_WHOLE_ ? size : (uint64_t)FSB_MOUNT_WHOLE_;
     const int      whole = r->lazy && !offset && r->node->attr.size <= most &&
                       !r->node->removed && m->backend->call[FSB_OP_GET];
+    const int count = m->files_unopened && whole ? fsb_mount_small_(m, r->node, ahead) : 0;
     pthread_mutex_unlock(&m->lock);
+    for (int i = 0; i < count; ++i) fsb_mount_go_(ahead[i], fsb_mount_fetched_);
     if (!whole) {
         fsb_mount_go_(r, fsb_mount_read_done_);
         return;
@@ -6785,48 +6813,67 @@ static uint64_t fsb_mount_cookie_(uint64_t offset)
     return offset == (uint64_t)INT64_MAX + 2 ? (uint64_t)INT64_MAX - 2 : offset - 2;
 }
 
+/* Under a lease the kernel keeps listings until an event drops them, so a folder need not be opened
+   at all: once it is told so it does not ask again. */
 static void fsb_mount_on_opendir_(fuse_req_t q, fuse_ino_t ino, struct fuse_file_info *fi)
 {
-    fsb_mount       *m = fsb_mount_of_(q);
-    fsb_mount_dir_  *d = (fsb_mount_dir_ *)fsb_mount_zeroed_(m, sizeof *d);
+    const fsb_mount      *m = fsb_mount_of_(q);
     struct fuse_file_info answer = *fi;
-    pthread_mutex_lock(&m->lock);
-    fsb_mount_node_ *n = (fsb_mount_node_ *)fsb_mount_slot_get_(&m->ids, ino);
-    if (d && n) d->id = fsb_mount_slot_add_(m, &m->dirs, d);
-    const int ok = d && d->id;
-    if (ok) d->node = n, ++n->pins, d->pins = 1, d->want = FSB_MOUNT_BATCH_MIN_;
-    pthread_mutex_unlock(&m->lock);
-    if (!ok) {
-        fsb_mount_free_(m, d, sizeof *d);
-        fuse_reply_err(q, n ? ENOMEM : ESTALE);
-        return;
-    }
-    answer.fh = d->id;
-    if (m->lease) answer.cache_readdir = 1, answer.keep_cache = 1; /* until an event drops it */
-    fuse_reply_open(q, &answer);
+    (void)ino;
+    answer.fh = 0;
+    if (m->dirs_unopened) fuse_reply_err(q, ENOSYS);
+    else fuse_reply_open(q, &answer);
 }
 
-/* Lock held; frees it with the last pin. */
-static void fsb_mount_dir_unpin_(fsb_mount *m, fsb_mount_dir_ *d)
+/* Lock held. */
+static void fsb_mount_dir_free_(fsb_mount *m, fsb_mount_dir_ *d)
 {
-    if (--d->pins) return;
     fsb_mount_unpin_(m, d->node);
     fsb_mount_free_(m, d->batch, d->room);
     fsb_mount_free_(m, d, sizeof *d);
 }
 
-static void fsb_mount_on_releasedir_(fuse_req_t q, fuse_ino_t ino, struct fuse_file_info *fi)
+/* Lock held. Frees all but the latest `most`. */
+static void fsb_mount_dirs_trim_(fsb_mount *m, uint32_t most)
 {
-    (void)ino;
-    fsb_mount *m = fsb_mount_of_(q);
+    fsb_mount_dir_ **at = &m->dirs;
+    for (; *at && most; --most) at = &(*at)->next;
+    while (*at) {
+        fsb_mount_dir_ *d = *at;
+        *at = d->next;
+        fsb_mount_dir_free_(m, d);
+    }
+}
+
+/* Lock held. Takes the part of the node's listing that may go on at the cookie, or a new one. Who
+   begins starts anew; several who list one folder at once do not get into each other's way. */
+static fsb_mount_dir_ *fsb_mount_dir_take_(fsb_mount *m, fsb_mount_node_ *node, uint64_t cookie)
+{
+    fsb_mount_dir_ **found = NULL, *d;
+    for (fsb_mount_dir_ **at = &m->dirs; *at && cookie; at = &(*at)->next)
+        if ((*at)->node == node && (!found || (*at)->cookie == cookie)) found = at;
+    if (found) {
+        d = *found;
+        *found = d->next;
+        return d;
+    }
+    d = (fsb_mount_dir_ *)fsb_mount_zeroed_(m, sizeof *d);
+    if (d) d->node = node, ++node->pins, d->want = FSB_MOUNT_BATCH_MIN_;
+    return d;
+}
+
+/* Keeps it for whoever asks for more, unless there is no more. */
+static void fsb_mount_dir_put_(fsb_mount *m, fsb_mount_dir_ *d)
+{
+    const int over = !d->fetched || (d->at == d->size && d->end);
     pthread_mutex_lock(&m->lock);
-    fsb_mount_dir_ *d = (fsb_mount_dir_ *)fsb_mount_slot_get_(&m->dirs, fi->fh);
-    if (d) {
-        fsb_mount_slot_remove_(&m->dirs, d->id);
-        fsb_mount_dir_unpin_(m, d);
+    if (over) {
+        fsb_mount_dir_free_(m, d);
+    } else {
+        d->next = m->dirs, m->dirs = d;
+        fsb_mount_dirs_trim_(m, FSB_MOUNT_DIRS_);
     }
     fsb_mount_unlock_(m);
-    fuse_reply_err(q, d ? 0 : EBADF);
 }
 
 static int fsb_mount_name_ok_(const char *name, size_t size)
@@ -6979,11 +7026,8 @@ static int64_t fsb_mount_fill_(fsb_mount_req_ *r)
 
 static void fsb_mount_list_end_(fsb_mount_req_ *r, int64_t result)
 {
-    fsb_mount *m = r->task.mount;
-    pthread_mutex_lock(&m->lock);
-    r->dir->busy = 0; /* before the answer: the next request can be here before that call ends */
-    fsb_mount_dir_unpin_(m, r->dir);
-    fsb_mount_unlock_(m);
+    /* Before the answer: the next request can be here before that call ends. */
+    fsb_mount_dir_put_(r->task.mount, r->dir);
     if (result < 0) fuse_reply_err(r->fuse, fsb_mount_errno_(result));
     else fuse_reply_buf(r->fuse, (const char *)r->extra, (size_t)result);
     fsb_mount_end_(r);
@@ -7026,26 +7070,23 @@ static void fsb_mount_fetch_(fsb_mount_req_ *r, uint64_t cookie)
     fsb_mount_go_(r, fsb_mount_listed_);
 }
 
-static void fsb_mount_list_(fuse_req_t q, fuse_ino_t ino, size_t size, off_t offset,
-                            struct fuse_file_info *fi, int plus)
+static void fsb_mount_list_(fuse_req_t q, fuse_ino_t ino, size_t size, off_t offset, int plus)
 {
     const size_t    room = size < FSB_MOUNT_REPLY_MAX_ ? size : (size_t)FSB_MOUNT_REPLY_MAX_;
+    const uint64_t  cookie = offset > 2 || offset < 0 ? fsb_mount_cookie_((uint64_t)offset) : 0;
     fsb_mount_req_ *r = fsb_mount_begin_(q, FSB_OP_LIST, ino, NULL);
     if (!r || !fsb_mount_extra_(r, room)) return;
     fsb_mount *m = r->task.mount;
     pthread_mutex_lock(&m->lock);
-    fsb_mount_dir_ *d = (fsb_mount_dir_ *)fsb_mount_slot_get_(&m->dirs, fi->fh);
-    const int       ok = d && !d->busy && d->node == r->node;
+    fsb_mount_dir_ *d = fsb_mount_dir_take_(m, r->node, cookie);
     const int       removed = r->node->removed && !r->node->names;
-    if (ok) d->busy = 1, ++d->pins;
     pthread_mutex_unlock(&m->lock);
-    if (!ok) {
-        fsb_mount_fail_(r, -EBADF);
+    if (!d) {
+        fsb_mount_fail_(r, -ENOMEM);
         return;
     }
     r->dir = d, r->plus = plus, r->list_offset = (uint64_t)offset;
     r->reply_size = room;
-    const uint64_t cookie = offset > 2 || offset < 0 ? fsb_mount_cookie_((uint64_t)offset) : 0;
     if (removed) fsb_mount_list_end_(r, 0);
     else if (offset && fsb_mount_seek_batch_(m, d, cookie, plus))
         fsb_mount_list_end_(r, fsb_mount_fill_(r));
@@ -7055,13 +7096,15 @@ static void fsb_mount_list_(fuse_req_t q, fuse_ino_t ino, size_t size, off_t off
 static void fsb_mount_on_readdir_(fuse_req_t q, fuse_ino_t ino, size_t size, off_t offset,
                                struct fuse_file_info *fi)
 {
-    fsb_mount_list_(q, ino, size, offset, fi, 0);
+    (void)fi;
+    fsb_mount_list_(q, ino, size, offset, 0);
 }
 
 static void fsb_mount_on_readdirplus_(fuse_req_t q, fuse_ino_t ino, size_t size, off_t offset,
                                    struct fuse_file_info *fi)
 {
-    fsb_mount_list_(q, ino, size, offset, fi, 1);
+    (void)fi;
+    fsb_mount_list_(q, ino, size, offset, 1);
 }
 
 /* A folder that is open but gone has nothing left to write. */
@@ -7243,7 +7286,8 @@ static int fsb_mount_small_(fsb_mount *m, fsb_mount_node_ *n, fsb_mount_req_ **o
     if (n->stored) n->stored = 0, ++m->opened;
     else if (n->version) return 0; /* the kernel has it already */
     if (!folder || n->attr.size > FSB_MOUNT_AHEAD_FILE_ || m->far) return 0;
-    if (m->stored > FSB_MOUNT_AHEAD_TRIAL_ && m->opened < m->stored / 4) return 0;
+    if (!m->files_unopened && m->stored > FSB_MOUNT_AHEAD_TRIAL_ && m->opened < m->stored / 4)
+        return 0;
     const int64_t  now = fsb_mount_now_();
     const uint32_t enough = now < m->streak ? 1 : FSB_MOUNT_AHEAD_OPENS_;
     if (!folder->fetching && ++folder->small < enough && !folder->fetched) return 0;
@@ -7524,9 +7568,13 @@ static void fsb_mount_unlock_all_(fsb_mount_req_ *r, uint64_t owner, uint32_t fl
 /* Somebody closed a descriptor: what was written is on the host before that returns. */
 static void fsb_mount_on_flush_(fuse_req_t q, fuse_ino_t ino, struct fuse_file_info *fi)
 {
+    fsb_mount *m = fsb_mount_of_(q);
+    if (m->files_unopened) {
+        fuse_reply_err(q, ENOSYS); /* there is nothing to write, nor to unlock, ever */
+        return;
+    }
     fsb_mount_req_ *r = fsb_mount_begin_(q, 0, ino, NULL);
     if (!r) return;
-    fsb_mount *m = r->task.mount;
     pthread_mutex_lock(&m->lock);
     fsb_mount_unlock_all_(r, fi->lock_owner, 0);
     pthread_mutex_unlock(&m->lock);
@@ -7652,7 +7700,11 @@ static void fsb_mount_event_file_(fsb_mount *m, const fsb_event *e)
 {
     const char      *name;
     fsb_mount_node_ *n = fsb_mount_event_node_(m, e);
-    if (n && e->stat && fsb_mount_known_(n, e->stat)) return;
+    if (n && e->stat && fsb_mount_known_(n, e->stat)) { /* but the kernel's pages may be older */
+        if (S_ISREG(n->attr.mode) && n->version != e->stat->version)
+            n->version = 0, fsb_mount_inval_(m, n, FSB_MOUNT_INVAL_PAGES_);
+        return;
+    }
     if (n) {
         const int pages = e->kind == FSB_EVENT_CONTENT || !e->stat ||
                           e->stat->version != n->attr.version;
@@ -7737,6 +7789,9 @@ static void fsb_mount_on_init_(void *user, struct fuse_conn_info *conn)
     if (m->remote_locks) want |= FUSE_CAP_POSIX_LOCKS | FUSE_CAP_FLOCK_LOCKS;
     if (m->contain) want &= ~(uint64_t)FUSE_CAP_CACHE_SYMLINKS; /* folders move: asked each time */
     conn->want = (unsigned)want & conn->capable;
+    m->dirs_unopened = m->lease && conn->capable & FUSE_CAP_NO_OPENDIR_SUPPORT;
+    m->files_unopened = m->lease && m->read_only && !m->remote_locks &&
+                        conn->capable & FUSE_CAP_NO_OPEN_SUPPORT;
     conn->max_write = FSB_IO_MAX, conn->max_read = FSB_IO_MAX, conn->max_readahead = FSB_IO_MAX;
     conn->max_background = 64, conn->congestion_threshold = 48;
     conn->time_gran = 1;
@@ -7785,7 +7840,7 @@ static struct fuse_lowlevel_ops fsb_mount_ops_(const fsb_mount *m)
     o.read = fsb_mount_on_read_, o.write = fsb_mount_on_write_;
     o.fallocate = fsb_mount_on_fallocate_, o.copy_file_range = fsb_mount_on_copy_;
     o.lseek = fsb_mount_on_lseek_;
-    o.opendir = fsb_mount_on_opendir_, o.releasedir = fsb_mount_on_releasedir_;
+    o.opendir = fsb_mount_on_opendir_;
     o.readdir = fsb_mount_on_readdir_, o.readdirplus = fsb_mount_on_readdirplus_;
     o.fsyncdir = fsb_mount_on_fsyncdir_;
     o.setxattr = fsb_mount_on_setxattr_, o.getxattr = fsb_mount_on_getxattr_;
@@ -8017,6 +8072,9 @@ static void fsb_mount_bufs_free_(fsb_mount *m)
 static fsb_mount_buf_ *fsb_mount_trim_(fsb_mount *m, fsb_mount_buf_ *b)
 {
     fsb_mount_bufs_free_(m);
+    pthread_mutex_lock(&m->lock);
+    fsb_mount_dirs_trim_(m, 0);
+    fsb_mount_unlock_(m);
     if (!b->used) return b;
     fsb_mount_buf_ *fresh =
         (fsb_mount_buf_ *)fsb_mount_alloc_(m, sizeof *b + FSB_MOUNT_RECEIVE_);
@@ -8030,7 +8088,7 @@ static fsb_mount_buf_ *fsb_mount_trim_(fsb_mount *m, fsb_mount_buf_ *b)
 static int fsb_mount_wait_(fsb_mount *m, fsb_mount_buf_ **b)
 {
     pthread_mutex_lock(&m->lock);
-    int tidy = !(*b)->used && !m->spare_bufs;
+    int tidy = !(*b)->used && !m->spare_bufs && !m->dirs;
     pthread_mutex_unlock(&m->lock);
     for (;;) {
         struct epoll_event event;
@@ -8171,21 +8229,23 @@ static void fsb_mount_notify_all_(fsb_mount *m)
     }
 }
 
-/* The kernel forgets the node's attributes and pages. If it does not know the node, an answer that
-   tells it may be on its way: then once more when the lookups of its folders are applied. */
-static void fsb_mount_notify_node_(fsb_mount *m, fsb_mount_node_ *n)
+/* The kernel forgets the node's attributes and pages; or not the pages, if `from` is -1. If it does
+   not know the node, an answer that tells it may be on its way: then once more when the lookups of
+   its folders are applied. */
+static void fsb_mount_notify_node_(fsb_mount *m, fsb_mount_node_ *n, off_t from)
 {
     enum { MOST = 8 };
     uint64_t parents[MOST];
     int      count = 0;
-    if (fuse_lowlevel_notify_inval_inode(m->session, n->id, 0, 0) != -ENOENT || !m->lease) return;
+    if (fuse_lowlevel_notify_inval_inode(m->session, n->id, from, 0) != -ENOENT || !m->lease)
+        return;
     pthread_mutex_lock(&m->lock);
     for (const fsb_mount_name_ *name = n->names; name && count < MOST; name = name->next)
         parents[count++] = name->parent->id;
     pthread_mutex_unlock(&m->lock);
     for (int i = 0; i < count; ++i)
         fuse_lowlevel_notify_inval_entry(m->session, parents[i], ".fsb", 4);
-    if (count) fuse_lowlevel_notify_inval_inode(m->session, n->id, 0, 0);
+    if (count) fuse_lowlevel_notify_inval_inode(m->session, n->id, from, 0);
 }
 
 /* Tells the kernel what to forget, and answers the locks that wait for that. Here only: telling it
@@ -8199,11 +8259,13 @@ static void fsb_mount_notify_(fsb_mount *m)
         fsb_mount_node_ *n = all || note ? NULL : m->inval_head;
         fsb_mount_req_  *r = all || note || n ? NULL : m->granted.head;
         fsb_mount_req_  *fetched = all || note || n || r ? NULL : m->fetched.head;
+        off_t            from = 0; /* a folder's pages are its listing */
         m->all_stale = 0;
         if (fetched) fsb_mount_pop_(&m->fetched);
         if (n) {
             m->inval_head = n->next_inval;
             if (!m->inval_head) m->inval_tail = NULL;
+            if (S_ISREG(n->attr.mode) && !(n->inval & FSB_MOUNT_INVAL_PAGES_)) from = -1;
             n->inval = 0;
         } else if (r) {
             fsb_mount_pop_(&m->granted);
@@ -8214,7 +8276,7 @@ static void fsb_mount_notify_(fsb_mount *m)
         if (all) fsb_mount_notify_all_(m);
         if (note)
             fuse_lowlevel_notify_inval_entry(m->session, note->parent->id, note->name, note->size);
-        if (n) fsb_mount_notify_node_(m, n);
+        if (n) fsb_mount_notify_node_(m, n, from);
         if (r) fuse_lowlevel_notify_inval_inode(m->session, r->node->id, 0, 0);
         if (r && r->waits) fuse_req_interrupt_func(r->fuse, NULL, NULL);
         if (r) fsb_mount_fail_(r, 0);
@@ -8264,6 +8326,7 @@ static void fsb_mount_drain_(fsb_mount *m)
 
 static void fsb_mount_free_nodes_(fsb_mount *m)
 {
+    fsb_mount_dirs_trim_(m, 0);
     for (size_t i = 0; i < m->names.size; ++i)
         for (fsb_mount_link_ *l = m->names.bucket[i], *next; l; l = next) {
             fsb_mount_name_ *name = (fsb_mount_name_ *)(void *)l;
@@ -8275,16 +8338,9 @@ static void fsb_mount_free_nodes_(fsb_mount *m)
             next = l->next;
             fsb_mount_free_(m, l, sizeof(fsb_mount_node_));
         }
-    for (uint32_t i = 0; i < m->dirs.used; ++i) {
-        fsb_mount_dir_ *d = (fsb_mount_dir_ *)m->dirs.slot[i].object;
-        if (!d) continue;
-        fsb_mount_free_(m, d->batch, d->room);
-        fsb_mount_free_(m, d, sizeof *d);
-    }
     fsb_mount_free_(m, m->names.bucket, m->names.size * sizeof *m->names.bucket);
     fsb_mount_free_(m, m->nodes.bucket, m->nodes.size * sizeof *m->nodes.bucket);
     fsb_mount_free_(m, m->ids.slot, m->ids.size * sizeof *m->ids.slot);
-    fsb_mount_free_(m, m->dirs.slot, m->dirs.size * sizeof *m->dirs.slot);
 }
 
 static void fsb_mount_free_all_(fsb_mount *m)

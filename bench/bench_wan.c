@@ -5,9 +5,11 @@
    For each profile it runs itself inside build/bench/link. The host's page cache is warm, the
    client cold: everything is mounted anew before each figure, and the contenders take turns.
    Times are given in round trips, throughput as a share of what the link can carry, so that the
-   figures mean the same on every link. fsb is fsb-mount of build/bin and a server on bare TCP,
-   the congestion control what the link gives both sides; sshfs (with ssh's fastest cipher) needs
-   sshfs and sshd, else it is left out with a line on stderr. */
+   figures mean the same on every link; how much is carried is what the link does in seconds. fsb is
+   fsb-mount of build/bin and a server on bare TCP; plain TCP has the same congestion control, which
+   the rows name. sshfs (with ssh's fastest cipher) needs sshfs and sshd, else it is left out with a
+   line on stderr; where a round trip takes long its find alone would take a minute: it has one
+   turn there, and with --quick none. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE 1
 #endif
@@ -35,7 +37,8 @@ enum {
 };
 
 typedef enum contender { FSB, SSHFS, CONTENDERS } contender;
-typedef enum workload { FIRST_BYTE, FIND, FILES, SEQUENTIAL, WORKLOADS } workload;
+/* WARM comes with SEQUENTIAL: the files are read in the mount that has just carried the large one. */
+typedef enum workload { FIRST_BYTE, FIND, FILES, SEQUENTIAL, WARM, WORKLOADS } workload;
 static const char *const names[CONTENDERS] = {"fsb", "sshfs"};
 
 static struct {
@@ -43,9 +46,11 @@ static struct {
     char   mnt[PATH_MAX];
     double rtt, bytes_per_s; /* of the link; what one TCP stream can carry at best */
     size_t bulk;             /* bytes of the large file */
+    int    small;            /* files that are read one after another */
     pid_t  host, sshd, mounter;
-    int    port, ssh_port, runs, present[CONTENDERS];
-    double result[WORKLOADS][CONTENDERS][MOST_RUNS], tcp[MOST_RUNS], tcp_small[MOST_RUNS];
+    int    port, ssh_port, runs[CONTENDERS]; /* 0: it is not there */
+    double result[WORKLOADS][CONTENDERS][MOST_RUNS];
+    double tcp[WORKLOADS][MOST_RUNS]; /* as many bytes as plain TCP carries them */
     char   congestion[16];
 } b;
 
@@ -256,20 +261,31 @@ static void read_file(const char *path, size_t most, size_t expected)
         give_up("%s: %zu bytes of %zu: %s", path, total, expected, strerror(errno));
 }
 
-/* Reads the small files by their known names until all are read, or patience is at an end: who
-   needs three round trips for each would read for minutes. Returns how many. */
-static int read_small_files(void)
+/* Reads the small files by their known names, fsb all of them, sshfs until patience is at an end:
+   it needs three round trips for each. Returns how many. */
+static int read_small_files(contender c)
 {
-    const double begin = bench_now(), patience = bench_.quick ? 3 : 10;
+    const double begin = bench_now(), patience = c == FSB ? 1e9 : bench_.quick ? 3 : 10;
     int          n = 0;
-    while (n < SMALL && (n < 5 || bench_now() - begin < patience))
+    while (n < b.small && (n < 5 || bench_now() - begin < patience))
         read_file(at("%s/small/f%03d", b.mnt, n++), MIB, SMALL_SIZE);
     return n;
 }
 
-static double measure(workload w, contender c)
+static double of_link(double bytes, double seconds) /* percent */
 {
-    int n = 1;
+    return 100 * bytes / seconds / b.bytes_per_s;
+}
+
+static double measure_files(contender c)
+{
+    const double begin = bench_now();
+    const int    n = read_small_files(c);
+    return of_link((double)n * SMALL_SIZE, bench_now() - begin);
+}
+
+static void measure(workload w, contender c, int i)
+{
     mount_contender(c);
     const double begin = bench_now();
     switch (w) {
@@ -279,41 +295,73 @@ static double measure(workload w, contender c)
                 at("test $(find %s/tree -type f | wc -l) = %d", b.mnt, FOLDERS * IN_FOLDER)) != 0)
             give_up("find in %s does not see all files", names[c]);
         break;
-    case FILES: n = read_small_files(); break;
-    case SEQUENTIAL:
-    case WORKLOADS: read_file(at("%s/big", b.mnt), MIB, b.bulk); break;
+    case SEQUENTIAL: read_file(at("%s/big", b.mnt), MIB, b.bulk); break;
+    case FILES:
+    case WARM:
+    case WORKLOADS: break;
     }
     const double seconds = bench_now() - begin;
+    b.result[w][c][i] = w == FILES        ? measure_files(c)
+                        : w == SEQUENTIAL ? (double)b.bulk / seconds / 1e6
+                                          : seconds / b.rtt;
+    if (w == SEQUENTIAL) b.result[WARM][c][i] = measure_files(c);
     unmount();
-    if (w == FIRST_BYTE || w == FIND) return seconds / b.rtt;
-    const double bytes = w == FILES ? (double)n * SMALL_SIZE : (double)b.bulk;
-    return w == FILES ? 100 * bytes / seconds / b.bytes_per_s : bytes / seconds / 1e6;
 }
 
-/* As many bytes from one socket to another, new connection and all: bytes/s. */
-static double plain_tcp(size_t count)
+/* What the sender of plain_tcp() does: each size once, when it is asked for. */
+static void send_when_asked(int listener, const size_t *sizes, int count)
+{
+    static char bytes[1 << 16];
+    char        word;
+    const int   fd = accept(listener, NULL, NULL);
+    for (int i = 0; i < count && recv(fd, &word, 1, 0) == 1; ++i)
+        for (size_t left = sizes[i]; left > 0;) {
+            const ssize_t n =
+                send(fd, bytes, left < sizeof bytes ? left : sizeof bytes, MSG_NOSIGNAL);
+            if (n <= 0) _exit(1);
+            left -= (size_t)n;
+        }
+    _exit(0);
+}
+
+/* So many bytes from one socket to another, one size after the other: the seconds of each. The
+   first pays for the connection too. */
+static void plain_tcp(const size_t *sizes, double *seconds, int count)
 {
     static char bytes[MIB];
     int         port = 0;
-    size_t      total = 0;
-    ssize_t     n;
     if (link_join("host") != 0) give_up("cannot go to the host side");
     const int listener = link_socket(SOCK_STREAM, LINK_HOST, &port);
     if (listener < 0 || link_join("client") != 0) give_up("cannot listen");
+    (void)setsockopt(listener, IPPROTO_TCP, TCP_CONGESTION, "bbr", 3); /* as fsb does */
     const pid_t sender = fork();
-    if (sender == 0) {
-        link_send_stream(listener, count);
-        _exit(0);
+    if (sender == 0) send_when_asked(listener, sizes, count);
+    double    begin = bench_now();
+    const int fd = link_connect(SOCK_STREAM, LINK_HOST, port);
+    for (int i = 0; i < count; ++i) {
+        size_t  total = 0;
+        ssize_t n = fd < 0 ? -1 : send(fd, "", 1, MSG_NOSIGNAL);
+        while (n > 0 && total < sizes[i] && (n = recv(fd, bytes, sizeof bytes, 0)) > 0)
+            total += (size_t)n;
+        if (total != sizes[i]) give_up("plain TCP carried %zu bytes of %zu", total, sizes[i]);
+        seconds[i] = bench_now() - begin;
+        begin = bench_now();
     }
-    const double begin = bench_now();
-    const int    fd = link_connect(SOCK_STREAM, LINK_HOST, port);
-    while ((n = recv(fd, bytes, sizeof bytes, 0)) > 0) total += (size_t)n;
-    const double seconds = bench_now() - begin;
-    if (fd >= 0) link_congestion(fd, b.congestion), close(fd);
+    link_congestion(fd, b.congestion);
+    close(fd);
     close(listener);
     waitpid(sender, NULL, 0);
-    if (total != count) give_up("plain TCP carried %zu bytes of %zu", total, count);
-    return (double)total / seconds;
+}
+
+static void measure_tcp(int i)
+{
+    const size_t small = (size_t)b.small * SMALL_SIZE, sizes[] = {b.bulk, small};
+    double       seconds[2];
+    plain_tcp(&small, seconds, 1);
+    b.tcp[FILES][i] = of_link((double)small, seconds[0]);
+    plain_tcp(sizes, seconds, 2);
+    b.tcp[SEQUENTIAL][i] = (double)b.bulk / seconds[0] / 1e6;
+    b.tcp[WARM][i] = of_link((double)small, seconds[1]);
 }
 
 /* ---- the program ----------------------------------------------------------------------------- */
@@ -323,29 +371,35 @@ static void row(workload w, const char *what, const char *unit, const char *note
     static double twice[CONTENDERS][MOST_RUNS];
     const int     better = w == FIRST_BYTE || w == FIND ? BENCH_LESS : BENCH_MORE;
     memcpy(twice, b.result[w], sizeof twice);
-    bench_row(at("%s %s", getenv("FSB_LINK_PROFILE"), what), twice[FSB], b.runs, unit, "sshfs",
-              b.present[SSHFS] ? twice[SSHFS] : NULL, b.runs, (bench_better)better, note);
+    bench_row(at("%s %s", getenv("FSB_LINK_PROFILE"), what), twice[FSB], b.runs[FSB], unit, "sshfs",
+              b.runs[SSHFS] ? twice[SSHFS] : NULL, b.runs[SSHFS], (bench_better)better, note);
+}
+
+static void row_beside_tcp(workload w, const char *what, const char *unit, const char *note)
+{
+    bench_row(at("%s %s beside TCP", getenv("FSB_LINK_PROFILE"), what), b.result[w][FSB],
+              b.runs[FSB], unit, "plain TCP", b.tcp[w], b.runs[FSB], BENCH_MORE,
+              at("%s, %s", b.congestion, note));
 }
 
 static void measure_all(void)
 {
-    for (int i = 0; i < b.runs; ++i) {
-        b.tcp[i] = plain_tcp(b.bulk) / 1e6;
-        b.tcp_small[i] = 100 * plain_tcp((size_t)SMALL * SMALL_SIZE) / b.bytes_per_s;
-        for (int w = 0; w < WORKLOADS; ++w)
+    for (int i = 0; i < b.runs[FSB]; ++i) {
+        measure_tcp(i);
+        for (int w = 0; w < WARM; ++w)
             for (int c = 0; c < CONTENDERS; ++c)
-                if (b.present[c]) b.result[w][c][i] = measure((workload)w, (contender)c);
+                if (i < b.runs[c]) measure((workload)w, (contender)c, i);
     }
+    char many[64];
+    snprintf(many, sizeof many, "cold, %d known names", b.small);
     row(FIRST_BYTE, "first byte of a cold file", "RTT", "open, read, known name");
     row(FIND, "find, 1,000 files in 50 folders", "RTT", "cold");
-    row(FILES, "10 KiB files one after another", "% of link", "cold, names known");
-    bench_row(at("%s 10 KiB files beside TCP", getenv("FSB_LINK_PROFILE")),
-              b.result[FILES][FSB], b.runs, "% of link", "plain TCP", b.tcp_small, b.runs,
-              BENCH_MORE, "as many bytes on a new connection");
+    row(FILES, "10 KiB files one after another", "% of link", many);
+    row_beside_tcp(FILES, "10 KiB files", "% of link", "a new connection each");
+    row(WARM, "10 KiB files, warm connection", "% of link", many);
+    row_beside_tcp(WARM, "10 KiB files, warm connection,", "% of link", "behind the large file");
     row(SEQUENTIAL, "sequential read", "MB/s", "cold");
-    bench_row(at("%s sequential read beside TCP", getenv("FSB_LINK_PROFILE")),
-              b.result[SEQUENTIAL][FSB], b.runs, "MB/s", "plain TCP", b.tcp, b.runs, BENCH_MORE,
-              b.congestion);
+    row_beside_tcp(SEQUENTIAL, "sequential read", "MB/s", "a new connection each");
 }
 
 static int inside(void)
@@ -354,9 +408,10 @@ static int inside(void)
     struct stat st;
     b.rtt = atof(getenv("FSB_LINK_RTT_MS")) / 1e3;
     b.bytes_per_s = atof(getenv("FSB_LINK_MBIT")) * 125000 * 1448 / 1500;
-    const double seconds = 20 * b.rtt > 2 ? 20 * b.rtt : 2;
+    const double seconds = 20 * b.rtt > 2 ? 20 * b.rtt : 2, most = 5 * b.bytes_per_s / SMALL_SIZE;
     b.bulk = (size_t)(b.bytes_per_s * seconds * (bench_.quick ? 1 : 2));
-    b.runs = bench_.quick ? 1 : 3;
+    b.small = most < SMALL ? (int)most : SMALL;
+    b.runs[FSB] = bench_.quick ? 1 : 3;
     snprintf(b.dir, sizeof b.dir, "%s/fsb-bench-XXXXXX", tmp && *tmp ? tmp : "/tmp");
     if (!mkdtemp(b.dir)) give_up("no scratch folder: %s", strerror(errno));
     snprintf(b.mnt, sizeof b.mnt, "%s/mnt", b.dir);
@@ -368,10 +423,11 @@ static int inside(void)
     }
     make_files();
     start_host();
-    b.present[FSB] = 1;
-    b.present[SSHFS] = start_sshd();
-    if (!b.present[SSHFS])
+    b.runs[SSHFS] = b.rtt < 0.1 ? b.runs[FSB] : !bench_.quick;
+    if (b.runs[SSHFS] && !start_sshd()) {
         fprintf(stderr, "bench_wan: sshfs is left out: it needs sshfs and sshd\n");
+        b.runs[SSHFS] = 0;
+    }
     measure_all();
     clean_up();
     return 0;

@@ -940,6 +940,33 @@ static void check_list_many(void)
     CHECK_EQ(rmdir(p("many")), 0);
 }
 
+/* More at once than the mount keeps parts of listings for, each some names at a time. */
+static void check_listers(void)
+{
+    enum { LISTERS = 20, NAMES = 400, PIECE = 700 };
+    int fds[LISTERS], seen[LISTERS] = {0}, open_still = LISTERS;
+    mkdir(p("listed"), 0755);
+    CHECK_EQ(many_make(p("listed"), NAMES), NAMES);
+    for (int i = 0; i < LISTERS; ++i) fds[i] = open(p("listed"), O_RDONLY | O_DIRECTORY);
+    while (open_still) {
+        open_still = 0;
+        for (int i = 0; i < LISTERS; ++i) {
+            char       buf[PIECE];
+            const long n = syscall(SYS_getdents64, fds[i], buf, sizeof buf);
+            CHECK(n >= 0);
+            open_still += n > 0;
+            for (long at = 0; at < n; at += ((struct dirent64 *)(void *)(buf + at))->d_reclen)
+                ++seen[i];
+        }
+    }
+    for (int i = 0; i < LISTERS; ++i) {
+        CHECK_EQ(seen[i], NAMES + 2);
+        close(fds[i]);
+    }
+    for (int i = 0; i < NAMES; ++i) unlink(p("listed/file-%05d", i));
+    CHECK_EQ(rmdir(p("listed")), 0);
+}
+
 /* What a listing brings along must not be older than what this mount did in the meantime. */
 static void check_list_is_fresh(void)
 {
@@ -1327,6 +1354,7 @@ static const struct {
     {"symlinks", check_symlinks},                   {"special_files", check_special_files},
     {"folders", check_folders},                     {"odd_names", check_odd_names},
     {"deep", check_deep},                           {"list_many", check_list_many},
+    {"listers", check_listers},
     {"list_is_fresh", check_list_is_fresh},         {"xattr", check_xattr},
     {"statfs", check_statfs},                       {"local_locks", check_local_locks},
     {"rights", check_rights},                       {"set_user_id", check_set_user_id},
@@ -1357,6 +1385,143 @@ static void run_checks(int kind)
     rig_ended = rig_stop(kind % 2 ? UNMOUNT : SIGNAL);
     snprintf(name, sizeof name, "%s:end", kind_names[kind]);
     test_run_(name, rig_end);
+}
+
+/* ---- without a message ----------------------------------------------------------------------- */
+/* Under a lease the kernel answers alone what it has: the mount's process is stopped meanwhile. */
+
+/* Runs fn in a process of its own while nobody answers the kernel: its result, 255 if it waits. */
+static int alone(int (*fn)(void))
+{
+    int status = 255 << 8;
+    kill(rig.pid, SIGSTOP);
+    const pid_t pid = fork();
+    if (pid == 0) _exit(fn());
+    for (int i = 0; i < 300 && waitpid(pid, &status, WNOHANG) == 0; ++i) nap(10);
+    kill(pid, SIGKILL);
+    kill(rig.pid, SIGCONT);
+    waitpid(pid, NULL, 0);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 254;
+}
+
+static int lists(void)
+{
+    DIR *d = opendir(p("dir"));
+    int  names = 0;
+    for (struct dirent *e; d && (e = readdir(d)) != NULL;) names += e->d_name[0] != '.';
+    if (d) closedir(d);
+    return names;
+}
+
+static int reads(void) { return strcmp(get(p("f")), "second") == 0; }
+
+static const char *behind(const char *name) /* a path past the mount */
+{
+    static char path[4][400];
+    static int  next;
+    char       *to = path[next++ % 4];
+    snprintf(to, sizeof path[0], "%s/%s", rig.host, name);
+    return to;
+}
+
+/* Asks until it is so: what the host tells takes a moment. */
+#define SOON(what) do { \
+        int patience_ = 200; \
+        while (!(what) && patience_--) nap(10); \
+        CHECK(what); \
+    } while (0)
+
+static void test_unopened_folders(void)
+{
+    const char *trouble = rig_start(CHUNK);
+    if (trouble) SKIP(trouble);
+    mkdir(behind("dir"), 0755), put(behind("dir/a"), "a"), put(behind("dir/b"), "b");
+    for (int i = 0; i < 2; ++i) CHECK_EQ(lists(), 2);
+    CHECK_EQ(alone(lists), 2);
+    put(behind("dir/c"), "c");
+    SOON(lists() == 3);
+    CHECK_EQ(lists(), 3);
+    CHECK_EQ(alone(lists), 3);
+    unlink(behind("dir/a")), rename(behind("dir/b"), behind("dir/c"));
+    SOON(lists() == 1);
+    HOLDS(get(p("dir/c")), "b");
+    put(p("dir/d"), "d"); /* made here */
+    CHECK_EQ(lists(), 2);
+    CHECK_EQ(lists(), 2);
+    CHECK_EQ(alone(lists), 2);
+    CHECK_EQ(rig_stop(UNMOUNT), 0);
+}
+
+/* Files of the host that the mount's process has open; gone: removed ones only. */
+static int held(int gone)
+{
+    char           path[64], to[500];
+    int            count = 0;
+    struct dirent *e;
+    snprintf(path, sizeof path, "/proc/%d/fd", (int)rig.pid);
+    DIR *d = opendir(path);
+    while (d && (e = readdir(d)) != NULL) {
+        const ssize_t n = readlinkat(dirfd(d), e->d_name, to, sizeof to - 1);
+        if (n < 0) continue;
+        to[n] = '\0';
+        count += strncmp(to, rig.host, strlen(rig.host)) == 0 && (!gone || strstr(to, "(deleted)"));
+    }
+    if (d) closedir(d);
+    return count;
+}
+
+static void put_many(const char *path, char c, size_t size)
+{
+    char     *text = malloc(size);
+    const int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0644);
+    memset(text, c, size);
+    CHECK_EQ(write(fd, text, size), (ssize_t)size);
+    close(fd), free(text);
+}
+
+/* Nothing can be written: files are neither opened nor closed as far as the mount is told. */
+static void test_unopened_files(void)
+{
+    enum { BIG = 4 << 20, FILES = 300, SIZE = 40 << 10 };
+    fsb_mount_desc desc = {.read_only = 1};
+    const char    *trouble = rig_start_with(CHUNK, NULL, 0, desc);
+    char           byte = 0;
+    if (trouble) SKIP(trouble);
+    put(behind("f"), "first!");
+    HOLDS(get(p("f")), "first!");
+    const int old = open(p("f"), O_RDONLY);
+    put(behind("g"), "second"), rename(behind("g"), behind("f")); /* replaced, while it is open */
+    SOON(reads());
+    CHECK(pread(old, &byte, 1, 0) == 1 && byte == 'f');
+    close(old);
+    CHECK_EQ(alone(reads), 1);
+    FAILS(open(p("f"), O_RDWR), EROFS);
+    const int same = open(p("f"), O_RDONLY); /* changed in place, while it is open */
+    put(behind("f"), "SECOND");
+    SOON(pread(same, &byte, 1, 0) == 1 && byte == 'S');
+    close(same);
+    HOLDS(get(p("f")), "SECOND");
+    put_many(behind("big"), 'b', BIG); /* removed, while it is open, most of it not yet read */
+    const int big = open(p("big"), O_RDONLY);
+    CHECK_EQ(pread(big, &byte, 1, 0), 1);
+    unlink(behind("big"));
+    SOON(access(p("big"), F_OK) != 0);
+    byte = 0;
+    CHECK(pread(big, &byte, 1, BIG - 1) == 1 && byte == 'b');
+    struct stat st;
+    CHECK(fstat(big, &st) == 0 && st.st_size == BIG);
+    CHECK_EQ(held(1), 1);
+    close(big);
+    SOON(held(1) == 0);
+    for (int i = 0; i < FILES; ++i) {
+        char name[32];
+        snprintf(name, sizeof name, "m%d", i);
+        put_many(behind(name), 'm', SIZE);
+        HOLDS(get(p("%s", name)) + 4998, "m");
+    }
+    SOON(held(0) <= 256);
+    CHECK(held(0) > 200);
+    CHECK_EQ(rig_stop(UNMOUNT), 0);
 }
 
 /* ---- delayed writes that fail ---------------------------------------------------------------- */
@@ -1835,6 +2000,8 @@ int main(int argc, char **argv)
 {
     test_begin(argc, argv);
     for (int kind = MEMORY; kind <= CHUNK; ++kind) run_checks(kind);
+    TEST(test_unopened_folders);
+    TEST(test_unopened_files);
     TEST(test_no_space);
     TEST(test_write_errors);
     TEST(test_slow_writes);

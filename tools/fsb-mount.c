@@ -222,6 +222,14 @@ static fsb_backend *open_cache(const options *o, fsb_backend *inner, fsb_cache_d
     return cached;
 }
 
+/* Does the host let us write? */
+static int may_write(fsb_backend *host)
+{
+    fsb_chunk_client_info info;
+    fsb_chunk_client_get_info(host, &info);
+    return (info.rights & FSB_CHUNK_WRITE) != 0;
+}
+
 /* ---- the status ------------------------------------------------------------------------------ */
 
 typedef struct watched {
@@ -346,7 +354,8 @@ int main(int argc, char **argv)
 
     fsb_mount_desc desc = {0};
     desc.backend = backend, desc.mountpoint = o.mountpoint, desc.options = o.fuse;
-    desc.fsname = o.url_text, desc.read_only = (uint32_t)o.read_only, desc.log = logger;
+    desc.fsname = o.url_text, desc.log = logger;
+    desc.read_only = o.read_only || (seen.host && !may_write(seen.host));
     desc.contain_symlinks = far_away && url.scheme != TOOL_UNIX; /* hosts that others may run */
     log.hold = 1;
     const int err = fsb_mount_open(&mounted, &desc);
