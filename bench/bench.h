@@ -60,7 +60,7 @@ static inline double bench_median(const double *values, int n)
     if (n < 1 || n > 1024) return 0;
     memcpy(sorted, values, (size_t)n * sizeof *values);
     qsort(sorted, (size_t)n, sizeof *sorted, bench_by_value_);
-    return n % 2 ? sorted[n / 2] : (sorted[n / 2 - 1] + sorted[n / 2]) / 2;
+    return (sorted[(n - 1) / 2] + sorted[n / 2]) / 2;
 }
 
 static inline double bench_spread(const double *values, int n)

@@ -19,20 +19,15 @@
 #include "../fsb_chunk.h"
 #include "bench.h"
 #include "link.h"
-#include <limits.h>
+#include "stage.h"
 #include <pthread.h>
-#include <signal.h>
 #include <spawn.h>
-#include <stdarg.h>
 #include <sys/prctl.h>
-#include <sys/stat.h>
-#include <sys/wait.h>
 
 enum { MOST = 1000, WARM = 3, LISTED = 100, VISITORS = 50, PEERS = 100, SHARES = 10 };
 enum { READS = 200, PIECE = 1 << 20, BIG = 16 << 20 };
 
 static struct {
-    char   dir[PATH_MAX / 2], bin[PATH_MAX / 2]; /* scratch; where the benches are */
     char   code[FSB_CHUNK_CODE_SIZE];
     pid_t  host;
     char   plain[256], secure[256]; /* the host's addresses */
@@ -41,51 +36,15 @@ static struct {
 
 /* ---- helpers --------------------------------------------------------------------------------- */
 
-static void clean_up(void)
+static void end_all(void)
 {
-    char command[PATH_MAX];
     if (b.host > 0) kill(b.host, SIGKILL), waitpid(b.host, NULL, 0);
     b.host = 0;
-    snprintf(command, sizeof command, "rm -rf '%s'", b.dir);
-    if (b.dir[0] && system(command) != 0) fprintf(stderr, "bench_field: %s stays\n", b.dir);
-}
-
-static void give_up(const char *format, ...) __attribute__((format(printf, 1, 2), noreturn));
-static void give_up(const char *format, ...)
-{
-    va_list args;
-    va_start(args, format);
-    fputs("bench_field: ", stderr);
-    vfprintf(stderr, format, args);
-    fputc('\n', stderr);
-    va_end(args);
-    clean_up();
-    exit(1);
-}
-
-static void on_signal(int number)
-{
-    (void)number;
-    give_up("interrupted");
 }
 
 static const char *in_dir(const char *name)
 {
-    static char text[PATH_MAX];
-    snprintf(text, sizeof text, "%s/%s", b.dir, name);
-    return text;
-}
-
-static double memory_of(pid_t pid) /* MB */
-{
-    char   line[256], path[64];
-    double kb = 0;
-    snprintf(path, sizeof path, "/proc/%d/status", (int)pid);
-    FILE *f = fopen(path, "r");
-    while (f && fgets(line, sizeof line, f))
-        if (strncmp(line, "VmRSS:", 6) == 0) kb = atof(line + 6);
-    if (f) fclose(f);
-    return kb / 1024;
+    return at("%s/%s", stage_.dir, name);
 }
 
 /* ---- the host, a process of its own ---------------------------------------------------------- */
@@ -103,7 +62,7 @@ static void serve(int word, const char *side)
     char                  names[SHARES][8];
     fsb_chunk_server_desc desc = {0};
     const fsb_chunk_code  code = {b.code, NULL, FSB_CHUNK_READ, "bench", 0};
-    addresses             at = {"", ""};
+    addresses             where = {"", ""};
     char                  path[PATH_MAX];
     folder.root = in_dir("data"), folder.allow_exec = 1;
     if ((side && link_join(side) != 0) || fsb_local_open(&files, &folder) != 0) _exit(1);
@@ -113,22 +72,23 @@ static void serve(int word, const char *side)
                                       FSB_CHUNK_READ | FSB_CHUNK_WRITE | FSB_CHUNK_EXEC};
     }
     desc.shares = shares, desc.share_count = SHARES, desc.insecure_tcp = 1;
-    snprintf(path, sizeof path, "unix:%s/sock", b.dir);
+    snprintf(path, sizeof path, "unix:%s/sock", stage_.dir);
     if (fsb_chunk_server_open(&server, &desc) != 0 ||
-        fsb_chunk_server_listen(server, side ? LINK_HOST ":0" : path, at.plain, sizeof at.plain))
+        fsb_chunk_server_listen(server, side ? LINK_HOST ":0" : path, where.plain,
+                                sizeof where.plain))
         _exit(1);
-    if (fsb_chunk_server_listen(server, side ? "tls:" LINK_HOST ":0" : "tls:127.0.0.1:0", at.secure,
-                                sizeof at.secure) != 0 ||
+    if (fsb_chunk_server_listen(server, side ? "tls:" LINK_HOST ":0" : "tls:127.0.0.1:0",
+                                where.secure, sizeof where.secure) != 0 ||
         fsb_chunk_server_set_codes(server, &code, 1) != 0)
-        at.secure[0] = '\0'; /* without FSB_WITH_OPENSSL */
-    if (write(word, &at, sizeof at) != (ssize_t)sizeof at) _exit(1);
+        where.secure[0] = '\0'; /* without FSB_WITH_OPENSSL */
+    if (write(word, &where, sizeof where) != (ssize_t)sizeof where) _exit(1);
     for (;;) pause();
 }
 
 static void start_host(const char *side)
 {
     int       word[2];
-    addresses at;
+    addresses where;
     if (pipe2(word, O_CLOEXEC) != 0) give_up("no pipe");
     if ((b.host = fork()) == 0) {
         prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -136,10 +96,11 @@ static void start_host(const char *side)
         serve(word[1], side);
     }
     close(word[1]);
-    if (read(word[0], &at, sizeof at) != (ssize_t)sizeof at) give_up("the host does not serve");
+    if (read(word[0], &where, sizeof where) != (ssize_t)sizeof where)
+        give_up("the host does not serve");
     close(word[0]);
-    memcpy(b.plain, at.plain, sizeof b.plain);
-    memcpy(b.secure, at.secure, sizeof b.secure);
+    memcpy(b.plain, where.plain, sizeof b.plain);
+    memcpy(b.secure, where.secure, sizeof b.secure);
 }
 
 static fsb_backend *connect_to(const char *address, const char *code, const char *share)
@@ -251,7 +212,7 @@ static void make_files(void)
 {
     char name[40];
     if (mkdir(in_dir("data"), 0755) != 0 || mkdir(in_dir("data/list"), 0755) != 0)
-        give_up("%s: %s", b.dir, strerror(errno));
+        give_up("%s: %s", stage_.dir, strerror(errno));
     for (int i = 0; i < LISTED; ++i) {
         snprintf(name, sizeof name, "data/list/name%d", i);
         close(open(in_dir(name), O_WRONLY | O_CREAT | O_CLOEXEC, 0644));
@@ -295,7 +256,7 @@ static void visitors(void)
 {
     enum { TURNS = 11 };
     pthread_t    threads[VISITORS];
-    const double before = memory_of(b.host);
+    const double before = memory_of(b.host, "VmRSS:");
     for (int turn = -WARM; turn < TURNS; ++turn) {
         const double from = bench_now();
         for (int i = 0; i < VISITORS; ++i) pthread_create(&threads[i], NULL, visit, NULL);
@@ -304,7 +265,7 @@ static void visitors(void)
     }
     bench_latencies("50 clients come, read, and leave", b.ours, TURNS, "ms", "", NULL, 0,
                     "all at once, unix socket");
-    const double more = memory_of(b.host) - before;
+    const double more = memory_of(b.host, "VmRSS:") - before;
     bench_row("the host's memory for 700 visits", &more, 1, "MB", "", NULL, 0, BENCH_LESS,
               "more than before, all gone");
 }
@@ -415,7 +376,7 @@ static void many_files(void)
         }
     }
     share.backend = memory, desc.shares = &share, desc.share_count = 1;
-    snprintf(address, sizeof address, "unix:%s/million", b.dir);
+    snprintf(address, sizeof address, "unix:%s/million", stage_.dir);
     if (fsb_chunk_server_open(&server, &desc) != 0 ||
         fsb_chunk_server_listen(server, address, NULL, 0) != 0)
         give_up("cannot serve %s", address);
@@ -493,13 +454,7 @@ static void stages(fsb_backend *local, fsb_backend *remote)
 
 static void begin_scratch(void)
 {
-    const char *tmp = getenv("TMPDIR");
-    snprintf(b.dir, sizeof b.dir, "%s/fsb-bench-XXXXXX", tmp && *tmp ? tmp : "/tmp");
-    if (!mkdtemp(b.dir)) {
-        fprintf(stderr, "bench_field: no scratch folder: %s\n", strerror(errno));
-        exit(1);
-    }
-    (void)signal(SIGINT, on_signal), (void)signal(SIGTERM, on_signal);
+    stage_begin(end_all);
     if (fsb_chunk_code_create(b.code, sizeof b.code) != 0) give_up("no random bits");
     make_files();
 }
@@ -517,7 +472,7 @@ static int across_link(void)
     operations(remote, profile, rtt, n, OPERATIONS);
     remote->close(remote);
     connections(profile, rtt, n);
-    clean_up();
+    stage_end();
     return 0;
 }
 
@@ -548,20 +503,15 @@ static void here(void)
     stages(local, remote);
     remote->close(remote), local->close(local), memory->close(memory);
     many_files();
-    clean_up();
+    stage_end();
 }
 
 int main(int argc, char **argv)
 {
-    char self[PATH_MAX / 2] = "", link[PATH_MAX];
+    char link[PATH_MAX];
     bench_begin("field", argc, argv);
-    if (readlink("/proc/self/exe", self, sizeof self - 1) < 1) return 1;
-    snprintf(b.bin, sizeof b.bin, "%s", self);
-    *strrchr(b.bin, '/') = '\0';
     if (getenv("FSB_LINK_PROFILE")) return across_link();
     here();
-    b.dir[0] = '\0'; /* gone; the links make their own */
-    snprintf(link, sizeof link, "%s/link", b.bin);
-    return link_run(link, "lan", self, "bench_field", bench_.quick, bench_.json) |
-        link_run(link, "wan-good", self, "bench_field", bench_.quick, bench_.json);
+    snprintf(link, sizeof link, "%s/../bench/link", stage_.bin);
+    return link_run(link, "lan", stage_.self) | link_run(link, "wan-good", stage_.self);
 }

@@ -12,21 +12,14 @@
 #define _GNU_SOURCE 1
 #endif
 #include "bench.h"
+#include "stage.h"
 #include <arpa/inet.h>
 #include <dirent.h>
-#include <errno.h>
-#include <fcntl.h>
-#include <limits.h>
 #include <pthread.h>
 #include <pwd.h>
-#include <signal.h>
-#include <stdarg.h>
 #include <stdint.h>
 #include <sys/mount.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 enum {
     MOST_RUNS = 5,
@@ -77,10 +70,9 @@ typedef enum workload {
 typedef enum timed { TIMED_FIRST, TIMED_PROBE, TIMED } timed; /* whose single reads are kept */
 
 static struct {
-    char   dir[PATH_MAX / 2], bin[PATH_MAX / 2]; /* scratch; build/bin */
-    char   mnt[PATH_MAX], data[PATH_MAX];
+    char   data[PATH_MAX];
     int    present[CONTENDERS];
-    pid_t  host, sshd, brick, mounter; /* daemons; the brick is of glusterfs */
+    pid_t  host, sshd, brick; /* daemons; the brick is of glusterfs */
     int    ssh_port, brick_port;
     size_t bulk; /* bytes */
     int    ios;  /* random reads */
@@ -99,90 +91,13 @@ static struct {
 
 /* ---- helpers --------------------------------------------------------------------------------- */
 
-__attribute__((format(printf, 1, 2))) static void give_up(const char *format, ...);
+#define START(out, ...) stage_start(out, NULL, NULL, (const char *const[]){__VA_ARGS__, NULL})
 
-static const char *at(const char *format, ...) __attribute__((format(printf, 1, 2)));
-static const char *at(const char *format, ...) /* a path, good until eight more were made */
+static void end_all(void)
 {
-    static __thread char texts[8][PATH_MAX];
-    static __thread int  next;
-    va_list              args;
-    va_start(args, format);
-    char *text = texts[next = (next + 1) % 8];
-    vsnprintf(text, sizeof texts[0], format, args);
-    va_end(args);
-    return text;
-}
-
-static pid_t start(const char *out, const char *const argv[])
-{
-    const pid_t pid = fork();
-    if (pid != 0) return pid;
-    const int fd = open(out ? out : "/dev/null", O_WRONLY | O_CREAT | O_TRUNC, 0600);
-    dup2(fd, 1);
-    if (!getenv("BENCH_VERBOSE")) dup2(open("/dev/null", O_WRONLY), 2);
-    execvp(argv[0], (char *const *)(uintptr_t)argv);
-    _exit(127);
-}
-
-static int run(const char *const argv[])
-{
-    int         status = 0;
-    const pid_t pid = start(NULL, argv);
-    waitpid(pid, &status, 0);
-    return WIFEXITED(status) ? WEXITSTATUS(status) : 128;
-}
-#define RUN(...) run((const char *const[]){__VA_ARGS__, NULL})
-#define START(out, ...) start(out, (const char *const[]){__VA_ARGS__, NULL})
-
-static void stop(pid_t *pid)
-{
-    if (*pid <= 0) return;
-    kill(*pid, SIGTERM);
-    waitpid(*pid, NULL, 0);
-    *pid = 0;
-}
-
-static int is_mounted(void)
-{
-    struct stat here, above;
-    return stat(b.mnt, &here) == 0 && stat(b.dir, &above) == 0 && here.st_dev != above.st_dev;
-}
-
-static void unmount(void)
-{
-    for (int i = 0; i < 100 && is_mounted(); ++i) {
-        if (i) usleep(20000);
-        if (RUN("fusermount3", "-u", b.mnt) != 0 && i > 50) RUN("fusermount3", "-uz", b.mnt);
-    }
-    stop(&b.mounter);
-}
-
-static void clean_up(void)
-{
-    unmount();
     stop(&b.host);
     stop(&b.brick);
     stop(&b.sshd);
-    if (b.dir[0]) RUN("rm", "-rf", b.dir);
-}
-
-static void give_up(const char *format, ...)
-{
-    va_list args;
-    va_start(args, format);
-    fputs("bench_mount: ", stderr);
-    vfprintf(stderr, format, args);
-    fputc('\n', stderr);
-    va_end(args);
-    clean_up();
-    exit(1);
-}
-
-static void on_signal(int number)
-{
-    (void)number;
-    give_up("interrupted");
 }
 
 /* User and system seconds of a process and, where it has ended children, of these. */
@@ -203,22 +118,11 @@ static double cpu_of(pid_t pid)
     return ticks / (double)sysconf(_SC_CLK_TCK);
 }
 
-static double memory_of(pid_t pid, const char *key) /* MB */
-{
-    char   line[256];
-    double kb = 0;
-    FILE  *f = fopen(at("/proc/%d/status", (int)pid), "r");
-    while (f && fgets(line, sizeof line, f))
-        if (strncmp(line, key, strlen(key)) == 0) kb = atof(line + strlen(key) + 1);
-    if (f) fclose(f);
-    return kb / 1024;
-}
-
 /* Daemons whose command line holds the mount point, or that serve it: for the CPU they use. */
 static double cpu_of_daemons(contender c)
 {
     const int      over_ssh = c == SSHFS || c == TUNED || c == RCLONE;
-    double         total = cpu_of(b.mounter) + cpu_of(c == GLUSTER ? b.brick : b.host);
+    double         total = cpu_of(stage_.mounter) + cpu_of(c == GLUSTER ? b.brick : b.host);
     DIR           *proc;
     struct dirent *e;
     if (!over_ssh || !(proc = opendir("/proc"))) return total;
@@ -230,8 +134,9 @@ static double cpu_of_daemons(contender c)
         fclose(f);
         for (size_t i = 0; i + 1 < n; ++i)
             if (!line[i]) line[i] = ' ';
-        if (atoi(e->d_name) != b.mounter &&
-            (strstr(line, "sftp-server") || strstr(line, b.dir) || strncmp(line, "sshd: ", 6) == 0))
+        if (atoi(e->d_name) != stage_.mounter &&
+            (strstr(line, "sftp-server") || strstr(line, stage_.dir) ||
+             strncmp(line, "sshd: ", 6) == 0))
             total += cpu_of(atoi(e->d_name));
     }
     closedir(proc);
@@ -261,19 +166,19 @@ static int prepare_sshd(void)
 {
     if (!installed("ssh-keygen") || access("/usr/sbin/sshd", X_OK) != 0) return 0;
     RUN("mkdir", "-p", "/run/sshd");
-    RUN("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", at("%s/host_key", b.dir));
-    RUN("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", at("%s/user_key", b.dir));
-    RUN("cp", at("%s/user_key.pub", b.dir), at("%s/authorized", b.dir));
-    FILE *f = fopen(at("%s/sshd_config", b.dir), "w");
+    RUN("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", at("%s/host_key", stage_.dir));
+    RUN("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", at("%s/user_key", stage_.dir));
+    RUN("cp", at("%s/user_key.pub", stage_.dir), at("%s/authorized", stage_.dir));
+    FILE *f = fopen(at("%s/sshd_config", stage_.dir), "w");
     b.ssh_port = free_port();
     if (!f) return 0;
     fprintf(
         f,
         "Port %d\nListenAddress 127.0.0.1\nHostKey %s/host_key\nAuthorizedKeysFile %s/authorized\n"
         "StrictModes no\nUsePAM no\nPidFile none\nSubsystem sftp /usr/lib/openssh/sftp-server\n",
-        b.ssh_port, b.dir, b.dir);
+        b.ssh_port, stage_.dir, stage_.dir);
     fclose(f);
-    b.sshd = START(NULL, "/usr/sbin/sshd", "-D", "-f", at("%s/sshd_config", b.dir));
+    b.sshd = START(NULL, "/usr/sbin/sshd", "-D", "-f", at("%s/sshd_config", stage_.dir));
     usleep(500000);
     return waitpid(b.sshd, NULL, WNOHANG) == 0;
 }
@@ -284,7 +189,7 @@ static int prepare_gluster(void)
 {
     if (!installed("glusterfsd")) return 0;
     b.brick_port = free_port();
-    FILE *f = fopen(at("%s/brick.vol", b.dir), "w");
+    FILE *f = fopen(at("%s/brick.vol", stage_.dir), "w");
     if (!f) return 0;
     fprintf(f,
             "volume disk\n type storage/posix\n option directory %s/brick\nend-volume\n"
@@ -296,9 +201,9 @@ static int prepare_gluster(void)
             " option transport.socket.listen-port %d\n"
             " option auth.addr.brick.allow 127.0.0.1\n option auth-path brick\n"
             " subvolumes brick\nend-volume\n",
-            b.dir, b.brick_port);
+            stage_.dir, b.brick_port);
     fclose(f);
-    if (!(f = fopen(at("%s/client.vol", b.dir), "w"))) return 0;
+    if (!(f = fopen(at("%s/client.vol", stage_.dir), "w"))) return 0;
     fprintf(f,
             "volume remote\n type protocol/client\n option transport-type socket\n"
             " option remote-host 127.0.0.1\n option remote-port %d\n"
@@ -310,9 +215,9 @@ static int prepare_gluster(void)
         fprintf(f, "volume %s\n type performance/%s\n subvolumes %s\nend-volume\n", layers[i],
                 layers[i], i ? layers[i - 1] : "remote");
     fclose(f);
-    if (RUN("cp", "-a", at("%s/data", b.dir), at("%s/brick", b.dir)) != 0) return 0;
-    b.brick = START(NULL, "glusterfsd", "-N", "-f", at("%s/brick.vol", b.dir), "-l",
-                    at("%s/brick.log", b.dir), "-p", at("%s/brick.pid", b.dir));
+    if (RUN("cp", "-a", at("%s/data", stage_.dir), at("%s/brick", stage_.dir)) != 0) return 0;
+    b.brick = START(NULL, "glusterfsd", "-N", "-f", at("%s/brick.vol", stage_.dir), "-l",
+                    at("%s/brick.log", stage_.dir), "-p", at("%s/brick.pid", stage_.dir));
     usleep(1500000);
     return waitpid(b.brick, NULL, WNOHANG) == 0;
 }
@@ -324,47 +229,47 @@ static int prepare_passthrough(void)
         RUN("sh", "-c",
             at("cc -O2 -w -DHAVE_UTIMENSAT -D_FILE_OFFSET_BITS=64 -o %s/passthrough_ll %s "
                "$(pkg-config --cflags --libs fuse3)",
-               b.dir, source)) == 0;
+               stage_.dir, source)) == 0;
 }
 
 static void mount_sshfs(const char *more)
 {
-    b.mounter =
+    stage_.mounter =
         START(NULL, "sshfs", "-f", "-p", at("%d", b.ssh_port), "-o",
               at("IdentityFile=%s/user_key,StrictHostKeyChecking=no,UserKnownHostsFile=/dev/null%s",
-                 b.dir, more),
-              at("127.0.0.1:%s/data", b.dir), b.mnt);
+                 stage_.dir, more),
+              at("127.0.0.1:%s/data", stage_.dir), stage_.mnt);
 }
 
 static void mount_rclone(void)
 {
     const struct passwd *user = getpwuid(geteuid());
-    RUN("rm", "-rf", at("%s/rclone", b.dir));
-    b.mounter = START(NULL, "rclone", "mount", "--config", "/dev/null", "--vfs-cache-mode",
-                      "writes", "--cache-dir", at("%s/rclone", b.dir),
+    RUN("rm", "-rf", at("%s/rclone", stage_.dir));
+    stage_.mounter = START(NULL, "rclone", "mount", "--config", "/dev/null", "--vfs-cache-mode",
+                      "writes", "--cache-dir", at("%s/rclone", stage_.dir),
                       at(":sftp,host=127.0.0.1,port=%d,user=%s,key_file=%s/user_key,"
                          "shell_type=none:%s/data",
-                         b.ssh_port, user ? user->pw_name : "root", b.dir, b.dir),
-                      b.mnt);
+                         b.ssh_port, user ? user->pw_name : "root", stage_.dir, stage_.dir),
+                      stage_.mnt);
 }
 
 static void mount_contender(contender c)
 {
     char url[PATH_MAX] = "";
     if (c == FSB) {
-        unlink(at("%s/url", b.dir));
-        b.host = START(at("%s/url", b.dir), at("%s/fsb-host", b.bin), "--listen",
-                       b.secure ? "tls:127.0.0.1:0" : at("unix:%s/sock", b.dir),
-                       at("%s/data", b.dir));
+        unlink(at("%s/url", stage_.dir));
+        b.host = START(at("%s/url", stage_.dir), at("%s/fsb-host", stage_.bin), "--listen",
+                       b.secure ? "tls:127.0.0.1:0" : at("unix:%s/sock", stage_.dir),
+                       at("%s/data", stage_.dir));
         for (int i = 0; i < 200 && !url[0]; ++i) {
-            FILE *f = fopen(at("%s/url", b.dir), "r");
+            FILE *f = fopen(at("%s/url", stage_.dir), "r");
             if (f && fgets(url, sizeof url, f)) url[strcspn(url, "\n")] = '\0';
             if (f) fclose(f);
             if (!url[0]) usleep(10000);
         }
-        b.mounter = START(NULL, at("%s/fsb-mount", b.bin), "-f", "--status",
-                          at("unix:%s/status", b.dir), url, b.mnt,
-                          b.cache ? "--cache-dir" : NULL, at("%s/cache", b.dir));
+        stage_.mounter = START(NULL, at("%s/fsb-mount", stage_.bin), "-f", "--status",
+                          at("unix:%s/status", stage_.dir), url, stage_.mnt,
+                          b.cache ? "--cache-dir" : NULL, at("%s/cache", stage_.dir));
     } else if (c == SSHFS) {
         mount_sshfs("");
     } else if (c == TUNED) {
@@ -373,15 +278,15 @@ static void mount_contender(contender c)
     } else if (c == RCLONE) {
         mount_rclone();
     } else if (c == GLUSTER) {
-        b.mounter = START(NULL, "glusterfs", "-N", "-f", at("%s/client.vol", b.dir), "-l",
-                          at("%s/client.log", b.dir), b.mnt);
+        stage_.mounter = START(NULL, "glusterfs", "-N", "-f", at("%s/client.vol", stage_.dir), "-l",
+                          at("%s/client.log", stage_.dir), stage_.mnt);
     } else if (c == PASSTHROUGH) {
-        b.mounter = START(NULL, at("%s/passthrough_ll", b.dir), "-f", "-o",
-                          at("source=%s/data", b.dir), b.mnt);
+        stage_.mounter = START(NULL, at("%s/passthrough_ll", stage_.dir), "-f", "-o",
+                          at("source=%s/data", stage_.dir), stage_.mnt);
     } else return;
     for (int i = 0; i < 500 && !is_mounted(); ++i) {
         usleep(10000);
-        if (waitpid(b.mounter, NULL, WNOHANG) > 0) give_up("%s does not mount", names[c]);
+        if (waitpid(stage_.mounter, NULL, WNOHANG) > 0) give_up("%s does not mount", names[c]);
     }
     if (!is_mounted()) give_up("%s does not mount", names[c]);
     b.mounted = 1;
@@ -400,7 +305,7 @@ static double calls_sent(void)
 {
     char   line[512];
     double calls = -1;
-    FILE  *f = popen(at("%s/fsb status --metrics unix:%s/status", b.bin, b.dir), "r");
+    FILE  *f = popen(at("%s/fsb status --metrics unix:%s/status", stage_.bin, stage_.dir), "r");
     while (f && fgets(line, sizeof line, f))
         if (strncmp(line, "fsb_calls_total", 15) == 0) calls = atof(line + 15);
     if (f) pclose(f);
@@ -412,7 +317,7 @@ static double calls_sent(void)
 
 static const char *root_of(contender c)
 {
-    return c == DIRECT ? b.data : b.mnt;
+    return c == DIRECT ? b.data : stage_.mnt;
 }
 
 static double read_bulk(const char *root)
@@ -521,7 +426,7 @@ static double creates(const char *root) /* us each */
             give_up("create in %s: %s", root, strerror(errno));
     }
     const double us = (bench_now() - begin) * 1e6;
-    RUN("rm", "-rf", at("%s/data/made", b.dir), at("%s/brick/made", b.dir));
+    RUN("rm", "-rf", at("%s/data/made", stage_.dir), at("%s/brick/made", stage_.dir));
     return us / b.files;
 }
 
@@ -688,11 +593,11 @@ static double again(workload w, contender c, int turn)
 static double small_from_disk(void)
 {
     double ms = 0;
-    RUN("rm", "-rf", at("%s/cache", b.dir));
+    RUN("rm", "-rf", at("%s/cache", stage_.dir));
     b.cache = 1;
     for (int i = 0; i < 2; ++i) {
         mount_contender(FSB);
-        ms = small_pass(b.mnt, 1);
+        ms = small_pass(stage_.mnt, 1);
         usleep(500000); /* it is written to the disk behind */
         unmount_contender(FSB);
     }
@@ -703,10 +608,10 @@ static double small_from_disk(void)
 static void make_small(const char *text)
 {
     for (int d = 0; d < b.folders; ++d) {
-        RUN("mkdir", "-p", at("%s/data/small/d%02d", b.dir, d));
+        RUN("mkdir", "-p", at("%s/data/small/d%02d", stage_.dir, d));
         for (int i = 0; i < IN_FOLDER; ++i) {
-            const int fd = open(at("%s/data/small/d%02d/f%02d", b.dir, d, i), O_WRONLY | O_CREAT,
-                                0644);
+            const int fd = open(at("%s/data/small/d%02d/f%02d", stage_.dir, d, i),
+                                O_WRONLY | O_CREAT, 0644);
             if (write(fd, text, SMALL_SIZE) != SMALL_SIZE) give_up("cannot make small files");
             close(fd);
         }
@@ -720,7 +625,7 @@ static void make_work_tree(void)
             at("cd %s/data && mkdir work && cd work && git init -q && for d in $(seq %d); do "
                "mkdir d$d; for f in $(seq 100); do echo $f > d$d/f$f; done; done; git add . && "
                "git -c user.name=b -c user.email=b@localhost commit -q -m all",
-               b.dir, folders)) == 0)
+               stage_.dir, folders)) == 0)
         b.git = folders * 100;
 }
 
@@ -728,9 +633,9 @@ static void make_work_tree(void)
 static void make_data(void)
 {
     char *buf = malloc(1 << 20);
-    RUN("mkdir", "-p", at("%s/data/many", b.dir), at("%s/data/first", b.dir), b.mnt);
+    RUN("mkdir", "-p", at("%s/data/many", stage_.dir), at("%s/data/first", stage_.dir), stage_.mnt);
     for (size_t i = 0; i < 1 << 20; ++i) buf[i] = (char)(i * 2654435761u >> 13);
-    const int fd = open(at("%s/data/big", b.dir), O_WRONLY | O_CREAT, 0644);
+    const int fd = open(at("%s/data/big", stage_.dir), O_WRONLY | O_CREAT, 0644);
     for (size_t done = 0; done < b.bulk; done += 1 << 20)
         if (write(fd, buf, 1 << 20) != 1 << 20)
             give_up("cannot make %zu bytes: %s", b.bulk, strerror(errno));
@@ -738,16 +643,16 @@ static void make_data(void)
     close(fd);
     for (int i = 0; i < TEXTURES; ++i)
         if (RUN("sh", "-c", at("tail -c +%zu %s/data/big | head -c %zu > %s/data/texture%d",
-                               1 + b.bulk / TEXTURES * (size_t)i, b.dir, b.bulk / TEXTURES, b.dir,
-                               i)) != 0)
+                               1 + b.bulk / TEXTURES * (size_t)i, stage_.dir, b.bulk / TEXTURES,
+                               stage_.dir, i)) != 0)
             give_up("cannot make the textures");
-    if (RUN("truncate", "-s", "50G", at("%s/data/video", b.dir)) != 0 ||
-        RUN("truncate", "-s", "1T", at("%s/data/terabyte", b.dir)) != 0)
+    if (RUN("truncate", "-s", "50G", at("%s/data/video", stage_.dir)) != 0 ||
+        RUN("truncate", "-s", "1T", at("%s/data/terabyte", stage_.dir)) != 0)
         give_up("the scratch folder's file system takes no sparse file of 1 TiB");
     for (int i = 0; i < b.files; ++i)
-        close(open(at("%s/data/many/n%d", b.dir, i), O_WRONLY | O_CREAT, 0644));
+        close(open(at("%s/data/many/n%d", stage_.dir, i), O_WRONLY | O_CREAT, 0644));
     for (int i = 0; i < FIRST; ++i) {
-        const int f = open(at("%s/data/first/f%d", b.dir, i), O_WRONLY | O_CREAT, 0644);
+        const int f = open(at("%s/data/first/f%d", stage_.dir, i), O_WRONLY | O_CREAT, 0644);
         if (write(f, buf, 64 << 10) != 64 << 10) give_up("cannot make files: %s", strerror(errno));
         close(f);
     }
@@ -769,7 +674,7 @@ static void run_one(workload w, contender c, int turn)
     double      value = 0;
     if (c == FSB && w == READ_1G) {
         usleep(100000);
-        b.rss_rest[turn] = memory_of(b.mounter, "VmRSS:");
+        b.rss_rest[turn] = memory_of(stage_.mounter, "VmRSS:");
         const double host = memory_of(b.host, "VmRSS:");
         if (host > b.rss_rest[turn]) b.rss_rest[turn] = host;
     }
@@ -796,7 +701,7 @@ static void run_one(workload w, contender c, int turn)
     if (w <= WRITE_1G)
         b.cpu[w][c][turn] = (cpu_of_daemons(c) - before) * (double)(1 << 30) / (double)b.bulk;
     if (c == FSB && w == READ_1G) {
-        b.rss_peak[turn] = memory_of(b.mounter, "VmHWM:");
+        b.rss_peak[turn] = memory_of(stage_.mounter, "VmHWM:");
         const double host = memory_of(b.host, "VmHWM:");
         if (host > b.rss_peak[turn]) b.rss_peak[turn] = host;
     }
@@ -867,16 +772,6 @@ static void report(void)
               "both daemons, 2 s of rest");
 }
 
-static void find_programs(char *self)
-{
-    char *slash;
-    if (!realpath(self, b.bin)) give_up("%s: %s", self, strerror(errno));
-    for (int i = 0; i < 2 && (slash = strrchr(b.bin, '/')); ++i) *slash = '\0';
-    strncat(b.bin, "/bin", sizeof b.bin - strlen(b.bin) - 1);
-    if (access(at("%s/fsb-mount", b.bin), X_OK) != 0) give_up("%s/fsb-mount is not built", b.bin);
-    if (access("/dev/fuse", W_OK) != 0) give_up("/dev/fuse is not to be had: %s", strerror(errno));
-}
-
 static void measure_rest(contender c)
 {
     sleep(1);
@@ -925,23 +820,21 @@ static void run_turn(int turn)
 
 int main(int argc, char **argv)
 {
-    const char *tmp = getenv("TMPDIR");
     bench_begin("mount", argc, argv);
-    find_programs(argv[0]);
+    stage_begin(end_all);
+    if (access(at("%s/fsb-mount", stage_.bin), X_OK) != 0)
+        give_up("%s/fsb-mount is not built", stage_.bin);
+    if (access("/dev/fuse", W_OK) != 0) give_up("/dev/fuse is not to be had: %s", strerror(errno));
     b.bulk = (size_t)(bench_.quick ? 64 : 1024) << 20, b.ios = bench_.quick ? 2000 : 10000;
     b.runs = bench_.quick ? 3 : MOST_RUNS, b.folders = bench_.quick ? 10 : 100;
     b.files = bench_.quick ? 500 : 2000;
-    snprintf(b.dir, sizeof b.dir, "%s/fsb-bench-XXXXXX", tmp && *tmp ? tmp : "/tmp");
-    if (!mkdtemp(b.dir)) give_up("%s: %s", b.dir, strerror(errno));
-    snprintf(b.mnt, sizeof b.mnt, "%s/mnt", b.dir);
-    snprintf(b.data, sizeof b.data, "%s/data", b.dir);
-    signal(SIGINT, on_signal), signal(SIGTERM, on_signal);
+    snprintf(b.data, sizeof b.data, "%s/data", stage_.dir);
     make_data();
     b.present[DIRECT] = b.present[FSB] = 1;
     prepare_peers();
     for (int turn = 0; turn < b.runs; ++turn) run_turn(turn);
     if (isatty(2)) fprintf(stderr, "\r%60s\r", "");
     report();
-    clean_up();
+    stage_end();
     return 0;
 }

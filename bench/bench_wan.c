@@ -19,13 +19,9 @@
 #include "../fsb_chunk.h"
 #include "bench.h"
 #include "link.h"
-#include <limits.h>
-#include <signal.h>
-#include <stdarg.h>
+#include "stage.h"
 #include <sys/mount.h>
 #include <sys/prctl.h>
-#include <sys/stat.h>
-#include <sys/wait.h>
 
 enum {
     FOLDERS = 50,
@@ -37,17 +33,15 @@ enum {
 };
 
 typedef enum contender { FSB, SSHFS, CONTENDERS } contender;
-/* WARM comes with SEQUENTIAL: the files are read in the mount that has just carried the large one. */
+/* WARM comes with SEQUENTIAL: read in the mount that has just carried the large file. */
 typedef enum workload { FIRST_BYTE, FIND, FILES, SEQUENTIAL, WARM, WORKLOADS } workload;
 static const char *const names[CONTENDERS] = {"fsb", "sshfs"};
 
 static struct {
-    char   dir[PATH_MAX / 2], bin[PATH_MAX / 2]; /* scratch; build/bin */
-    char   mnt[PATH_MAX];
     double rtt, bytes_per_s; /* of the link; what one TCP stream can carry at best */
     size_t bulk;             /* bytes of the large file */
     int    small;            /* files that are read one after another */
-    pid_t  host, sshd, mounter;
+    pid_t  host, sshd;
     int    port, ssh_port, runs[CONTENDERS]; /* 0: it is not there */
     double result[WORKLOADS][CONTENDERS][MOST_RUNS];
     double tcp[WORKLOADS][MOST_RUNS]; /* as many bytes as plain TCP carries them */
@@ -56,87 +50,13 @@ static struct {
 
 /* ---- helpers --------------------------------------------------------------------------------- */
 
-static const char *at(const char *format, ...) __attribute__((format(printf, 1, 2)));
-static const char *at(const char *format, ...) /* a path, good until eight more were made */
-{
-    static char texts[8][PATH_MAX];
-    static int  next;
-    va_list     args;
-    va_start(args, format);
-    char *text = texts[next = (next + 1) % 8];
-    vsnprintf(text, sizeof texts[0], format, args);
-    va_end(args);
-    return text;
-}
+#define START(side, ...) \
+    stage_start(NULL, link_join, side, (const char *const[]){__VA_ARGS__, NULL})
 
-static pid_t start(const char *side, const char *const argv[])
+static void end_all(void)
 {
-    const pid_t pid = fork();
-    if (pid != 0) return pid;
-    const int quiet = open("/dev/null", O_RDWR);
-    dup2(quiet, 0), dup2(quiet, 1);
-    if (!getenv("BENCH_VERBOSE")) dup2(quiet, 2);
-    if (link_join(side) == 0) execvp(argv[0], (char *const *)(uintptr_t)argv);
-    _exit(127);
-}
-
-static int run(const char *const argv[])
-{
-    int status = 0;
-    waitpid(start("client", argv), &status, 0);
-    return WIFEXITED(status) ? WEXITSTATUS(status) : 128;
-}
-#define RUN(...) run((const char *const[]){__VA_ARGS__, NULL})
-#define START(side, ...) start(side, (const char *const[]){__VA_ARGS__, NULL})
-
-static void stop(pid_t *pid)
-{
-    if (*pid <= 0) return;
-    kill(*pid, SIGTERM);
-    waitpid(*pid, NULL, 0);
-    *pid = 0;
-}
-
-static int is_mounted(void)
-{
-    struct stat here, above;
-    return stat(b.mnt, &here) == 0 && stat(b.dir, &above) == 0 && here.st_dev != above.st_dev;
-}
-
-static void unmount(void)
-{
-    for (int i = 0; i < 100 && is_mounted(); ++i) {
-        if (i) usleep(20000);
-        if (RUN("fusermount3", "-u", b.mnt) != 0 && i > 50) RUN("fusermount3", "-uz", b.mnt);
-    }
-    stop(&b.mounter);
-}
-
-static void clean_up(void)
-{
-    unmount();
     stop(&b.host);
     stop(&b.sshd);
-    if (b.dir[0]) RUN("rm", "-rf", b.dir);
-}
-
-static void give_up(const char *format, ...) __attribute__((format(printf, 1, 2), noreturn));
-static void give_up(const char *format, ...)
-{
-    va_list args;
-    va_start(args, format);
-    fputs("bench_wan: ", stderr);
-    vfprintf(stderr, format, args);
-    fputc('\n', stderr);
-    va_end(args);
-    clean_up();
-    exit(1);
-}
-
-static void on_signal(int number)
-{
-    (void)number;
-    give_up("interrupted");
 }
 
 /* ---- the host side --------------------------------------------------------------------------- */
@@ -156,16 +76,16 @@ static void make_file(const char *path, size_t size)
 
 static void make_files(void)
 {
-    mkdir(at("%s/data", b.dir), 0755), mkdir(at("%s/data/tree", b.dir), 0755);
-    mkdir(at("%s/data/small", b.dir), 0755), mkdir(b.mnt, 0755);
+    mkdir(at("%s/data", stage_.dir), 0755), mkdir(at("%s/data/tree", stage_.dir), 0755);
+    mkdir(at("%s/data/small", stage_.dir), 0755), mkdir(stage_.mnt, 0755);
     for (int d = 0; d < FOLDERS; ++d) {
-        mkdir(at("%s/data/tree/d%02d", b.dir, d), 0755);
+        mkdir(at("%s/data/tree/d%02d", stage_.dir, d), 0755);
         for (int f = 0; f < IN_FOLDER; ++f)
-            make_file(at("%s/data/tree/d%02d/f%02d", b.dir, d, f), 1);
+            make_file(at("%s/data/tree/d%02d/f%02d", stage_.dir, d, f), 1);
     }
-    for (int f = 0; f < SMALL; ++f) make_file(at("%s/data/small/f%03d", b.dir, f), SMALL_SIZE);
-    make_file(at("%s/data/first", b.dir), 65536);
-    make_file(at("%s/data/big", b.dir), b.bulk);
+    for (int f = 0; f < SMALL; ++f) make_file(at("%s/data/small/f%03d", stage_.dir, f), SMALL_SIZE);
+    make_file(at("%s/data/first", stage_.dir), 65536);
+    make_file(at("%s/data/big", stage_.dir), b.bulk);
 }
 
 /* The server, in a process of its own on the host side; it says its port through the pipe. */
@@ -175,7 +95,7 @@ static void serve(int word)
     fsb_backend      *backend = NULL;
     fsb_chunk_server *server = NULL;
     char              bound[256] = "";
-    folder.root = at("%s/data", b.dir);
+    folder.root = at("%s/data", stage_.dir);
     if (link_join("host") != 0 || fsb_local_open(&backend, &folder) != 0) _exit(1);
     const fsb_chunk_share share = {"data", backend, FSB_CHUNK_READ | FSB_CHUNK_WRITE};
     fsb_chunk_server_desc desc = {0};
@@ -208,18 +128,18 @@ static int start_sshd(void)
     if (RUN("sh", "-c", "command -v sshfs && command -v ssh-keygen && test -x /usr/sbin/sshd") != 0)
         return 0;
     RUN("mkdir", "-p", "/run/sshd");
-    RUN("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", at("%s/host_key", b.dir));
-    RUN("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", at("%s/user_key", b.dir));
-    FILE *f = fopen(at("%s/sshd_config", b.dir), "w");
+    RUN("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", at("%s/host_key", stage_.dir));
+    RUN("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", at("%s/user_key", stage_.dir));
+    FILE *f = fopen(at("%s/sshd_config", stage_.dir), "w");
     b.ssh_port = 2022; /* its namespace is ours alone */
     if (!f) return 0;
     fprintf(f,
             "Port %d\nListenAddress " LINK_HOST "\nHostKey %s/host_key\n"
             "AuthorizedKeysFile %s/user_key.pub\nStrictModes no\nUsePAM no\nPidFile none\n"
             "UseDNS no\nSubsystem sftp internal-sftp\n",
-            b.ssh_port, b.dir, b.dir);
+            b.ssh_port, stage_.dir, stage_.dir);
     fclose(f);
-    b.sshd = START("host", "/usr/sbin/sshd", "-D", "-f", at("%s/sshd_config", b.dir));
+    b.sshd = START("host", "/usr/sbin/sshd", "-D", "-f", at("%s/sshd_config", stage_.dir));
     usleep(500000);
     return waitpid(b.sshd, NULL, WNOHANG) == 0;
 }
@@ -229,19 +149,19 @@ static int start_sshd(void)
 static void mount_contender(contender c)
 {
     if (c == FSB)
-        b.mounter = START("client", at("%s/fsb-mount", b.bin), "-f", "--timeout", "120",
-                          at("fsb+tcp://" LINK_HOST ":%d/data", b.port), b.mnt);
+        stage_.mounter = START("client", at("%s/fsb-mount", stage_.bin), "-f", "--timeout", "120",
+                          at("fsb+tcp://" LINK_HOST ":%d/data", b.port), stage_.mnt);
     else
-        b.mounter = START(
+        stage_.mounter = START(
             "client", "sshfs", "-f", "-p", at("%d", b.ssh_port), "-o",
             at("IdentityFile=%s/user_key,StrictHostKeyChecking=no,UserKnownHostsFile=/dev/null,"
                "Ciphers=aes128-gcm@openssh.com,compression=no",
-               b.dir),
-            at(LINK_HOST ":%s/data", b.dir), b.mnt);
+               stage_.dir),
+            at(LINK_HOST ":%s/data", stage_.dir), stage_.mnt);
     for (int i = 0; i < 6000 && !is_mounted(); ++i) {
         usleep(10000);
-        if (waitpid(b.mounter, NULL, WNOHANG) > 0) {
-            b.mounter = 0;
+        if (waitpid(stage_.mounter, NULL, WNOHANG) > 0) {
+            stage_.mounter = 0;
             give_up("%s does not mount", names[c]);
         }
     }
@@ -268,7 +188,7 @@ static int read_small_files(contender c)
     const double begin = bench_now(), patience = c == FSB ? 1e9 : bench_.quick ? 3 : 10;
     int          n = 0;
     while (n < b.small && (n < 5 || bench_now() - begin < patience))
-        read_file(at("%s/small/f%03d", b.mnt, n++), MIB, SMALL_SIZE);
+        read_file(at("%s/small/f%03d", stage_.mnt, n++), MIB, SMALL_SIZE);
     return n;
 }
 
@@ -289,13 +209,14 @@ static void measure(workload w, contender c, int i)
     mount_contender(c);
     const double begin = bench_now();
     switch (w) {
-    case FIRST_BYTE: read_file(at("%s/first", b.mnt), 1, 1); break;
+    case FIRST_BYTE: read_file(at("%s/first", stage_.mnt), 1, 1); break;
     case FIND:
         if (RUN("sh", "-c",
-                at("test $(find %s/tree -type f | wc -l) = %d", b.mnt, FOLDERS * IN_FOLDER)) != 0)
+                at("test $(find %s/tree -type f | wc -l) = %d", stage_.mnt,
+                   FOLDERS * IN_FOLDER)) != 0)
             give_up("find in %s does not see all files", names[c]);
         break;
-    case SEQUENTIAL: read_file(at("%s/big", b.mnt), MIB, b.bulk); break;
+    case SEQUENTIAL: read_file(at("%s/big", stage_.mnt), MIB, b.bulk); break;
     case FILES:
     case WARM:
     case WORKLOADS: break;
@@ -404,7 +325,6 @@ static void measure_all(void)
 
 static int inside(void)
 {
-    const char *tmp = getenv("TMPDIR");
     struct stat st;
     b.rtt = atof(getenv("FSB_LINK_RTT_MS")) / 1e3;
     b.bytes_per_s = atof(getenv("FSB_LINK_MBIT")) * 125000 * 1448 / 1500;
@@ -412,13 +332,10 @@ static int inside(void)
     b.bulk = (size_t)(b.bytes_per_s * seconds * (bench_.quick ? 1 : 2));
     b.small = most < SMALL ? (int)most : SMALL;
     b.runs[FSB] = bench_.quick ? 1 : 3;
-    snprintf(b.dir, sizeof b.dir, "%s/fsb-bench-XXXXXX", tmp && *tmp ? tmp : "/tmp");
-    if (!mkdtemp(b.dir)) give_up("no scratch folder: %s", strerror(errno));
-    snprintf(b.mnt, sizeof b.mnt, "%s/mnt", b.dir);
-    (void)signal(SIGINT, on_signal), (void)signal(SIGTERM, on_signal);
-    if (stat("/dev/fuse", &st) != 0 || access(at("%s/fsb-mount", b.bin), X_OK) != 0) {
+    stage_begin(end_all);
+    if (stat("/dev/fuse", &st) != 0 || access(at("%s/fsb-mount", stage_.bin), X_OK) != 0) {
         fprintf(stderr, "SKIP bench_wan: no /dev/fuse, or no build/bin/fsb-mount\n");
-        clean_up();
+        stage_end();
         return LINK_SKIP;
     }
     make_files();
@@ -429,34 +346,31 @@ static int inside(void)
         b.runs[SSHFS] = 0;
     }
     measure_all();
-    clean_up();
+    stage_end();
     return 0;
 }
 
-static int run_profile(const char *self, const char *profile)
+static int run_profile(const char *profile)
 {
-    return link_run(at("%s/../bench/link", b.bin), profile, self, "bench_wan", bench_.quick,
-                    bench_.json);
+    return link_run(at("%s/../bench/link", stage_.bin), profile, stage_.self);
 }
 
 int main(int argc, char **argv)
 {
     static const char *const all[] = {"lan", "wan-good", "wan-poor", "wan-bad"};
-    static char              self[PATH_MAX / 4];
     const char              *wanted[4];
     int                      count = 0, failed = 0, left = 1;
     for (int i = 1; i < argc; ++i) {
-        if (argv[i][0] == '-' || count == 4) argv[left++] = argv[i];
+        if (argv[i][0] == '-' || count == 4 || strcmp(argv[i - 1], "--case") == 0)
+            argv[left++] = argv[i];
         else wanted[count++] = argv[i];
     }
+    argv[left] = NULL;
     bench_begin("wan", left, argv);
-    if (readlink("/proc/self/exe", self, sizeof self - 1) < 1) return 1;
-    snprintf(b.bin, sizeof b.bin, "%s", self);
-    *strrchr(b.bin, '/') = '\0';
-    strcat(b.bin, "/../bin");
+    stage_find();
     if (getenv("FSB_LINK_PROFILE")) return inside();
-    if (!count && bench_.quick) return run_profile(self, "wan-good");
+    if (!count && bench_.quick) return run_profile("wan-good");
     for (int i = 0; i < (count ? count : 4); ++i)
-        failed |= run_profile(self, count ? wanted[i] : all[i]);
+        failed |= run_profile(count ? wanted[i] : all[i]);
     return failed;
 }

@@ -9,6 +9,7 @@
        FSB_LINK_NS_HOST, FSB_LINK_NS_CLIENT            files that setns() takes */
 #ifndef FSB_LINK_H
 #define FSB_LINK_H
+#include "bench.h"
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -78,15 +79,15 @@ static inline void link_send_stream(int listener, size_t count)
     if (fd >= 0) close(fd);
 }
 
-/* Runs `self`, with what it was told, inside a link; `link` is its program. Its exit status; 0 also
-   where there can be none, which is said as `name`. */
-static inline int link_run(const char *link, const char *profile, const char *self,
-                           const char *name, int quick, int json)
+/* Runs the bench `self`, with the options that it has, inside a link; `link` is its program. Its
+   exit status; 0 also where there can be none, which is said. */
+static inline int link_run(const char *link, const char *profile, const char *self)
 {
-    const char *argv[8] = {link, profile, "--", self};
+    const char *argv[10] = {link, profile, "--", self};
     int         n = 4, status = 0;
-    if (quick) argv[n++] = "--quick";
-    if (json) argv[n++] = "--json";
+    if (bench_.quick) argv[n++] = "--quick";
+    if (bench_.json) argv[n++] = "--json";
+    if (bench_.only) argv[n++] = "--case", argv[n++] = bench_.only;
     fflush(NULL);
     const pid_t pid = fork();
     if (pid == 0) {
@@ -95,7 +96,8 @@ static inline int link_run(const char *link, const char *profile, const char *se
     }
     waitpid(pid, &status, 0);
     status = WIFEXITED(status) ? WEXITSTATUS(status) : 128;
-    if (status == LINK_SKIP) fprintf(stderr, "%s: no link: %s is left out\n", name, profile);
+    if (status == LINK_SKIP)
+        fprintf(stderr, "bench_%s: no link: %s is left out\n", bench_.name, profile);
     return status == LINK_SKIP ? 0 : status;
 }
 
