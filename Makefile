@@ -1,8 +1,9 @@
 # make          the programs, into build/bin/
 # make demo     installs what is missing, then serves a folder, mounts it, shows it working
 # make test     installs what is missing, then runs every check; the last line is the tally
-# make bench    every bench, then build/bench/report.html (bench-quick: in some minutes;
-#               bench-peers: installs first what ours is measured beside)
+# make bench    every bench at length, then build/bench/report.html
+#               (bench-quick: shorter ones, in some minutes; bench-peers: these beside all peers,
+#               which are installed first: the README's tables)
 # make install  PREFIX=/usr/local, DESTDIR=; the headers and the programs
 # make deb      a Debian package of these, in build/
 # make soak     what takes hours: faults, long runs, sanitized programs (SOAK="faults twin": these)
@@ -119,8 +120,10 @@ bench: tools benches
 bench-quick: tools benches
 	@bench/report.py --quick
 bench-peers:
+	@tests/install.sh bench
 	@bench/peers.sh
-	@$(MAKE) --no-print-directory bench
+	@$(MAKE) --no-print-directory tools benches
+	@bench/report.py --quick --peers
 
 # What it found, and what got it further, stays in build/fuzz/.
 FUZZ         ?= $(patsubst tests/fuzz_%.c,%,$(wildcard tests/fuzz_*.c))
