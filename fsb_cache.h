@@ -4383,8 +4383,9 @@ static void fsb_cached_list_ahead_(fsb_cached_ *c, const fsb_cached_name_ *n, ui
     fsb_cached_list_send_(k);
 }
 
-/* A folder that is far was listed from memory: who reads it is likely to go below. */
-static void fsb_cached_list_below_(fsb_cached_ *c, const fsb_cached_name_ *n)
+/* Lists what is below n's folder, about `size` bytes, unless its names are not known, or those of
+   its first folder are. */
+static void fsb_cached_list_below_(fsb_cached_ *c, const fsb_cached_name_ *n, uint64_t size)
 {
     fsb_cached_shard_ *s = fsb_cached_shard_of_(c, n->folder_hash);
     fsb_cached_path_  *first = NULL;
@@ -4405,7 +4406,7 @@ static void fsb_cached_list_below_(fsb_cached_ *c, const fsb_cached_name_ *n)
                       fsb_cached_fresh_(c, f->list_epoch, f->list_until);
     pthread_mutex_unlock(&t->lock);
     if (!known)
-        fsb_cached_list_ahead_(c, n, FSB_LIST_STAT | FSB_LIST_DEEP, 0, FSB_IO_MAX / 4);
+        fsb_cached_list_ahead_(c, n, FSB_LIST_STAT | FSB_LIST_DEEP, 0, size);
     fsb_cached_path_put_(c, first);
 }
 
@@ -4551,7 +4552,7 @@ static void fsb_cached_list_(fsb_cached_ *c, fsb_op *op, int tries, int64_t erro
     /* what lies below is inner's to tell */
     if (!deep && fsb_cached_list_known_(c, op, &cookie, &bytes)) {
         if (!tries) FSB_CACHED_COUNT_(c, listing_hits);
-        if (!op->offset && c->distant) fsb_cached_list_below_(c, &n);
+        if (!op->offset && c->distant) fsb_cached_list_below_(c, &n, FSB_IO_MAX / 4);
         if (!op->offset) fsb_cached_walk_(c, op->path, FSB_LIST_STAT);
         op->done(op);
         return;
@@ -4892,8 +4893,7 @@ static void fsb_cached_names_ahead_(fsb_cached_ *c, const fsb_cached_name_ *n, i
         if (f && !f->tried) f->tried = 1;
         pthread_mutex_unlock(&s->lock);
     }
-    const uint32_t flags = FSB_LIST_STAT | (c->distant && !cookie ? FSB_LIST_DEEP : 0);
-    if (wanted) fsb_cached_list_ahead_(c, n, flags, cookie, FSB_IO_MAX / 4);
+    if (wanted) fsb_cached_list_ahead_(c, n, FSB_LIST_STAT, cookie, FSB_IO_MAX / 4);
 }
 
 /* Who asks for a name that is far is likely to open it: its first bytes are asked for with it. That
@@ -5070,7 +5070,8 @@ static void fsb_cached_readlink_(fsb_cached_ *c, fsb_op *op, int64_t error)
 /* ---- [backend: reading] ---------------------------------------------------------------------- */
 
 /* Bytes came over a way that is far. What came within a round trip is what it carries, if that is
-   more than before; what it carried once is forgotten little by little. */
+   more than before; what it carried once is forgotten little by little. As soon as that is known,
+   the folders near the root, which are the likeliest to be asked for, take the way for as long. */
 static void fsb_cached_carried_(fsb_cached_ *c, uint64_t bytes)
 {
     const int64_t  now = fsb_cached_clock_ns_();
@@ -5082,9 +5083,11 @@ static void fsb_cached_carried_(fsb_cached_ *c, uint64_t bytes)
                                      __ATOMIC_RELAXED))
         return;
     const uint64_t one = (uint64_t)((double)came * (double)c->rtt_ns / (double)(now - since));
-    const uint64_t kept = before - before / 16;
+    const uint64_t kept = before - before / 16, most = FSB_IO_MAX / 4;
     (void)__atomic_sub_fetch(&c->counted, came, __ATOMIC_RELAXED);
     __atomic_store_n(&c->carried, one > kept ? one : kept, __ATOMIC_RELAXED);
+    const fsb_cached_name_ root = fsb_cached_join_(c, "/", 1, "", 0);
+    if (!before && one) fsb_cached_list_below_(c, &root, one < most ? one : most);
 }
 
 /* Answers those waiting READs that want nothing but what has just come: without another copy.
