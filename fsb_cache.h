@@ -2965,8 +2965,9 @@ struct fsb_cached_ {
                                     fsb_cached_distance_ */
     int             crowded;     /* atomic: what is asked for ahead waits for what was before */
     int64_t         rtt_ns;
-    int64_t         counted_ns;       /* atomic, as the next two: see fsb_cached_carried_ */
+    int64_t         counted_ns;       /* atomic, as the next three: see fsb_cached_carried_ */
     uint64_t        counted, carried;
+    int             surveyed;
     uint32_t        firsts, firsts_used; /* atomic: see fsb_cached_first_ok_ */
     fsb_allocator   allocator;
     fsb_logger      log;
@@ -5070,7 +5071,7 @@ static void fsb_cached_readlink_(fsb_cached_ *c, fsb_op *op, int64_t error)
 /* ---- [backend: reading] ---------------------------------------------------------------------- */
 
 /* Bytes came over a way that is far. What came within a round trip is what it carries, if that is
-   more than before; what it carried once is forgotten little by little. As soon as that is known,
+   more than before; what it carried once is forgotten little by little. When that grows no more,
    the folders near the root, which are the likeliest to be asked for, take the way for as long. */
 static void fsb_cached_carried_(fsb_cached_ *c, uint64_t bytes)
 {
@@ -5087,7 +5088,8 @@ static void fsb_cached_carried_(fsb_cached_ *c, uint64_t bytes)
     (void)__atomic_sub_fetch(&c->counted, came, __ATOMIC_RELAXED);
     __atomic_store_n(&c->carried, one > kept ? one : kept, __ATOMIC_RELAXED);
     const fsb_cached_name_ root = fsb_cached_join_(c, "/", 1, "", 0);
-    if (!before && one) fsb_cached_list_below_(c, &root, one < most ? one : most);
+    if (one <= before && !__atomic_exchange_n(&c->surveyed, 1, __ATOMIC_RELAXED))
+        fsb_cached_list_below_(c, &root, before < most ? before : most);
 }
 
 /* Answers those waiting READs that want nothing but what has just come: without another copy.
