@@ -2965,6 +2965,9 @@ struct fsb_cached_ {
                                     fsb_cached_distance_ */
     int             crowded;     /* atomic: what is asked for ahead waits for what was before */
     int64_t         rtt_ns;
+    int64_t         counted_ns;       /* atomic, as the next three: see fsb_cached_carried_ */
+    uint64_t        counted, carried;
+    int             surveyed;
     uint32_t        firsts, firsts_used; /* atomic: see fsb_cached_first_ok_ */
     fsb_allocator   allocator;
     fsb_logger      log;
@@ -3440,7 +3443,8 @@ static void fsb_cached_keep_(fsb_cached_ *c, const fsb_cached_name_ *n, uint64_t
         fsb_cached_entry_  *e = f ? fsb_cached_entry_make_(c, f, n) : NULL;
         if (e) {
             fsb_cached_entry_set_(c, e, st);
-            if (!st != !e->place) fsb_cached_unlist_(f); /* the order lacks it, or has too much */
+            const int lacks = st && !e->place && f->listed == FSB_CACHED_STAT_;
+            if (lacks || (!st && e->place)) fsb_cached_unlist_(f); /* the order is not true */
         }
     }
     pthread_mutex_unlock(&s->lock);
@@ -4140,8 +4144,9 @@ static int fsb_cached_join_first_(fsb_cached_ *c, const fsb_cached_name_ *n, uin
     return found;
 }
 
-/* 1 if a LIST of n's folder on its way brings n's attributes, with `data` its bytes too. */
-static int fsb_cached_join_list_(fsb_cached_ *c, const fsb_cached_name_ *n, int data,
+/* 1 if a LIST of n's folder on its way brings n's attributes, with FSB_LIST_DATA in flags its bytes
+   too, with FSB_LIST_DEEP perhaps its names. */
+static int fsb_cached_join_list_(fsb_cached_ *c, const fsb_cached_name_ *n, uint32_t flags,
                                  fsb_op *upper, int tries)
 {
     fsb_cached_shard_ *s = fsb_cached_shard_of_(c, n->folder_hash);
@@ -4152,7 +4157,7 @@ static int fsb_cached_join_list_(fsb_cached_ *c, const fsb_cached_name_ *n, int 
     for (fsb_cached_call_ *k = s->flights; k && !found; k = k->next)
         if (k->op.code == FSB_OP_LIST && k->hash == n->folder_hash &&
             fsb_cached_holds_(c, n->hash, k->seq) && place >= k->offset &&
-            place - k->offset < k->size && (!data || k->op.flags & FSB_LIST_DATA))
+            place - k->offset < k->size && (k->op.flags & flags) == flags)
             found = upper ? fsb_cached_wait_for_(k, upper, tries) : 1;
     pthread_mutex_unlock(&s->lock);
     return found;
@@ -4302,6 +4307,7 @@ static int fsb_cached_emit_(fsb_op *op, const fsb_dirent *entry)
 }
 
 static void fsb_cached_list_send_(fsb_cached_call_ *k);
+static void fsb_cached_names_ahead_(fsb_cached_ *c, const fsb_cached_name_ *n, int listed);
 
 static void fsb_cached_listed_(fsb_cached_call_ *k)
 {
@@ -4326,6 +4332,10 @@ static void fsb_cached_listed_(fsb_cached_call_ *k)
     fsb_cached_list_end_(k, 0);
     fsb_cached_call_ *waiters = fsb_cached_land_(k);
     fsb_cached_trim_(c);
+    if (!up && !result && c->distant) {
+        const fsb_cached_name_ n = fsb_cached_join_(c, k->path->text, k->path->size, "", 0);
+        fsb_cached_names_ahead_(c, &n, 1);
+    }
     if (result >= 0) result = k->cut == 2 ? 0 : result == 1 || k->top_done;
     const int again = up && !k->shown && !k->cut && fsb_cached_lost_(result) && !k->tries;
     if (up && result >= 0) up->stat = k->op.stat;
@@ -4349,9 +4359,9 @@ static void fsb_cached_list_send_(fsb_cached_call_ *k)
     fsb_cached_send_(k);
 }
 
-/* Lists a folder that nobody asked for yet. */
+/* Lists n's folder, which nobody asked for yet: about `size` bytes. */
 static void fsb_cached_list_ahead_(fsb_cached_ *c, const fsb_cached_name_ *n, uint32_t flags,
-                                   uint64_t cookie)
+                                   uint64_t cookie, uint64_t size)
 {
     fsb_cached_name_ all = *n;
     all.name = "", all.name_size = 0, all.hash = all.folder_hash;
@@ -4370,9 +4380,35 @@ static void fsb_cached_list_ahead_(fsb_cached_ *c, const fsb_cached_name_ *n, ui
         return;
     }
     k->op.flags = flags, k->op.offset = cookie;
-    k->op.size64 = flags & FSB_LIST_DATA ? FSB_IO_MAX : FSB_IO_MAX / 4;
-    k->size = UINT64_MAX;
+    k->op.size64 = size, k->size = UINT64_MAX;
     fsb_cached_list_send_(k);
+}
+
+/* Lists what is below n's folder, about `size` bytes, unless its names are not known, or those of
+   its first folder are. */
+static void fsb_cached_list_below_(fsb_cached_ *c, const fsb_cached_name_ *n, uint64_t size)
+{
+    fsb_cached_shard_ *s = fsb_cached_shard_of_(c, n->folder_hash);
+    fsb_cached_path_  *first = NULL;
+    pthread_mutex_lock(&s->lock);
+    const fsb_cached_folder_ *f = fsb_cached_folder_of_(s, n);
+    for (uint32_t i = 0; f && i < f->order_count && !first; ++i)
+        if (S_ISDIR(f->order[i]->stat.mode))
+            first = fsb_cached_path_new_(c, n->folder, n->folder_size,
+                                         fsb_cached_entry_name_(f->order[i]),
+                                         f->order[i]->name_size);
+    pthread_mutex_unlock(&s->lock);
+    if (!first) return;
+    const fsb_cached_name_ m = fsb_cached_join_(c, first->text, first->size, "", 0);
+    fsb_cached_shard_     *t = fsb_cached_shard_of_(c, m.folder_hash);
+    pthread_mutex_lock(&t->lock);
+    f = fsb_cached_folder_of_(t, &m);
+    const int known = f && f->listed == FSB_CACHED_STAT_ &&
+                      fsb_cached_fresh_(c, f->list_epoch, f->list_until);
+    pthread_mutex_unlock(&t->lock);
+    if (!known)
+        fsb_cached_list_ahead_(c, n, FSB_LIST_STAT | FSB_LIST_DEEP, 0, size);
+    fsb_cached_path_put_(c, first);
 }
 
 /* The folders behind this one in its parent, which are likely to be walked next. */
@@ -4412,7 +4448,8 @@ static void fsb_cached_walk_(fsb_cached_ *c, const char *path, uint32_t flags)
         const int known = o && o->listed == FSB_CACHED_STAT_ && !(flags & FSB_LIST_DATA) &&
                           fsb_cached_fresh_(c, o->list_epoch, o->list_until);
         pthread_mutex_unlock(&t->lock);
-        if (!known) fsb_cached_list_ahead_(c, &m, flags, 0);
+        if (!known) fsb_cached_list_ahead_(c, &m, flags, 0,
+                                           flags & FSB_LIST_DATA ? FSB_IO_MAX : FSB_IO_MAX / 4);
         fsb_cached_path_put_(c, next[i]);
     }
 }
@@ -4511,17 +4548,20 @@ static int fsb_cached_list_known_(fsb_cached_ *c, fsb_op *op, uint64_t *cookie, 
 static void fsb_cached_list_(fsb_cached_ *c, fsb_op *op, int tries, int64_t error)
 {
     const int deep = op->flags & FSB_LIST_DEEP && !__atomic_load_n(&c->away, __ATOMIC_RELAXED);
-    uint64_t  cookie = op->offset, bytes = 0;
+    const fsb_cached_name_ n = fsb_cached_join_(c, op->path, strlen(op->path), "", 0);
+    uint64_t               cookie = op->offset, bytes = 0;
     /* what lies below is inner's to tell */
     if (!deep && fsb_cached_list_known_(c, op, &cookie, &bytes)) {
         if (!tries) FSB_CACHED_COUNT_(c, listing_hits);
+        if (!op->offset && c->distant) fsb_cached_list_below_(c, &n, FSB_IO_MAX / 4);
         if (!op->offset) fsb_cached_walk_(c, op->path, FSB_LIST_STAT);
         op->done(op);
         return;
     }
-    const fsb_cached_name_ n = fsb_cached_join_(c, op->path, strlen(op->path), "", 0);
+    const fsb_cached_name_ own = fsb_cached_split_(c, op->path);
     if (!error && !deep && !cookie && tries < FSB_CACHED_TRIES_ &&
-        fsb_cached_join_list_(c, &n, op->flags & FSB_LIST_DATA && !c->distant, op, tries))
+        (fsb_cached_join_list_(c, &n, c->distant ? 0 : op->flags & FSB_LIST_DATA, op, tries) ||
+         (c->distant && fsb_cached_join_list_(c, &own, FSB_LIST_DEEP, op, tries))))
         return;
     fsb_cached_call_ *k =
         error ? NULL : fsb_cached_call_new_(c, op, FSB_OP_LIST, fsb_cached_listed_);
@@ -4680,23 +4720,24 @@ static void fsb_cached_sort_(fsb_cached_entry_ **v, uint32_t n, int by)
 }
 
 /* The order in which `last` and then e would be read: that with the fewest names between, if they
-   are few; -1: none. Shard locked. */
+   are few; -1: none. Without `last`, that in which e is the first of all. Shard locked. */
 static int fsb_cached_order_(const fsb_cached_folder_ *f, fsb_cached_entry_ *last,
                              fsb_cached_entry_ *e)
 {
-    int best = -1, least = 4;
+    int best = -1, least = last ? 4 : 1;
     for (int by = 0; by < FSB_CACHED_ORDERS_ && least; ++by) {
         int between = 0;
-        if (!fsb_cached_before_(last, e, by)) continue;
+        if (last && !fsb_cached_before_(last, e, by)) continue;
         for (uint32_t i = 0; i < f->order_count && between < least; ++i)
-            between += fsb_cached_before_(last, f->order[i], by) &&
+            between += (!last || fsb_cached_before_(last, f->order[i], by)) &&
                        fsb_cached_before_(f->order[i], e, by);
         if (between < least) best = by, least = between;
     }
     return best;
 }
 
-/* Files of the folder are read one after another, e behind `last`: guesses how that goes on.
+/* Files of the folder are read one after another, e behind `last` (NULL: it is the first): guesses
+   how that goes on.
    Shard locked. */
 static void fsb_cached_guess_(fsb_cached_ *c, fsb_cached_folder_ *f, fsb_cached_entry_ *last,
                               fsb_cached_entry_ *e)
@@ -4727,12 +4768,14 @@ static int fsb_cached_follow_(fsb_cached_ *c, fsb_cached_folder_ *f, fsb_cached_
     f->last_read = e;
     if (f->guess_count && (e->rank > f->guess_next || (missed && last && e->rank < last->rank)))
         f->guess_count = 0; /* nobody asked for that */
-    if (!f->guess_count && last && (missed || c->distant)) fsb_cached_guess_(c, f, last, e);
+    if (!f->guess_count && (c->distant ? last || f->complete : last && missed))
+        fsb_cached_guess_(c, f, last, e);
     if (!f->guess_count || e->rank < f->guess_wake) return 0;
     const int crowded = __atomic_exchange_n(&c->crowded, 0, __ATOMIC_RELAXED);
     if (f->window) f->wrong = 0;
-    f->window = !f->window ? (uint64_t)FSB_CACHED_WINDOW_ : crowded ? f->window / 2
-                                                                    : f->window * 2;
+    const uint64_t least = __atomic_load_n(&c->carried, __ATOMIC_RELAXED);
+    if (f->window) f->window = crowded ? f->window / 2 : f->window * 2;
+    else f->window = least > FSB_CACHED_WINDOW_ ? least : (uint64_t)FSB_CACHED_WINDOW_;
     if (f->window > c->read_ahead) f->window = c->read_ahead;
     if (f->window < FSB_CACHED_SMALL_) f->window = FSB_CACHED_SMALL_;
     return 1;
@@ -4821,15 +4864,16 @@ static void fsb_cached_data_ahead_(fsb_cached_ *c, const fsb_cached_name_ *n, in
         first = 0;
     } while (count == FSB_CACHED_BATCH_);
     const uint32_t flags = FSB_LIST_STAT | FSB_LIST_DATA;
-    if (whole) fsb_cached_list_ahead_(c, n, flags, 0);
+    if (whole) fsb_cached_list_ahead_(c, n, flags, 0, FSB_IO_MAX);
     fsb_cached_path_ *folder =
         walk ? fsb_cached_path_new_(c, n->folder, n->folder_size, "", 0) : NULL;
     if (folder) fsb_cached_walk_(c, folder->text, flags);
     fsb_cached_path_put_(c, folder);
 }
 
-/* The first names of a folder are asked for: others are likely to follow. */
-static void fsb_cached_names_ahead_(fsb_cached_ *c, const fsb_cached_name_ *n)
+/* The first names of a folder are asked for: others are likely to follow. listed: a part of them
+   has come; it goes on if one was asked for meanwhile. */
+static void fsb_cached_names_ahead_(fsb_cached_ *c, const fsb_cached_name_ *n, int listed)
 {
     int      wanted = 0;
     uint64_t cookie = 0;
@@ -4837,20 +4881,20 @@ static void fsb_cached_names_ahead_(fsb_cached_ *c, const fsb_cached_name_ *n)
     fsb_cached_shard_ *s = fsb_cached_shard_of_(c, n->folder_hash);
     pthread_mutex_lock(&s->lock);
     fsb_cached_folder_ *f = fsb_cached_folder_of_(s, n);
-    if (f && f->tried < 2 && f->listed == FSB_CACHED_UNKNOWN_ && !f->lister)
+    if (f && !listed && f->tried < 2 && f->listed == FSB_CACHED_UNKNOWN_ && !f->lister)
         wanted = ++f->tried == 2; /* the first name alone is not worth a listing */
-    else if (f && f->tried >= 2 && f->tried < 2 + FSB_CACHED_PAGES_ && !f->lister &&
-             f->listed == FSB_CACHED_NAMED_)
+    else if (f && f->tried < 2 + FSB_CACHED_PAGES_ && !f->lister &&
+             f->listed == FSB_CACHED_NAMED_ && (!listed || f->tried == 1))
         wanted = 1, ++f->tried, cookie = f->last_cookie; /* it is in none of the names so far */
     pthread_mutex_unlock(&s->lock);
     const uint64_t epoch = fsb_cached_epoch_(c);
-    if (!f && fsb_cached_holdable_(c, n, epoch)) {
+    if (!f && !listed && fsb_cached_holdable_(c, n, epoch)) {
         pthread_mutex_lock(&s->lock);
         f = fsb_cached_folder_make_(c, s, n, epoch);
         if (f && !f->tried) f->tried = 1;
         pthread_mutex_unlock(&s->lock);
     }
-    if (wanted) fsb_cached_list_ahead_(c, n, FSB_LIST_STAT, cookie);
+    if (wanted) fsb_cached_list_ahead_(c, n, FSB_LIST_STAT, cookie, FSB_IO_MAX / 4);
 }
 
 /* Who asks for a name that is far is likely to open it: its first bytes are asked for with it. That
@@ -4895,7 +4939,11 @@ static void fsb_cached_stat_first_(fsb_cached_call_ *stat, const char *path)
         fsb_cached_fly_(k);
     }
     fsb_cached_send_all_(c, both, k ? 2 : 1);
-    if (copy) fsb_cached_names_ahead_(c, &n);
+    if (k) { /* or it is a folder */
+        const fsb_cached_name_ in = fsb_cached_join_(c, copy->text, copy->size, "", 0);
+        fsb_cached_list_ahead_(c, &in, FSB_LIST_STAT, 0, FSB_CACHED_FIRST_);
+    }
+    if (copy) fsb_cached_names_ahead_(c, &n, 0);
     fsb_cached_path_put_(c, copy);
 }
 
@@ -4984,7 +5032,7 @@ static void fsb_cached_stat_(fsb_cached_ *c, fsb_op *op, fsb_cached_file_ *f, in
         fsb_cached_stat_first_(k, op->path);
         return;
     }
-    if (!f && !tries) fsb_cached_names_ahead_(c, &n);
+    if (!f && !tries) fsb_cached_names_ahead_(c, &n, 0);
     fsb_cached_send_(k);
 }
 
@@ -5021,6 +5069,28 @@ static void fsb_cached_readlink_(fsb_cached_ *c, fsb_op *op, int64_t error)
 }
 
 /* ---- [backend: reading] ---------------------------------------------------------------------- */
+
+/* Bytes came over a way that is far. What came within a round trip is what it carries, if that is
+   more than before; what it carried once is forgotten little by little. When that grows no more,
+   the folders near the root, which are the likeliest to be asked for, take the way for as long. */
+static void fsb_cached_carried_(fsb_cached_ *c, uint64_t bytes)
+{
+    const int64_t  now = fsb_cached_clock_ns_();
+    const uint64_t came = __atomic_add_fetch(&c->counted, bytes, __ATOMIC_RELAXED);
+    const uint64_t before = __atomic_load_n(&c->carried, __ATOMIC_RELAXED);
+    int64_t        since = __atomic_load_n(&c->counted_ns, __ATOMIC_RELAXED);
+    if (now - since < c->rtt_ns ||
+        !__atomic_compare_exchange_n(&c->counted_ns, &since, now, 0, __ATOMIC_RELAXED,
+                                     __ATOMIC_RELAXED))
+        return;
+    const uint64_t one = (uint64_t)((double)came * (double)c->rtt_ns / (double)(now - since));
+    const uint64_t kept = before - before / 16, most = FSB_IO_MAX / 4;
+    (void)__atomic_sub_fetch(&c->counted, came, __ATOMIC_RELAXED);
+    __atomic_store_n(&c->carried, one > kept ? one : kept, __ATOMIC_RELAXED);
+    const fsb_cached_name_ root = fsb_cached_join_(c, "/", 1, "", 0);
+    if (one <= before && !__atomic_exchange_n(&c->surveyed, 1, __ATOMIC_RELAXED))
+        fsb_cached_list_below_(c, &root, before < most ? before : most);
+}
 
 /* Answers those waiting READs that want nothing but what has just come: without another copy.
    Returns the others. */
@@ -5060,6 +5130,7 @@ static void fsb_cached_read_done_(fsb_cached_call_ *k)
     const void   *data = op->buf ? op->buf : op->slice.data;
     fsb_cached_call_ *waiters = NULL;
     int               ok = 0;
+    if (op->result > 0 && c->distant) fsb_cached_carried_(c, (uint64_t)op->result);
     if (op->result >= 0 && k->file_id && fsb_cached_holds_(c, k->hash, k->seq)) {
         const uint64_t left = k->op.stat.size > k->offset ? k->op.stat.size - k->offset : 0;
         const uint64_t want = k->size < left ? k->size : left;
@@ -5173,6 +5244,7 @@ static void fsb_cached_got_(fsb_cached_call_ *k)
             fsb_cached_holds_(c, n.hash, k->seq))
             fsb_cached_first_put_(c, &op->stat, data, (size_t)op->result);
     } else if (op->result == -ENOENT) fsb_cached_keep_(c, &n, k->seq, NULL);
+    if (op->result > 0 && c->distant) fsb_cached_carried_(c, (uint64_t)op->result);
     if (k->sent_ns && c->distant) fsb_cached_came_(k);
     fsb_cached_call_ *waiters = fsb_cached_land_(k);
     if (up && up->code == FSB_OP_READ && op->result >= 0) {
@@ -5256,12 +5328,12 @@ static void fsb_cached_get_(fsb_cached_ *c, fsb_op *op, int tries, int64_t error
     if (tries < FSB_CACHED_TRIES_)
         joined = (file && fsb_cached_join_read_(c, &st, 0, op, tries)) ||
                  fsb_cached_join_first_(c, &n, least, op, tries) ||
-                 fsb_cached_join_list_(c, &n, 1, op, tries);
+                 fsb_cached_join_list_(c, &n, FSB_LIST_DATA, op, tries);
     if (!joined && !tries) FSB_CACHED_COUNT_(c, data_misses);
     if (!joined && !fsb_cached_get_send_(c, op, op->path, file ? &st : NULL, tries))
         fsb_cached_finish_(op, -ENOMEM);
     if (ahead) fsb_cached_data_ahead_(c, &same, !joined);
-    else if (path && !tries && !joined) fsb_cached_names_ahead_(c, &same);
+    else if (path && !tries && !joined) fsb_cached_names_ahead_(c, &same, 0);
     fsb_cached_path_put_(c, path);
 }
 
@@ -5362,7 +5434,7 @@ static void fsb_cached_read_(fsb_cached_ *c, fsb_op *op, fsb_cached_file_ *f, in
     const int joined = !error && known && tries < FSB_CACHED_TRIES_ &&
                        (fsb_cached_join_read_(c, &st, at, op, tries) ||
                         fsb_cached_join_first_(c, &n, end, op, tries) ||
-                        (fsb_cached_small_(&st) && fsb_cached_join_list_(c, &n, 1, op, tries)));
+                        (fsb_cached_small_(&st) && fsb_cached_join_list_(c, &n, FSB_LIST_DATA, op, tries)));
     if (joined && !tries && fsb_cached_small_(&st)) fsb_cached_data_ahead_(c, &n, 0);
     if (joined || error) {
         fsb_cached_path_put_(c, path);
@@ -5489,7 +5561,7 @@ static void fsb_cached_open_(fsb_cached_ *c, fsb_op *op, int tries, int64_t erro
     }
     fsb_stat st;
     if (plain && !tries) {
-        fsb_cached_names_ahead_(c, &n);
+        fsb_cached_names_ahead_(c, &n, 0);
         if (fsb_cached_look_(c, &n, &st) == FSB_CACHED_STAT_ && fsb_cached_small_(&st))
             fsb_cached_data_ahead_(c, &n, 1);
     }

@@ -871,6 +871,56 @@ static void test_far(void)
     hub_close(&h);
 }
 
+/* A walk over what is far: the names come with the folder's own, what is below in one call more; and
+   who reads the first file of a folder is given the others without asking again. */
+static void test_far_walk(void)
+{
+    hub           h;
+    char          path[64];
+    unsigned char body[9000];
+    enum { FOLDERS = 12, FILES_EACH = 5 };
+    hub_open(&h);
+    CHECK_EQ(ELSEWHERE(MKDIR, .path = "/tree", MODE(0755)), 0);
+    for (int d = 0; d < FOLDERS; ++d) {
+        snprintf(path, sizeof path, "/tree/d%d", d);
+        CHECK_EQ(ELSEWHERE(MKDIR, .path = path, MODE(0755)), 0);
+        for (int i = 0; i < FILES_EACH; ++i) {
+            snprintf(path, sizeof path, "/tree/d%d/f%d", d, i);
+            memset(body, i, sizeof body);
+            CHECK_EQ(fsb_write_file(h.memory, path, body, sizeof body, 0644), 0);
+        }
+    }
+    fsb_backend *b = cached_far(&h);
+    conf_stat(b, "/");
+    settle(&h, 0);
+    uint64_t before = hub_calls(&h, 0);
+    conf_stat(b, "/tree");
+    settle(&h, 0);
+    CHECK_EQ(hub_calls(&h, 0) - before, 3); /* STAT, GET, LIST: one round trip */
+    CHECK_EQ(conf_count(b, "/tree"), FOLDERS);
+    for (int d = 0; d < FOLDERS; ++d) { /* these wait for the one that is on its way */
+        snprintf(path, sizeof path, "/tree/d%d", d);
+        CHECK_EQ(conf_count(b, path), FILES_EACH);
+    }
+    settle(&h, 0);
+    CHECK_EQ(hub_calls(&h, 0) - before, 4);
+    before = hub_gets(&h);
+    far_read(b, "/tree/d3/f0", sizeof body, 0);
+    settle(&h, 0);
+    CHECK_EQ(hub_gets(&h) - before, FILES_EACH);
+    for (int i = 1; i < FILES_EACH; ++i) {
+        snprintf(path, sizeof path, "/tree/d3/f%d", i);
+        far_read(b, path, sizeof body, i);
+    }
+    settle(&h, 0);
+    CHECK_EQ(hub_gets(&h) - before, FILES_EACH);
+    far_read(b, "/tree/d5/f2", sizeof body, 2); /* not the first: nothing is guessed */
+    settle(&h, 0);
+    CHECK_EQ(hub_gets(&h) - before, FILES_EACH + 1);
+    b->close(b);
+    hub_close(&h);
+}
+
 int main(int argc, char **argv)
 {
     test_begin(argc, argv);
@@ -882,6 +932,7 @@ int main(int argc, char **argv)
     TEST(test_few_calls);
     TEST(test_read_ahead);
     TEST(test_far);
+    TEST(test_far_walk);
     TEST(test_lost_and_ttl);
     TEST(test_names);
     TEST(test_disk);
