@@ -51,8 +51,10 @@
              caching backend of fsb_cache.h) says when something changes. Until then the kernel
              keeps names, attributes, listings and pages, a known file is opened without a word to
              the host, and the small files of a folder that is read file by file are fetched
-             together. Without a lease open asks for the version of the file (close-to-open), and
-             names and attributes are believed for entry_timeout and attr_timeout.
+             together. The kernel lists what it knows without a word to the mount; where nothing
+             can be written (desc.read_only, the option ro) and locks are local it opens and reads
+             files so, too. Without a lease open asks for the version of the file (close-to-open),
+             and names and attributes are believed for entry_timeout and attr_timeout.
    LINKS     The text of a symbolic link is the backend's, but this machine's kernel follows it: a
              malicious host could lead programs, root's too, to files of this machine. With
              desc.contain_symlinks reading a link fails with EPERM, and so does following it, where
@@ -69,7 +71,8 @@
              kernel writes it (msync, munmap, close). Two mounts that write one file at once,
              without locks or a lease, may keep old parts of it cached until it changes again. A
              file that was opened under a lease, not yet read, and removed by another client
-             answers ESTALE.
+             answers ESTALE; on a read-only mount so does one that was read in part, if 256 other
+             large files were read between.
              Locks act within the mount, unless the option remote_locks is given. What a mapping
              has dirty is lost when the mount is stopped while in use. libfuse's own messages are
              silenced, for the whole process. A plugin that crashes once it is loaded takes the
@@ -4219,8 +4222,8 @@ enum {
     FSB_MOUNT_BATCH_MIN_ = 32 << 10, /* of a listing, fetched at once; doubles while it is used */
     FSB_MOUNT_BATCH_MAX_ = 256 << 10,
     FSB_MOUNT_REPLY_MAX_ = 128 << 10, /* of a listing, handed to the kernel at once */
-    FSB_MOUNT_DIRS_ = 16, /* such batches kept, at most */
-    FSB_MOUNT_KEPT_ = 256, /* files open on the backend that nobody opens and closes, at most */
+    FSB_MOUNT_DIRS_ = 16,             /* such batches kept, at most */
+    FSB_MOUNT_KEPT_ = 256,            /* files open on the backend that nobody will close */
     FSB_MOUNT_LOOK_NS_ = 60000,
     FSB_MOUNT_QUIET_MS_ = 1000,       /* then unused memory is given back */
     FSB_MOUNT_TRIES_ = 4              /* of an operation whose path changed meanwhile */
@@ -6071,9 +6074,10 @@ static void fsb_mount_opened_(fsb_mount_req_ *r)
     else fsb_mount_fail_(r, err);
 }
 
-/* Where nothing can be written, the kernel is told that files need not be opened at all. Nobody says
-   then when one is closed: what a read has opened on the backend stays open until the kernel forgets
-   the file, or has had many others opened since. So what others remove can be read to its end. */
+/* Where nothing can be written, the kernel is told that files need not be opened at all. Nobody
+   says then when one is closed: what a read has opened on the backend stays open until the kernel
+   forgets the file, or many others were opened since. So what others remove can be read to its
+   end. */
 
 /* Lock held. The node's file, just opened, stays. */
 static void fsb_mount_file_stay_(fsb_mount *m, fsb_mount_node_ *n)

@@ -15,6 +15,7 @@
 #include "stage.h"
 #include <arpa/inet.h>
 #include <dirent.h>
+#include <ftw.h>
 #include <pthread.h>
 #include <pwd.h>
 #include <stdint.h>
@@ -80,7 +81,10 @@ static struct {
     int    files;        /* to be asked for, and to be made */
     int    folders, git; /* of small files; files in the work tree, 0: there is no git */
     int    mounted, cache, secure; /* cache: fsb keeps what it reads on disk; secure: TLS */
+    int    locked;                 /* fsb mounts read-only */
     double l2[MOST_RUNS], calls[MOST_RUNS]; /* ms; requests of the warm passes */
+    double read_only[MOST_RUNS];            /* ms; a second pass that opens nothing */
+    double loaded[MOST_RUNS];               /* MB; fsb-mount with much to remember */
     double result[WORKLOADS][CONTENDERS][MOST_RUNS];
     double each[TIMED][CONTENDERS][MOST_RUNS * FIRST]; /* us */
     int    times[TIMED][CONTENDERS];
@@ -269,7 +273,8 @@ static void mount_contender(contender c)
         }
         stage_.mounter = START(NULL, at("%s/fsb-mount", stage_.bin), "-f", "--status",
                           at("unix:%s/status", stage_.dir), url, stage_.mnt,
-                          b.cache ? "--cache-dir" : NULL, at("%s/cache", stage_.dir));
+                          b.cache ? "--cache-dir" : b.locked ? "--read-only" : NULL,
+                          b.cache ? at("%s/cache", stage_.dir) : NULL);
     } else if (c == SSHFS) {
         mount_sshfs("");
     } else if (c == TUNED) {
@@ -607,6 +612,36 @@ static double small_from_disk(void)
     return ms;
 }
 
+/* The second pass over files that cannot be written: ms. */
+static double small_read_only(void)
+{
+    b.locked = 1;
+    mount_contender(FSB);
+    (void)small_pass(stage_.mnt, 1);
+    const double ms = small_pass(stage_.mnt, 1);
+    unmount_contender(FSB);
+    b.locked = 0;
+    return ms;
+}
+
+static int ignore(const char *path, const struct stat *st, int type)
+{
+    (void)path, (void)st, (void)type;
+    return 0;
+}
+
+/* What fsb-mount took at most, when all names were walked and small and large files read: MB. */
+static double memory_under_load(void)
+{
+    mount_contender(FSB);
+    for (int i = 0; i < 2; ++i) (void)read_bulk(stage_.mnt);
+    (void)small_pass(stage_.mnt, 8);
+    if (ftw(stage_.mnt, ignore, 20) != 0) give_up("ftw: %s", strerror(errno));
+    const double mb = memory_of(stage_.mounter, "VmHWM:");
+    unmount_contender(FSB);
+    return mb;
+}
+
 static void make_small(const char *text)
 {
     for (int d = 0; d < b.folders; ++d) {
@@ -629,6 +664,16 @@ static void make_work_tree(void)
                "git -c user.name=b -c user.email=b@localhost commit -q -m all",
                stage_.dir, folders)) == 0)
         b.git = folders * 100;
+}
+
+/* Names that are walked for the memory they take: 100,000, or a tenth. */
+static void make_names(void)
+{
+    for (int d = 0; d < b.folders; ++d) {
+        RUN("mkdir", "-p", at("%s/data/names/d%02d", stage_.dir, d));
+        for (int i = 0; i < 1000; ++i)
+            close(open(at("%s/data/names/d%02d/n%03d", stage_.dir, d, i), O_WRONLY | O_CREAT, 0644));
+    }
 }
 
 /* What the O_DIRECT, stat and other cases read, in the host's page cache. */
@@ -659,6 +704,7 @@ static void make_data(void)
         close(f);
     }
     make_small(buf);
+    make_names();
     make_work_tree();
     free(buf);
 }
@@ -760,6 +806,8 @@ static void report(void)
               b.result[SMALL_1][FSB], b.runs, BENCH_LESS, "after a remount");
     bench_row("requests of the warm passes", b.calls, b.runs, "", "", NULL, 0, BENCH_LESS,
               "to the host: small files, sequential, git");
+    bench_row("small files, second pass, read-only", b.read_only, b.runs, "ms", names[DIRECT],
+              b.result[SMALL_AGAIN][DIRECT], b.runs, BENCH_LESS, "the kernel opens them alone");
     for (int w = 0; w < 2; ++w)
         for (contender c = SSHFS; c < CONTENDERS; ++c)
             if (b.present[c])
@@ -770,6 +818,8 @@ static void report(void)
               BENCH_LESS, "VmRSS");
     bench_row("memory at most, the larger daemon", b.rss_peak, b.runs, "MB", "", NULL, 0,
               BENCH_LESS, "VmHWM, after the read");
+    bench_row("memory of fsb-mount under load", b.loaded, b.runs, "MB", "", NULL, 0, BENCH_LESS,
+              "VmHWM: small and large files read, all names walked");
     bench_row("CPU at rest", &b.idle_cpu, 1, "s", "", NULL, 0, BENCH_LESS,
               "both daemons, 2 s of rest");
 }
@@ -818,6 +868,8 @@ static void run_turn(int turn)
     }
     b.secure = 0;
     b.l2[turn] = small_from_disk();
+    b.read_only[turn] = small_read_only();
+    b.loaded[turn] = memory_under_load();
 }
 
 int main(int argc, char **argv)

@@ -22,4 +22,10 @@ check "$rounds changes of every kind show in time, every one" \
     "'$dir/coherence' '$data' '$dir/one' '$dir/two' $rounds ${COHERENCE_SEED:-1} \
         $((jitter * 20)) $((jitter > 0)) >'$dir/out'"
 cat "$dir/out"
+rm -rf "${data:?}/work"
+mount_at "$dir/three" --read-only # the kernel opens nothing there
+check "and where nothing can be written" \
+    "'$dir/coherence' '$data' '$dir/one' '$dir/three' $((rounds / 3)) ${COHERENCE_SEED:-2} \
+        $((jitter * 20)) $((jitter > 0)) >'$dir/out'"
+cat "$dir/out"
 finish

@@ -105,10 +105,12 @@ check 'and so did the host' '[ ! -e "$dir/status" ]'
 # ---- who is refused ----
 rm -f "$dir/audit"
 host --read-only --max-clients 1 --audit "$dir/audit" "$data"
+check 'a change that is not allowed' '! "$bin/fsb" mkdir "$url/no" 2>/dev/null; sleep 0.2
+    grep -q " data [a-z]* /no - Permission denied$" "$dir/audit"'
 mount_at "$mnt"
-check 'a change that is not allowed, a client too many' \
-    '! touch "$mnt/no" 2>/dev/null; ! "$bin/fsb" ls "$url" 2>/dev/null; sleep 0.2
-    grep -q " data [a-z]* /no - Permission denied$" "$dir/audit" && grep -q " 0 - - refused - - " "$dir/audit"'
+check 'a client too many, and a mount that knows that it cannot write' \
+    '! "$bin/fsb" ls "$url" 2>/dev/null; ! touch "$mnt/no" 2>"$dir/err"; sleep 0.2
+    grep -q Read-only "$dir/err" && grep -q " 0 - - refused - - " "$dir/audit"'
 unmount_at "$mnt"
 stop_host
 

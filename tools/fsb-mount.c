@@ -11,6 +11,7 @@
 #include "status.h"
 #include "tool.h"
 #include <fcntl.h>
+#include <malloc.h>
 #include <signal.h>
 #include <sys/wait.h>
 
@@ -27,7 +28,8 @@ static const char help[] =
     "                      of the mount, absolute ones too, cannot be read or followed, so that\n"
     "                      no host can lead to files of this machine; that is the default for\n"
     "                      fsb://, fsb+tcp://, ssh:// and sftp://, not so no_contain_symlinks\n"
-    "  --read-only         change nothing\n"
+    "  --read-only         change nothing, which makes opening files quicker; so it is anyway\n"
+    "                      where the host does not let us write\n"
     "  --timeout SECONDS   a call waits so long for the host, then fails (default 30); the\n"
     "                      mount stays, and goes on when the host is back\n"
     "  --memory SIZE       keep so much of what the host has said in memory (default 128M; 0: "
@@ -340,6 +342,9 @@ int main(int argc, char **argv)
     const fsb_logger logger = tool_log_open(&log, o.log_path, o.verbose);
     tool_raise_descriptor_limit();
     (void)signal(SIGPIPE, SIG_IGN);
+#ifdef M_ARENA_MAX /* all but the first grow page by page: a fifth of the CPU of small files */
+    (void)mallopt(M_ARENA_MAX, 1);
+#endif
     const int    word = o.foreground ? -1 : go_to_background();
     fsb_cache_disk *disk = open_disk(&o, logger);
     fsb_backend    *host = o.offline ? NULL : connect_to(&o, &url, logger);
