@@ -5425,9 +5425,13 @@ static void fsb_mount_set_done_(fsb_mount_req_ *r)
     fsb_mount_got_attr_(r);
 }
 
+/* Times beyond what ns can say (1677 to 2262) are the nearest ones that it can. */
 static int64_t fsb_mount_ns_(struct timespec t)
 {
-    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+    const int64_t second = 1000000000, most = INT64_MAX / second;
+    if (t.tv_sec >= most) return INT64_MAX;
+    if (t.tv_sec < -most) return INT64_MIN;
+    return (int64_t)t.tv_sec * second + t.tv_nsec;
 }
 
 static void fsb_mount_attr_from_(fsb_attr *a, const struct stat *st, int set)
@@ -5457,7 +5461,8 @@ static void fsb_mount_on_setattr_(fuse_req_t q, fuse_ino_t ino, struct stat *st,
     r->how |= FSB_MOUNT_DRAINED_;
     /* Who owns it changes: with HANDLE_KILLPRIV_V2 the rest is up to the file system. */
     const uint32_t mode = fsb_mount_changing_(r, r->node);
-    if (set & (FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID) && S_ISREG(mode))
+    const int owner = FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID;
+    if ((set & owner || !a->mask) && !S_ISDIR(mode)) /* chown(path, -1, -1) comes with nothing */
         a->mask |= FSB_ATTR_KILL_PRIV;
     fsb_mount_go_(r, fsb_mount_set_done_);
 }
@@ -6700,19 +6705,48 @@ static void fsb_mount_on_fallocate_(fuse_req_t q, fuse_ino_t ino, int mode, off_
     fsb_mount_go_(r, fsb_mount_fallocated_);
 }
 
+/* Copied into a file that loses its set-user-id bit by that: answers how much it was. */
+static void fsb_mount_copy_killed_(fsb_mount_req_ *r)
+{
+    fsb_mount *m = r->task.mount;
+    pthread_mutex_lock(&m->lock);
+    fsb_mount_changed_(m, r->node);
+    pthread_mutex_unlock(&m->lock);
+    if (r->task.op.result < 0) {
+        fsb_mount_fail_(r, r->task.op.result);
+        return;
+    }
+    fsb_mount_inval_attr_(m, r->node->id);
+    fuse_reply_write(r->fuse, r->reply_size);
+    fsb_mount_end_(r);
+}
+
 static void fsb_mount_copied_(fsb_mount_req_ *r)
 {
-    fsb_mount    *m = r->task.mount;
-    const int64_t n = r->task.op.result;
+    fsb_mount       *m = r->task.mount;
+    fsb_mount_node_ *to = r->node2;
+    fsb_mount_file_ *file = r->file2;
+    fsb_op          *op = &r->task.op;
+    const int64_t    n = op->result;
     pthread_mutex_lock(&m->lock);
-    fsb_mount_changed_(m, r->node2);
-    r->node2->version = 0;
+    fsb_mount_changed_(m, to);
+    to->version = 0;
+    const int loses = n > 0 && to->attr.mode & (S_ISUID | S_ISGID);
     pthread_mutex_unlock(&m->lock);
-    if (n < 0 || (uint64_t)n > r->task.op.size64) {
+    if (n < 0 || (uint64_t)n > op->size64) {
         fsb_mount_fail_(r, n < 0 ? n : -EIO);
         return;
     }
-    fuse_reply_write(r->fuse, (size_t)n);
+    r->reply_size = (size_t)n;
+    if (loses && fuse_req_ctx(r->fuse)->uid != 0) { /* as with fallocate */
+        r->node2 = r->node, r->node = to, r->file2 = r->file, r->file = file;
+        memset(op, 0, sizeof *op);
+        op->code = FSB_OP_SETATTR, op->attr.mask = FSB_ATTR_KILL_PRIV;
+        op->timeout_ms = m->timeout_ms, r->how = 0;
+        fsb_mount_go_(r, fsb_mount_copy_killed_);
+        return;
+    }
+    fuse_reply_write(r->fuse, r->reply_size);
     fsb_mount_end_(r);
 }
 
@@ -6756,8 +6790,8 @@ static void fsb_mount_on_lseek_(fuse_req_t q, fuse_ino_t ino, off_t offset, int 
     (void)fi;
     fsb_mount_req_ *r = fsb_mount_begin_(q, FSB_OP_SEEK, ino, NULL);
     if (!r) return;
-    if (whence != SEEK_DATA && whence != SEEK_HOLE) {
-        fsb_mount_fail_(r, -EINVAL);
+    if ((whence != SEEK_DATA && whence != SEEK_HOLE) || offset < 0) {
+        fsb_mount_fail_(r, offset < 0 ? -ENXIO : -EINVAL);
         return;
     }
     if (!fsb_mount_by_handle_(r, 0)) return;
@@ -7560,6 +7594,7 @@ static void fsb_mount_on_release_(fuse_req_t q, fuse_ino_t ino, struct fuse_file
     if (fi->flock_release) fsb_mount_unlock_all_(r, fi->lock_owner, FSB_LOCK_FLOCK);
     pthread_mutex_unlock(&m->lock);
     r->how = FSB_MOUNT_DRAINED_;
+    r->fresh = 0; /* nobody waits for it, but who locks next must come behind it */
     fsb_mount_go_(r, fsb_mount_released_);
 }
 
