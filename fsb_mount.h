@@ -4234,6 +4234,7 @@ enum {
     FSB_MOUNT_FAR_NS_ = 2000000       /* a round trip to a distant host */
 };
 #define FSB_MOUNT_COPY_MAX_ ((uint64_t)64 << 20) /* of one COPY, so that it ends in good time */
+#define FSB_MOUNT_CAREFUL_NS_ ((int64_t)10 * 1000000000)
 #define FSB_MOUNT_KILL_WRITE_ (1u << 2)          /* FUSE_WRITE_KILL_SUIDGID */
 #define FSB_MOUNT_KILL_SETATTR_ (1 << 11)        /* FATTR_KILL_SUIDGID */
 #define FSB_MOUNT_INIT_FLAGS_ (1u << 18 | 1u << 28) /* PARALLEL_DIROPS, HANDLE_KILLPRIV_V2 */
@@ -4465,6 +4466,7 @@ struct fsb_mount {
     int             moving, gate_pumping;
     fsb_mount_queue_ gate;
 
+    int64_t         careful_until; /* monotonic ns: one failed, none is delayed; 0: none did */
     uint64_t        behind; /* bytes of delayed writes on their way */
     uint32_t        behind_count;
     fsb_mount_node_ *room_head, *room_tail;
@@ -6370,7 +6372,8 @@ static void fsb_mount_on_read_(fuse_req_t q, fuse_ino_t ino, size_t size, off_t 
 /* A delayed write is acknowledged before the host has it. Until it does, nobody is shown the file
    without it: what asks about the node waits in node->waiting, in order, and so does a write that
    overlaps one on its way, or that finds no room (then its answer, and so the application, waits).
-   The first failure is kept until one write, fsync or close has reported it. */
+   The first failure is kept until one write, fsync or close has reported it. For a while after one
+   no write is delayed: a full disk stays full, and many a program looks at what write() says only. */
 
 static void fsb_mount_buf_unpin_(fsb_mount *m, fsb_mount_buf_ *b)
 {
@@ -6509,6 +6512,7 @@ static void fsb_mount_lost_(fsb_mount *m, const fsb_mount_req_ *r)
     if (!n->error && r->started > n->reported)
         n->error = result < 0 ? -fsb_mount_errno_(result) : -EIO;
     n->version = 0;
+    m->careful_until = fsb_mount_now_() + FSB_MOUNT_CAREFUL_NS_;
     fsb_mount_inval_(m, n, FSB_MOUNT_INVAL_PAGES_);
 }
 
@@ -6548,19 +6552,25 @@ static void fsb_mount_landed_(fsb_mount_req_ *r)
     fsb_mount_end_(r);
 }
 
-static void fsb_mount_delay_(fsb_mount_req_ *r)
+/* 0: it is not to be delayed. */
+static int fsb_mount_delay_(fsb_mount_req_ *r)
 {
     fsb_mount       *m = r->task.mount;
     fsb_mount_node_ *n = r->node;
-    r->delayed = 1;
     pthread_mutex_lock(&m->lock);
     const int error = fsb_mount_error_take_(m, n);
+    if (!error && m->careful_until && fsb_mount_now_() < m->careful_until) {
+        pthread_mutex_unlock(&m->lock);
+        return 0;
+    }
+    r->delayed = 1;
     const int go = !error && !n->waiting.head && fsb_mount_may_fly_(m, r);
     if (go) fsb_mount_take_off_(m, r);
     else if (!error) fsb_mount_push_(&n->waiting, r);
     pthread_mutex_unlock(&m->lock);
     if (error) fsb_mount_fail_(r, error);
     else if (go) fsb_mount_fly_(r);
+    return 1;
 }
 
 /* Answers a write that was not delayed, once it is on the host's disk if that was asked for. */
@@ -6624,10 +6634,8 @@ static void fsb_mount_on_write_(fuse_req_t q, fuse_ino_t ino, const char *data, 
     const uint32_t mode = fsb_mount_changing_(r, r->node);
     const int      loses = op->flags & FSB_WRITE_KILL_PRIV && mode & (S_ISUID | S_ISGID);
     if (m->behind_max && !loses && !(op->flags & FSB_WRITE_APPEND) &&
-        !(fi->flags & (O_DIRECT | O_SYNC | O_DSYNC))) {
-        fsb_mount_delay_(r);
+        !(fi->flags & (O_DIRECT | O_SYNC | O_DSYNC)) && fsb_mount_delay_(r))
         return;
-    }
     r->how |= FSB_MOUNT_DRAINED_;
     fsb_mount_go_(r, fsb_mount_written_);
 }
@@ -7929,11 +7937,12 @@ static int fsb_mount_place_(fsb_mount *m, const char *path)
     struct statfs fs;
     const char   *why = NULL;
     int           err = stat(path, &st) ? -errno : !S_ISDIR(st.st_mode) ? -ENOTDIR : 0;
+    if (!err && statfs(path, &fs) != 0) err = -errno; /* what the kernel remembers can be dead */
     if (err == -ENOTCONN)
         why = "a dead mount is there; fusermount3 -u removes it";
     else if (err)
         why = strerror(-err);
-    else if (!m->nonempty && statfs(path, &fs) == 0 && fs.f_type == 0x65735546)
+    else if (!m->nonempty && fs.f_type == 0x65735546)
         err = -EBUSY, why = "a FUSE file system is mounted there; fusermount3 -u removes it";
     if (!err && !m->nonempty) {
         DIR *d = opendir(path);

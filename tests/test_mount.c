@@ -1424,6 +1424,14 @@ static void test_write_errors(void)
     CHECK_EQ(pwrite(fd, "AFTER!", 6, 0), 6); /* accepted */
     FAILS(fsync(fd), EDQUOT);
     CHECK_EQ(fsync(fd), 0);
+    FAILS(pwrite(fd, "AFTER!", 6, 0), EDQUOT); /* the next ones are not delayed */
+    CHECK_EQ(close(fd), 0);
+    fail(0, 0);
+    CHECK_EQ(rig_stop(UNMOUNT), 0);
+    if ((trouble = rig_start(WORKERS)) != NULL) SKIP(trouble);
+    put(p("f"), "before");
+    fd = open(p("f"), O_RDWR);
+    fail(FSB_OP_WRITE, -EDQUOT);
     CHECK_EQ(pwrite(fd, "AFTER!", 6, 0), 6);
     FAILS(close(fd), EDQUOT);
     fail(0, 0);
