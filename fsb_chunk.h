@@ -34,27 +34,32 @@
            remote->close(remote);
        }
 
-   THE WIRE   version 1, little endian. A frame is a 32-byte header, meta, data:
+   THE WIRE   version 1, little endian. A frame is a 32-byte header, meta, data; answers come in any
+       order:
         0  u32  magic, "FSB1"             16  u64  tag: the client's, echoed in the answer
         4  u32  bytes of meta, 8 n        24  i32  answer: the result, or minus an error of the wire
         8  u32  bytes of data                      request: time left in ms, 0 for the server's own
        12  u16  op: FSB_OP_*, or below    28  u32  CRC-32 (zlib's, ISO 3309) of bytes 0-27 and meta
-       14  u16  flags: 1 answer, 2 the last 8 bytes of data say how many before them count
+       14  u16  flags: 1 answer; 2 READ's, the last 8 bytes of data, an i64, say how many before
+                them count (the others are zeros), or minus an error: the file was cut meanwhile
        Meta is the op's fields in the order of FSB_CHUNK_FIELDS_ below, each present or absent by op
-       (the two tables behind it), packed without gaps, then zeros to a multiple of 8. Numbers have
-       the size they have in fsb_op; `size` is u32. A string is a u16 count, its bytes and a '\0',
-       both counted; count 0 is no string. An error answer has neither meta nor data. Errors have
-       Linux's numbers of the generic ABI, whatever the platform. A stat is 104 bytes: the fields
-       of fsb_stat in order. A listing's data are entries: u64 cookie, stat, u16 size of the name,
-       the name without '\0'.
+       (the two tables behind it), packed without gaps, then zeros to a multiple of 8; at most
+       16384 bytes. Numbers have the size they have in fsb_op; `size` is u32, and `owner` is
+       followed by u32 pid. Stat (104 bytes), attr (48) and statfs (56) are the fields of fsb_stat,
+       fsb_attr and fsb_statfs in order. A string is a u16 count, its bytes and a '\0', both
+       counted; count 0 is no string. Data are what is written, or read: at most 1 MiB, and the 8
+       bytes of flag 2. An error answer has neither meta nor data. Errors have Linux's numbers of
+       the generic ABI, whatever the platform. LIST's `size` is about how much data the answer may
+       have, 0: 128 KiB. These are entries: u64 cookie, stat, u16 size of the name, the name without
+       '\0'.
        With LIST's flags DATA or DEEP the name is followed by: string of u16 size without '\0', the
        folder (empty: that of the entry before, at first the one asked for), u32 bytes of data that
        follow plus 1, or 0: not included. An entry without a name ends its folder.
        WATCH, flags HELD and DEEP, path "/", gives the client a lease: from its answer on the server
-       sends 0x102 EVENT (tag: 1, 2, ...; meta: u32 FSB_EVENT_*, stat, strings path, path2) for what
-       others change in folders that the client's requests led through, and answers the one who
-       changed it when this client has sent 0x103 SEEN (tag: up to which event), 2 s at most.
-       Neither has an answer.
+       sends 0x102 EVENT (tag: 1, 2, ...; meta: u32 FSB_EVENT_*, stat, or zeros if that is not
+       known, strings path, path2) for what others change in folders that the client's requests led
+       through, and answers the one who changed it when this client has sent 0x103 SEEN (tag: up to
+       which event; no meta), 2 s at most: then it is disconnected. Neither has an answer.
        EXEC's size64 is max_output; its data: u32 number of arguments, u32 of variables, these
        strings, each with its '\0', then what the command reads from stdin. Time left 0 is no limit.
        Before the answer come 0x106 OUTPUT, tag the request's, meta u32 1 stdout or 2 stderr, u32 0,

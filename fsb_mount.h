@@ -6373,7 +6373,7 @@ static void fsb_mount_on_read_(fuse_req_t q, fuse_ino_t ino, size_t size, off_t 
    without it: what asks about the node waits in node->waiting, in order, and so does a write that
    overlaps one on its way, or that finds no room (then its answer, and so the application, waits).
    The first failure is kept until one write, fsync or close has reported it. For a while after one
-   no write is delayed: a full disk stays full, and many a program looks at what write() says only. */
+   no write is delayed: a full disk stays full, and many look at what write() says only. */
 
 static void fsb_mount_buf_unpin_(fsb_mount *m, fsb_mount_buf_ *b)
 {

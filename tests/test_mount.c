@@ -1512,6 +1512,18 @@ static void test_slow_writes(void)
 
 static void on_alarm(int number) { (void)number; }
 
+/* close() returns before it has given up the lock, but who locks next comes behind that. */
+static void locks_in_order(void)
+{
+    for (int i = 0; i < 200; ++i) {
+        const int a = open(p("l"), O_RDWR), b = open(p("l"), O_RDWR);
+        CHECK_EQ(flock(a, LOCK_EX), 0);
+        close(a);
+        CHECK_EQ(flock(b, LOCK_EX | LOCK_NB), 0);
+        close(b);
+    }
+}
+
 static void test_remote_locks(void)
 {
     fsb_mount_desc desc = {0};
@@ -1575,13 +1587,7 @@ static void test_remote_locks(void)
     b = open(elsewhere("l"), O_RDWR);
     CHECK_EQ(flock(b, LOCK_EX), 0);
     close(b);
-    for (int i = 0; i < 200; ++i) { /* close() returns before it gives up the lock: in order still */
-        a = open(p("l"), O_RDWR), b = open(p("l"), O_RDWR);
-        CHECK_EQ(flock(a, LOCK_EX), 0);
-        close(a);
-        CHECK_EQ(flock(b, LOCK_EX | LOCK_NB), 0);
-        close(b);
-    }
+    locks_in_order();
     CHECK_EQ(rig_stop(UNMOUNT), 0);
 }
 
