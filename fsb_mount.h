@@ -69,7 +69,9 @@
              kernel writes it (msync, munmap, close). Two mounts that write one file at once,
              without locks or a lease, may keep old parts of it cached until it changes again. A
              file that was opened under a lease, not yet read, and removed by another client
-             answers ESTALE.
+             answers ESTALE. No files without a name (O_TMPFILE), whiteouts, flags of chattr(1),
+             times after 2262 or before 1677, nor paths of more than 4095 bytes below the mount;
+             POSIX ACLs are kept but not obeyed.
              Locks act within the mount, unless the option remote_locks is given. What a mapping
              has dirty is lost when the mount is stopped while in use. libfuse's own messages are
              silenced, for the whole process. A plugin that crashes once it is loaded takes the
