@@ -1759,9 +1759,13 @@ static int fsb_local_reopen_(int fd, int flags)
 
 /* ---- [local: stat] --------------------------------------------------------------------------- */
 
+/* Times beyond what ns can say (1677 to 2262) are the nearest ones that it can. */
 static int64_t fsb_local_ns_(const fsb_local_time_ *t)
 {
-    return t->seconds * INT64_C(1000000000) + t->ns;
+    const int64_t second = INT64_C(1000000000), most = INT64_MAX / second;
+    if (t->seconds >= most) return INT64_MAX;
+    if (t->seconds < -most) return INT64_MIN;
+    return t->seconds * second + t->ns;
 }
 
 static void fsb_local_stat_of_(const fsb_local_ *l, const fsb_local_statx_ *x, fsb_stat *st)

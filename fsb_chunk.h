@@ -34,27 +34,32 @@
            remote->close(remote);
        }
 
-   THE WIRE   version 1, little endian. A frame is a 32-byte header, meta, data:
+   THE WIRE   version 1, little endian. A frame is a 32-byte header, meta, data; answers come in any
+       order:
         0  u32  magic, "FSB1"             16  u64  tag: the client's, echoed in the answer
         4  u32  bytes of meta, 8 n        24  i32  answer: the result, or minus an error of the wire
         8  u32  bytes of data                      request: time left in ms, 0 for the server's own
        12  u16  op: FSB_OP_*, or below    28  u32  CRC-32 (zlib's, ISO 3309) of bytes 0-27 and meta
-       14  u16  flags: 1 answer, 2 the last 8 bytes of data say how many before them count
+       14  u16  flags: 1 answer; 2 READ's, the last 8 bytes of data, an i64, say how many before
+                them count (the others are zeros), or minus an error: the file was cut meanwhile
        Meta is the op's fields in the order of FSB_CHUNK_FIELDS_ below, each present or absent by op
-       (the two tables behind it), packed without gaps, then zeros to a multiple of 8. Numbers have
-       the size they have in fsb_op; `size` is u32. A string is a u16 count, its bytes and a '\0',
-       both counted; count 0 is no string. An error answer has neither meta nor data. Errors have
-       Linux's numbers of the generic ABI, whatever the platform. A stat is 104 bytes: the fields
-       of fsb_stat in order. A listing's data are entries: u64 cookie, stat, u16 size of the name,
-       the name without '\0'.
+       (the two tables behind it), packed without gaps, then zeros to a multiple of 8; at most
+       16384 bytes. Numbers have the size they have in fsb_op; `size` is u32, and `owner` is
+       followed by u32 pid. Stat (104 bytes), attr (48) and statfs (56) are the fields of fsb_stat,
+       fsb_attr and fsb_statfs in order. A string is a u16 count, its bytes and a '\0', both
+       counted; count 0 is no string. Data are what is written, or read: at most 1 MiB, and the 8
+       bytes of flag 2. An error answer has neither meta nor data. Errors have Linux's numbers of
+       the generic ABI, whatever the platform. LIST's `size` is about how much data the answer may
+       have, 0: 128 KiB. These are entries: u64 cookie, stat, u16 size of the name, the name without
+       '\0'.
        With LIST's flags DATA or DEEP the name is followed by: string of u16 size without '\0', the
        folder (empty: that of the entry before, at first the one asked for), u32 bytes of data that
        follow plus 1, or 0: not included. An entry without a name ends its folder.
        WATCH, flags HELD and DEEP, path "/", gives the client a lease: from its answer on the server
-       sends 0x102 EVENT (tag: 1, 2, ...; meta: u32 FSB_EVENT_*, stat, strings path, path2) for what
-       others change in folders that the client's requests led through, and answers the one who
-       changed it when this client has sent 0x103 SEEN (tag: up to which event), 2 s at most.
-       Neither has an answer.
+       sends 0x102 EVENT (tag: 1, 2, ...; meta: u32 FSB_EVENT_*, stat, or zeros if that is not
+       known, strings path, path2) for what others change in folders that the client's requests led
+       through, and answers the one who changed it when this client has sent 0x103 SEEN (tag: up to
+       which event; no meta), 2 s at most: then it is disconnected. Neither has an answer.
        EXEC's size64 is max_output; its data: u32 number of arguments, u32 of variables, these
        strings, each with its '\0', then what the command reads from stdin. Time left 0 is no limit.
        Before the answer come 0x106 OUTPUT, tag the request's, meta u32 1 stdout or 2 stderr, u32 0,
@@ -467,7 +472,8 @@ typedef struct fsb_chunk_server_desc {
     const fsb_chunk_share *shares; /* [share_count], copied; at least one, or admit */
     size_t                 share_count;
     const fsb_chunk_ids   *ids; /* borrowed until the server is closed (default: as they are) */
-    uint32_t               max_clients;  /* at once; more are turned away (default 1024) */
+    uint32_t               max_clients;  /* at once; more are turned away (default 1024), unless
+                                            somebody has not said hello yet: then the oldest is */
     uint32_t               max_requests; /* in flight per client, 1 to 65536 (default 256) */
     uint32_t               max_handles;  /* open files per client, 1 to 2^24 (default 16384) */
     uint64_t      max_bytes; /* of requests and answers held per client (default 16 MiB, least 2) */
@@ -2930,8 +2936,8 @@ struct fsb_chunk_conn_ {
     int64_t                turn_at; /* ms: a frame waits until then for its tenant's rates; 0 */
     fsb_chunk_party_       own;     /* guarded by server->lock */
     unsigned char          from[16]; /* its address, if secure */
-    int                    unproven; /* 1: counted in server->unproven; 2: had to make room; guarded
-                                        by server->lock */
+    int                    unproven; /* 1: has not said hello; 2: had to make room before it did;
+                                        guarded by server->lock */
     fsb_chunk_conn_       *line_next; /* likewise, these three: its requests for the workers */
     fsb_chunk_request_    *jobs, **jobs_tail;
     uint32_t               running; /* likewise: its EXECs that have a thread */
@@ -2996,6 +3002,7 @@ struct fsb_chunk_server {
     fsb_chunk_tenant_   *tenants;           /* guarded by lock; they stay */
     uint32_t             rechecks;          /* by atomics */
     uint32_t             unproven;          /* connections that have not shown a code yet */
+    uint32_t             leaving;           /* had to make room, and are not gone yet */
     uint32_t             turned_away;       /* since one was told of last, at ... */
     int64_t              told_at;           /* ms */
     fsb_chunk_failure_   failures[FSB_CHUNK_FAILURES_];
@@ -5027,38 +5034,59 @@ static int fsb_chunk_hold_back_(fsb_chunk_conn_ *conn)
 static int fsb_chunk_judge_(fsb_chunk_conn_ *conn, int right, int wrong)
 {
     fsb_chunk_server *s = conn->server;
-    if (!conn->secure) return 0;
     pthread_mutex_lock(&s->lock);
-    fsb_chunk_failure_ *f = fsb_chunk_failure_of_(s, conn->from);
-    const int           ousted = conn->unproven == 2;
-    s->unproven -= conn->unproven == 1, conn->unproven = 0;
-    if (right) f->count = 0, f->until = 0;
-    if (wrong) fsb_chunk_count_(&s->stats.refused, 1);
-    if (wrong) f->until = fsb_chunk_now_ms_() + (100ll << (f->count < 5 ? ++f->count : 5));
+    const int ousted = conn->unproven == 2;
+    if (conn->secure) s->unproven -= conn->unproven == 1;
+    s->leaving -= ousted ? 1 : 0, conn->unproven = 0;
+    if (conn->secure && (right || wrong)) {
+        fsb_chunk_failure_ *f = fsb_chunk_failure_of_(s, conn->from);
+        if (right) f->count = 0, f->until = 0;
+        if (wrong) fsb_chunk_count_(&s->stats.refused, 1);
+        if (wrong) f->until = fsb_chunk_now_ms_() + (100ll << (f->count < 5 ? ++f->count : 5));
+    }
     pthread_mutex_unlock(&s->lock);
     return ousted;
 }
 
-/* Makes room for one more that has not shown a code: the oldest of them goes, of its own address if
-   that has its share. Who has a code shows it in no time; so whoever just sits there, and however
-   many they are, keeps nobody out. Lock held. */
+/* Who has a code shows it in no time, and who has none to show says hello: so those who just sit
+   there make room for others, the oldest first, and however many they are, they keep nobody out. */
+
+/* Lock held. */
+static void fsb_chunk_oust_(fsb_chunk_server *s, fsb_chunk_conn_ *conn)
+{
+    fsb_chunk_stream_shut_(&conn->stream);
+    if (conn->secure) --s->unproven;
+    conn->unproven = 2, ++s->leaving;
+}
+
+/* Is there a place for one more, or somebody who has to give up his? Lock held. */
+static int fsb_chunk_has_room_(fsb_chunk_server *s)
+{
+    fsb_chunk_conn_ *oldest = NULL;
+    if (s->connections - s->leaving < s->desc.max_clients) return 1;
+    for (fsb_chunk_conn_ *c = s->conns; c; c = c->next) /* the youngest comes first */
+        if (c->unproven == 1) oldest = c;
+    if (!oldest || s->leaving >= s->desc.max_unproven) return 0;
+    fsb_chunk_oust_(s, oldest);
+    return 1;
+}
+
+/* One more that has not shown a code: if there are too many of these, the oldest goes, of its own
+   address if that has its share. Lock held. */
 static void fsb_chunk_let_in_(fsb_chunk_server *s, fsb_chunk_conn_ *conn)
 {
     fsb_chunk_conn_ *oldest = NULL, *own = NULL;
     uint32_t         same = 0;
     for (fsb_chunk_conn_ *c = s->conns; c; c = c->next) { /* the youngest comes first */
-        if (c->unproven != 1) continue;
+        if (c->unproven != 1 || !c->secure) continue;
         oldest = c;
         if (memcmp(c->from, conn->from, sizeof c->from) == 0) own = c, ++same;
     }
     fsb_chunk_conn_ *goes = same >= s->desc.max_unproven_each ? own
         : s->unproven >= s->desc.max_unproven                 ? oldest
                                                               : NULL;
-    if (goes) {
-        fsb_chunk_stream_shut_(&goes->stream);
-        goes->unproven = 2, --s->unproven;
-    }
-    conn->unproven = 1, ++s->unproven;
+    if (goes) fsb_chunk_oust_(s, goes);
+    ++s->unproven;
 }
 
 /* The peer's address as IPv6, but only its first half, which is one customer's; zero if it has
@@ -5613,10 +5641,10 @@ static int fsb_chunk_conn_new_(fsb_chunk_server *s, int in, int out, int owns, i
     }
     pthread_mutex_lock(&s->lock);
     if (!err && s->closing) err = -ECANCELED;
-    if (!err && s->connections >= s->desc.max_clients) err = -EAGAIN;
+    if (!err && !fsb_chunk_has_room_(s)) err = -EAGAIN;
     if (!err) {
         if (secure) fsb_chunk_let_in_(s, conn);
-        ++s->connections;
+        ++s->connections, conn->unproven = 1;
         conn->number = ++s->numbers, conn->owns = owns;
         conn->next = s->conns, s->conns = conn;
         if (conn->next) conn->next->prev = conn;
@@ -5644,7 +5672,7 @@ static int fsb_chunk_conn_run_(fsb_chunk_conn_ *conn)
                        : err == -ETIMEDOUT ? "disconnected: it was too slow"
                        : err == -ECANCELED ? "disconnected: closing"
                        : err == -EACCES    ? "disconnected: its code does not open anything here"
-                       : err == -EAGAIN    ? "turned away: it had shown no code, and another came"
+                       : err == -EAGAIN    ? "turned away: it had said nothing, and another came"
                        : err == -ENOENT    ? "disconnected: no such share"
                        : err == -EPIPE     ? "lost in the middle of a frame"
                                            : "lost");

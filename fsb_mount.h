@@ -72,7 +72,9 @@
              without locks or a lease, may keep old parts of it cached until it changes again. A
              file that was opened under a lease, not yet read, and removed by another client
              answers ESTALE; on a read-only mount so does one that was read in part, if 256 other
-             large files were read between.
+             large files were read between. No files without a name (O_TMPFILE), whiteouts, flags
+             of chattr(1), times after 2262 or before 1677, nor paths of more than 4095 bytes below
+             the mount; POSIX ACLs are kept but not obeyed.
              Locks act within the mount, unless the option remote_locks is given. What a mapping
              has dirty is lost when the mount is stopped while in use. libfuse's own messages are
              silenced, for the whole process. A plugin that crashes once it is loaded takes the
@@ -4239,6 +4241,7 @@ enum {
     FSB_MOUNT_FAR_NS_ = 2000000       /* a round trip to a distant host */
 };
 #define FSB_MOUNT_COPY_MAX_ ((uint64_t)64 << 20) /* of one COPY, so that it ends in good time */
+#define FSB_MOUNT_CAREFUL_NS_ ((int64_t)10 * 1000000000)
 #define FSB_MOUNT_KILL_WRITE_ (1u << 2)          /* FUSE_WRITE_KILL_SUIDGID */
 #define FSB_MOUNT_KILL_SETATTR_ (1 << 11)        /* FATTR_KILL_SUIDGID */
 #define FSB_MOUNT_INIT_FLAGS_ (1u << 18 | 1u << 28) /* PARALLEL_DIROPS, HANDLE_KILLPRIV_V2 */
@@ -4474,6 +4477,7 @@ struct fsb_mount {
     int             moving, gate_pumping;
     fsb_mount_queue_ gate;
 
+    int64_t         careful_until; /* monotonic ns: one failed, none is delayed; 0: none did */
     uint64_t        behind; /* bytes of delayed writes on their way */
     uint32_t        behind_count;
     fsb_mount_node_ *room_head, *room_tail;
@@ -5434,9 +5438,13 @@ static void fsb_mount_set_done_(fsb_mount_req_ *r)
     fsb_mount_got_attr_(r);
 }
 
+/* Times beyond what ns can say (1677 to 2262) are the nearest ones that it can. */
 static int64_t fsb_mount_ns_(struct timespec t)
 {
-    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+    const int64_t second = 1000000000, most = INT64_MAX / second;
+    if (t.tv_sec >= most) return INT64_MAX;
+    if (t.tv_sec < -most) return INT64_MIN;
+    return (int64_t)t.tv_sec * second + t.tv_nsec;
 }
 
 static void fsb_mount_attr_from_(fsb_attr *a, const struct stat *st, int set)
@@ -5466,7 +5474,8 @@ static void fsb_mount_on_setattr_(fuse_req_t q, fuse_ino_t ino, struct stat *st,
     r->how |= FSB_MOUNT_DRAINED_;
     /* Who owns it changes: with HANDLE_KILLPRIV_V2 the rest is up to the file system. */
     const uint32_t mode = fsb_mount_changing_(r, r->node);
-    if (set & (FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID) && S_ISREG(mode))
+    const int owner = FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID;
+    if ((set & owner || !a->mask) && !S_ISDIR(mode)) /* chown(path, -1, -1) comes with nothing */
         a->mask |= FSB_ATTR_KILL_PRIV;
     fsb_mount_go_(r, fsb_mount_set_done_);
 }
@@ -6397,7 +6406,8 @@ static void fsb_mount_on_read_(fuse_req_t q, fuse_ino_t ino, size_t size, off_t 
 /* A delayed write is acknowledged before the host has it. Until it does, nobody is shown the file
    without it: what asks about the node waits in node->waiting, in order, and so does a write that
    overlaps one on its way, or that finds no room (then its answer, and so the application, waits).
-   The first failure is kept until one write, fsync or close has reported it. */
+   The first failure is kept until one write, fsync or close has reported it. For a while after one
+   no write is delayed: a full disk stays full, and many look at what write() says only. */
 
 static void fsb_mount_buf_unpin_(fsb_mount *m, fsb_mount_buf_ *b)
 {
@@ -6536,6 +6546,7 @@ static void fsb_mount_lost_(fsb_mount *m, const fsb_mount_req_ *r)
     if (!n->error && r->started > n->reported)
         n->error = result < 0 ? -fsb_mount_errno_(result) : -EIO;
     n->version = 0;
+    m->careful_until = fsb_mount_now_() + FSB_MOUNT_CAREFUL_NS_;
     fsb_mount_inval_(m, n, FSB_MOUNT_INVAL_PAGES_);
 }
 
@@ -6575,19 +6586,25 @@ static void fsb_mount_landed_(fsb_mount_req_ *r)
     fsb_mount_end_(r);
 }
 
-static void fsb_mount_delay_(fsb_mount_req_ *r)
+/* 0: it is not to be delayed. */
+static int fsb_mount_delay_(fsb_mount_req_ *r)
 {
     fsb_mount       *m = r->task.mount;
     fsb_mount_node_ *n = r->node;
-    r->delayed = 1;
     pthread_mutex_lock(&m->lock);
     const int error = fsb_mount_error_take_(m, n);
+    if (!error && m->careful_until && fsb_mount_now_() < m->careful_until) {
+        pthread_mutex_unlock(&m->lock);
+        return 0;
+    }
+    r->delayed = 1;
     const int go = !error && !n->waiting.head && fsb_mount_may_fly_(m, r);
     if (go) fsb_mount_take_off_(m, r);
     else if (!error) fsb_mount_push_(&n->waiting, r);
     pthread_mutex_unlock(&m->lock);
     if (error) fsb_mount_fail_(r, error);
     else if (go) fsb_mount_fly_(r);
+    return 1;
 }
 
 /* Answers a write that was not delayed, once it is on the host's disk if that was asked for. */
@@ -6651,10 +6668,8 @@ static void fsb_mount_on_write_(fuse_req_t q, fuse_ino_t ino, const char *data, 
     const uint32_t mode = fsb_mount_changing_(r, r->node);
     const int      loses = op->flags & FSB_WRITE_KILL_PRIV && mode & (S_ISUID | S_ISGID);
     if (m->behind_max && !loses && !(op->flags & FSB_WRITE_APPEND) &&
-        !(fi->flags & (O_DIRECT | O_SYNC | O_DSYNC))) {
-        fsb_mount_delay_(r);
+        !(fi->flags & (O_DIRECT | O_SYNC | O_DSYNC)) && fsb_mount_delay_(r))
         return;
-    }
     r->how |= FSB_MOUNT_DRAINED_;
     fsb_mount_go_(r, fsb_mount_written_);
 }
@@ -6732,19 +6747,48 @@ static void fsb_mount_on_fallocate_(fuse_req_t q, fuse_ino_t ino, int mode, off_
     fsb_mount_go_(r, fsb_mount_fallocated_);
 }
 
+/* Copied into a file that loses its set-user-id bit by that: answers how much it was. */
+static void fsb_mount_copy_killed_(fsb_mount_req_ *r)
+{
+    fsb_mount *m = r->task.mount;
+    pthread_mutex_lock(&m->lock);
+    fsb_mount_changed_(m, r->node);
+    pthread_mutex_unlock(&m->lock);
+    if (r->task.op.result < 0) {
+        fsb_mount_fail_(r, r->task.op.result);
+        return;
+    }
+    fsb_mount_inval_attr_(m, r->node->id);
+    fuse_reply_write(r->fuse, r->reply_size);
+    fsb_mount_end_(r);
+}
+
 static void fsb_mount_copied_(fsb_mount_req_ *r)
 {
-    fsb_mount    *m = r->task.mount;
-    const int64_t n = r->task.op.result;
+    fsb_mount       *m = r->task.mount;
+    fsb_mount_node_ *to = r->node2;
+    fsb_mount_file_ *file = r->file2;
+    fsb_op          *op = &r->task.op;
+    const int64_t    n = op->result;
     pthread_mutex_lock(&m->lock);
-    fsb_mount_changed_(m, r->node2);
-    r->node2->version = 0;
+    fsb_mount_changed_(m, to);
+    to->version = 0;
+    const int loses = n > 0 && to->attr.mode & (S_ISUID | S_ISGID);
     pthread_mutex_unlock(&m->lock);
-    if (n < 0 || (uint64_t)n > r->task.op.size64) {
+    if (n < 0 || (uint64_t)n > op->size64) {
         fsb_mount_fail_(r, n < 0 ? n : -EIO);
         return;
     }
-    fuse_reply_write(r->fuse, (size_t)n);
+    r->reply_size = (size_t)n;
+    if (loses && fuse_req_ctx(r->fuse)->uid != 0) { /* as with fallocate */
+        r->node2 = r->node, r->node = to, r->file2 = r->file, r->file = file;
+        memset(op, 0, sizeof *op);
+        op->code = FSB_OP_SETATTR, op->attr.mask = FSB_ATTR_KILL_PRIV;
+        op->timeout_ms = m->timeout_ms, r->how = 0;
+        fsb_mount_go_(r, fsb_mount_copy_killed_);
+        return;
+    }
+    fuse_reply_write(r->fuse, r->reply_size);
     fsb_mount_end_(r);
 }
 
@@ -6788,8 +6832,8 @@ static void fsb_mount_on_lseek_(fuse_req_t q, fuse_ino_t ino, off_t offset, int 
     (void)fi;
     fsb_mount_req_ *r = fsb_mount_begin_(q, FSB_OP_SEEK, ino, NULL);
     if (!r) return;
-    if (whence != SEEK_DATA && whence != SEEK_HOLE) {
-        fsb_mount_fail_(r, -EINVAL);
+    if ((whence != SEEK_DATA && whence != SEEK_HOLE) || offset < 0) {
+        fsb_mount_fail_(r, offset < 0 ? -ENXIO : -EINVAL);
         return;
     }
     if (!fsb_mount_by_handle_(r, 0)) return;
@@ -7612,6 +7656,7 @@ static void fsb_mount_on_release_(fuse_req_t q, fuse_ino_t ino, struct fuse_file
     if (fi->flock_release) fsb_mount_unlock_all_(r, fi->lock_owner, FSB_LOCK_FLOCK);
     pthread_mutex_unlock(&m->lock);
     r->how = FSB_MOUNT_DRAINED_;
+    r->fresh = 0; /* nobody waits for it, but who locks next must come behind it */
     fsb_mount_go_(r, fsb_mount_released_);
 }
 
@@ -7953,11 +7998,12 @@ static int fsb_mount_place_(fsb_mount *m, const char *path)
     struct statfs fs;
     const char   *why = NULL;
     int           err = stat(path, &st) ? -errno : !S_ISDIR(st.st_mode) ? -ENOTDIR : 0;
+    if (!err && statfs(path, &fs) != 0) err = -errno; /* what the kernel remembers can be dead */
     if (err == -ENOTCONN)
         why = "a dead mount is there; fusermount3 -u removes it";
     else if (err)
         why = strerror(-err);
-    else if (!m->nonempty && statfs(path, &fs) == 0 && fs.f_type == 0x65735546)
+    else if (!m->nonempty && fs.f_type == 0x65735546)
         err = -EBUSY, why = "a FUSE file system is mounted there; fusermount3 -u removes it";
     if (!err && !m->nonempty) {
         DIR *d = opendir(path);

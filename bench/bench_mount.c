@@ -672,7 +672,8 @@ static void make_names(void)
     for (int d = 0; d < b.folders; ++d) {
         RUN("mkdir", "-p", at("%s/data/names/d%02d", stage_.dir, d));
         for (int i = 0; i < 1000; ++i)
-            close(open(at("%s/data/names/d%02d/n%03d", stage_.dir, d, i), O_WRONLY | O_CREAT, 0644));
+            close(open(at("%s/data/names/d%02d/n%03d", stage_.dir, d, i), O_WRONLY | O_CREAT,
+                       0644));
     }
 }
 

@@ -86,6 +86,8 @@ check 'fsb takes the code from a file, before the command or behind it' \
     '"$bin/fsb" --code-file "$codes" cat "$bare/file" | grep -q hello && "$bin/fsb" ls -l --code-file="$codes" "$bare" | grep -q file'
 check 'from the environment, from stdin' \
     'FSB_CODE_FILE=$codes "$bin/fsb" cat "$bare/file" | grep -q hello && "$bin/fsb" cat --code-file - "$bare/file" <"$codes" | grep -q hello'
+check 'no message shows the code' \
+    '"$bin/fsb" stat "$url" >"$dir/said" 2>&1; ! "$bin/fsb" cat "$bare/none#$code" >>"$dir/said" 2>&1; grep -q "$bare" "$dir/said" && ! grep "$code" "$dir/said"'
 check 'a file that is not there, a file without its name' \
     '"$bin/fsb" --code-file "$dir/none" ls "$bare" 2>&1 | grep -q "code file $dir/none" && ! "$bin/fsb" ls --code-file 2>/dev/null'
 

@@ -5,7 +5,8 @@
 It proves that the wire is documented, and that it does not change unnoticed."""
 import os, socket, struct, sys, zlib
 
-STAT, READLINK, LIST, OPEN, READ, CLOSE, HELLO = 1, 2, 3, 4, 5, 8, 0x100
+STAT, READLINK, LIST, OPEN, READ, WRITE, CLOSE, UNLINK, RENAME, PUT, LOCK, HELLO = \
+    1, 2, 3, 4, 5, 6, 8, 10, 12, 26, 27, 0x100
 STAT_FIELDS = struct.Struct("<5Q4q8I")  # 104 bytes, as fsb_stat
 
 
@@ -87,6 +88,26 @@ class Host:
         self.call(CLOSE, struct.pack("<Q", handle))
         return content
 
+    def scribble(self, path):
+        """Makes a file, locks it, writes, reads, moves and removes it."""
+        attr = struct.pack("<IIII8x8x16x", 1, 0o640, 0, 0)  # FSB_ATTR_MODE
+        made, _, _ = self.call(PUT, struct.pack("<I", 2 | 4 | 8) + attr + self.text(path), b"hello")
+        assert STAT_FIELDS.unpack_from(made)[9] == 0o100640
+        meta, _, _ = self.call(OPEN, struct.pack("<IQI", 3, 0, 0) + bytes(48) + self.text(path))
+        handle, = struct.unpack_from("<Q", meta)
+        def lock(flags, owner): # 3 bytes from 2 on
+            return self.call(
+                LOCK, struct.pack("<IQQQQI", flags, handle, 2, 3, owner, os.getpid()))[0]
+        lock(2, 7)  # exclusive
+        taken = struct.unpack_from("<IQQQI", lock(2 | 4, 8))  # could another owner have it?
+        assert taken[:3] == (2, 2, 3) and taken[4] == os.getpid(), taken
+        meta, _, _ = self.call(WRITE, struct.pack("<IQQ", 1, handle, 0), b" world")  # APPEND
+        assert struct.unpack_from("<Q", meta, 104) == (5,)  # OUT_OFFSET stands behind STAT
+        assert self.read(path) == b"hello world"
+        self.call(RENAME, struct.pack("<I", 1) + self.text(path) + self.text(path + "2"))
+        self.call(CLOSE, struct.pack("<Q", handle))
+        self.call(UNLINK, self.text(path + "2"))
+
     def readlink(self, path):
         return self.call(READLINK, struct.pack("<QQI", 0, 0, 4096) + self.text(path))[1]
 
@@ -122,4 +143,6 @@ if __name__ == "__main__":
         sys.exit("a name that is not there was found")
     except Failed as why:
         assert str(why) == os.strerror(2), why
+    if host.rights & 2:
+        host.scribble("/made by foreign.py")
     print(compare(host, "/", sys.argv[3]), "files are the same")

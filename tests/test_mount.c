@@ -568,6 +568,11 @@ static void check_times(void)
     CHECK_EQ(st.st_atim.tv_nsec, 123456789);
     CHECK_EQ(st.st_mtim.tv_sec, -5);
     CHECK_EQ(st.st_mtim.tv_nsec, 987654321);
+    const struct timespec far[2] = {{20000000000, 0}, {-20000000000, 0}}; /* 2603 and 1336 */
+    CHECK_EQ(utimensat(AT_FDCWD, p("t"), far, 0), 0);
+    CHECK(st_of(p("t")).st_atim.tv_sec > 9000000000); /* as far as it goes */
+    CHECK(st_of(p("t")).st_mtim.tv_sec < -2000000000);
+    CHECK_EQ(utimensat(AT_FDCWD, p("t"), set, 0), 0);
     const struct timespec omit[2] = {{0, UTIME_NOW}, {0, UTIME_OMIT}};
     CHECK_EQ(utimensat(AT_FDCWD, p("t"), omit, 0), 0);
     st = st_of(p("t"));
@@ -591,6 +596,7 @@ static void check_seek_and_allocate(void)
     CHECK_EQ(lseek(fd, 0, SEEK_HOLE), 0);
     CHECK(lseek(fd, 4 << 20, SEEK_HOLE) > 4 << 20);
     FAILS(lseek(fd, 9 << 20, SEEK_DATA), ENXIO);
+    FAILS(lseek(fd, -1, SEEK_DATA), ENXIO);
     CHECK_EQ(lseek(fd, 0, SEEK_END), 8 << 20);
     CHECK_EQ(fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 4 << 20, 65536), 0);
     char buf[5] = "????";
@@ -1129,6 +1135,14 @@ static int nobody_truncates(void)
     return st_of(p("suid")).st_mode & (S_ISUID | S_ISGID) ? 2 : 0;
 }
 
+static int nobody_copies(void)
+{
+    const int from = open(p("from"), O_RDONLY), to = open(p("suid"), O_WRONLY);
+    if (from < 0 || to < 0 || copy_file_range(from, NULL, to, NULL, 3, 0) != 3) return 1;
+    if (st_of(p("suid")).st_mode & (S_ISUID | S_ISGID)) return 2;
+    return close(from) | close(to);
+}
+
 static void check_set_user_id(void)
 {
     if (!rig.allow_other) SKIP("not root");
@@ -1147,12 +1161,18 @@ static void check_set_user_id(void)
     chmod(p("suid"), 06777);
     CHECK_EQ(chown(p("suid"), 65534, 65534), 0); /* a new owner does not inherit them */
     CHECK_EQ(st_of(p("suid")).st_mode & 07777, 0777);
+    chmod(p("suid"), 06777);
+    CHECK_EQ(chown(p("suid"), (uid_t)-1, (gid_t)-1), 0); /* not even if it is nobody new */
+    CHECK_EQ(st_of(p("suid")).st_mode & 07777, 0777);
+    put(p("from"), "abc");
+    chmod(p("suid"), 06777);
+    CHECK_EQ(as_nobody(nobody_copies), 0);
     const uint32_t before = calls(FSB_OP_GETXATTR);
     const int      again = open(p("suid"), O_WRONLY);
     for (int i = 0; i < 50; ++i) CHECK_EQ(pwrite(again, "x", 1, i), 1);
     close(again);
     CHECK(calls(FSB_OP_GETXATTR) <= before + 2); /* not once for every write */
-    unlink(p("suid"));
+    unlink(p("suid")), unlink(p("from"));
 }
 
 /* ---- checks: many at once -------------------------------------------------------------------- */
@@ -1569,6 +1589,14 @@ static void test_write_errors(void)
     CHECK_EQ(pwrite(fd, "AFTER!", 6, 0), 6); /* accepted */
     FAILS(fsync(fd), EDQUOT);
     CHECK_EQ(fsync(fd), 0);
+    FAILS(pwrite(fd, "AFTER!", 6, 0), EDQUOT); /* the next ones are not delayed */
+    CHECK_EQ(close(fd), 0);
+    fail(0, 0);
+    CHECK_EQ(rig_stop(UNMOUNT), 0);
+    if ((trouble = rig_start(WORKERS)) != NULL) SKIP(trouble);
+    put(p("f"), "before");
+    fd = open(p("f"), O_RDWR);
+    fail(FSB_OP_WRITE, -EDQUOT);
     CHECK_EQ(pwrite(fd, "AFTER!", 6, 0), 6);
     FAILS(close(fd), EDQUOT);
     fail(0, 0);
@@ -1649,6 +1677,18 @@ static void test_slow_writes(void)
 
 static void on_alarm(int number) { (void)number; }
 
+/* close() returns before it has given up the lock, but who locks next comes behind that. */
+static void locks_in_order(void)
+{
+    for (int i = 0; i < 200; ++i) {
+        const int a = open(p("l"), O_RDWR), b = open(p("l"), O_RDWR);
+        CHECK_EQ(flock(a, LOCK_EX), 0);
+        close(a);
+        CHECK_EQ(flock(b, LOCK_EX | LOCK_NB), 0);
+        close(b);
+    }
+}
+
 static void test_remote_locks(void)
 {
     fsb_mount_desc desc = {0};
@@ -1712,6 +1752,7 @@ static void test_remote_locks(void)
     b = open(elsewhere("l"), O_RDWR);
     CHECK_EQ(flock(b, LOCK_EX), 0);
     close(b);
+    locks_in_order();
     CHECK_EQ(rig_stop(UNMOUNT), 0);
 }
 

@@ -386,8 +386,8 @@ static inline int tool_open_host(tool_place *p, uint32_t timeout_ms, fsb_logger 
     return err ? err : fsb_path_normalize(p->url.path, p->path, sizeof p->path);
 }
 
-/* Opens what p->text names; with `whole`, that becomes "/" where it can. Ends the program, saying
-   why, if it cannot. */
+/* Opens what p->text names, an argument, and takes its join code out of it; with `whole`, that
+   becomes "/" where it can. Ends the program, saying why, if it cannot. */
 static inline void tool_open(tool_place *p, int whole, uint32_t timeout_ms, fsb_logger log)
 {
     int err = tool_url_parse(p->text, &p->url);
@@ -396,6 +396,8 @@ static inline void tool_open(tool_place *p, int whole, uint32_t timeout_ms, fsb_
         snprintf(p->url.path, sizeof p->url.path, "%s", p->text[0] ? p->text : ".");
     }
     if (err) tool_usage("'%s' is no URL that fsb knows; --help lists them", p->text);
+    char *code = p->url.scheme == TOOL_TLS ? strchr(p->text, '#') : NULL;
+    if (code) memset(code, 0, strlen(code)); /* so that neither ps nor a message shows it */
     memcpy(p->path, "/", 2);
     if (p->url.scheme == TOOL_FILE) {
         err = tool_open_local(p, whole, log);
