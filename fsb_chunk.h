@@ -105,7 +105,7 @@
              client who stalls stalls itself; calls that may wait for a disk go to at most
              desc.threads more, or to desc.runner. fsb_chunk_client_open() starts one: the receiver.
              While there is traffic both ends look for more for 120 us before they sleep, but not
-             on the descriptors of connect() and fsb_chunk_server_serve().
+             behind connect(), nor where fsb_chunk_server_serve() has two descriptors.
    MEMORY    desc.allocator only, but for OpenSSL's own. A server holds at most desc.max_bytes of a
              client's requests and answers, then reads no more from it. Idle clients cost a thread's
              stack and 16 KiB.
@@ -6915,7 +6915,7 @@ static int fsb_chunk_client_wait_(fsb_chunk_client_ *c)
     if (over) return -ENOTCONN;
     if (fsb_chunk_ready_(&c->stream)) return fsb_chunk_client_fill_(c);
     /* Behind connect() is a command such as ssh, which needs the processor to bring an answer:
-       looking out for it instead of sleeping took 40 % of a copy's time. */
+       looking out for it instead of sleeping took 40 % of a copy's processor time. */
     const int n = fsb_chunk_poll_(p, blocked ? 3 : 2, patience, !sleeps && !c->connect);
     if (n < 0) return errno == EINTR ? 0 : -ENOTCONN;
     if (n == 0 && !busy) {
