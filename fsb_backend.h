@@ -36,7 +36,8 @@
    THREADS   Every backend may be used by many threads at once. Threads are started by
              fsb_workers_open(), by the first WATCH of a local or memory backend (one each), and
              by fsb_backend_copy() while it runs; they block all signals.
-   MEMORY    The desc's allocator only; without one, realloc and free. Handles take 40 bytes.
+   MEMORY    The desc's allocator only; without one, realloc and free. Handles take 40 bytes,
+             a local backend 22 KiB.
    ERRORS    Negative errno values; what each call answers is POSIX's, see the vtable, and:
              -EACCES a path leads outside the root, -ESTALE it leads to another file than file_id
              says, -EROFS the backend is read-only, -EINVAL unknown flags or a path that is not
@@ -591,7 +592,7 @@ FSB_API void fsb_workers_close(fsb_workers *workers);
 
 /* ==== IMPLEMENTATION: [memory] [path] [check] [bytes] [handles] [call] [listing] [workers]
         [watch]
-        [local: resolve, stat, create, files, attributes, list, watch, fanotify, exec]
+        [local: resolve, known, stat, create, files, attributes, list, watch, fanotify, exec]
         [memory backend] [conveniences: files, walk, batch, copy] [scoped]
         [sftp: wire, exchange, connection, stat, files, names, list, exec, calls] */
 #if (defined(FSB_IMPLEMENTATION) || defined(FSB_BACKEND_IMPLEMENTATION)) && \
@@ -705,14 +706,15 @@ FSB_API int fsb_path_normalize(const char *in, char *out, size_t size)
 static int fsb_backend_path_check_(const char *path)
 {
     if (!path || path[0] != '/') return -EINVAL;
-    const char *p = path + 1;
-    while (*p || p > path + 1) {
-        const size_t part = strcspn(p, "/");
-        if (!part || (p[0] == '.' && (part == 1 || (part == 2 && p[1] == '.')))) return -EINVAL;
-        if (part > FSB_NAME_MAX) return -ENAMETOOLONG;
-        p += part;
+    const char *p = path + 1, *part = p;
+    for (; *p || p > path + 1; ++p) {
+        if (*p && *p != '/') continue;
+        const size_t size = (size_t)(p - part);
+        if (!size || (part[0] == '.' && (size == 1 || (size == 2 && part[1] == '.'))))
+            return -EINVAL;
+        if (size > FSB_NAME_MAX) return -ENAMETOOLONG;
         if (!*p) break;
-        ++p;
+        part = p + 1;
     }
     return p - path > FSB_PATH_MAX ? -ENAMETOOLONG : 0;
 }
@@ -1610,7 +1612,7 @@ static int fsb_backend_watches_rooted_(fsb_backend_watches_ *ws, const char *pat
 
 /* ---- [local: resolve] ------------------------------------------------------------------------ */
 
-enum { FSB_LOCAL_STRIPES_ = 16, FSB_LOCAL_LIST_BYTES_ = 32 << 10 };
+enum { FSB_LOCAL_STRIPES_ = 16, FSB_LOCAL_LIST_BYTES_ = 32 << 10, FSB_LOCAL_KNOWN_ = 128 };
 
 /* The kernel's, which not every libc declares: openat2, pwritev2, fallocate, statx. */
 enum { FSB_LOCAL_NO_MAGICLINKS_ = 2, FSB_LOCAL_BENEATH_ = 8, FSB_LOCAL_RWF_APPEND_ = 16,
@@ -1644,6 +1646,14 @@ typedef struct fsb_local_polled_ fsb_local_polled_;
 typedef struct fsb_local_run_ fsb_local_run_;
 typedef struct fsb_local_fan_ fsb_local_fan_;
 
+/* A path that led to a regular file when this backend last looked. */
+typedef struct fsb_local_known_ {
+    unsigned char busy; /* atomic: some thread is at it, and others do without */
+    unsigned char size; /* of the path, without a '\0' */
+    uint32_t      era;  /* the backend's at that time */
+    char          path[120];
+} fsb_local_known_;
+
 typedef struct fsb_local_ {
     fsb_backend          base; /* first */
     fsb_allocator        allocator;
@@ -1655,6 +1665,8 @@ typedef struct fsb_local_ {
     fsb_backend_handles_ handles;
     uint32_t             allow_exec;
     const char *const   *env; /* of commands; NULL: a PATH only */
+    uint32_t             era; /* atomic: counts what may have put something else behind a path */
+    fsb_local_known_     known[FSB_LOCAL_KNOWN_];
     pthread_mutex_t      position[FSB_LOCAL_STRIPES_]; /* of descriptors: APPEND and SEEK use it */
     pthread_mutex_t      runs_lock; /* leaf; guards the next */
     fsb_local_run_      *runs;      /* commands under way */
@@ -1674,14 +1686,14 @@ static int fsb_local_errno_(long result) { return result < 0 ? -errno : (int)res
 
 /* Without openat2: one component after the other, none of them a symbolic link, unless the last is
    one and O_NOFOLLOW asks for it. `path` is cut up. */
-static int fsb_local_walk_(fsb_local_ *l, char *path, int flags)
+static int fsb_local_walk_(fsb_local_ *l, char *path, int flags, mode_t mode)
 {
     int dir = l->root;
     for (;;) {
         char *slash = strchr(path, '/');
         if (slash) *slash = '\0';
         const int want = slash ? O_PATH | O_DIRECTORY : flags;
-        int       fd = fsb_local_errno_(openat(dir, path, want | O_NOFOLLOW | O_CLOEXEC));
+        int       fd = fsb_local_errno_(openat(dir, path, want | O_NOFOLLOW | O_CLOEXEC, mode));
         if (fd == -ENOTDIR && !(want & O_NOFOLLOW)) {
             struct stat st;
             const int   found = !fstatat(dir, path, &st, AT_SYMLINK_NOFOLLOW);
@@ -1694,8 +1706,9 @@ static int fsb_local_walk_(fsb_local_ *l, char *path, int flags)
 }
 
 /* Opens the first `size` bytes of a checked path, inside the root whatever happens to names
-   meanwhile. A descriptor or a negative errno. */
-static int fsb_local_open_path_(fsb_local_ *l, const char *path, size_t size, int flags)
+   meanwhile; mode: with O_CREAT, else 0. A descriptor or a negative errno. */
+static int fsb_local_open_or_make_(fsb_local_ *l, const char *path, size_t size, int flags,
+                                   mode_t mode)
 {
     char relative[FSB_PATH_MAX + 1];
     if (size < 2) memcpy(relative, ".", 2);
@@ -1703,7 +1716,7 @@ static int fsb_local_open_path_(fsb_local_ *l, const char *path, size_t size, in
     if (!__atomic_load_n(&l->no_openat2, __ATOMIC_RELAXED)) {
         fsb_local_how_ how;
         memset(&how, 0, sizeof how);
-        how.flags = (uint64_t)(uint32_t)(flags | O_CLOEXEC);
+        how.flags = (uint64_t)(uint32_t)(flags | O_CLOEXEC), how.mode = mode;
         how.resolve = FSB_LOCAL_BENEATH_ | FSB_LOCAL_NO_MAGICLINKS_;
         int fd, tries = 0;
         do { /* EAGAIN: a rename somewhere while ".." of a link was resolved */
@@ -1717,7 +1730,12 @@ static int fsb_local_open_path_(fsb_local_ *l, const char *path, size_t size, in
         }
         __atomic_store_n(&l->no_openat2, 1, __ATOMIC_RELAXED);
     }
-    return fsb_local_walk_(l, relative, flags);
+    return fsb_local_walk_(l, relative, flags, mode);
+}
+
+static int fsb_local_open_path_(fsb_local_ *l, const char *path, size_t size, int flags)
+{
+    return fsb_local_open_or_make_(l, path, size, flags, 0);
 }
 
 /* The folder a path's last component is in, and that component. */
@@ -1757,6 +1775,58 @@ static int fsb_local_reopen_(int fd, int flags)
     return fsb_local_errno_(open(name.text, flags | O_CLOEXEC | O_NOCTTY | O_NONBLOCK));
 }
 
+/* ---- [local: known] -------------------------------------------------------------------------- */
+
+/* Opening a FIFO or a device does things: it lets a writer go on, starts a watchdog, winds a tape
+   back. So a file is looked at before it is opened (O_PATH, then once more through /proc), as Samba
+   and virtiofsd do it, which takes more than twice as long as open(2). What a look has found to be
+   a regular file is opened straight the next time, and looked at then: somebody who has put another
+   thing there meanwhile gets it opened (O_NONBLOCK, O_NOCTTY) and closed again, and no byte moved.
+   To have a device to put there takes root; what may move one through this backend makes it forget
+   all it knew. Were everything opened straight, whoever may read could have a device touched. */
+
+static void fsb_local_forget_(fsb_local_ *l)
+{
+    __atomic_add_fetch(&l->era, 1, __ATOMIC_RELAXED);
+}
+
+/* The entry for a path, the caller's alone until fsb_local_known_leave_(); NULL: none for now. */
+static fsb_local_known_ *fsb_local_known_enter_(fsb_local_ *l, const char *path, size_t size)
+{
+    uint64_t end = 0; /* neighbours differ there */
+    if (size > sizeof l->known[0].path) return NULL;
+    memcpy(&end, size < 8 ? path : path + size - 8, size < 8 ? size : 8);
+    fsb_local_known_ *k = &l->known[fsb_backend_mix_(end ^ size) % FSB_LOCAL_KNOWN_];
+    return __atomic_exchange_n(&k->busy, 1, __ATOMIC_ACQUIRE) ? NULL : k;
+}
+
+static void fsb_local_known_leave_(fsb_local_known_ *k)
+{
+    __atomic_store_n(&k->busy, 0, __ATOMIC_RELEASE);
+}
+
+static int fsb_local_knows_(fsb_local_ *l, const char *path)
+{
+    const size_t      size = strlen(path);
+    fsb_local_known_ *k = fsb_local_known_enter_(l, path, size);
+    if (!k) return 0;
+    const int same = k->size == size && !memcmp(k->path, path, size)
+                     && k->era == __atomic_load_n(&l->era, __ATOMIC_RELAXED);
+    fsb_local_known_leave_(k);
+    return same;
+}
+
+/* era: the backend's before the look that found a regular file there. */
+static void fsb_local_learn_(fsb_local_ *l, const char *path, uint32_t era)
+{
+    const size_t      size = strlen(path);
+    fsb_local_known_ *k = fsb_local_known_enter_(l, path, size);
+    if (!k) return;
+    k->size = (unsigned char)size, k->era = era;
+    memcpy(k->path, path, size);
+    fsb_local_known_leave_(k);
+}
+
 /* ---- [local: stat] --------------------------------------------------------------------------- */
 
 /* Times beyond what ns can say (1677 to 2262) are the nearest ones that it can. */
@@ -1771,13 +1841,12 @@ static int64_t fsb_local_ns_(const fsb_local_time_ *t)
 static void fsb_local_stat_of_(const fsb_local_ *l, const fsb_local_statx_ *x, fsb_stat *st)
 {
     const uint64_t dev = (uint64_t)x->dev_major << 32 | x->dev_minor;
-    memset(st, 0, sizeof *st);
     st->size = x->size, st->blocks = x->blocks, st->blksize = x->blksize;
     st->atime_ns = fsb_local_ns_(&x->atime), st->mtime_ns = fsb_local_ns_(&x->mtime);
     st->ctime_ns = fsb_local_ns_(&x->ctime);
-    if (x->mask & FSB_LOCAL_BTIME_) st->btime_ns = fsb_local_ns_(&x->btime);
+    st->btime_ns = x->mask & FSB_LOCAL_BTIME_ ? fsb_local_ns_(&x->btime) : 0;
     st->mode = x->mode, st->nlink = x->nlink, st->uid = x->uid, st->gid = x->gid;
-    st->rdev_major = x->rdev_major, st->rdev_minor = x->rdev_minor;
+    st->rdev_major = x->rdev_major, st->rdev_minor = x->rdev_minor, st->reserved = 0;
     st->file_id = fsb_backend_mix_(fsb_backend_mix_(dev) ^ x->ino) ^ (uint64_t)st->btime_ns;
     st->file_id = fsb_backend_mix_(st->file_id);
     if (!st->file_id) st->file_id = 1;
@@ -1833,8 +1902,9 @@ static int fsb_local_at_open_(fsb_local_ *l, const fsb_op *op, int stat, fsb_loc
 
 static int64_t fsb_local_stat_(fsb_local_ *l, fsb_op *op)
 {
-    fsb_local_at_ at;
-    int           err;
+    const uint32_t era = __atomic_load_n(&l->era, __ATOMIC_RELAXED);
+    fsb_local_at_  at;
+    int            err;
     if (!op->handle && !strchr(op->path + 1, '/')) { /* straight below the root: one system call */
         err = fsb_local_look_(l, l->root, op->path + 1, &at.stat);
         if (!err && op->file_id && op->file_id != at.stat.file_id) err = -ESTALE;
@@ -1842,8 +1912,10 @@ static int64_t fsb_local_stat_(fsb_local_ *l, fsb_op *op)
         err = fsb_local_at_open_(l, op, 1, &at);
         if (!err) fsb_local_at_close_(l, &at);
     }
-    if (!err) op->stat = at.stat;
-    return err;
+    if (err) return err;
+    op->stat = at.stat;
+    if (!op->handle && S_ISREG(at.stat.mode)) fsb_local_learn_(l, op->path, era);
+    return 0;
 }
 
 static int64_t fsb_local_readlink_(fsb_local_ *l, fsb_op *op)
@@ -1878,19 +1950,28 @@ static int64_t fsb_local_statfs_(fsb_local_ *l, fsb_op *op)
 
 /* ---- [local: create] ------------------------------------------------------------------------- */
 
+/* 1 if new files get their group from the folder that path is in. */
+static int fsb_local_inherits_(fsb_local_ *l, const char *path)
+{
+    fsb_local_parent_ parent;
+    fsb_stat          st;
+    int               err = fsb_local_parent_open_(l, path, &parent);
+    if (!err) err = fsb_local_look_(l, parent.fd, "", &st);
+    fsb_local_parent_close_(l, &parent);
+    return err ? err : (st.mode & S_ISGID) != 0;
+}
+
 /* Gives what was just made (fd, name as for statx) the owner and then the mode asked for, and
    stats it. It was made with no more than `mode`, and if an owner is asked for, for nobody else. */
-static int fsb_local_settle_(fsb_local_ *l, const fsb_op *op, int dir, int fd, uint32_t mode,
-                             fsb_stat *st)
+static int fsb_local_settle_(fsb_local_ *l, const fsb_op *op, int fd, uint32_t mode, fsb_stat *st)
 {
-    int       err = fsb_local_look_(l, fd, "", st);
-    uint32_t  mask = op->attr.mask;
-    fsb_stat  parent;
-    if (!err && mask & FSB_ATTR_GID) {
-        err = fsb_local_look_(l, dir, "", &parent);
-        if (!err && parent.mode & S_ISGID) mask &= ~(uint32_t)FSB_ATTR_GID;
+    int      err = fsb_local_look_(l, fd, "", st);
+    uint32_t mask = op->attr.mask;
+    if (!err && mask & FSB_ATTR_GID && op->attr.gid != st->gid) {
+        err = fsb_local_inherits_(l, op->path);
+        if (err > 0) mask &= ~(uint32_t)FSB_ATTR_GID;
     }
-    if (err) return err;
+    if (err < 0) return err;
     const uid_t uid = mask & FSB_ATTR_UID && op->attr.uid != st->uid ? op->attr.uid : (uid_t)-1;
     const gid_t gid = mask & FSB_ATTR_GID && op->attr.gid != st->gid ? op->attr.gid : (gid_t)-1;
     int         changed = 0;
@@ -1932,12 +2013,14 @@ static int64_t fsb_local_create_(fsb_local_ *l, fsb_op *op)
 {
     fsb_local_parent_ parent;
     int               err = fsb_local_parent_open_(l, op->path, &parent);
+    fsb_local_forget_(l);
     if (!err) err = fsb_local_make_(op, &parent);
+    fsb_local_forget_(l); /* what was learned while it was made, too */
     if (!err) {
         const uint32_t mode = fsb_backend_new_mode_(op, op->code == FSB_OP_MKDIR ? 0755 : 0644);
         const int      fd = openat(parent.fd, parent.name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
         fsb_stat       st;
-        err = fd < 0 ? -errno : fsb_local_settle_(l, op, parent.fd, fd, mode, &st);
+        err = fd < 0 ? -errno : fsb_local_settle_(l, op, fd, mode, &st);
         if (fd >= 0) close(fd);
         if (!err) op->stat = st;
     }
@@ -1960,10 +2043,12 @@ static int64_t fsb_local_rename_(fsb_local_ *l, fsb_op *op)
     fsb_local_parent_ from, to;
     to.fd = -1;
     int err = fsb_local_parent_open_(l, op->path, &from);
+    fsb_local_forget_(l);
     if (!err) err = fsb_local_parent_open_(l, op->path2, &to);
     if (!err) /* the constants are the kernel's */
         err = fsb_local_errno_(syscall(SYS_renameat2, from.fd, from.name, to.fd, to.name,
                                        op->flags));
+    fsb_local_forget_(l);
     fsb_local_parent_close_(l, &from);
     fsb_local_parent_close_(l, &to);
     return err;
@@ -1979,7 +2064,9 @@ static int64_t fsb_local_link_(fsb_local_ *l, fsb_op *op)
     else err = fsb_local_parent_open_(l, op->path2, &to);
     if (!err) {
         const fsb_local_proc_ name = fsb_local_proc_of_(at.fd);
+        fsb_local_forget_(l);
         err = fsb_local_errno_(linkat(AT_FDCWD, name.text, to.fd, to.name, AT_SYMLINK_FOLLOW));
+        fsb_local_forget_(l);
         fsb_local_parent_close_(l, &to);
     }
     if (!err) err = fsb_local_look_(l, at.fd, "", &at.stat);
@@ -1999,29 +2086,31 @@ static int fsb_local_access_(uint32_t flags)
 
 static int fsb_local_open_new_(fsb_local_ *l, const fsb_op *op, uint32_t flags, fsb_stat *st)
 {
-    fsb_local_parent_ parent;
-    int               fd = fsb_local_parent_open_(l, op->path, &parent);
-    if (fd) return fd;
     const uint32_t mode = fsb_backend_new_mode_(op, 0644);
-    const int      how = O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK;
-    fd = fsb_local_errno_(openat(parent.fd, parent.name, how | fsb_local_access_(flags),
-                                 fsb_local_first_mode_(op, mode)));
-    int err = fd < 0 ? fd : fsb_local_settle_(l, op, parent.fd, fd, mode, st);
-    fsb_local_parent_close_(l, &parent);
+    const int      how = O_CREAT | O_EXCL | O_NOFOLLOW | O_NONBLOCK | fsb_local_access_(flags);
+    const int      fd = fsb_local_open_or_make_(l, op->path, strlen(op->path), how,
+                                                fsb_local_first_mode_(op, mode));
+    const int      err = fd < 0 ? fd : fsb_local_settle_(l, op, fd, mode, st);
     if (err && fd >= 0) close(fd);
     return err ? err : fd;
 }
 
-/* Looks at the file before it is opened: opening a FIFO or a device can block or do things. */
+/* 0 if it is the regular file that op means. */
+static int fsb_local_meant_(const fsb_op *op, const fsb_stat *st)
+{
+    if (op->file_id && op->file_id != st->file_id) return -ESTALE;
+    if (S_ISDIR(st->mode)) return -EISDIR;
+    if (S_ISLNK(st->mode)) return -ELOOP;
+    return S_ISREG(st->mode) ? 0 : -ENXIO;
+}
+
+/* Looks at the file, then opens it. */
 static int fsb_local_open_old_(fsb_local_ *l, const fsb_op *op, uint32_t flags, fsb_stat *st)
 {
     const int path = fsb_local_open_path_(l, op->path, strlen(op->path), O_PATH | O_NOFOLLOW);
     if (path < 0) return path;
     int fd = fsb_local_look_(l, path, "", st);
-    if (!fd && op->file_id && op->file_id != st->file_id) fd = -ESTALE;
-    else if (!fd && S_ISDIR(st->mode)) fd = -EISDIR;
-    else if (!fd && S_ISLNK(st->mode)) fd = -ELOOP;
-    else if (!fd && !S_ISREG(st->mode)) fd = -ENXIO;
+    if (!fd) fd = fsb_local_meant_(op, st);
     if (!fd) {
         const int truncate = flags & FSB_O_TRUNC ? O_TRUNC : 0;
         fd = fsb_local_reopen_(path, fsb_local_access_(flags) | truncate);
@@ -2034,19 +2123,36 @@ static int fsb_local_open_old_(fsb_local_ *l, const fsb_op *op, uint32_t flags, 
     return fd;
 }
 
+/* Opens what is known to be a regular file. Whatever goes wrong, fsb_local_open_old_() says why. */
+static int fsb_local_open_known_(fsb_local_ *l, const fsb_op *op, uint32_t flags, fsb_stat *st)
+{
+    const int truncate = flags & FSB_O_TRUNC ? O_TRUNC : 0;
+    const int how = O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | fsb_local_access_(flags) | truncate;
+    if (truncate && op->file_id) return -EINVAL; /* it could be another file's bytes */
+    const int fd = fsb_local_open_path_(l, op->path, strlen(op->path), how);
+    const int err = fd < 0 ? fd : fsb_local_look_(l, fd, "", st);
+    if (fd < 0 || (!err && !fsb_local_meant_(op, st))) return fd;
+    close(fd);
+    return -EAGAIN;
+}
+
 /* A descriptor of the regular file that OPEN, GET or PUT means. */
 static int fsb_local_open_file_(fsb_local_ *l, const fsb_op *op, uint32_t flags, fsb_stat *st)
 {
-    const uint32_t fresh = FSB_O_CREATE | FSB_O_EXCL;
+    const uint32_t era = __atomic_load_n(&l->era, __ATOMIC_RELAXED);
+    int            fd = -ENOENT;
     if (flags & FSB_O_CREATE && op->file_id) return -EINVAL;
-    if ((flags & fresh) == fresh) return fsb_local_open_new_(l, op, flags, st);
-    int fd = -ENOENT;
-    for (int tries = 0; tries < 100; ++tries) { /* somebody may make and remove it in between */
-        fd = fsb_local_open_old_(l, op, flags, st);
-        if (fd != -ENOENT || !(flags & FSB_O_CREATE)) return fd;
-        fd = fsb_local_open_new_(l, op, flags, st);
-        if (fd != -EEXIST) return fd;
+    if (!(flags & FSB_O_EXCL) && fsb_local_knows_(l, op->path)) {
+        fd = fsb_local_open_known_(l, op, flags, st);
+        if (fd >= 0) return fd;
     }
+    for (int tries = 0; tries < 100; ++tries) { /* somebody may make and remove it in between */
+        fd = flags & FSB_O_CREATE ? fsb_local_open_new_(l, op, flags, st) : -EEXIST;
+        if (fd != -EEXIST || flags & FSB_O_EXCL) break;
+        fd = fsb_local_open_old_(l, op, flags, st);
+        if (fd != -ENOENT || !(flags & FSB_O_CREATE)) break;
+    }
+    if (fd >= 0) fsb_local_learn_(l, op->path, era);
     return fd;
 }
 

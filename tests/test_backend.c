@@ -295,6 +295,87 @@ static void test_jail(void)
     b->close(b);
 }
 
+/* ---- what is no regular file ---- */
+
+/* All the ways to open it: refused, at once. */
+static void opens_refused(fsb_backend *b, const char *path, int64_t err)
+{
+    CHECK_EQ(C(OPEN, .path = path, .flags = FSB_O_READ), err);
+    CHECK_EQ(C(OPEN, .path = path, .flags = FSB_O_WRITE | FSB_O_TRUNC), err);
+    CHECK_EQ(C(OPEN, .path = path, .flags = FSB_O_READ | FSB_O_WRITE | FSB_O_CREATE), err);
+    CHECK_EQ(C(PUT, .path = path, .flags = FSB_O_WRITE | FSB_O_CREATE), err);
+    CHECK_EQ(C(GET, .path = path, .size = 10), err);
+}
+
+/* Waits in open(2) for a reader, which nobody may become. */
+static void *fifo_writer(void *arg)
+{
+    const int fd = open(arg, O_WRONLY);
+    if (fd >= 0) close(fd);
+    return NULL;
+}
+
+static void test_fifo_untouched(void)
+{
+    char         path[300];
+    pthread_t    thread;
+    fsb_backend *b = open_local("fifo", 0);
+    REQUIRE(b);
+    snprintf(path, sizeof path, "%s/fifo/pipe", test_dir());
+    CHECK_EQ(C(MKNOD, .path = "/pipe", MODE(S_IFIFO | 0600)), 0);
+    REQUIRE(!pthread_create(&thread, NULL, fifo_writer, path));
+    usleep(20000);
+    opens_refused(b, "/pipe", -ENXIO);
+    conf_put(b, "/f", "regular");
+    CHECK_EQ(C(GET, .path = "/f", .size = 10), 7); /* known as such now: forgotten when moved */
+    CHECK_EQ(C(RENAME, .path = "/pipe", .path2 = "/f"), 0);
+    opens_refused(b, "/f", -ENXIO);
+    usleep(20000);
+    CHECK_EQ(pthread_tryjoin_np(thread, NULL), EBUSY); /* the writer noticed nothing */
+    snprintf(path, sizeof path, "%s/fifo/f", test_dir());
+    const int fd = open(path, O_RDONLY | O_NONBLOCK);
+    CHECK(fd >= 0);
+    pthread_join(thread, NULL);
+    close(fd);
+    b->close(b);
+}
+
+/* Somebody else puts another thing where a regular file was opened before. */
+static void test_file_replaced(void)
+{
+    char         path[300];
+    fsb_backend *b = open_local("replaced", 0);
+    REQUIRE(b);
+    snprintf(path, sizeof path, "%s/replaced/f", test_dir());
+    for (int what = 0; what < 5; ++what) {
+        conf_put(b, "/f", "one");
+        fsb_op op = {.code = FSB_OP_STAT, .path = "/f"};
+        CHECK_EQ(fsb_backend_call(b, &op), 0);
+        CHECK_EQ(C(GET, .path = "/f", .size = 10), 3);
+        const int keep = open(path, O_RDONLY); /* its number is not used again */
+        CHECK_EQ(unlink(path), 0);
+        if (what == 0) CHECK_EQ(mkfifo(path, 0600), 0), opens_refused(b, "/f", -ENXIO);
+        if (what == 1) CHECK_EQ(symlink("g", path), 0), opens_refused(b, "/f", -ELOOP);
+        if (what == 2) CHECK_EQ(mkdir(path, 0700), 0), opens_refused(b, "/f", -EISDIR);
+        if (what == 3 && mknod(path, S_IFCHR | 0600, makedev(1, 3)) == 0)
+            opens_refused(b, "/f", -ENXIO);
+        if (what == 4) {
+            CHECK_EQ(fsb_write_file(b, "/g", "another", 7, 0644), 0);
+            CHECK_EQ(C(GET, .path = "/f", .size = 10), -ENOENT);
+            CHECK_EQ(C(RENAME, .path = "/g", .path2 = "/f"), 0);
+            for (int known = 0; known < 2; ++known) { /* and then the name is known again */
+                CHECK_EQ(C(GET, .path = "/f", .size = 10, .file_id = op.stat.file_id), -ESTALE);
+                CHECK_EQ(C(OPEN, .path = "/f", .flags = FSB_O_WRITE | FSB_O_TRUNC,
+                           .file_id = op.stat.file_id), -ESTALE);
+                CHECK_EQ(C(GET, .path = "/f", .size = 10), 7); /* not truncated */
+            }
+        }
+        close(keep);
+        (void)remove(path);
+    }
+    b->close(b);
+}
+
 /* In a child whose kernel has no openat2, or a filter that says EPERM, the jail holds as well. */
 static int without_openat2(uint32_t error)
 {
@@ -1775,6 +1856,8 @@ int main(int argc, char **argv)
     TEST(test_read_only);
     TEST(test_open_errors);
     TEST(test_jail);
+    TEST(test_fifo_untouched);
+    TEST(test_file_replaced);
     TEST(test_without_openat2);
     TEST(test_handles);
     TEST(test_oom_memory);
