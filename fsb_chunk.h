@@ -446,6 +446,8 @@ typedef struct fsb_chunk_pass {
     int64_t         expires_ns; /* since the epoch; 0: never */
     fsb_chunk_limits limits; /* of all clients of this backend together: they are one tenant, and
                                 have one turn among the others; as they were last said */
+    int quick; /* 1: treated as FSB_BACKEND_QUICK, where a tenant's files may be closed under it,
+                  as those of fsb_tenants, and so are not read by their descriptors */
 } fsb_chunk_pass;
 
 /* Whose files are whose, where a client's numbers of users and groups are not this host's. What a
@@ -520,7 +522,8 @@ typedef struct fsb_chunk_server_stats {
     uint64_t tokens;   /* clients that came with a good token */
     uint64_t delayed;  /* requests that waited because of a tenant's rates ... */
     uint64_t delayed_ms; /* ... for so long together */
-    uint64_t held;     /* times that a tenant had work waiting behind its max_running */
+    uint64_t held;     /* times that a tenant had work waiting behind its max_running, or a client
+                          behind others of its tenant while there were other tenants */
     uint64_t timeouts; /* requests whose time was over before their turn */
     /* [i]: requests that took under 2^i microseconds, but not under 2^(i-1); the last: all that
        took longer. Without LOCKs, which may wait for others. */
@@ -815,23 +818,32 @@ static uint64_t fsb_chunk_random_(void)
     return value;
 }
 
+/* When bytes came, on one connection: what comes at once after one another is looked for. */
+typedef struct fsb_chunk_pace_ {
+    int64_t came;  /* monotonic us */
+    int     brisk; /* soon after those before */
+} fsb_chunk_pace_;
+
 /* As poll(), but looks for a moment before it sleeps: who asks one thing after another is answered
    without waking an idle processor, which takes longer than most answers (measured: 35 us a wake,
-   four a request). Others run meanwhile; where nothing comes, it sleeps after that moment. */
-static int fsb_chunk_poll_(struct pollfd *p, nfds_t count, int patience, int lively)
+   four a request). Others run meanwhile; where nothing comes, it sleeps after that moment. Only
+   where bytes have just come so: on a busy machine a look, with its sched_yield(), puts the thread
+   behind all others for milliseconds. p[0] is where bytes come. */
+static int fsb_chunk_poll_(struct pollfd *p, nfds_t count, int patience, fsb_chunk_pace_ *pace)
 {
-    enum { LOOK_NS = 120000 };
-    struct timespec begin, now;
-    int64_t         ns = 0;
-    clock_gettime(CLOCK_MONOTONIC, &begin);
-    while (lively && patience && ns < LOOK_NS) {
-        const int n = poll(p, count, 0);
-        if (n) return n;
-        sched_yield();
-        clock_gettime(CLOCK_MONOTONIC, &now);
-        ns = (int64_t)(now.tv_sec - begin.tv_sec) * 1000000000 + (now.tv_nsec - begin.tv_nsec);
+    enum { LOOK_US = 120, BRISK_US = 250 };
+    const int64_t begin = pace->brisk && patience ? fsb_chunk_now_us_() : 0;
+    int           n = 0;
+    while (begin && !n && fsb_chunk_now_us_() - begin < LOOK_US) {
+        n = poll(p, count, 0);
+        if (!n) sched_yield();
     }
-    return poll(p, count, patience);
+    if (!n) n = poll(p, count, patience);
+    if (n > 0 && p[0].revents) {
+        const int64_t now = fsb_chunk_now_us_();
+        pace->brisk = now - pace->came < BRISK_US, pace->came = now;
+    }
+    return n;
 }
 
 static int fsb_chunk_cond_init_(pthread_cond_t *cond) /* waits by CLOCK_MONOTONIC */
@@ -2889,7 +2901,10 @@ typedef struct fsb_chunk_tenant_ {
     /* guarded by server->lock */
     fsb_chunk_party_ party;
     uint32_t         running; /* requests of it that workers have */
+    int              quick;   /* as pass.quick; by atomics */
     pthread_mutex_t  lock;    /* of what follows; the last one of all */
+    uint32_t         turns;   /* of its clients, those that are served right now */
+    pthread_cond_t   turn;    /* one of these is done */
     fsb_chunk_limits limits;  /* changed under server->lock too */
     int64_t          requests_at, bytes_at; /* up to when its rates are used up, us */
 } fsb_chunk_tenant_;
@@ -2916,6 +2931,7 @@ struct fsb_chunk_conn_ {
     fsb_chunk_tenant_     *tenant;  /* NULL: it came without a token; with it, from the key on */
     uint32_t               checked; /* which recheck its token has passed */
     int64_t                turn_at; /* ms: a frame waits until then for its tenant's rates; 0 */
+    int                    turn;    /* 1: counted in tenant->turns; of its thread alone */
     fsb_chunk_party_       own;     /* guarded by server->lock */
     unsigned char          from[16]; /* its address, if secure */
     int                    unproven; /* 1: counted in server->unproven; 2: had to make room; guarded
@@ -2926,13 +2942,13 @@ struct fsb_chunk_conn_ {
     unsigned char          id[16];  /* of the client; with the next, from hello on */
     int                    stays;   /* 1: it comes back; what it has is kept for a while */
     int                    resumed; /* 1: it has come back, and has it again */
-    int                    lively;  /* its last frame was a request, not a PING */
     int64_t                heard;   /* when bytes came, ms */
     fsb_chunk_conn_       *heir;    /* has come back with this one's id; by atomics */
     int                    leaves;  /* 1: it will not come back; by atomics */
     /* of the connection's thread alone */
     unsigned char    *in;
     size_t            in_size, in_start, in_end;
+    fsb_chunk_pace_   pace;
     int64_t           in_deadline, in_mark; /* of the frame that is incomplete */
     fsb_chunk_block_ *batch;                /* answers not yet queued */
     /* guarded by lock */
@@ -2982,6 +2998,9 @@ struct fsb_chunk_server {
     int                  closing;
     fsb_chunk_party_    *line, **line_tail; /* those with requests for the workers, in turn */
     fsb_chunk_tenant_   *tenants;           /* guarded by lock; they stay */
+    uint32_t             turns;             /* of a tenant at once, when there are others */
+    const void          *turn_last;         /* by atomics: the tenant that was last served, ... */
+    int64_t              turn_mixed;        /* ... and when it was not the one before, ms */
     uint32_t             rechecks;          /* by atomics */
     uint32_t             unproven;          /* connections that have not shown a code yet */
     uint32_t             turned_away;       /* since one was told of last, at ... */
@@ -4704,6 +4723,16 @@ static int fsb_chunk_cached_(int fd, uint64_t offset, size_t size)
         fsb_chunk_pread_now_(fd, &byte, 1, offset + size - 1) == 1;
 }
 
+/* Does a READ need the disk? No more than a guess, where the descriptor may be another file's by
+   now: nothing of what it reads is kept. */
+static int fsb_chunk_on_disk_(const fsb_chunk_request_ *req, int fd)
+{
+    char byte;
+    if (req->op.code != FSB_OP_READ || fd < 0 || !req->room) return 0;
+    return fsb_chunk_pread_now_(fd, &byte, 1, req->op.offset) < 0 ||
+        fsb_chunk_pread_now_(fd, &byte, 1, req->op.offset + req->room - 1) < 0;
+}
+
 /* Answers a READ from the page cache: large ones by sendfile, without a copy, small ones into the
    batch. Returns 1 if the disk is needed; else 0, or an error that ends the connection. */
 static int fsb_chunk_read_now_(fsb_chunk_request_ *req, int fd)
@@ -4807,10 +4836,13 @@ static int fsb_chunk_request_run_(fsb_chunk_conn_ *conn, const fsb_chunk_frame_ 
     const int err = fsb_chunk_admit_(&req, &slot);
     if (err) return fsb_chunk_refuse_(&req, err);
     req.room = fsb_chunk_room_(&req);
-    const int quick = (b->flags & FSB_BACKEND_QUICK) != 0;
-    const int later = !quick || f->op == FSB_OP_LOCK || (req.shape->traits & FSB_CHUNK_WAITS_) ||
-        (more && (req.shape->traits & FSB_CHUNK_SMALL_));
-    if (!later && f->op == FSB_OP_READ && slot.descriptor >= 0) {
+    const int as_quick = conn->tenant && __atomic_load_n(&conn->tenant->quick, __ATOMIC_RELAXED);
+    const int direct = f->op == FSB_OP_READ && slot.descriptor >= 0 && !as_quick;
+    const int later = !(as_quick || b->flags & FSB_BACKEND_QUICK) || f->op == FSB_OP_LOCK ||
+        (req.shape->traits & FSB_CHUNK_WAITS_) ||
+        (more && (req.shape->traits & FSB_CHUNK_SMALL_)) ||
+        (as_quick && fsb_chunk_on_disk_(&req, slot.descriptor));
+    if (!later && direct) {
         const int missed = fsb_chunk_read_now_(&req, slot.descriptor);
         if (missed <= 0) return missed;
         req.room = fsb_chunk_room_(&req);
@@ -4852,18 +4884,20 @@ static fsb_chunk_tenant_ *fsb_chunk_tenant_of_(fsb_chunk_server *s, const fsb_ch
     made->share.name = fsb_chunk_strdup_(a, pass->share.name);
     made->watch.server = s, made->watch.backend = pass->share.backend;
     made->party.tenant = made;
-    const int bad = pthread_mutex_init(&made->lock, NULL) != 0;
+    const int bad =
+        pthread_mutex_init(&made->lock, NULL) != 0 || fsb_chunk_cond_init_(&made->turn) != 0;
     pthread_mutex_lock(&s->lock);
     for (t = s->tenants; t && t->share.backend != pass->share.backend;) t = t->next;
     if (!t && !bad && made->share.name) t = made, t->next = s->tenants, s->tenants = t, made = NULL;
     if (t) {
         pthread_mutex_lock(&t->lock);
         t->limits = pass->limits;
+        __atomic_store_n(&t->quick, pass->quick, __ATOMIC_RELAXED);
         pthread_mutex_unlock(&t->lock);
     }
     pthread_mutex_unlock(&s->lock);
     if (made) {
-        if (!bad) pthread_mutex_destroy(&made->lock);
+        if (!bad) pthread_mutex_destroy(&made->lock), pthread_cond_destroy(&made->turn);
         fsb_chunk_strfree_(a, (char *)(uintptr_t)made->share.name);
         fsb_chunk_free_(a, made, sizeof *made);
     }
@@ -4877,6 +4911,7 @@ static void fsb_chunk_tenants_free_(fsb_chunk_server *s)
         s->tenants = t->next;
         fsb_chunk_unwatch_(&t->watch);
         pthread_mutex_destroy(&t->lock);
+        pthread_cond_destroy(&t->turn);
         fsb_chunk_strfree_(&s->desc.allocator, (char *)(uintptr_t)t->share.name);
         fsb_chunk_free_(&s->desc.allocator, t, sizeof *t);
     }
@@ -5330,7 +5365,6 @@ static int fsb_chunk_hello_(fsb_chunk_conn_ *conn, const fsb_chunk_frame_ *f)
 static int fsb_chunk_frame_run_(fsb_chunk_conn_ *conn, const fsb_chunk_frame_ *f, int more)
 {
     if (!conn->share) return fsb_chunk_hello_(conn, f);
-    conn->lively = f->op != FSB_CHUNK_PING_;
     if (f->op == FSB_CHUNK_PING_ || f->op == FSB_CHUNK_GOODBYE_) {
         if (f->flags || f->data_size || f->meta_size) return -EPROTO;
         if (f->op == FSB_CHUNK_PING_) return fsb_chunk_say_(conn, f->op, FSB_CHUNK_ANSWER_, f->tag);
@@ -5379,6 +5413,50 @@ static int fsb_chunk_waits_turn_(fsb_chunk_conn_ *conn, const fsb_chunk_frame_ *
     if (conn->turn_at > now) return 1;
     conn->turn_at = 0;
     return 0;
+}
+
+/* How many clients of the tenant are served at once: any number, while no other tenant asks for
+   anything; else a part of the processors. The kernel is fair to threads, so that a tenant with
+   many clients would have most of them, and others wait behind each. Lock held. */
+static uint32_t fsb_chunk_turns_(fsb_chunk_server *s, const fsb_chunk_tenant_ *t)
+{
+    enum { MIXED_MS = 100 };
+    const int64_t now = fsb_chunk_now_ms_();
+    if (__atomic_exchange_n(&s->turn_last, t, __ATOMIC_RELAXED) != t)
+        __atomic_store_n(&s->turn_mixed, now, __ATOMIC_RELAXED);
+    const int64_t mixed = __atomic_load_n(&s->turn_mixed, __ATOMIC_RELAXED);
+    return now - mixed < MIXED_MS ? s->turns : UINT32_MAX;
+}
+
+/* A tenant's client waits until it may be served; not for long, as one of those that are may wait
+   for a disk itself. */
+static void fsb_chunk_turn_take_(fsb_chunk_conn_ *conn)
+{
+    enum { PATIENCE_MS = 20 };
+    fsb_chunk_tenant_ *t = conn->tenant;
+    if (!t || !conn->share) return;
+    pthread_mutex_lock(&t->lock);
+    if (t->turns >= fsb_chunk_turns_(conn->server, t)) {
+        const int64_t         ms = fsb_chunk_now_ms_() + PATIENCE_MS;
+        const struct timespec until = {(time_t)(ms / 1000), (long)(ms % 1000) * 1000000};
+        int                   err = 0;
+        fsb_chunk_count_(&conn->server->stats.held, 1);
+        while (!err && t->turns >= fsb_chunk_turns_(conn->server, t))
+            err = pthread_cond_timedwait(&t->turn, &t->lock, &until);
+    }
+    conn->turn = 1, ++t->turns;
+    pthread_mutex_unlock(&t->lock);
+}
+
+static void fsb_chunk_turn_give_(fsb_chunk_conn_ *conn)
+{
+    fsb_chunk_tenant_ *t = conn->tenant;
+    if (!conn->turn) return;
+    conn->turn = 0;
+    pthread_mutex_lock(&t->lock);
+    --t->turns;
+    pthread_cond_signal(&t->turn);
+    pthread_mutex_unlock(&t->lock);
 }
 
 /* Runs the frames that are whole. Returns 1 if it stopped at a limit, 0 if it wants more bytes. */
@@ -5484,7 +5562,6 @@ static int fsb_chunk_patience_(fsb_chunk_conn_ *conn, int reads, int64_t now, in
 /* Nothing for a second: back to the memory of a client at rest. */
 static void fsb_chunk_rest_(fsb_chunk_conn_ *conn)
 {
-    conn->lively = 0;
     fsb_chunk_block_free_(conn, conn->batch);
     conn->batch = NULL;
     if (conn->in_end == conn->in_start && conn->in_size > FSB_CHUNK_IN_) {
@@ -5517,7 +5594,7 @@ static int fsb_chunk_wait_(fsb_chunk_conn_ *conn, int reads, int64_t hello)
     pthread_mutex_unlock(&conn->lock);
     if (broken) return broken;
     if (!reads) p[0].events = POLLRDHUP;
-    const int n = fsb_chunk_poll_(p, sends ? 4 : 3, patience, conn->lively);
+    const int n = fsb_chunk_poll_(p, sends ? 4 : 3, patience, &conn->pace);
     if (n < 0) return errno == EINTR ? 0 : -errno;
     if (n == 0) {
         fsb_chunk_rest_(conn);
@@ -5539,11 +5616,14 @@ static int fsb_chunk_loop_(fsb_chunk_conn_ *conn)
         const int full = fsb_chunk_frames_(conn);
         fsb_chunk_push_batch_(conn);
         fsb_chunk_close_gone_(conn);
+        fsb_chunk_turn_give_(conn);
         if (full < 0) return full;
         const int ready = fsb_chunk_wait_(conn, !full, hello);
         if (ready < 0) return ready;
+        if (ready || conn->in_end > conn->in_start) fsb_chunk_turn_take_(conn);
         if (ready) {
             const int err = fsb_chunk_fill_(conn);
+            if (err) fsb_chunk_turn_give_(conn);
             if (err) return err == -EPIPE && conn->in_end == conn->in_start ? 0 : err;
         }
     }
@@ -5973,6 +6053,8 @@ FSB_API int fsb_chunk_server_open(fsb_chunk_server **out, const fsb_chunk_server
     s->exec_tail = &s->exec_line;
     fsb_chunk_server_defaults_(&s->desc);
     s->boot_id = fsb_chunk_random_();
+    const long processors = sysconf(_SC_NPROCESSORS_ONLN);
+    s->turns = processors > 2 ? (uint32_t)processors / 2 : 1;
     s->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (s->wake < 0) err = -errno;
     if (pthread_mutex_init(&s->lock, NULL) != 0 || pthread_mutex_init(&s->locks_lock, NULL) != 0 ||
@@ -6077,6 +6159,7 @@ typedef struct fsb_chunk_client_ {
     size_t         placed; /* of the frame at `in`, as fsb_chunk_frame_ has it */
     int64_t        next_tick;
     int64_t        heard, pinged; /* when bytes came, and a PING was sent, ms */
+    fsb_chunk_pace_ pace;
     /* guarded by lock */
     pthread_mutex_t   lock;
     pthread_cond_t    unsent; /* a call is no longer SENDING, or event() is over */
@@ -6912,7 +6995,7 @@ static int fsb_chunk_client_wait_(fsb_chunk_client_ *c)
     pthread_mutex_unlock(&c->lock);
     if (over) return -ENOTCONN;
     if (fsb_chunk_ready_(&c->stream)) return fsb_chunk_client_fill_(c);
-    const int n = fsb_chunk_poll_(p, blocked ? 3 : 2, patience, !sleeps);
+    const int n = fsb_chunk_poll_(p, blocked ? 3 : 2, patience, &c->pace);
     if (n < 0) return errno == EINTR ? 0 : -ENOTCONN;
     if (n == 0 && !busy) {
         pthread_mutex_lock(&c->lock);
