@@ -452,6 +452,8 @@ typedef struct fsb_chunk_pass {
     int64_t         expires_ns; /* since the epoch; 0: never */
     fsb_chunk_limits limits; /* of all clients of this backend together: they are one tenant, and
                                 have one turn among the others; as they were last said */
+    int quick; /* 1: treated as FSB_BACKEND_QUICK, where a tenant's files may be closed under it,
+                  as those of fsb_tenants, and so are not read by their descriptors */
 } fsb_chunk_pass;
 
 /* Whose files are whose, where a client's numbers of users and groups are not this host's. What a
@@ -527,7 +529,8 @@ typedef struct fsb_chunk_server_stats {
     uint64_t tokens;   /* clients that came with a good token */
     uint64_t delayed;  /* requests that waited because of a tenant's rates ... */
     uint64_t delayed_ms; /* ... for so long together */
-    uint64_t held;     /* times that a tenant had work waiting behind its max_running */
+    uint64_t held;     /* times that a tenant had work waiting behind its max_running, or a client
+                          behind others of its tenant while there were other tenants */
     uint64_t timeouts; /* requests whose time was over before their turn */
     /* [i]: requests that took under 2^i microseconds, but not under 2^(i-1); the last: all that
        took longer. Without LOCKs, which may wait for others. */
@@ -822,23 +825,32 @@ static uint64_t fsb_chunk_random_(void)
     return value;
 }
 
+/* When bytes came, on one connection: what comes at once after one another is looked for. */
+typedef struct fsb_chunk_pace_ {
+    int64_t came;  /* monotonic us */
+    int     brisk; /* soon after those before */
+} fsb_chunk_pace_;
+
 /* As poll(), but looks for a moment before it sleeps: who asks one thing after another is answered
    without waking an idle processor, which takes longer than most answers (measured: 35 us a wake,
-   four a request). Others run meanwhile; where nothing comes, it sleeps after that moment. */
-static int fsb_chunk_poll_(struct pollfd *p, nfds_t count, int patience, int lively)
+   four a request). Others run meanwhile; where nothing comes, it sleeps after that moment. Only
+   where bytes have just come so: on a busy machine a look, with its sched_yield(), puts the thread
+   behind all others for milliseconds. p[0] is where bytes come. pace NULL: it never looks. */
+static int fsb_chunk_poll_(struct pollfd *p, nfds_t count, int patience, fsb_chunk_pace_ *pace)
 {
-    enum { LOOK_NS = 120000 };
-    struct timespec begin, now;
-    int64_t         ns = 0;
-    clock_gettime(CLOCK_MONOTONIC, &begin);
-    while (lively && patience && ns < LOOK_NS) {
-        const int n = poll(p, count, 0);
-        if (n) return n;
-        sched_yield();
-        clock_gettime(CLOCK_MONOTONIC, &now);
-        ns = (int64_t)(now.tv_sec - begin.tv_sec) * 1000000000 + (now.tv_nsec - begin.tv_nsec);
+    enum { LOOK_US = 120, BRISK_US = 250 };
+    const int64_t begin = pace && pace->brisk && patience ? fsb_chunk_now_us_() : 0;
+    int           n = 0;
+    while (begin && !n && fsb_chunk_now_us_() - begin < LOOK_US) {
+        n = poll(p, count, 0);
+        if (!n) sched_yield();
     }
-    return poll(p, count, patience);
+    if (!n) n = poll(p, count, patience);
+    if (pace && n > 0 && p[0].revents) {
+        const int64_t now = fsb_chunk_now_us_();
+        pace->brisk = now - pace->came < BRISK_US, pace->came = now;
+    }
+    return n;
 }
 
 static int fsb_chunk_cond_init_(pthread_cond_t *cond) /* waits by CLOCK_MONOTONIC */
@@ -2702,7 +2714,7 @@ static int fsb_chunk_is_local_(const fsb_chunk_address_ *a)
 
 /* Losses on a long way are no sign of crowding: there BBR carries 4 to 9 times as much (measured, at
    1 to 5 %). It is asked for where the kernel lets us; not on loopback, which its pacing halves. */
-static void fsb_chunk_pace_(int fd)
+static void fsb_chunk_congestion_(int fd)
 {
     fsb_chunk_address_ peer;
     memset(&peer, 0, sizeof peer);
@@ -2908,7 +2920,10 @@ typedef struct fsb_chunk_tenant_ {
     /* guarded by server->lock */
     fsb_chunk_party_ party;
     uint32_t         running; /* requests of it that workers have */
+    int              quick;   /* as pass.quick; by atomics */
     pthread_mutex_t  lock;    /* of what follows; the last one of all */
+    uint32_t         turns;   /* of its clients, those that are served right now */
+    pthread_cond_t   turn;    /* one of these is done */
     fsb_chunk_limits limits;  /* changed under server->lock too */
     int64_t          requests_at, bytes_at; /* up to when its rates are used up, us */
 } fsb_chunk_tenant_;
@@ -2935,6 +2950,7 @@ struct fsb_chunk_conn_ {
     fsb_chunk_tenant_     *tenant;  /* NULL: it came without a token; with it, from the key on */
     uint32_t               checked; /* which recheck its token has passed */
     int64_t                turn_at; /* ms: a frame waits until then for its tenant's rates; 0 */
+    int                    turn;    /* 1: counted in tenant->turns; of its thread alone */
     fsb_chunk_party_       own;     /* guarded by server->lock */
     unsigned char          from[16]; /* its address, if secure */
     int                    unproven; /* 1: has not said hello; 2: had to make room before it did;
@@ -2945,13 +2961,13 @@ struct fsb_chunk_conn_ {
     unsigned char          id[16];  /* of the client; with the next, from hello on */
     int                    stays;   /* 1: it comes back; what it has is kept for a while */
     int                    resumed; /* 1: it has come back, and has it again */
-    int                    lively;  /* its last frame was a request, not a PING */
     int64_t                heard;   /* when bytes came, ms */
     fsb_chunk_conn_       *heir;    /* has come back with this one's id; by atomics */
     int                    leaves;  /* 1: it will not come back; by atomics */
     /* of the connection's thread alone */
     unsigned char    *in;
     size_t            in_size, in_start, in_end;
+    fsb_chunk_pace_   pace;
     int64_t           in_deadline, in_mark; /* of the frame that is incomplete */
     fsb_chunk_block_ *batch;                /* answers not yet queued */
     /* guarded by lock */
@@ -3001,6 +3017,9 @@ struct fsb_chunk_server {
     int                  closing;
     fsb_chunk_party_    *line, **line_tail; /* those with requests for the workers, in turn */
     fsb_chunk_tenant_   *tenants;           /* guarded by lock; they stay */
+    uint32_t             turns;             /* of a tenant at once, when there are others */
+    const void          *turn_last;         /* by atomics: the tenant that was last served, ... */
+    int64_t              turn_mixed;        /* ... and when it was not the one before, ms */
     uint32_t             rechecks;          /* by atomics */
     uint32_t             unproven;          /* connections that have not shown a code yet */
     uint32_t             leaving;           /* had to make room, and are not gone yet */
@@ -4724,6 +4743,16 @@ static int fsb_chunk_cached_(int fd, uint64_t offset, size_t size)
         fsb_chunk_pread_now_(fd, &byte, 1, offset + size - 1) == 1;
 }
 
+/* Does a READ need the disk? No more than a guess, where the descriptor may be another file's by
+   now: nothing of what it reads is kept. */
+static int fsb_chunk_on_disk_(const fsb_chunk_request_ *req, int fd)
+{
+    char byte;
+    if (req->op.code != FSB_OP_READ || fd < 0 || !req->room) return 0;
+    return fsb_chunk_pread_now_(fd, &byte, 1, req->op.offset) < 0 ||
+        fsb_chunk_pread_now_(fd, &byte, 1, req->op.offset + req->room - 1) < 0;
+}
+
 /* Answers a READ from the page cache: large ones by sendfile, without a copy, small ones into the
    batch. Returns 1 if the disk is needed; else 0, or an error that ends the connection. */
 static int fsb_chunk_read_now_(fsb_chunk_request_ *req, int fd)
@@ -4827,10 +4856,13 @@ static int fsb_chunk_request_run_(fsb_chunk_conn_ *conn, const fsb_chunk_frame_ 
     const int err = fsb_chunk_admit_(&req, &slot);
     if (err) return fsb_chunk_refuse_(&req, err);
     req.room = fsb_chunk_room_(&req);
-    const int quick = (b->flags & FSB_BACKEND_QUICK) != 0;
-    const int later = !quick || f->op == FSB_OP_LOCK || (req.shape->traits & FSB_CHUNK_WAITS_) ||
-        (more && (req.shape->traits & FSB_CHUNK_SMALL_));
-    if (!later && f->op == FSB_OP_READ && slot.descriptor >= 0) {
+    const int as_quick = conn->tenant && __atomic_load_n(&conn->tenant->quick, __ATOMIC_RELAXED);
+    const int direct = f->op == FSB_OP_READ && slot.descriptor >= 0 && !as_quick;
+    const int later = !(as_quick || b->flags & FSB_BACKEND_QUICK) || f->op == FSB_OP_LOCK ||
+        (req.shape->traits & FSB_CHUNK_WAITS_) ||
+        (more && (req.shape->traits & FSB_CHUNK_SMALL_)) ||
+        (as_quick && fsb_chunk_on_disk_(&req, slot.descriptor));
+    if (!later && direct) {
         const int missed = fsb_chunk_read_now_(&req, slot.descriptor);
         if (missed <= 0) return missed;
         req.room = fsb_chunk_room_(&req);
@@ -4872,18 +4904,20 @@ static fsb_chunk_tenant_ *fsb_chunk_tenant_of_(fsb_chunk_server *s, const fsb_ch
     made->share.name = fsb_chunk_strdup_(a, pass->share.name);
     made->watch.server = s, made->watch.backend = pass->share.backend;
     made->party.tenant = made;
-    const int bad = pthread_mutex_init(&made->lock, NULL) != 0;
+    const int bad =
+        pthread_mutex_init(&made->lock, NULL) != 0 || fsb_chunk_cond_init_(&made->turn) != 0;
     pthread_mutex_lock(&s->lock);
     for (t = s->tenants; t && t->share.backend != pass->share.backend;) t = t->next;
     if (!t && !bad && made->share.name) t = made, t->next = s->tenants, s->tenants = t, made = NULL;
     if (t) {
         pthread_mutex_lock(&t->lock);
         t->limits = pass->limits;
+        __atomic_store_n(&t->quick, pass->quick, __ATOMIC_RELAXED);
         pthread_mutex_unlock(&t->lock);
     }
     pthread_mutex_unlock(&s->lock);
     if (made) {
-        if (!bad) pthread_mutex_destroy(&made->lock);
+        if (!bad) pthread_mutex_destroy(&made->lock), pthread_cond_destroy(&made->turn);
         fsb_chunk_strfree_(a, (char *)(uintptr_t)made->share.name);
         fsb_chunk_free_(a, made, sizeof *made);
     }
@@ -4897,6 +4931,7 @@ static void fsb_chunk_tenants_free_(fsb_chunk_server *s)
         s->tenants = t->next;
         fsb_chunk_unwatch_(&t->watch);
         pthread_mutex_destroy(&t->lock);
+        pthread_cond_destroy(&t->turn);
         fsb_chunk_strfree_(&s->desc.allocator, (char *)(uintptr_t)t->share.name);
         fsb_chunk_free_(&s->desc.allocator, t, sizeof *t);
     }
@@ -5371,7 +5406,6 @@ static int fsb_chunk_hello_(fsb_chunk_conn_ *conn, const fsb_chunk_frame_ *f)
 static int fsb_chunk_frame_run_(fsb_chunk_conn_ *conn, const fsb_chunk_frame_ *f, int more)
 {
     if (!conn->share) return fsb_chunk_hello_(conn, f);
-    conn->lively = f->op != FSB_CHUNK_PING_;
     if (f->op == FSB_CHUNK_PING_ || f->op == FSB_CHUNK_GOODBYE_) {
         if (f->flags || f->data_size || f->meta_size) return -EPROTO;
         if (f->op == FSB_CHUNK_PING_) return fsb_chunk_say_(conn, f->op, FSB_CHUNK_ANSWER_, f->tag);
@@ -5420,6 +5454,50 @@ static int fsb_chunk_waits_turn_(fsb_chunk_conn_ *conn, const fsb_chunk_frame_ *
     if (conn->turn_at > now) return 1;
     conn->turn_at = 0;
     return 0;
+}
+
+/* How many clients of the tenant are served at once: any number, while no other tenant asks for
+   anything; else a part of the processors. The kernel is fair to threads, so that a tenant with
+   many clients would have most of them, and others wait behind each. Lock held. */
+static uint32_t fsb_chunk_turns_(fsb_chunk_server *s, const fsb_chunk_tenant_ *t)
+{
+    enum { MIXED_MS = 100 };
+    const int64_t now = fsb_chunk_now_ms_();
+    if (__atomic_exchange_n(&s->turn_last, t, __ATOMIC_RELAXED) != t)
+        __atomic_store_n(&s->turn_mixed, now, __ATOMIC_RELAXED);
+    const int64_t mixed = __atomic_load_n(&s->turn_mixed, __ATOMIC_RELAXED);
+    return now - mixed < MIXED_MS ? s->turns : UINT32_MAX;
+}
+
+/* A tenant's client waits until it may be served; not for long, as one of those that are may wait
+   for a disk itself. */
+static void fsb_chunk_turn_take_(fsb_chunk_conn_ *conn)
+{
+    enum { PATIENCE_MS = 20 };
+    fsb_chunk_tenant_ *t = conn->tenant;
+    if (!t || !conn->share) return;
+    pthread_mutex_lock(&t->lock);
+    if (t->turns >= fsb_chunk_turns_(conn->server, t)) {
+        const int64_t         ms = fsb_chunk_now_ms_() + PATIENCE_MS;
+        const struct timespec until = {(time_t)(ms / 1000), (long)(ms % 1000) * 1000000};
+        int                   err = 0;
+        fsb_chunk_count_(&conn->server->stats.held, 1);
+        while (!err && t->turns >= fsb_chunk_turns_(conn->server, t))
+            err = pthread_cond_timedwait(&t->turn, &t->lock, &until);
+    }
+    conn->turn = 1, ++t->turns;
+    pthread_mutex_unlock(&t->lock);
+}
+
+static void fsb_chunk_turn_give_(fsb_chunk_conn_ *conn)
+{
+    fsb_chunk_tenant_ *t = conn->tenant;
+    if (!conn->turn) return;
+    conn->turn = 0;
+    pthread_mutex_lock(&t->lock);
+    --t->turns;
+    pthread_cond_signal(&t->turn);
+    pthread_mutex_unlock(&t->lock);
 }
 
 /* Runs the frames that are whole. Returns 1 if it stopped at a limit, 0 if it wants more bytes. */
@@ -5525,7 +5603,6 @@ static int fsb_chunk_patience_(fsb_chunk_conn_ *conn, int reads, int64_t now, in
 /* Nothing for a second: back to the memory of a client at rest. */
 static void fsb_chunk_rest_(fsb_chunk_conn_ *conn)
 {
-    conn->lively = 0;
     fsb_chunk_block_free_(conn, conn->batch);
     conn->batch = NULL;
     if (conn->in_end == conn->in_start && conn->in_size > FSB_CHUNK_IN_) {
@@ -5559,7 +5636,7 @@ static int fsb_chunk_wait_(fsb_chunk_conn_ *conn, int reads, int64_t hello)
     if (broken) return broken;
     if (!reads) p[0].events = POLLRDHUP;
     const int own = conn->stream.in == conn->stream.out; /* no command's, see the client's wait */
-    const int n = fsb_chunk_poll_(p, sends ? 4 : 3, patience, conn->lively && own);
+    const int n = fsb_chunk_poll_(p, sends ? 4 : 3, patience, own ? &conn->pace : NULL);
     if (n < 0) return errno == EINTR ? 0 : -errno;
     if (n == 0) {
         fsb_chunk_rest_(conn);
@@ -5581,11 +5658,14 @@ static int fsb_chunk_loop_(fsb_chunk_conn_ *conn)
         const int full = fsb_chunk_frames_(conn);
         fsb_chunk_push_batch_(conn);
         fsb_chunk_close_gone_(conn);
+        fsb_chunk_turn_give_(conn);
         if (full < 0) return full;
         const int ready = fsb_chunk_wait_(conn, !full, hello);
         if (ready < 0) return ready;
+        if (ready || conn->in_end > conn->in_start) fsb_chunk_turn_take_(conn);
         if (ready) {
             const int err = fsb_chunk_fill_(conn);
+            if (err) fsb_chunk_turn_give_(conn);
             if (err) return err == -EPIPE && conn->in_end == conn->in_start ? 0 : err;
         }
     }
@@ -5634,7 +5714,7 @@ static int fsb_chunk_conn_new_(fsb_chunk_server *s, int in, int out, int owns, i
         if (pthread_mutex_init(&conn->lock, NULL) != 0 || fsb_chunk_cond_init_(&conn->quiet) != 0)
             err = -ENOMEM;
         if (!err) err = fsb_chunk_stream_init_(&conn->stream, in, out);
-        fsb_chunk_pace_(out);
+        fsb_chunk_congestion_(out);
         conn->secure = secure;
         if (secure) fsb_chunk_from_(in, conn->from);
         if (!err && secure)
@@ -6016,6 +6096,8 @@ FSB_API int fsb_chunk_server_open(fsb_chunk_server **out, const fsb_chunk_server
     s->exec_tail = &s->exec_line;
     fsb_chunk_server_defaults_(&s->desc);
     s->boot_id = fsb_chunk_random_();
+    const long processors = sysconf(_SC_NPROCESSORS_ONLN);
+    s->turns = processors > 2 ? (uint32_t)processors / 2 : 1;
     s->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (s->wake < 0) err = -errno;
     if (pthread_mutex_init(&s->lock, NULL) != 0 || pthread_mutex_init(&s->locks_lock, NULL) != 0 ||
@@ -6120,6 +6202,7 @@ typedef struct fsb_chunk_client_ {
     size_t         placed; /* of the frame at `in`, as fsb_chunk_frame_ has it */
     int64_t        next_tick;
     int64_t        heard, pinged; /* when bytes came, and a PING was sent, ms */
+    fsb_chunk_pace_ pace;
     /* guarded by lock */
     pthread_mutex_t   lock;
     pthread_cond_t    unsent; /* a call is no longer SENDING, or event() is over */
@@ -6957,7 +7040,7 @@ static int fsb_chunk_client_wait_(fsb_chunk_client_ *c)
     if (fsb_chunk_ready_(&c->stream)) return fsb_chunk_client_fill_(c);
     /* Behind connect() is a command such as ssh, which needs the processor to bring an answer:
        looking out for it instead of sleeping took 40 % of a copy's processor time. */
-    const int n = fsb_chunk_poll_(p, blocked ? 3 : 2, patience, !sleeps && !c->connect);
+    const int n = fsb_chunk_poll_(p, blocked ? 3 : 2, patience, c->connect ? NULL : &c->pace);
     if (n < 0) return errno == EINTR ? 0 : -ENOTCONN;
     if (n == 0 && !busy) {
         pthread_mutex_lock(&c->lock);
@@ -7117,7 +7200,7 @@ static int fsb_chunk_way_open_(fsb_chunk_client_ *c, fsb_chunk_way_ *way, int ba
     way->stream.in = fds[0], way->stream.out = fds[1];
     err = fsb_chunk_stream_init_(&way->stream, fds[0], fds[1]);
     fsb_chunk_widen_(&way->stream);
-    fsb_chunk_pace_(way->stream.out);
+    fsb_chunk_congestion_(way->stream.out);
     if (!err && c->secure)
         err = fsb_chunk_tls_open_(c->secure, &way->stream, 0, c, &c->allocator);
     if (!err && c->secure) err = fsb_chunk_tls_greet_(&way->stream, deadline);

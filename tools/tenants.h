@@ -95,6 +95,7 @@ static inline int tenants_admit(void *user, const char *identity, size_t size, f
     if (row && !row->backend) err = fsb_tenant_backend(&row->backend, t->set, c.tenant);
     if (!err) {
         pass->share.name = row->name, pass->share.backend = row->backend;
+        pass->quick = 1; /* local folders all */
         pass->limits.requests_per_s = row->requests, pass->limits.bytes_per_s = row->rate;
     }
     pthread_mutex_unlock(&t->lock);
