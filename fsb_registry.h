@@ -1807,8 +1807,10 @@ static int fsb_registry_map_move_(fsb_registry_env_ *env, size_t size)
     pthread_mutex_lock(&env->gate_lock);
     __atomic_store_n(&env->gate, 1, __ATOMIC_SEQ_CST);
     int err = fsb_registry_slots_wait_(env, until);
-    if (!err) err = fsb_registry_mdb_error_(mdb_env_set_mapsize(env->env, size));
-    if (!err) memset(env->places->at, 0, env->places->count * sizeof *env->places->at);
+    if (!err) { /* nobody is in it, nor in the places of what it holds */
+        memset(env->places->at, 0, env->places->count * sizeof *env->places->at);
+        err = fsb_registry_mdb_error_(mdb_env_set_mapsize(env->env, size));
+    }
     __atomic_store_n(&env->gate, 0, __ATOMIC_SEQ_CST);
     pthread_cond_broadcast(&env->gate_cond);
     pthread_mutex_unlock(&env->gate_lock);
