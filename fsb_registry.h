@@ -78,8 +78,9 @@
              second open answers -EBUSY), as often as you like in different processes. After fork()
              the child must not touch the object. A view may be released by another thread.
    MEMORY    desc.allocator. A view of an LMDB document that is not compressed allocates nothing.
-             An LMDB environment takes 256 KiB to remember where 8192 documents lay. LMDB and zstd
-             use malloc for themselves.
+             LMDB: where documents lay is remembered in 16 to 32 bytes for each id, 128 KiB at
+             least and 32 MiB at most in all shards together; while it grows, what it was before
+             stays until the close. LMDB and zstd use malloc for themselves.
    ERRORS    0 or a count, or a negative errno; out-parameters are written only on success. -ENOENT
              of a load is an answer; every other failure leaves a text in fsb_registry_errmsg():
              -EINVAL an id, version, list, range or desc that makes no sense; -ENAMETOOLONG an id of
@@ -223,7 +224,7 @@ typedef struct fsb_registry_doc {
 typedef struct fsb_registry_view {
     fsb_registry_doc doc;
     fsb_registry    *owner_; /* private, from here on */
-    void            *slot_, *entry_, *block_;
+    void            *slot_, *pin_, *block_;
     size_t           block_size_;
 } fsb_registry_view;
 
@@ -510,6 +511,16 @@ static void *fsb_registry_mem_(const fsb_allocator *a, void *ptr, size_t old_siz
     free(ptr);
     return NULL;
 }
+
+#ifdef FSB_WITH_LMDB
+/* Zeroes. libc has large ones that take no memory until they are used. */
+static void *fsb_registry_zeroes_(const fsb_allocator *a, size_t size)
+{
+    void *p = a->fn ? a->fn(a->user, NULL, 0, size) : calloc(1, size);
+    if (p && a->fn) memset(p, 0, size);
+    return p;
+}
+#endif
 
 static void fsb_registry_free_(const fsb_allocator *a, void *ptr, size_t size)
 {
@@ -1308,19 +1319,19 @@ FSB_API int fsb_registry_errmsg(fsb_registry *reg, char *text, size_t size)
 /* ---- [view] ---------------------------------------------------------------------------------- */
 
 static void fsb_registry_slot_end_(void *slot);
-static void fsb_registry_entry_end_(fsb_registry *reg, void *entry);
+static void fsb_registry_pin_end_(void *pin);
 
 static void fsb_registry_view_init_(fsb_registry_view *view, fsb_registry *reg)
 {
     view->owner_ = reg;
-    view->slot_ = view->entry_ = view->block_ = NULL;
+    view->slot_ = view->pin_ = view->block_ = NULL;
     view->block_size_ = 0;
 }
 
 FSB_API void fsb_registry_release(fsb_registry_view *view)
 {
     if (view->slot_) fsb_registry_slot_end_(view->slot_);
-    if (view->entry_) fsb_registry_entry_end_(view->owner_, view->entry_);
+    if (view->pin_) fsb_registry_pin_end_(view->pin_);
     if (view->block_)
         fsb_registry_free_(&view->owner_->desc.allocator, view->block_, view->block_size_);
     fsb_registry_view_init_(view, view->owner_);
@@ -1359,7 +1370,7 @@ static void fsb_registry_doc_copy_(fsb_registry_doc *copy, const fsb_registry_do
 FSB_API int fsb_registry_detach(fsb_registry_view *view)
 {
     fsb_registry_view copy;
-    if (!view->slot_ && !view->entry_) return 0; /* it has its own memory already */
+    if (!view->slot_ && !view->pin_) return 0; /* it has its own memory already */
     fsb_registry_view_init_(&copy, view->owner_);
     copy.block_size_ = fsb_registry_doc_size_(&view->doc);
     copy.block_ = fsb_registry_mem_(&view->owner_->desc.allocator, NULL, 0, copy.block_size_);
@@ -1557,16 +1568,18 @@ typedef struct fsb_registry_slot_ {
     char               own_line[128 - 4 * sizeof(void *) - sizeof(int)];
 } fsb_registry_slot_;
 
-enum { FSB_REGISTRY_PLACES_ = 8192 };
-
 /* Where a record lay that was loaded before; see [lmdb] places. */
 typedef struct fsb_registry_place_ {
-    uint32_t turn;   /* odd while the rest is being written */
-    uint32_t size;   /* of the record, doubled, + 1: it was asked for as the latest of its id */
-    size_t   txn;    /* in which the record is there */
-    size_t   hash;   /* of what was asked for */
-    void    *record; /* in the map */
+    uint64_t where; /* the record's address in the map, and above 48 bits its size */
+    uint64_t seal;  /* what was asked for and when, mixed with `where` */
 } fsb_registry_place_;
+
+typedef struct fsb_registry_places_ {
+    struct fsb_registry_places_ *smaller; /* which it replaced: a load may still look into it */
+    fsb_registry_place_         *at;      /* [count], four of them to a cache line */
+    size_t                       count;   /* a power of two */
+    size_t                       size;    /* of the block */
+} fsb_registry_places_;
 
 /* A meta page as LMDB 0.9 writes it. */
 typedef struct fsb_registry_meta_ {
@@ -1591,7 +1604,7 @@ struct fsb_registry_env_ {
     char               *indexed;     /* list; read-only after open */
     size_t              indexed_size;
     fsb_registry_slot_ *slots;       /* [desc.max_views] */
-    fsb_registry_place_ *places;     /* [PLACES_] */
+    fsb_registry_places_ *places;    /* grows, write_lock held; read without */
     const fsb_registry_meta_ *meta[2]; /* mapped by us, NULL: not as we know them */
     size_t              meta_size;
     int                 gate;        /* 1: readers wait; written under gate_lock, read without */
@@ -1644,11 +1657,11 @@ static uint64_t fsb_registry_hash64_(const char *text, size_t size, uint64_t h)
 }
 
 /* Of what a load without a range asks for; never kept longer than this process lives. */
-static size_t fsb_registry_pick_hash_(const fsb_registry_pick_ *pick)
+static uint64_t fsb_registry_pick_hash_(const fsb_registry_pick_ *pick)
 {
     uint64_t h = fsb_registry_hash64_(pick->id, pick->id_size, 0);
     if (pick->version) h = fsb_registry_hash64_(pick->version, pick->version_size, h);
-    return (size_t)h;
+    return h;
 }
 
 static fsb_registry_env_ *fsb_registry_env_of_(fsb_registry *reg, const char *id)
@@ -1725,13 +1738,19 @@ static void fsb_registry_gate_wait_(fsb_registry_env_ *env)
     pthread_mutex_unlock(&env->gate_lock);
 }
 
+/* A place to begin at among `count` that another thread will seldom begin at. */
+static uint32_t fsb_registry_start_(uint32_t count)
+{
+    const uint64_t spread = ((uintptr_t)pthread_self() * (uint64_t)0x9e3779b97f4a7c15u) >> 32;
+    return (uint32_t)(spread * count >> 32);
+}
+
 /* Takes a slot: while it is held the map stays where it is. NULL: all are in use. */
 static fsb_registry_slot_ *fsb_registry_slot_take_(fsb_registry_env_ *env)
 {
     const uintptr_t self = (uintptr_t)pthread_self();
     const uint32_t  count = env->reg->desc.max_views;
-    const uint64_t  spread = (self * (uint64_t)0x9e3779b97f4a7c15u) >> 32;
-    const uint32_t  start = (uint32_t)(spread * count >> 32);
+    const uint32_t  start = fsb_registry_start_(count);
     for (uint32_t i = 0; i < count;) {
         fsb_registry_slot_ *slot = &env->slots[start + i < count ? start + i : start + i - count];
         int                 unused = 0;
@@ -1788,8 +1807,10 @@ static int fsb_registry_map_move_(fsb_registry_env_ *env, size_t size)
     pthread_mutex_lock(&env->gate_lock);
     __atomic_store_n(&env->gate, 1, __ATOMIC_SEQ_CST);
     int err = fsb_registry_slots_wait_(env, until);
-    if (!err) err = fsb_registry_mdb_error_(mdb_env_set_mapsize(env->env, size));
-    memset(env->places, 0, FSB_REGISTRY_PLACES_ * sizeof *env->places);
+    if (!err) { /* nobody is in it, nor in the places of what it holds */
+        memset(env->places->at, 0, env->places->count * sizeof *env->places->at);
+        err = fsb_registry_mdb_error_(mdb_env_set_mapsize(env->env, size));
+    }
     __atomic_store_n(&env->gate, 0, __ATOMIC_SEQ_CST);
     pthread_cond_broadcast(&env->gate_cond);
     pthread_mutex_unlock(&env->gate_lock);
@@ -1864,8 +1885,60 @@ static void fsb_registry_slot_end_(void *pin)
 /* ---- [lmdb] places --------------------------------------------------------------------------- */
 /* The pages of a snapshot never change: where a record lay in the last transaction, there it lies
    until the next one is committed. A load that finds it here saves the search of the tree, which is
-   half of its work; the record is read in the map and checked as ever. No lock: a place being
-   written has an odd turn, one that was written meanwhile another turn. */
+   most of its work; the record is read in the map and checked as ever. No lock: the two words of a
+   place are written one after the other, and halves of two writes do not open the seal. There are
+   about as many places as ids, so that large registries have them too. */
+
+enum {
+    FSB_REGISTRY_PLACES_LEAST_ = 1 << 13, /* in all environments together */
+    FSB_REGISTRY_PLACES_MOST_  = 1 << 21,
+    FSB_REGISTRY_WAYS_         = 4        /* places that one hash may take: a cache line of them */
+};
+#define FSB_REGISTRY_MIX_(where) ((where) * 0x9e3779b97f4a7c15u)
+#define FSB_REGISTRY_TXN_        (((uint64_t)1 << 40) - 1) /* a century of commits */
+
+/* Makes room for as many ids, if there is memory for it; write_lock held. */
+static void fsb_registry_places_fit_(fsb_registry_env_ *env, uint64_t ids)
+{
+    const uint32_t        shards = env->reg->desc.shards ? env->reg->desc.shards : 1;
+    const size_t          most = FSB_REGISTRY_PLACES_MOST_ / shards;
+    fsb_registry_places_ *old = env->places, *made;
+    size_t                count = FSB_REGISTRY_WAYS_;
+    if (old) count = old->count;
+    while (count < FSB_REGISTRY_PLACES_LEAST_ / shards || (count < ids && count <= most / 2))
+        count *= 2;
+    if (old && count == old->count) return;
+    const size_t size = sizeof *made + (count + FSB_REGISTRY_WAYS_) * sizeof *made->at;
+    made = (fsb_registry_places_ *)fsb_registry_zeroes_(&env->reg->desc.allocator, size);
+    if (!made) return;
+    const uintptr_t line = FSB_REGISTRY_WAYS_ * sizeof *made->at;
+    const uintptr_t at = ((uintptr_t)(made + 1) + line - 1) / line * line;
+    made->smaller = old, made->count = count, made->size = size;
+    made->at = (fsb_registry_place_ *)at;
+    __atomic_store_n(&env->places, made, __ATOMIC_RELEASE);
+}
+
+static void fsb_registry_places_close_(fsb_registry_env_ *env)
+{
+    for (fsb_registry_places_ *p = env->places, *smaller; p; p = smaller) {
+        smaller = p->smaller;
+        fsb_registry_free_(&env->reg->desc.allocator, p, p->size);
+    }
+}
+
+static fsb_registry_place_ *fsb_registry_places_of_(fsb_registry_env_ *env, uint64_t hash)
+{
+    const fsb_registry_places_ *p = __atomic_load_n(&env->places, __ATOMIC_ACQUIRE);
+    return p->at + ((size_t)hash & (p->count - FSB_REGISTRY_WAYS_));
+}
+
+/* What the seal keeps: 23 bits of the hash, the transaction, and whether the latest was asked for.
+   Never 0, since the first transaction is 1. */
+static uint64_t fsb_registry_place_tag_(const fsb_registry_pick_ *pick, uint64_t hash, size_t txn)
+{
+    const uint64_t low = (txn & FSB_REGISTRY_TXN_) << 1 | !pick->version;
+    return (hash & ~(FSB_REGISTRY_TXN_ << 1 | 1)) | low;
+}
 
 /* Is this record, decoded once before, what is wanted? */
 static int fsb_registry_record_is_(const MDB_val *v, const fsb_registry_pick_ *pick)
@@ -1880,78 +1953,129 @@ static int fsb_registry_record_is_(const MDB_val *v, const fsb_registry_pick_ *p
 }
 
 static int fsb_registry_place_find_(fsb_registry_env_ *env, const fsb_registry_pick_ *pick,
-                                    size_t hash, size_t txn, MDB_val *v)
+                                    uint64_t hash, size_t txn, MDB_val *v)
 {
-    fsb_registry_place_ *p = &env->places[hash % FSB_REGISTRY_PLACES_];
-    const uint32_t       turn = __atomic_load_n(&p->turn, __ATOMIC_ACQUIRE);
-    const uint32_t       size = __atomic_load_n(&p->size, __ATOMIC_ACQUIRE);
-    const size_t         in = __atomic_load_n(&p->txn, __ATOMIC_ACQUIRE);
-    const size_t         of = __atomic_load_n(&p->hash, __ATOMIC_ACQUIRE);
-    v->mv_data = __atomic_load_n(&p->record, __ATOMIC_ACQUIRE);
-    v->mv_size = size / 2;
-    return in == txn && of == hash && (size & 1) == !pick->version && !(turn & 1)
-           && turn == __atomic_load_n(&p->turn, __ATOMIC_RELAXED)
-           && fsb_registry_record_is_(v, pick);
+    const fsb_registry_place_ *p = fsb_registry_places_of_(env, hash);
+    const uint64_t             tag = fsb_registry_place_tag_(pick, hash, txn);
+    for (int i = 0; i < FSB_REGISTRY_WAYS_; ++i, ++p) {
+        const uint64_t where = __atomic_load_n(&p->where, __ATOMIC_RELAXED);
+        const uint64_t seal = __atomic_load_n(&p->seal, __ATOMIC_RELAXED);
+        if ((seal ^ FSB_REGISTRY_MIX_(where)) != tag) continue;
+        v->mv_data = (void *)(uintptr_t)(where & (((uint64_t)1 << 48) - 1));
+        v->mv_size = (size_t)(where >> 48);
+        if (fsb_registry_record_is_(v, pick)) return 1;
+    }
+    return 0;
 }
 
+/* Takes a place that an older transaction left, or else one that the hash names. A record of 64 KiB
+   needs none: beside reading it, finding it costs nothing. */
 static void fsb_registry_place_keep_(fsb_registry_env_ *env, const fsb_registry_pick_ *pick,
-                                     size_t hash, size_t txn, const MDB_val *v)
+                                     uint64_t hash, size_t txn, const MDB_val *v)
 {
-    fsb_registry_place_ *p = &env->places[hash % FSB_REGISTRY_PLACES_];
-    uint32_t             turn = __atomic_load_n(&p->turn, __ATOMIC_RELAXED);
-    if (turn & 1 || v->mv_size > INT32_MAX) return; /* another thread is at it */
-    if (!__atomic_compare_exchange_n(&p->turn, &turn, turn + 1, 0, __ATOMIC_ACQUIRE,
-                                     __ATOMIC_RELAXED))
-        return;
-    __atomic_store_n(&p->size, (uint32_t)v->mv_size * 2 + !pick->version, __ATOMIC_RELEASE);
-    __atomic_store_n(&p->txn, txn, __ATOMIC_RELEASE);
-    __atomic_store_n(&p->hash, hash, __ATOMIC_RELEASE);
-    __atomic_store_n(&p->record, v->mv_data, __ATOMIC_RELEASE);
-    __atomic_store_n(&p->turn, turn + 2, __ATOMIC_RELEASE);
+    fsb_registry_place_ *first = fsb_registry_places_of_(env, hash);
+    fsb_registry_place_ *p = first + (hash >> 32) % FSB_REGISTRY_WAYS_;
+    const uint64_t       tag = fsb_registry_place_tag_(pick, hash, txn);
+    const uint64_t       where = (uintptr_t)v->mv_data | (uint64_t)v->mv_size << 48;
+    if (v->mv_size >> 16 || (uint64_t)(uintptr_t)v->mv_data >> 48) return;
+    for (int i = 0; i < FSB_REGISTRY_WAYS_; ++i) {
+        const uint64_t other = __atomic_load_n(&first[i].seal, __ATOMIC_RELAXED)
+                               ^ FSB_REGISTRY_MIX_(__atomic_load_n(&first[i].where,
+                                                                   __ATOMIC_RELAXED));
+        if ((other >> 1 & FSB_REGISTRY_TXN_) != (txn & FSB_REGISTRY_TXN_)) p = &first[i];
+    }
+    __atomic_store_n(&p->where, where, __ATOMIC_RELAXED);
+    __atomic_store_n(&p->seal, tag ^ FSB_REGISTRY_MIX_(where), __ATOMIC_RELAXED);
 }
 
 /* ---- [lmdb] cache of decoded documents ------------------------------------------------------- */
-/* An entry holds for as long as its environment's last transaction is the one it was read in. */
+/* An entry holds for as long as its environment's last transaction is the one it was read in. A hit
+   takes no lock: it takes a pin, a cache line that is seldom another thread's, follows the bucket,
+   and leaves in the pin what it found until the view is released. Who takes an entry out of its
+   bucket looks at the pins after that: it waits for those that still search (some 20 ns), and an
+   entry that one holds is freed later. Where every pin is in use the cache is passed by. */
 
-enum { FSB_REGISTRY_CACHE_PARTS_ = 64 };
+enum {
+    FSB_REGISTRY_CACHE_PARTS_ = 64,
+    FSB_REGISTRY_PINS_        = 64
+};
+
+typedef struct fsb_registry_pin_ {
+    void    *holds; /* an entry; the cache: searching; NULL: free */
+    uint64_t hits, misses; /* of those that took it, who alone write them */
+    char     own_line[128 - sizeof(void *) - 2 * sizeof(uint64_t)];
+} fsb_registry_pin_;
 
 typedef struct fsb_registry_entry_ {
-    struct fsb_registry_entry_ *next;       /* in its bucket */
-    struct fsb_registry_entry_ *older;      /* towards the next to be evicted .. */
-    struct fsb_registry_entry_ *newer;      /* .. and back */
-    size_t                      hash, txn;
-    uint32_t                    refs;       /* views, and one for being in the table */
-    int                         hit;        /* since eviction passed it */
-    size_t                      size;       /* of the whole block */
-    int                         latest;     /* it was asked for by id, else by id and version */
-    fsb_registry_doc            doc;        /* its bytes follow the struct */
+    struct fsb_registry_entry_ *next;  /* in its bucket; atomic */
+    uint64_t                    hash;
+    size_t                      txn;
+    int                         latest; /* it was asked for by id, else by id and version */
+    int                         hit;    /* since eviction passed it; atomic */
+    fsb_registry_doc            doc;    /* its bytes follow the struct */
+    size_t                      size;   /* of the whole block */
+    struct fsb_registry_entry_ *older;  /* towards the next to be evicted .. */
+    struct fsb_registry_entry_ *newer;  /* .. and back */
 } fsb_registry_entry_;
 
 typedef struct fsb_registry_shelf_ {
-    int                  lock; /* guards all of it, for some 20 ns at a time */
-    fsb_registry_entry_ **buckets; /* [cache->buckets] */
+    int                  lock; /* guards the rest and the writing of its buckets */
     fsb_registry_entry_ *oldest, *newest;
-    uint64_t             bytes, hits, misses;
+    uint64_t             bytes;
 } fsb_registry_shelf_;
 
 struct fsb_registry_cache_ {
-    fsb_registry_shelf_ parts[FSB_REGISTRY_CACHE_PARTS_];
-    size_t                  buckets; /* in each part, a power of 2; they follow the struct */
-    size_t                  size;    /* of the whole block */
+    fsb_registry_pin_     pins[FSB_REGISTRY_PINS_];
+    fsb_registry_shelf_   parts[FSB_REGISTRY_CACHE_PARTS_];
+    fsb_registry_shelf_   later;   /* out of their buckets, but not of every pin */
+    fsb_registry_entry_ **buckets; /* [mask + 1], behind the struct; those of a part lie apart */
+    size_t                mask, size; /* size: of the whole block */
 };
 
-static fsb_registry_shelf_ *fsb_registry_shelf_of_(fsb_registry *reg, size_t hash)
+/* A pin that holds `what`, NULL if there is none. */
+static fsb_registry_pin_ *fsb_registry_pin_take_(fsb_registry_cache_ *cache, void *what)
 {
-    return &reg->cache->parts[hash % FSB_REGISTRY_CACHE_PARTS_];
+    const uint32_t start = fsb_registry_start_(FSB_REGISTRY_PINS_);
+    for (uint32_t i = 0; i < FSB_REGISTRY_PINS_; ++i) {
+        fsb_registry_pin_ *pin = &cache->pins[(start + i) % FSB_REGISTRY_PINS_];
+        void              *none = NULL;
+        if (!__atomic_load_n(&pin->holds, __ATOMIC_RELAXED)
+            && __atomic_compare_exchange_n(&pin->holds, &none, what, 0, __ATOMIC_SEQ_CST,
+                                           __ATOMIC_RELAXED))
+            return pin;
+    }
+    return NULL;
 }
 
-static fsb_registry_entry_ **fsb_registry_bucket_(fsb_registry *reg, size_t hash)
+static void fsb_registry_pin_end_(void *pin)
 {
-    const size_t at = hash / FSB_REGISTRY_CACHE_PARTS_ & (reg->cache->buckets - 1);
-    return &fsb_registry_shelf_of_(reg, hash)->buckets[at];
+    __atomic_store_n(&((fsb_registry_pin_ *)pin)->holds, NULL, __ATOMIC_RELEASE);
 }
 
-/* A hit holds the lock so briefly that a mutex would cost a third of the load. */
+static int fsb_registry_is_pinned_(fsb_registry_cache_ *cache, const fsb_registry_entry_ *e)
+{
+    for (int i = 0; i < FSB_REGISTRY_PINS_; ++i) {
+        void *holds = __atomic_load_n(&cache->pins[i].holds, __ATOMIC_SEQ_CST);
+        while (holds == (void *)cache) {
+            sched_yield();
+            holds = __atomic_load_n(&cache->pins[i].holds, __ATOMIC_SEQ_CST);
+        }
+        if (holds == (const void *)e) return 1;
+    }
+    return 0;
+}
+
+static fsb_registry_shelf_ *fsb_registry_shelf_of_(fsb_registry_cache_ *cache, uint64_t hash)
+{
+    return &cache->parts[hash % FSB_REGISTRY_CACHE_PARTS_];
+}
+
+static fsb_registry_entry_ **fsb_registry_bucket_(fsb_registry_cache_ *cache, uint64_t hash)
+{
+    return &cache->buckets[(size_t)hash & cache->mask];
+}
+
+/* Held for less than the time that a thread takes to sleep. */
 static void fsb_registry_lock_(fsb_registry_shelf_ *part)
 {
     while (__atomic_exchange_n(&part->lock, 1, __ATOMIC_ACQUIRE)) sched_yield();
@@ -1962,50 +2086,60 @@ static void fsb_registry_unlock_(fsb_registry_shelf_ *part)
     __atomic_store_n(&part->lock, 0, __ATOMIC_RELEASE);
 }
 
-/* Frees the entry if nobody views it any more, and it is not in the table. */
-static void fsb_registry_entry_end_(fsb_registry *reg, void *entry)
+/* Lock held. */
+static void fsb_registry_entry_unqueue_(fsb_registry_shelf_ *part, fsb_registry_entry_ *e)
 {
-    fsb_registry_entry_ *e = (fsb_registry_entry_ *)entry;
-    fsb_registry_shelf_ *part = fsb_registry_shelf_of_(reg, e->hash);
-    fsb_registry_lock_(part);
-    const uint32_t refs = --e->refs;
-    fsb_registry_unlock_(part);
-    if (!refs) fsb_registry_free_(&reg->desc.allocator, e, e->size);
-}
-
-/* Lock held. Moves it from the table to the list `gone`; its views stay good. */
-static void fsb_registry_entry_drop_(fsb_registry *reg, fsb_registry_shelf_ *part,
-                                     fsb_registry_entry_ *e, fsb_registry_entry_ **gone)
-{
-    fsb_registry_entry_ **link = fsb_registry_bucket_(reg, e->hash);
-    while (*link != e) link = &(*link)->next;
-    *link = e->next;
     *(e->older ? &e->older->newer : &part->oldest) = e->newer;
     *(e->newer ? &e->newer->older : &part->newest) = e->older;
     part->bytes -= e->size;
-    e->next = *gone, *gone = e;
 }
 
-/* No lock held, since it calls the allocator. */
-static void fsb_registry_gone_(fsb_registry *reg, fsb_registry_entry_ *gone)
+/* Lock held. As the newest. */
+static void fsb_registry_entry_queue_(fsb_registry_shelf_ *part, fsb_registry_entry_ *e)
 {
-    while (gone) {
-        fsb_registry_entry_ *next = gone->next;
-        fsb_registry_entry_end_(reg, gone);
-        gone = next;
-    }
-}
-
-/* Lock held. Puts it in as the newest, for the one reference it has. */
-static void fsb_registry_entry_link_(fsb_registry *reg, fsb_registry_shelf_ *part,
-                                     fsb_registry_entry_ *e)
-{
-    fsb_registry_entry_ **bucket = fsb_registry_bucket_(reg, e->hash);
-    e->next = *bucket, *bucket = e;
     e->older = part->newest, e->newer = NULL;
     *(part->newest ? &part->newest->newer : &part->oldest) = e;
     part->newest = e;
     part->bytes += e->size;
+}
+
+/* Lock held. Moves it from the table to the list `gone`. Who has come to it in its bucket goes on
+   from there as ever. */
+static void fsb_registry_entry_drop_(fsb_registry_cache_ *cache, fsb_registry_shelf_ *part,
+                                     fsb_registry_entry_ *e, fsb_registry_entry_ **gone)
+{
+    fsb_registry_entry_ **link = fsb_registry_bucket_(cache, e->hash);
+    while (*link != e) link = &(*link)->next;
+    __atomic_store_n(link, e->next, __ATOMIC_SEQ_CST);
+    fsb_registry_entry_unqueue_(part, e);
+    e->older = *gone, *gone = e;
+}
+
+/* An entry that is pinned still waits among `later`; those that waited and no longer need to are
+   added to `gone`: more than there are pins never wait. */
+static void fsb_registry_entry_wait_(fsb_registry_cache_ *cache, fsb_registry_entry_ *e,
+                                     fsb_registry_entry_ **gone)
+{
+    fsb_registry_lock_(&cache->later);
+    fsb_registry_entry_queue_(&cache->later, e);
+    for (fsb_registry_entry_ *old = cache->later.oldest, *newer; old; old = newer) {
+        newer = old->newer;
+        if (fsb_registry_is_pinned_(cache, old)) continue;
+        fsb_registry_entry_unqueue_(&cache->later, old);
+        old->older = *gone, *gone = old;
+    }
+    fsb_registry_unlock_(&cache->later);
+}
+
+/* Frees what no pin holds. No lock held, since it calls the allocator. */
+static void fsb_registry_gone_(fsb_registry *reg, fsb_registry_entry_ *gone)
+{
+    while (gone) {
+        fsb_registry_entry_ *e = gone;
+        gone = e->older;
+        if (fsb_registry_is_pinned_(reg->cache, e)) fsb_registry_entry_wait_(reg->cache, e, &gone);
+        else fsb_registry_free_(&reg->desc.allocator, e, e->size);
+    }
 }
 
 /* Lock held. Makes room: what was hit since the last time around gets another round. */
@@ -2015,24 +2149,24 @@ static void fsb_registry_evict_(fsb_registry *reg, fsb_registry_shelf_ *part, si
     const uint64_t limit = reg->desc.cache_bytes / FSB_REGISTRY_CACHE_PARTS_;
     while (part->oldest && part->bytes + size > limit) {
         fsb_registry_entry_ *e = part->oldest;
-        if (e->hit && e != part->newest) {
-            e->hit        = 0;
-            part->oldest  = e->newer, e->newer->older = NULL;
-            e->older      = part->newest, e->newer = NULL;
-            part->newest->newer = e, part->newest = e;
+        if (__atomic_exchange_n(&e->hit, 0, __ATOMIC_RELAXED) && e != part->newest) {
+            fsb_registry_entry_unqueue_(part, e);
+            fsb_registry_entry_queue_(part, e);
         } else {
-            fsb_registry_entry_drop_(reg, part, e, gone);
+            fsb_registry_entry_drop_(reg->cache, part, e, gone);
         }
     }
 }
 
-static fsb_registry_entry_ *fsb_registry_entry_find_(fsb_registry *reg,
-                                                     const fsb_registry_pick_ *pick, size_t hash)
+/* With its lock held, or a pin that searches. */
+static fsb_registry_entry_ *fsb_registry_entry_find_(fsb_registry_cache_ *cache,
+                                                     const fsb_registry_pick_ *pick, uint64_t hash)
 {
-    fsb_registry_entry_ *e = *fsb_registry_bucket_(reg, hash);
-    while (e && (e->hash != hash || e->latest != !pick->version || strcmp(e->doc.id, pick->id)
+    fsb_registry_entry_ *e = __atomic_load_n(fsb_registry_bucket_(cache, hash), __ATOMIC_SEQ_CST);
+    while (e && (e->hash != hash || e->latest != !pick->version
+                 || memcmp(e->doc.id, pick->id, pick->id_size + 1)
                  || (pick->version && strcmp(e->doc.version, pick->version))))
-        e = e->next;
+        e = __atomic_load_n(&e->next, __ATOMIC_SEQ_CST);
     return e;
 }
 
@@ -2048,77 +2182,83 @@ static size_t fsb_registry_last_txn_(fsb_registry_env_ *env)
 }
 
 /* 1: the view is the cached document, as of transaction `txn`. */
-static int fsb_registry_cached_(fsb_registry *reg, const fsb_registry_pick_ *pick, size_t hash,
+static int fsb_registry_cached_(fsb_registry *reg, const fsb_registry_pick_ *pick, uint64_t hash,
                                 size_t txn, fsb_registry_view *view)
 {
-    fsb_registry_shelf_ *part = fsb_registry_shelf_of_(reg, hash);
-    fsb_registry_lock_(part);
-    fsb_registry_entry_ *e = fsb_registry_entry_find_(reg, pick, hash);
-    if (e && e->txn == txn) {
-        ++e->refs, e->hit = 1, ++part->hits;
-    } else {
-        ++part->misses, e = NULL;
+    fsb_registry_pin_ *pin = fsb_registry_pin_take_(reg->cache, reg->cache);
+    if (!pin) return 0;
+    fsb_registry_entry_ *e = fsb_registry_entry_find_(reg->cache, pick, hash);
+    if (!e || e->txn != txn) {
+        __atomic_store_n(&pin->misses, pin->misses + 1, __ATOMIC_RELAXED);
+        fsb_registry_pin_end_(pin);
+        return 0;
     }
-    fsb_registry_unlock_(part);
-    if (!e) return 0;
+    __atomic_store_n(&pin->hits, pin->hits + 1, __ATOMIC_RELAXED);
+    __atomic_store_n(&pin->holds, e, __ATOMIC_RELEASE);
+    if (!__atomic_load_n(&e->hit, __ATOMIC_RELAXED)) __atomic_store_n(&e->hit, 1, __ATOMIC_RELAXED);
     fsb_registry_view_init_(view, reg);
-    view->doc = e->doc, view->entry_ = e;
+    view->doc = e->doc, view->pin_ = pin;
     return 1;
 }
 
 /* Keeps a copy of the view's document, as read in `txn`, and makes the view one of the copy.
-   Without memory, or too large for the cache, the view stays as it is. */
-static void fsb_registry_keep_(fsb_registry *reg, const fsb_registry_pick_ *pick, size_t hash,
+   Without memory or a pin, or too large for the cache, the view stays as it is. */
+static void fsb_registry_keep_(fsb_registry *reg, const fsb_registry_pick_ *pick, uint64_t hash,
                                size_t txn, fsb_registry_view *view)
 {
     const size_t size = sizeof(fsb_registry_entry_) + fsb_registry_doc_size_(&view->doc);
     if (size > reg->desc.cache_bytes / FSB_REGISTRY_CACHE_PARTS_ / 4) return;
     fsb_registry_entry_ *e = (fsb_registry_entry_ *)fsb_registry_mem_(&reg->desc.allocator, NULL, 0,
                                                                       size);
-    if (!e) return;
+    fsb_registry_pin_   *pin = e ? fsb_registry_pin_take_(reg->cache, e) : NULL;
+    if (!pin) {
+        fsb_registry_free_(&reg->desc.allocator, e, size);
+        return;
+    }
     fsb_registry_doc_copy_(&e->doc, &view->doc, (char *)(e + 1));
-    e->hash = hash, e->latest = !pick->version;
-    e->txn = txn, e->size = size, e->refs = 2, e->hit = 0;
-    fsb_registry_shelf_ *part = fsb_registry_shelf_of_(reg, hash);
-    fsb_registry_entry_ *gone = NULL;
+    e->hash = hash, e->latest = !pick->version, e->txn = txn, e->size = size, e->hit = 0;
+    fsb_registry_shelf_  *part = fsb_registry_shelf_of_(reg->cache, hash);
+    fsb_registry_entry_ **bucket = fsb_registry_bucket_(reg->cache, hash), *gone = NULL;
     fsb_registry_lock_(part);
-    fsb_registry_entry_ *before = fsb_registry_entry_find_(reg, pick, hash);
-    if (before) fsb_registry_entry_drop_(reg, part, before, &gone);
+    fsb_registry_entry_ *before = fsb_registry_entry_find_(reg->cache, pick, hash);
+    if (before) fsb_registry_entry_drop_(reg->cache, part, before, &gone);
     fsb_registry_evict_(reg, part, size, &gone);
-    fsb_registry_entry_link_(reg, part, e);
+    e->next = *bucket;
+    __atomic_store_n(bucket, e, __ATOMIC_SEQ_CST);
+    fsb_registry_entry_queue_(part, e);
     fsb_registry_unlock_(part);
     fsb_registry_gone_(reg, gone);
     fsb_registry_release(view);
-    view->doc = e->doc, view->entry_ = e;
+    view->doc = e->doc, view->pin_ = pin;
 }
 
 static int fsb_registry_cache_open_(fsb_registry *reg)
 {
     if (!reg->desc.cache_bytes) return 0;
-    const uint64_t each = reg->desc.cache_bytes / FSB_REGISTRY_CACHE_PARTS_ / 1024;
-    size_t         buckets = 64; /* of a part: about one for each KiB it may hold */
-    while (buckets < each && buckets < SIZE_MAX / 4096) buckets *= 2;
-    const size_t size = sizeof *reg->cache
-                        + FSB_REGISTRY_CACHE_PARTS_ * buckets * sizeof *reg->cache->parts->buckets;
-    reg->cache = (fsb_registry_cache_ *)fsb_registry_mem_(&reg->desc.allocator, NULL, 0, size);
+    size_t buckets = 64 * FSB_REGISTRY_CACHE_PARTS_; /* about one for each KiB that it may hold */
+    while (buckets < reg->desc.cache_bytes / 1024 && buckets < SIZE_MAX / 64) buckets *= 2;
+    const size_t size = sizeof *reg->cache + buckets * sizeof *reg->cache->buckets;
+    reg->cache = (fsb_registry_cache_ *)fsb_registry_zeroes_(&reg->desc.allocator, size);
     if (!reg->cache) return -ENOMEM;
-    memset(reg->cache, 0, size);
-    reg->cache->buckets = buckets, reg->cache->size = size;
-    fsb_registry_entry_ **first = (fsb_registry_entry_ **)(void *)(reg->cache + 1);
-    for (size_t i = 0; i < FSB_REGISTRY_CACHE_PARTS_; ++i)
-        reg->cache->parts[i].buckets = first + i * buckets;
+    reg->cache->buckets = (fsb_registry_entry_ **)(void *)(reg->cache + 1);
+    reg->cache->mask = buckets - 1, reg->cache->size = size;
     return 0;
+}
+
+static void fsb_registry_shelf_close_(fsb_registry *reg, fsb_registry_shelf_ *part)
+{
+    for (fsb_registry_entry_ *e = part->oldest, *newer; e; e = newer) {
+        newer = e->newer;
+        fsb_registry_free_(&reg->desc.allocator, e, e->size);
+    }
 }
 
 static void fsb_registry_cache_close_(fsb_registry *reg)
 {
     if (!reg->cache) return;
-    for (int i = 0; i < FSB_REGISTRY_CACHE_PARTS_; ++i) {
-        fsb_registry_shelf_ *part = &reg->cache->parts[i];
-        fsb_registry_entry_ *gone = NULL;
-        while (part->oldest) fsb_registry_entry_drop_(reg, part, part->oldest, &gone);
-        fsb_registry_gone_(reg, gone);
-    }
+    for (int i = 0; i < FSB_REGISTRY_CACHE_PARTS_; ++i)
+        fsb_registry_shelf_close_(reg, &reg->cache->parts[i]);
+    fsb_registry_shelf_close_(reg, &reg->cache->later);
     fsb_registry_free_(&reg->desc.allocator, reg->cache, reg->cache->size);
 }
 
@@ -2247,7 +2387,7 @@ static int fsb_registry_find_(fsb_registry_slot_ *slot, const fsb_registry_pick_
 }
 
 static int fsb_registry_lmdb_read_(fsb_registry_env_ *env, const fsb_registry_pick_ *pick,
-                                   size_t hash, fsb_registry_view *view)
+                                   uint64_t hash, fsb_registry_view *view)
 {
     fsb_registry_slot_ *slot;
     MDB_val             v;
@@ -2273,7 +2413,7 @@ static int fsb_registry_lmdb_load_(fsb_registry *reg, const fsb_registry_pick_ *
                                    fsb_registry_view *view)
 {
     fsb_registry_env_ *env = fsb_registry_env_of_(reg, pick->id);
-    const size_t       hash = pick->range ? 0 : fsb_registry_pick_hash_(pick);
+    const uint64_t     hash = pick->range ? 0 : fsb_registry_pick_hash_(pick);
     if (!reg->cache || pick->range) return fsb_registry_lmdb_read_(env, pick, hash, view);
     if (fsb_registry_cached_(reg, pick, hash, fsb_registry_last_txn_(env), view)) return 0;
     const int err = fsb_registry_lmdb_read_(env, pick, hash, view);
@@ -2554,6 +2694,7 @@ static int fsb_registry_transact_(fsb_registry_env_ *env, fsb_registry_write_ *l
     if (t.cursor) mdb_cursor_close(t.cursor);
     if (rc || !useful) mdb_txn_abort(t.txn);
     else rc = mdb_txn_commit(t.txn);
+    if (!rc && useful) fsb_registry_places_fit_(env, t.ids);
     return rc;
 }
 
@@ -2898,11 +3039,10 @@ static int fsb_registry_lmdb_stat_(fsb_registry *reg, fsb_registry_stats *out)
         for (uint32_t s = 0; s < reg->desc.max_views; ++s)
             out->views += (uint32_t)__atomic_load_n(&env->slots[s].used, __ATOMIC_RELAXED);
     }
-    for (int i = 0; reg->cache && i < FSB_REGISTRY_CACHE_PARTS_; ++i) {
-        fsb_registry_shelf_ *part = &reg->cache->parts[i];
-        fsb_registry_lock_(part);
-        out->cache_hits += part->hits, out->cache_misses += part->misses;
-        fsb_registry_unlock_(part);
+    for (int i = 0; reg->cache && i < FSB_REGISTRY_PINS_; ++i) {
+        const fsb_registry_pin_ *pin = &reg->cache->pins[i];
+        out->cache_hits += __atomic_load_n(&pin->hits, __ATOMIC_RELAXED);
+        out->cache_misses += __atomic_load_n(&pin->misses, __ATOMIC_RELAXED);
     }
     return 0;
 }
@@ -3294,16 +3434,12 @@ static int fsb_registry_index_names_(fsb_registry *reg, fsb_registry_env_ *env, 
     }
 }
 
-static int fsb_registry_env_slots_(fsb_registry *reg, fsb_registry_env_ *env)
+static int fsb_registry_env_init_(fsb_registry *reg, fsb_registry_env_ *env)
 {
     pthread_condattr_t monotonic;
     const size_t       size = reg->desc.max_views * sizeof *env->slots;
-    const size_t       places = FSB_REGISTRY_PLACES_ * sizeof *env->places;
-    env->slots = (fsb_registry_slot_ *)fsb_registry_mem_(&reg->desc.allocator, NULL, 0, size);
+    env->slots = (fsb_registry_slot_ *)fsb_registry_zeroes_(&reg->desc.allocator, size);
     if (!env->slots) return -ENOMEM;
-    memset(env->slots, 0, size);
-    env->places = (fsb_registry_place_ *)fsb_registry_mem_(&reg->desc.allocator, NULL, 0, places);
-    if (env->places) memset(env->places, 0, places);
     for (uint32_t i = 0; i < reg->desc.max_views; ++i) env->slots[i].env = env;
     env->reg = reg, env->tail = &env->head;
     pthread_mutex_init(&env->gate_lock, NULL);
@@ -3314,6 +3450,17 @@ static int fsb_registry_env_slots_(fsb_registry *reg, fsb_registry_env_ *env)
     pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
     pthread_cond_init(&env->gate_cond, &monotonic);
     pthread_condattr_destroy(&monotonic);
+    return 0;
+}
+
+/* As many as the counters say there are ids. */
+static int fsb_registry_env_places_(fsb_registry_env_ *env, MDB_txn *txn)
+{
+    fsb_registry_txn_ t;
+    memset(&t, 0, sizeof t);
+    t.env = env, t.txn = txn;
+    if (fsb_registry_counters_read_(&t)) t.ids = 0; /* damaged: verify and writes will tell */
+    fsb_registry_places_fit_(env, t.ids);
     return env->places ? 0 : -ENOMEM;
 }
 
@@ -3324,7 +3471,7 @@ static int fsb_registry_env_open_(fsb_registry *reg, uint32_t index)
     MDB_txn           *txn;
     int                dead = 0;
     fsb_registry_env_name_(name, sizeof name, reg, index);
-    int err = fsb_registry_env_slots_(reg, env);
+    int err = fsb_registry_env_init_(reg, env);
     if (!err) err = fsb_registry_env_mark_(reg, env, name);
     if (err) return err;
     uint64_t map = reg->desc.map_bytes & ~(uint64_t)4095;
@@ -3344,6 +3491,7 @@ static int fsb_registry_env_open_(fsb_registry *reg, uint32_t index)
     if (!fsb_registry_env_whole_(env))
         err = fsb_registry_fail_(reg, -EBADMSG, "%s: cut short; restore a backup", name);
     if (!err) err = fsb_registry_about_read_(reg, env, txn, index, name);
+    if (!err) err = fsb_registry_env_places_(env, txn);
     if (!err) fsb_registry_meta_open_(env);
     mdb_txn_abort(txn);
     return err ? err : fsb_registry_index_names_(reg, env, index);
@@ -3370,8 +3518,7 @@ static void fsb_registry_env_close_(fsb_registry *reg, fsb_registry_env_ *env)
     pthread_cond_destroy(&env->queue_cond);
     fsb_registry_free_(&reg->desc.allocator, env->indexed, env->indexed_size);
     fsb_registry_free_(&reg->desc.allocator, env->slots, reg->desc.max_views * sizeof *env->slots);
-    fsb_registry_free_(&reg->desc.allocator, env->places,
-                       FSB_REGISTRY_PLACES_ * sizeof *env->places);
+    fsb_registry_places_close_(env);
 }
 
 static void fsb_registry_lmdb_close_(fsb_registry *reg)
@@ -3450,9 +3597,9 @@ static const fsb_registry_ops_ fsb_registry_lmdb_ops_ = {
     fsb_registry_lmdb_backup_,
 };
 
-#else /* without FSB_WITH_LMDB no view has a slot or an entry */
+#else /* without FSB_WITH_LMDB no view has a slot or a pin */
 static void fsb_registry_slot_end_(void *slot) { (void)slot; }
-static void fsb_registry_entry_end_(fsb_registry *reg, void *entry) { (void)reg, (void)entry; }
+static void fsb_registry_pin_end_(void *pin) { (void)pin; }
 #endif
 
 /* ---- [folder] names -------------------------------------------------------------------------- */

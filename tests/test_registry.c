@@ -1059,11 +1059,11 @@ static void test_compressed(void)
 
 /* ---- LMDB: memory ---- */
 
-/* More documents than the registry remembers the places of, saved and deleted between loads, in a
+/* More loads than the registry remembers the places of, documents saved and deleted between, in a
    map that moves: each load finds what is there now. */
 static void test_places(void)
 {
-    enum { IDS = FSB_REGISTRY_PLACES_ + 500 };
+    enum { IDS = FSB_REGISTRY_PLACES_LEAST_ + 500 };
     static fsb_registry_doc docs[IDS];
     static char             ids[IDS][16];
     fsb_registry_desc       d = desc_of(fresh(), FSB_REGISTRY_LMDB);
@@ -1377,6 +1377,131 @@ static void test_threads(void)
         CHECK_EQ(fsb_registry_verify(c.reg, NULL, NULL), 0);
         fsb_registry_close(c.reg);
     }
+}
+
+/* ---- the decoded cache ---- */
+
+enum { DECODED = 300 };
+
+static fsb_registry_doc decoded_doc(int i, int serial, char id[20], char content[400])
+{
+    snprintf(id, 20, "decoded-%d", i);
+    memset(content, '.', 300);
+    snprintf(content + 300, 100, "%s is %d", id, serial);
+    return doc_of(id, "1.0.0", content);
+}
+
+static int decoded_is(const fsb_registry_view *view, int i)
+{
+    char want[40];
+    const int n = snprintf(want, sizeof want, "decoded-%d is ", i);
+    return view->doc.size > 300 && !strncmp((const char *)view->doc.content + 300, want, (size_t)n);
+}
+
+/* Looks at what it holds last: by then it was replaced, evicted, and others took its pin. */
+static void *load_decoded(void *arg)
+{
+    crew             *c = arg;
+    fsb_registry_view views[4];
+    uint32_t          x = 12345;
+    while (!__atomic_load_n(&c->stop, __ATOMIC_RELAXED)) {
+        int is[4], got[4];
+        for (int k = 0; k < 4; ++k) {
+            char id[20];
+            x = x * 1664525u + 1013904223u, is[k] = (int)(x >> 8) % DECODED;
+            snprintf(id, sizeof id, "decoded-%d", is[k]);
+            got[k] = fsb_registry_load(c->reg, id, x >> 31 ? "1.0.0" : NULL, &views[k]);
+        }
+        for (int k = 0; k < 4; ++k) {
+            if (got[k] || !decoded_is(&views[k], is[k]))
+                __atomic_add_fetch(&c->errors, 1, __ATOMIC_RELAXED);
+            if (!got[k]) fsb_registry_release(&views[k]);
+        }
+        __atomic_add_fetch(&c->loads, 4, __ATOMIC_RELAXED);
+    }
+    return NULL;
+}
+
+/* Documents are replaced and, in a cache too small for them, evicted under threads that load them,
+   while the number of ids outgrows the places of every shard. */
+static void test_decoded_threads(void)
+{
+    enum { MORE = 250 };
+    static fsb_registry_doc docs[MORE];
+    static char             ids[MORE][32];
+    test_memory             m = {0};
+    fsb_registry_desc       d = desc_of(fresh(), FSB_REGISTRY_LMDB);
+    fsb_registry_stats      st;
+    pthread_t               readers[3];
+    char                    id[20], content[400];
+    d.cache_bytes = 256 << 10, d.shards = 16;
+    d.allocator.fn = test_memory_fn, d.allocator.user = &m;
+    crew c = {open_or_die(&d), 0, 0, 0, 0, 0};
+    for (int i = 0; i < DECODED; ++i) {
+        const fsb_registry_doc doc = decoded_doc(i, 0, id, content);
+        CHECK_EQ(fsb_registry_save(c.reg, &doc, FSB_REGISTRY_NEW), 0);
+    }
+    for (int i = 0; i < 3; ++i) pthread_create(&readers[i], NULL, load_decoded, &c);
+    for (int n = 1; n < 50; ++n) {
+        for (int i = 0; i < DECODED; i += 7) {
+            const fsb_registry_doc doc = decoded_doc((i + n) % DECODED, n, id, content);
+            CHECK_EQ(fsb_registry_save(c.reg, &doc, FSB_REGISTRY_REPLACE), 0);
+        }
+        for (int i = 0; i < MORE; ++i) {
+            snprintf(ids[i], sizeof ids[i], "more-%d-%d", n, i);
+            docs[i] = doc_of(ids[i], "1.0.0", ids[i]);
+        }
+        CHECK_EQ(fsb_registry_save_batch(c.reg, docs, MORE, FSB_REGISTRY_NEW), 0);
+        CHECK_STR(content_of(c.reg, ids[n], NULL), ids[n]);
+    }
+    usleep(50000); /* hits, now that nothing is saved */
+    __atomic_store_n(&c.stop, 1, __ATOMIC_RELAXED);
+    for (int i = 0; i < 3; ++i) pthread_join(readers[i], NULL);
+    CHECK_EQ(c.errors, 0);
+    CHECK_EQ(fsb_registry_stat(c.reg, &st), 0);
+    CHECK(st.cache_hits > 0 && st.cache_misses > DECODED && st.views == 0);
+    fsb_registry_close(c.reg);
+    CHECK(m.live == 0 && m.wrong_size == 0);
+}
+
+/* More views than there are pins; what they hold outlives its replacement, and is freed after. */
+static void test_decoded_views(void)
+{
+    enum { VIEWS = FSB_REGISTRY_PINS_ + 20 };
+    static fsb_registry_view views[VIEWS];
+    test_memory       m = {0};
+    fsb_registry_desc d = desc_of(fresh(), FSB_REGISTRY_LMDB);
+    char              id[20], content[400];
+    d.cache_bytes = 8 << 20, d.allocator.fn = test_memory_fn, d.allocator.user = &m;
+    fsb_registry *reg = open_or_die(&d);
+    int64_t       live[2] = {0, 0};
+    for (int n = 0; n < 6; ++n) {
+        for (int i = 0; i < VIEWS; ++i) {
+            const fsb_registry_doc doc = decoded_doc(i, n, id, content);
+            CHECK_EQ(fsb_registry_save(reg, &doc, FSB_REGISTRY_REPLACE), 0);
+        }
+        for (int i = 0; i < VIEWS; ++i) { /* a miss that is kept, let go, then a hit */
+            snprintf(id, sizeof id, "decoded-%d", i);
+            for (int k = 0; k < 2; ++k) {
+                REQUIRE(fsb_registry_load(reg, id, NULL, &views[i]) == 0);
+                if (!k) fsb_registry_release(&views[i]);
+            }
+        }
+        const fsb_registry_doc doc = decoded_doc(n, 99, id, content);
+        CHECK_EQ(fsb_registry_save(reg, &doc, FSB_REGISTRY_REPLACE), 0);
+        CHECK_EQ(fsb_registry_detach(&views[FSB_REGISTRY_PINS_ - 1]), 0); /* a pin for this one */
+        CHECK(strstr(content_of(reg, id, NULL), " is 99"));
+        for (int i = 0; i < VIEWS; ++i) {
+            char want[40];
+            snprintf(want, sizeof want, "decoded-%d is %d", i, n);
+            CHECK_STR((const char *)views[i].doc.content + 300, want);
+        }
+        for (int i = 0; i < VIEWS; ++i) fsb_registry_release(&views[i]);
+        if (n >= 4) live[n - 4] = m.live;
+    }
+    CHECK_EQ(live[0], live[1]); /* what waited for its pins does not add up */
+    fsb_registry_close(reg);
+    CHECK(m.live == 0 && m.wrong_size == 0);
 }
 
 static void test_pinned_views(void)
@@ -1846,6 +1971,8 @@ int main(int argc, char **argv)
     TEST(test_places);
     TEST(test_view_allocates_nothing);
     TEST(test_threads);
+    TEST(test_decoded_threads);
+    TEST(test_decoded_views);
     TEST(test_pinned_views);
     TEST(test_processes);
     TEST(test_dead_readers);

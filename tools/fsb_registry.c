@@ -226,15 +226,37 @@ static void load(char *spec, fsb_registry_view *view)
     check(err, spec);
 }
 
+/* How many bytes the UTF-8 character at s has, 0 if it is none. */
+static int utf8_size(const char *s)
+{
+    const unsigned char c = (unsigned char)*s;
+    const int n = c < 0x80 ? 1 : c >= 0xc2 && c < 0xe0 ? 2 : c >= 0xe0 && c < 0xf0 ? 3
+                  : c >= 0xf0 && c < 0xf5 ? 4 : 0;
+    for (int i = 1; i < n; ++i)
+        if (((unsigned char)s[i] & 0xc0) != 0x80) return 0;
+    return n;
+}
+
+/* JSON is UTF-8: a byte that is none comes out as U+FFFD. */
 static void print_json(const char *s)
 {
     putchar('"');
     for (; *s; ++s) {
-        if (*s == '"' || *s == '\\') printf("\\%c", *s);
+        const int n = utf8_size(s);
+        if (!n) fputs("\xef\xbf\xbd", stdout);
+        else if (*s == '"' || *s == '\\') printf("\\%c", *s);
         else if ((unsigned char)*s < 0x20) printf("\\u%04x", (unsigned)*s);
-        else putchar(*s);
+        else fwrite(s, 1, (size_t)n, stdout), s += n - 1;
     }
     putchar('"');
+}
+
+/* For rows of columns: what would break a row or the terminal comes out as \xNN. */
+static void print_text(const char *s)
+{
+    for (; *s; ++s)
+        if ((unsigned char)*s < 0x20 || *s == 0x7f) printf("\\x%02x", (unsigned)*s);
+        else putchar(*s);
 }
 
 static void print_list(const char *name, const char *items)
@@ -297,7 +319,8 @@ static int print_row(void *user, const fsb_registry_doc *d)
 {
     (void)user;
     if (o.json) print_doc_json(d);
-    else printf("%s\t%s\t%s\n", d->id, d->version, d->description);
+    else print_text(d->id), putchar('\t'), print_text(d->version), putchar('\t'),
+         print_text(d->description), putchar('\n');
     return 0;
 }
 
@@ -581,8 +604,8 @@ static int print_change(void *user, const fsb_registry_change *c)
                c->deleted ? "deleted" : "saved");
         print_json(c->id), fputs(",\"version\":", stdout), print_json(c->version), puts("}");
     } else {
-        printf("%llu\t%s\t%s\t%s\n", (unsigned long long)c->change,
-               c->deleted ? "deleted" : "saved", c->id, c->version);
+        printf("%llu\t%s\t", (unsigned long long)c->change, c->deleted ? "deleted" : "saved");
+        print_text(c->id), putchar('\t'), print_text(c->version), putchar('\n');
     }
     return 0;
 }
@@ -692,7 +715,11 @@ int fsb_cmd_registry(int argc, char **argv)
             tool_fail("cannot write the answer: %s", strerror(errno));
         return status;
     }
-    if (command) tool_say("there is no command '%s'", command);
-    fputs(help, stderr);
+    if (command) {
+        tool_say("there is no command '%s'", command);
+        fprintf(stderr, "Try 'fsb registry --help'.\n");
+    } else {
+        fputs(help, stderr);
+    }
     return 2;
 }
