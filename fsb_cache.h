@@ -5434,7 +5434,8 @@ static void fsb_cached_read_(fsb_cached_ *c, fsb_op *op, fsb_cached_file_ *f, in
     const int joined = !error && known && tries < FSB_CACHED_TRIES_ &&
                        (fsb_cached_join_read_(c, &st, at, op, tries) ||
                         fsb_cached_join_first_(c, &n, end, op, tries) ||
-                        (fsb_cached_small_(&st) && fsb_cached_join_list_(c, &n, FSB_LIST_DATA, op, tries)));
+                        (fsb_cached_small_(&st) &&
+                         fsb_cached_join_list_(c, &n, FSB_LIST_DATA, op, tries)));
     if (joined && !tries && fsb_cached_small_(&st)) fsb_cached_data_ahead_(c, &n, 0);
     if (joined || error) {
         fsb_cached_path_put_(c, path);
