@@ -2712,8 +2712,8 @@ static int fsb_chunk_is_local_(const fsb_chunk_address_ *a)
     return a->family == AF_UNIX;
 }
 
-/* Losses on a long way are no sign of crowding: there BBR carries 4 to 9 times as much (measured, at
-   1 to 5 %). It is asked for where the kernel lets us; not on loopback, which its pacing halves. */
+/* Losses on a long way are no sign of crowding: there BBR carries 4 to 9 times as much (measured,
+   at 1 to 5 %). It is asked for where the kernel lets us; not on loopback, where it halves. */
 static void fsb_chunk_congestion_(int fd)
 {
     fsb_chunk_address_ peer;

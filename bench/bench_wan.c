@@ -33,7 +33,7 @@ enum {
 };
 
 typedef enum contender { FSB, SSHFS, CONTENDERS } contender;
-/* WARM comes with SEQUENTIAL: read in the mount that has just carried the large file. */
+/* WARM comes with SEQUENTIAL: the files are read in the mount that has just read the large one. */
 typedef enum workload { FIRST_BYTE, FIND, FILES, SEQUENTIAL, WARM, WORKLOADS } workload;
 static const char *const names[CONTENDERS] = {"fsb", "sshfs"};
 

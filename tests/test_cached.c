@@ -871,8 +871,8 @@ static void test_far(void)
     hub_close(&h);
 }
 
-/* A walk over what is far: the names come with the folder's own, what is below in one call more; and
-   who reads the first file of a folder is given the others without asking again. */
+/* A walk over what is far: the names come with the folder's own, what is below in one call more;
+   and who reads the first file of a folder is given the others without asking again. */
 static void test_far_walk(void)
 {
     hub           h;
