@@ -46,6 +46,10 @@ check 'each sees its own folders' '[ "$(ls_as ann "$ann")" = file ] && [ "$("$bi
 check 'and no other'\''s' '! ls_as ann "$bob" 2>/dev/null && ! ls_as bob "$ann" 2>/dev/null && ! "$bin/fsb" cat "$at/bob/../ann/file#$bob" 2>/dev/null'
 check 'ro may not write, rw may' 'echo new >"$dir/new"; ! "$bin/fsb" cp "$dir/new" "$at/bob/own/new#$bob" 2>/dev/null && [ ! -e "$dir/bob/new" ] &&
     "$bin/fsb" cp "$dir/new" "$at/ann/new#$ann" && cmp "$dir/new" "$dir/ann/new"'
+check 'the status has a row for each tenant' '
+    "$bin/fsb" status --metrics "unix:$dir/status" >"$dir/metrics"; "$bin/fsb" status "unix:$dir/status" >"$dir/page"
+    for who in ann bob; do grep -Eq "^fsb_tenant_busiest_calls_total\{tenant=\"$who\"\} [1-9]" "$dir/metrics" || exit 1; done
+    grep -q "^fsb_tenant_busiest_refused_total{tenant=\"ann\"} 0$" "$dir/metrics" && grep -Eq "^  ann +[1-9]" "$dir/page"'
 check 'the token from the environment' '[ "$(FSB_CODE=$ann "$bin/fsb" cat "$at/ann/file")" = ann ]'
 
 mounted() { "$bin/fsb-mount" --timeout 5 "$@" "$mnt"; }

@@ -208,33 +208,88 @@ static inline void tenants_close(tenants *t)
     pthread_mutex_destroy(&t->lock);
 }
 
-static inline int tenants_sum(void *user, const fsb_tenant *tenant, const fsb_tenant_stats *stats)
+/* ---- the status page ------------------------------------------------------------------------- */
+
+enum { TENANTS_SHOWN = 16 }; /* rows of the page, that however many tenants do not overflow */
+
+typedef struct tenants_row {
+    char             name[FSB_TOKEN_TENANT_MAX + 1];
+    fsb_tenant_stats stats;
+} tenants_row;
+
+typedef struct tenants_rows { /* those with the most calls, most first, and all together */
+    size_t           count;
+    tenants_row      top[TENANTS_SHOWN];
+    fsb_tenant_stats sum;
+} tenants_rows;
+
+static inline int tenants_add(void *user, const fsb_tenant *tenant, const fsb_tenant_stats *stats)
 {
-    fsb_tenant_stats *sum = (fsb_tenant_stats *)user;
-    (void)tenant;
-    sum->handles += stats->handles, sum->calls += stats->calls;
+    tenants_rows     *r = (tenants_rows *)user;
+    fsb_tenant_stats *sum = &r->sum;
+    sum->handles += stats->handles, sum->calls += stats->calls, sum->bytes += stats->bytes;
     sum->refused_handles += stats->refused_handles, sum->refused_bytes += stats->refused_bytes;
+    sum->done += stats->done;
+    size_t at = r->count;
+    while (at && r->top[at - 1].stats.done < stats->done) --at;
+    if (at == TENANTS_SHOWN) return 0;
+    if (r->count < TENANTS_SHOWN) ++r->count;
+    memmove(&r->top[at + 1], &r->top[at], (r->count - at - 1) * sizeof *r->top);
+    r->top[at].stats = *stats;
+    snprintf(r->top[at].name, sizeof r->top[at].name, "%s", tenant->name);
     return 0;
+}
+
+/* One family: a row for each tenant that is shown. `at` is where in fsb_tenant_stats the number
+   is, `more` another that is added. */
+static inline void tenants_family(status_page *page, const tenants_rows *r, const char *name,
+                                  const char *kind, const char *about, size_t at, size_t more)
+{
+    char label[160];
+    if (page->metrics) status_print(page, "# HELP %s %s\n# TYPE %s %s\n", name, about, name, kind);
+    else if (r->count) status_print(page, "%s, by tenant\n", about);
+    for (size_t i = 0; i < r->count; ++i) {
+        const char *stats = (const char *)&r->top[i].stats;
+        uint64_t    value, other = 0;
+        memcpy(&value, stats + at, sizeof value);
+        if (more != at) memcpy(&other, stats + more, sizeof other);
+        snprintf(label, sizeof label, "%s{tenant=\"%s\"}", name, r->top[i].name);
+        status_number(page, label, kind, NULL, value + other);
+    }
 }
 
 /* Its numbers on the status page. */
 static inline void tenants_status(tenants *t, status_page *page)
 {
     fsb_tokens_stats tokens;
-    fsb_tenant_stats sum = {0};
+    tenants_rows     rows = {0};
+    const size_t     handles = offsetof(fsb_tenant_stats, handles);
+    const size_t     bytes = offsetof(fsb_tenant_stats, bytes);
+    const size_t     done = offsetof(fsb_tenant_stats, done);
     if (!t->path) return;
     fsb_tokens_stat(t->tokens, &tokens);
-    (void)fsb_tenants_each(t->set, tenants_sum, &sum);
+    (void)fsb_tenants_each(t->set, tenants_add, &rows);
     pthread_mutex_lock(&t->lock);
     const uint64_t count = t->file.tenant_count;
     pthread_mutex_unlock(&t->lock);
     status_number(page, "fsb_tenants", "gauge", "tenants", count);
     status_number(page, "fsb_tenant_handles", "gauge", "files that tenants have open",
-                  sum.handles);
+                  rows.sum.handles);
+    status_number(page, "fsb_tenant_bytes", "gauge", "bytes of tenants on their way",
+                  rows.sum.bytes);
+    status_number(page, "fsb_tenant_calls_total", "counter", "calls of tenants", rows.sum.done);
     status_number(page, "fsb_tenant_handles_refused_total", "counter",
-                  "calls over a tenant's handles", sum.refused_handles);
+                  "calls over a tenant's handles", rows.sum.refused_handles);
     status_number(page, "fsb_tenant_bytes_refused_total", "counter",
-                  "calls over a tenant's bytes on their way", sum.refused_bytes);
+                  "calls over a tenant's bytes on their way", rows.sum.refused_bytes);
+    tenants_family(page, &rows, "fsb_tenant_busiest_handles", "gauge", "open files", handles,
+                   handles);
+    tenants_family(page, &rows, "fsb_tenant_busiest_bytes", "gauge", "bytes on their way", bytes,
+                   bytes);
+    tenants_family(page, &rows, "fsb_tenant_busiest_calls_total", "counter", "calls", done, done);
+    tenants_family(page, &rows, "fsb_tenant_busiest_refused_total", "counter", "refused calls",
+                   offsetof(fsb_tenant_stats, refused_handles),
+                   offsetof(fsb_tenant_stats, refused_bytes));
     status_number(page, "fsb_tokens_checked_total", "counter", "tokens looked at", tokens.checks);
     status_number(page, "fsb_tokens_forged_total", "counter", "of these unknown keys",
                   tokens.forged);
