@@ -1950,13 +1950,36 @@ static int64_t fsb_local_statfs_(fsb_local_ *l, fsb_op *op)
 
 /* ---- [local: create] ------------------------------------------------------------------------- */
 
-/* 1 if new files get their group from the folder that path is in. */
-static int fsb_local_inherits_(fsb_local_ *l, const char *path)
+/* The bits of a mode that a folder's default ACL (acl(5)) leaves to new files. The attribute is, in
+   little-endian order, a version of 32 bits, then tag and rights of 16 bits each and an id of 32
+   for each entry (Linux, posix_acl_xattr.h). */
+static uint32_t fsb_local_acl_grants_(const fsb_local_parent_ *parent)
+{
+    enum { USER = 0x01, GROUP = 0x04, MASK = 0x10, OTHER = 0x20 };
+    unsigned char         acl[4096];
+    const fsb_local_proc_ name = fsb_local_proc_of_(parent->fd);
+    const ssize_t         size = getxattr(name.text, "system.posix_acl_default", acl, sizeof acl);
+    uint32_t              user = 7, group = 7, other = 7, masked = 0;
+    if (size < 0) return errno == ERANGE ? 07700 : 07777; /* too many to be read: their owner's */
+    for (ssize_t i = 4; i + 8 <= size; i += 8) {
+        const uint32_t tag = acl[i] | (uint32_t)acl[i + 1] << 8, rights = acl[i + 2] & 7u;
+        if (tag == USER) user = rights;
+        if (tag == MASK || (tag == GROUP && !masked)) group = rights;
+        if (tag == MASK) masked = 1;
+        if (tag == OTHER) other = rights;
+    }
+    return 07000 | user << 6 | group << 3 | other;
+}
+
+/* What new files get from the folder that path is in: 1 if their group, else 0 or an errno; and
+   which bits of a mode. */
+static int fsb_local_inherits_(fsb_local_ *l, const char *path, uint32_t *grants)
 {
     fsb_local_parent_ parent;
     fsb_stat          st;
     int               err = fsb_local_parent_open_(l, path, &parent);
     if (!err) err = fsb_local_look_(l, parent.fd, "", &st);
+    if (!err) *grants = fsb_local_acl_grants_(&parent);
     fsb_local_parent_close_(l, &parent);
     return err ? err : (st.mode & S_ISGID) != 0;
 }
@@ -1965,13 +1988,14 @@ static int fsb_local_inherits_(fsb_local_ *l, const char *path)
    stats it. It was made with no more than `mode`, and if an owner is asked for, for nobody else. */
 static int fsb_local_settle_(fsb_local_ *l, const fsb_op *op, int fd, uint32_t mode, fsb_stat *st)
 {
+    uint32_t mask = op->attr.mask, grants = 07777;
     int      err = fsb_local_look_(l, fd, "", st);
-    uint32_t mask = op->attr.mask;
-    if (!err && mask & FSB_ATTR_GID && op->attr.gid != st->gid) {
-        err = fsb_local_inherits_(l, op->path);
-        if (err > 0) mask &= ~(uint32_t)FSB_ATTR_GID;
-    }
+    const int other_mode = !err && !S_ISLNK(st->mode) && (st->mode & 07777) != mode;
+    if (!err && (other_mode || (mask & FSB_ATTR_GID && op->attr.gid != st->gid)))
+        err = fsb_local_inherits_(l, op->path, &grants);
     if (err < 0) return err;
+    if (err) mask &= ~(uint32_t)FSB_ATTR_GID;
+    mode &= grants;
     const uid_t uid = mask & FSB_ATTR_UID && op->attr.uid != st->uid ? op->attr.uid : (uid_t)-1;
     const gid_t gid = mask & FSB_ATTR_GID && op->attr.gid != st->gid ? op->attr.gid : (gid_t)-1;
     int         changed = 0;

@@ -9,6 +9,7 @@
 #include <sched.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
+#include <sys/xattr.h>
 
 static const char *fresh_dir(const char *name)
 {
@@ -79,6 +80,35 @@ static void test_local(void)
     REQUIRE(b);
     conformance_run(b, &t);
     b->close(b);
+}
+
+/* A default ACL bounds the mode of what is made below, as it does for open(2): acl(5). */
+static void test_local_default_acl(void)
+{
+    static const unsigned char acl[] = {/* u::rwx,g::r-x,m::rwx,o::--- and a named user */
+        2, 0, 0, 0, 1, 0, 7, 0, 255, 255, 255, 255, 2, 0, 6, 0, 9, 0, 0, 0,
+        4, 0, 5, 0, 255, 255, 255, 255, 16, 0, 7, 0, 255, 255, 255, 255,
+        32, 0, 0, 0, 255, 255, 255, 255};
+    fsb_backend *b = open_local("acl", 0);
+    char         path[400];
+    REQUIRE(b);
+    CHECK_EQ(C(MKDIR, .path = "/d", MODE(0777)), 0);
+    snprintf(path, sizeof path, "%s/acl/d", test_dir());
+    const int set = setxattr(path, "system.posix_acl_default", acl, sizeof acl, 0);
+    for (int owned = 0; owned < 2 && !set; ++owned) {
+        fsb_attr attr = {.mask = FSB_ATTR_MODE, .mode = 0666};
+        if (owned) attr.mask |= FSB_ATTR_UID | FSB_ATTR_GID;
+        attr.uid = geteuid(), attr.gid = getegid();
+        const char *file = owned ? "/d/owned" : "/d/plain", *dir = owned ? "/d/o" : "/d/p";
+        CHECK_EQ(C(PUT, .path = file, .flags = FSB_O_WRITE | FSB_O_CREATE, .data = "x", .size = 1,
+                   .attr = attr), 1);
+        CHECK_EQ(conf_stat(b, file).mode & 07777, 0660);
+        attr.mode = 0777;
+        CHECK_EQ(C(MKDIR, .path = dir, .attr = attr), 0);
+        CHECK_EQ(conf_stat(b, dir).mode & 07777, 0770);
+    }
+    b->close(b);
+    if (set) SKIP("no ACLs on this file system");
 }
 
 static void test_local_umask(void)
@@ -1851,6 +1881,7 @@ int main(int argc, char **argv)
     TEST(test_memory_backend);
     TEST(test_local);
     TEST(test_local_umask);
+    TEST(test_local_default_acl);
     TEST(test_scoped_memory);
     TEST(test_scoped_local);
     TEST(test_read_only);
