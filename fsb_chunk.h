@@ -4102,7 +4102,7 @@ static void fsb_chunk_tell_change_(fsb_chunk_request_ *req)
 
 enum {
     FSB_CHUNK_SENDFILE_MIN_ = 64 << 10, /* bytes from which sendfile beats a copy (measured) */
-    FSB_CHUNK_LIST_MIN_ = 4 << 10,      /* room that any one entry fits in */
+    FSB_CHUNK_LIST_MIN_ = 8 << 10,      /* room that any one entry fits in, its folder as well */
     FSB_CHUNK_LIST_DEFAULT_ = 128 << 10
 };
 

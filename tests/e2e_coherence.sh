@@ -11,7 +11,7 @@ if [ "$jitter" != 0 ]; then
     ${CC:-cc} -std=gnu11 -D_GNU_SOURCE -O1 -pthread -o "$dir/trouble" tests/trouble.c || exit 1
     echo "jitter $jitter" >"$dir/jitter"
     "$dir/trouble" proxy "unix:$dir/proxy" "unix:$dir/sock" "$dir/jitter" >"$dir/at" & proxy=$!
-    trap 'kill $proxy 2>/dev/null; clean_up' EXIT
+    trap 'clean_up; kill $proxy 2>/dev/null' EXIT # unmounting asks the host
     until [ -s "$dir/at" ]; do sleep 0.02; done
     url=${url/$dir\/sock/$dir\/proxy}
 fi
