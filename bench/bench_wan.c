@@ -1,6 +1,7 @@
 /* bench_wan.c - a mounted folder across an emulated link, beside plain TCP and sshfs.
 
-       bench_wan [--quick] [--json] [PROFILE...]        lan, wan-good, wan-poor, wan-bad
+       bench_wan [--quick] [--json] [PROFILE...]        lan, wan-good, wan-poor, wan-bad: all,
+                                                        quick wan-good only, but see BENCH_PEERS
 
    For each profile it runs itself inside build/bench/link. The host's page cache is warm, the
    client cold: everything is mounted anew before each figure, and the contenders take turns.
@@ -9,7 +10,7 @@
    fsb-mount of build/bin and a server on bare TCP; plain TCP has the same congestion control, which
    the rows name. sshfs (with ssh's fastest cipher) needs sshfs and sshd, else it is left out with a
    line on stderr; where a round trip takes long its find alone would take a minute: it has one
-   turn there, and with --quick none. */
+   turn there, and with --quick none. BENCH_PEERS set, a quick run goes across all links, too. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE 1
 #endif
@@ -369,7 +370,7 @@ int main(int argc, char **argv)
     bench_begin("wan", left, argv);
     stage_find();
     if (getenv("FSB_LINK_PROFILE")) return inside();
-    if (!count && bench_.quick) return run_profile("wan-good");
+    if (!count && bench_.quick && !getenv("BENCH_PEERS")) return run_profile("wan-good");
     for (int i = 0; i < (count ? count : 4); ++i)
         failed |= run_profile(count ? wanted[i] : all[i]);
     return failed;

@@ -4,7 +4,8 @@
     bench/report.py [--quick [--peers]] [NAME...]
                                              run the benches and write both files; with names only
                                              these, and the others stay as they were; --peers:
-                                             also beside those who take long, when quick
+                                             when quick, also beside those who take long, and
+                                             across the slow links
     bench/report.py --from FILE              write report.html again, from a report.json
     bench/report.py --svg BENCH [--against NAME] [--from F]
                                              one bench's plot on stdout
