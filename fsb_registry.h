@@ -513,11 +513,10 @@ static void *fsb_registry_mem_(const fsb_allocator *a, void *ptr, size_t old_siz
 }
 
 #ifdef FSB_WITH_LMDB
-/* Zeroes. libc has large ones that take no memory until they are used. */
 static void *fsb_registry_zeroes_(const fsb_allocator *a, size_t size)
 {
-    void *p = a->fn ? a->fn(a->user, NULL, 0, size) : calloc(1, size);
-    if (p && a->fn) memset(p, 0, size);
+    void *p = fsb_registry_mem_(a, NULL, 0, size);
+    if (p) memset(p, 0, size);
     return p;
 }
 #endif
