@@ -2440,10 +2440,10 @@ static int fsb_local_set_size_(const fsb_local_at_ *at, uint64_t size)
 
 static void fsb_local_timespec_(uint32_t now, uint32_t set, int64_t ns, struct timespec *t)
 {
-    const int64_t second = 1000000000;
-    t->tv_sec = (time_t)(ns / second - (ns % second < 0)), t->tv_nsec = UTIME_OMIT;
+    const int64_t second = 1000000000, rest = ns % second;
+    t->tv_sec = (time_t)(ns / second - (rest < 0)), t->tv_nsec = UTIME_OMIT;
     if (now) t->tv_nsec = UTIME_NOW;
-    else if (set) t->tv_nsec = (long)(ns - t->tv_sec * second);
+    else if (set) t->tv_nsec = (long)(rest < 0 ? rest + second : rest);
 }
 
 static int fsb_local_set_times_(const fsb_local_at_ *at, const fsb_attr *a)

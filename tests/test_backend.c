@@ -358,6 +358,7 @@ static void test_fifo_untouched(void)
     opens_refused(b, "/pipe", -ENXIO);
     conf_put(b, "/f", "regular");
     CHECK_EQ(C(GET, .path = "/f", .size = 10), 7); /* known as such now: forgotten when moved */
+    fsb_slice_release(&conf_op.slice);
     CHECK_EQ(C(RENAME, .path = "/pipe", .path2 = "/f"), 0);
     opens_refused(b, "/f", -ENXIO);
     usleep(20000);
@@ -382,6 +383,7 @@ static void test_file_replaced(void)
         fsb_op op = {.code = FSB_OP_STAT, .path = "/f"};
         CHECK_EQ(fsb_backend_call(b, &op), 0);
         CHECK_EQ(C(GET, .path = "/f", .size = 10), 3);
+        fsb_slice_release(&conf_op.slice);
         const int keep = open(path, O_RDONLY); /* its number is not used again */
         CHECK_EQ(unlink(path), 0);
         if (what == 0) CHECK_EQ(mkfifo(path, 0600), 0), opens_refused(b, "/f", -ENXIO);
@@ -398,6 +400,7 @@ static void test_file_replaced(void)
                 CHECK_EQ(C(OPEN, .path = "/f", .flags = FSB_O_WRITE | FSB_O_TRUNC,
                            .file_id = op.stat.file_id), -ESTALE);
                 CHECK_EQ(C(GET, .path = "/f", .size = 10), 7); /* not truncated */
+                fsb_slice_release(&conf_op.slice);
             }
         }
         close(keep);
