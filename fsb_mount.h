@@ -8041,7 +8041,9 @@ static int fsb_mount_root_(fsb_mount *m)
                        strerror(fsb_mount_errno_(err)));
         return err;
     }
+    pthread_mutex_lock(&m->lock); /* the lease may have events already */
     m->root = fsb_mount_node_new_(m, &op.stat);
+    pthread_mutex_unlock(&m->lock);
     return m->root ? 0 : -ENOMEM;
 }
 
