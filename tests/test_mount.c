@@ -1508,7 +1508,7 @@ static void test_unopened_files(void)
     char           byte = 0;
     if (trouble) SKIP(trouble);
     put(behind("f"), "first!");
-    usleep(200000); /* that this was a change is known: told later, it would drop what is read now */
+    usleep(200000); /* this change is told of first: later, that would drop what is read now */
     HOLDS(get(p("f")), "first!");
     const int old = open(p("f"), O_RDONLY);
     put(behind("g"), "second"), rename(behind("g"), behind("f")); /* replaced, while it is open */
