@@ -2,9 +2,11 @@
    programs that are started and stopped, and an end that leaves nothing of them behind.
 
        stage_begin(end_all);                  // makes the folder; SIGINT and SIGTERM end it all
-       b.host = START(NULL, NULL, at("%s/fsb-host", stage_.bin), "--listen", ...);
-       stage_.mounter = START(...);           // of stage_.mnt
-       if (wrong) give_up("...");             // says so, calls end_all, exits with 1
+       b.host = stage_start(NULL, NULL, NULL, (const char *const[]){at("%s/fsb-host", stage_.bin),
+                                                                    "--listen", ..., NULL});
+       stage_.mounter = stage_start(...);     // of stage_.mnt
+       if (RUN("cp", "-a", from, to) != 0)    // and waits for its end
+           give_up("cannot copy %s", from);   // says so, ends as below, exits with 1
        stage_end();                           // unmounts, calls end_all, removes the folder */
 #ifndef FSB_STAGE_H
 #define FSB_STAGE_H
