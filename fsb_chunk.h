@@ -2281,9 +2281,12 @@ static int64_t fsb_chunk_tls_recv_(fsb_chunk_tls_ *t, void *to, size_t size)
         const size_t want = size - got < FSB_CHUNK_RECORD_ ? size - got : (size_t)FSB_CHUNK_RECORD_;
         pthread_mutex_lock(&t->lock);
         ERR_clear_error();
+        t->more = !t->proven; /* why somebody is refused is sent once that is noted, by who calls */
         n = SSL_read(t->ssl, at + got, (int)want);
+        t->more = 0;
         if (n <= 0) err = fsb_chunk_tls_error_(t, n);
         else if (!t->proven) t->proven = SSL_session_reused(t->ssl);
+        if ((!err || err == -EAGAIN) && t->left_size && !t->stuck) (void)fsb_chunk_tls_drain_(t);
         t->ready = got + (n > 0 ? (size_t)n : 0) == size &&
             (SSL_pending(t->ssl) > 0 || t->ahead_size);
         if (n <= 0 && !t->ahead_size) { /* a client at rest has none */
@@ -5745,6 +5748,7 @@ static int fsb_chunk_conn_run_(fsb_chunk_conn_ *conn)
     int               err = fsb_chunk_hold_back_(conn);
     if (!err) err = fsb_chunk_loop_(conn);
     if (fsb_chunk_judge_(conn, 0, err == -EACCES && !conn->share)) err = -EAGAIN;
+    if (err < 0) (void)fsb_chunk_send_(&conn->stream, NULL, 0, 0); /* what is left: why */
     const int said = err == 0 || __atomic_load_n(&conn->leaves, __ATOMIC_RELAXED); /* goodbye */
     fsb_chunk_log_(&s->desc.log, said || err == -ECANCELED ? FSB_LOG_INFO : FSB_LOG_WARN,
                    "chunk/client", "client %llu: %s", (unsigned long long)conn->number,
