@@ -5254,12 +5254,13 @@ static int fsb_chunk_say_(fsb_chunk_conn_ *conn, uint32_t op, uint32_t flags, ui
     return 0;
 }
 
-/* The same client's connection before this one. Nobody but it knows the id, yet the code must be
-   the same too. Lock held. */
+/* The same client's last connection before this one, which may be waiting for one before it. Nobody
+   but the client knows the id, yet the code must be the same too. Lock held. */
 static fsb_chunk_conn_ *fsb_chunk_former_(const fsb_chunk_conn_ *conn, const fsb_chunk_share *share)
 {
     for (fsb_chunk_conn_ *c = conn->server->conns; c; c = c->next)
-        if (c != conn && c->stays && c->share == share && c->secure == conn->secure &&
+        if (c->number < conn->number && c->stays && c->share == share &&
+            c->secure == conn->secure &&
             memcmp(c->id, conn->id, sizeof c->id) == 0 &&
             strcmp(c->grant.key.identity, conn->grant.key.identity) == 0)
             return c;
@@ -5273,6 +5274,8 @@ static void fsb_chunk_return_(fsb_chunk_conn_ *conn, const fsb_chunk_share *shar
     fsb_chunk_server *s = conn->server;
     fsb_chunk_conn_  *former;
     pthread_mutex_lock(&s->lock);
+    conn->share = share, conn->heard = fsb_chunk_now_ms_();
+    conn->stays = s->desc.away_ms != FSB_CHUNK_NEVER && conn->owns; /* the next finds this one */
     while ((former = fsb_chunk_former_(conn, share)) != NULL) {
         fsb_chunk_conn_ *none = NULL;
         if (!(wants & FSB_CHUNK_BACK_)) __atomic_store_n(&former->leaves, 1, __ATOMIC_RELAXED);
@@ -5281,7 +5284,6 @@ static void fsb_chunk_return_(fsb_chunk_conn_ *conn, const fsb_chunk_share *shar
         fsb_chunk_kick_(former->kick);
         pthread_cond_wait(&s->changed, &s->lock);
     }
-    conn->stays = s->desc.away_ms != FSB_CHUNK_NEVER && conn->owns;
     conn->heard = fsb_chunk_now_ms_();
     pthread_mutex_unlock(&s->lock);
 }

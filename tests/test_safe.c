@@ -960,6 +960,48 @@ static void test_fair(void)
     host_close(&h);
 }
 
+/* Cut off again while its former connection still ends what was under way: nothing is lost. */
+static int64_t long_call(fsb_backend *b, fsb_op *op)
+{
+    cutter *c = (cutter *)b;
+    nap(400);
+    return c->inner->call[op->code](c->inner, op);
+}
+
+static void test_cut_on_its_way_back(void)
+{
+    fsb_op slow = {.code = FSB_OP_READLINK, .path = "/none", .size = 10, .done = count_done};
+    fsb_op *list[1] = {&slow};
+    host    h;
+    line    l;
+    cutter  c;
+    int     done = 0;
+    memset(&h, 0, sizeof h);
+    pthread_mutex_init(&h.lock, NULL);
+    REQUIRE(fsb_memory_open(&h.inner, NULL) == 0);
+    fsb_backend *const real = h.inner;
+    cutter_init(&c, real, NULL, 0);
+    c.base.call[FSB_OP_READLINK] = long_call;
+    h.inner = &c.base, slow.user = &done;
+    REQUIRE(host_listen(&h, unix_address(), plain) == 0);
+    fsb_backend *b = line_open(&l, &h, 20000);
+    REQUIRE(b != NULL);
+    const fsb_handle f = open_file(b, "/f", FSB_O_READ | FSB_O_WRITE | FSB_O_CREATE);
+    CHECK_EQ(do_range(b, f, FSB_LOCK_EXCLUSIVE, 1, 0, 1), 0);
+    b->submit(b, list, 1);
+    for (int i = 0; i < 12; ++i) nap(30), line_cut(&l);
+    CHECK_EQ(do_io(b, FSB_OP_WRITE, f, (char *)"still here", 10, 0), 10);
+    EVENTUALLY(__atomic_load_n(&done, __ATOMIC_ACQUIRE) == 1);
+    CHECK_EQ(slow.result, -ENOENT);
+    fsb_backend *other = dial_plain(&h);
+    REQUIRE(other != NULL);
+    const fsb_handle g = open_file(other, "/f", FSB_O_READ | FSB_O_WRITE);
+    CHECK_EQ(do_range(other, g, FSB_LOCK_EXCLUSIVE, 1, 0, 1), -EAGAIN);
+    b->close(b), other->close(other);
+    h.inner = real;
+    host_close(&h);
+}
+
 /* Numbers: each is what the desc says, or what it says when that is silent. */
 static void test_limits(void)
 {
@@ -1264,6 +1306,7 @@ int main(int argc, char **argv)
     TEST(test_silent_connections);
     TEST(test_wrong_codes_slow_down);
     TEST(test_fair);
+    TEST(test_cut_on_its_way_back);
     TEST(test_limits);
     TEST(test_exec_shares);
     TEST(test_events_pile_up);
