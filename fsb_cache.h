@@ -536,7 +536,8 @@ typedef struct fsb_cache_backend_desc {
    the first 16 KiB of its file along, while at least one in four is opened; and small files read
    one after another bring those behind them (in the order of the listing, of their names, or of
    the numbers in these), in a window that grows while the link keeps up. LIST with FSB_LIST_DATA
-   then gives the bytes that are here.
+   then gives the bytes that are here. Where it takes less than 1 ms, and there is no disk, the
+   bytes of large files and those of a LIST with FSB_LIST_DATA are passed on and not kept.
    What is known holds as long as inner's lease (WATCH of "/" with FSB_WATCH_HELD), else ttl_ms.
    A WATCH with FSB_WATCH_HELD of this backend hears of others' changes after they were forgotten
    here. Attributes of files with several names (hard links) are not kept, since a change through
@@ -2974,7 +2975,7 @@ struct fsb_cached_ {
     fsb_backend     base; /* first */
     fsb_backend    *inner;
     uint32_t        xattr_epoch; /* by atomics: counts what may give files xattrs */
-    int             streams;     /* near: large files are read past the memory */
+    int             streams;     /* near: large files and listed bytes go past the memory */
     int             distant;     /* a round trip costs more than bytes nobody reads; both: see
                                     fsb_cached_distance_ */
     int             crowded;     /* atomic: what is asked for ahead waits for what was before */
@@ -4158,6 +4159,13 @@ static int fsb_cached_join_first_(fsb_cached_ *c, const fsb_cached_name_ *n, uin
     return found;
 }
 
+/* Do the bytes of this LIST stay here? Who asked a near host for them has them, as with those of a
+   large file: in a mount, the kernel. */
+static int fsb_cached_keeps_data_(const fsb_cached_call_ *k)
+{
+    return !(k->c->streams && k->upper && k->upper->flags & FSB_LIST_DATA);
+}
+
 /* 1 if a LIST of n's folder on its way brings n's attributes, with FSB_LIST_DATA in flags its bytes
    too, with FSB_LIST_DEEP perhaps its names. */
 static int fsb_cached_join_list_(fsb_cached_ *c, const fsb_cached_name_ *n, uint32_t flags,
@@ -4171,7 +4179,8 @@ static int fsb_cached_join_list_(fsb_cached_ *c, const fsb_cached_name_ *n, uint
     for (fsb_cached_call_ *k = s->flights; k && !found; k = k->next)
         if (k->op.code == FSB_OP_LIST && k->hash == n->folder_hash &&
             fsb_cached_holds_(c, n->hash, k->seq) && place >= k->offset &&
-            place - k->offset < k->size && (k->op.flags & flags) == flags)
+            place - k->offset < k->size && (k->op.flags & flags) == flags &&
+            (!(flags & FSB_LIST_DATA) || fsb_cached_keeps_data_(k)))
             found = upper ? fsb_cached_wait_for_(k, upper, tries) : 1;
     pthread_mutex_unlock(&s->lock);
     return found;
@@ -4270,8 +4279,8 @@ static void fsb_cached_list_entry_(fsb_cached_call_ *k, const fsb_dirent *entry)
         }
     }
     pthread_mutex_unlock(&s->lock);
-    if (entry->data && S_ISREG(entry->stat.mode) && entry->stat.size <= (uint64_t)FSB_IO_MAX &&
-        holds)
+    if (holds && fsb_cached_keeps_data_(k) && entry->data && S_ISREG(entry->stat.mode) &&
+        entry->stat.size <= (uint64_t)FSB_IO_MAX)
         fsb_cached_put_(c, entry->stat.file_id, entry->stat.version, entry->stat.size, 0,
                         entry->data, (size_t)entry->stat.size);
 }

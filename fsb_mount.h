@@ -4237,6 +4237,7 @@ enum {
     FSB_MOUNT_AHEAD_OPENS_ = 2,       /* that begin it */
     FSB_MOUNT_AHEAD_FOLDERS_ = 2,     /* that follow are fetched too */
     FSB_MOUNT_AHEAD_FLIGHT_ = 3,
+    FSB_MOUNT_AHEAD_KEPT_ = 4,        /* listings whose bytes the kernel did not take all */
     FSB_MOUNT_AHEAD_TRIAL_ = 512,     /* files fetched; less than a quarter opened: no more */
     FSB_MOUNT_FAR_NS_ = 2000000       /* a round trip to a distant host */
 };
@@ -4284,6 +4285,11 @@ typedef struct fsb_mount_req_ fsb_mount_req_;
 typedef struct fsb_mount_queue_ {
     fsb_mount_req_ *head, *tail;
 } fsb_mount_queue_;
+typedef struct fsb_mount_pack_ fsb_mount_pack_;
+typedef struct fsb_mount_packs_ {
+    fsb_mount_pack_ *head, *tail;
+    uint32_t         count;
+} fsb_mount_packs_;
 
 /* One name: an entry of a folder. It belongs to its node and pins the folder. */
 typedef struct fsb_mount_name_ fsb_mount_name_;
@@ -4332,6 +4338,7 @@ struct fsb_mount_node_ {
     uint64_t         next_folder; /* id of the folder listed behind this one; see [ahead] */
     int64_t          fetched;  /* monotonic ns: when the bytes of its small files were asked for */
     int              fetching; /* they are on their way */
+    fsb_mount_pack_ *pack;     /* the last that came, while there is any */
     uint32_t         small;    /* opens of small files in it before that */
     uint32_t         stored;   /* a file: its bytes were fetched, and not opened since */
     fsb_mount_queue_ readers_waiting; /* for them */
@@ -4391,7 +4398,6 @@ struct fsb_mount_req_ {
     fsb_mount_req_  *next, *prev; /* in a queue, in flight, spare */
     struct fuse_file_info fi;
     uint64_t         list_offset;
-    size_t           used; /* [ahead]: bytes of extra */
     size_t           reply_size; /* of a listing, most; of a write */
     int64_t          error; /* to answer when the operation that cleans up is done */
     struct { /* what waits until a file is open on the backend: see fsb_mount_open_first_ */
@@ -4484,7 +4490,8 @@ struct fsb_mount {
     fsb_mount_node_ *inval_head, *inval_tail;
     fsb_mount_note_ *notes, **notes_tail;
     int              all_stale; /* the kernel is to forget every name */
-    fsb_mount_queue_ fetched;  /* bytes to be handed to the kernel */
+    fsb_mount_packs_ fetched;  /* to be handed to the kernel */
+    fsb_mount_packs_ packs;    /* which the kernel did not take all of */
     uint32_t        fetches;   /* on their way */
     int64_t         streak;    /* monotonic ns: until then folders are being read file by file */
     uint32_t        stored, opened; /* files fetched so, and those of them opened */
@@ -6352,6 +6359,7 @@ static int fsb_mount_read_head_(fsb_mount *m, fuse_req_t q, fuse_ino_t ino, size
 }
 
 static int fsb_mount_read_waits_(fsb_mount *m, fsb_mount_req_ *r);
+static int fsb_mount_read_packed_(fsb_mount_req_ *r);
 
 /* A small file came whole: bytes, and what it is now. */
 static void fsb_mount_got_(fsb_mount_req_ *r)
@@ -6399,7 +6407,7 @@ static void fsb_mount_on_read_(fuse_req_t q, fuse_ino_t ino, size_t size, off_t 
     pthread_mutex_lock(&m->lock);
     const int waits = fsb_mount_read_waits_(m, r);
     pthread_mutex_unlock(&m->lock);
-    if (!waits) fsb_mount_go_(r, fsb_mount_got_);
+    if (!waits && !fsb_mount_read_packed_(r)) fsb_mount_go_(r, fsb_mount_got_);
 }
 
 /* ---- [write] --------------------------------------------------------------------------------- */
@@ -7185,33 +7193,77 @@ static void fsb_mount_on_fsyncdir_(fuse_req_t q, fuse_ino_t ino, int data_only,
 #define FSB_MOUNT_AHEAD_STREAK_ ((int64_t)2 * 1000000000)
 #define FSB_MOUNT_AHEAD_AGAIN_ ((int64_t)10 * 1000000000)
 
-typedef struct fsb_mount_bytes_ { /* in r->extra: one file, and its bytes */
+typedef struct fsb_mount_bytes_ { /* in a pack: one file, and its bytes */
     uint64_t file_id, version;
     size_t   size, next; /* next: where the one behind it begins */
 } fsb_mount_bytes_;
+
+/* The bytes of a folder's small files, as one listing brought them. */
+struct fsb_mount_pack_ {
+    fsb_mount_pack_ *next;   /* fetched, or kept */
+    fsb_mount_node_ *folder; /* pinned */
+    uint64_t         started; /* mount->changes when they were asked for */
+    uint32_t         pins;   /* its queue's, and of who reads in it */
+    size_t           size;   /* of it all; the bytes lie behind */
+};
 
 /* Packs a file's bytes: LIST's emit(). They are not the listing that the kernel asked for. */
 static int fsb_mount_emit_bytes_(fsb_op *op, const fsb_dirent *entry)
 {
     fsb_mount_req_  *r = (fsb_mount_req_ *)(void *)op;
+    fsb_mount_pack_ *p = (fsb_mount_pack_ *)r->extra;
     fsb_mount_bytes_ b;
     const uint64_t   size = entry->stat.size;
     if (!entry->data || !S_ISREG(entry->stat.mode) || size > FSB_MOUNT_AHEAD_FILE_) return 0;
-    const size_t next = (r->used + sizeof b + (size_t)size + 7) & ~(size_t)7;
+    const size_t next = (p->size + sizeof b + (size_t)size + 7) & ~(size_t)7;
     if (next > r->extra_size) return 1;
     b.file_id = entry->stat.file_id, b.version = entry->stat.version;
     b.size = (size_t)size, b.next = next;
-    memcpy((char *)r->extra + r->used, &b, sizeof b);
-    memcpy((char *)r->extra + r->used + sizeof b, entry->data, b.size);
-    r->used = next;
+    memcpy((char *)p + p->size, &b, sizeof b);
+    memcpy((char *)p + p->size + sizeof b, entry->data, b.size);
+    p->size = next;
     return 0;
 }
 
-static fsb_mount_bytes_ fsb_mount_bytes_at_(const fsb_mount_req_ *r, size_t at)
+static fsb_mount_bytes_ fsb_mount_bytes_at_(const fsb_mount_pack_ *p, size_t at)
 {
     fsb_mount_bytes_ b;
-    memcpy(&b, (const char *)r->extra + at, sizeof b);
+    memcpy(&b, (const char *)p + at, sizeof b);
     return b;
+}
+
+/* Lock held. */
+static void fsb_mount_pack_push_(fsb_mount_packs_ *q, fsb_mount_pack_ *p)
+{
+    p->next = NULL;
+    if (q->tail) q->tail->next = p;
+    else q->head = p;
+    q->tail = p, ++q->count;
+}
+
+/* Lock held. NULL: there is none. */
+static fsb_mount_pack_ *fsb_mount_pack_take_(fsb_mount_packs_ *q)
+{
+    fsb_mount_pack_ *p = q->head;
+    if (!p) return NULL;
+    q->head = p->next, --q->count;
+    if (!q->head) q->tail = NULL;
+    return p;
+}
+
+/* Lock held. */
+static void fsb_mount_pack_unpin_(fsb_mount *m, fsb_mount_pack_ *p)
+{
+    if (--p->pins) return;
+    if (p->folder->pack == p) p->folder->pack = NULL;
+    fsb_mount_unpin_(m, p->folder);
+    fsb_mount_free_(m, p, FSB_MOUNT_AHEAD_BYTES_);
+}
+
+/* Lock held. Keeps the last `most`. */
+static void fsb_mount_packs_trim_(fsb_mount *m, uint32_t most)
+{
+    while (m->packs.count > most) fsb_mount_pack_unpin_(m, fsb_mount_pack_take_(&m->packs));
 }
 
 /* Lock held. Are these the bytes that the node has now, as far as is known? */
@@ -7222,83 +7274,102 @@ static int fsb_mount_bytes_good_(const fsb_mount_node_ *n, const fsb_mount_bytes
            !fsb_mount_outdated_(n, started);
 }
 
-/* A read that waited for the folder's bytes: answered from them, or by asking for the file. */
-static void fsb_mount_read_late_(fsb_mount_req_ *r, const fsb_mount_req_ *from)
+/* Lock held. The pack, pinned, that has the node's bytes, and where; NULL: none has. */
+static fsb_mount_pack_ *fsb_mount_packed_(const fsb_mount_node_ *n, size_t *at)
+{
+    fsb_mount_pack_ *p = n->names ? n->names->parent->pack : NULL;
+    if (!p) return NULL;
+    for (*at = sizeof *p; *at < p->size;) {
+        const fsb_mount_bytes_ b = fsb_mount_bytes_at_(p, *at);
+        if (b.file_id == n->file_id && fsb_mount_bytes_good_(n, &b, p->started))
+            return ++p->pins, p;
+        *at = b.next;
+    }
+    return NULL;
+}
+
+/* Answers a read of the whole file from its folder's pack: 1, or 0 if that does not have it. */
+static int fsb_mount_read_packed_(fsb_mount_req_ *r)
 {
     fsb_mount *m = r->task.mount;
-    for (size_t at = 0; at < from->used;) {
-        const fsb_mount_bytes_ b = fsb_mount_bytes_at_(from, at);
-        pthread_mutex_lock(&m->lock);
-        const int good = b.file_id == r->node->file_id &&
-                         fsb_mount_bytes_good_(r->node, &b, from->started);
-        pthread_mutex_unlock(&m->lock);
-        if (good) {
-            const size_t n = b.size < r->task.op.size ? b.size : r->task.op.size;
-            fuse_reply_buf(r->fuse, (const char *)from->extra + at + sizeof b, n);
-            fsb_mount_end_(r);
-            return;
-        }
-        at = b.next;
-    }
-    fsb_mount_go_(r, fsb_mount_got_);
+    size_t     at;
+    pthread_mutex_lock(&m->lock);
+    fsb_mount_pack_ *p = fsb_mount_packed_(r->node, &at);
+    pthread_mutex_unlock(&m->lock);
+    if (!p) return 0;
+    const size_t size = fsb_mount_bytes_at_(p, at).size, most = r->task.op.size;
+    fuse_reply_buf(r->fuse, (const char *)p + at + sizeof(fsb_mount_bytes_),
+                   size < most ? size : most);
+    fsb_mount_end_(r);
+    pthread_mutex_lock(&m->lock);
+    fsb_mount_pack_unpin_(m, p);
+    fsb_mount_unlock_(m);
+    return 1;
 }
 
 /* The listing is here: the reads that wait for it first, then serve()'s thread hands the bytes to
    the kernel; this one, which brings the answers to reads, must not wait for pages. */
 static void fsb_mount_fetched_(fsb_mount_req_ *r)
 {
-    fsb_mount *m = r->task.mount;
-    if (r->task.op.result < 0) r->used = 0;
+    fsb_mount       *m = r->task.mount;
+    fsb_mount_pack_ *p = (fsb_mount_pack_ *)r->extra;
     pthread_mutex_lock(&m->lock);
     fsb_mount_req_ *waiting = r->node->readers_waiting.head;
     r->node->readers_waiting.head = r->node->readers_waiting.tail = NULL;
     r->node->fetching = 0, --m->fetches;
+    if (r->task.op.result >= 0) {
+        p->folder = r->node, p->started = r->started, p->pins = 1, r->extra = NULL;
+        ++r->node->pins, r->node->pack = p;
+        fsb_mount_pack_push_(&m->fetched, p);
+    }
     pthread_mutex_unlock(&m->lock);
     while (waiting) {
         fsb_mount_req_ *next = waiting->next;
-        fsb_mount_read_late_(waiting, r);
+        if (!fsb_mount_read_packed_(waiting)) fsb_mount_go_(waiting, fsb_mount_got_);
         waiting = next;
     }
-    pthread_mutex_lock(&m->lock);
-    fsb_mount_push_(&m->fetched, r);
     fsb_mount_signal_(m->wake);
-    pthread_mutex_unlock(&m->lock);
+    fsb_mount_end_(r);
 }
 
 /* Hands the kernel the bytes of one file, unless they are out of date, or it has some. */
-static uint32_t fsb_mount_store_(fsb_mount *m, const fsb_mount_req_ *r, size_t at)
+static int fsb_mount_store_(fsb_mount *m, const fsb_mount_pack_ *p, size_t at)
 {
-    const fsb_mount_bytes_ b = fsb_mount_bytes_at_(r, at);
+    const fsb_mount_bytes_ b = fsb_mount_bytes_at_(p, at);
     struct fuse_bufvec     bytes;
     memset(&bytes, 0, sizeof bytes);
     bytes.count = 1, bytes.buf[0].size = b.size, bytes.buf[0].fd = -1;
     pthread_mutex_lock(&m->lock);
     fsb_mount_node_ *n = fsb_mount_node_find_(m, b.file_id);
-    const int good = n && n->lookups && !n->version && fsb_mount_bytes_good_(n, &b, r->started);
+    const int good = n && n->lookups && !n->version && fsb_mount_bytes_good_(n, &b, p->started);
     if (good) ++n->pins;
     pthread_mutex_unlock(&m->lock);
     if (!good) return 0;
-    bytes.buf[0].mem = (char *)r->extra + at + sizeof b;
+    bytes.buf[0].mem = (void *)(uintptr_t)((const char *)p + at + sizeof b);
     const enum fuse_buf_copy_flags none = (enum fuse_buf_copy_flags)0;
     const int err = fuse_lowlevel_notify_store(m->session, n->id, 0, &bytes, none);
     pthread_mutex_lock(&m->lock);
-    if (!err && !n->version && fsb_mount_bytes_good_(n, &b, r->started))
+    if (!err && !n->version && fsb_mount_bytes_good_(n, &b, p->started))
         n->version = b.version, n->stored = 1;
     fsb_mount_unpin_(m, n);
     fsb_mount_unlock_(m);
     return !err;
 }
 
-static void fsb_mount_store_all_(fsb_mount *m, fsb_mount_req_ *r)
+/* What the kernel did not take, perhaps because nobody has looked up the name yet, is kept a while
+   for who reads it. */
+static void fsb_mount_store_all_(fsb_mount *m, fsb_mount_pack_ *p)
 {
-    uint32_t count = 0;
-    for (size_t at = 0; at < r->used; at = fsb_mount_bytes_at_(r, at).next)
-        count += fsb_mount_store_(m, r, at);
+    uint32_t count = 0, all = 0;
+    for (size_t at = sizeof *p; at < p->size; at = fsb_mount_bytes_at_(p, at).next, ++all)
+        count += (uint32_t)fsb_mount_store_(m, p, at);
     pthread_mutex_lock(&m->lock);
     m->stored += count;
     if (m->stored > 2 * FSB_MOUNT_AHEAD_TRIAL_) m->stored /= 2, m->opened /= 2;
-    pthread_mutex_unlock(&m->lock);
-    fsb_mount_end_(r);
+    if (count < all) fsb_mount_pack_push_(&m->packs, p);
+    else fsb_mount_pack_unpin_(m, p);
+    fsb_mount_packs_trim_(m, FSB_MOUNT_AHEAD_KEPT_);
+    fsb_mount_unlock_(m);
 }
 
 /* Lock held. Takes a request to fetch the folder's bytes with, or NULL: not now. */
@@ -7315,6 +7386,7 @@ static fsb_mount_req_ *fsb_mount_fetch_new_(fsb_mount *m, fsb_mount_node_ *folde
         fsb_mount_free_(m, r, sizeof *r);
         return NULL;
     }
+    ((fsb_mount_pack_ *)r->extra)->size = sizeof(fsb_mount_pack_);
     r->task.mount = m, r->node = folder, r->how = FSB_MOUNT_AT_;
     r->task.op.code = FSB_OP_LIST, r->task.op.flags = FSB_LIST_STAT | FSB_LIST_DATA;
     r->task.op.size64 = FSB_MOUNT_AHEAD_BYTES_, r->task.op.emit = fsb_mount_emit_bytes_;
@@ -8126,6 +8198,7 @@ static fsb_mount_buf_ *fsb_mount_trim_(fsb_mount *m, fsb_mount_buf_ *b)
     fsb_mount_bufs_free_(m);
     pthread_mutex_lock(&m->lock);
     fsb_mount_dirs_trim_(m, 0);
+    fsb_mount_packs_trim_(m, 0);
     fsb_mount_unlock_(m);
     if (!b->used) return b;
     fsb_mount_buf_ *fresh =
@@ -8140,7 +8213,7 @@ static fsb_mount_buf_ *fsb_mount_trim_(fsb_mount *m, fsb_mount_buf_ *b)
 static int fsb_mount_wait_(fsb_mount *m, fsb_mount_buf_ **b)
 {
     pthread_mutex_lock(&m->lock);
-    int tidy = !(*b)->used && !m->spare_bufs && !m->dirs;
+    int tidy = !(*b)->used && !m->spare_bufs && !m->dirs && !m->packs.head;
     pthread_mutex_unlock(&m->lock);
     for (;;) {
         struct epoll_event event;
@@ -8310,10 +8383,9 @@ static void fsb_mount_notify_(fsb_mount *m)
         fsb_mount_note_ *note = all ? NULL : fsb_mount_note_take_(m);
         fsb_mount_node_ *n = all || note ? NULL : m->inval_head;
         fsb_mount_req_  *r = all || note || n ? NULL : m->granted.head;
-        fsb_mount_req_  *fetched = all || note || n || r ? NULL : m->fetched.head;
+        fsb_mount_pack_ *pack = all || note || n || r ? NULL : fsb_mount_pack_take_(&m->fetched);
         off_t            from = 0; /* a folder's pages are its listing */
         m->all_stale = 0;
-        if (fetched) fsb_mount_pop_(&m->fetched);
         if (n) {
             m->inval_head = n->next_inval;
             if (!m->inval_head) m->inval_tail = NULL;
@@ -8323,8 +8395,8 @@ static void fsb_mount_notify_(fsb_mount *m)
             fsb_mount_pop_(&m->granted);
         }
         pthread_mutex_unlock(&m->lock);
-        if (!all && !note && !n && !r && !fetched) return;
-        if (fetched) fsb_mount_store_all_(m, fetched);
+        if (!all && !note && !n && !r && !pack) return;
+        if (pack) fsb_mount_store_all_(m, pack);
         if (all) fsb_mount_notify_all_(m);
         if (note)
             fuse_lowlevel_notify_inval_entry(m->session, note->parent->id, note->name, note->size);
@@ -8358,8 +8430,7 @@ static void fsb_mount_drain_(fsb_mount *m)
 {
     pthread_mutex_lock(&m->lock);
     while (m->live) {
-        if (m->granted.head || m->inval_head || m->notes || m->all_stale ||
-            m->fetched.head) {
+        if (m->granted.head || m->inval_head || m->notes || m->all_stale) {
             pthread_mutex_unlock(&m->lock);
             fsb_mount_notify_(m);
             pthread_mutex_lock(&m->lock);
@@ -8379,6 +8450,9 @@ static void fsb_mount_drain_(fsb_mount *m)
 static void fsb_mount_free_nodes_(fsb_mount *m)
 {
     fsb_mount_dirs_trim_(m, 0);
+    fsb_mount_packs_trim_(m, 0);
+    for (fsb_mount_pack_ *p; (p = fsb_mount_pack_take_(&m->fetched)) != NULL;)
+        fsb_mount_pack_unpin_(m, p);
     for (size_t i = 0; i < m->names.size; ++i)
         for (fsb_mount_link_ *l = m->names.bucket[i], *next; l; l = next) {
             fsb_mount_name_ *name = (fsb_mount_name_ *)(void *)l;

@@ -700,6 +700,7 @@ int main(int argc, char **argv)
     if (h.new_code || h.revoked) change_codes(&h);
     h.logger = tool_log_open(&h.log, h.log_path, h.verbose);
     tool_raise_descriptor_limit();
+    tool_tune_memory();
     confine(&h);
     (void)signal(SIGPIPE, SIG_IGN);
     sigemptyset(&stop);

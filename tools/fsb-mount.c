@@ -11,7 +11,6 @@
 #include "status.h"
 #include "tool.h"
 #include <fcntl.h>
-#include <malloc.h>
 #include <signal.h>
 #include <sys/wait.h>
 
@@ -342,6 +341,7 @@ int main(int argc, char **argv)
     const fsb_logger logger = tool_log_open(&log, o.log_path, o.verbose);
     tool_raise_descriptor_limit();
     (void)signal(SIGPIPE, SIG_IGN);
+    tool_tune_memory();
 #ifdef M_ARENA_MAX /* all but the first grow page by page: a fifth of the CPU of small files */
     (void)mallopt(M_ARENA_MAX, 1);
 #endif

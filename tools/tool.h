@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <getopt.h>
 #include <limits.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdint.h>
@@ -126,6 +127,16 @@ static inline void tool_raise_descriptor_limit(void)
     if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur == limit.rlim_max) return;
     limit.rlim_cur = limit.rlim_max;
     (void)setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+/* Answers of a MiB come and go: malloc is not to give their pages back to the kernel each time, and
+   take new ones (100 MiB of small files: half the page faults, a tenth of the processor). */
+static inline void tool_tune_memory(void)
+{
+#ifdef M_TRIM_THRESHOLD /* glibc's */
+    (void)mallopt(M_MMAP_THRESHOLD, 4 << 20);
+    (void)mallopt(M_TRIM_THRESHOLD, 8 << 20);
+#endif
 }
 
 /* ---- URLs ------------------------------------------------------------------------------------ */
