@@ -46,6 +46,14 @@ check 'every line of it is of the format' \
 check 'for people it is short, and has the percentiles' \
     '"$bin/fsb" status "unix:$dir/status" >"$dir/view" && grep -q "^clients connected *1$" "$dir/view" &&
     grep -q "99 % under" "$dir/view" && [ $(wc -l <"$dir/view") -lt 45 ]'
+mkdir "$data/many"
+for i in $(seq 150); do head -c 4096 /dev/urandom >"$data/many/$i"; done
+check 'small files read by names that nobody listed come together, and once (under a lease)' \
+    'a=$(number fsb_requests_total "unix:$dir/status") b=$(number fsb_sent_bytes_total "unix:$dir/status")
+    for i in $(seq 150); do cmp "$mnt/many/$i" "$data/many/$i" || exit 1; done
+    [ $(number fsb_leases "unix:$dir/status") = 0 ] ||
+    { [ $(($(number fsb_requests_total "unix:$dir/status") - a)) -lt 40 ] &&
+    [ $(($(number fsb_sent_bytes_total "unix:$dir/status") - b)) -lt 1000000 ]; }'
 check 'the mount counts its cache' \
     'a=$(number fsb_cache_data_hits_total "unix:$dir/mounted"); for _ in 1 2 3; do dd if="$mnt/file" iflag=direct bs=4k of=/dev/null; done
     number fsb_cache_attribute_hits_total "unix:$dir/mounted" | grep -q . && [ $(number fsb_cache_data_hits_total "unix:$dir/mounted") -ge $a ] &&
