@@ -4483,7 +4483,20 @@ typedef struct fsb_cached_piece_ {
     fsb_dirent entries[FSB_CACHED_PIECE_];
     fsb_slice  data[FSB_CACHED_PIECE_]; /* pinned */
     char       names[FSB_CACHED_PIECE_][FSB_NAME_MAX + 1];
+    char       bytes[FSB_CACHED_SMALL_]; /* data of these, from L2 */
 } fsb_cached_piece_;
+
+/* Does a LIST bring the bytes of a file? */
+static int fsb_cached_lists_data_(const fsb_op *op, const fsb_stat *st)
+{
+    return op->flags & FSB_LIST_DATA && S_ISREG(st->mode) && st->size <= FSB_CACHED_SMALL_;
+}
+
+/* Are bytes that a LIST is to bring, and that are not here, inner's to bring? */
+static int fsb_cached_inner_lists_(const fsb_cached_ *c)
+{
+    return !c->distant && !__atomic_load_n(&c->away, __ATOMIC_RELAXED);
+}
 
 /* The names behind *place (UINT32_MAX: look for the cookie). 0: not known here. Shard locked. */
 static int fsb_cached_copy_names_(fsb_cached_ *c, fsb_cached_folder_ *f, const fsb_op *op,
@@ -4506,13 +4519,11 @@ static int fsb_cached_copy_names_(fsb_cached_ *c, fsb_cached_folder_ *f, const f
         fsb_dirent *to = &p->entries[p->count];
         fsb_slice  *data = &p->data[p->count];
         memset(to, 0, sizeof *to), memset(data, 0, sizeof *data);
-        const int wants = op->flags & FSB_LIST_DATA && S_ISREG(e->stat.mode) && e->stat.size &&
-                          e->stat.size <= FSB_CACHED_SMALL_;
-        if (wants && !fsb_cached_chunk_(c, &e->stat, 0, 0, data) && !c->distant &&
-            !__atomic_load_n(&c->away, __ATOMIC_RELAXED))
-            break; /* inner has them */
-        to->data = data->data;
-        if (op->flags & FSB_LIST_DATA && S_ISREG(e->stat.mode) && !e->stat.size) to->data = "";
+        const int wants = fsb_cached_lists_data_(op, &e->stat);
+        if (wants && e->stat.size && !fsb_cached_chunk_(c, &e->stat, 0, 0, data) && !c->disk &&
+            fsb_cached_inner_lists_(c))
+            break;
+        to->data = wants && !e->stat.size ? "" : data->data;
         memcpy(p->names[p->count], fsb_cached_entry_name_(e), e->name_size + 1u);
         to->name = p->names[p->count++], to->name_size = e->name_size;
         to->cookie = e->cookie, to->stat = e->stat;
@@ -4520,6 +4531,30 @@ static int fsb_cached_copy_names_(fsb_cached_ *c, fsb_cached_folder_ *f, const f
     }
     p->end = f->listed == FSB_CACHED_STAT_ && *place == f->order_count;
     return p->count || p->end;
+}
+
+/* The bytes that are in L2 and not in memory. Where they are in neither, and inner is to be asked, or
+   there is no more room, the piece ends: names left out. */
+static uint32_t fsb_cached_fill_piece_(fsb_cached_ *c, const fsb_op *op, fsb_cached_piece_ *p)
+{
+    size_t used = 0;
+    for (uint32_t i = 0; i < p->count; ++i) {
+        fsb_dirent         *e = &p->entries[i];
+        const fsb_cache_key key = fsb_cached_key_(c, e->stat.file_id, e->stat.version, 0);
+        const size_t        size = (size_t)e->stat.size;
+        if (!fsb_cached_lists_data_(op, &e->stat) || e->data) continue;
+        if (size <= sizeof p->bytes - used &&
+            fsb_cache_disk_get(c->disk, &key, p->bytes + used, size) == (int64_t)size) {
+            FSB_CACHED_COUNT_(c, disk_hits);
+            e->data = p->bytes + used, used += size;
+        } else if (fsb_cached_inner_lists_(c) || size > sizeof p->bytes - used) {
+            const uint32_t left_out = p->count - i;
+            for (uint32_t k = i; k < p->count; ++k) fsb_slice_release(&p->data[k]);
+            p->count = i, p->end = 0;
+            return left_out;
+        }
+    }
+    return 0;
 }
 
 /* Shows a piece. 1: it was enough. */
@@ -4560,6 +4595,10 @@ static int fsb_cached_list_known_(fsb_cached_ *c, fsb_op *op, uint64_t *cookie, 
         pthread_mutex_lock(&s->lock);
         ok = fsb_cached_copy_names_(c, fsb_cached_folder_of_(s, &n), op, *cookie, &place, p);
         pthread_mutex_unlock(&s->lock);
+        if (ok && c->disk && op->flags & FSB_LIST_DATA) {
+            place -= fsb_cached_fill_piece_(c, op, p);
+            ok = p->count || p->end;
+        }
         if (ok) stop = fsb_cached_show_piece_(op, p, bytes, cookie);
         if (!ok) break;
     } while (!stop && !p->end);
