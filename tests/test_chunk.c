@@ -810,7 +810,7 @@ static void greedy(int descriptors)
         CHECK_EQ(wire_send(fd, frame, wire_open(frame, 1, large ? "/large" : "/small", 1)), 0);
         CHECK_EQ(wire_next(fd, frame, &a), 1);
         const size_t n = wire_read(frame, 2, wire_get(a.meta, 8), 0, 1 << 20);
-        for (int i = 0, stuck = 0; i < 20000 && stuck < 100; ++i) {
+        for (int i = 0, stuck = 0; load(&h.complaints) == before && stuck < 5000; ++i) {
             if (send(fd, frame, n, MSG_DONTWAIT | MSG_NOSIGNAL) != (ssize_t)n) ++stuck, nap(2);
             if (load(&h.memory.live) > most) most = load(&h.memory.live);
             if (i % 500 == 0) CHECK_EQ(C(STAT, .path = "/"), 0);

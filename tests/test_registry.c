@@ -1621,7 +1621,7 @@ static void test_processes(void)
     }
     __atomic_store_n(&shared->stop, 1, __ATOMIC_RELEASE);
     for (int i = 0; i < 8; ++i) CHECK_EQ(exit_of(readers[i]), 0);
-    CHECK(shared->saved > 100);
+    CHECK(shared->saved > 10); /* each waits for the disk */
     CHECK_EQ(fsb_registry_verify(reg, NULL, NULL), 0);
     fsb_registry_close(reg);
     munmap(shared, sizeof *shared);
