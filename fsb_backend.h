@@ -845,8 +845,6 @@ static int fsb_backend_check_more_(const fsb_op *op)
         if (op->flags & FSB_ALLOC_PUNCH_HOLE && op->flags & FSB_ALLOC_ZERO_RANGE) return -EINVAL;
         if (!op->size64) return -EINVAL;
         return op->size64 > INT64_MAX || op->offset > INT64_MAX - op->size64 ? -EFBIG : 0;
-    case FSB_OP_SETXATTR:
-        return op->flags == (FSB_XATTR_CREATE | FSB_XATTR_REPLACE) ? -EINVAL : 0;
     default: return 0;
     }
 }

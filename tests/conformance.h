@@ -835,6 +835,8 @@ static inline void conf_xattr(fsb_backend *b, const conformance_traits *t)
     CHECK_EQ(C(SETXATTR, .path = "/x", .path2 = "user.a", .data = "one", .size = 3), 0);
     CHECK_EQ(C(SETXATTR, .path = "/x", .path2 = "user.a", .data = "one", .size = 3,
                .flags = FSB_XATTR_CREATE), -EEXIST);
+    CHECK_EQ(C(SETXATTR, .path = "/x", .path2 = "user.a", .data = "one", .size = 3,
+               .flags = FSB_XATTR_CREATE | FSB_XATTR_REPLACE), -EEXIST);
     CHECK_EQ(C(SETXATTR, .path = "/x", .path2 = "user.a", .data = "1", .size = 1, .flags = 4),
              -EINVAL);
     CHECK_EQ(C(SETXATTR, .path = "/x", .path2 = "user.empty", .data = NULL, .size = 0), 0);

@@ -1016,6 +1016,8 @@ static void check_xattr(void)
     FAILS(getxattr(p("x"), "user.none", buf, 2), ENODATA);
     FAILS(setxattr(p("x"), "user.a", "v", 1, XATTR_CREATE), EEXIST);
     FAILS(setxattr(p("x"), "user.b", "v", 1, XATTR_REPLACE), ENODATA);
+    FAILS(setxattr(p("x"), "user.a", "v", 1, XATTR_CREATE | XATTR_REPLACE), EEXIST);
+    FAILS(setxattr(p("x"), "user.b", "v", 1, XATTR_CREATE | XATTR_REPLACE), ENODATA);
     CHECK_EQ(setxattr(p("x"), "user.b", binary, sizeof binary, XATTR_CREATE), 0);
     CHECK_EQ(setxattr(p("x"), "user.empty", "", 0, 0), 0);
     CHECK_EQ(getxattr(p("x"), "user.empty", buf, sizeof buf), 0);
