@@ -6541,6 +6541,7 @@ typedef struct fsb_sftp_file_ { /* an open file */
 } fsb_sftp_file_;
 
 struct fsb_sftp_answer_;
+struct fsb_sftp_listing_;
 struct fsb_sftp_run_;
 typedef struct fsb_sftp_ fsb_sftp_;
 
@@ -6563,6 +6564,8 @@ typedef struct fsb_sftp_host_ { /* the backend */
     unsigned char       *in; /* the leader's: what was read and not yet looked at */
     size_t               in_at, in_end, in_room;
     uint32_t             extensions, max_read, max_write; /* of this connection */
+    struct fsb_sftp_listing_ *kept; /* the latest first */
+    uint64_t             changes;   /* atomic; counted */
     uint64_t             writes[FSB_SFTP_COUNTS_], lives[FSB_SFTP_COUNTS_]; /* atomic; by path */
     uint32_t             seen[FSB_SFTP_SEEN_]; /* atomic; files and folders met of late */
     fsb_backend          *runner; /* EXEC: runs exec_argv; NULL: none */
@@ -7287,7 +7290,12 @@ static uint64_t *fsb_sftp_writes_(fsb_sftp_ *s, const char *path)
     return &s->h->writes[fsb_sftp_hash_(path) % FSB_SFTP_COUNTS_];
 }
 
-static void fsb_sftp_count_(uint64_t *counter) { __atomic_add_fetch(counter, 1, __ATOMIC_RELAXED); }
+/* This backend changed something: what is counted of it, and that a kept listing may be wrong. */
+static void fsb_sftp_count_(fsb_sftp_ *s, uint64_t *counter)
+{
+    __atomic_add_fetch(counter, 1, __ATOMIC_RELAXED);
+    __atomic_add_fetch(&s->h->changes, 1, __ATOMIC_RELEASE);
+}
 
 static uint64_t fsb_sftp_id_(fsb_sftp_ *s, const char *path)
 {
@@ -7345,14 +7353,14 @@ static void fsb_sftp_folder_changed_(fsb_sftp_ *s, const char *path)
     char folder[FSB_PATH_MAX + 1];
     memcpy(folder, path, strlen(path) + 1);
     fsb_sftp_up_(folder);
-    fsb_sftp_count_(fsb_sftp_writes_(s, folder));
+    fsb_sftp_count_(s, fsb_sftp_writes_(s, folder));
 }
 
 /* The name is another file's from now on, or nobody's. */
 static void fsb_sftp_gone_(fsb_sftp_ *s, const char *path)
 {
-    fsb_sftp_count_(&s->h->lives[fsb_sftp_hash_(path) % FSB_SFTP_COUNTS_]);
-    fsb_sftp_count_(fsb_sftp_writes_(s, path));
+    fsb_sftp_count_(s, &s->h->lives[fsb_sftp_hash_(path) % FSB_SFTP_COUNTS_]);
+    fsb_sftp_count_(s, fsb_sftp_writes_(s, path));
     fsb_sftp_note_(s, path, 0);
     fsb_sftp_folder_changed_(s, path);
 }
@@ -7539,7 +7547,7 @@ static int fsb_sftp_set_(fsb_sftp_ *s, const char *path, const fsb_sftp_file_ *f
     if (!err) err = fsb_sftp_well_(answers, n + 1);
     if (err) return err;
     uint64_t *writes = f ? f->writes : fsb_sftp_writes_(s, path);
-    if (mask) fsb_sftp_count_(writes);
+    if (mask) fsb_sftp_count_(s, writes);
     *st = answers[n].stat;
     fsb_sftp_identify_(st, f ? f->file_id : fsb_sftp_id_(s, path), writes);
     return 0;
@@ -7620,7 +7628,7 @@ static int64_t fsb_sftp_write_(fsb_sftp_ *s, const fsb_sftp_file_ *f, uint64_t o
     int err = fsb_sftp_exchange_(s, answers, n + 1);
     if (!err) err = fsb_sftp_well_(answers, n + 1);
     if (err) return fsb_sftp_why_(s, err);
-    if (size) fsb_sftp_count_(f->writes);
+    if (size) fsb_sftp_count_(s, f->writes);
     *st = answers[n].stat;
     fsb_sftp_identify_(st, f->file_id, f->writes);
     return (int64_t)size;
@@ -7648,7 +7656,7 @@ static int fsb_sftp_fill_file_(fsb_sftp_ *s, fsb_op *op, const fsb_sftp_file_ *f
     int err = fsb_sftp_exchange_(s, answers, n + 1 + (with->close != 0));
     if (!err) err = fsb_sftp_well_(answers, n + 1 + (with->close != 0));
     if (err) return fsb_sftp_why_(s, err);
-    fsb_sftp_count_(f->writes);
+    fsb_sftp_count_(s, f->writes);
     op->stat = answers[n].stat;
     fsb_sftp_identify_(&op->stat, f->file_id, f->writes);
     return 0;
@@ -7678,7 +7686,7 @@ static int fsb_sftp_try_open_(fsb_sftp_ *s, fsb_op *op, uint32_t pflags, uint32_
     err = fsb_sftp_opened_(s, op->path, &a[1], f);
     if (mask) {
         fsb_sftp_note_(s, op->path, S_IFREG);
-        fsb_sftp_count_(fsb_sftp_writes_(s, folder));
+        fsb_sftp_count_(s, fsb_sftp_writes_(s, folder));
         op->stat = a[3].stat;
         *mask = FSB_ATTR_MODE | (a[2].stat.mode & S_ISGID ? owner & FSB_ATTR_UID : owner);
         return err;
@@ -7937,19 +7945,71 @@ static int64_t fsb_sftp_on_readlink_(fsb_sftp_ *s, fsb_op *op)
 /* ---- [sftp: list] ---------------------------------------------------------------------------- */
 
 /* A folder is read whole and handed out in the order of its names' hashes, which are the cookies:
-   they keep while names come and go. */
+   they keep while names come and go. What was handed out in part is kept for who goes on with it:
+   else 10,000 names in parts of 100 were 100 times 10,000. */
+enum { FSB_SFTP_KEPT_ = 4, FSB_SFTP_KEPT_MS_ = 10000 };
+
 typedef struct fsb_sftp_entry_ {
     uint64_t cookie;
     fsb_stat stat;
     size_t   name; /* where it begins in names */
 } fsb_sftp_entry_;
 
-typedef struct fsb_sftp_listing_ {
+typedef struct fsb_sftp_listing_ { /* the folder's path follows */
+    struct fsb_sftp_listing_ *next;
+    size_t           path_size; /* with its '\0' */
+    fsb_stat         stat;      /* the folder's, older than its names */
+    uint64_t         changes;   /* when it was read; and until when it serves, ms */
+    int64_t          end;
     fsb_sftp_entry_ *entries;
     size_t           count, room;
     char            *names;
     size_t           size, names_room;
 } fsb_sftp_listing_;
+
+static void fsb_sftp_list_free_(fsb_sftp_host_ *h, fsb_sftp_listing_ *l)
+{
+    const fsb_allocator *a = &h->desc.allocator;
+    fsb_backend_free_(a, l->entries, l->room);
+    fsb_backend_free_(a, l->names, l->names_room);
+    fsb_backend_free_(a, l, sizeof *l + l->path_size);
+}
+
+/* Takes the listing that op goes on with out of those that are kept; NULL: there is none. */
+static fsb_sftp_listing_ *fsb_sftp_list_resume_(fsb_sftp_ *s, const fsb_op *op)
+{
+    fsb_sftp_host_     *h = s->h;
+    const int64_t       now = fsb_sftp_now_();
+    fsb_sftp_listing_ **at = &h->kept, *found = NULL;
+    if (!op->offset) return NULL;
+    pthread_mutex_lock(&h->lock);
+    while (*at && strcmp((const char *)(*at + 1), op->path)) at = &(*at)->next;
+    if (*at) found = *at, *at = found->next;
+    pthread_mutex_unlock(&h->lock);
+    const uint64_t changes = __atomic_load_n(&h->changes, __ATOMIC_ACQUIRE);
+    if (!found || (found->changes == changes && now < found->end)) return found;
+    fsb_sftp_list_free_(h, found);
+    return NULL;
+}
+
+/* Keeps l (unless it is NULL), and frees those that are too many or too old. */
+static void fsb_sftp_list_keep_(fsb_sftp_host_ *h, fsb_sftp_listing_ *l)
+{
+    const int64_t now = fsb_sftp_now_();
+    int           n = 0;
+    pthread_mutex_lock(&h->lock);
+    if (l) l->next = h->kept, h->kept = l;
+    fsb_sftp_listing_ **at = &h->kept;
+    while (*at && n < FSB_SFTP_KEPT_ && now < (*at)->end) at = &(*at)->next, ++n;
+    fsb_sftp_listing_ *old = *at;
+    *at = NULL;
+    pthread_mutex_unlock(&h->lock);
+    while (old) {
+        fsb_sftp_listing_ *next = old->next;
+        fsb_sftp_list_free_(h, old);
+        old = next;
+    }
+}
 
 static int fsb_sftp_entry_order_(const void *a, const void *b)
 {
@@ -8041,8 +8101,11 @@ static int fsb_sftp_open_folder_(fsb_sftp_ *s, fsb_op *op, fsb_sftp_file_ *dir)
 static int fsb_sftp_fill_listing_(fsb_sftp_ *s, fsb_op *op, fsb_sftp_listing_ *l)
 {
     fsb_sftp_file_ dir;
-    int            err = fsb_sftp_open_folder_(s, op, &dir);
+    l->changes = __atomic_load_n(&s->h->changes, __ATOMIC_ACQUIRE);
+    l->end = fsb_sftp_now_() + FSB_SFTP_KEPT_MS_;
+    int err = fsb_sftp_open_folder_(s, op, &dir);
     if (err) return err;
+    l->stat = op->stat;
     err = fsb_sftp_read_folder_(s, &dir, l);
     fsb_sftp_drop_file_(s, &dir);
     char         path[FSB_PATH_MAX + FSB_NAME_MAX + 2];
@@ -8055,17 +8118,29 @@ static int fsb_sftp_fill_listing_(fsb_sftp_ *s, fsb_op *op, fsb_sftp_listing_ *l
         fsb_sftp_identify_(&e->stat, fsb_sftp_id_(s, path), fsb_sftp_writes_(s, path));
         fsb_sftp_note_(s, path, e->stat.mode);
     }
+    if (l->count) qsort(l->entries, l->count, sizeof *l->entries, fsb_sftp_entry_order_);
     return err;
+}
+
+/* Where the names behind a cookie begin. */
+static size_t fsb_sftp_list_find_(const fsb_sftp_listing_ *l, uint64_t cookie)
+{
+    size_t low = 0, high = l->count;
+    while (low < high) {
+        const size_t middle = low + (high - low) / 2;
+        if (l->entries[middle].cookie <= cookie) low = middle + 1;
+        else high = middle;
+    }
+    return low;
 }
 
 /* Hands the names out. */
 static int64_t fsb_sftp_hand_out_(fsb_op *op, const fsb_sftp_listing_ *l)
 {
     uint64_t used = 0;
-    for (size_t i = 0; i < l->count; ++i) {
+    for (size_t i = fsb_sftp_list_find_(l, op->offset); i < l->count; ++i) {
         const fsb_sftp_entry_ *e = &l->entries[i];
         fsb_dirent             d;
-        if (e->cookie <= op->offset) continue;
         if (op->size64 && used >= op->size64) return 0;
         memset(&d, 0, sizeof d);
         d.name = l->names + e->name, d.name_size = strlen(d.name), d.cookie = e->cookie;
@@ -8466,15 +8541,22 @@ static int64_t fsb_sftp_on_handle_(fsb_sftp_ *s, fsb_op *op)
 
 static int64_t fsb_sftp_on_list_(fsb_sftp_ *s, fsb_op *op)
 {
-    fsb_sftp_listing_    l;
-    const fsb_allocator *a = &s->h->desc.allocator;
-    memset(&l, 0, sizeof l);
-    int64_t n = op->handle ? -EBADF : fsb_sftp_connect_(s);
-    if (!n) n = fsb_sftp_fill_listing_(s, op, &l);
-    if (l.count) qsort(l.entries, l.count, sizeof *l.entries, fsb_sftp_entry_order_);
-    if (!n) n = fsb_sftp_hand_out_(op, &l);
-    fsb_backend_free_(a, l.entries, l.room);
-    fsb_backend_free_(a, l.names, l.names_room);
+    const size_t path_size = strlen(op->path) + 1;
+    int64_t      n = op->handle ? -EBADF : fsb_sftp_connect_(s);
+    if (!n) n = fsb_sftp_meant_(s, op);
+    if (n) return n;
+    fsb_sftp_listing_ *l = fsb_sftp_list_resume_(s, op);
+    if (!l) {
+        l = (fsb_sftp_listing_ *)fsb_backend_new_(&s->h->desc.allocator, sizeof *l + path_size);
+        if (!l) return -ENOMEM;
+        memcpy(l + 1, op->path, path_size);
+        l->path_size = path_size;
+        n = fsb_sftp_fill_listing_(s, op, l);
+    }
+    if (!n) op->stat = l->stat, n = fsb_sftp_hand_out_(op, l);
+    const int more = !n;
+    if (!more) fsb_sftp_list_free_(s->h, l);
+    fsb_sftp_list_keep_(s->h, more ? l : NULL);
     return n;
 }
 
@@ -8506,6 +8588,11 @@ static void fsb_sftp_close_(fsb_backend *b)
     fsb_sftp_hang_up_(h);
     if (h->runner) h->runner->close(h->runner);
     fsb_backend_handles_close_(&h->handles);
+    while (h->kept) {
+        fsb_sftp_listing_ *l = h->kept;
+        h->kept = l->next;
+        fsb_sftp_list_free_(h, l);
+    }
     for (uint32_t i = 0; i < h->talk_count; ++i) {
         fsb_sftp_ *s = h->talks[i];
         pthread_cond_destroy(&s->wake);
