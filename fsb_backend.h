@@ -5446,7 +5446,7 @@ typedef struct fsb_walk_ {
     uint32_t         depth;
     int (*visit)(void *user, const fsb_walk_step *step);
     /* Is given the files whose bytes come with the listing, while it comes, and visit() is not;
-       their folder is the one entered last. Not 0 ends the listing. NULL: no bytes are asked for. */
+       their folder is the one entered last. Not 0 ends the listing. NULL: none are asked for. */
     int (*take)(void *user, const char *path, const fsb_dirent *entry);
     void *user;
     char  path[FSB_PATH_MAX + 1];
