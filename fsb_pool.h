@@ -630,8 +630,8 @@ static void fsb_pool_empty_(fsb_pool *p, fsb_pool_slot_ *slot)
 
 /* Handing each thing to the next who waits costs two changes of threads for every lease, more than
    a short one takes. So what comes back while others wait is left idle for a moment, within a turn
-   of FSB_POOL_TURN_ leases and FSB_POOL_TURN_MS_ since it was handed over: whoever asks next, mostly
-   the same thread, goes on with it. One of those who wait looks out for what nobody came
+   of FSB_POOL_TURN_ leases and FSB_POOL_TURN_MS_ since it was handed over: whoever asks next,
+   mostly the same thread, goes on with it. One of those who wait looks out for what nobody came
    back for, and hands it over; for a while nothing is left idle then. */
 enum { FSB_POOL_TURN_ = 32, FSB_POOL_TURN_MS_ = 3, FSB_POOL_LOOK_MS_ = 2,
        FSB_POOL_WARY_ = 64, FSB_POOL_WARIEST_ = 1 << 16 };
@@ -686,8 +686,8 @@ static void fsb_pool_leave_(fsb_pool *p, fsb_pool_waiter_ *w)
     --p->stats.waiting;
 }
 
-/* Something is free: in the order of asking, whoever can use it gets it; how many did. Nobody on the
-   list can be helped behind that, and nothing is left idle that somebody waits for. Lock held. */
+/* Something is free: in the order of asking, whoever can use it gets it; how many did. Then nothing
+   is left idle that somebody waits for. Lock held. */
 static uint32_t fsb_pool_serve_(fsb_pool *p)
 {
     const int64_t now = p->first ? fsb_pool_now_() : 0;
