@@ -6296,7 +6296,8 @@ static int fsb_copy_run_(fsb_copy_ *c)
     fsb_walk_ w;
     memset(&w, 0, sizeof w);
     w.b = c->d.from, w.allocator = c->d.allocator, w.visit = fsb_copy_visit_, w.user = c;
-    if (!(c->d.flags & FSB_COPY_RESUME)) w.take = fsb_copy_take_; /* which may need no bytes */
+    if (!(c->d.flags & FSB_COPY_RESUME) && !(c->d.from->flags & FSB_BACKEND_QUICK))
+        w.take = fsb_copy_take_; /* RESUME may need no bytes, and many threads read a disk sooner */
     int err = fsb_walk_run_(&w, c->d.from_path);
     fsb_copy_flush_(c);
     while (c->folder) { /* the walk ended inside */
@@ -8226,8 +8227,9 @@ static size_t fsb_sftp_list_find_(const fsb_sftp_listing_ *l, uint64_t cookie)
 }
 
 /* DATA: small files are opened many at once, then read and closed many at once; whatever is in the
-   way of one leaves it out. */
-enum { FSB_SFTP_GROUP_ = 128 };
+   way of one leaves it out. So does being one of a few: these two round trips would keep who lists
+   from the next folder, while others can ask for such files. */
+enum { FSB_SFTP_GROUP_ = 128, FSB_SFTP_FEW_ = 16 };
 
 typedef struct fsb_sftp_small_ {
     size_t          entry, at; /* in the listing; in the group's data */
@@ -8264,6 +8266,7 @@ static void fsb_sftp_group_pick_(const fsb_sftp_ *s, fsb_sftp_group_ *g,
         g->spent += e->stat.size, used += e->stat.size, ++g->n;
     }
     if (!g->n) g->end = l->count; /* there is no more to come */
+    if (g->n < FSB_SFTP_FEW_) g->n = 0;
 }
 
 static int fsb_sftp_group_open_(fsb_sftp_ *s, fsb_sftp_group_ *g, const fsb_sftp_listing_ *l,

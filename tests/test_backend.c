@@ -1017,9 +1017,11 @@ static void copy_between(fsb_backend *from, fsb_backend *to)
     test_memory       m = {0};
     fsb_copy_desc     d = {.from = from, .to = to, .from_path = "/src", .to_path = "/dst",
                            .parallel = 4, .allocator = {test_memory_fn, &m}};
+    from->flags = 0; /* as one from afar: small files come with the listing */
     CHECK_EQ(fsb_backend_copy(&d, &p), 0);
     CHECK_EQ(p.files, 304);
     CHECK_EQ(p.folders, 4);
+    CHECK(p.found_bytes >= p.bytes);
     CHECK_EQ(p.failed, 0);
     CHECK_EQ(p.passed, 0);
     CHECK_EQ(different(from, to), 0);
@@ -1032,14 +1034,18 @@ static void copy_between(fsb_backend *from, fsb_backend *to)
     CHECK_EQ(p.walked, 1);
     CHECK(p.found_bytes >= p.bytes); /* holes are found, not copied */
     CHECK_EQ(different(from, to), 0);
-    d.flags = 0;
+    d.flags = FSB_COPY_VERIFY;
     CHECK_EQ(fsb_backend_copy(&d, &p), 0); /* over what is there */
+    CHECK_EQ(different(from, to), 0);
+    d.flags = 0, from->flags = FSB_BACKEND_QUICK;
+    CHECK_EQ(fsb_backend_copy(&d, &p), 0);
     CHECK_EQ(different(from, to), 0);
     CHECK_EQ(m.live, 0);
     CHECK_EQ(m.wrong_size, 0);
     CHECK_EQ(fsb_backend_remove_all(to, "/dst", NULL), 0);
     for (uint64_t k = 1; k < 700; k += 41) { /* out of memory anywhere: counted, nothing leaks */
         m = (test_memory){.fail_at = k};
+        from->flags ^= FSB_BACKEND_QUICK;
         const int err = fsb_backend_copy(&d, &p);
         CHECK(err == -ENOMEM || (err == 0 && m.calls < k));
         CHECK_EQ(m.live, 0);

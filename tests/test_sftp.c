@@ -361,6 +361,17 @@ static void data(fsb_backend *b, counter *c, const char *root)
     l = rest_of(b, l.cookie, 0, flags);
     CHECK(l.data >= 102 && l.data <= 103);
     CHECK_EQ(l.wrong, 0);
+    /* A few are left to who can ask for them besides. */
+    for (int i = 0; i < 16; ++i) {
+        snprintf(path, sizeof path, "folder/f%d", i);
+        fill(root, path, 100);
+        some few_files = {0};
+        CHECK_EQ(C(LIST, .path = "/many/folder", .emit = few, .flags = flags,
+                   .user = &few_files), 1);
+        CHECK_EQ(few_files.data, i < 15 ? 0 : 16);
+    }
+    CHECK_EQ(fsb_backend_remove_all(b, "/many/folder", NULL), 0);
+    CHECK_EQ(C(MKDIR, .path = "/many/folder", MODE(0755)), 0);
     /* No more than a MiB in one call. */
     for (int i = 0; i < 20; ++i) {
         snprintf(path, sizeof path, "g%d", i);
