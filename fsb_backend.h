@@ -539,7 +539,7 @@ typedef struct fsb_sftp_desc {
 } fsb_sftp_desc;
 
 /* The files of an SFTP server: its version 3, and of OpenSSH's extensions posix-rename, hardlink,
-   lsetstat, statvfs, fsync and limits. One connection; pieces of one operation are in flight
+   lsetstat, statvfs, fsync, limits and copy-data (COPY, but not within one file). One connection; pieces of one operation are in flight
    together, and operations of several threads too.
    What the protocol cannot say:
    file_id  is made of the path: it does not outlive a RENAME, and hard links have one each. What
@@ -554,7 +554,7 @@ typedef struct fsb_sftp_desc {
    Errors   the server tells few; EEXIST, ENOTEMPTY, EISDIR, ENOTDIR, ENOSPC, ... are found by
             asking again.
    No EXCHANGE (-EINVAL), MKNOD of other than regular files (-EPERM), LINK of an open file
-   (-ENOSYS), COPY, xattrs, locks, holes, watches; SYNC of a folder where the server opens it.
+   (-ENOSYS), xattrs, locks, holes, watches; SYNC of a folder where the server opens it.
    EXEC     runs exec_argv here and a POSIX sh there, below root but not jailed. sh cannot tell a
             signal N from exit code 128+N: 129 to 192 are taken for signals. A command that is to
             end is ended there within a second of that. -ENOTCONN: exec_argv ended before the
@@ -6614,7 +6614,7 @@ enum {
 };
 enum { /* extensions that the server has */
     FSB_SFTP_POSIX_RENAME_ = 1, FSB_SFTP_STATVFS_ = 2, FSB_SFTP_HARDLINK_ = 4,
-    FSB_SFTP_FSYNC_ = 8, FSB_SFTP_LSETSTAT_ = 16, FSB_SFTP_LIMITS_ = 32
+    FSB_SFTP_FSYNC_ = 8, FSB_SFTP_LSETSTAT_ = 16, FSB_SFTP_LIMITS_ = 32, FSB_SFTP_COPY_DATA_ = 64
 };
 enum { FSB_SFTP_PIECE_ = 32768, FSB_SFTP_PACKET_MAX_ = 1 << 20, FSB_SFTP_COUNTS_ = 1024,
        FSB_SFTP_MOST_ = 32, /* pieces in FSB_IO_MAX */
@@ -7185,7 +7185,7 @@ static void fsb_sftp_extension_(fsb_sftp_ *s, const unsigned char *name, size_t 
         {"posix-rename@openssh.com", FSB_SFTP_POSIX_RENAME_},
         {"statvfs@openssh.com", FSB_SFTP_STATVFS_}, {"hardlink@openssh.com", FSB_SFTP_HARDLINK_},
         {"fsync@openssh.com", FSB_SFTP_FSYNC_}, {"lsetstat@openssh.com", FSB_SFTP_LSETSTAT_},
-        {"limits@openssh.com", FSB_SFTP_LIMITS_}};
+        {"limits@openssh.com", FSB_SFTP_LIMITS_}, {"copy-data", FSB_SFTP_COPY_DATA_}};
     for (size_t i = 0; i < sizeof known / sizeof *known; ++i)
         if (strlen(known[i].name) == size && memcmp(known[i].name, name, size) == 0)
             s->extensions |= known[i].bit;
@@ -7895,6 +7895,51 @@ static int64_t fsb_sftp_on_write_(fsb_sftp_ *s, fsb_op *op, fsb_sftp_file_ *f)
         if (err) n = err;
     }
     if (n >= 0) op->stat = st;
+    return n;
+}
+
+/* A piece: the server does nothing else meanwhile, and fails where there are fewer bytes. */
+static int64_t fsb_sftp_copy_(fsb_sftp_ *s, const fsb_op *op, const fsb_sftp_file_ *in,
+                              const fsb_sftp_file_ *out)
+{
+    const uint64_t apart = op->offset < op->offset2 ? op->offset2 - op->offset
+                                                    : op->offset - op->offset2;
+    fsb_stat       st;
+    fsb_attr       none;
+    uint64_t       size = op->size64;
+    memset(&none, 0, sizeof none);
+    int err = fsb_sftp_set_(s, NULL, in, &none, 0, &st);
+    if (!err && in->file_id == out->file_id) err = apart < size ? -EINVAL : -EOPNOTSUPP;
+    if (err || !size || st.size <= op->offset) return err;
+    if (size > st.size - op->offset) size = st.size - op->offset;
+    if (size > FSB_IO_MAX) size = FSB_IO_MAX;
+    const size_t at = fsb_sftp_extended_(s, "copy-data");
+    fsb_sftp_string_(s, in->name, in->size);
+    fsb_sftp_u64_(s, op->offset);
+    fsb_sftp_u64_(s, size);
+    fsb_sftp_string_(s, out->name, out->size);
+    fsb_sftp_u64_(s, op->offset2);
+    fsb_sftp_finish_(s, at);
+    err = fsb_sftp_one_(s, NULL);
+    if (err) return fsb_sftp_why_(s, err);
+    fsb_sftp_count_(s, out->writes);
+    return (int64_t)size;
+}
+
+static int64_t fsb_sftp_on_copy_(fsb_sftp_ *s, fsb_op *op, const fsb_sftp_file_ *in, uint32_t flags)
+{
+    const uint64_t    most = INT64_MAX;
+    fsb_backend_slot_ *slot = fsb_backend_pin_(&s->h->handles, op->handle2);
+    if (!slot) return -EBADF;
+    const fsb_sftp_file_ *out = (const fsb_sftp_file_ *)slot->object;
+    int64_t               n = 0;
+    if (!(flags & FSB_O_READ) || !(slot->flags & FSB_O_WRITE)) n = -EBADF;
+    else if (out->epoch != s->epoch) n = -ESTALE;
+    else if (!(s->extensions & FSB_SFTP_COPY_DATA_)) n = -ENOSYS;
+    else if (op->size64 > most || op->offset > most - op->size64
+             || op->offset2 > most - op->size64) n = -EFBIG;
+    else n = fsb_sftp_copy_(s, op, in, out);
+    fsb_backend_unpin_(&s->h->handles, slot);
     return n;
 }
 
@@ -8740,6 +8785,7 @@ static int64_t fsb_sftp_on_handle_op_(fsb_sftp_ *s, fsb_op *op, fsb_backend_slot
         return op->result;
     case FSB_OP_SYNC: return fsb_sftp_on_sync_(s, op, f);
     case FSB_OP_SETATTR: return fsb_sftp_on_setattr_(s, op, f, slot->flags);
+    case FSB_OP_COPY: return fsb_sftp_on_copy_(s, op, f, slot->flags);
     case FSB_OP_LINK: case FSB_OP_STATFS: return -ENOSYS;
     default: return -EINVAL;
     }
@@ -8825,8 +8871,8 @@ static void fsb_sftp_close_(fsb_backend *b)
 FSB_API int fsb_sftp_open(fsb_backend **out, const fsb_sftp_desc *desc)
 {
     static const unsigned char none[] = {
-        FSB_OP_ALLOCATE, FSB_OP_SEEK, FSB_OP_COPY, FSB_OP_GETXATTR, FSB_OP_SETXATTR,
-        FSB_OP_LISTXATTR, FSB_OP_REMOVEXATTR, FSB_OP_LOCK, FSB_OP_WATCH, FSB_OP_DESCRIPTOR};
+        FSB_OP_ALLOCATE, FSB_OP_SEEK, FSB_OP_GETXATTR, FSB_OP_SETXATTR, FSB_OP_LISTXATTR,
+        FSB_OP_REMOVEXATTR, FSB_OP_LOCK, FSB_OP_WATCH, FSB_OP_DESCRIPTOR};
     if (!out || !desc || !desc->connect) return -EINVAL;
     const char *root = desc->root ? desc->root : "/";
     if (!*root || strlen(root) > FSB_PATH_MAX) return -EINVAL;
