@@ -539,8 +539,9 @@ typedef struct fsb_sftp_desc {
 } fsb_sftp_desc;
 
 /* The files of an SFTP server: its version 3, and of OpenSSH's extensions posix-rename, hardlink,
-   lsetstat, statvfs, fsync, limits and copy-data (COPY, but not within one file). One connection; pieces of one operation are in flight
-   together, and operations of several threads too.
+   lsetstat, statvfs, fsync, limits and copy-data (COPY, but not within one file, and holes become
+   zeros). One connection; pieces of one operation are in flight together, and operations of several
+   threads too.
    What the protocol cannot say:
    file_id  is made of the path: it does not outlive a RENAME, and hard links have one each. What
             this backend removes or replaces gets another one, what others do that to keeps it.
