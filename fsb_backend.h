@@ -5447,7 +5447,8 @@ typedef struct fsb_walk_ {
     uint32_t         depth;
     int (*visit)(void *user, const fsb_walk_step *step);
     /* Is given the files whose bytes come with the listing, while it comes, and visit() is not;
-       their folder is the one entered last. Not 0 ends the listing. NULL: none are asked for. */
+       their folder is the one entered last. Not 0 ends the listing. Behind each part of a listing
+       it is called with NULL. NULL itself: no bytes are asked for. */
     int (*take)(void *user, const char *path, const fsb_dirent *entry);
     void *user;
     char  path[FSB_PATH_MAX + 1];
@@ -5485,8 +5486,9 @@ static int fsb_walk_emit_(fsb_op *op, const fsb_dirent *entry)
     if (entry->folder || !entry->name_size) return 0; /* not asked for */
     if (w->take && entry->data && S_ISREG(entry->stat.mode)
         && fsb_backend_join_(path, w->path, entry->name)) {
+        if (w->take(w->user, path, entry)) return 1;
         level->cookie = entry->cookie;
-        return w->take(w->user, path, entry);
+        return 0;
     }
     if (bytes > FSB_WALK_ROOM_ - level->used) return 1;
     fsb_walk_name_ *name = (fsb_walk_name_ *)(void *)(level->room.bytes + level->used);
@@ -5507,6 +5509,7 @@ static int fsb_walk_fill_(fsb_walk_ *w)
     op.size64 = FSB_WALK_ROOM_, op.emit = fsb_walk_emit_, op.user = w;
     if (w->take) op.flags |= FSB_LIST_DATA, op.size64 = FSB_IO_MAX;
     const int64_t n = fsb_backend_call(w->b, &op);
+    if (w->take) w->take(w->user, NULL, NULL);
     level->whole = n != 0 || level->cookie == op.offset;
     if (n >= 0) return 0;
     --w->depth;
@@ -6200,15 +6203,25 @@ static void fsb_copy_large_(fsb_copy_file_ *f)
 
 /* ---- the walk ---- */
 
-/* Hands what is in the batch to a worker; if they all have enough to do, it is done here. */
+/* Hands the batch to a worker; 0: they all have enough to do. */
+static int fsb_copy_offer_(fsb_copy_ *c)
+{
+    if (c->batch && fsb_workers_run(c->workers, fsb_copy_job_, c->batch)) return 0;
+    c->batch = NULL, c->batched = 0, c->batch_bytes = 0;
+    return 1;
+}
+
+/* Does it here, if it must be. */
 static void fsb_copy_flush_(fsb_copy_ *c)
 {
     fsb_copy_file_ *f = c->batch;
+    if (fsb_copy_offer_(c)) return;
     c->batch = NULL, c->batched = 0, c->batch_bytes = 0;
-    if (f && fsb_workers_run(c->workers, fsb_copy_job_, f)) fsb_copy_job_(f);
+    fsb_copy_job_(f);
 }
 
-/* `data`: the bytes of a small file; NULL: they are to be read. */
+/* `data`: the bytes of a small file, in a listing: what writes it could wait for what that listing
+   holds, and so is not done here. NULL: they are to be read. */
 static int fsb_copy_file_start_(fsb_copy_ *c, const char *from, const char *to,
                                 const fsb_stat *st, const void *data)
 {
@@ -6233,9 +6246,10 @@ static int fsb_copy_file_start_(fsb_copy_ *c, const char *from, const char *to,
         return 0;
     }
     if (!data) fsb_copy_flush_(c);
-    f->next = c->batch, c->batch = f, c->batch_bytes += bytes;
-    if (!data || ++c->batched == FSB_COPY_BATCH_ || c->batch_bytes > FSB_COPY_BATCH_BYTES_)
-        fsb_copy_flush_(c);
+    f->next = c->batch, c->batch = f, c->batch_bytes += bytes, ++c->batched;
+    if (!data) fsb_copy_flush_(c);
+    else if (c->batched >= FSB_COPY_BATCH_ || c->batch_bytes > FSB_COPY_BATCH_BYTES_)
+        fsb_copy_offer_(c);
     return 0;
 }
 
@@ -6256,6 +6270,10 @@ static int fsb_copy_take_(void *user, const char *path, const fsb_dirent *entry)
 {
     fsb_copy_ *c = (fsb_copy_ *)user;
     char       to[FSB_PATH_MAX + 1];
+    if (!entry) {
+        fsb_copy_flush_(c);
+        return 0;
+    }
     if (fsb_copy_tick_(c, 0)) return 1; /* visit() ends it */
     int err = fsb_copy_target_(c, path, to);
     if (!err) err = fsb_copy_file_start_(c, path, to, &entry->stat, entry->data);
@@ -8321,8 +8339,8 @@ static int fsb_sftp_group_open_(fsb_sftp_ *s, fsb_sftp_group_ *g, const fsb_sftp
     char path[FSB_PATH_MAX + 1];
     for (uint32_t i = 0; i < g->n; ++i) {
         const char *name = l->names + l->entries[g->files[i].entry].name;
-        if (!fsb_backend_join_(path, folder, name)) return -ENAMETOOLONG;
-        fsb_sftp_ask_open_(s, path, 1, 0);
+        if (!fsb_backend_join_(path, folder, name)) s->broken = -ENAMETOOLONG;
+        else fsb_sftp_ask_open_(s, path, 1, 0);
     }
     memset(g->answers, 0, g->n * sizeof *g->answers);
     const int err = fsb_sftp_exchange_(s, g->answers, g->n);
@@ -8803,12 +8821,12 @@ static int64_t fsb_sftp_on_handle_(fsb_sftp_ *s, fsb_op *op)
 
 static int64_t fsb_sftp_on_list_(fsb_sftp_ *s, fsb_op *op)
 {
-    const size_t path_size = strlen(op->path) + 1;
-    int64_t      n = op->handle ? -EBADF : fsb_sftp_connect_(s);
+    int64_t n = op->handle ? -EBADF : fsb_sftp_connect_(s);
     if (!n) n = fsb_sftp_meant_(s, op);
     if (n) return n;
     fsb_sftp_listing_ *l = fsb_sftp_list_resume_(s, op);
     if (!l) {
+        const size_t path_size = strlen(op->path) + 1;
         l = (fsb_sftp_listing_ *)fsb_backend_new_(&s->h->desc.allocator, sizeof *l + path_size);
         if (!l) return -ENOMEM;
         memcpy(l + 1, op->path, path_size);

@@ -1011,6 +1011,12 @@ static unsigned different(fsb_backend *from, fsb_backend *to)
     return p.different;
 }
 
+static int stop_now(void *user, const fsb_copy_progress *p)
+{
+    (void)user, (void)p;
+    return 1;
+}
+
 static void copy_between(fsb_backend *from, fsb_backend *to)
 {
     fsb_copy_progress p;
@@ -1037,7 +1043,9 @@ static void copy_between(fsb_backend *from, fsb_backend *to)
     d.flags = FSB_COPY_VERIFY;
     CHECK_EQ(fsb_backend_copy(&d, &p), 0); /* over what is there */
     CHECK_EQ(different(from, to), 0);
-    d.flags = 0, from->flags = FSB_BACKEND_QUICK;
+    d.flags = 0, d.progress = stop_now;
+    CHECK_EQ(fsb_backend_copy(&d, &p), -ECANCELED);
+    d.progress = NULL, from->flags = FSB_BACKEND_QUICK;
     CHECK_EQ(fsb_backend_copy(&d, &p), 0);
     CHECK_EQ(different(from, to), 0);
     CHECK_EQ(m.live, 0);

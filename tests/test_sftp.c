@@ -101,6 +101,7 @@ static void limits(fsb_backend *b)
     CHECK_EQ(C(GETXATTR, .path = "/a", .path2 = "user.a"), -ENOSYS);
     const fsb_handle h = conf_open(b, "/a", FSB_O_READ | FSB_O_WRITE);
     CHECK_EQ(C(LINK, .handle = h, .path2 = "/c"), -ENOSYS);
+    CHECK_EQ(C(LIST, .handle = h, .emit = conf_emit), -EBADF);
     C(COPY, .handle = h, .handle2 = h, .offset2 = 9, .size64 = 1); /* see has_copy() */
     CHECK(conf_op.result == -EOPNOTSUPP || conf_op.result == -ENOSYS);
     CHECK_EQ(C(ALLOCATE, .handle = h, .size64 = 1), -ENOSYS);
