@@ -539,8 +539,9 @@ typedef struct fsb_sftp_desc {
 } fsb_sftp_desc;
 
 /* The files of an SFTP server: its version 3, and of OpenSSH's extensions posix-rename, hardlink,
-   lsetstat, statvfs, fsync and limits. One connection; pieces of one operation are in flight
-   together, and operations of several threads too.
+   lsetstat, statvfs, fsync, limits and copy-data (COPY, but not within one file, and holes become
+   zeros). One connection; pieces of one operation are in flight together, and operations of several
+   threads too.
    What the protocol cannot say:
    file_id  is made of the path: it does not outlive a RENAME, and hard links have one each. What
             this backend removes or replaces gets another one, what others do that to keeps it.
@@ -548,10 +549,13 @@ typedef struct fsb_sftp_desc {
             of the same second and size are missed. nlink is 1.
    Links    symbolic links before the last component are followed by the server, root or not: the
             limits are those of its user. WRITE with APPEND is atomic within this backend only.
+   LIST     in parts goes on with what its first part has read, for 10 s and until this backend
+            changes something. DATA, not DEEP: it asks no second time whether what was listed as a
+            regular file is one still; a link put in its place meanwhile is followed.
    Errors   the server tells few; EEXIST, ENOTEMPTY, EISDIR, ENOTDIR, ENOSPC, ... are found by
             asking again.
    No EXCHANGE (-EINVAL), MKNOD of other than regular files (-EPERM), LINK of an open file
-   (-ENOSYS), COPY, xattrs, locks, holes, watches; SYNC of a folder where the server opens it.
+   (-ENOSYS), xattrs, locks, holes, watches; SYNC of a folder where the server opens it.
    EXEC     runs exec_argv here and a POSIX sh there, below root but not jailed. sh cannot tell a
             signal N from exit code 128+N: 129 to 192 are taken for signals. A command that is to
             end is ended there within a second of that. -ENOTCONN: exec_argv ended before the
@@ -5440,6 +5444,10 @@ typedef struct fsb_walk_ {
     fsb_walk_level_ *level;
     uint32_t         depth;
     int (*visit)(void *user, const fsb_walk_step *step);
+    /* Is given the files whose bytes come with the listing, while it comes, and visit() is not;
+       their folder is the one entered last. Not 0 ends the listing. Behind each part of a listing
+       it is called with NULL. NULL itself: no bytes are asked for. */
+    int (*take)(void *user, const char *path, const fsb_dirent *entry);
     void *user;
     char  path[FSB_PATH_MAX + 1];
 } fsb_walk_;
@@ -5469,9 +5477,17 @@ static int fsb_walk_enter_(fsb_walk_ *w, const fsb_stat *st)
 
 static int fsb_walk_emit_(fsb_op *op, const fsb_dirent *entry)
 {
-    fsb_walk_level_ *level = (fsb_walk_level_ *)op->user;
+    fsb_walk_       *w = (fsb_walk_ *)op->user;
+    fsb_walk_level_ *level = w->level;
     const size_t     bytes = (sizeof(fsb_walk_name_) + entry->name_size + 8) / 8 * 8;
+    char             path[FSB_PATH_MAX + 1];
     if (entry->folder || !entry->name_size) return 0; /* not asked for */
+    if (w->take && entry->data && S_ISREG(entry->stat.mode)
+        && fsb_backend_join_(path, w->path, entry->name)) {
+        if (w->take(w->user, path, entry)) return 1;
+        level->cookie = entry->cookie;
+        return 0;
+    }
     if (bytes > FSB_WALK_ROOM_ - level->used) return 1;
     fsb_walk_name_ *name = (fsb_walk_name_ *)(void *)(level->room.bytes + level->used);
     name->stat = entry->stat, name->bytes = bytes;
@@ -5488,9 +5504,11 @@ static int fsb_walk_fill_(fsb_walk_ *w)
     fsb_op           op = fsb_backend_op_(FSB_OP_LIST, w->path);
     level->used = level->at = 0;
     op.file_id = level->stat.file_id, op.flags = FSB_LIST_STAT, op.offset = level->cookie;
-    op.size64 = FSB_WALK_ROOM_, op.emit = fsb_walk_emit_, op.user = level;
+    op.size64 = FSB_WALK_ROOM_, op.emit = fsb_walk_emit_, op.user = w;
+    if (w->take) op.flags |= FSB_LIST_DATA, op.size64 = FSB_IO_MAX;
     const int64_t n = fsb_backend_call(w->b, &op);
-    level->whole = n != 0 || !level->used;
+    if (w->take) w->take(w->user, NULL, NULL);
+    level->whole = n != 0 || level->cookie == op.offset;
     if (n >= 0) return 0;
     --w->depth;
     const int answer = fsb_walk_tell_(w, FSB_WALK_ERROR, &level->stat, (int)n);
@@ -5525,27 +5543,33 @@ static int fsb_walk_step_(fsb_walk_ *w)
     return answer < 0 ? answer : 0;
 }
 
+/* The walk that *w describes, from `path` on. */
+static int fsb_walk_run_(fsb_walk_ *w, const char *path)
+{
+    fsb_stat st;
+    int      err = fsb_backend_path_check_(path);
+    if (!err) err = fsb_backend_simple_(w->b, FSB_OP_STAT, path, &st);
+    if (err) return err;
+    memcpy(w->path, path, strlen(path) + 1);
+    if (S_ISDIR(st.mode)) err = fsb_walk_enter_(w, &st);
+    else err = fsb_walk_tell_(w, FSB_WALK_FILE, &st, 0);
+    while (w->level && err >= 0) err = fsb_walk_step_(w);
+    while (w->level) {
+        fsb_walk_level_ *level = w->level;
+        w->level = level->up;
+        fsb_backend_free_(&w->allocator, level, sizeof *level);
+    }
+    return err < 0 ? err : 0;
+}
+
 FSB_API int fsb_backend_walk(fsb_backend *b, const char *path, const fsb_allocator *allocator,
                              int (*visit)(void *user, const fsb_walk_step *step), void *user)
 {
     fsb_walk_ w;
-    fsb_stat  st;
-    int       err = visit ? fsb_backend_path_check_(path) : -EINVAL;
-    if (!err) err = fsb_backend_simple_(b, FSB_OP_STAT, path, &st);
-    if (err) return err;
     memset(&w, 0, sizeof w);
     w.b = b, w.visit = visit, w.user = user;
     if (allocator) w.allocator = *allocator;
-    memcpy(w.path, path, strlen(path) + 1);
-    if (S_ISDIR(st.mode)) err = fsb_walk_enter_(&w, &st);
-    else err = fsb_walk_tell_(&w, FSB_WALK_FILE, &st, 0);
-    while (w.level && err >= 0) err = fsb_walk_step_(&w);
-    while (w.level) {
-        fsb_walk_level_ *level = w.level;
-        w.level = level->up;
-        fsb_backend_free_(&w.allocator, level, sizeof *level);
-    }
-    return err < 0 ? err : 0;
+    return visit ? fsb_walk_run_(&w, path) : -EINVAL;
 }
 
 typedef struct fsb_remove_ {
@@ -5658,10 +5682,12 @@ FSB_API int fsb_backend_batch(fsb_backend *b, fsb_op *const *ops, size_t n, fsb_
 
 /* ---- [conveniences: copy] -------------------------------------------------------------------- */
 
-/* The caller's thread walks the source and hands the names to workers; a large file goes in pieces,
-   at most a window of them ahead of the first that is missing, so that an aside file is known to be
-   whole up to a window before its end. */
-enum { FSB_COPY_PIECE_ = FSB_IO_MAX, FSB_COPY_WINDOW_ = 64, FSB_COPY_TICK_MS_ = 100 };
+/* The caller's thread walks the source and hands the names to workers, those whose bytes came with
+   the listing many at a time: waking a worker costs as much as such a file. A large file goes in
+   pieces, at most a window of them ahead of the first that is missing, so that an aside file is
+   known to be whole up to a window before its end. */
+enum { FSB_COPY_PIECE_ = FSB_IO_MAX, FSB_COPY_WINDOW_ = 64, FSB_COPY_TICK_MS_ = 100,
+       FSB_COPY_BATCH_ = 32, FSB_COPY_BATCH_BYTES_ = 256 << 10 };
 
 typedef struct fsb_copy_folder_ { /* its mode and times come last; its path follows */
     struct fsb_copy_folder_ *up;
@@ -5673,8 +5699,11 @@ typedef struct fsb_copy_folder_ { /* its mode and times come last; its path foll
 typedef struct fsb_copy_ {
     fsb_copy_desc     d;
     fsb_workers      *workers;
-    fsb_copy_folder_ *folder; /* that the walk is in; the walk's own */
-    int64_t           tick_ms; /* when progress is due; the walk's own */
+    fsb_copy_folder_ *folder; /* that the walk is in; the walk's own, as the next four */
+    struct fsb_copy_file_ *batch; /* not yet handed to a worker, the last one first */
+    uint32_t          batched;
+    size_t            batch_bytes;
+    int64_t           tick_ms; /* when progress is due */
     int               stop;    /* atomic */
     pthread_mutex_t   lock; /* leaf; guards all below, and pending, low, bits of the others */
     pthread_cond_t    wake;
@@ -5682,15 +5711,17 @@ typedef struct fsb_copy_ {
     uint64_t          pending; /* jobs */
 } fsb_copy_;
 
-typedef struct fsb_copy_file_ { /* the paths follow: from, to */
+typedef struct fsb_copy_file_ { /* the paths follow: from, to; then data */
     fsb_copy_        *c;
+    struct fsb_copy_file_ *next; /* of the batch */
     fsb_copy_folder_ *folder; /* NULL: the copy is of this file */
     fsb_stat          stat;
     fsb_handle        in, out;
     uint64_t          pending;   /* pieces, and who hands them out */
     uint64_t          low, bits; /* the first piece missing; which behind it are done */
     int               err;       /* atomic */
-    size_t            from_size, to_size; /* with their '\0' */
+    const char       *to, *data; /* data: all its bytes; NULL: they are to be read */
+    size_t            bytes;     /* of this, and what follows */
 } fsb_copy_file_;
 
 typedef struct fsb_copy_piece_ {
@@ -5701,11 +5732,6 @@ typedef struct fsb_copy_piece_ {
 static const char *fsb_copy_from_(const fsb_copy_file_ *f)
 {
     return (const char *)(const void *)(f + 1);
-}
-
-static const char *fsb_copy_to_(const fsb_copy_file_ *f)
-{
-    return fsb_copy_from_(f) + f->from_size;
 }
 
 static void fsb_copy_failed_(fsb_copy_ *c, const char *path, int err)
@@ -5731,11 +5757,15 @@ static void fsb_copy_attr_(const fsb_copy_ *c, const fsb_stat *st, fsb_attr *a)
     a->atime_ns = st->atime_ns, a->mtime_ns = st->mtime_ns;
 }
 
-static int fsb_copy_settle_(fsb_copy_ *c, const char *path, fsb_handle handle, const fsb_stat *st)
+/* `made` is what it is already; NULL: not known. */
+static int fsb_copy_settle_(fsb_copy_ *c, const char *path, fsb_handle handle, const fsb_stat *st,
+                            const fsb_stat *made)
 {
     fsb_op op = fsb_backend_op_(FSB_OP_SETATTR, path);
     op.handle = handle;
     fsb_copy_attr_(c, st, &op.attr);
+    if (made && !(c->d.flags & FSB_COPY_OWNERS) && (made->mode & 07777) == op.attr.mode)
+        op.attr.mask &= ~(uint32_t)FSB_ATTR_MODE;
     if (handle) op.attr.mask |= FSB_ATTR_SIZE, op.attr.size = st->size;
     return (int)fsb_backend_call(c->d.to, &op);
 }
@@ -5778,7 +5808,7 @@ static void fsb_copy_folder_put_(fsb_copy_ *c, fsb_copy_folder_ *f)
         if (left) return;
         fsb_copy_folder_ *up = f->up;
         const char       *path = (const char *)(const void *)(f + 1);
-        const int         err = fsb_copy_settle_(c, path, 0, &f->stat);
+        const int         err = fsb_copy_settle_(c, path, 0, &f->stat, NULL);
         if (err) fsb_copy_failed_(c, path, err);
         fsb_backend_free_(&c->d.allocator, f, sizeof *f + f->size);
         f = up;
@@ -5818,11 +5848,10 @@ static void fsb_copy_file_done_(fsb_copy_file_ *f, int err)
     fsb_copy_ *c = f->c;
     if (err) fsb_copy_failed_(c, fsb_copy_from_(f), err);
     fsb_copy_folder_put_(c, f->folder);
-    fsb_backend_free_(&c->d.allocator, f, sizeof *f + f->from_size + f->to_size);
+    fsb_backend_free_(&c->d.allocator, f, f->bytes);
     pthread_mutex_lock(&c->lock);
     if (!err) ++c->p.files;
-    --c->pending;
-    pthread_cond_signal(&c->wake);
+    if (!--c->pending) pthread_cond_signal(&c->wake);
     pthread_mutex_unlock(&c->lock);
 }
 
@@ -5841,7 +5870,7 @@ static int fsb_copy_same_text_(const fsb_copy_file_ *f)
     fsb_op op = fsb_backend_op_(FSB_OP_READLINK, fsb_copy_from_(f));
     op.buf = a, op.size = sizeof a;
     const int64_t n = fsb_backend_call(f->c->d.from, &op);
-    op = fsb_backend_op_(FSB_OP_READLINK, fsb_copy_to_(f));
+    op = fsb_backend_op_(FSB_OP_READLINK, f->to);
     op.buf = b, op.size = sizeof b;
     return n >= 0 && fsb_backend_call(f->c->d.to, &op) == n && !memcmp(a, b, (size_t)n);
 }
@@ -5852,7 +5881,7 @@ static int fsb_copy_there_(const fsb_copy_file_ *f)
     fsb_copy_ *c = f->c;
     fsb_stat   st;
     if (!(c->d.flags & FSB_COPY_RESUME)) return 0;
-    if (fsb_backend_simple_(c->d.to, FSB_OP_STAT, fsb_copy_to_(f), &st)) return 0;
+    if (fsb_backend_simple_(c->d.to, FSB_OP_STAT, f->to, &st)) return 0;
     if ((st.mode ^ f->stat.mode) & S_IFMT || st.size != f->stat.size) return 0;
     if (S_ISLNK(st.mode) ? !fsb_copy_same_text_(f)
                          : !S_ISREG(st.mode) || !fsb_copy_same_time_(&st, &f->stat)) return 0;
@@ -5868,7 +5897,7 @@ static int fsb_copy_special_(fsb_copy_file_ *f)
 {
     fsb_copy_ *c = f->c;
     char       text[FSB_PATH_MAX + 1];
-    fsb_op     make = fsb_backend_op_(FSB_OP_MKNOD, fsb_copy_to_(f));
+    fsb_op     make = fsb_backend_op_(FSB_OP_MKNOD, f->to);
     make.attr.mask = FSB_ATTR_MODE, make.attr.mode = f->stat.mode & (S_IFMT | 01777);
     make.attr.rdev_major = f->stat.rdev_major, make.attr.rdev_minor = f->stat.rdev_minor;
     if (S_ISLNK(f->stat.mode)) {
@@ -5880,63 +5909,83 @@ static int fsb_copy_special_(fsb_copy_file_ *f)
         memset(&make.attr, 0, sizeof make.attr);
     }
     if (fsb_backend_call(c->d.to, &make) == -EEXIST) {
-        const int err = fsb_backend_simple_(c->d.to, FSB_OP_UNLINK, fsb_copy_to_(f), NULL);
+        const int err = fsb_backend_simple_(c->d.to, FSB_OP_UNLINK, f->to, NULL);
         if (err) return err;
         fsb_backend_call(c->d.to, &make);
     }
     if (make.result < 0) return (int)make.result;
-    const int err = fsb_copy_settle_(c, fsb_copy_to_(f), 0, &f->stat);
+    const int err = fsb_copy_settle_(c, f->to, 0, &f->stat, NULL);
     return err == -EOPNOTSUPP ? 0 : err; /* a link's times, where there are none */
 }
 
 static int fsb_copy_put_(fsb_copy_file_ *f, const char *data, size_t size)
 {
     fsb_backend *to = f->c->d.to;
-    fsb_op       op = fsb_backend_op_(FSB_OP_PUT, fsb_copy_to_(f));
+    fsb_op       op = fsb_backend_op_(FSB_OP_PUT, f->to);
     op.flags = FSB_O_WRITE | FSB_O_CREATE | FSB_O_TRUNC, op.data = data, op.size = size;
     op.attr.mask = FSB_ATTR_MODE, op.attr.mode = f->stat.mode & 0777;
     if (fsb_backend_call(to, &op) == -ELOOP) { /* a link is replaced, not written through */
-        const int err = fsb_backend_simple_(to, FSB_OP_UNLINK, fsb_copy_to_(f), NULL);
+        const int err = fsb_backend_simple_(to, FSB_OP_UNLINK, f->to, NULL);
         if (err) return err;
         fsb_backend_call(to, &op);
     }
-    return op.result < 0 ? (int)op.result : fsb_copy_settle_(f->c, fsb_copy_to_(f), 0, &f->stat);
+    if (op.result < 0) return (int)op.result;
+    return fsb_copy_settle_(f->c, f->to, 0, &f->stat, &op.stat);
 }
 
-/* A small file: one call to read it, one to write it, one for its times. */
+static int fsb_copy_get_(fsb_copy_file_ *f, char *buf)
+{
+    fsb_op op = fsb_backend_op_(FSB_OP_GET, fsb_copy_from_(f));
+    op.buf = buf, op.size = f->stat.size ? (size_t)f->stat.size : 1, op.file_id = f->stat.file_id;
+    if (fsb_backend_call(f->c->d.from, &op) < 0) return (int)op.result;
+    if (op.stat.size > (uint64_t)op.result) return -EAGAIN; /* it grew meanwhile */
+    f->stat.mtime_ns = op.stat.mtime_ns, f->stat.size = (uint64_t)op.result;
+    return 0;
+}
+
+/* Whether it is there as `data`. */
+static int fsb_copy_verify_(const fsb_copy_file_ *f, const char *data)
+{
+    const fsb_allocator *a = &f->c->d.allocator;
+    const size_t         size = (size_t)f->stat.size;
+    fsb_op               op = fsb_backend_op_(FSB_OP_GET, f->to);
+    op.buf = fsb_backend_resize_(a, NULL, 0, size + 1), op.size = size + 1;
+    int err = op.buf ? 0 : -ENOMEM;
+    if (!err && fsb_backend_call(f->c->d.to, &op) < 0) err = (int)op.result;
+    if (!err && ((size_t)op.result != size || memcmp(op.buf, data, size))) err = -EBADMSG;
+    fsb_backend_free_(a, op.buf, size + 1);
+    return err;
+}
+
+/* A small file: one call to read it, unless the listing brought it, one to write it, one for its
+   times. */
 static int fsb_copy_small_(fsb_copy_file_ *f)
 {
     fsb_copy_   *c = f->c;
-    const size_t size = (size_t)f->stat.size, room = 2 * size + 2;
-    char        *buf = (char *)fsb_backend_resize_(&c->d.allocator, NULL, 0, room);
-    fsb_op       op = fsb_backend_op_(FSB_OP_GET, fsb_copy_from_(f));
-    if (!buf) return -ENOMEM;
-    op.buf = buf, op.size = size ? size : 1, op.file_id = f->stat.file_id;
-    int64_t n = fsb_backend_call(c->d.from, &op);
-    if (n >= 0 && op.stat.size > (uint64_t)n) n = -EAGAIN; /* it grew meanwhile */
-    if (n >= 0) f->stat.mtime_ns = op.stat.mtime_ns, f->stat.size = (uint64_t)n;
-    int err = n < 0 ? (int)n : fsb_copy_put_(f, buf, (size_t)n);
-    if (!err && c->d.flags & FSB_COPY_VERIFY) {
-        fsb_op back = fsb_backend_op_(FSB_OP_GET, fsb_copy_to_(f));
-        back.buf = buf + size + 1, back.size = size + 1;
-        if (fsb_backend_call(c->d.to, &back) < 0) err = (int)back.result;
-        else if (back.result != n || memcmp(buf, buf + size + 1, (size_t)n)) err = -EBADMSG;
-    }
+    const size_t room = (size_t)f->stat.size + 1;
+    char *buf = f->data ? NULL : (char *)fsb_backend_resize_(&c->d.allocator, NULL, 0, room);
+    const char *data = f->data ? f->data : buf;
+    int         err = data ? 0 : -ENOMEM;
+    if (buf) err = fsb_copy_get_(f, buf);
+    if (!err) err = fsb_copy_put_(f, data, (size_t)f->stat.size);
+    if (!err && c->d.flags & FSB_COPY_VERIFY) err = fsb_copy_verify_(f, data);
     fsb_backend_free_(&c->d.allocator, buf, room);
     pthread_mutex_lock(&c->lock);
-    if (!err) c->p.bytes += (uint64_t)n;
+    if (!err) c->p.bytes += f->stat.size;
     pthread_mutex_unlock(&c->lock);
     return err;
 }
 
-static void fsb_copy_job_(void *arg)
+static void fsb_copy_job_(void *arg) /* a file, or a batch of them */
 {
-    fsb_copy_file_ *f = (fsb_copy_file_ *)arg;
-    int             err = 0;
-    if (__atomic_load_n(&f->c->stop, __ATOMIC_RELAXED)) err = -ECANCELED;
-    else if (fsb_copy_there_(f)) err = 0;
-    else err = S_ISREG(f->stat.mode) ? fsb_copy_small_(f) : fsb_copy_special_(f);
-    fsb_copy_file_done_(f, err);
+    for (fsb_copy_file_ *f = (fsb_copy_file_ *)arg, *next; f; f = next) {
+        int err = 0;
+        next = f->next;
+        if (__atomic_load_n(&f->c->stop, __ATOMIC_RELAXED)) err = -ECANCELED;
+        else if (fsb_copy_there_(f)) err = 0;
+        else err = S_ISREG(f->stat.mode) ? fsb_copy_small_(f) : fsb_copy_special_(f);
+        fsb_copy_file_done_(f, err);
+    }
 }
 
 /* ---- a large file, in pieces ---- */
@@ -5946,9 +5995,9 @@ static int fsb_copy_aside_(const fsb_copy_file_ *f, char *out)
 {
     uint64_t h = fsb_backend_mix_(f->stat.file_id) ^ f->stat.version;
     h = fsb_backend_mix_(h) ^ f->stat.size;
-    for (const char *p = fsb_backend_name_(fsb_copy_to_(f)); *p; ++p)
+    for (const char *p = fsb_backend_name_(f->to); *p; ++p)
         h = (h ^ (unsigned char)*p) * UINT64_C(0x100000001b3);
-    return fsb_backend_aside_(fsb_copy_to_(f), "copy", fsb_backend_mix_(h), out);
+    return fsb_backend_aside_(f->to, "copy", fsb_backend_mix_(h), out);
 }
 
 static void fsb_copy_close_(fsb_backend *b, fsb_handle handle, int *err)
@@ -5964,12 +6013,12 @@ static void fsb_copy_finish_(fsb_copy_file_ *f)
     fsb_copy_ *c = f->c;
     char       aside[FSB_PATH_MAX + 1];
     int        err = f->err, ignored = 0;
-    if (!err) err = fsb_copy_settle_(c, NULL, f->out, &f->stat);
+    if (!err) err = fsb_copy_settle_(c, NULL, f->out, &f->stat, NULL);
     fsb_copy_close_(c->d.to, f->out, &err);
     fsb_copy_close_(c->d.from, f->in, &ignored);
     if (!fsb_copy_aside_(f, aside)) {
         fsb_op op = fsb_backend_op_(FSB_OP_RENAME, aside);
-        op.path2 = fsb_copy_to_(f);
+        op.path2 = f->to;
         if (!err && fsb_backend_call(c->d.to, &op) < 0) err = (int)op.result;
         if (err && !(c->d.flags & FSB_COPY_RESUME))
             fsb_backend_simple_(c->d.to, FSB_OP_UNLINK, aside, NULL);
@@ -6152,48 +6201,99 @@ static void fsb_copy_large_(fsb_copy_file_ *f)
 
 /* ---- the walk ---- */
 
+/* Hands the batch to a worker; 0: they all have enough to do. */
+static int fsb_copy_offer_(fsb_copy_ *c)
+{
+    if (c->batch && fsb_workers_run(c->workers, fsb_copy_job_, c->batch)) return 0;
+    c->batch = NULL, c->batched = 0, c->batch_bytes = 0;
+    return 1;
+}
+
+/* Does it here, if it must be. */
+static void fsb_copy_flush_(fsb_copy_ *c)
+{
+    fsb_copy_file_ *f = c->batch;
+    if (fsb_copy_offer_(c)) return;
+    c->batch = NULL, c->batched = 0, c->batch_bytes = 0;
+    fsb_copy_job_(f);
+}
+
+/* `data`: the bytes of a small file, in a listing: what writes it could wait for what that listing
+   holds, and so is not done here. NULL: they are to be read. */
 static int fsb_copy_file_start_(fsb_copy_ *c, const char *from, const char *to,
-                                const fsb_stat *st)
+                                const fsb_stat *st, const void *data)
 {
     const size_t    from_size = strlen(from) + 1, to_size = strlen(to) + 1;
-    fsb_copy_file_ *f = (fsb_copy_file_ *)fsb_backend_new_(&c->d.allocator,
-                                                           sizeof *f + from_size + to_size);
+    const size_t    bytes = sizeof(fsb_copy_file_) + from_size + to_size
+                            + (data ? (size_t)st->size : 0);
+    fsb_copy_file_ *f = (fsb_copy_file_ *)fsb_backend_resize_(&c->d.allocator, NULL, 0, bytes);
     if (!f) return -ENOMEM;
-    f->c = c, f->folder = c->folder, f->stat = *st, f->pending = 1;
-    f->from_size = from_size, f->to_size = to_size;
-    memcpy(f + 1, from, from_size);
-    memcpy((char *)(f + 1) + from_size, to, to_size);
+    memset(f, 0, sizeof *f);
+    char *tail = (char *)(f + 1);
+    memcpy(tail, from, from_size), memcpy(tail + from_size, to, to_size);
+    f->c = c, f->folder = c->folder, f->stat = *st, f->pending = 1, f->bytes = bytes;
+    f->to = tail + from_size;
+    if (data) f->data = (char *)memcpy(tail + from_size + to_size, data, (size_t)st->size);
     pthread_mutex_lock(&c->lock);
     ++c->pending;
     if (f->folder) ++f->folder->pending;
     if (S_ISREG(st->mode)) c->p.found_bytes += st->size;
     pthread_mutex_unlock(&c->lock);
-    if (S_ISREG(st->mode) && st->size > FSB_COPY_PIECE_) fsb_copy_large_(f);
-    else if (fsb_workers_run(c->workers, fsb_copy_job_, f)) fsb_copy_job_(f);
+    if (S_ISREG(st->mode) && st->size > FSB_COPY_PIECE_) {
+        fsb_copy_large_(f);
+        return 0;
+    }
+    if (!data) fsb_copy_flush_(c);
+    f->next = c->batch, c->batch = f, c->batch_bytes += bytes, ++c->batched;
+    if (!data) fsb_copy_flush_(c);
+    else if (c->batched >= FSB_COPY_BATCH_ || c->batch_bytes > FSB_COPY_BATCH_BYTES_)
+        fsb_copy_offer_(c);
+    return 0;
+}
+
+/* What `path` of the source becomes; to[FSB_PATH_MAX + 1]. */
+static int fsb_copy_target_(const fsb_copy_ *c, const char *path, char *to)
+{
+    const char  *base = c->d.to_path, *tail = path;
+    const size_t skip = c->d.from_path[1] ? strlen(c->d.from_path) : 0;
+    const size_t n = base[1] ? strlen(base) : 0;
+    tail += path[1] ? skip : 1;
+    if (n + strlen(tail) > FSB_PATH_MAX) return -ENAMETOOLONG;
+    memcpy(to, base, n), memcpy(to + n, tail, strlen(tail) + 1);
+    if (!to[0]) memcpy(to, "/", 2);
+    return 0;
+}
+
+static int fsb_copy_take_(void *user, const char *path, const fsb_dirent *entry)
+{
+    fsb_copy_ *c = (fsb_copy_ *)user;
+    char       to[FSB_PATH_MAX + 1];
+    if (!entry) {
+        fsb_copy_flush_(c);
+        return 0;
+    }
+    if (fsb_copy_tick_(c, 0)) return 1; /* visit() ends it */
+    int err = fsb_copy_target_(c, path, to);
+    if (!err) err = fsb_copy_file_start_(c, path, to, &entry->stat, entry->data);
+    if (err) fsb_copy_failed_(c, path, err);
     return 0;
 }
 
 static int fsb_copy_visit_(void *user, const fsb_walk_step *step)
 {
-    fsb_copy_   *c = (fsb_copy_ *)user;
-    char         to[FSB_PATH_MAX + 1];
-    const char  *base = c->d.to_path, *tail = step->path;
-    const size_t skip = c->d.from_path[1] ? strlen(c->d.from_path) : 0;
-    const size_t n = base[1] ? strlen(base) : 0;
-    tail += step->path[1] ? skip : 1;
+    fsb_copy_ *c = (fsb_copy_ *)user;
+    char       to[FSB_PATH_MAX + 1];
     if (fsb_copy_tick_(c, 0)) return -ECANCELED;
-    int err = n + strlen(tail) > FSB_PATH_MAX ? -ENAMETOOLONG : 0;
-    if (!err) memcpy(to, base, n), memcpy(to + n, tail, strlen(tail) + 1);
-    if (!err && !to[0]) memcpy(to, "/", 2);
     if (step->kind == FSB_WALK_LEAVE) {
         fsb_copy_folder_ *f = c->folder;
         c->folder = f->up;
         fsb_copy_folder_put_(c, f);
         return 0;
     }
+    int err = fsb_copy_target_(c, step->path, to);
     if (step->kind == FSB_WALK_ERROR) err = step->error;
     else if (!err && step->kind == FSB_WALK_FOLDER) err = fsb_copy_enter_(c, to, step->stat);
-    else if (!err) err = fsb_copy_file_start_(c, step->path, to, step->stat);
+    else if (!err) err = fsb_copy_file_start_(c, step->path, to, step->stat, NULL);
     if (err) fsb_copy_failed_(c, step->path, err);
     return err && step->kind == FSB_WALK_FOLDER;
 }
@@ -6210,7 +6310,13 @@ static int fsb_copy_check_(const fsb_copy_desc *d)
 /* Walks, and waits for what is under way. */
 static int fsb_copy_run_(fsb_copy_ *c)
 {
-    int err = fsb_backend_walk(c->d.from, c->d.from_path, &c->d.allocator, fsb_copy_visit_, c);
+    fsb_walk_ w;
+    memset(&w, 0, sizeof w);
+    w.b = c->d.from, w.allocator = c->d.allocator, w.visit = fsb_copy_visit_, w.user = c;
+    if (!(c->d.flags & FSB_COPY_RESUME) && !(c->d.from->flags & FSB_BACKEND_QUICK))
+        w.take = fsb_copy_take_; /* RESUME may need no bytes, and many threads read a disk sooner */
+    int err = fsb_walk_run_(&w, c->d.from_path);
+    fsb_copy_flush_(c);
     while (c->folder) { /* the walk ended inside */
         fsb_copy_folder_ *f = c->folder;
         c->folder = f->up;
@@ -6525,7 +6631,7 @@ enum {
 };
 enum { /* extensions that the server has */
     FSB_SFTP_POSIX_RENAME_ = 1, FSB_SFTP_STATVFS_ = 2, FSB_SFTP_HARDLINK_ = 4,
-    FSB_SFTP_FSYNC_ = 8, FSB_SFTP_LSETSTAT_ = 16, FSB_SFTP_LIMITS_ = 32
+    FSB_SFTP_FSYNC_ = 8, FSB_SFTP_LSETSTAT_ = 16, FSB_SFTP_LIMITS_ = 32, FSB_SFTP_COPY_DATA_ = 64
 };
 enum { FSB_SFTP_PIECE_ = 32768, FSB_SFTP_PACKET_MAX_ = 1 << 20, FSB_SFTP_COUNTS_ = 1024,
        FSB_SFTP_MOST_ = 32, /* pieces in FSB_IO_MAX */
@@ -6539,6 +6645,7 @@ typedef struct fsb_sftp_file_ { /* an open file */
 } fsb_sftp_file_;
 
 struct fsb_sftp_answer_;
+struct fsb_sftp_listing_;
 struct fsb_sftp_run_;
 typedef struct fsb_sftp_ fsb_sftp_;
 
@@ -6561,6 +6668,8 @@ typedef struct fsb_sftp_host_ { /* the backend */
     unsigned char       *in; /* the leader's: what was read and not yet looked at */
     size_t               in_at, in_end, in_room;
     uint32_t             extensions, max_read, max_write; /* of this connection */
+    struct fsb_sftp_listing_ *kept; /* the latest first */
+    uint64_t             changes;   /* atomic; counted */
     uint64_t             writes[FSB_SFTP_COUNTS_], lives[FSB_SFTP_COUNTS_]; /* atomic; by path */
     uint32_t             seen[FSB_SFTP_SEEN_]; /* atomic; files and folders met of late */
     fsb_backend          *runner; /* EXEC: runs exec_argv; NULL: none */
@@ -7093,7 +7202,7 @@ static void fsb_sftp_extension_(fsb_sftp_ *s, const unsigned char *name, size_t 
         {"posix-rename@openssh.com", FSB_SFTP_POSIX_RENAME_},
         {"statvfs@openssh.com", FSB_SFTP_STATVFS_}, {"hardlink@openssh.com", FSB_SFTP_HARDLINK_},
         {"fsync@openssh.com", FSB_SFTP_FSYNC_}, {"lsetstat@openssh.com", FSB_SFTP_LSETSTAT_},
-        {"limits@openssh.com", FSB_SFTP_LIMITS_}};
+        {"limits@openssh.com", FSB_SFTP_LIMITS_}, {"copy-data", FSB_SFTP_COPY_DATA_}};
     for (size_t i = 0; i < sizeof known / sizeof *known; ++i)
         if (strlen(known[i].name) == size && memcmp(known[i].name, name, size) == 0)
             s->extensions |= known[i].bit;
@@ -7285,7 +7394,12 @@ static uint64_t *fsb_sftp_writes_(fsb_sftp_ *s, const char *path)
     return &s->h->writes[fsb_sftp_hash_(path) % FSB_SFTP_COUNTS_];
 }
 
-static void fsb_sftp_count_(uint64_t *counter) { __atomic_add_fetch(counter, 1, __ATOMIC_RELAXED); }
+/* This backend changed something: what is counted of it, and that a kept listing may be wrong. */
+static void fsb_sftp_count_(fsb_sftp_ *s, uint64_t *counter)
+{
+    __atomic_add_fetch(counter, 1, __ATOMIC_RELAXED);
+    __atomic_add_fetch(&s->h->changes, 1, __ATOMIC_RELEASE);
+}
 
 static uint64_t fsb_sftp_id_(fsb_sftp_ *s, const char *path)
 {
@@ -7343,14 +7457,14 @@ static void fsb_sftp_folder_changed_(fsb_sftp_ *s, const char *path)
     char folder[FSB_PATH_MAX + 1];
     memcpy(folder, path, strlen(path) + 1);
     fsb_sftp_up_(folder);
-    fsb_sftp_count_(fsb_sftp_writes_(s, folder));
+    fsb_sftp_count_(s, fsb_sftp_writes_(s, folder));
 }
 
 /* The name is another file's from now on, or nobody's. */
 static void fsb_sftp_gone_(fsb_sftp_ *s, const char *path)
 {
-    fsb_sftp_count_(&s->h->lives[fsb_sftp_hash_(path) % FSB_SFTP_COUNTS_]);
-    fsb_sftp_count_(fsb_sftp_writes_(s, path));
+    fsb_sftp_count_(s, &s->h->lives[fsb_sftp_hash_(path) % FSB_SFTP_COUNTS_]);
+    fsb_sftp_count_(s, fsb_sftp_writes_(s, path));
     fsb_sftp_note_(s, path, 0);
     fsb_sftp_folder_changed_(s, path);
 }
@@ -7537,10 +7651,19 @@ static int fsb_sftp_set_(fsb_sftp_ *s, const char *path, const fsb_sftp_file_ *f
     if (!err) err = fsb_sftp_well_(answers, n + 1);
     if (err) return err;
     uint64_t *writes = f ? f->writes : fsb_sftp_writes_(s, path);
-    if (mask) fsb_sftp_count_(writes);
+    if (mask) fsb_sftp_count_(s, writes);
     *st = answers[n].stat;
     fsb_sftp_identify_(st, f ? f->file_id : fsb_sftp_id_(s, path), writes);
     return 0;
+}
+
+static void fsb_sftp_ask_read_(fsb_sftp_ *s, const fsb_sftp_file_ *f, uint64_t offset, size_t size)
+{
+    const size_t at = fsb_sftp_begin_(s, FSB_SFTP_READ_);
+    fsb_sftp_string_(s, f->name, f->size);
+    fsb_sftp_u64_(s, offset);
+    fsb_sftp_u32_(s, (uint32_t)size);
+    fsb_sftp_finish_(s, at);
 }
 
 /* Reads up to size bytes, all pieces in flight at once; fewer only at the end of the file. With
@@ -7558,11 +7681,7 @@ static int64_t fsb_sftp_read_(fsb_sftp_ *s, const fsb_sftp_file_ *f, uint64_t of
         for (size_t from = done; from < size && n < MOST; from += answers[n++].room) {
             answers[n].buf = to + from;
             answers[n].room = size - from < s->max_read ? size - from : s->max_read;
-            const size_t at = fsb_sftp_begin_(s, FSB_SFTP_READ_);
-            fsb_sftp_string_(s, f->name, f->size);
-            fsb_sftp_u64_(s, offset + from);
-            fsb_sftp_u32_(s, (uint32_t)answers[n].room);
-            fsb_sftp_finish_(s, at);
+            fsb_sftp_ask_read_(s, f, offset + from, answers[n].room);
         }
         if (last) fsb_sftp_close_later_(s, f);
         const int err = fsb_sftp_exchange_(s, answers, n);
@@ -7618,7 +7737,7 @@ static int64_t fsb_sftp_write_(fsb_sftp_ *s, const fsb_sftp_file_ *f, uint64_t o
     int err = fsb_sftp_exchange_(s, answers, n + 1);
     if (!err) err = fsb_sftp_well_(answers, n + 1);
     if (err) return fsb_sftp_why_(s, err);
-    if (size) fsb_sftp_count_(f->writes);
+    if (size) fsb_sftp_count_(s, f->writes);
     *st = answers[n].stat;
     fsb_sftp_identify_(st, f->file_id, f->writes);
     return (int64_t)size;
@@ -7646,7 +7765,7 @@ static int fsb_sftp_fill_file_(fsb_sftp_ *s, fsb_op *op, const fsb_sftp_file_ *f
     int err = fsb_sftp_exchange_(s, answers, n + 1 + (with->close != 0));
     if (!err) err = fsb_sftp_well_(answers, n + 1 + (with->close != 0));
     if (err) return fsb_sftp_why_(s, err);
-    fsb_sftp_count_(f->writes);
+    fsb_sftp_count_(s, f->writes);
     op->stat = answers[n].stat;
     fsb_sftp_identify_(&op->stat, f->file_id, f->writes);
     return 0;
@@ -7676,7 +7795,7 @@ static int fsb_sftp_try_open_(fsb_sftp_ *s, fsb_op *op, uint32_t pflags, uint32_
     err = fsb_sftp_opened_(s, op->path, &a[1], f);
     if (mask) {
         fsb_sftp_note_(s, op->path, S_IFREG);
-        fsb_sftp_count_(fsb_sftp_writes_(s, folder));
+        fsb_sftp_count_(s, fsb_sftp_writes_(s, folder));
         op->stat = a[3].stat;
         *mask = FSB_ATTR_MODE | (a[2].stat.mode & S_ISGID ? owner & FSB_ATTR_UID : owner);
         return err;
@@ -7793,6 +7912,51 @@ static int64_t fsb_sftp_on_write_(fsb_sftp_ *s, fsb_op *op, fsb_sftp_file_ *f)
         if (err) n = err;
     }
     if (n >= 0) op->stat = st;
+    return n;
+}
+
+/* A piece: the server does nothing else meanwhile, and fails where there are fewer bytes. */
+static int64_t fsb_sftp_copy_(fsb_sftp_ *s, const fsb_op *op, const fsb_sftp_file_ *in,
+                              const fsb_sftp_file_ *out)
+{
+    const uint64_t apart = op->offset < op->offset2 ? op->offset2 - op->offset
+                                                    : op->offset - op->offset2;
+    fsb_stat       st;
+    fsb_attr       none;
+    uint64_t       size = op->size64;
+    memset(&none, 0, sizeof none);
+    int err = fsb_sftp_set_(s, NULL, in, &none, 0, &st);
+    if (!err && in->file_id == out->file_id) err = apart < size ? -EINVAL : -EOPNOTSUPP;
+    if (err || !size || st.size <= op->offset) return err;
+    if (size > st.size - op->offset) size = st.size - op->offset;
+    if (size > FSB_IO_MAX) size = FSB_IO_MAX;
+    const size_t at = fsb_sftp_extended_(s, "copy-data");
+    fsb_sftp_string_(s, in->name, in->size);
+    fsb_sftp_u64_(s, op->offset);
+    fsb_sftp_u64_(s, size);
+    fsb_sftp_string_(s, out->name, out->size);
+    fsb_sftp_u64_(s, op->offset2);
+    fsb_sftp_finish_(s, at);
+    err = fsb_sftp_one_(s, NULL);
+    if (err) return fsb_sftp_why_(s, err);
+    fsb_sftp_count_(s, out->writes);
+    return (int64_t)size;
+}
+
+static int64_t fsb_sftp_on_copy_(fsb_sftp_ *s, fsb_op *op, const fsb_sftp_file_ *in, uint32_t flags)
+{
+    const uint64_t    most = INT64_MAX;
+    fsb_backend_slot_ *slot = fsb_backend_pin_(&s->h->handles, op->handle2);
+    if (!slot) return -EBADF;
+    const fsb_sftp_file_ *out = (const fsb_sftp_file_ *)slot->object;
+    int64_t               n = 0;
+    if (!(flags & FSB_O_READ) || !(slot->flags & FSB_O_WRITE)) n = -EBADF;
+    else if (out->epoch != s->epoch) n = -ESTALE;
+    else if (!(s->extensions & FSB_SFTP_COPY_DATA_)) n = -ENOSYS;
+    else if (op->size64 > most || op->offset > most - op->size64
+             || op->offset2 > most - op->size64) n = -EFBIG;
+    else n = fsb_sftp_copy_(s, op, in, out);
+    fsb_backend_unpin_(&s->h->handles, slot);
     return n;
 }
 
@@ -7935,19 +8099,71 @@ static int64_t fsb_sftp_on_readlink_(fsb_sftp_ *s, fsb_op *op)
 /* ---- [sftp: list] ---------------------------------------------------------------------------- */
 
 /* A folder is read whole and handed out in the order of its names' hashes, which are the cookies:
-   they keep while names come and go. */
+   they keep while names come and go. What was handed out in part is kept for who goes on with it:
+   else 10,000 names in parts of 100 were 100 times 10,000. */
+enum { FSB_SFTP_KEPT_ = 4, FSB_SFTP_KEPT_MS_ = 10000 };
+
 typedef struct fsb_sftp_entry_ {
     uint64_t cookie;
     fsb_stat stat;
     size_t   name; /* where it begins in names */
 } fsb_sftp_entry_;
 
-typedef struct fsb_sftp_listing_ {
+typedef struct fsb_sftp_listing_ { /* the folder's path follows */
+    struct fsb_sftp_listing_ *next;
+    size_t           path_size; /* with its '\0' */
+    fsb_stat         stat;      /* the folder's, older than its names */
+    uint64_t         changes;   /* when it was read; and until when it serves, ms */
+    int64_t          end;
     fsb_sftp_entry_ *entries;
     size_t           count, room;
     char            *names;
     size_t           size, names_room;
 } fsb_sftp_listing_;
+
+static void fsb_sftp_list_free_(fsb_sftp_host_ *h, fsb_sftp_listing_ *l)
+{
+    const fsb_allocator *a = &h->desc.allocator;
+    fsb_backend_free_(a, l->entries, l->room);
+    fsb_backend_free_(a, l->names, l->names_room);
+    fsb_backend_free_(a, l, sizeof *l + l->path_size);
+}
+
+/* Takes the listing that op goes on with out of those that are kept; NULL: there is none. */
+static fsb_sftp_listing_ *fsb_sftp_list_resume_(fsb_sftp_ *s, const fsb_op *op)
+{
+    fsb_sftp_host_     *h = s->h;
+    const int64_t       now = fsb_sftp_now_();
+    fsb_sftp_listing_ **at = &h->kept, *found = NULL;
+    if (!op->offset) return NULL;
+    pthread_mutex_lock(&h->lock);
+    while (*at && strcmp((const char *)(*at + 1), op->path)) at = &(*at)->next;
+    if (*at) found = *at, *at = found->next;
+    pthread_mutex_unlock(&h->lock);
+    const uint64_t changes = __atomic_load_n(&h->changes, __ATOMIC_ACQUIRE);
+    if (!found || (found->changes == changes && now < found->end)) return found;
+    fsb_sftp_list_free_(h, found);
+    return NULL;
+}
+
+/* Keeps l (unless it is NULL), and frees those that are too many or too old. */
+static void fsb_sftp_list_keep_(fsb_sftp_host_ *h, fsb_sftp_listing_ *l)
+{
+    const int64_t now = fsb_sftp_now_();
+    int           n = 0;
+    pthread_mutex_lock(&h->lock);
+    if (l) l->next = h->kept, h->kept = l;
+    fsb_sftp_listing_ **at = &h->kept;
+    while (*at && n < FSB_SFTP_KEPT_ && now < (*at)->end) at = &(*at)->next, ++n;
+    fsb_sftp_listing_ *old = *at;
+    *at = NULL;
+    pthread_mutex_unlock(&h->lock);
+    while (old) {
+        fsb_sftp_listing_ *next = old->next;
+        fsb_sftp_list_free_(h, old);
+        old = next;
+    }
+}
 
 static int fsb_sftp_entry_order_(const void *a, const void *b)
 {
@@ -8039,8 +8255,11 @@ static int fsb_sftp_open_folder_(fsb_sftp_ *s, fsb_op *op, fsb_sftp_file_ *dir)
 static int fsb_sftp_fill_listing_(fsb_sftp_ *s, fsb_op *op, fsb_sftp_listing_ *l)
 {
     fsb_sftp_file_ dir;
-    int            err = fsb_sftp_open_folder_(s, op, &dir);
+    l->changes = __atomic_load_n(&s->h->changes, __ATOMIC_ACQUIRE);
+    l->end = fsb_sftp_now_() + FSB_SFTP_KEPT_MS_;
+    int err = fsb_sftp_open_folder_(s, op, &dir);
     if (err) return err;
+    l->stat = op->stat;
     err = fsb_sftp_read_folder_(s, &dir, l);
     fsb_sftp_drop_file_(s, &dir);
     char         path[FSB_PATH_MAX + FSB_NAME_MAX + 2];
@@ -8053,25 +8272,160 @@ static int fsb_sftp_fill_listing_(fsb_sftp_ *s, fsb_op *op, fsb_sftp_listing_ *l
         fsb_sftp_identify_(&e->stat, fsb_sftp_id_(s, path), fsb_sftp_writes_(s, path));
         fsb_sftp_note_(s, path, e->stat.mode);
     }
+    if (l->count) qsort(l->entries, l->count, sizeof *l->entries, fsb_sftp_entry_order_);
     return err;
 }
 
-/* Hands the names out. */
-static int64_t fsb_sftp_hand_out_(fsb_op *op, const fsb_sftp_listing_ *l)
+/* Where the names behind a cookie begin. */
+static size_t fsb_sftp_list_find_(const fsb_sftp_listing_ *l, uint64_t cookie)
 {
-    uint64_t used = 0;
-    for (size_t i = 0; i < l->count; ++i) {
+    size_t low = 0, high = l->count;
+    while (low < high) {
+        const size_t middle = low + (high - low) / 2;
+        if (l->entries[middle].cookie <= cookie) low = middle + 1;
+        else high = middle;
+    }
+    return low;
+}
+
+/* DATA: small files are opened many at once, then read and closed many at once; whatever is in the
+   way of one leaves it out. So does being one of a few: these two round trips would keep who lists
+   from the next folder, while others can ask for such files. */
+enum { FSB_SFTP_GROUP_ = 128, FSB_SFTP_FEW_ = 16 };
+
+typedef struct fsb_sftp_small_ {
+    size_t          entry, at; /* in the listing; in the group's data */
+    int             whole;     /* so far */
+    fsb_sftp_file_  file;
+} fsb_sftp_small_;
+
+typedef struct fsb_sftp_group_ {
+    size_t           end;     /* the first entry that is not looked at yet */
+    uint32_t         n, next; /* files; the first that was not handed out */
+    uint64_t         spent;   /* bytes of files */
+    unsigned char   *data;
+    size_t           room, used;
+    fsb_sftp_answer_ answers[FSB_SFTP_GROUP_];
+    fsb_sftp_small_  files[FSB_SFTP_GROUP_];
+} fsb_sftp_group_;
+
+/* The entries from g->end on whose files are to be read: what hand_out() has room for. */
+static void fsb_sftp_group_pick_(const fsb_sftp_ *s, fsb_sftp_group_ *g,
+                                 const fsb_sftp_listing_ *l, uint64_t room)
+{
+    const uint64_t most = s->max_read <= FSB_BACKEND_SMALL_ ? s->max_read - 1
+                                                            : (uint32_t)FSB_BACKEND_SMALL_;
+    uint64_t       used = 0; /* as hand_out() counts */
+    g->n = g->next = 0, g->used = 0;
+    for (; g->end < l->count && g->n < FSB_SFTP_GROUP_ && used < room; ++g->end) {
+        const fsb_sftp_entry_ *e = &l->entries[g->end];
+        fsb_sftp_small_       *f = &g->files[g->n];
+        used += strlen(l->names + e->name) + sizeof e->stat;
+        if (!S_ISREG(e->stat.mode) || !e->stat.size || e->stat.size > most) continue;
+        if (g->spent >= FSB_IO_MAX) break; /* without size64: it is to end in time */
+        f->entry = g->end, f->at = g->used, f->whole = 0;
+        g->used += (size_t)e->stat.size + 1; /* a byte more: whether that was all */
+        g->spent += e->stat.size, used += e->stat.size, ++g->n;
+    }
+    if (!g->n) g->end = l->count; /* there is no more to come */
+    if (g->n < FSB_SFTP_FEW_) g->n = 0;
+}
+
+static int fsb_sftp_group_open_(fsb_sftp_ *s, fsb_sftp_group_ *g, const fsb_sftp_listing_ *l,
+                                const char *folder)
+{
+    char path[FSB_PATH_MAX + 1];
+    for (uint32_t i = 0; i < g->n; ++i) {
+        const char *name = l->names + l->entries[g->files[i].entry].name;
+        if (!fsb_backend_join_(path, folder, name)) s->broken = -ENAMETOOLONG;
+        else fsb_sftp_ask_open_(s, path, 1, 0);
+    }
+    memset(g->answers, 0, g->n * sizeof *g->answers);
+    const int err = fsb_sftp_exchange_(s, g->answers, g->n);
+    for (uint32_t i = 0; !err && i < g->n; ++i)
+        g->files[i].whole = !g->answers[i].err
+            && !fsb_sftp_named_(s, &g->answers[i], &g->files[i].file);
+    return err;
+}
+
+static int fsb_sftp_group_read_(fsb_sftp_ *s, fsb_sftp_group_ *g, const fsb_sftp_listing_ *l)
+{
+    uint32_t n = 0, i;
+    memset(g->answers, 0, g->n * sizeof *g->answers);
+    for (i = 0; i < g->n; ++i) {
+        const fsb_sftp_small_ *f = &g->files[i];
+        if (!f->whole) continue;
+        g->answers[n].buf = g->data + f->at;
+        g->answers[n].room = (size_t)l->entries[f->entry].stat.size + 1;
+        fsb_sftp_ask_read_(s, &f->file, 0, g->answers[n++].room);
+        fsb_sftp_close_later_(s, &f->file);
+    }
+    const int err = fsb_sftp_exchange_(s, g->answers, n);
+    for (i = n = 0; i < g->n; ++i) {
+        if (!g->files[i].whole) continue;
+        const fsb_sftp_answer_ *a = &g->answers[n++];
+        g->files[i].whole = !a->err && a->got == a->room - 1; /* it is as long as it was */
+    }
+    return err;
+}
+
+/* Reads the files of the entries from `i` on. */
+static void fsb_sftp_group_fill_(fsb_sftp_ *s, fsb_sftp_group_ *g, const fsb_op *op,
+                                 const fsb_sftp_listing_ *l, size_t i, uint64_t room)
+{
+    void *data = g->data;
+    g->end = i;
+    fsb_sftp_group_pick_(s, g, l, room);
+    int err = fsb_sftp_room_(&s->h->desc.allocator, &data, &g->room, g->used);
+    g->data = (unsigned char *)data;
+    if (!err && g->n) err = fsb_sftp_group_open_(s, g, l, op->path);
+    if (!err && g->n) err = fsb_sftp_group_read_(s, g, l);
+    if (err) g->n = 0, g->end = l->count;
+}
+
+/* All bytes of entry `i`; NULL: they are not known. */
+static const void *fsb_sftp_group_data_(fsb_sftp_group_ *g, const fsb_sftp_listing_ *l, size_t i)
+{
+    const fsb_stat *st = &l->entries[i].stat;
+    if (S_ISREG(st->mode) && !st->size) return "";
+    if (g->next == g->n || g->files[g->next].entry != i) return NULL;
+    const fsb_sftp_small_ *f = &g->files[g->next++];
+    return f->whole ? g->data + f->at : NULL;
+}
+
+/* Hands the names out; g: with the bytes of small files. */
+static int64_t fsb_sftp_hand_out_(fsb_sftp_ *s, fsb_op *op, const fsb_sftp_listing_ *l,
+                                  fsb_sftp_group_ *g)
+{
+    const uint64_t most = op->size64 ? op->size64 : UINT64_MAX;
+    uint64_t       used = 0;
+    for (size_t i = fsb_sftp_list_find_(l, op->offset); i < l->count; ++i) {
         const fsb_sftp_entry_ *e = &l->entries[i];
         fsb_dirent             d;
-        if (e->cookie <= op->offset) continue;
-        if (op->size64 && used >= op->size64) return 0;
+        if (used >= most) return 0;
+        if (g && i >= g->end) fsb_sftp_group_fill_(s, g, op, l, i, most - used);
         memset(&d, 0, sizeof d);
         d.name = l->names + e->name, d.name_size = strlen(d.name), d.cookie = e->cookie;
         d.stat = e->stat;
+        if (g) d.data = fsb_sftp_group_data_(g, l, i);
         if (op->emit(op, &d)) return 0;
-        used += d.name_size + (op->flags & FSB_LIST_STAT ? sizeof d.stat : 16);
+        used += d.name_size + (op->flags & FSB_LIST_STAT ? sizeof d.stat : 16)
+              + (d.data ? (size_t)d.stat.size : 0);
     }
     return 1;
+}
+
+static int64_t fsb_sftp_list_out_(fsb_sftp_ *s, fsb_op *op, const fsb_sftp_listing_ *l)
+{
+    const fsb_allocator *a = &s->h->desc.allocator;
+    fsb_sftp_group_     *g = NULL;
+    if (op->flags & FSB_LIST_DATA)
+        g = (fsb_sftp_group_ *)fsb_backend_resize_(a, NULL, 0, sizeof *g);
+    if (g) g->end = g->n = g->next = 0, g->spent = 0, g->data = NULL, g->room = 0;
+    const int64_t n = fsb_sftp_hand_out_(s, op, l, g);
+    if (g) fsb_backend_free_(a, g->data, g->room);
+    fsb_backend_free_(a, g, sizeof *g);
+    return n;
 }
 
 /* ---- [sftp: exec] ---------------------------------------------------------------------------- */
@@ -8448,6 +8802,7 @@ static int64_t fsb_sftp_on_handle_op_(fsb_sftp_ *s, fsb_op *op, fsb_backend_slot
         return op->result;
     case FSB_OP_SYNC: return fsb_sftp_on_sync_(s, op, f);
     case FSB_OP_SETATTR: return fsb_sftp_on_setattr_(s, op, f, slot->flags);
+    case FSB_OP_COPY: return fsb_sftp_on_copy_(s, op, f, slot->flags);
     case FSB_OP_LINK: case FSB_OP_STATFS: return -ENOSYS;
     default: return -EINVAL;
     }
@@ -8464,15 +8819,22 @@ static int64_t fsb_sftp_on_handle_(fsb_sftp_ *s, fsb_op *op)
 
 static int64_t fsb_sftp_on_list_(fsb_sftp_ *s, fsb_op *op)
 {
-    fsb_sftp_listing_    l;
-    const fsb_allocator *a = &s->h->desc.allocator;
-    memset(&l, 0, sizeof l);
     int64_t n = op->handle ? -EBADF : fsb_sftp_connect_(s);
-    if (!n) n = fsb_sftp_fill_listing_(s, op, &l);
-    if (l.count) qsort(l.entries, l.count, sizeof *l.entries, fsb_sftp_entry_order_);
-    if (!n) n = fsb_sftp_hand_out_(op, &l);
-    fsb_backend_free_(a, l.entries, l.room);
-    fsb_backend_free_(a, l.names, l.names_room);
+    if (!n) n = fsb_sftp_meant_(s, op);
+    if (n) return n;
+    fsb_sftp_listing_ *l = fsb_sftp_list_resume_(s, op);
+    if (!l) {
+        const size_t path_size = strlen(op->path) + 1;
+        l = (fsb_sftp_listing_ *)fsb_backend_new_(&s->h->desc.allocator, sizeof *l + path_size);
+        if (!l) return -ENOMEM;
+        memcpy(l + 1, op->path, path_size);
+        l->path_size = path_size;
+        n = fsb_sftp_fill_listing_(s, op, l);
+    }
+    if (!n) op->stat = l->stat, n = fsb_sftp_list_out_(s, op, l);
+    const int more = !n;
+    if (!more) fsb_sftp_list_free_(s->h, l);
+    fsb_sftp_list_keep_(s->h, more ? l : NULL);
     return n;
 }
 
@@ -8504,6 +8866,11 @@ static void fsb_sftp_close_(fsb_backend *b)
     fsb_sftp_hang_up_(h);
     if (h->runner) h->runner->close(h->runner);
     fsb_backend_handles_close_(&h->handles);
+    while (h->kept) {
+        fsb_sftp_listing_ *l = h->kept;
+        h->kept = l->next;
+        fsb_sftp_list_free_(h, l);
+    }
     for (uint32_t i = 0; i < h->talk_count; ++i) {
         fsb_sftp_ *s = h->talks[i];
         pthread_cond_destroy(&s->wake);
@@ -8521,8 +8888,8 @@ static void fsb_sftp_close_(fsb_backend *b)
 FSB_API int fsb_sftp_open(fsb_backend **out, const fsb_sftp_desc *desc)
 {
     static const unsigned char none[] = {
-        FSB_OP_ALLOCATE, FSB_OP_SEEK, FSB_OP_COPY, FSB_OP_GETXATTR, FSB_OP_SETXATTR,
-        FSB_OP_LISTXATTR, FSB_OP_REMOVEXATTR, FSB_OP_LOCK, FSB_OP_WATCH, FSB_OP_DESCRIPTOR};
+        FSB_OP_ALLOCATE, FSB_OP_SEEK, FSB_OP_GETXATTR, FSB_OP_SETXATTR, FSB_OP_LISTXATTR,
+        FSB_OP_REMOVEXATTR, FSB_OP_LOCK, FSB_OP_WATCH, FSB_OP_DESCRIPTOR};
     if (!out || !desc || !desc->connect) return -EINVAL;
     const char *root = desc->root ? desc->root : "/";
     if (!*root || strlen(root) > FSB_PATH_MAX) return -EINVAL;

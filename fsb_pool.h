@@ -1,7 +1,8 @@
 /* fsb_pool.h - v0.1.0 - a keyed pool of connections - single-header C library (C99, C++11)
 
    Lends connections, or anything else that takes long to open, by key ("user@host"): an idle one at
-   once, a new one while the limits allow, else the next that comes back, first come first served.
+   once, a new one while the limits allow, else the next that comes back, in the order of asking
+   but for short turns (fsb_pool_acquire()), which nobody who waits can lose to for long.
 
    QUICK START   (extracted, compiled and run by the tests)
        #define FSB_POOL_IMPLEMENTATION         // in ONE source file, before its other includes
@@ -387,9 +388,11 @@ typedef struct fsb_pool_stats {
 FSB_API int fsb_pool_open(fsb_pool **out, const fsb_pool_desc *desc);
 
 /* Lends a thing of `key` (copied): an idle one, else a new one, else the next that is given back,
-   in the order of asking. Where max_total is reached, another key's idle one makes room. While the
-   first thing of a key is being made, others that ask for it wait for how that goes, and if it
-   fails, fail with it. timeout_ms 0: the desc's wait_ms.
+   in the order of asking, but for this: who asks when a thing has just come back may get it past
+   those who wait, up to 32 times and for 3 ms, then it goes to the first of them; where nobody
+   asked, after 2 ms. Where max_total is reached, another key's idle one makes room. While the first
+   thing of a key is being made, others that ask for it wait for how that goes, and if it fails,
+   fail with it. timeout_ms 0: the desc's wait_ms.
    Errors: -ETIMEDOUT; -EINVAL; -ENOMEM; what open() says. Threads: any; may block. */
 FSB_API int fsb_pool_acquire(fsb_pool *pool, const char *key, uint32_t timeout_ms,
                              fsb_lease *out);
@@ -520,6 +523,8 @@ typedef struct fsb_pool_slot_ {
     struct fsb_pool_key_  *key;
     void                  *thing;
     int64_t                since;   /* idle, ms */
+    int64_t                turn;    /* when it was handed over last, ms; */
+    uint32_t               past;    /* and how often it was lent since past those who wait */
     uint32_t               generation, pins;
     fsb_pool_state_        state;
     int                    suspect; /* check it, however short it was idle */
@@ -553,6 +558,9 @@ struct fsb_pool {
     fsb_pool_key_   **buckets;
     uint32_t          bucket_count;
     fsb_pool_waiter_ *first, *last; /* in the order of asking */
+    fsb_pool_waiter_ *lookout;      /* one of them; NULL: nobody looks out for idle things */
+    uint32_t          wary, caution; /* things to hand over before one is left idle again; the next
+                                        time that is in vain */
     fsb_pool_stats    stats;        /* waiting, lent, ... are kept up to date too */
     int               closing, has_thread;
     pthread_t         thread;
@@ -620,6 +628,14 @@ static void fsb_pool_empty_(fsb_pool *p, fsb_pool_slot_ *slot)
 
 /* ---- [waiters] ------------------------------------------------------------------------------- */
 
+/* Handing each thing to the next who waits costs two changes of threads for every lease, more than
+   a short one takes. So what comes back while others wait is left idle for a moment, within a turn
+   of FSB_POOL_TURN_ leases and FSB_POOL_TURN_MS_ since it was handed over: whoever asks next,
+   mostly the same thread, goes on with it. One of those who wait looks out for what nobody came
+   back for, and hands it over; for a while nothing is left idle then. */
+enum { FSB_POOL_TURN_ = 32, FSB_POOL_TURN_MS_ = 3, FSB_POOL_LOOK_MS_ = 2,
+       FSB_POOL_WARY_ = 64, FSB_POOL_WARIEST_ = 1 << 16 };
+
 /* The idle thing that is longest so, of all keys, to make room; NULL: none. Lock held. */
 static fsb_pool_slot_ *fsb_pool_oldest_(fsb_pool *p)
 {
@@ -640,6 +656,7 @@ static int fsb_pool_grant_(fsb_pool *p, fsb_pool_waiter_ *w)
     if (slot) {
         fsb_pool_unlink_idle_(p, slot);
         slot->state = FSB_POOL_LENT_, ++slot->generation, ++p->stats.lent, ++p->stats.hits;
+        ++slot->past;
         w->slot = slot;
         return 1;
     }
@@ -663,22 +680,48 @@ static int fsb_pool_grant_(fsb_pool *p, fsb_pool_waiter_ *w)
 
 static void fsb_pool_leave_(fsb_pool *p, fsb_pool_waiter_ *w)
 {
+    if (p->lookout == w) p->lookout = NULL;
     *(w->prev ? &w->prev->next : &p->first) = w->next;
     *(w->next ? &w->next->prev : &p->last) = w->prev;
     --p->stats.waiting;
 }
 
-/* Something came free: in the order of asking, whoever can use it gets it. Lock held. Nobody on the
-   list can be helped before that, so a newcomer that can be is not pushing in. */
-static void fsb_pool_serve_(fsb_pool *p)
+/* Something is free: in the order of asking, whoever can use it gets it; how many did. Then nothing
+   is left idle that somebody waits for. Lock held. */
+static uint32_t fsb_pool_serve_(fsb_pool *p)
 {
+    const int64_t now = p->first ? fsb_pool_now_() : 0;
+    uint32_t      n = 0;
     for (fsb_pool_waiter_ *w = p->first, *next; w; w = next) {
         next = w->next;
         if (!fsb_pool_grant_(p, w)) continue;
         fsb_pool_leave_(p, w);
-        w->done = 1;
+        w->slot->turn = now, w->slot->past = 0;
+        w->done = 1, ++n;
         pthread_cond_signal(&w->wake);
     }
+    return n;
+}
+
+/* 1 if what is idle since `now` may stay it although somebody waits. Lock held. */
+static int fsb_pool_leave_idle_(fsb_pool *p, const fsb_pool_slot_ *slot, int64_t now)
+{
+    if (!p->lookout) return 0;
+    if (p->wary) {
+        --p->wary;
+        return 0;
+    }
+    if (slot->past < FSB_POOL_TURN_ && now - slot->turn < FSB_POOL_TURN_MS_) return 1;
+    if (slot->past) p->caution = FSB_POOL_WARY_; /* somebody came back for it */
+    return 0;
+}
+
+/* The moment is over: what was left idle in vain is handed over. Lock held. */
+static void fsb_pool_look_(fsb_pool *p)
+{
+    if (!fsb_pool_serve_(p)) return;
+    p->wary = p->caution;
+    if (p->caution < FSB_POOL_WARIEST_) p->caution *= 2;
 }
 
 /* Waits on the list for a slot. Lock held. */
@@ -690,7 +733,13 @@ static int fsb_pool_wait_(fsb_pool *p, fsb_pool_waiter_ *w, int64_t end)
     p->last = w;
     ++p->stats.waiting, ++p->stats.waited;
     while (!w->done) {
-        if (fsb_pool_cond_wait_(&w->wake, &p->lock, end) != ETIMEDOUT || w->done) continue;
+        int64_t until = end;
+        if (!p->lookout) p->lookout = w;
+        if (p->lookout == w) until = fsb_pool_now_() + FSB_POOL_LOOK_MS_;
+        if (until > end) until = end;
+        if (fsb_pool_cond_wait_(&w->wake, &p->lock, until) != ETIMEDOUT || w->done) continue;
+        fsb_pool_look_(p);
+        if (w->done || until < end) continue;
         fsb_pool_leave_(p, w);
         w->done = 1, w->result = -ETIMEDOUT, ++p->stats.timed_out;
     }
@@ -853,7 +902,7 @@ FSB_API int fsb_pool_release(fsb_pool *p, fsb_lease lease, fsb_pool_fate fate)
         if (fate == FSB_POOL_SUSPECT) slot->suspect = 1;
         slot->next = slot->key->idle, slot->key->idle = slot;
         --p->stats.lent, ++p->stats.idle;
-        fsb_pool_serve_(p);
+        if (!fsb_pool_leave_idle_(p, slot, slot->since)) fsb_pool_serve_(p);
     }
     pthread_mutex_unlock(&p->lock);
     if (key) fsb_pool_retired_(p, thing, key);
@@ -981,6 +1030,7 @@ FSB_API int fsb_pool_open(fsb_pool **out, const fsb_pool_desc *desc)
     fsb_pool *p = (fsb_pool *)fsb_pool_new_(&d.allocator, sizeof *p);
     if (!p) return -ENOMEM;
     p->desc = d, p->bucket_count = d.max_total;
+    p->wary = p->caution = FSB_POOL_WARY_;
     pthread_mutex_init(&p->lock, NULL);
     fsb_pool_cond_init_(&p->wake);
     p->slots = (fsb_pool_slot_ *)fsb_pool_new_(&d.allocator, d.max_total * sizeof *p->slots);

@@ -94,12 +94,16 @@ static void compare(const char *which, int (*fn)(void *, void *))
 {
     double   ours[RUNS], theirs[RUNS];
     uint64_t least = 0, ignored;
-    char     note[80];
+    char     note[120];
+    fsb_pool_stats before, s;
+    fsb_pool_get_stats(pool, &before);
     for (int i = 0; i < RUNS; ++i) {
         theirs[i] = rate(4, 0, fn, &ignored);
         ours[i] = rate(100, 1, fn, &least);
     }
-    snprintf(note, sizeof note, "100 threads on 4; the slowest thread got %llu",
+    fsb_pool_get_stats(pool, &s);
+    snprintf(note, sizeof note, "100 threads on 4; %.0f%% waited; the slowest thread got %llu",
+             100 * (double)(s.waited - before.waited) / (double)(s.hits - before.hits),
              (unsigned long long)least);
     bench_row(which, ours, RUNS, "req/s", "4 threads, own", theirs, RUNS, BENCH_MORE, note);
 }

@@ -1011,15 +1011,23 @@ static unsigned different(fsb_backend *from, fsb_backend *to)
     return p.different;
 }
 
+static int stop_now(void *user, const fsb_copy_progress *p)
+{
+    (void)user, (void)p;
+    return 1;
+}
+
 static void copy_between(fsb_backend *from, fsb_backend *to)
 {
     fsb_copy_progress p;
     test_memory       m = {0};
     fsb_copy_desc     d = {.from = from, .to = to, .from_path = "/src", .to_path = "/dst",
                            .parallel = 4, .allocator = {test_memory_fn, &m}};
+    from->flags = 0; /* as one from afar: small files come with the listing */
     CHECK_EQ(fsb_backend_copy(&d, &p), 0);
     CHECK_EQ(p.files, 304);
     CHECK_EQ(p.folders, 4);
+    CHECK(p.found_bytes >= p.bytes);
     CHECK_EQ(p.failed, 0);
     CHECK_EQ(p.passed, 0);
     CHECK_EQ(different(from, to), 0);
@@ -1032,14 +1040,20 @@ static void copy_between(fsb_backend *from, fsb_backend *to)
     CHECK_EQ(p.walked, 1);
     CHECK(p.found_bytes >= p.bytes); /* holes are found, not copied */
     CHECK_EQ(different(from, to), 0);
-    d.flags = 0;
+    d.flags = FSB_COPY_VERIFY;
     CHECK_EQ(fsb_backend_copy(&d, &p), 0); /* over what is there */
+    CHECK_EQ(different(from, to), 0);
+    d.flags = 0, d.progress = stop_now;
+    CHECK_EQ(fsb_backend_copy(&d, &p), -ECANCELED);
+    d.progress = NULL, from->flags = FSB_BACKEND_QUICK;
+    CHECK_EQ(fsb_backend_copy(&d, &p), 0);
     CHECK_EQ(different(from, to), 0);
     CHECK_EQ(m.live, 0);
     CHECK_EQ(m.wrong_size, 0);
     CHECK_EQ(fsb_backend_remove_all(to, "/dst", NULL), 0);
     for (uint64_t k = 1; k < 700; k += 41) { /* out of memory anywhere: counted, nothing leaks */
         m = (test_memory){.fail_at = k};
+        from->flags ^= FSB_BACKEND_QUICK;
         const int err = fsb_backend_copy(&d, &p);
         CHECK(err == -ENOMEM || (err == 0 && m.calls < k));
         CHECK_EQ(m.live, 0);

@@ -266,6 +266,85 @@ static void test_crowd(void)
     end(c.pool, &c.w);
 }
 
+typedef struct patient {
+    fsb_pool *pool;
+    int       may_go; /* atomic */
+} patient;
+
+static void *wait_a_turn(void *arg)
+{
+    patient  *a = arg;
+    fsb_lease l;
+    CHECK_EQ(fsb_pool_acquire(a->pool, "one", 60000, &l), 0);
+    while (!__atomic_load_n(&a->may_go, __ATOMIC_SEQ_CST)) usleep(100);
+    CHECK_EQ(fsb_pool_release(a->pool, l, FSB_POOL_KEEP), 0);
+    return NULL;
+}
+
+/* Somebody waits for the one thing, which was handed over just now: it may be left idle. */
+static pthread_t start_waiting(patient *a)
+{
+    pthread_t thread;
+    a->may_go = 0;
+    pthread_create(&thread, NULL, wait_a_turn, a);
+    while (stats_of(a->pool).waiting != 1) usleep(100);
+    pthread_mutex_lock(&a->pool->lock);
+    a->pool->wary = 0;
+    a->pool->slots[0].turn = fsb_pool_now_(), a->pool->slots[0].past = 0;
+    pthread_mutex_unlock(&a->pool->lock);
+    return thread;
+}
+
+/* Who comes back at once goes on with the thing, but only so often: then who waits gets it. */
+static void test_turns(void)
+{
+    world     w;
+    fsb_pool *p = make(&w, (fsb_pool_desc){.max_per_key = 1});
+    patient   a = {p, 0};
+    fsb_lease l;
+    int       most = 0;
+    for (int round = 0; round < 500 && !most; ++round) {
+        int n = 0, err = 0;
+        CHECK_EQ(fsb_pool_acquire(p, "one", 0, &l), 0);
+        const pthread_t thread = start_waiting(&a);
+        do { /* 1 ms is more than enough for what is idle */
+            CHECK_EQ(fsb_pool_release(p, l, FSB_POOL_KEEP), 0);
+            err = fsb_pool_acquire(p, "one", 1, &l);
+            n += !err;
+        } while (!err && n < 1000);
+        CHECK_EQ(err, -ETIMEDOUT);
+        CHECK(n <= 32);
+        if (n > most) most = n;
+        __atomic_store_n(&a.may_go, 1, __ATOMIC_SEQ_CST);
+        pthread_join(thread, NULL);
+    }
+    CHECK(most > 0);
+    end(p, &w);
+}
+
+/* Nobody comes back: who waits finds it idle. */
+static void test_left_idle(void)
+{
+    world     w;
+    fsb_pool *p = make(&w, (fsb_pool_desc){.max_per_key = 1});
+    patient   a = {p, 0};
+    fsb_lease l;
+    uint32_t  wary = 0;
+    for (int round = 0; round < 500 && wary < 128; ++round) {
+        CHECK_EQ(fsb_pool_acquire(p, "one", 0, &l), 0);
+        const pthread_t thread = start_waiting(&a);
+        CHECK_EQ(fsb_pool_release(p, l, FSB_POOL_KEEP), 0);
+        __atomic_store_n(&a.may_go, 1, __ATOMIC_SEQ_CST);
+        pthread_join(thread, NULL);
+        CHECK_EQ(stats_of(p).waiting, 0);
+        CHECK(!p->lookout);
+        if (p->wary > wary) wary = p->wary;
+    }
+    CHECK_EQ(wary, 128); /* each time in vain makes it wary for twice as long */
+    CHECK_EQ(stats_of(p).timed_out, 0);
+    end(p, &w);
+}
+
 typedef struct asker {
     fsb_pool *pool;
     int       place, *turn;
@@ -480,6 +559,8 @@ int main(int argc, char **argv)
     TEST(test_with);
     TEST(test_crowd);
     TEST(test_first_come);
+    TEST(test_turns);
+    TEST(test_left_idle);
     TEST(test_single_flight);
     TEST(test_memory_fails);
     TEST(test_conformance);

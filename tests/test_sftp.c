@@ -80,7 +80,6 @@ static conformance_traits v3(const char *name, int many)
         [CONF_JAIL] = "the server follows them, with its user's rights",
         [CONF_NODES] = "there is no such request",
         [CONF_HOLES] = "there is no such request, nor the blocks in use",
-        [CONF_COPY] = "not made of copy-data, which no more than says when it is done",
         [CONF_XATTR] = "there is no such request",
         [CONF_DEEP] = "READDIR gives one folder's names",
         [CONF_WATCH] = "servers tell of nothing by themselves",
@@ -102,7 +101,9 @@ static void limits(fsb_backend *b)
     CHECK_EQ(C(GETXATTR, .path = "/a", .path2 = "user.a"), -ENOSYS);
     const fsb_handle h = conf_open(b, "/a", FSB_O_READ | FSB_O_WRITE);
     CHECK_EQ(C(LINK, .handle = h, .path2 = "/c"), -ENOSYS);
-    CHECK_EQ(C(COPY, .handle = h, .handle2 = h, .offset2 = 9, .size64 = 1), -ENOSYS);
+    CHECK_EQ(C(LIST, .handle = h, .emit = conf_emit), -EBADF);
+    C(COPY, .handle = h, .handle2 = h, .offset2 = 9, .size64 = 1); /* see has_copy() */
+    CHECK(conf_op.result == -EOPNOTSUPP || conf_op.result == -ENOSYS);
     CHECK_EQ(C(ALLOCATE, .handle = h, .size64 = 1), -ENOSYS);
     CHECK_EQ(C(SEEK, .handle = h, .flags = FSB_SEEK_DATA), -ENOSYS);
     CHECK_EQ(C(CLOSE, .handle = h), 0);
@@ -154,11 +155,28 @@ static void *write_and_read(void *arg)
     return NULL;
 }
 
-static void suite(fsb_backend *b, const conformance_traits *t)
+/* copy-data came with OpenSSH 9.0. */
+static int has_copy(fsb_backend *b)
+{
+    conf_put(b, "/one", "1"), conf_put(b, "/two", "2");
+    const fsb_handle h = conf_open(b, "/one", FSB_O_READ), to = conf_open(b, "/two", FSB_O_WRITE);
+    const int64_t    n = C(COPY, .handle = h, .handle2 = to, .offset2 = 1, .size64 = 9);
+    CHECK(n == 1 || n == -ENOSYS);
+    CHECK_EQ(C(CLOSE, .handle = h), 0);
+    CHECK_EQ(C(CLOSE, .handle = to), 0);
+    conf_is(b, "/two", n == 1 ? "21" : "2");
+    CHECK_EQ(C(UNLINK, .path = "/one"), 0);
+    CHECK_EQ(C(UNLINK, .path = "/two"), 0);
+    return n == 1;
+}
+
+static void suite(fsb_backend *b, const conformance_traits *v)
 {
     busy      all[16];
     pthread_t threads[16];
-    conformance_run(b, t);
+    conformance_traits t = *v;
+    if (!has_copy(b)) t.lacks[CONF_COPY] = "this server has no copy-data";
+    conformance_run(b, &t);
     limits(b);
     for (int i = 0; i < 16; ++i) {
         all[i] = (busy){b, i};
@@ -210,13 +228,248 @@ static void test_server(void)
     CHECK_EQ(m.wrong_size, 0);
 }
 
+/* ---- the number of requests: it is what a copy's time is made of ---- */
+
+typedef struct counter {
+    server    s;
+    int       client, server; /* sockets; what comes from one goes to the other */
+    unsigned  sent[256];      /* requests, by type; atomic */
+    pthread_t thread;
+    size_t    have; /* of head; bytes of the request that are still to come */
+    uint64_t  rest;
+    unsigned char head[5];
+} counter;
+
+static void count_requests(counter *c, const unsigned char *data, size_t size)
+{
+    while (size) {
+        if (c->rest) {
+            const size_t n = size < c->rest ? size : (size_t)c->rest;
+            data += n, size -= n, c->rest -= n;
+            continue;
+        }
+        c->head[c->have++] = *data++, --size;
+        if (c->have < 5) continue;
+        c->rest = (c->head[0] * 16777216u + c->head[1] * 65536u + c->head[2] * 256u + c->head[3])
+            - 1u;
+        c->have = 0;
+        __atomic_add_fetch(&c->sent[c->head[4]], 1, __ATOMIC_RELAXED);
+    }
+}
+
+static void *relay(void *arg)
+{
+    counter      *c = arg;
+    unsigned char buf[65536];
+    struct pollfd p[2] = {{c->client, POLLIN, 0}, {c->server, POLLIN, 0}};
+    for (;;) {
+        poll(p, 2, -1);
+        for (int i = 0; i < 2; ++i) {
+            if (!p[i].revents) continue;
+            const ssize_t n = read(p[i].fd, buf, sizeof buf);
+            if (n <= 0) return shutdown(c->server, SHUT_WR), NULL;
+            if (i == 0) count_requests(c, buf, (size_t)n);
+            if (write(p[!i].fd, buf, (size_t)n) != n) return NULL;
+        }
+    }
+}
+
+static int connect_counted(void *user, int fds[2])
+{
+    counter  *c = user;
+    int       pair[2];
+    const int err = run_server(&c->s, fds);
+    if (err || socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) != 0) return -EIO;
+    c->server = fds[0], c->client = pair[1], fds[0] = fds[1] = pair[0];
+    return -pthread_create(&c->thread, NULL, relay, c);
+}
+
+enum { OPEN = 3, CLOSE = 4, READ = 5, LSTAT = 7, FSTAT = 8, OPENDIR = 11 };
+
+static unsigned sent(counter *c, int type)
+{
+    return __atomic_exchange_n(&c->sent[type], 0, __ATOMIC_RELAXED);
+}
+
+/* Once this is answered, all that was sent before is counted: nobody waits for a CLOSE. */
+static void all_sent(fsb_backend *b) { CHECK_EQ(C(STATFS, .path = "/"), 0); }
+
+typedef struct some { /* of a listing, a part at a time */
+    int      most, n, data;
+    uint64_t cookie, bytes;
+    int      wrong;
+} some;
+
+static int few(fsb_op *op, const fsb_dirent *e)
+{
+    some *l = op->user;
+    if (!l) return 0;
+    if (l->most && l->n == l->most) return 1;
+    ++l->n, l->cookie = e->cookie;
+    if (!e->data) return 0;
+    ++l->data, l->bytes += e->stat.size;
+    for (uint64_t i = 0; i < e->stat.size; ++i) /* each is full of its name's first byte */
+        if (((const char *)e->data)[i] != e->name[0]) ++l->wrong;
+    return 0;
+}
+
+static some rest_of(fsb_backend *b, uint64_t cookie, int most, uint32_t flags)
+{
+    some l = {.most = most};
+    CHECK_EQ(C(LIST, .path = "/many", .offset = cookie, .emit = few, .user = &l, .flags = flags),
+             !most);
+    return l;
+}
+
+static void fill(const char *root, const char *name, size_t size)
+{
+    char path[400];
+    snprintf(path, sizeof path, "%s/many/%s", root, name);
+    FILE *f = fopen(path, "w");
+    for (size_t i = 0; f && i < size; ++i) fputc(name[0], f);
+    CHECK(f && !fclose(f));
+}
+
+/* A folder that is listed in parts is read once, until this backend changes something. */
+static void parts(fsb_backend *b, counter *c)
+{
+    some l = {0};
+    int  all = 0, calls = 0;
+    sent(c, OPENDIR);
+    for (int64_t more = 0; !more; all += l.n, ++calls) {
+        l = (some){.most = 10, .cookie = l.cookie};
+        more = C(LIST, .path = "/many", .offset = l.cookie, .emit = few, .user = &l);
+        REQUIRE(more >= 0);
+    }
+    CHECK_EQ(all, 306);
+    CHECK_EQ(calls, 31);
+    CHECK_EQ(sent(c, OPENDIR), 1);
+    l = rest_of(b, 0, 100, FSB_LIST_STAT);
+    CHECK_EQ(sent(c, OPENDIR), 1); /* from the beginning: what is there now */
+    conf_put(b, "/other", "");
+    CHECK_EQ(rest_of(b, l.cookie, 0, FSB_LIST_STAT).n, 206);
+    CHECK_EQ(sent(c, OPENDIR), 1);
+    CHECK_EQ(C(UNLINK, .path = "/other"), 0);
+    for (int i = 0; i < 9; ++i) rest_of(b, 0, 1 + i, 0); /* many are begun and left */
+}
+
+/* LIST with DATA asks three things of each small file, all at once, and nothing of others. */
+static void data(fsb_backend *b, counter *c, const char *root)
+{
+    const uint32_t flags = FSB_LIST_STAT | FSB_LIST_DATA;
+    all_sent(b);
+    memset(c->sent, 0, sizeof c->sent);
+    some l = rest_of(b, 0, 0, flags);
+    all_sent(b);
+    CHECK_EQ(l.n, 306);
+    CHECK_EQ(l.data, 303); /* not the folder, the link, the large one */
+    CHECK_EQ(l.bytes, 300 * 100 + 1 + 65536);
+    CHECK_EQ(l.wrong, 0);
+    CHECK_EQ(sent(c, OPEN), 302); /* the empty one has nothing to be read */
+    CHECK_EQ(sent(c, READ), 302);
+    CHECK_EQ(sent(c, CLOSE), 303);
+    CHECK_EQ(sent(c, LSTAT) + sent(c, FSTAT), 1);
+    /* Files that are others by now, behind the kept listing's back. */
+    char path[400];
+    l = rest_of(b, 0, 1, flags);
+    for (int i = 0; i < 300; ++i) {
+        snprintf(path, sizeof path, "f%d", i);
+        fill(root, path, i % 3 == 0 ? 99 : i % 3 == 1 ? 101 : 100);
+    }
+    l = rest_of(b, l.cookie, 0, flags);
+    CHECK(l.data >= 102 && l.data <= 103);
+    CHECK_EQ(l.wrong, 0);
+    /* A few are left to who can ask for them besides. */
+    for (int i = 0; i < 16; ++i) {
+        snprintf(path, sizeof path, "folder/f%d", i);
+        fill(root, path, 100);
+        some few_files = {0};
+        CHECK_EQ(C(LIST, .path = "/many/folder", .emit = few, .flags = flags,
+                   .user = &few_files), 1);
+        CHECK_EQ(few_files.data, i < 15 ? 0 : 16);
+    }
+    CHECK_EQ(fsb_backend_remove_all(b, "/many/folder", NULL), 0);
+    CHECK_EQ(C(MKDIR, .path = "/many/folder", MODE(0755)), 0);
+    /* No more than a MiB in one call. */
+    for (int i = 0; i < 20; ++i) {
+        snprintf(path, sizeof path, "g%d", i);
+        fill(root, path, 65000);
+    }
+    l = rest_of(b, 0, 0, flags);
+    CHECK_EQ(l.n, 326);
+    CHECK(l.bytes >= FSB_IO_MAX && l.bytes < FSB_IO_MAX + 65000);
+    CHECK_EQ(l.wrong, 0);
+}
+
+static void copied(fsb_backend *b, counter *c)
+{
+    fsb_backend      *to = NULL;
+    fsb_copy_progress p;
+    CHECK_EQ(fsb_memory_open(&to, NULL), 0);
+    all_sent(b);
+    memset(c->sent, 0, sizeof c->sent);
+    CHECK_EQ(fsb_backend_copy(&(fsb_copy_desc){.from = b, .to = to, .from_path = "/many",
+                              .to_path = "/copy"}, &p), 0);
+    CHECK_EQ(p.files, 325);
+    CHECK_EQ(p.folders, 2);
+    CHECK_EQ(p.bytes, 300 * 100 + 1 + 65536 + 65537 + 20 * 65000);
+    CHECK_EQ(p.found_bytes, p.bytes);
+    all_sent(b);
+    CHECK_EQ(sent(c, OPEN), 323);
+    CHECK_EQ(sent(c, READ), 323);
+    CHECK_EQ(sent(c, CLOSE), 325); /* two folders */
+    CHECK_EQ(sent(c, OPENDIR), 2);
+    CHECK(sent(c, LSTAT) < 8); /* of folders, the link, and the large one */
+    b = to;
+    CHECK_EQ(conf_stat(b, "/copy/h").size, 65536);
+    CHECK_EQ(conf_stat(b, "/copy/f299").mode, S_IFREG | 0644);
+    CHECK_EQ(conf_stat(b, "/copy/link").size, 1);
+    to->close(to);
+}
+
+static void test_requests(void)
+{
+    char        root[300], path[400], *argv[] = {(char *)(uintptr_t)sftp_server(), NULL};
+    counter     c = {.s = {argv, 0, 0}};
+    test_memory m = {0};
+    fsb_backend *b = NULL;
+    if (!argv[0]) SKIP("no sftp-server: openssh-server is not installed");
+    new_root(root, sizeof root, "requests");
+    CHECK_EQ(fsb_sftp_open(&b, &(fsb_sftp_desc){.connect = connect_counted, .user = &c,
+                           .root = root, .allocator = {test_memory_fn, &m}}), 0);
+    REQUIRE(b);
+    CHECK_EQ(C(MKDIR, .path = "/many", MODE(0755)), 0);
+    CHECK_EQ(C(MKDIR, .path = "/many/folder", MODE(0755)), 0);
+    CHECK_EQ(C(SYMLINK, .path = "/many/link", .path2 = "h"), 0);
+    for (int i = 0; i < 300; ++i) {
+        snprintf(path, sizeof path, "f%d", i);
+        fill(root, path, 100);
+    }
+    fill(root, "empty", 0), fill(root, "i", 1), fill(root, "h", 65536), fill(root, "large", 65537);
+    parts(b, &c);
+    data(b, &c, root);
+    for (int i = 0; i < 300; ++i) {
+        snprintf(path, sizeof path, "f%d", i);
+        fill(root, path, 100);
+        snprintf(path, sizeof path, "%s/many/f%d", root, i);
+        CHECK_EQ(chmod(path, 0644), 0);
+    }
+    copied(b, &c);
+    b->close(b);
+    pthread_join(c.thread, NULL);
+    close(c.client), close(c.server);
+    end_server(&c.s);
+    CHECK_EQ(m.live, 0);
+    CHECK_EQ(m.wrong_size, 0);
+}
+
 static void test_no_memory(void)
 {
     char   root[300], *argv[] = {(char *)(uintptr_t)sftp_server(), NULL};
     server s = {argv, 0, 0};
     if (!argv[0]) SKIP("no sftp-server: openssh-server is not installed");
     new_root(root, sizeof root, "memory");
-    for (uint64_t k = 1; k < 40; ++k) {
+    for (uint64_t k = 1; k < 60; ++k) {
         test_memory  m = {.fail_at = k};
         fsb_backend *b = NULL;
         const int    err = fsb_sftp_open(&b, &(fsb_sftp_desc){.connect = run_server, .user = &s,
@@ -232,6 +485,7 @@ static void test_no_memory(void)
             if (conf_op.result >= 0) fsb_slice_release(&conf_op.slice);
             conf_list l = {0};
             C(LIST, .path = "/", .emit = conf_emit, .user = &l);
+            C(LIST, .path = "/", .emit = few, .flags = FSB_LIST_STAT | FSB_LIST_DATA);
             b->close(b);
         }
         CHECK_EQ(m.live, 0);
@@ -533,6 +787,7 @@ int main(int argc, char **argv)
     test_begin(argc, argv);
     (void)signal(SIGPIPE, SIG_IGN);
     TEST(test_server);
+    TEST(test_requests);
     TEST(test_no_memory);
     TEST(test_exec);
     TEST(test_liars);
