@@ -2085,20 +2085,23 @@ static uint64_t fsb_mounts_word_(const char *p, size_t left)
 }
 
 /* Hashes the component at *p, which ends before a '/' or at `end`, into h; *p is its end then. */
-static uint64_t fsb_mounts_hash_(uint64_t h, const char **p, const char *end)
+static inline uint64_t fsb_mounts_hash_(uint64_t h, const char **p, const char *end)
 {
     const uint64_t ones = UINT64_C(0x0101010101010101), slashes = ones * '/';
-    for (;;) {
-        uint64_t       w = fsb_mounts_word_(*p, (size_t)(end - *p));
-        const uint64_t x = w ^ slashes;
-        /* the top bit of each byte that is '/', and of those behind the end */
-        const uint64_t stop = (((x - ones) & ~x) | ((w - ones) & ~w)) & (ones << 7);
-        const unsigned n = stop ? (unsigned)__builtin_ctzll(stop) / 8 : 8;
+    for (const char *at = *p;;) {
+        const size_t   left = (size_t)(end - at);
+        uint64_t       w = fsb_mounts_word_(at, left);
+        const uint64_t x = w ^ slashes, slash = (x - ones) & ~x & (ones << 7); /* its top bit */
+        size_t         n = slash ? (size_t)__builtin_ctzll(slash) / 8 : 8;
         if (n < 8) w &= (UINT64_C(1) << (8 * n)) - 1;
         h = (h ^ w) * UINT64_C(0x9e3779b97f4a7c15);
         h ^= h >> 32;
-        *p += n;
-        if (n < 8) return h;
+        if (n > left) n = left;
+        at += n;
+        if (n < 8) {
+            *p = at;
+            return h;
+        }
     }
 }
 
