@@ -1028,7 +1028,7 @@ static void test_no_memory(void)
     files->close(files);
 }
 
-/* What a watch saw, from the threads of several backends: "+/x " made, "-/x " removed, "?/x " else. */
+/* What a watch saw, from threads of several backends: "+/x " made, "-/x " removed, "?/x " else. */
 typedef struct sights {
     pthread_mutex_t lock;
     char            text[4000];
