@@ -451,7 +451,8 @@ typedef struct fsb_chunk_pass {
     fsb_chunk_share share;      /* what it opens, and its tenant's name; the name is copied */
     int64_t         expires_ns; /* since the epoch; 0: never */
     fsb_chunk_limits limits; /* of all clients of this backend together: they are one tenant, and
-                                have one turn among the others; as they were last said */
+                                have one turn among the others: while these ask, half of the
+                                processors serve it at most; as they were last said */
     int quick; /* 1: treated as FSB_BACKEND_QUICK, where a tenant's files may be closed under it,
                   as those of fsb_tenants, and so are not read by their descriptors */
 } fsb_chunk_pass;
@@ -2953,7 +2954,7 @@ struct fsb_chunk_conn_ {
     fsb_chunk_tenant_     *tenant;  /* NULL: it came without a token; with it, from the key on */
     uint32_t               checked; /* which recheck its token has passed */
     int64_t                turn_at; /* ms: a frame waits until then for its tenant's rates; 0 */
-    int                    turn;    /* 1: counted in tenant->turns; of its thread alone */
+    uint32_t               turn;    /* not 0: counted in tenant->turns; of its thread alone */
     fsb_chunk_party_       own;     /* guarded by server->lock */
     unsigned char          from[16]; /* its address, if secure */
     int                    unproven; /* 1: has not said hello; 2: had to make room before it did;
@@ -5474,11 +5475,11 @@ static uint32_t fsb_chunk_turns_(fsb_chunk_server *s, const fsb_chunk_tenant_ *t
     return now - mixed < MIXED_MS ? s->turns : UINT32_MAX;
 }
 
-/* A tenant's client waits until it may be served; not for long, as one of those that are may wait
-   for a disk itself. */
+/* A tenant's client waits until it may be served; not for ever, as one of those that are may wait
+   for a disk itself; but for longer than a round of many takes, or they are all served at once. */
 static void fsb_chunk_turn_take_(fsb_chunk_conn_ *conn)
 {
-    enum { PATIENCE_MS = 20 };
+    enum { PATIENCE_MS = 200 };
     fsb_chunk_tenant_ *t = conn->tenant;
     if (!t || !conn->share) return;
     pthread_mutex_lock(&t->lock);
@@ -5505,6 +5506,16 @@ static void fsb_chunk_turn_give_(fsb_chunk_conn_ *conn)
     pthread_mutex_unlock(&t->lock);
 }
 
+/* Before each frame of a turn. The kernel lets who runs go on for milliseconds, also when others'
+   threads have been woken: a client with many requests leaves them the processor now and then. */
+static void fsb_chunk_turn_share_(fsb_chunk_conn_ *conn)
+{
+    enum { AT_ONCE = 8 };
+    if (!conn->turn || ++conn->turn <= AT_ONCE) return;
+    conn->turn = 1;
+    if (fsb_chunk_turns_(conn->server, conn->tenant) != UINT32_MAX) sched_yield();
+}
+
 /* Runs the frames that are whole. Returns 1 if it stopped at a limit, 0 if it wants more bytes. */
 static int fsb_chunk_frames_(fsb_chunk_conn_ *conn)
 {
@@ -5516,6 +5527,7 @@ static int fsb_chunk_frames_(fsb_chunk_conn_ *conn)
         if (!whole || (size_t)whole > have) return 0;
         conn->in_deadline = 0;
         if (fsb_chunk_throttled_(conn) || fsb_chunk_waits_turn_(conn, &f)) return 1;
+        fsb_chunk_turn_share_(conn);
         const size_t  rest = have - (size_t)whole;
         const int64_t after = fsb_chunk_unseal_(conn->in + conn->in_start + whole, rest, &next);
         conn->in_start += (size_t)whole;

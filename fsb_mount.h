@@ -494,7 +494,9 @@ typedef struct fsb_namespace_desc {
    no backend has them. RENAME, LINK, COPY between two binds answer -EXDEV; RMDIR and RENAME of what
    holds mount points -EBUSY. Each bind has its own file_ids. A union looks a name up with a STAT of
    each member. A prefix is no jail against symbolic links: bind an fsb_scoped_open() for that.
-   WATCH sees the one backend that its folder leads to; FSB_WATCH_HELD answers -ENOSYS.
+   WATCH joins the watches of what its folder shows: of all members of a union and, FSB_WATCH_DEEP,
+   of the mount points below it as they are then; event() comes on the threads of all these. If one
+   of them cannot watch it is refused; FSB_WATCH_HELD answers -ENOSYS.
    Its close() closes its files. Errors: -EINVAL, -ENOMEM. Threads: any. */
 FSB_API int fsb_namespace_backend(fsb_backend **out, const fsb_namespace_desc *desc);
 /* What a shared handle table needs as its release(). Errors: none. Threads: any. */
@@ -779,6 +781,7 @@ FSB_API const char *fsb_mount_errmsg(fsb_mount *mount, char *buf, size_t size);
 #include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
@@ -1529,7 +1532,7 @@ typedef char fsb_handles_slot_is_32_bytes_[sizeof(fsb_handles_slot_) <= 32 ? 1 :
    the leading zeros of a number, as doubling ones need, makes one lookup wait for the last. */
 enum {
     FSB_HANDLES_BLOCK_ = 256,
-    FSB_HANDLES_SLAB_ = 1 << 18,
+    FSB_HANDLES_SLAB_ = 1 << 20,
     FSB_HANDLES_PAD_ = 64 /* slots share no line with strangers */
 };
 typedef struct fsb_handles_shard_ { /* a cache line each */
@@ -1604,12 +1607,25 @@ static size_t fsb_handles_slab_size_(const fsb_handles *t, uint32_t slab)
     return n * sizeof(fsb_handles_slot_) + FSB_HANDLES_PAD_;
 }
 
+/* With large pages a handle among a million is replaced by another in 160 ns, without in 270. */
+static void fsb_handles_large_pages_(char *memory, size_t size)
+{
+#ifdef MADV_HUGEPAGE
+    const uintptr_t page = 4096, from = ((uintptr_t)memory + page - 1) & ~(page - 1);
+    const uintptr_t to = ((uintptr_t)memory + size) & ~(page - 1);
+    if (from < to) (void)madvise((void *)from, to - from, MADV_HUGEPAGE);
+#else
+    (void)memory, (void)size;
+#endif
+}
+
 /* Lock held. Memory for a slab, not touched. */
 static int fsb_handles_slab_(fsb_handles *t, uint32_t slab)
 {
     const size_t size = fsb_handles_slab_size_(t, slab);
     char *memory = (char *)t->desc.allocator.fn(t->desc.allocator.user, NULL, 0, size);
     if (!memory) return -ENOMEM;
+    fsb_handles_large_pages_(memory, size);
     const size_t off = (FSB_HANDLES_PAD_ - (uintptr_t)memory % FSB_HANDLES_PAD_) % FSB_HANDLES_PAD_;
     t->memory[slab] = memory;
     t->slabs[slab] = (fsb_handles_slot_ *)(void *)(memory + off);
@@ -1700,11 +1716,12 @@ FSB_API int fsb_handles_get(fsb_handles *t, fsb_handle id, uint32_t owner, void 
         return fsb_handles_bad_(t, id, -EBADF);
     FSB_TABLES_STEP_();
     void *const    found = __atomic_load_n(&s->object, __ATOMIC_ACQUIRE);
-    const uint32_t whose = __atomic_load_n(&s->owner, __ATOMIC_ACQUIRE);
+    /* Not read in vain: the fewer loads wait for the slot, the more lookups are under way. */
+    const uint32_t whose = owner ? __atomic_load_n(&s->owner, __ATOMIC_ACQUIRE) : 0;
     if (__atomic_load_n(&s->used, __ATOMIC_RELAXED))
         __atomic_store_n(&s->used, 0, __ATOMIC_RELAXED);
     if (fsb_tables_load_(&s->state) >> 32 != id >> 32) return fsb_handles_bad_(t, id, -EBADF);
-    if (owner && whose != owner) return fsb_handles_bad_(t, id, -EACCES);
+    if (whose != owner) return fsb_handles_bad_(t, id, -EACCES);
     *object = found;
     return 0;
 }
@@ -2070,20 +2087,23 @@ static uint64_t fsb_mounts_word_(const char *p, size_t left)
 }
 
 /* Hashes the component at *p, which ends before a '/' or at `end`, into h; *p is its end then. */
-static uint64_t fsb_mounts_hash_(uint64_t h, const char **p, const char *end)
+static inline uint64_t fsb_mounts_hash_(uint64_t h, const char **p, const char *end)
 {
     const uint64_t ones = UINT64_C(0x0101010101010101), slashes = ones * '/';
-    for (;;) {
-        uint64_t       w = fsb_mounts_word_(*p, (size_t)(end - *p));
-        const uint64_t x = w ^ slashes;
-        /* the top bit of each byte that is '/', and of those behind the end */
-        const uint64_t stop = (((x - ones) & ~x) | ((w - ones) & ~w)) & (ones << 7);
-        const unsigned n = stop ? (unsigned)__builtin_ctzll(stop) / 8 : 8;
+    for (const char *at = *p;;) {
+        const size_t   left = (size_t)(end - at);
+        uint64_t       w = fsb_mounts_word_(at, left);
+        const uint64_t x = w ^ slashes, slash = (x - ones) & ~x & (ones << 7); /* its top bit */
+        size_t         n = slash ? (size_t)__builtin_ctzll(slash) / 8 : 8;
         if (n < 8) w &= (UINT64_C(1) << (8 * n)) - 1;
         h = (h ^ w) * UINT64_C(0x9e3779b97f4a7c15);
         h ^= h >> 32;
-        *p += n;
-        if (n < 8) return h;
+        if (n > left) n = left;
+        at += n;
+        if (n < 8) {
+            *p = at;
+            return h;
+        }
     }
 }
 
@@ -2596,11 +2616,12 @@ typedef struct fsb_namespace_ {
 
 typedef struct fsb_namespace_file_ { /* an open file or watch; it pins its mount point */
     fsb_namespace_ *ns;
-    fsb_mounted     at;
+    fsb_mounted     at; /* binds NULL: another one of the watch pins it */
     fsb_bind        bind;
     fsb_handle      handle; /* of bind.backend; 0: closed */
     void (*event)(void *user, const fsb_event *event);
-    void  *user;
+    void                       *user;
+    struct fsb_namespace_file_ *more; /* of a watch: on the other backends that it sees */
     size_t mount_size;
     char   mount[1]; /* [mount_size + 1] of a watch: the path of the point; "" for "/" */
 } fsb_namespace_file_;
@@ -2739,6 +2760,16 @@ static const fsb_allocator *fsb_namespace_memory_(const fsb_namespace_ *ns)
     return &ns->desc.allocator;
 }
 
+/* 1 if the path, which is below the watch's mount point, is below another one too. */
+static int fsb_namespace_hidden_(const fsb_namespace_file_ *f, const char *path)
+{
+    fsb_mounted at;
+    if (fsb_mounts_resolve(f->ns->desc.mounts, path, &at) != 0) return 1;
+    const size_t mount = path[1] ? (size_t)(at.rest - path) : 0;
+    fsb_mounts_release(f->ns->desc.mounts, &at);
+    return mount != f->mount_size;
+}
+
 static void fsb_namespace_event_path_(const fsb_namespace_file_ *f, const char **path, char *out)
 {
     const size_t cut = strlen(f->bind.prefix);
@@ -2754,7 +2785,7 @@ static void fsb_namespace_event_path_(const fsb_namespace_file_ *f, const char *
     memcpy(out, f->mount, f->mount_size);
     memcpy(out + f->mount_size, rest, size + 1);
     if (!out[0]) memcpy(out, "/", 2);
-    *path = out;
+    *path = fsb_namespace_hidden_(f, out) ? NULL : out;
 }
 
 static void fsb_namespace_event_(void *user, const fsb_event *event)
@@ -2769,7 +2800,8 @@ static void fsb_namespace_event_(void *user, const fsb_event *event)
     if (event->kind == FSB_EVENT_RENAMED && !mine.path2) mine.kind = FSB_EVENT_REMOVED;
     if (event->kind == FSB_EVENT_RENAMED && !mine.path)
         mine.kind = FSB_EVENT_CREATED, mine.path = mine.path2, mine.path2 = NULL;
-    if (event->stat) {
+    if (f->at.count > 1) mine.stat = NULL; /* of a union another member may have the name first */
+    if (mine.stat) {
         stat = *event->stat, stat.file_id = fsb_namespace_id_(&f->bind, stat.file_id);
         mine.stat = &stat;
     }
@@ -2806,41 +2838,50 @@ static int fsb_namespace_bad_(const fsb_namespace_ *ns, int err)
     return ns->ended && err == -EACCES ? -EBADF : err;
 }
 
+/* Closes the file, or the watch, on each backend: no event() runs when this is done. */
+static void fsb_namespace_shut_(fsb_namespace_file_ *f)
+{
+    for (; f; f = f->more) {
+        fsb_op op;
+        memset(&op, 0, sizeof op);
+        op.code = FSB_OP_CLOSE, op.handle = f->handle;
+        if (f->handle) fsb_namespace_inner_(f->bind.backend, &op);
+        f->handle = 0;
+    }
+}
+
+static void fsb_namespace_free_(fsb_namespace_ *ns, fsb_namespace_file_ *f)
+{
+    for (fsb_namespace_file_ *next; f; f = next) {
+        next = f->more;
+        if (f->at.binds) fsb_mounts_release(ns->desc.mounts, &f->at);
+        fsb_tables_free_(fsb_namespace_memory_(ns), f, sizeof *f + f->mount_size);
+    }
+}
+
 FSB_API void fsb_namespace_release(void *user, fsb_handle id, void *object)
 {
     fsb_namespace_file_ *f = (fsb_namespace_file_ *)object;
     fsb_namespace_      *ns = f->ns;
     (void)user, (void)id;
-    if (f->handle) {
-        fsb_op op;
-        memset(&op, 0, sizeof op);
-        op.code = FSB_OP_CLOSE, op.handle = f->handle;
-        fsb_namespace_inner_(f->bind.backend, &op);
-    }
-    fsb_mounts_release(ns->desc.mounts, &f->at);
-    fsb_tables_free_(fsb_namespace_memory_(ns), f, sizeof *f + f->mount_size);
+    fsb_namespace_shut_(f);
+    fsb_namespace_free_(ns, f);
     fsb_namespace_closed_(ns);
 }
 
-/* OPEN and WATCH, resolved: what they open takes over the pin of the mount point. */
+/* OPEN, resolved: what it opens takes over the pin of the mount point. */
 static int64_t fsb_namespace_open_(fsb_namespace_lift_ *l, int *kept)
 {
     fsb_namespace_ *ns = l->ns;
     fsb_handle      id = 0;
-    const int    watch = l->op.code == FSB_OP_WATCH && l->upper->path[1];
-    const size_t mount = watch ? (size_t)(l->at.rest - l->upper->path) : 0;
     fsb_namespace_file_ *f =
-        (fsb_namespace_file_ *)fsb_tables_new_(fsb_namespace_memory_(ns), sizeof *f + mount);
+        (fsb_namespace_file_ *)fsb_tables_new_(fsb_namespace_memory_(ns), sizeof *f);
     int err = f ? fsb_namespace_opens_(ns) : -ENOMEM;
     if (err) {
-        fsb_tables_free_(fsb_namespace_memory_(ns), f, sizeof *f + mount);
+        fsb_tables_free_(fsb_namespace_memory_(ns), f, sizeof *f);
         return err;
     }
     f->ns = ns, f->at = l->at, f->bind = *l->bind;
-    f->event = l->op.code == FSB_OP_WATCH ? l->op.event : NULL, f->user = l->op.user;
-    f->mount_size = mount;
-    memcpy(f->mount, l->upper->path, mount);
-    if (f->event) l->op.event = fsb_namespace_event_, l->op.user = f;
     int64_t n = fsb_namespace_inner_(f->bind.backend, &l->op);
     if (n >= 0) {
         f->handle = l->op.handle, *kept = 1;
@@ -2853,7 +2894,79 @@ static int64_t fsb_namespace_open_(fsb_namespace_lift_ *l, int *kept)
         fsb_namespace_release(NULL, 0, f);
         return l->op.result = err;
     }
-    fsb_tables_free_(fsb_namespace_memory_(ns), f, sizeof *f + mount);
+    fsb_tables_free_(fsb_namespace_memory_(ns), f, sizeof *f);
+    fsb_namespace_closed_(ns);
+    return n;
+}
+
+/* ---- [namespace: watches] -------------------------------------------------------------------- */
+
+/* Watches the folder on the backend behind f, which is `rest` there. */
+static int64_t fsb_namespace_watch_on_(fsb_namespace_file_ *f, fsb_op *op, const char *rest)
+{
+    char   path[FSB_PATH_MAX + 1];
+    fsb_op sub = *op;
+    sub.path = path, sub.event = fsb_namespace_event_, sub.user = f, sub.out_offset = 0;
+    const int err = fsb_namespace_path_(&f->bind, rest, path);
+    if (err) return err;
+    const int64_t n = fsb_namespace_inner_(f->bind.backend, &sub);
+    if (n < 0) return n;
+    f->handle = sub.handle;
+    op->out_offset &= sub.out_offset != 0;
+    return 0;
+}
+
+/* Adds to *all the watches on the backends of the mount point that is at or above the folder, if
+   there is one. A backend that has no such folder is left out; but at the point itself it has to
+   have it, or what comes there later would not be seen. */
+static int64_t fsb_namespace_watch_at_(fsb_namespace_ *ns, fsb_op *op, const char *folder,
+                                       fsb_namespace_file_ **all)
+{
+    fsb_mounted at;
+    int64_t     err = fsb_mounts_resolve(ns->desc.mounts, folder, &at);
+    if (err) return err == -ENOENT ? 0 : err;
+    const size_t mount = folder[1] ? (size_t)(at.rest - folder) : 0;
+    int          pinned = 0;
+    for (uint32_t i = 0; !err && i < at.count; ++i) {
+        fsb_namespace_file_ *f =
+            (fsb_namespace_file_ *)fsb_tables_new_(fsb_namespace_memory_(ns), sizeof *f + mount);
+        if (!f) {
+            err = -ENOMEM;
+            break;
+        }
+        f->ns = ns, f->at = at, f->bind = at.binds[i], f->event = op->event, f->user = op->user;
+        f->mount_size = mount;
+        memcpy(f->mount, folder, mount);
+        err = fsb_namespace_watch_on_(f, op, at.rest);
+        if (pinned || err) f->at.binds = NULL;
+        if (!err) f->more = *all, *all = f, pinned = 1;
+        else fsb_namespace_free_(ns, f);
+        if (at.rest[0] && (err == -ENOENT || err == -ENOTDIR)) err = 0;
+    }
+    if (!pinned) fsb_mounts_release(ns->desc.mounts, &at);
+    return err;
+}
+
+/* WATCH: joins the watches of all backends that the folder shows and, if it is DEEP, of those at
+   the mount points below. */
+static int64_t fsb_namespace_watch_(fsb_namespace_ *ns, fsb_op *op)
+{
+    char                 point[FSB_PATH_MAX + 1];
+    fsb_namespace_file_ *all = NULL;
+    if (!op->event) return -EINVAL;
+    if (op->flags & FSB_WATCH_HELD) return -ENOSYS;
+    int64_t n = fsb_namespace_opens_(ns);
+    if (n) return n;
+    memcpy(point, op->path, strlen(op->path) + 1);
+    op->out_offset = 1; /* unless one of them cannot leave out what is not foreign */
+    n = fsb_namespace_watch_at_(ns, op, op->path, &all);
+    while (!n && op->flags & FSB_WATCH_DEEP && fsb_mounts_next(ns->desc.mounts, op->path, point))
+        n = fsb_namespace_watch_at_(ns, op, point, &all);
+    if (!n && !all) n = -ENOENT;
+    if (!n) n = fsb_handles_add(ns->desc.handles, all, ns->desc.owner, UINT32_MAX, &op->handle);
+    if (!n) return 0;
+    fsb_namespace_shut_(all);
+    fsb_namespace_free_(ns, all);
     fsb_namespace_closed_(ns);
     return n;
 }
@@ -2998,12 +3111,10 @@ static int64_t fsb_namespace_resolved_(fsb_namespace_lift_ *l, int *kept)
     fsb_op    *op = l->upper;
     const int  root = !l->at.rest[0];
     int        err = fsb_namespace_choose_(l);
-    const int  open = op->code == FSB_OP_OPEN || op->code == FSB_OP_WATCH;
     const int  moves = op->code == FSB_OP_RMDIR || op->code == FSB_OP_RENAME;
     if (err) return err;
     l->op.path = l->path, l->op.file_id = fsb_namespace_id_(l->bind, op->file_id);
     if (l->bind->flags & FSB_BIND_READ_ONLY && fsb_namespace_changes_(op)) return -EROFS;
-    if (op->code == FSB_OP_WATCH && op->flags & FSB_WATCH_HELD) return -ENOSYS;
     if (root && l->bind->prefix[0] && op->code == FSB_OP_UNLINK) return -EISDIR;
     if (root && l->bind->prefix[0] && moves) return -EBUSY;
     if (op->path[1] && moves && fsb_namespace_holds_(l->ns, op->path)) return -EBUSY;
@@ -3016,7 +3127,8 @@ static int64_t fsb_namespace_resolved_(fsb_namespace_lift_ *l, int *kept)
         if (l->at.count > 1 || fsb_namespace_holds_(l->ns, op->path))
             return l->op.result = fsb_namespace_merge_(l, 1);
     }
-    return open ? fsb_namespace_open_(l, kept) : fsb_namespace_inner_(l->bind->backend, &l->op);
+    return op->code == FSB_OP_OPEN ? fsb_namespace_open_(l, kept)
+                                   : fsb_namespace_inner_(l->bind->backend, &l->op);
 }
 
 static int64_t fsb_namespace_by_path_(fsb_namespace_ *ns, fsb_op *op)
@@ -3026,6 +3138,7 @@ static int64_t fsb_namespace_by_path_(fsb_namespace_ *ns, fsb_op *op)
     int64_t             n = op->path ? fsb_mounts_path_(op->path, strlen(op->path)) : -EINVAL;
     if (n == -EACCES) n = -EINVAL; /* "..": as backends do */
     if (n < 0) return op->result = n;
+    if (op->code == FSB_OP_WATCH) return op->result = fsb_namespace_watch_(ns, op);
     l.op = *op, l.upper = op, l.ns = ns, l.member = 0, l.merged = l.stopped = l.err = 0;
     l.ordinal = l.skip = 0, l.bind = NULL;
     l.op.stat.file_id = 0, l.op.handle = 0;
@@ -3086,7 +3199,7 @@ static int64_t fsb_namespace_by_handle_(fsb_namespace_ *ns, fsb_op *op)
     l.op.file_id = fsb_namespace_id_(&f->bind, op->file_id);
     if (op->code == FSB_OP_CLOSE && fsb_handles_remove(ns->desc.handles, id, 0) < 0) err = -EBADF;
     l.op.result = err ? err : fsb_namespace_on_(&l, f);
-    if (op->code == FSB_OP_CLOSE && !err) f->handle = 0;
+    if (op->code == FSB_OP_CLOSE && !err) f->handle = 0, fsb_namespace_shut_(f->more);
     fsb_namespace_answer_(op, &l.op, &f->bind);
     fsb_handles_unpin(ns->desc.handles, id);
     return op->result;

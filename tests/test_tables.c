@@ -1028,6 +1028,123 @@ static void test_no_memory(void)
     files->close(files);
 }
 
+/* What a watch saw, from threads of several backends: "+/x " made, "-/x " removed, "?/x " else. */
+typedef struct sights {
+    pthread_mutex_t lock;
+    char            text[4000];
+} sights;
+
+static void see(void *user, const fsb_event *e)
+{
+    sights *s = user;
+    pthread_mutex_lock(&s->lock);
+    const size_t used = strlen(s->text);
+    snprintf(s->text + used, sizeof s->text - used, "%s%s ",
+             e->kind == FSB_EVENT_CREATED   ? "+"
+                 : e->kind == FSB_EVENT_REMOVED ? "-"
+                                                : "?", e->path);
+    pthread_mutex_unlock(&s->lock);
+}
+
+static int sighted(sights *s, const char *what)
+{
+    pthread_mutex_lock(&s->lock);
+    const int yes = strstr(s->text, what) != NULL;
+    pthread_mutex_unlock(&s->lock);
+    return yes;
+}
+
+static int wait_sight(sights *s, const char *what)
+{
+    const struct timespec nap = {0, 1000000};
+    for (int i = 0; i < 20000 && !sighted(s, what); ++i) nanosleep(&nap, NULL);
+    return sighted(s, what);
+}
+
+static void make(fsb_backend *b, const char *path) { fsb_write_file(b, path, "x", 1, 0644); }
+
+/* The root, a folder of it that is hidden by a mount point, and a union: one watch sees them all,
+   and nothing once it is closed. */
+static void watch_joined(fsb_backend *b, fsb_backend *root, fsb_backend *data, fsb_backend *under)
+{
+    sights all = {.lock = PTHREAD_MUTEX_INITIALIZER}, flat = {.lock = PTHREAD_MUTEX_INITIALIZER};
+    sights both = {.lock = PTHREAD_MUTEX_INITIALIZER};
+    CHECK_EQ(C(WATCH, .path = "/", .flags = FSB_WATCH_DEEP, .event = see, .user = &all), 0);
+    const fsb_handle deep = conf_op.handle;
+    CHECK_EQ(C(WATCH, .path = "/", .event = see, .user = &flat), 0);
+    const fsb_handle shallow = conf_op.handle;
+    CHECK_EQ(C(WATCH, .path = "/u", .event = see, .user = &both), 0);
+    const fsb_handle joint = conf_op.handle;
+    CHECK_EQ(C(WATCH, .path = "/", .flags = FSB_WATCH_HELD, .event = see, .user = &all), -ENOSYS);
+    CHECK_EQ(C(WATCH, .path = "/"), -EINVAL);
+    make(root, "/data/hidden");
+    make(data, "/y");
+    CHECK(wait_sight(&all, "+/data/y "));
+    CHECK_EQ(C(UNLINK, .path = "/data/y"), 0);
+    CHECK(wait_sight(&all, "-/data/y "));
+    make(under, "/w");
+    make(b, "/u/z"); /* the first member's */
+    CHECK(wait_sight(&all, "+/u/w ") && wait_sight(&all, "+/u/z "));
+    CHECK(wait_sight(&both, "+/u/w ") && wait_sight(&both, "+/u/z "));
+    make(root, "/end"); /* behind /data/hidden, on the same thread */
+    CHECK(wait_sight(&all, "+/end ") && wait_sight(&flat, "+/end "));
+    CHECK(!sighted(&all, "hidden"));
+    CHECK(!sighted(&flat, "/data/") && !sighted(&flat, "/u/"));
+    CHECK_EQ(C(CLOSE, .handle = deep), 0);
+    CHECK_EQ(C(CLOSE, .handle = deep), -EBADF);
+    make(data, "/late");
+    make(under, "/late");
+    CHECK(wait_sight(&both, "+/u/late "));
+    CHECK(!sighted(&all, "late"));
+    CHECK_EQ(C(CLOSE, .handle = shallow), 0);
+    CHECK_EQ(C(CLOSE, .handle = joint), 0);
+}
+
+static void test_namespace_watch(void)
+{
+    fsb_backend *root = memory(), *data = memory(), *first = memory(), *under = memory(), *b = NULL;
+    fsb_backend  dumb = {.size = sizeof dumb, .name = "dumb"};
+    fsb_mounts  *t = NULL;
+    test_memory  m = {0};
+    sights       s = {.lock = PTHREAD_MUTEX_INITIALIZER};
+    REQUIRE(fsb_mounts_open(&t, NULL) == 0);
+    REQUIRE(fsb_namespace_backend(&b, &(fsb_namespace_desc){
+        .mounts = t, .allocator = {test_memory_fn, &m}}) == 0);
+    CHECK_EQ(add(t, "/data", data, 0), 0);
+    CHECK_EQ(C(WATCH, .path = "/", .event = see, .user = &s), -ENOENT); /* no backend has it */
+    CHECK_EQ(C(WATCH, .path = "/", .flags = FSB_WATCH_DEEP, .event = see, .user = &s), 0);
+    make(data, "/only");
+    CHECK(wait_sight(&s, "+/data/only "));
+    CHECK_EQ(fsb_mounts_remove(t, "/data", NULL), -EBUSY); /* it is watched */
+    CHECK_EQ(C(CLOSE, .handle = conf_op.handle), 0);
+    CHECK_EQ(add(t, "/", root, 0), 0);
+    CHECK_EQ(add(t, "/u", first, 0), 0);
+    CHECK_EQ(add(t, "/u", under, FSB_BIND_AFTER), 0);
+    fsb_op mkdir = {.code = FSB_OP_MKDIR, .path = "/data",
+                    .attr = {.mask = FSB_ATTR_MODE, .mode = 0755}};
+    CHECK_EQ(fsb_backend_call(root, &mkdir), 0);
+    watch_joined(b, root, data, under);
+    /* one that cannot be watched: no watch rather than one with holes, and nothing stays */
+    CHECK_EQ(add(t, "/dumb", &dumb, 0), 0);
+    CHECK_EQ(C(WATCH, .path = "/", .flags = FSB_WATCH_DEEP, .event = see, .user = &s), -ENOSYS);
+    CHECK_EQ(fsb_mounts_remove(t, "/dumb", NULL), 0);
+    for (uint64_t k = 1, err = 1; err; ++k) { /* no memory, wherever it is asked for */
+        m.calls = 0, m.fail_at = k;
+        const int64_t n =
+            C(WATCH, .path = "/", .flags = FSB_WATCH_DEEP, .event = see, .user = &s);
+        m.fail_at = 0, err = n != 0;
+        if (n) CHECK_EQ(n, -ENOMEM);
+        REQUIRE(k < 100);
+    }
+    CHECK_EQ(fsb_mounts_remove(t, "/u", NULL), -EBUSY);
+    b->close(b); /* with a watch */
+    CHECK_EQ(m.live, 0);
+    CHECK_EQ(fsb_mounts_remove(t, "/u", NULL), 0);
+    CHECK_EQ(fsb_mounts_remove(t, "/data", NULL), 0);
+    fsb_mounts_close(t);
+    root->close(root), data->close(data), first->close(first), under->close(under);
+}
+
 int main(int argc, char **argv)
 {
     test_begin(argc, argv);
@@ -1045,6 +1162,7 @@ int main(int argc, char **argv)
     TEST(test_mounts_stress);
     TEST(test_namespace_conformance);
     TEST(test_namespace);
+    TEST(test_namespace_watch);
     TEST(test_no_memory);
     return test_end("test_tables");
 }
