@@ -1381,7 +1381,7 @@ static void test_threads(void)
 
 /* ---- the decoded cache ---- */
 
-enum { DECODED = 300 };
+enum { DECODED = 300, GROWN = 5000 };
 
 static fsb_registry_doc decoded_doc(int i, int serial, char id[20], char content[400])
 {
@@ -1460,6 +1460,49 @@ static void test_decoded_threads(void)
     CHECK_EQ(c.errors, 0);
     CHECK_EQ(fsb_registry_stat(c.reg, &st), 0);
     CHECK(st.cache_hits > 0 && st.cache_misses > DECODED && st.views == 0);
+    fsb_registry_close(c.reg);
+    CHECK(m.live == 0 && m.wrong_size == 0);
+}
+
+/* Threads fill the cache, whose table grows several times under them; then all of it is a hit. */
+static void *load_all_decoded(void *arg)
+{
+    crew *c = arg;
+    for (int i = 0; i < GROWN; ++i) {
+        fsb_registry_view view;
+        char              id[20];
+        snprintf(id, sizeof id, "decoded-%d", i);
+        if (fsb_registry_load(c->reg, id, NULL, &view) || !decoded_is(&view, i))
+            __atomic_add_fetch(&c->errors, 1, __ATOMIC_RELAXED);
+        else fsb_registry_release(&view);
+    }
+    return NULL;
+}
+
+static void test_decoded_growth(void)
+{
+    enum { AT_ONCE = 500 };
+    static fsb_registry_doc docs[AT_ONCE];
+    static char             ids[AT_ONCE][20], contents[AT_ONCE][400];
+    test_memory             m = {0};
+    fsb_registry_desc       d = desc_of(fresh(), FSB_REGISTRY_LMDB);
+    fsb_registry_stats      filled, st;
+    pthread_t               readers[3];
+    d.cache_bytes = FSB_UNLIMITED, d.allocator.fn = test_memory_fn, d.allocator.user = &m;
+    crew c = {open_or_die(&d), 0, 0, 0, 0, 0};
+    for (int from = 0; from < GROWN; from += AT_ONCE) {
+        for (int i = 0; i < AT_ONCE; ++i)
+            docs[i] = decoded_doc(from + i, 0, ids[i], contents[i]);
+        CHECK_EQ(fsb_registry_save_batch(c.reg, docs, AT_ONCE, FSB_REGISTRY_NEW), 0);
+    }
+    for (int i = 0; i < 3; ++i) pthread_create(&readers[i], NULL, load_all_decoded, &c);
+    for (int i = 0; i < 3; ++i) pthread_join(readers[i], NULL);
+    CHECK_EQ(fsb_registry_stat(c.reg, &filled), 0);
+    load_all_decoded(&c);
+    CHECK_EQ(fsb_registry_stat(c.reg, &st), 0);
+    CHECK_EQ(st.cache_hits - filled.cache_hits, GROWN);
+    CHECK_EQ(st.cache_misses, filled.cache_misses);
+    CHECK_EQ(c.errors, 0);
     fsb_registry_close(c.reg);
     CHECK(m.live == 0 && m.wrong_size == 0);
 }
@@ -1972,6 +2015,7 @@ int main(int argc, char **argv)
     TEST(test_view_allocates_nothing);
     TEST(test_threads);
     TEST(test_decoded_threads);
+    TEST(test_decoded_growth);
     TEST(test_decoded_views);
     TEST(test_pinned_views);
     TEST(test_processes);
