@@ -5681,7 +5681,7 @@ FSB_API int fsb_registry_backup(fsb_registry *reg, const char *path, int compact
         return fsb_registry_fail_(reg, -EEXIST, "%.400s: is there already; name a new path", path);
     snprintf(aside, sizeof aside, "%s.new-%ld", path, (long)getpid());
     if (mkdir(aside, 0777) < 0)
-        return fsb_registry_fail_(reg, -errno, "%.400s: %s", aside, strerror(errno));
+        return fsb_registry_fail_(reg, -errno, "%.400s: %s", path, strerror(errno));
     int err = reg->ops->backup(reg, aside, compact);
     if (!err) err = fsb_registry_appear_(reg, aside, path);
     if (err) fsb_registry_remove_(reg, aside);
