@@ -4579,9 +4579,9 @@ static int fsb_registry_folder_sync_(fsb_registry *reg)
     return syncfs(reg->dir) < 0 ? -errno : 0;
 }
 
-/* Writes the files aside, syncs them, gives them their names, syncs the folders: each is there whole
-   or not. A batch is synced as one, with all else on that file system: it has two flushes to wait
-   for, not four for each file. */
+/* Writes the files aside, syncs them, gives them their names, syncs the folders: each is there
+   whole or not. A batch is synced as one, with all else on that file system: it has two flushes to
+   wait for, not four for each file. */
 static int fsb_registry_folder_save_(fsb_registry *reg, fsb_registry_write_ *w)
 {
     const int durable = reg->desc.durability != FSB_REGISTRY_UNSAFE;
@@ -4762,6 +4762,13 @@ static int64_t fsb_registry_folder_verify_(fsb_registry *reg, fsb_registry_bad_ 
     return fsb_registry_tally_all_(reg, &t);
 }
 
+/* A damaged file fails the backup: it would be missing in it. */
+static void fsb_registry_backup_bad_(void *user, const char *what, int err, const char *text)
+{
+    fsb_registry_fail_((fsb_registry *)user, err, "%.200s: %.300s; mend or remove it, then back up",
+                       what, text);
+}
+
 static int fsb_registry_folder_backup_(fsb_registry *reg, const char *aside, int compact)
 {
     fsb_registry_desc   desc = reg->desc;
@@ -4771,7 +4778,7 @@ static int fsb_registry_folder_backup_(fsb_registry *reg, const char *aside, int
     desc.path = aside, desc.kind = FSB_REGISTRY_FOLDER, desc.read_only = desc.must_exist = 0;
     int err = fsb_registry_open(&copy, &desc);
     if (err) return err;
-    err = fsb_registry_copy(reg, copy, FSB_REGISTRY_NEW, &report, NULL, NULL);
+    err = fsb_registry_copy(reg, copy, FSB_REGISTRY_NEW, &report, fsb_registry_backup_bad_, reg);
     fsb_registry_close(copy);
     return err;
 }

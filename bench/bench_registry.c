@@ -1,8 +1,8 @@
 /* bench_registry.c - the registry beside bare LMDB calls that do the same work, and a folder scan.
 
-   Every case runs nine times, or five, ours and theirs in turn and now the one first, now the other; the
-   note says the least that is promised of the ratio. Then the table that such registries publish,
-   for both stores. --quick is five, and leaves the million documents out. */
+   Every case runs nine times, or five, ours and theirs in turn and now the one first, now the
+   other; the note says the least that is promised of the ratio. Then the table that such registries
+   publish, for both stores. --quick is five, and leaves the million documents out. */
 #define FSB_REGISTRY_IMPLEMENTATION
 #include "../fsb_registry.h"
 #include "bench.h"

@@ -68,7 +68,8 @@ static void make_file(const char *path, size_t size)
     static char bytes[MIB];
     unsigned    seed = (unsigned)size;
     const int   fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-    for (size_t i = 0; i < sizeof bytes && i < size; ++i) bytes[i] = (char)((seed = seed * 1664525 + 7) >> 24);
+    for (size_t i = 0; i < sizeof bytes && i < size; ++i)
+        bytes[i] = (char)((seed = seed * 1664525 + 7) >> 24);
     for (size_t done = 0, n; done < size; done += n) {
         n = size - done < sizeof bytes ? size - done : sizeof bytes;
         if (write(fd, bytes, n) != (ssize_t)n) give_up("cannot write %s", path);

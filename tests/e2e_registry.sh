@@ -82,6 +82,7 @@ want 0 $'deleted\tprompts/hi' watch --all --once
 echo broken >out/prompts/hi/3.0.0.md
 want 1 '3.0.0.md: line 1: the front matter must begin' -r out verify
 want 1 'migrated 4, failed 1' import out
+want 1 '3.0.0.md: line 1: .*mend or remove it' -r out backup copied
 want 0 '' -r plain init --folder
 want 0 '' -r plain save a 1.0.0 hi.txt
 want 0 $'^a\t1.0.0' -r plain list

@@ -21,7 +21,7 @@ static const char help[] =
     "  bump ID --major|--minor|--patch [FILE|-] [words]  saves the next version; without a FILE\n"
     "                                                    its content is as before\n"
     "  delete ID@VERSION | ID --all                      one version, or every one\n"
-    "  import FROM [--replace]                           copies every version of another registry,\n"
+    "  import FROM [--replace]                           copies every version of another registry\n"
     "                                                    or of a folder of files ID/VERSION.md\n"
     "  export TO [--replace] [--lmdb]                    ... to another one: by default a folder\n"
     "  backup TO [--compact]                             while others write; TO - is stdout\n"
