@@ -194,7 +194,8 @@ typedef struct fsb_registry_desc {
                                    large as its contents (default 16 GiB; on 32 bits 256 MiB) */
     uint64_t      max_bytes;    /* LMDB: an environment's map grows up to this (default: no cap) */
     uint64_t      cache_bytes;  /* LMDB: memory for decoded documents (default 0: no cache) */
-    uint32_t      max_views;    /* LMDB: views pinned at once in an environment (default 256) */
+    uint32_t      max_views;    /* LMDB: views pinned at once in an environment, up to 65536
+                                   (default 256) */
     uint32_t      max_readers;  /* LMDB: of all processes; the first decides (default 1024) */
     uint32_t      wait_ms;      /* LMDB: how long a map that must move waits for the pinned views
                                    of this process, before -EBUSY (default 5000) */
@@ -214,7 +215,8 @@ typedef struct fsb_registry_doc {
     const char *fields;      /* list of "key=value", keys not empty and each once */
     const void *content;     /* of a loaded one: followed by a zero byte that size does not count */
     uint64_t    size;        /* bytes */
-    int64_t     created_ns;  /* 0 in a save: now, or kept when a version is replaced */
+    int64_t     created_ns;  /* years 1678 to 2261, as updated_ns;
+                                0 in a save: now, or kept when a version is replaced */
     int64_t     updated_ns;  /* 0 in a save: now */
     uint64_t    change;      /* number of the commit that wrote it; see FSB_REGISTRY_SWAP */
     uint8_t     hash[32];    /* BLAKE3-256 of the content; ignored by a save */
@@ -499,7 +501,8 @@ enum {
     FSB_REGISTRY_KEY_        = 511, /* LMDB's limit; 1 + 128 + 1 + 160 + 1 + 208 fit */
     FSB_REGISTRY_KEY_ROOM_   = 520, /* of a buffer for one, which is written in words of 8 */
     FSB_REGISTRY_COMPARISONS_ = 24, /* in a range */
-    FSB_REGISTRY_DEPTH_      = 64   /* of JSON */
+    FSB_REGISTRY_DEPTH_      = 64,  /* of JSON */
+    FSB_REGISTRY_VIEWS_MOST_ = 65536
 };
 
 /* ---- [memory] -------------------------------------------------------------------------------- */
@@ -811,13 +814,15 @@ static int fsb_registry_ver_kind_(const uint8_t *key, size_t size, uint8_t flip,
     if (size < 2) return 0;
     size_t at = 1;
     if ((key[0] ^ flip) == 1) return FSB_REGISTRY_V_TEXT_;
+    if ((key[0] ^ flip) != 2) return 0;
     for (int i = 0; i < 3; ++i) {
         if (at >= size) return 0;
         at += 1u + (size_t)(key[at] ^ flip);
     }
     if (at >= size) return 0;
     *numbers = at;
-    return (key[at] ^ flip) == 0xff ? FSB_REGISTRY_V_RELEASE_ : FSB_REGISTRY_V_PRE_;
+    const int mark = key[at] ^ flip; /* nothing else: a search goes on behind it */
+    return mark == 0xff ? FSB_REGISTRY_V_RELEASE_ : mark == 1 ? FSB_REGISTRY_V_PRE_ : 0;
 }
 
 /* Reads a complemented encoding, as it stands in a key; 0 if it is damaged. */
@@ -1076,6 +1081,12 @@ typedef struct fsb_registry_record_ {
 
 static const char *fsb_registry_text_(const char *s) { return s ? s : ""; }
 
+/* Outside the years that a plain folder writes as text, which are all whole years of int64_t. */
+static int fsb_registry_is_far_(int64_t ns)
+{
+    return ns < (int64_t)-9214560000 * 1000000000 || ns >= (int64_t)9214646400 * 1000000000;
+}
+
 /* What the registry refuses in a document; *why says it in words. */
 static int fsb_registry_doc_check_(const fsb_registry_doc *doc, const char **why)
 {
@@ -1089,6 +1100,9 @@ static int fsb_registry_doc_check_(const fsb_registry_doc *doc, const char **why
     if (doc->size > FSB_REGISTRY_CONTENT_MAX) return -EMSGSIZE;
     *why = "size without content";
     if (doc->size && !doc->content) return -EINVAL;
+    *why = "a time must lie in the years 1678 to 2261";
+    if (fsb_registry_is_far_(doc->created_ns) || fsb_registry_is_far_(doc->updated_ns))
+        return -EINVAL;
     *why = "description, type, tags and fields have at most 1 MiB";
     const size_t words = strlen(fsb_registry_text_(doc->description))
                          + strlen(fsb_registry_text_(doc->content_type))
@@ -1992,7 +2006,8 @@ static void fsb_registry_place_keep_(fsb_registry_env_ *env, const fsb_registry_
    takes no lock: it takes a pin, a cache line that is seldom another thread's, follows the bucket,
    and leaves in the pin what it found until the view is released. Who takes an entry out of its
    bucket looks at the pins after that: it waits for those that still search (some 20 ns), and an
-   entry that one holds is freed later. Where every pin is in use the cache is passed by. */
+   entry that one holds is freed later. Where every pin is in use the cache is passed by. The table
+   has two to four buckets an entry: small ones stay in the processor's caches. */
 
 enum {
     FSB_REGISTRY_CACHE_PARTS_ = 64,
@@ -2023,12 +2038,17 @@ typedef struct fsb_registry_shelf_ {
     uint64_t             bytes;
 } fsb_registry_shelf_;
 
-struct fsb_registry_cache_ {
-    fsb_registry_pin_     pins[FSB_REGISTRY_PINS_];
-    fsb_registry_shelf_   parts[FSB_REGISTRY_CACHE_PARTS_];
-    fsb_registry_shelf_   later;   /* out of their buckets, but not of every pin */
+typedef struct fsb_registry_table_ {
     fsb_registry_entry_ **buckets; /* [mask + 1], behind the struct; those of a part lie apart */
     size_t                mask, size; /* size: of the whole block */
+} fsb_registry_table_;
+
+struct fsb_registry_cache_ {
+    fsb_registry_pin_    pins[FSB_REGISTRY_PINS_];
+    fsb_registry_shelf_  parts[FSB_REGISTRY_CACHE_PARTS_];
+    fsb_registry_shelf_  later;   /* out of their buckets, but not of every pin */
+    fsb_registry_table_ *table;   /* replaced with every part's lock held; read without */
+    size_t               entries; /* in it; atomic */
 };
 
 /* A pin that holds `what`, NULL if there is none. */
@@ -2051,6 +2071,7 @@ static void fsb_registry_pin_end_(void *pin)
     __atomic_store_n(&((fsb_registry_pin_ *)pin)->holds, NULL, __ATOMIC_RELEASE);
 }
 
+/* Waits for those that search now. Does one of the pins hold e? */
 static int fsb_registry_is_pinned_(fsb_registry_cache_ *cache, const fsb_registry_entry_ *e)
 {
     for (int i = 0; i < FSB_REGISTRY_PINS_; ++i) {
@@ -2059,7 +2080,7 @@ static int fsb_registry_is_pinned_(fsb_registry_cache_ *cache, const fsb_registr
             sched_yield();
             holds = __atomic_load_n(&cache->pins[i].holds, __ATOMIC_SEQ_CST);
         }
-        if (holds == (const void *)e) return 1;
+        if (e && holds == (const void *)e) return 1;
     }
     return 0;
 }
@@ -2071,7 +2092,8 @@ static fsb_registry_shelf_ *fsb_registry_shelf_of_(fsb_registry_cache_ *cache, u
 
 static fsb_registry_entry_ **fsb_registry_bucket_(fsb_registry_cache_ *cache, uint64_t hash)
 {
-    return &cache->buckets[(size_t)hash & cache->mask];
+    const fsb_registry_table_ *table = __atomic_load_n(&cache->table, __ATOMIC_SEQ_CST);
+    return &table->buckets[(size_t)hash & table->mask];
 }
 
 /* Held for less than the time that a thread takes to sleep. */
@@ -2111,6 +2133,7 @@ static void fsb_registry_entry_drop_(fsb_registry_cache_ *cache, fsb_registry_sh
     while (*link != e) link = &(*link)->next;
     __atomic_store_n(link, e->next, __ATOMIC_SEQ_CST);
     fsb_registry_entry_unqueue_(part, e);
+    __atomic_sub_fetch(&cache->entries, 1, __ATOMIC_RELAXED);
     e->older = *gone, *gone = e;
 }
 
@@ -2200,6 +2223,47 @@ static int fsb_registry_cached_(fsb_registry *reg, const fsb_registry_pick_ *pic
     return 1;
 }
 
+static fsb_registry_table_ *fsb_registry_table_new_(const fsb_allocator *a, size_t buckets)
+{
+    const size_t size = sizeof(fsb_registry_table_) + buckets * sizeof(fsb_registry_entry_ *);
+    fsb_registry_table_ *table = (fsb_registry_table_ *)fsb_registry_zeroes_(a, size);
+    if (!table) return NULL;
+    table->buckets = (fsb_registry_entry_ **)(void *)(table + 1);
+    table->mask = buckets - 1, table->size = size;
+    return table;
+}
+
+/* Every part's lock held. Who searches meanwhile may be led to other entries than its own, and then
+   finds nothing: every `next` changes once, to one that was moved before, so each search ends. */
+static void fsb_registry_table_move_(fsb_registry_table_ *to, const fsb_registry_table_ *from)
+{
+    for (size_t i = 0; i <= from->mask; ++i) {
+        for (fsb_registry_entry_ *e = from->buckets[i], *next; e; e = next) {
+            fsb_registry_entry_ **bucket = &to->buckets[(size_t)e->hash & to->mask];
+            next = e->next;
+            __atomic_store_n(&e->next, *bucket, __ATOMIC_SEQ_CST);
+            *bucket = e;
+        }
+    }
+}
+
+/* Makes it so many buckets, unless another has, if there is memory for them. No lock held. */
+static void fsb_registry_table_grow_(fsb_registry *reg, size_t buckets)
+{
+    fsb_registry_cache_ *cache = reg->cache;
+    fsb_registry_table_ *made = fsb_registry_table_new_(&reg->desc.allocator, buckets), *old = made;
+    if (!made) return;
+    for (int i = 0; i < FSB_REGISTRY_CACHE_PARTS_; ++i) fsb_registry_lock_(&cache->parts[i]);
+    if (cache->table->mask < made->mask) {
+        old = cache->table;
+        fsb_registry_table_move_(made, old);
+        __atomic_store_n(&cache->table, made, __ATOMIC_SEQ_CST);
+    }
+    for (int i = 0; i < FSB_REGISTRY_CACHE_PARTS_; ++i) fsb_registry_unlock_(&cache->parts[i]);
+    fsb_registry_is_pinned_(cache, NULL); /* waits for those that search in the old one */
+    fsb_registry_free_(&reg->desc.allocator, old, old->size);
+}
+
 /* Keeps a copy of the view's document, as read in `txn`, and makes the view one of the copy.
    Without memory or a pin, or too large for the cache, the view stays as it is. */
 static void fsb_registry_keep_(fsb_registry *reg, const fsb_registry_pick_ *pick, uint64_t hash,
@@ -2216,32 +2280,33 @@ static void fsb_registry_keep_(fsb_registry *reg, const fsb_registry_pick_ *pick
     }
     fsb_registry_doc_copy_(&e->doc, &view->doc, (char *)(e + 1));
     e->hash = hash, e->latest = !pick->version, e->txn = txn, e->size = size, e->hit = 0;
-    fsb_registry_shelf_  *part = fsb_registry_shelf_of_(reg->cache, hash);
-    fsb_registry_entry_ **bucket = fsb_registry_bucket_(reg->cache, hash), *gone = NULL;
+    fsb_registry_shelf_ *part = fsb_registry_shelf_of_(reg->cache, hash);
+    fsb_registry_entry_ *gone = NULL;
     fsb_registry_lock_(part);
-    fsb_registry_entry_ *before = fsb_registry_entry_find_(reg->cache, pick, hash);
+    fsb_registry_entry_ **bucket = fsb_registry_bucket_(reg->cache, hash);
+    fsb_registry_entry_  *before = fsb_registry_entry_find_(reg->cache, pick, hash);
     if (before) fsb_registry_entry_drop_(reg->cache, part, before, &gone);
     fsb_registry_evict_(reg, part, size, &gone);
     e->next = *bucket;
     __atomic_store_n(bucket, e, __ATOMIC_SEQ_CST);
     fsb_registry_entry_queue_(part, e);
+    const size_t buckets = reg->cache->table->mask + 1;
+    const size_t entries = __atomic_add_fetch(&reg->cache->entries, 1, __ATOMIC_RELAXED);
     fsb_registry_unlock_(part);
     fsb_registry_gone_(reg, gone);
     fsb_registry_release(view);
     view->doc = e->doc, view->pin_ = pin;
+    if (entries > buckets / 2) fsb_registry_table_grow_(reg, 2 * buckets);
 }
 
 static int fsb_registry_cache_open_(fsb_registry *reg)
 {
+    const fsb_allocator *a = &reg->desc.allocator;
     if (!reg->desc.cache_bytes) return 0;
-    size_t buckets = 64 * FSB_REGISTRY_CACHE_PARTS_; /* about one for each KiB that it may hold */
-    while (buckets < reg->desc.cache_bytes / 1024 && buckets < SIZE_MAX / 64) buckets *= 2;
-    const size_t size = sizeof *reg->cache + buckets * sizeof *reg->cache->buckets;
-    reg->cache = (fsb_registry_cache_ *)fsb_registry_zeroes_(&reg->desc.allocator, size);
+    reg->cache = (fsb_registry_cache_ *)fsb_registry_zeroes_(a, sizeof *reg->cache);
     if (!reg->cache) return -ENOMEM;
-    reg->cache->buckets = (fsb_registry_entry_ **)(void *)(reg->cache + 1);
-    reg->cache->mask = buckets - 1, reg->cache->size = size;
-    return 0;
+    reg->cache->table = fsb_registry_table_new_(a, 16 * FSB_REGISTRY_CACHE_PARTS_);
+    return reg->cache->table ? 0 : -ENOMEM;
 }
 
 static void fsb_registry_shelf_close_(fsb_registry *reg, fsb_registry_shelf_ *part)
@@ -2258,7 +2323,9 @@ static void fsb_registry_cache_close_(fsb_registry *reg)
     for (int i = 0; i < FSB_REGISTRY_CACHE_PARTS_; ++i)
         fsb_registry_shelf_close_(reg, &reg->cache->parts[i]);
     fsb_registry_shelf_close_(reg, &reg->cache->later);
-    fsb_registry_free_(&reg->desc.allocator, reg->cache, reg->cache->size);
+    if (reg->cache->table)
+        fsb_registry_free_(&reg->desc.allocator, reg->cache->table, reg->cache->table->size);
+    fsb_registry_free_(&reg->desc.allocator, reg->cache, sizeof *reg->cache);
 }
 
 /* ---- [lmdb] load ----------------------------------------------------------------------------- */
@@ -2614,6 +2681,7 @@ static int fsb_registry_delete_row_(fsb_registry_txn_ *t, const MDB_val *row, co
     fsb_registry_doc old;
     const size_t     size = row->mv_size;
     int              rc = 0;
+    if (size > FSB_REGISTRY_KEY_) return MDB_CORRUPTED;
     memcpy(key, row->mv_data, size);
     const int whole = fsb_registry_decode_((const uint8_t *)v->mv_data, v->mv_size, &old) == 0
                       && strlen(old.id) < sizeof id && strlen(old.version) < sizeof version;
@@ -2850,6 +2918,7 @@ static int fsb_registry_walk_record_(fsb_registry_walk_ *walk, int indexed, MDB_
     }
     char         key[FSB_REGISTRY_KEY_ROOM_];
     const size_t size = walk->k.mv_size - walk->skip;
+    if (size > FSB_REGISTRY_KEY_) return MDB_CORRUPTED;
     key[0] = 'd';
     memcpy(key + 1, (const char *)walk->k.mv_data + walk->skip, size);
     MDB_val k = fsb_registry_val_(key, size + 1);
@@ -3137,7 +3206,7 @@ static void fsb_registry_check_index_(fsb_registry_check_ *c, const MDB_val *k)
     const char *p = (const char *)k->mv_data;
     const char *end = (const char *)memchr(p, 0, k->mv_size);
     ++c->index_rows;
-    if (end) {
+    if (end && k->mv_size <= FSB_REGISTRY_KEY_) {
         const size_t size = k->mv_size - (size_t)(end + 1 - p);
         key[0] = 'd';
         memcpy(key + 1, end + 1, size);
@@ -3388,6 +3457,10 @@ static int fsb_registry_reindex_(fsb_registry_env_ *env, uint32_t index, MDB_txn
         const fsb_allocator *a = &env->reg->desc.allocator;
         fsb_registry_doc     doc;
         const size_t         size = k.mv_size;
+        if (size > FSB_REGISTRY_KEY_) {
+            rc = MDB_CORRUPTED;
+            break;
+        }
         memcpy(key, k.mv_data, size);
         if (!fsb_registry_decode_((const uint8_t *)v.mv_data, v.mv_size, &doc)) {
             const size_t n = fsb_registry_list_size_(doc.fields);
@@ -3608,6 +3681,8 @@ enum {
     FSB_REGISTRY_NAME_      = 200,  /* longest part of a path; longer ones hold a hash */
     FSB_REGISTRY_NAME_HEAD_ = 150,
     FSB_REGISTRY_WHY_       = 256,
+    FSB_REGISTRY_YEAR_MIN_  = 1678, /* of a time, see fsb_registry_is_far_() */
+    FSB_REGISTRY_YEAR_MAX_  = 2261,
     FSB_REGISTRY_SETTLE_NS_ = 20000000 /* a change feed waits so long for the clock of files */
 };
 #define FSB_REGISTRY_MARK_ ".fsb-registry" /* an empty file in the root */
@@ -3844,33 +3919,40 @@ static int fsb_registry_matter_field_(fsb_registry_matter_ *m, const char *s, co
 }
 
 /* "2026-11-21T02:11:34.5Z"; 0 if it is malformed. */
-static int64_t fsb_registry_time_get_(const char *s)
+static int fsb_registry_time_get_(const char *s, int64_t *ns)
 {
-    struct tm t;
-    int       n = 0;
-    int64_t   ns = 0, unit = 100000000;
+    static const char form[] = "dddd-dd-ddTdd:dd:dd";
+    const int         n = (int)sizeof form - 1;
+    int64_t           part = 0, unit = 100000000;
+    struct tm         t;
     memset(&t, 0, sizeof t);
-    if (sscanf(s, "%4d-%2d-%2dT%2d:%2d:%2d%n", &t.tm_year, &t.tm_mon, &t.tm_mday, &t.tm_hour,
-               &t.tm_min, &t.tm_sec, &n) != 6)
-        return 0;
-    if (t.tm_year < 1970 || t.tm_year > 2200 || t.tm_mon < 1 || t.tm_mon > 12) return 0;
-    if (t.tm_mday < 1 || t.tm_mday > 31 || t.tm_hour > 23 || t.tm_min > 59 || t.tm_sec > 60)
-        return 0;
-    if (s[n] == '.')
-        for (++n; fsb_registry_digit_(s[n]); ++n, unit /= 10) ns += (s[n] - '0') * unit;
-    if (strcmp(s + n, "Z")) return 0;
+    for (int i = 0; i < n; ++i)
+        if (form[i] == 'd' ? !fsb_registry_digit_(s[i]) : s[i] != form[i]) return 0;
+    sscanf(s, "%4d-%2d-%2dT%2d:%2d:%2d", &t.tm_year, &t.tm_mon, &t.tm_mday, &t.tm_hour, &t.tm_min,
+           &t.tm_sec);
+    if (t.tm_year < FSB_REGISTRY_YEAR_MIN_ || t.tm_year > FSB_REGISTRY_YEAR_MAX_) return 0;
+    if (t.tm_hour > 23 || t.tm_min > 59 || t.tm_sec > 59) return 0;
+    s += n;
+    if (*s == '.')
+        for (++s; fsb_registry_digit_(*s); ++s, unit /= 10) part += (*s - '0') * unit;
+    if (strcmp(s, "Z")) return 0;
     t.tm_year -= 1900, t.tm_mon -= 1;
-    return (int64_t)timegm(&t) * 1000000000 + ns;
+    const int     month = t.tm_mon, day = t.tm_mday;
+    const int64_t seconds = (int64_t)timegm(&t);
+    if (t.tm_mon != month || t.tm_mday != day) return 0; /* there is no such day */
+    *ns = seconds * 1000000000 + part;
+    return 1;
 }
 
 static void fsb_registry_time_put_(char out[64], int64_t ns)
 {
-    const time_t seconds = (time_t)(ns / 1000000000);
+    const int    part = (int)((ns % 1000000000 + 1000000000) % 1000000000);
+    const time_t seconds = (time_t)((ns - part) / 1000000000);
     struct tm    t;
     size_t       n;
     gmtime_r(&seconds, &t);
     n = strftime(out, 40, "%Y-%m-%dT%H:%M:%S", &t);
-    snprintf(out + n, 64 - n, ".%09dZ", (int)(ns % 1000000000));
+    snprintf(out + n, 64 - n, ".%09dZ", part);
 }
 
 enum { FSB_REGISTRY_M_ID_, FSB_REGISTRY_M_VERSION_, FSB_REGISTRY_M_DESCRIPTION_,
@@ -3902,8 +3984,9 @@ static int fsb_registry_matter_line_(fsb_registry_matter_ *m, const char *s, con
     s = fsb_registry_scalar_(m, colon + 1, end, "");
     if (!s) return -EBADMSG;
     if (s != end) return fsb_registry_wrong_(m, "text after the string");
+    int64_t ns;
     if ((*key == FSB_REGISTRY_M_CREATED_ || *key == FSB_REGISTRY_M_UPDATED_)
-        && !fsb_registry_time_get_(text[*key]))
+        && !fsb_registry_time_get_(text[*key], &ns))
         return fsb_registry_wrong_(m, "a time must be like 2026-11-21T02:11:34Z");
     return 0;
 }
@@ -3965,9 +4048,9 @@ static int fsb_registry_parse_(const char *data, size_t size, char *out, const c
     doc->description  = text[2] ? text[2] : "";
     doc->content_type = text[3] ? text[3] : "";
     doc->tags         = text[4] ? text[4] : "";
-    doc->created_ns   = text[5] ? fsb_registry_time_get_(text[5]) : 0;
-    doc->updated_ns   = text[6] ? fsb_registry_time_get_(text[6]) : 0;
     doc->fields       = text[7] ? text[7] : "";
+    if (text[5]) fsb_registry_time_get_(text[5], &doc->created_ns);
+    if (text[6]) fsb_registry_time_get_(text[6], &doc->updated_ns);
     doc->content = m.at, doc->size = (uint64_t)(m.end - m.at);
     const char *wrong;
     if (fsb_registry_doc_check_(doc, &wrong) < 0) return fsb_registry_wrong_(&m, wrong);
@@ -4398,26 +4481,48 @@ static int fsb_registry_write_all_(int fd, const uint8_t *data, size_t size)
     return 0;
 }
 
-/* Writes a file aside, syncs it, gives it its name, syncs the folder: it is there whole or not. */
-static int fsb_registry_file_save_(fsb_registry *reg, char *path, const fsb_registry_bytes_ *b,
-                                   int replace)
+/* Where a file is written before it gets its name: in its folder; `serial` is of a batch. */
+static void fsb_registry_aside_(char aside[2 * FSB_REGISTRY_PATH_], const char *path, size_t serial)
 {
-    const int durable = reg->desc.durability != FSB_REGISTRY_UNSAFE;
-    char      aside[2 * FSB_REGISTRY_PATH_ + 32];
-    int       err = fsb_registry_folders_make_(reg, path, durable);
+    const int folder = (int)(strrchr(path, '/') - path);
+    snprintf(aside, 2 * FSB_REGISTRY_PATH_, "%.*s/.new-%ld-%zu", folder, path, (long)getpid(),
+             serial);
+}
+
+/* Writes a file aside. */
+static int fsb_registry_file_write_(fsb_registry *reg, char *path, size_t serial,
+                                    const fsb_registry_bytes_ *b, int durable)
+{
+    const int flags = O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC;
+    char      aside[2 * FSB_REGISTRY_PATH_];
+    int       err = 0;
+    fsb_registry_aside_(aside, path, serial);
+    int fd = openat(reg->dir, aside, flags, 0666);
+    if (fd < 0 && errno == ENOENT) err = fsb_registry_folders_make_(reg, path, durable);
+    else if (fd < 0 && errno == EEXIST) unlinkat(reg->dir, aside, 0); /* of one that was killed */
+    else if (fd < 0) err = -errno;
     if (err) return err;
-    char *name = strrchr(path, '/');
-    snprintf(aside, sizeof aside, "%.*s/.new-%ld", (int)(name - path), path, (long)getpid());
-    unlinkat(reg->dir, aside, 0);
-    const int fd = openat(reg->dir, aside, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (fd < 0) fd = openat(reg->dir, aside, flags, 0666);
     if (fd < 0) return -errno;
     err = fsb_registry_write_all_(fd, b->data, b->size);
     if (!err && durable && fsync(fd) < 0) err = -errno;
     if (close(fd) < 0 && !err) err = -errno;
-    if (!err && replace && renameat(reg->dir, aside, reg->dir, path) < 0) err = -errno;
-    if (!err && !replace && linkat(reg->dir, aside, reg->dir, path, 0) < 0) err = -errno;
+    if (err) unlinkat(reg->dir, aside, 0);
+    return err;
+}
+
+/* Gives it its name. */
+static int fsb_registry_file_name_it_(fsb_registry *reg, char *path, size_t serial, int replace,
+                                      int durable)
+{
+    char aside[2 * FSB_REGISTRY_PATH_];
+    int  err = 0;
+    fsb_registry_aside_(aside, path, serial);
+    if (replace && renameat(reg->dir, aside, reg->dir, path) < 0) err = -errno;
+    if (!replace && linkat(reg->dir, aside, reg->dir, path, 0) < 0) err = -errno;
     if (err || !replace) unlinkat(reg->dir, aside, 0);
     if (err || !durable) return err;
+    char *name = strrchr(path, '/');
     *name = 0;
     const int dir = openat(reg->dir, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     *name = '/';
@@ -4450,29 +4555,58 @@ static int fsb_registry_folder_allowed_(fsb_registry *reg, const fsb_registry_wr
     return allowed;
 }
 
+/* The file of the i-th document, written aside. */
+static int fsb_registry_folder_put_(fsb_registry *reg, const fsb_registry_write_ *w, size_t i,
+                                    int durable)
+{
+    const fsb_registry_doc *doc = &w->docs[i];
+    fsb_registry_bytes_     file = {&reg->desc.allocator, NULL, 0, 0, 0};
+    char                    path[2 * FSB_REGISTRY_PATH_];
+    const int64_t           now = fsb_registry_clock_();
+    int64_t                 created = 0;
+    int                     err = fsb_registry_folder_allowed_(reg, w, doc, &created);
+    if (err) return err;
+    fsb_registry_file_path_(path, doc->id, doc->version);
+    fsb_registry_file_put_(&file, path, doc, created ? created : now,
+                           doc->updated_ns ? doc->updated_ns : now);
+    err = file.failed ? -ENOMEM : fsb_registry_file_write_(reg, path, i, &file, durable);
+    fsb_registry_bytes_free_(&file);
+    return err;
+}
+
+static int fsb_registry_folder_sync_(fsb_registry *reg)
+{
+    return syncfs(reg->dir) < 0 ? -errno : 0;
+}
+
+/* Writes the files aside, syncs them, gives them their names, syncs the folders: each is there
+   whole or not. A batch is synced as one, with all else on that file system: it has two flushes to
+   wait for, not four for each file. */
 static int fsb_registry_folder_save_(fsb_registry *reg, fsb_registry_write_ *w)
 {
-    int64_t created = 0;
-    int     err = 0;
-    for (size_t i = 0; i < w->count && !err; ++i) {
+    const int durable = reg->desc.durability != FSB_REGISTRY_UNSAFE;
+    const int together = durable && w->count > 1, replace = w->mode != FSB_REGISTRY_NEW;
+    char      path[2 * FSB_REGISTRY_PATH_], aside[2 * FSB_REGISTRY_PATH_];
+    size_t    put = 0;
+    int64_t   created;
+    int       err = 0;
+    for (size_t i = 0; i < w->count && w->count > 1 && !err; ++i) { /* all, before any folder */
         w->failed = i;
         err = fsb_registry_folder_allowed_(reg, w, &w->docs[i], &created);
     }
-    for (size_t i = 0; i < w->count && !err; ++i) {
-        const fsb_registry_doc *doc = &w->docs[i];
-        fsb_registry_bytes_     file = {&reg->desc.allocator, NULL, 0, 0, 0};
-        char                    path[2 * FSB_REGISTRY_PATH_];
-        const int64_t           now = fsb_registry_clock_();
-        if (w->count > 1) fsb_registry_folder_allowed_(reg, w, doc, &created);
-        w->failed = i;
-        fsb_registry_file_path_(path, doc->id, doc->version);
-        fsb_registry_file_put_(&file, path, doc, created ? created : now,
-                               doc->updated_ns ? doc->updated_ns : now);
-        err = file.failed ? -ENOMEM
-              : fsb_registry_file_save_(reg, path, &file, w->mode != FSB_REGISTRY_NEW);
-        fsb_registry_bytes_free_(&file);
+    for (; put < w->count && !err; ++put) {
+        w->failed = put;
+        err = fsb_registry_folder_put_(reg, w, put, durable && !together);
     }
-    return err;
+    if (!err && together) err = fsb_registry_folder_sync_(reg);
+    for (size_t i = 0; i < put; ++i) {
+        fsb_registry_file_path_(path, w->docs[i].id, w->docs[i].version);
+        fsb_registry_aside_(aside, path, i);
+        if (err) unlinkat(reg->dir, aside, 0);
+        else w->failed = i, err = fsb_registry_file_name_it_(reg, path, i, replace,
+                                                             durable && !together);
+    }
+    return !err && together ? fsb_registry_folder_sync_(reg) : err;
 }
 
 static int64_t fsb_registry_folder_delete_(fsb_registry *reg, const fsb_registry_write_ *w)
@@ -4515,14 +4649,9 @@ static void fsb_registry_folder_write_(fsb_registry *reg, const char *id, fsb_re
     w->result = w->count ? fsb_registry_folder_save_(reg, w) : fsb_registry_folder_delete_(reg, w);
     flock(reg->dir, LOCK_UN);
     pthread_mutex_unlock(&reg->folder);
-    if (w->result == -ENOSPC || w->result == -EACCES || w->result == -EROFS || w->result == -EIO)
-        fsb_registry_fail_(reg, (int)w->result, "%s: cannot write: %s", reg->path,
-                           strerror((int)-w->result));
-}
-
-static int fsb_registry_folder_sync_(fsb_registry *reg)
-{
-    return syncfs(reg->dir) < 0 ? -errno : 0;
+    const int64_t err = w->result; /* the others have their text, or get it from who called */
+    if (err < 0 && err != -EEXIST && err != -ESTALE && err != -ENOENT && err != -EBADMSG)
+        fsb_registry_fail_(reg, (int)err, "%s: cannot write: %s", reg->path, strerror((int)-err));
 }
 
 static int fsb_registry_file_newer_(const void *a, const void *b)
@@ -4633,6 +4762,13 @@ static int64_t fsb_registry_folder_verify_(fsb_registry *reg, fsb_registry_bad_ 
     return fsb_registry_tally_all_(reg, &t);
 }
 
+/* A damaged file fails the backup: it would be missing in it. */
+static void fsb_registry_backup_bad_(void *user, const char *what, int err, const char *text)
+{
+    fsb_registry_fail_((fsb_registry *)user, err, "%.200s: %.300s; mend or remove it, then back up",
+                       what, text);
+}
+
 static int fsb_registry_folder_backup_(fsb_registry *reg, const char *aside, int compact)
 {
     fsb_registry_desc   desc = reg->desc;
@@ -4642,7 +4778,7 @@ static int fsb_registry_folder_backup_(fsb_registry *reg, const char *aside, int
     desc.path = aside, desc.kind = FSB_REGISTRY_FOLDER, desc.read_only = desc.must_exist = 0;
     int err = fsb_registry_open(&copy, &desc);
     if (err) return err;
-    err = fsb_registry_copy(reg, copy, FSB_REGISTRY_NEW, &report, NULL, NULL);
+    err = fsb_registry_copy(reg, copy, FSB_REGISTRY_NEW, &report, fsb_registry_backup_bad_, reg);
     fsb_registry_close(copy);
     return err;
 }
@@ -5102,6 +5238,8 @@ static int fsb_registry_desc_check_(fsb_registry *reg)
         return fsb_registry_fail_(reg, -EINVAL, "desc.shards must be 0 to 64");
     if (d->zstd_level < 0 || d->zstd_level > 19)
         return fsb_registry_fail_(reg, -EINVAL, "desc.zstd_level must be 0 to 19");
+    if (d->max_views > FSB_REGISTRY_VIEWS_MOST_)
+        return fsb_registry_fail_(reg, -EINVAL, "desc.max_views must be 0 to 65536");
     if (d->kind > FSB_REGISTRY_FOLDER || d->durability > FSB_REGISTRY_UNSAFE)
         return fsb_registry_fail_(reg, -EINVAL, "desc.kind or desc.durability is none of the enum");
 #ifndef FSB_WITH_ZSTD
@@ -5157,6 +5295,9 @@ static int fsb_registry_kind_choose_(fsb_registry *reg)
     if (reg->desc.kind == FSB_REGISTRY_FOLDER && there)
         return fsb_registry_fail_(reg, -EINVAL, "%s: an LMDB registry, not a plain folder; open it "
                                   "as what it is, or export it", reg->path);
+    if (reg->desc.kind == FSB_REGISTRY_LMDB && marked && !there)
+        return fsb_registry_fail_(reg, -EINVAL, "%s: a plain folder, not an LMDB registry; open it "
+                                  "as what it is, or import it", reg->path);
 #ifdef FSB_WITH_LMDB
     const int lmdb = there || (!marked && !fsb_registry_in_use_(reg));
 #else
@@ -5194,12 +5335,16 @@ static int fsb_registry_parent_sync_(const char *path)
 static int fsb_registry_path_open_(fsb_registry *reg)
 {
     const int create = !reg->desc.read_only && !reg->desc.must_exist;
-    if (create && mkdir(reg->path, 0777) == 0) {
+    const int made = create && mkdir(reg->path, 0777) == 0, why = errno;
+    if (made) {
         const int err = fsb_registry_parent_sync_(reg->path);
         if (err) return fsb_registry_fail_(reg, err, "%s: %s", reg->path, strerror(-err));
     }
     reg->dir = open(reg->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (reg->dir >= 0) return 0;
+    if (create && !made && errno == ENOENT)
+        return fsb_registry_fail_(reg, -why, "%s: cannot create the folder: %s", reg->path,
+                                  strerror(why));
     return fsb_registry_fail_(reg, -errno, "%s: cannot open the folder: %s", reg->path,
                               strerror(errno));
 }
@@ -5543,7 +5688,7 @@ FSB_API int fsb_registry_backup(fsb_registry *reg, const char *path, int compact
         return fsb_registry_fail_(reg, -EEXIST, "%.400s: is there already; name a new path", path);
     snprintf(aside, sizeof aside, "%s.new-%ld", path, (long)getpid());
     if (mkdir(aside, 0777) < 0)
-        return fsb_registry_fail_(reg, -errno, "%.400s: %s", aside, strerror(errno));
+        return fsb_registry_fail_(reg, -errno, "%.400s: %s", path, strerror(errno));
     int err = reg->ops->backup(reg, aside, compact);
     if (!err) err = fsb_registry_appear_(reg, aside, path);
     if (err) fsb_registry_remove_(reg, aside);

@@ -185,7 +185,7 @@ static void work(fsb_backend **b)
         *op = (fsb_op){.code = FSB_OP_STAT, .path = "/", .user = w, .done = work_done};
         w->b->submit(w->b, &op, 1);
     }
-    sleep(bench_.quick ? 2 : 5);
+    sleep(bench_.quick ? 1 : 5);
     __atomic_store_n(&stopping, 1, __ATOMIC_RELAXED);
     const double took = bench_now() - start;
     for (int i = 0; i < BUSY; ++i) {

@@ -4,8 +4,8 @@
     bench/report.py [--quick [--peers]] [NAME...]
                                              run the benches and write both files; with names only
                                              these, and the others stay as they were; --peers:
-                                             when quick, also beside those who take long, and
-                                             across the slow links
+                                             when quick, also beside those who take long, as
+                                             often as ours, and across the slow links
     bench/report.py --from FILE              write report.html again, from a report.json
     bench/report.py --svg BENCH [--against NAME] [--from F]
                                              one bench's plot on stdout
@@ -129,6 +129,8 @@ def run_all(quick, wanted):
     found = sorted(f[6:] for f in os.listdir(OUT) if re.fullmatch(r"bench_[a-z0-9_]+", f))
     commands = {name: [os.path.join(OUT, "bench_" + name)] for name in found}
     commands["link"] = [os.path.join(OUT, "link"), "--check"]
+    if quick and not os.environ.get("BENCH_PEERS"):
+        commands["link"] += ["lan", "wan-good"]  # the links that the other benches then use
     for name in wanted:
         if name not in commands:
             sys.exit("report: there is no bench '%s'; there are: %s" % (name, " ".join(commands)))

@@ -82,6 +82,7 @@ want 0 $'deleted\tprompts/hi' watch --all --once
 echo broken >out/prompts/hi/3.0.0.md
 want 1 '3.0.0.md: line 1: the front matter must begin' -r out verify
 want 1 'migrated 4, failed 1' import out
+want 1 '3.0.0.md: line 1: .*mend or remove it' -r out backup copied
 want 0 '' -r plain init --folder
 want 0 '' -r plain save a 1.0.0 hi.txt
 want 0 $'^a\t1.0.0' -r plain list
@@ -89,6 +90,23 @@ want 2 'has no option --replace' list --replace
 want 2 "no command 'frob'" frob
 want 1 'Not a directory' -r /dev/null list
 want 0 'usage' --help
+
+# what is asked for wrongly is said, not passed over
+mkdir mine && echo 'no front matter' >mine/welcome.md
+want 0 'mine: holds no document.*ID/VERSION.md' import mine
+want 1 'nobody: is not there' versions nobody
+want 2 "'author' is not K=V" query --field author
+want 2 'one --tag' query --tag a --tag b
+want 0 '' save notes 1.0.0 hi.txt
+want 2 'one of --major' bump notes --major --minor
+want 1 'notes: has no version 9;' delete notes@9
+want 1 'no version frob, and that is no range' get notes@frob
+want 1 'nowhere/b: No such file' backup nowhere/b
+want 1 'cannot create the folder' -r nowhere/r init
+want 1 'this registry itself' import registry
+want 1 'a plain folder' -r plain init
+want 1 'hi.txt: is no backup' -r fresh restore hi.txt
+want 2 '^fsb registry: unrecognized option' --frob
 
 # a stream into a file, and a registry out of it
 want 0 '' -r single init

@@ -637,6 +637,77 @@ static void count_bad(void *user, const char *what, int error, const char *text)
     ++*(int *)user;
 }
 
+/* Of every year that is allowed, in both stores, the nanosecond comes back. */
+static void test_times(void)
+{
+    static const int64_t times[] = {1, -1, -1000000000, -62167, 4102444800 * 1000000000,
+                                    -9214560000 * 1000000000, 9214646399 * 1000000000 + 999999999};
+    static const struct { const char *text; int good; } texts[] = {
+        {"1969-12-31T23:59:59.999999999Z", 1}, {"2028-02-29T00:00:00Z", 1},
+        {"2026-02-29T00:00:00Z", 0}, {"2026-11-31T00:00:00Z", 0}, {" 026-01-01T00:00:00Z", 0},
+        {"2026-01-01T+1:00:00Z", 0}, {"2026-01-01T00:00:00", 0}, {"2262-01-01T00:00:00Z", 0}
+    };
+    int64_t ns;
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; ++i)
+        CHECK_EQ(fsb_registry_time_get_(texts[i].text, &ns), texts[i].good);
+    for (int folder = 0; folder < 2; ++folder) {
+        fsb_registry *reg = new_registry(folder ? FSB_REGISTRY_FOLDER : FSB_REGISTRY_AUTO);
+        fsb_registry_doc doc = doc_of("a", "1.0.0", "x");
+        for (size_t i = 0; i < sizeof times / sizeof *times; ++i) {
+            fsb_registry_view view;
+            doc.created_ns = doc.updated_ns = times[i];
+            CHECK_EQ(fsb_registry_save(reg, &doc, FSB_REGISTRY_REPLACE), 0);
+            REQUIRE(fsb_registry_load(reg, "a", NULL, &view) == 0);
+            CHECK_EQ(view.doc.created_ns, times[i]);
+            CHECK_EQ(view.doc.updated_ns, times[i]);
+            fsb_registry_release(&view);
+        }
+        doc.created_ns = INT64_MAX;
+        CHECK_EQ(fsb_registry_save(reg, &doc, FSB_REGISTRY_REPLACE), -EINVAL);
+        fsb_registry_close(reg);
+    }
+}
+
+static int count_files(const char *dir, const char *pattern)
+{
+    char  command[600];
+    int   n = -1;
+    snprintf(command, sizeof command, "find '%s' -name '%s' | wc -l", dir, pattern);
+    FILE *f = popen(command, "r");
+    if (f && fscanf(f, "%d", &n) != 1) n = -1;
+    if (f) pclose(f);
+    return n;
+}
+
+/* A batch into a folder comes whole or not at all, leaves nothing aside, and makes no folder where
+   it is refused; a file that a killed one left aside is in nobody's way. */
+static void test_folder_batch(void)
+{
+    for (int level = 0; level < 2; ++level) {
+        fsb_registry_desc d = desc_of(fresh(), FSB_REGISTRY_FOLDER);
+        d.durability = level ? FSB_REGISTRY_UNSAFE : FSB_REGISTRY_DURABLE;
+        fsb_registry    *reg = open_or_die(&d);
+        fsb_registry_doc docs[5];
+        char             left[60];
+        for (int i = 0; i < 5; ++i) {
+            static const char *const ids[] = {"a", "b/c", "b/d", "a", "e"};
+            docs[i] = doc_of(ids[i], i == 3 ? "2.0.0" : "1.0.0", ids[i]);
+        }
+        CHECK_EQ(save(reg, "e", "1.0.0", "before"), 0);
+        CHECK_EQ(fsb_registry_save_batch(reg, docs, 5, FSB_REGISTRY_NEW), -EEXIST);
+        CHECK_EQ(count_files(d.path, "*.md"), 1);
+        CHECK_EQ(count_files(d.path, "b"), 0);
+        snprintf(left, sizeof left, "a/.new-%ld-0", (long)getpid());
+        write_text(d.path, left, "half of somethi");
+        CHECK_EQ(fsb_registry_save_batch(reg, docs, 5, FSB_REGISTRY_REPLACE), 0);
+        CHECK_EQ(count_files(d.path, "*.md"), 5);
+        CHECK_EQ(count_files(d.path, ".new*"), 0);
+        CHECK_STR(content_of(reg, "e", NULL), "e");
+        CHECK_STR(version_in(reg, "a", NULL), "2.0.0");
+        fsb_registry_close(reg);
+    }
+}
+
 static void test_folder_front_matter(void)
 {
     static const struct { const char *text, *why; } cases[] = {
@@ -935,6 +1006,29 @@ static void test_open_foreign(void)
     }
 }
 
+/* An LMDB registry made in it would hide what it holds. */
+static void test_plain_folder_stays_one(void)
+{
+    fsb_registry_desc d = desc_of(fresh(), FSB_REGISTRY_FOLDER);
+    fsb_registry     *reg = open_or_die(&d);
+    CHECK_EQ(save(reg, "a", "1.0.0", "x"), 0);
+    fsb_registry_close(reg);
+    d.kind = FSB_REGISTRY_LMDB;
+    CHECK_EQ(fsb_registry_open(&reg, &d), -EINVAL);
+    CHECK(strstr(last_log, "a plain folder"));
+    d.kind = FSB_REGISTRY_AUTO, d.max_views = 65537;
+    CHECK_EQ(fsb_registry_open(&reg, &d), -EINVAL);
+    d.max_views = 0;
+    reg = open_or_die(&d);
+    CHECK_STR(content_of(reg, "a", NULL), "x");
+    fsb_registry_close(reg);
+    char nowhere[400];
+    snprintf(nowhere, sizeof nowhere, "%s/no/where", d.path);
+    d.path = nowhere;
+    CHECK_EQ(fsb_registry_open(&reg, &d), -ENOENT);
+    CHECK(strstr(last_log, "cannot create"));
+}
+
 static void test_verify_finds(void)
 {
     fsb_registry_desc d = desc_of(fresh(), FSB_REGISTRY_LMDB);
@@ -973,6 +1067,33 @@ static void test_verify_finds(void)
         CHECK(fsb_registry_verify(reg, NULL, NULL) > (int64_t)i);
         const fsb_registry_query all = {0};
         fsb_registry_each(reg, &all, NULL, NULL); /* must not crash */
+        fsb_registry_close(reg);
+    }
+}
+
+/* Versions in keys as nobody writes them: a search for the latest ends, and says so. */
+static void test_damaged_versions(void)
+{
+    static const struct { const char *bytes; size_t size; } versions[] = {
+        {"\xfd\xfe\xce\xfe\xce\xfe\xce\xff", 8}, /* neither release nor pre-release */
+        {"\xf0\xfe\xce\xfe\xce\xfe\xce\x00", 8}, /* of no known kind */
+        {"\xfd\x00", 2}, {"\xfd\xfe\xce", 3}
+    };
+    for (size_t i = 0; i < sizeof versions / sizeof *versions; ++i) {
+        fsb_registry_desc d = desc_of(fresh(), FSB_REGISTRY_LMDB);
+        fsb_registry     *reg = open_or_die(&d);
+        fsb_registry_view view;
+        MDB_txn          *txn;
+        char              key[40] = "dodd";
+        CHECK_EQ(save(reg, "other", "1.0.0", "whole"), 0);
+        memcpy(key + 5, versions[i].bytes, versions[i].size);
+        MDB_val k = {5 + versions[i].size, key}, v = {3, key};
+        REQUIRE(mdb_txn_begin(reg->envs->env, NULL, 0, &txn) == 0);
+        REQUIRE(mdb_put(txn, reg->envs->dbi, &k, &v, 0) == 0 && mdb_txn_commit(txn) == 0);
+        CHECK_EQ(fsb_registry_load(reg, "odd", NULL, &view), -EBADMSG);
+        CHECK_EQ(fsb_registry_load_range(reg, "odd", "*", &view), -EBADMSG);
+        CHECK(fsb_registry_verify(reg, NULL, NULL) > 0);
+        CHECK_STR(content_of(reg, "other", NULL), "whole");
         fsb_registry_close(reg);
     }
 }
@@ -1381,7 +1502,7 @@ static void test_threads(void)
 
 /* ---- the decoded cache ---- */
 
-enum { DECODED = 300 };
+enum { DECODED = 300, GROWN = 5000 };
 
 static fsb_registry_doc decoded_doc(int i, int serial, char id[20], char content[400])
 {
@@ -1460,6 +1581,49 @@ static void test_decoded_threads(void)
     CHECK_EQ(c.errors, 0);
     CHECK_EQ(fsb_registry_stat(c.reg, &st), 0);
     CHECK(st.cache_hits > 0 && st.cache_misses > DECODED && st.views == 0);
+    fsb_registry_close(c.reg);
+    CHECK(m.live == 0 && m.wrong_size == 0);
+}
+
+/* Threads fill the cache, whose table grows several times under them; then all of it is a hit. */
+static void *load_all_decoded(void *arg)
+{
+    crew *c = arg;
+    for (int i = 0; i < GROWN; ++i) {
+        fsb_registry_view view;
+        char              id[20];
+        snprintf(id, sizeof id, "decoded-%d", i);
+        if (fsb_registry_load(c->reg, id, NULL, &view) || !decoded_is(&view, i))
+            __atomic_add_fetch(&c->errors, 1, __ATOMIC_RELAXED);
+        else fsb_registry_release(&view);
+    }
+    return NULL;
+}
+
+static void test_decoded_growth(void)
+{
+    enum { AT_ONCE = 500 };
+    static fsb_registry_doc docs[AT_ONCE];
+    static char             ids[AT_ONCE][20], contents[AT_ONCE][400];
+    test_memory             m = {0};
+    fsb_registry_desc       d = desc_of(fresh(), FSB_REGISTRY_LMDB);
+    fsb_registry_stats      filled, st;
+    pthread_t               readers[3];
+    d.cache_bytes = FSB_UNLIMITED, d.allocator.fn = test_memory_fn, d.allocator.user = &m;
+    crew c = {open_or_die(&d), 0, 0, 0, 0, 0};
+    for (int from = 0; from < GROWN; from += AT_ONCE) {
+        for (int i = 0; i < AT_ONCE; ++i)
+            docs[i] = decoded_doc(from + i, 0, ids[i], contents[i]);
+        CHECK_EQ(fsb_registry_save_batch(c.reg, docs, AT_ONCE, FSB_REGISTRY_NEW), 0);
+    }
+    for (int i = 0; i < 3; ++i) pthread_create(&readers[i], NULL, load_all_decoded, &c);
+    for (int i = 0; i < 3; ++i) pthread_join(readers[i], NULL);
+    CHECK_EQ(fsb_registry_stat(c.reg, &filled), 0);
+    load_all_decoded(&c);
+    CHECK_EQ(fsb_registry_stat(c.reg, &st), 0);
+    CHECK_EQ(st.cache_hits - filled.cache_hits, GROWN);
+    CHECK_EQ(st.cache_misses, filled.cache_misses);
+    CHECK_EQ(c.errors, 0);
     fsb_registry_close(c.reg);
     CHECK(m.live == 0 && m.wrong_size == 0);
 }
@@ -1953,6 +2117,8 @@ int main(int argc, char **argv)
     TEST(test_bad_input);
     TEST(test_large_content);
     TEST(test_folder_by_hand);
+    TEST(test_times);
+    TEST(test_folder_batch);
     TEST(test_folder_front_matter);
     TEST(test_render);
     TEST(test_import_export);
@@ -1965,6 +2131,8 @@ int main(int argc, char **argv)
     TEST(test_open_lmdb);
     TEST(test_open_foreign);
     TEST(test_verify_finds);
+    TEST(test_damaged_versions);
+    TEST(test_plain_folder_stays_one);
     TEST(test_map_limit);
     TEST(test_disk_full);
     TEST(test_compressed);
@@ -1972,6 +2140,7 @@ int main(int argc, char **argv)
     TEST(test_view_allocates_nothing);
     TEST(test_threads);
     TEST(test_decoded_threads);
+    TEST(test_decoded_growth);
     TEST(test_decoded_views);
     TEST(test_pinned_views);
     TEST(test_processes);

@@ -22,6 +22,7 @@ static const char help[] =
     "                                                    its content is as before\n"
     "  delete ID@VERSION | ID --all                      one version, or every one\n"
     "  import FROM [--replace]                           copies every version of another registry\n"
+    "                                                    or of a folder of files ID/VERSION.md\n"
     "  export TO [--replace] [--lmdb]                    ... to another one: by default a folder\n"
     "  backup TO [--compact]                             while others write; TO - is stdout\n"
     "  restore FROM                                      makes the registry out of a backup\n"
@@ -114,7 +115,10 @@ static void option(int c)
     case O_DESCRIPTION: o.description = optarg; break;
     case O_TYPE: o.type = optarg; break;
     case O_TAG: list_add(&o.tags, optarg), o.tag = optarg; break;
-    case O_FIELD: list_add(&o.fields, optarg), o.field = optarg; break;
+    case O_FIELD:
+        if (!strchr(optarg, '=') || *optarg == '=') tool_usage("--field: '%s' is not K=V", optarg);
+        list_add(&o.fields, optarg), o.field = optarg;
+        break;
     case O_IF_LATEST: o.expected = optarg; break;
     case O_PREFIX: o.prefix = optarg; break;
     case O_RANGE: o.range = optarg; break;
@@ -131,6 +135,16 @@ static void option(int c)
     }
 }
 
+/* How many of these options were given: a list of names. */
+static int seen(const char *names)
+{
+    int count = 0;
+    for (; names; names = fsb_registry_list_next(names))
+        for (const char *s = fsb_registry_list_first(o.seen.text); s; s = fsb_registry_list_next(s))
+            count += !strcmp(s, names);
+    return count;
+}
+
 /* Ends the program unless the number of arguments is right; returns it. */
 static int given(int least, int most)
 {
@@ -145,13 +159,19 @@ static int given(int least, int most)
 /* ---- small things ---------------------------------------------------------------------------- */
 
 /* Ends the program with what the registry says of a failure. */
-static void check(int64_t result, const char *what)
+static void check_all(int64_t result, const char *what)
 {
     char text[700];
     if (result >= 0) return;
-    if (result == -ENOENT) tool_fail("%s: is not there; `fsb registry list` tells what is", what);
     if (reg && fsb_registry_errmsg(reg, text, sizeof text) > 0) tool_fail("%s", text);
     tool_fail("%s: %s", what, strerror((int)-result));
+}
+
+/* The same, where -ENOENT means that there is no such document. */
+static void check(int64_t result, const char *what)
+{
+    if (result == -ENOENT) tool_fail("%s: is not there; `fsb registry list` tells what is", what);
+    check_all(result, what);
 }
 
 static void log_line(void *user, fsb_log_level level, const char *item, const char *text)
@@ -173,8 +193,9 @@ static fsb_registry *open_at(const fsb_registry_desc *d)
 {
     fsb_registry *opened = NULL;
     const int     err = fsb_registry_open(&opened, d);
-    if (err == -ENOENT)
+    if (err == -ENOENT && (d->must_exist || d->read_only))
         tool_fail("%s: no registry is there; `fsb registry init` makes one", d->path);
+    if (err == -EBUSY && reg) tool_fail("%s: is this registry itself; name another", d->path);
     if (err < 0) tool_fail("%s", *failure ? failure : strerror(-err));
     return opened;
 }
@@ -209,20 +230,25 @@ static char *read_content(const char *name, uint64_t *size)
     return data;
 }
 
+_Noreturn static void no_version(const char *id, const char *version, int is_range)
+{
+    tool_fail("%s: has no version %s%s; `fsb registry versions %s` tells which it has", id, version,
+              is_range ? "" : ", and that is no range like ^1.2", id);
+}
+
 /* Loads ID, ID@VERSION or ID@RANGE. An id with an @ in it needs one more at its end. */
 static void load(char *spec, fsb_registry_view *view)
 {
     char *at = strrchr(spec, '@');
     if (at && !at[1]) *at = 0, at = NULL;
     if (at) *at++ = 0;
-    int err = fsb_registry_load(reg, spec, at, view);
+    int err = fsb_registry_load(reg, spec, at, view), is_range = 1;
     if (err == -ENOENT && at) {
         const int in_range = fsb_registry_load_range(reg, spec, at, view);
-        if (in_range != -EINVAL) err = in_range;
+        is_range = in_range != -EINVAL;
+        if (is_range) err = in_range;
     }
-    if (err == -ENOENT && at)
-        tool_fail("%s: has no version %s; `fsb registry versions %s` tells which it has", spec, at,
-                  spec);
+    if (err == -ENOENT && at) no_version(spec, at, is_range);
     check(err, spec);
 }
 
@@ -374,12 +400,13 @@ static int cmd_get(void)
     return 0;
 }
 
-static int print_each(fsb_registry_query query)
+static int64_t print_each(fsb_registry_query query)
 {
     open_registry(1);
     query.bad = print_problem;
-    check(fsb_registry_each(reg, &query, print_row, NULL), o.path);
-    return 0;
+    const int64_t n = fsb_registry_each(reg, &query, print_row, NULL);
+    check(n, o.path);
+    return n;
 }
 
 static int cmd_list(void)
@@ -387,7 +414,8 @@ static int cmd_list(void)
     fsb_registry_query query = {0};
     if (given(0, 1)) query.prefix = o.args[0];
     query.latest = 1;
-    return print_each(query);
+    print_each(query);
+    return 0;
 }
 
 static int cmd_versions(void)
@@ -395,16 +423,20 @@ static int cmd_versions(void)
     fsb_registry_query query = {0};
     given(1, 1);
     query.id = o.args[0], query.range = o.range, query.latest = o.latest;
-    return print_each(query);
+    if (!print_each(query) && !o.range) check(-ENOENT, o.args[0]);
+    return 0;
 }
 
 static int cmd_query(void)
 {
     fsb_registry_query query = {0};
     given(0, 0);
+    if (seen("tag\0") > 1 || seen("field\0") > 1)
+        tool_usage("query takes one --tag and one --field");
     query.tag = o.tag, query.field = o.field, query.prefix = o.prefix, query.range = o.range;
     query.latest = o.latest;
-    return print_each(query);
+    print_each(query);
+    return 0;
 }
 
 /* Tags of a version with some added and some gone. */
@@ -473,7 +505,8 @@ static int cmd_bump(void)
     fsb_registry_view view;
     char              version[FSB_REGISTRY_VERSION_MAX + 1];
     given(1, 2);
-    if (o.part < 0) tool_usage("bump needs --major, --minor or --patch");
+    if (seen("major\0minor\0patch\0") != 1)
+        tool_usage("bump needs one of --major, --minor and --patch");
     open_registry(0);
     check(fsb_registry_load(reg, o.args[0], NULL, &view), o.args[0]);
     check(fsb_registry_detach(&view), o.args[0]);
@@ -504,12 +537,13 @@ static int cmd_delete(void)
     open_registry(0);
     if (at) *at++ = 0;
     const int64_t n = fsb_registry_delete(reg, o.args[0], at);
+    if (n == -ENOENT && at) no_version(o.args[0], at, 1);
     check(n, o.args[0]);
     printf("%lld\n", (long long)n);
     return 0;
 }
 
-static int copy(fsb_registry *from, fsb_registry *to)
+static int copy(fsb_registry *from, fsb_registry *to, const char *what)
 {
     fsb_registry_report report = {0};
     const fsb_registry_mode mode = o.replace ? FSB_REGISTRY_REPLACE : FSB_REGISTRY_NEW;
@@ -517,6 +551,8 @@ static int copy(fsb_registry *from, fsb_registry *to)
     printf("migrated %llu, failed %llu, mismatched %llu\n", (unsigned long long)report.migrated,
            (unsigned long long)report.failed, (unsigned long long)report.mismatched);
     if (err && err != -EIO) tool_fail("copying: %s", strerror(-err));
+    if (!report.migrated && !report.failed)
+        tool_say("%s: holds no document; in a plain folder each is a file ID/VERSION.md", what);
     return err != 0;
 }
 
@@ -527,7 +563,7 @@ static int cmd_import(void)
     d.read_only = 1;
     open_registry(0);
     fsb_registry *from = open_at(&d);
-    const int     status = copy(from, reg);
+    const int     status = copy(from, reg, o.args[0]);
     fsb_registry_close(from);
     return status;
 }
@@ -539,7 +575,7 @@ static int cmd_export(void)
     d.kind = o.lmdb ? FSB_REGISTRY_LMDB : FSB_REGISTRY_FOLDER;
     open_registry(1);
     fsb_registry *to = open_at(&d);
-    const int     status = copy(reg, to);
+    const int     status = copy(reg, to, o.path);
     fsb_registry_close(to);
     return status;
 }
@@ -548,8 +584,9 @@ static int cmd_backup(void)
 {
     given(1, 1);
     open_registry(1);
-    if (strcmp(o.args[0], "-")) check(fsb_registry_backup(reg, o.args[0], o.compact), o.args[0]);
-    else check(fsb_registry_backup_fd(reg, STDOUT_FILENO, o.compact), "stdout");
+    if (strcmp(o.args[0], "-"))
+        check_all(fsb_registry_backup(reg, o.args[0], o.compact), o.args[0]);
+    else check_all(fsb_registry_backup_fd(reg, STDOUT_FILENO, o.compact), "stdout");
     return 0;
 }
 
@@ -559,6 +596,7 @@ static int cmd_restore(void)
     given(1, 1);
     const int err = fsb_registry_restore(&d, o.args[0]);
     if (err == -EEXIST) tool_fail("%s: is there already; move it away first", o.path);
+    if (err == -EMEDIUMTYPE) tool_fail("%s: is no backup of a registry", o.args[0]);
     if (err) tool_fail("%s: cannot restore it: %s", o.args[0], *failure ? failure : strerror(-err));
     return 0;
 }
@@ -678,6 +716,7 @@ int fsb_cmd_registry(int argc, char **argv)
 {
     tool_name = "fsb registry";
     o.part = -1, o.interval_ms = 200;
+    argv[0] = (char *)(uintptr_t)tool_name; /* for getopt's messages */
     const char *home = getenv("FSB_REGISTRY");
     o.path = home && *home ? home : "registry";
     o.args = calloc((size_t)argc + 1, sizeof *o.args);
