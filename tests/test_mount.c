@@ -1417,7 +1417,7 @@ static int alone(int (*fn)(void))
     kill(rig.pid, SIGSTOP);
     const pid_t pid = fork();
     if (pid == 0) _exit(fn());
-    for (int i = 0; i < 300 && waitpid(pid, &status, WNOHANG) == 0; ++i) nap(10);
+    for (int i = 0; i < 2000 && waitpid(pid, &status, WNOHANG) == 0; ++i) nap(10);
     kill(pid, SIGKILL);
     kill(rig.pid, SIGCONT);
     waitpid(pid, NULL, 0);
@@ -1446,7 +1446,7 @@ static const char *behind(const char *name) /* a path past the mount */
 
 /* Asks until it is so: what the host tells takes a moment. */
 #define SOON(what) do { \
-        int patience_ = 200; \
+        int patience_ = 2000; \
         while (!(what) && patience_--) nap(10); \
         CHECK(what); \
     } while (0)

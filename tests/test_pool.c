@@ -142,12 +142,12 @@ static void test_limits(void)
 static void test_idle(void)
 {
     world     w;
-    fsb_pool *p = make(&w, (fsb_pool_desc){.idle_ms = 50});
+    fsb_pool *p = make(&w, (fsb_pool_desc){.idle_ms = 500});
     fsb_lease a;
     CHECK_EQ(fsb_pool_acquire(p, "one", 0, &a), 0);
     CHECK_EQ(fsb_pool_release(p, a, FSB_POOL_KEEP), 0);
     CHECK_EQ(fsb_pool_sweep(p), 0);
-    usleep(60000);
+    usleep(550000);
     CHECK_EQ(fsb_pool_sweep(p), 1);
     CHECK_EQ(w.now, 0);
     CHECK_EQ(stats_of(p).keys, 0);
