@@ -719,7 +719,8 @@ static void send_slow(fsb_backend *b, fsb_op *op, int *left, size_t mark)
 
 static int reaches(const int *what, int value)
 {
-    for (int i = 0; i < 2000 && __atomic_load_n(what, __ATOMIC_ACQUIRE) != value; ++i) usleep(10000);
+    for (int i = 0; i < 2000 && __atomic_load_n(what, __ATOMIC_ACQUIRE) != value; ++i)
+        usleep(10000);
     return __atomic_load_n(what, __ATOMIC_ACQUIRE) == value;
 }
 
