@@ -3747,12 +3747,14 @@ static void *fsb_plugin_main_(void *arg)
 /* Lock held. Work waits: is there, or can there be, a worker for it? */
 static int fsb_plugin_staff_(fsb_plugin_ *p)
 {
-    pthread_t      thread;
-    const uint32_t stuck = fsb_plugin_stuck_(p);
+    pthread_t              thread;
+    const uint32_t         stuck = fsb_plugin_stuck_(p);
+    const fsb_plugin_job_ *more = p->first; /* than those who are idle take, once they are awake */
+    for (uint32_t i = 0; more && i < p->idle; ++i) more = more->next;
     if (p->idle) pthread_cond_signal(&p->work);
-    else if (p->threads - stuck < p->desc.workers
-             && p->threads < p->desc.workers + p->desc.max_stuck
-             && fsb_tables_thread_(&thread, fsb_plugin_main_, p) == 0)
+    if (more && p->threads - stuck < p->desc.workers
+        && p->threads < p->desc.workers + p->desc.max_stuck
+        && fsb_tables_thread_(&thread, fsb_plugin_main_, p) == 0)
         pthread_detach(thread), ++p->threads;
     return p->threads ? 0 : -EAGAIN;
 }

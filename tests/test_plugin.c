@@ -334,6 +334,32 @@ static void test_plugin_all_stuck(void)
     moody_close(&f);
 }
 
+/* Calls that begin at once have a worker each, if there are enough: none waits behind another. */
+static void *ask_once(void *arg)
+{
+    fsb_backend *b = (fsb_backend *)arg;
+    CHECK_EQ(C(STAT, .path = "/"), 0);
+    return NULL;
+}
+
+static void test_plugin_at_once(void)
+{
+    enum { N = 6 };
+    static fixture f;
+    pthread_t      thread[N];
+    const fsb_plugin_desc d = {.deadline_ms = 60000, .workers = N};
+    for (int round = 0; round < 5; ++round) {
+        if (!moody_open(&f, d)) SKIP("plugins were not built");
+        hang(&f, 1);
+        for (int i = 0; i < N; ++i) pthread_create(&thread[i], NULL, ask_once, f.b);
+        for (int i = 0; i < 1000 && NOW(f.mood.calls) < N; ++i) nap(5);
+        CHECK_EQ(NOW(f.mood.calls), N);
+        hang(&f, 0);
+        for (int i = 0; i < N; ++i) pthread_join(thread[i], NULL);
+        moody_close(&f);
+    }
+}
+
 /* close() with a call that hangs: it does not wait for ever, and nothing is pulled away. */
 static void test_plugin_close_stuck(void)
 {
@@ -520,6 +546,7 @@ int main(int argc, char **argv)
     TEST(test_plugin_opens_late);
     TEST(test_plugin_deadline);
     TEST(test_plugin_all_stuck);
+    TEST(test_plugin_at_once);
     TEST(test_plugin_close_stuck);
     TEST(test_plugin_breaker);
     TEST(test_plugin_answers);
