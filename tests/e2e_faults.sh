@@ -241,7 +241,7 @@ strangers() {
     done
     "$bin/fsb-host" --code-file "$dir/codes" --revoke gone
     "$bin/fsb-host" --code-file "$dir/others" --new-code wrong >"$dir/wrong.code"
-    sleep 1.5
+    sleep 3 # it looks at its codes every second
     export bare=${tls_url%#*}
     for at in wrong gone old; do
         check "a code that is $at: it is said so" \
