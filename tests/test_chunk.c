@@ -1039,8 +1039,8 @@ static void test_late_answers(void)
     f.script = late_script;
     REQUIRE(fake_open(&f, &b, 20000) == 0);
     const int64_t start = clock_ms();
-    CHECK_EQ(C(OPEN, .path = "/a", .flags = FSB_O_READ, .timeout_ms = 50), -ETIMEDOUT);
-    CHECK_EQ(C(LOCK, .handle = 5, .flags = FSB_LOCK_EXCLUSIVE | FSB_LOCK_WAIT, .timeout_ms = 50),
+    CHECK_EQ(C(OPEN, .path = "/a", .flags = FSB_O_READ, .timeout_ms = 400), -ETIMEDOUT);
+    CHECK_EQ(C(LOCK, .handle = 5, .flags = FSB_LOCK_EXCLUSIVE | FSB_LOCK_WAIT, .timeout_ms = 400),
              -ETIMEDOUT);
     CHECK(clock_ms() - start < 10000);
     nap(50);
@@ -1725,7 +1725,7 @@ static void test_exec(void)
     CHECK_EQ(e.cut[0], 588895 - 1000);
     CHECK_EQ(e.cut[1], 1892 - 1000);
     e.max_output = 0;
-    CHECK_EQ(shell(b, "echo begun; sleep 100", &e, &got, 200), -ETIMEDOUT);
+    CHECK_EQ(shell(b, "echo begun; sleep 100", &e, &got, 1000), -ETIMEDOUT);
     CHECK_STR(got.text[0], "begun\n");
     got.stop_at = 1;
     CHECK_EQ(shell(b, "while :; do echo y; done", &e, &got, 0), 0);

@@ -1731,10 +1731,12 @@ static void test_remote_locks(void)
     CHECK_EQ(fcntl(b, F_SETLK, &m), 0);
     struct sigaction act = {.sa_handler = on_alarm};
     sigaction(SIGALRM, &act, NULL);
-    const struct itimerval soon = {.it_value = {0, 200000}};
-    setitimer(ITIMER_REAL, &soon, NULL);
+    const struct itimerval soon = {.it_value = {0, 200000}, .it_interval = {0, 200000}};
+    const struct itimerval never = {.it_value = {0, 0}};
+    setitimer(ITIMER_REAL, &soon, NULL); /* once more if it was early */
     m = l;
     FAILS(fcntl(b, F_SETLKW, &m), EINTR);
+    setitimer(ITIMER_REAL, &never, NULL);
     close(open(p("l"), O_RDONLY)); /* closing any descriptor gives up the process's locks */
     m = l;
     CHECK_EQ(fcntl(b, F_SETLK, &m), 0);
