@@ -4111,12 +4111,15 @@ static void fsb_plugin_close_(fsb_backend *b)
     pthread_cond_broadcast(&p->work);
     const int none = !p->threads;
     while (p->threads && fsb_plugin_wait_(p, &p->ended, until) == 0) {}
-    const uint32_t left = p->threads;
+    const uint32_t   left = p->threads;
+    const fsb_logger log = p->desc.log; /* p goes with its last worker, once the lock is free */
+    char             name[sizeof p->name];
+    memcpy(name, p->name, sizeof name);
     p->left = left != 0;
-    if (left)
-        fsb_tables_log_(&p->desc.log, FSB_LOG_WARN, "plugin/close", "%s stays loaded: %u calls did "
-                        "not return", p->name, left);
     pthread_mutex_unlock(&p->lock);
+    if (left)
+        fsb_tables_log_(&log, FSB_LOG_WARN, "plugin/close", "%s stays loaded: %u calls did not "
+                        "return", name, left);
     if (none && p->object) dlclose(p->object);
     if (!left) fsb_plugin_free_(p);
 }
