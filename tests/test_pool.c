@@ -324,7 +324,7 @@ static void test_single_flight(void)
 {
     crowd c = {0};
     c.pool = make(&c.w, (fsb_pool_desc){.max_per_key = 8});
-    c.w.slow_ms = 600;
+    c.w.slow_ms = 400;
     run_cold(&c, -ECONNREFUSED);
     CHECK_EQ(c.w.opened, 1); /* one attempt told all thirty */
     CHECK_EQ(stats_of(c.pool).keys, 0);
