@@ -398,7 +398,7 @@ static void test_plugin_breaker(void)
 {
     static fixture   f;
     fsb_plugin_stats s;
-    const fsb_plugin_desc d = {.deadline_ms = 20000, .failures = 3, .pause_ms = 350};
+    const fsb_plugin_desc d = {.deadline_ms = 20000, .failures = 3, .pause_ms = 500};
     if (!moody_open(&f, d)) SKIP("plugins were not built");
     fsb_backend     *b = f.b;
     const fsb_handle h = open_file(b, "/x", FSB_O_READ);
@@ -417,9 +417,9 @@ static void test_plugin_breaker(void)
     CHECK_EQ(C(CLOSE, .handle = h), 0); /* is done all the same, or would be lost */
     for (int i = 0; i < 500 && !NOW(f.mood.closed); ++i) nap(10);
     CHECK_EQ(NOW(f.mood.closed), 1);
-    uint64_t refused = 1 + left_alone(&f, &since, 350, -EIO); /* the probe; the CLOSE too */
+    uint64_t refused = 1 + left_alone(&f, &since, 500, -EIO); /* the probe; the CLOSE too */
     fail(&f, 0);
-    refused += left_alone(&f, &since, 700, 0); /* twice the pause */
+    refused += left_alone(&f, &since, 1000, 0); /* twice the pause */
     CHECK(strstr(f.log.text, "answers again"));
     for (int i = 0; i < 5; ++i) CHECK_EQ(C(STAT, .path = "/"), 0);
     fsb_plugin_stat(b, &s);
