@@ -6541,8 +6541,10 @@ static void fsb_chunk_client_flush_(fsb_chunk_client_ *c)
         const int64_t sent = fsb_chunk_send_(&c->stream, parts, count, 0);
         pthread_mutex_lock(&c->lock);
         const int all = fsb_chunk_scatter_(c, calls, n, sent > 0 ? (size_t)sent : 0);
-        if (sent < 0 && sent != -EAGAIN) *(c->stays ? &c->lost : &c->broken) = -ENOTCONN;
-        else if (!all || fsb_chunk_unsent_(&c->stream)) c->blocked = !fsb_chunk_wait_for_room_(c);
+        if (sent < 0 && sent != -EAGAIN) {
+            if (c->stays) c->lost = -ENOTCONN;
+            else if (!c->broken) c->broken = -ENOTCONN; /* else the receiver said why */
+        } else if (!all || fsb_chunk_unsent_(&c->stream)) c->blocked = !fsb_chunk_wait_for_room_(c);
     }
     c->sending = 0;
     const int kick = c->blocked || c->broken || c->lost;

@@ -3860,12 +3860,14 @@ static void *fsb_plugin_main_(void *arg)
 /* Lock held. Work waits: is there, or can there be, a worker for it? */
 static int fsb_plugin_staff_(fsb_plugin_ *p)
 {
-    pthread_t      thread;
-    const uint32_t stuck = fsb_plugin_stuck_(p);
+    pthread_t              thread;
+    const uint32_t         stuck = fsb_plugin_stuck_(p);
+    const fsb_plugin_job_ *more = p->first; /* than those who are idle take, once they are awake */
+    for (uint32_t i = 0; more && i < p->idle; ++i) more = more->next;
     if (p->idle) pthread_cond_signal(&p->work);
-    else if (p->threads - stuck < p->desc.workers
-             && p->threads < p->desc.workers + p->desc.max_stuck
-             && fsb_tables_thread_(&thread, fsb_plugin_main_, p) == 0)
+    if (more && p->threads - stuck < p->desc.workers
+        && p->threads < p->desc.workers + p->desc.max_stuck
+        && fsb_tables_thread_(&thread, fsb_plugin_main_, p) == 0)
         pthread_detach(thread), ++p->threads;
     return p->threads ? 0 : -EAGAIN;
 }
@@ -4222,12 +4224,15 @@ static void fsb_plugin_close_(fsb_backend *b)
     pthread_cond_broadcast(&p->work);
     const int none = !p->threads;
     while (p->threads && fsb_plugin_wait_(p, &p->ended, until) == 0) {}
-    const uint32_t left = p->threads;
+    const uint32_t   left = p->threads;
+    const fsb_logger log = p->desc.log; /* p goes with its last worker, once the lock is free */
+    char             name[sizeof p->name];
+    memcpy(name, p->name, sizeof name);
     p->left = left != 0;
-    if (left)
-        fsb_tables_log_(&p->desc.log, FSB_LOG_WARN, "plugin/close", "%s stays loaded: %u calls did "
-                        "not return", p->name, left);
     pthread_mutex_unlock(&p->lock);
+    if (left)
+        fsb_tables_log_(&log, FSB_LOG_WARN, "plugin/close", "%s stays loaded: %u calls did not "
+                        "return", name, left);
     if (none && p->object) dlclose(p->object);
     if (!left) fsb_plugin_free_(p);
 }

@@ -4,6 +4,7 @@
 #   host DIR [ARGS]     starts fsb-host on $dir/sock: $host_pid, $url
 #   mount_at MNT [ARGS] mounts $url there        unmount_at MNT
 #   check 'what' CMD    one check: CMD must succeed       skip 'what' 'why'
+#   soon CMD            repeats CMD until it succeeds, for 20 s
 set -u
 cd "$(dirname "$0")/.." || exit 1
 bin=${FSB_BIN:-$PWD/build/bin}
@@ -60,6 +61,14 @@ check() {
         echo "$out" | tail -n 20 | sed 's/^/     /'
     fi
 }
+soon() {
+    for _ in $(seq 200); do
+        (eval "$*") && return 0
+        sleep 0.1
+    done
+    return 1
+}
+export -f soon
 skip() {
     skipped=$((skipped + 1))
     echo "SKIP $1: $2"
@@ -68,7 +77,7 @@ host() {
     rm -f "$dir/url"
     "$bin/fsb-host" --listen "unix:$dir/sock" "$@" >"$dir/url" 2>>"$dir/host.log" &
     host_pid=$!
-    for _ in $(seq 200); do
+    for _ in $(seq 1000); do
         [ -s "$dir/url" ] && break
         kill -0 $host_pid 2>/dev/null || break
         sleep 0.02
@@ -89,7 +98,7 @@ mount_at() {
 }
 unmount_at() { # by then the daemon has written everything, and ends
     fusermount3 -u "$1" || fusermount3 -uz "$1"
-    for _ in $(seq 100); do
+    for _ in $(seq 400); do
         pgrep -f "fsb-mount.* $1\$" >/dev/null || return 0
         sleep 0.05
     done

@@ -96,7 +96,7 @@ for i in 1 2 3; do
     "$bin/fsb-mount" -f --cache-dir "$dir/killed" --cache-size 16M "$url" "$mnt" 2>>"$dir/err" &
     pid=$!
     mounts="$mounts $mnt"
-    for _ in $(seq 100); do mountpoint -q "$mnt" && break; sleep 0.02; done
+    for _ in $(seq 1000); do mountpoint -q "$mnt" && break; sleep 0.02; done
     (sums "$mnt" >/dev/null 2>&1) &
     reader=$!
     sleep 0.0$((i * 3))

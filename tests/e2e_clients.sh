@@ -14,7 +14,7 @@ check 'what one writes and closes, the other reads when it opens' \
     'echo first >"$one/f" && [ "$(cat "$two/f")" = first ] && echo second, longer >"$two/f" && [ "$(cat "$one/f")" = "second, longer" ]'
 check 'flock: the second client is refused, then served' '
     touch "$one/lock"
-    flock "$one/lock" -c "touch $dir/held; sleep 1" & a=$!
+    flock "$one/lock" -c "touch $dir/held; sleep 2" & a=$!
     until [ -e "$dir/held" ]; do sleep 0.02; done
     ! flock -n "$two/lock" true && flock "$two/lock" true && wait $a'
 check 'flock: a client that is killed gives its locks back' '

@@ -96,7 +96,7 @@ start_sshd() {
             -o StrictModes=no -o UsePAM=no -o PermitRootLogin=yes -o Subsystem='sftp internal-sftp' \
             -o "SetEnv=PATH=$1" &
         sshd_pid=$!
-        for _ in $(seq 50); do
+        for _ in $(seq 200); do
             (echo >"/dev/tcp/127.0.0.1/$port") 2>/dev/null && break 2
             kill -0 $sshd_pid 2>/dev/null || break
             sleep 0.05
@@ -113,7 +113,7 @@ if start_sshd "$bin:/usr/bin:/bin"; then
     works_at sftp "sftp://127.0.0.1:$port$dir/far"
     runs_at sftp "sftp://127.0.0.1:$port$dir/far" far
     check "sftp: exec ends with fsb" "fsb exec -n sftp://127.0.0.1:$port$dir/far -c 'sleep 77.5; :' &
-        sleep 1; kill \$!; wait \$!; [ \$? = 143 ] && for i in 1 2 3 4 5 6; do
+        sleep 1; kill \$!; wait \$!; [ \$? = 143 ] && for i in \$(seq 40); do
         pgrep -f '^sleep 77.5' || exit 0; sleep 0.5; done; exit 1"
     url="ssh://127.0.0.1:$port$dir/tree"
     mount_at "$mnt"

@@ -34,7 +34,7 @@ start_sshd() { # OPTIONS...: $port, $log
             -o StrictModes=no -o PermitRootLogin=yes -o UsePAM=no -o "Subsystem=sftp $subsystem" "$@" &
         sshd_pid=$!
         pids="$pids $sshd_pid"
-        for _ in $(seq 50); do
+        for _ in $(seq 200); do
             (echo >"/dev/tcp/127.0.0.1/$port") 2>/dev/null && return 0
             kill -0 $sshd_pid 2>/dev/null || break
             sleep 0.05
@@ -87,8 +87,8 @@ if [ "$(id -u)" = 0 ] && command -v useradd >/dev/null && command -v chpasswd >/
     only="-o PubkeyAuthentication=no"
     echo 'let me in' >password && chmod 600 password
     check "a password, out of a file" "fsb ls $only --password-file password $user | grep -q file"
-    check "which stands in no argument" "fsb exec -n $only --password-file password $user sleep 0.7 &
-        sleep 0.5; cat /proc/[0-9]*/cmdline >cmdlines; wait
+    check "which stands in no argument" "fsb exec -n $only --password-file password $user sleep 2 &
+        sleep 1; cat /proc/[0-9]*/cmdline >cmdlines; wait
         grep -qa known cmdlines && ! grep -qa 'let m[e] in' cmdlines"
     fails "a wrong password" "Permission denied" "env FSB_PASSWORD=guess fsb ls $only $user"
     if start_sshd -o PasswordAuthentication=no -o KbdInteractiveAuthentication=yes &&
@@ -137,7 +137,7 @@ END
 misbehaves() { # HOW WORD
     python3 bad.py "$1" >at 2>/dev/null &
     pids="$pids $!"
-    for _ in $(seq 100); do [ -s at ] && break; sleep 0.02; done
+    for _ in $(seq 1000); do [ -s at ] && break; sleep 0.02; done
     fails "a server that is like: $1" "$2" "fsb ls --timeout 2 $key sftp://$me@127.0.0.1:$(cat at)/"
     : >at
 }
@@ -152,5 +152,5 @@ else
     skip "servers that misbehave" "python3 is missing"
 fi
 fails "nobody there" "Connection refused" "fsb ls $key sftp://$me@127.0.0.1:1/"
-check "no ssh is left behind" "sleep 0.3; ! pgrep -f \"ssh .*$dir/known.*sftp\\\$\""
+check "no ssh is left behind" "soon '! pgrep -f \"ssh .*$dir/known.*sftp\\\$\"'"
 finish

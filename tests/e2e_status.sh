@@ -83,7 +83,7 @@ check 'a status socket in use is not taken away' \
 
 # ---- TCP ----
 "$bin/fsb-host" -v --listen "unix:$dir/tcp" --status 127.0.0.1:0 "$data" >"$dir/tcp.url" 2>"$dir/tcp.log" & tcp=$!
-for _ in $(seq 100); do grep -q 'status is at' "$dir/tcp.log" && [ -s "$dir/tcp.url" ] && break; sleep 0.05; done
+for _ in $(seq 400); do grep -q 'status is at' "$dir/tcp.log" && [ -s "$dir/tcp.url" ] && break; sleep 0.05; done
 export port=$(sed -n 's|.*status is at http://\(.*\)/$|\1|p' "$dir/tcp.log")
 check 'on TCP, also for a browser' '"$bin/fsb" status "$port" | grep -q "folders served" && python3 -c "import sys, urllib.request
 sys.exit(b\"fsb_clients 0\" not in urllib.request.urlopen(\"http://$port/metrics\", timeout=10).read())"'
@@ -97,14 +97,14 @@ check 'a new file, its bytes' \
     'grep -qx "1 - data \(create\|put\) /new - ok" "$dir/lines" && grep -q "^1 - data write /zeros - ok$\|^1 - data put /zeros - ok$" "$dir/lines"'
 check 'reading is not written down' '! grep -q " /file " "$dir/lines"'
 check 'names are one word, whatever is in them; both names of a rename' \
-    'touch "$mnt/a" && mv "$mnt/a" "$mnt/b"$'"'"'\n\e[31m \\'"'"' && sleep 0.2 &&
+    'touch "$mnt/a" && mv "$mnt/a" "$mnt/b"$'"'"'\n\e[31m \\'"'"' && soon "grep -q \"data rename /a \" $dir/audit" &&
     grep -qF "data rename /a /b\\x0a\\x1b[31m\\x20\\x5c ok" "$dir/audit" && ! grep -q "[^ -~]" "$dir/audit"'
 check 'what fails is there too, with the reason' \
-    'mkdir -p "$mnt/full/x"; ! "$bin/fsb" rm "$url/full" 2>/dev/null; sleep 0.2; grep -q "Is a directory\|Directory not empty" "$dir/audit"'
+    'mkdir -p "$mnt/full/x"; ! "$bin/fsb" rm "$url/full" 2>/dev/null; soon "grep -q \"Is a directory\\|Directory not empty\" $dir/audit"'
 check 'all of it has eight fields and a time' \
     '! grep -vE "^[0-9-]{10}T[0-9:.]{12}Z [0-9]+ [^ ]+ [^ ]+ [a-z]+ [^ ]+ [^ ]+ [A-Za-z ]+" "$dir/audit"'
 unmount_at "$mnt"
-check 'who left' 'sleep 0.2; grep -q " 1 - data leave - - ok$" "$dir/audit"'
+check 'who left' 'soon "grep -q \" 1 - data leave - - ok\$\" $dir/audit"'
 check 'the mount took its socket with it' '[ ! -e "$dir/mounted" ]'
 check 'the audit log is its owner'"'"'s alone' '[ $(stat -c %a "$dir/audit") = 600 ]'
 stop_host
@@ -113,12 +113,12 @@ check 'and so did the host' '[ ! -e "$dir/status" ]'
 # ---- who is refused ----
 rm -f "$dir/audit"
 host --read-only --max-clients 1 --audit "$dir/audit" "$data"
-check 'a change that is not allowed' '! "$bin/fsb" mkdir "$url/no" 2>/dev/null; sleep 0.2
-    grep -q " data [a-z]* /no - Permission denied$" "$dir/audit"'
+check 'a change that is not allowed' '! "$bin/fsb" mkdir "$url/no" 2>/dev/null
+    soon "grep -q \" data [a-z]* /no - Permission denied\$\" $dir/audit"'
 mount_at "$mnt"
 check 'a client too many, and a mount that knows that it cannot write' \
-    '! "$bin/fsb" ls "$url" 2>/dev/null; ! touch "$mnt/no" 2>"$dir/err"; sleep 0.2
-    grep -q Read-only "$dir/err" && grep -q " 0 - - refused - - " "$dir/audit"'
+    '! "$bin/fsb" ls "$url" 2>/dev/null; ! touch "$mnt/no" 2>"$dir/err"
+    grep -q Read-only "$dir/err" && soon "grep -q \" 0 - - refused - - \" $dir/audit"'
 unmount_at "$mnt"
 stop_host
 
@@ -160,8 +160,13 @@ def alive(list):
         except BlockingIOError: n += 1
         except ConnectionError: pass
     return n
-a = peers(\"127.0.0.2\", 5); b = peers(\"127.0.0.3\", 5); time.sleep(0.4)
-sys.exit((alive(a), alive(b)) != (1, 2))" "$(sed -n "2s|.*:\([0-9]*\)/.*|\1|p" "$dir/url")"'
+for _ in range(5): # they have a second, which a busy machine may spend elsewhere
+    a = peers(\"127.0.0.2\", 5); b = peers(\"127.0.0.3\", 5); time.sleep(0.4)
+    left = alive(a), alive(b)
+    if left == (1, 2): sys.exit(0)
+    for s in a + b: s.close()
+    time.sleep(1.2)
+sys.exit(str(left))" "$(sed -n "2s|.*:\([0-9]*\)/.*|\1|p" "$dir/url")"'
 mount_at "$mnt" -o remote_locks
 check 'open files, locks' \
     'python3 -c "import errno, fcntl, os, sys

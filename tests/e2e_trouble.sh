@@ -30,7 +30,7 @@ check 'host: help and version' "$bin/fsb-host --help | grep -q Usage && $bin/fsb
 host "$data"
 "$bin/fsb-host" --listen 127.0.0.1:0 "$data" >"$dir/port" 2>/dev/null &
 other=$!
-for _ in $(seq 100); do [ -s "$dir/port" ] && break; sleep 0.02; done
+for _ in $(seq 1000); do [ -s "$dir/port" ] && break; sleep 0.02; done
 port=$(sed 's,.*127.0.0.1:,,; s,/.*,,' "$dir/port")
 check 'host: a port in use' "$r 1 'already' $bin/fsb-host --listen 127.0.0.1:$port $data"
 kill $other
@@ -100,7 +100,7 @@ check 'and it still unmounts' 'fusermount3 -u "$mnt" && ! mountpoint -q "$mnt"'
 
 # Signals.
 mount_at "$mnt"
-check 'SIGTERM unmounts' 'pkill -f "fsb-mount.* $mnt\$"; for i in $(seq 100); do mountpoint -q "$mnt" || break; sleep 0.05; done; ! mountpoint -q "$mnt"'
+check 'SIGTERM unmounts' 'pkill -f "fsb-mount.* $mnt\$"; for i in $(seq 400); do mountpoint -q "$mnt" || break; sleep 0.05; done; ! mountpoint -q "$mnt"'
 mount_at "$mnt"
 check 'a killed fsb-mount is cleaned up by fusermount3 -u' 'pkill -9 -f "fsb-mount.* $mnt\$"; sleep 0.2; fusermount3 -u "$mnt" && ! mountpoint -q "$mnt"'
 check 'fsb-host lives on' 'kill -0 '"$host_pid"

@@ -53,7 +53,7 @@ check 'names of 255 bytes, and of any bytes' \
     'long=$(printf "%0255d" 0) && echo a >"$mnt/$long" && [ -f "$data/$long" ] && mkdir "$mnt/odd" && perl -e '"'"'for my $c (1..46,48..255) { open(my $f, ">", "$ENV{mnt}/odd/x".chr($c)) or die "$c: $!"; print $f $c; close $f or die } opendir(my $d, "$ENV{data}/odd"); my @n = grep { !/^\.\.?$/ } readdir $d; die scalar @n if @n != 254; opendir($d, "$ENV{mnt}/odd"); @n = grep { !/^\.\.?$/ } readdir $d; die scalar @n if @n != 254;'"'"
 check 'a name of 256 bytes is ENAMETOOLONG' '! touch "$mnt/$(printf "%0256d" 0)" 2>"$dir/err" && grep -q "too long" "$dir/err"'
 check 'the mount ends cleanly, and so does the host' \
-    'fusermount3 -u "$mnt" && for i in $(seq 100); do pgrep -f "[f]sb-mount.* $mnt\$" >/dev/null || break; sleep 0.05; done; ! pgrep -f "[f]sb-mount.* $mnt\$"'
+    'fusermount3 -u "$mnt" && for i in $(seq 400); do pgrep -f "[f]sb-mount.* $mnt\$" >/dev/null || break; sleep 0.05; done; ! pgrep -f "[f]sb-mount.* $mnt\$"'
 kill "$host_pid" && wait "$host_pid"
 check 'fsb-host ends with 0 and takes its socket away' "[ $? = 0 ] && [ ! -e '$dir/sock' ]"
 host_pid=

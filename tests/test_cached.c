@@ -275,9 +275,11 @@ static fsb_backend *cached_far(hub *h)
 /* Waits until nothing is under way that nobody waits for. */
 static void settle(hub *h, int which)
 {
-    uint64_t before = UINT64_MAX, now;
-    for (int i = 0; i < 200 && (now = hub_calls(h, which)) != before; ++i)
-        before = now, usleep(20000);
+    uint64_t before = UINT64_MAX;
+    for (int i = 0, quiet = 0; i < 400 && quiet < 3; ++i, usleep(20000)) {
+        const uint64_t now = hub_calls(h, which);
+        quiet = now == before ? quiet + 1 : 0, before = now;
+    }
 }
 
 /* A change that another client makes: all leases have heard when it returns. */

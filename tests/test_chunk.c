@@ -745,7 +745,7 @@ static void test_slow_clients(void)
     static unsigned char room[WIRE_MAX];
     fsb_backend         *inner = memory_open(), *b;
     host                 h;
-    fsb_chunk_server_desc quick = {.hello_ms = 300, .frame_ms = 300};
+    fsb_chunk_server_desc quick = {.hello_ms = 1000, .frame_ms = 1000};
     REQUIRE(host_open(&h, inner, RW, quick) == 0);
     b = dial(&h);
     const int silent = raw(&h), slow = raw_hello(&h, room);
@@ -753,7 +753,7 @@ static void test_slow_clients(void)
     CHECK(raw_ended(silent));
     CHECK(raw_ended(slow));
     EVENTUALLY(load(&h.complaints) == 2);
-    nap(700); /* one who has nothing to say may stay */
+    nap(300); /* one who has nothing to say may stay */
     CHECK_EQ(C(STAT, .path = "/"), 0);
     close(silent), close(slow);
     b->close(b);
@@ -886,6 +886,63 @@ static void test_lying_hosts(void)
     }
 }
 
+/* Why a connection ended is said as long as it is asked, whoever else notices that it did. */
+typedef struct talker {
+    fsb_backend *b;
+    pthread_t    thread;
+    fsb_op       ops[1000];
+    int64_t      ended;
+} talker;
+
+static void talker_ended(fsb_op *op)
+{
+    __atomic_add_fetch((int64_t *)op->user, 1, __ATOMIC_RELEASE);
+}
+
+static void *talker_main(void *arg)
+{
+    talker *t = arg;
+    int     n = 0;
+    for (; n < 1000 && !load(&t->ended); ++n) {
+        t->ops[n] = (fsb_op){.code = FSB_OP_STAT, .path = "/", .user = &t->ended,
+                             .done = talker_ended};
+        fsb_op *op = &t->ops[n];
+        t->b->submit(t->b, &op, 1);
+    }
+    EVENTUALLY(load(&t->ended) == n);
+    return NULL;
+}
+
+static void babble_script(fake *f)
+{
+    wire_answer a;
+    for (int i = 0; i < 5; ++i)
+        if (wire_next(f->fds[1], f->room, &a) != 1) return;
+    memset(f->out, 'x', 4096), wire_send(f->fds[1], f->out, 4096);
+    while (wire_next(f->fds[1], f->room, &a) == 1) {}
+}
+
+static void test_reason_stays(void)
+{
+    static fake   f;
+    static talker t[2];
+    fsb_backend  *b = NULL;
+    int           others = 0;
+    for (int round = 0; round < 200; ++round) {
+        f.script = babble_script;
+        REQUIRE(fake_open(&f, &b, 0) == 0);
+        for (int i = 0; i < 2; ++i) {
+            t[i].b = b, t[i].ended = 0;
+            CHECK_EQ(pthread_create(&t[i].thread, NULL, talker_main, &t[i]), 0);
+        }
+        for (int i = 0; i < 2; ++i) pthread_join(t[i].thread, NULL);
+        others += C(STAT, .path = "/") != -EPROTO;
+        b->close(b);
+        pthread_join(f.thread, NULL);
+    }
+    CHECK_EQ(others, 0);
+}
+
 static void names_script(fake *f)
 {
     static const struct { const char *name; size_t size; } names[] = {
@@ -982,8 +1039,8 @@ static void test_late_answers(void)
     f.script = late_script;
     REQUIRE(fake_open(&f, &b, 20000) == 0);
     const int64_t start = clock_ms();
-    CHECK_EQ(C(OPEN, .path = "/a", .flags = FSB_O_READ, .timeout_ms = 50), -ETIMEDOUT);
-    CHECK_EQ(C(LOCK, .handle = 5, .flags = FSB_LOCK_EXCLUSIVE | FSB_LOCK_WAIT, .timeout_ms = 50),
+    CHECK_EQ(C(OPEN, .path = "/a", .flags = FSB_O_READ, .timeout_ms = 400), -ETIMEDOUT);
+    CHECK_EQ(C(LOCK, .handle = 5, .flags = FSB_LOCK_EXCLUSIVE | FSB_LOCK_WAIT, .timeout_ms = 400),
              -ETIMEDOUT);
     CHECK(clock_ms() - start < 10000);
     nap(50);
@@ -1153,15 +1210,20 @@ static void hold(void *user, const fsb_event *e)
     pthread_mutex_unlock(&h->lock);
 }
 
-/* Was there that event? What was seen is forgotten. */
-static int held(holder *h, const char *text)
+/* Were there these events? What was seen is forgotten. */
+static int held_both(holder *h, const char *one, const char *two)
 {
     pthread_mutex_lock(&h->lock);
-    const int found = strstr(h->text, text) != NULL;
-    if (!found) fprintf(stderr, "want %s have %s\n", text, h->text);
+    const int found = strstr(h->text, one) && strstr(h->text, two);
+    if (!found) fprintf(stderr, "want %s %s have %s\n", one, two, h->text);
     h->text[0] = '\0';
     pthread_mutex_unlock(&h->lock);
     return found;
+}
+
+static int held(holder *h, const char *text)
+{
+    return held_both(h, text, "");
 }
 
 static void lease(fsb_backend *b, holder *h)
@@ -1198,7 +1260,7 @@ static void test_leases(void)
     CHECK_EQ(C(RENAME, .path = "/f", .path2 = "/g"), 0);
     CHECK(held(&others, "5 /f /g -1;"));
     CHECK_EQ(C(RENAME, .path = "/g", .path2 = "/new", .flags = FSB_RENAME_EXCHANGE), 0);
-    CHECK(held(&others, "2 /g - -1;2 /new - -1;"));
+    CHECK(held_both(&others, "2 /g - -1;", "2 /new - -1;")); /* what the watch saw may be between */
     CHECK_EQ(C(MKDIR, .path = "/d", MODE(0755)), 0);
     CHECK(held(&others, "1 /d - "));
     CHECK_EQ(C(SYMLINK, .path = "/d/e", .path2 = "x"), 0);
@@ -1245,7 +1307,7 @@ static void test_lease_ignored(void)
     CHECK_EQ(a.status, 0);
     wire_send(fd, room, wire_stat(room, 10, "/f"));
     CHECK_EQ(wire_next(fd, room, &a), 1);
-    const int64_t start = clock_ms();
+    int64_t start = clock_ms();
     CHECK_EQ(C(PUT, .path = "/f", .flags = 6, .data = "abc", .size = 3, MODE(0644)), 3);
     const int64_t took = clock_ms() - start;
     CHECK(took >= 1900);
@@ -1254,8 +1316,9 @@ static void test_lease_ignored(void)
     CHECK_EQ(a.op, WIRE_EVENT);
     CHECK(raw_ended(fd));
     close(fd);
+    start = clock_ms();
     CHECK_EQ(C(PUT, .path = "/g", .flags = 6, .data = "abc", .size = 3, MODE(0644)), 3);
-    CHECK(clock_ms() - start < took + 1000);
+    CHECK(clock_ms() - start < 1900); /* nobody is waited for */
     b->close(b);
     host_close(&h);
     inner->close(inner);
@@ -1662,7 +1725,7 @@ static void test_exec(void)
     CHECK_EQ(e.cut[0], 588895 - 1000);
     CHECK_EQ(e.cut[1], 1892 - 1000);
     e.max_output = 0;
-    CHECK_EQ(shell(b, "echo begun; sleep 100", &e, &got, 200), -ETIMEDOUT);
+    CHECK_EQ(shell(b, "echo begun; sleep 100", &e, &got, 600), -ETIMEDOUT);
     CHECK_STR(got.text[0], "begun\n");
     got.stop_at = 1;
     CHECK_EQ(shell(b, "while :; do echo y; done", &e, &got, 0), 0);
@@ -1746,7 +1809,7 @@ static void test_exec_crowd(void) /* a hundred at once, of whom some wait; other
     REQUIRE(host_open(&h, inner, RWX, (fsb_chunk_server_desc){.threads = 1}) == 0);
     b = dial(&h), other = dial(&h);
     crowd_start(b, c, 100, "sleep 0.2; echo %d");
-    CHECK_EQ(C(SYNC, .path = "/", .timeout_ms = 5000), 0);
+    CHECK_EQ(C(SYNC, .path = "/", .timeout_ms = 20000), 0);
     crowd_ends(c, 100, 0);
     for (int i = 0; i < 100; ++i) CHECK_EQ(atoi(c[i].heard.text[0]), i);
     crowd_start(b, c, 100, "exec sleep 10%d");
@@ -1924,7 +1987,7 @@ static void test_killed_host(void) /* the first test: a process of many threads 
         pthread_join(v[i].thread, NULL);
         CHECK_EQ(v[i].result, -ENOTCONN);
     }
-    CHECK(clock_ms() - start < 5000);
+    CHECK(clock_ms() - start < 20000);
     b->close(b);
     waitpid(pid, NULL, 0);
     fsb_chunk_server_desc none = {0}; /* its socket is stale now, and in nobody's way */
@@ -2181,6 +2244,7 @@ int main(int argc, char **argv)
     TEST(test_greedy_client_memory);
     TEST(test_greedy_client_local);
     TEST(test_lying_hosts);
+    TEST(test_reason_stays);
     TEST(test_bad_names);
     TEST(test_bad_hellos);
     TEST(test_late_answers);

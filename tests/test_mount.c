@@ -1419,7 +1419,7 @@ static int alone(int (*fn)(void))
     kill(rig.pid, SIGSTOP);
     const pid_t pid = fork();
     if (pid == 0) _exit(fn());
-    for (int i = 0; i < 300 && waitpid(pid, &status, WNOHANG) == 0; ++i) nap(10);
+    for (int i = 0; i < 2000 && waitpid(pid, &status, WNOHANG) == 0; ++i) nap(10);
     kill(pid, SIGKILL);
     kill(rig.pid, SIGCONT);
     waitpid(pid, NULL, 0);
@@ -1448,7 +1448,7 @@ static const char *behind(const char *name) /* a path past the mount */
 
 /* Asks until it is so: what the host tells takes a moment. */
 #define SOON(what) do { \
-        int patience_ = 200; \
+        int patience_ = 2000; \
         while (!(what) && patience_--) nap(10); \
         CHECK(what); \
     } while (0)
@@ -1733,10 +1733,12 @@ static void test_remote_locks(void)
     CHECK_EQ(fcntl(b, F_SETLK, &m), 0);
     struct sigaction act = {.sa_handler = on_alarm};
     sigaction(SIGALRM, &act, NULL);
-    const struct itimerval soon = {.it_value = {0, 200000}};
-    setitimer(ITIMER_REAL, &soon, NULL);
+    const struct itimerval soon = {.it_value = {0, 200000}, .it_interval = {0, 200000}};
+    const struct itimerval never = {.it_value = {0, 0}};
+    setitimer(ITIMER_REAL, &soon, NULL); /* once more if it was early */
     m = l;
     FAILS(fcntl(b, F_SETLKW, &m), EINTR);
+    setitimer(ITIMER_REAL, &never, NULL);
     close(open(p("l"), O_RDONLY)); /* closing any descriptor gives up the process's locks */
     m = l;
     CHECK_EQ(fcntl(b, F_SETLK, &m), 0);

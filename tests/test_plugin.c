@@ -129,7 +129,8 @@ static void refused(const char *path, int err, const char *why)
     lines           log = {0};
     test_memory     m = {0};
     fsb_backend    *b = NULL;
-    fsb_plugin_desc d = {.path = path, .load_ms = 300, .deadline_ms = 100, .log = {log_line, &log},
+    fsb_plugin_desc d = {.path = path, .load_ms = err == -ETIMEDOUT ? 300 : 20000,
+                         .deadline_ms = 20000, .log = {log_line, &log},
                          .allocator = {test_memory_fn, &m}};
     CHECK_EQ(fsb_plugin_load(&b, &d), err);
     CHECK(!b);
@@ -170,7 +171,7 @@ static void test_plugin_opens_late(void)
     char               path[600];
     fsb_backend       *b = NULL;
     NEED_PLUGIN(path, "sleeps");
-    fsb_plugin_desc d = {.path = path, .load_ms = 400, .deadline_ms = 10, .log = {log_line, &log},
+    fsb_plugin_desc d = {.path = path, .load_ms = 1000, .deadline_ms = 10, .log = {log_line, &log},
                          .allocator = {test_memory_fn, &m}};
     CHECK_EQ(fsb_plugin_load(&b, &d), -ETIMEDOUT);
     CHECK(NOW(m.live) > 0);
@@ -210,9 +211,31 @@ static uint64_t stuck(fixture *f)
     return s.stuck;
 }
 
+/* A call that hangs in the plugin, in the end: one that no worker took in time is repeated. Returns
+   the number of calls. */
+static int stick(fixture *f, fsb_op op)
+{
+    const uint64_t before = stuck(f);
+    int            calls = 0;
+    do ++calls, CHECK_EQ(call(f->b, op), -ETIMEDOUT);
+    while (stuck(f) == before && calls < 100);
+    CHECK_EQ(stuck(f), before + 1);
+    return calls;
+}
+
+/* A call that does not hang, but may be late for a short deadline on a busy machine: again then. */
+static int64_t insist(fixture *f, fsb_op op)
+{
+    int64_t n = call(f->b, op);
+    for (int i = 0; i < 100 && n == -ETIMEDOUT; ++i) n = call(f->b, op);
+    for (int i = 0; i < 500 && stuck(f); ++i) nap(10);
+    return n;
+}
+
 static void moody_close(fixture *f)
 {
     f->b->close(f->b);
+    for (int i = 0; i < 500 && NOW(f->m.live); ++i) nap(10); /* a worker may be on its way out */
     CHECK_EQ(NOW(f->mood.ended), 1);
     CHECK_EQ(NOW(f->m.live), 0);
     CHECK_EQ(f->m.wrong_size, 0);
@@ -226,46 +249,60 @@ static void test_plugin_deadline(void)
     const fsb_plugin_desc d = {.deadline_ms = 60, .workers = 2, .failures = UINT32_MAX};
     if (!moody_open(&f, d)) SKIP("plugins were not built");
     fsb_backend *b = f.b;
-    const fsb_handle h = open_file(b, "/x", FSB_O_READ);
+    CHECK_EQ(insist(&f, (fsb_op){.code = FSB_OP_OPEN, .path = "/x", .flags = FSB_O_READ}), 0);
+    const fsb_handle h = call_op.handle;
     memset(buf, '-', sizeof buf);
-    CHECK_EQ(C(READ, .handle = h, .buf = buf, .size = 8), 8);
+    CHECK_EQ(insist(&f, (fsb_op){.code = FSB_OP_READ, .handle = h, .buf = buf, .size = 8}), 8);
     CHECK(buf[0] == 'L' && buf[7] == 'L' && buf[8] == '-');
     memset(buf, '-', sizeof buf);
+    const int opened = NOW(f.mood.opened), closed = NOW(f.mood.closed);
+    fsb_plugin_stat(b, &s);
+    uint64_t timeouts = s.timeouts, hanging = 7;
     hang(&f, 1);
     int64_t begin = now_ms();
     for (int i = 0; i < 5; ++i) /* more than there are workers: each has one of its own to hang */
-        CHECK_EQ(C(READ, .handle = h, .buf = buf, .size = sizeof buf), -ETIMEDOUT);
-    CHECK(now_ms() - begin >= 5 * 60 && now_ms() - begin < 3000);
+        timeouts += (uint64_t)stick(&f, (fsb_op){.code = FSB_OP_READ, .handle = h, .buf = buf,
+                                                 .size = sizeof buf});
+    CHECK(now_ms() - begin >= 5 * 60 && now_ms() - begin < 20000);
     CHECK_STR(f.log.item, "plugin/call");
-    begin = now_ms();
-    CHECK_EQ(C(STAT, .path = "/", .timeout_ms = 10), -ETIMEDOUT); /* the op's own, if less */
-    CHECK(now_ms() - begin < 60);
-    CHECK_EQ(C(OPEN, .path = "/x", .flags = FSB_O_READ), -ETIMEDOUT);
+    int64_t least = 60;
+    for (int i = 0; i < 3 && least >= 60; ++i, ++hanging) { /* the op's own, if less */
+        begin = now_ms();
+        timeouts += (uint64_t)stick(&f, (fsb_op){.code = FSB_OP_STAT, .path = "/",
+                                                 .timeout_ms = 10});
+        if (now_ms() - begin < least) least = now_ms() - begin;
+    }
+    CHECK(least < 60);
+    timeouts += (uint64_t)stick(&f, (fsb_op){.code = FSB_OP_OPEN, .path = "/x",
+                                             .flags = FSB_O_READ});
     {
         char data[16];
         memset(data, 'w', sizeof data);
-        CHECK_EQ(C(WRITE, .handle = h, .data = data, .size = sizeof data), -ETIMEDOUT);
+        timeouts += (uint64_t)stick(&f, (fsb_op){.code = FSB_OP_WRITE, .handle = h, .data = data,
+                                                 .size = sizeof data});
         memset(data, 'x', sizeof data); /* which it does not see */
     }
-    CHECK_EQ(stuck(&f), 8);
-    CHECK_EQ(NOW(f.mood.opened), 1);
+    CHECK_EQ(stuck(&f), hanging);
+    CHECK_EQ(NOW(f.mood.opened), opened);
     hang(&f, 0);
-    for (int i = 0; i < 500 && (stuck(&f) || NOW(f.mood.closed) < 1); ++i) nap(10);
+    for (int i = 0; i < 500 && (stuck(&f) || NOW(f.mood.closed) == closed); ++i) nap(10);
     CHECK_EQ(stuck(&f), 0);
     CHECK(buf[0] == '-' && buf[63] == '-'); /* written late, but not here */
     CHECK_EQ(NOW(f.mood.changed), 0);
-    CHECK_EQ(NOW(f.mood.opened), 2);
-    CHECK_EQ(NOW(f.mood.closed), 1); /* what was opened too late */
-    CHECK_EQ(C(STAT, .path = "/"), 0);
-    for (int i = 0; i < 100; ++i) { /* the workers in their place have gone */
+    CHECK_EQ(NOW(f.mood.opened), opened + 1);
+    CHECK_EQ(NOW(f.mood.closed), closed + 1); /* what was opened too late */
+    fsb_plugin_stat(b, &s);
+    CHECK_EQ(s.timeouts, timeouts);
+    CHECK_EQ(insist(&f, (fsb_op){.code = FSB_OP_STAT, .path = "/"}), 0);
+    for (int i = 0; i < 500; ++i) { /* the workers in their place have gone */
         fsb_plugin_stat(b, &s);
         if (s.threads <= 2) break;
         nap(10);
     }
     CHECK(s.threads <= 2);
-    CHECK_EQ(s.timeouts, 8);
-    CHECK_EQ(C(CLOSE, .handle = h), 0);
+    (void)C(CLOSE, .handle = h); /* which happens, however late */
     moody_close(&f);
+    CHECK_EQ(NOW(f.mood.closed), closed + 2);
 }
 
 /* As many hang as may: the rest waits in vain, within its time, and all is well afterwards. */
@@ -276,22 +313,51 @@ static void test_plugin_all_stuck(void)
     const fsb_plugin_desc d = {.deadline_ms = 20, .workers = 1, .max_stuck = 2,
                                .failures = UINT32_MAX};
     if (!moody_open(&f, d)) SKIP("plugins were not built");
-    fsb_backend     *b = f.b;
-    const fsb_handle h = open_file(b, "/x", FSB_O_READ);
+    fsb_backend *b = f.b;
+    CHECK_EQ(insist(&f, (fsb_op){.code = FSB_OP_OPEN, .path = "/x", .flags = FSB_O_READ}), 0);
+    const fsb_handle h = call_op.handle;
+    const int        closed = NOW(f.mood.closed), calls = NOW(f.mood.calls);
     hang(&f, 1);
-    for (int i = 0; i < 8; ++i) CHECK_EQ(C(STAT, .path = "/"), -ETIMEDOUT);
+    for (int i = 0; i < 3; ++i) stick(&f, (fsb_op){.code = FSB_OP_STAT, .path = "/"});
+    for (int i = 0; i < 5; ++i) CHECK_EQ(C(STAT, .path = "/"), -ETIMEDOUT);
+    for (int i = 0; i < 500 && NOW(f.mood.calls) < calls + 3; ++i) nap(10);
     fsb_plugin_stat(b, &s);
     CHECK_EQ(s.threads, 3);
     CHECK_EQ(s.stuck, 3);
-    CHECK_EQ(NOW(f.mood.calls), 4); /* with the open */
+    CHECK_EQ(NOW(f.mood.calls), calls + 3);
     CHECK_EQ(C(CLOSE, .handle = h), -ETIMEDOUT); /* happens later */
-    CHECK_EQ(NOW(f.mood.closed), 0);
+    CHECK_EQ(NOW(f.mood.closed), closed);
     hang(&f, 0);
-    for (int i = 0; i < 500 && !NOW(f.mood.closed); ++i) nap(10);
-    CHECK_EQ(NOW(f.mood.closed), 1);
-    for (int i = 0; i < 200 && C(STAT, .path = "/") != 0; ++i) nap(10);
-    CHECK_EQ(call_op.result, 0);
+    for (int i = 0; i < 500 && NOW(f.mood.closed) == closed; ++i) nap(10);
+    CHECK_EQ(NOW(f.mood.closed), closed + 1);
+    CHECK_EQ(insist(&f, (fsb_op){.code = FSB_OP_STAT, .path = "/"}), 0);
     moody_close(&f);
+}
+
+/* Calls that begin at once have a worker each, if there are enough: none waits behind another. */
+static void *ask_once(void *arg)
+{
+    fsb_backend *b = (fsb_backend *)arg;
+    CHECK_EQ(C(STAT, .path = "/"), 0);
+    return NULL;
+}
+
+static void test_plugin_at_once(void)
+{
+    enum { N = 6 };
+    static fixture f;
+    pthread_t      thread[N];
+    const fsb_plugin_desc d = {.deadline_ms = 60000, .workers = N};
+    for (int round = 0; round < 5; ++round) {
+        if (!moody_open(&f, d)) SKIP("plugins were not built");
+        hang(&f, 1);
+        for (int i = 0; i < N; ++i) pthread_create(&thread[i], NULL, ask_once, f.b);
+        for (int i = 0; i < 1000 && NOW(f.mood.calls) < N; ++i) nap(5);
+        CHECK_EQ(NOW(f.mood.calls), N);
+        hang(&f, 0);
+        for (int i = 0; i < N; ++i) pthread_join(thread[i], NULL);
+        moody_close(&f);
+    }
 }
 
 /* close() with a call that hangs: it does not wait for ever, and nothing is pulled away. */
@@ -300,12 +366,11 @@ static void test_plugin_close_stuck(void)
     static fixture f;
     const fsb_plugin_desc d = {.deadline_ms = 20};
     if (!moody_open(&f, d)) SKIP("plugins were not built");
-    fsb_backend *b = f.b;
     hang(&f, 1);
-    CHECK_EQ(C(STAT, .path = "/"), -ETIMEDOUT);
+    stick(&f, (fsb_op){.code = FSB_OP_STAT, .path = "/"});
     const int64_t begin = now_ms();
-    b->close(b);
-    CHECK(now_ms() - begin < 2000);
+    f.b->close(f.b);
+    CHECK(now_ms() - begin < 10000);
     CHECK_STR(f.log.item, "plugin/close");
     CHECK_EQ(NOW(f.mood.ended), 0);
     hang(&f, 0);
@@ -314,11 +379,26 @@ static void test_plugin_close_stuck(void)
     CHECK_EQ(NOW(f.mood.ended), 1);
 }
 
+/* Repeats a call until the plugin is asked again, which answers `result`: not before the pause is
+   over that began at *since, which becomes that call's time. Returns how often it was not asked. */
+static uint64_t left_alone(fixture *f, int64_t *since, int64_t pause_ms, int64_t result)
+{
+    fsb_backend  *b = f->b;
+    const int64_t began = *since;
+    const int     calls = NOW(f->mood.calls);
+    uint64_t      refused = 0;
+    while (*since = now_ms(), C(STAT, .path = "/") == -EAGAIN && refused < 2000) ++refused, nap(5);
+    CHECK_EQ(call_op.result, result);
+    CHECK(now_ms() - began >= pause_ms);
+    CHECK_EQ(NOW(f->mood.calls), calls + 1);
+    return refused;
+}
+
 static void test_plugin_breaker(void)
 {
     static fixture   f;
     fsb_plugin_stats s;
-    const fsb_plugin_desc d = {.deadline_ms = 1000, .failures = 3, .pause_ms = 50};
+    const fsb_plugin_desc d = {.deadline_ms = 20000, .failures = 3, .pause_ms = 500};
     if (!moody_open(&f, d)) SKIP("plugins were not built");
     fsb_backend     *b = f.b;
     const fsb_handle h = open_file(b, "/x", FSB_O_READ);
@@ -329,31 +409,24 @@ static void test_plugin_breaker(void)
     fail(&f, 0);
     CHECK_EQ(C(STAT, .path = "/"), 0); /* not in a row */
     fail(&f, -EIO);
-    for (int i = 0; i < 3; ++i) CHECK_EQ(C(STAT, .path = "/"), -EIO);
+    for (int i = 0; i < 2; ++i) CHECK_EQ(C(STAT, .path = "/"), -EIO);
+    int64_t since = now_ms();
+    CHECK_EQ(C(STAT, .path = "/"), -EIO);
     CHECK_STR(f.log.item, "plugin/breaker");
     CHECK(strstr(f.log.text, "left alone"));
-    int calls = NOW(f.mood.calls);
-    for (int i = 0; i < 5; ++i) CHECK_EQ(C(STAT, .path = "/"), -EAGAIN);
-    CHECK_EQ(NOW(f.mood.calls), calls); /* it is not asked */
-    CHECK_EQ(C(CLOSE, .handle = h), 0); /* but for what would be lost */
+    CHECK_EQ(C(CLOSE, .handle = h), 0); /* is done all the same, or would be lost */
     for (int i = 0; i < 500 && !NOW(f.mood.closed); ++i) nap(10);
     CHECK_EQ(NOW(f.mood.closed), 1);
-    nap(60);
-    CHECK_EQ(C(STAT, .path = "/"), -EIO); /* the probe */
-    CHECK_EQ(C(STAT, .path = "/"), -EAGAIN);
-    nap(60);
-    CHECK_EQ(C(STAT, .path = "/"), -EAGAIN); /* twice the pause */
-    nap(60);
+    uint64_t refused = 1 + left_alone(&f, &since, 500, -EIO); /* the probe; the CLOSE too */
     fail(&f, 0);
-    CHECK_EQ(C(STAT, .path = "/"), 0);
+    refused += left_alone(&f, &since, 1000, 0); /* twice the pause */
     CHECK(strstr(f.log.text, "answers again"));
     for (int i = 0; i < 5; ++i) CHECK_EQ(C(STAT, .path = "/"), 0);
     fsb_plugin_stat(b, &s);
     CHECK_EQ(s.opened, 1);
     CHECK_EQ(s.open, 0);
-    CHECK_EQ(s.refused, 8); /* the CLOSE too */
+    CHECK_EQ(s.refused, refused);
     CHECK_EQ(s.failures, 6);
-    calls = 0;
     moody_close(&f);
 }
 
@@ -427,7 +500,7 @@ static void *crowd_main(void *arg)
     fsb_backend *b = crowd.f.b;
     char         buf[256];
     (void)arg;
-    for (int i = 0; i < 300 && !__atomic_load_n(&crowd.quit, __ATOMIC_RELAXED); ++i) {
+    while (!__atomic_load_n(&crowd.quit, __ATOMIC_RELAXED)) {
         memset(buf, '-', sizeof buf);
         int64_t   n = C(OPEN, .path = "/x", .flags = FSB_O_READ);
         const int open = n == 0;
@@ -450,7 +523,7 @@ static void test_plugin_stress(void)
                                .pause_ms = 5};
     if (!moody_open(&crowd.f, d)) SKIP("plugins were not built");
     for (int i = 0; i < 6; ++i) pthread_create(&thread[i], NULL, crowd_main, NULL);
-    for (int i = 0; i < 40; ++i) {
+    for (int i = 0; i < 40 || (i < 2000 && !(NOW(crowd.ended[0]) && NOW(crowd.ended[2]))); ++i) {
         hang(&crowd.f, i % 2);
         nap(i % 4 == 1 ? 3 : 20);
     }
@@ -473,6 +546,7 @@ int main(int argc, char **argv)
     TEST(test_plugin_opens_late);
     TEST(test_plugin_deadline);
     TEST(test_plugin_all_stuck);
+    TEST(test_plugin_at_once);
     TEST(test_plugin_close_stuck);
     TEST(test_plugin_breaker);
     TEST(test_plugin_answers);

@@ -1575,7 +1575,8 @@ static void test_decoded_threads(void)
         CHECK_EQ(fsb_registry_save_batch(c.reg, docs, MORE, FSB_REGISTRY_NEW), 0);
         CHECK_STR(content_of(c.reg, ids[n], NULL), ids[n]);
     }
-    usleep(50000); /* hits, now that nothing is saved */
+    for (int i = 0; i < 400; ++i) /* until there are hits, now that nothing is saved */
+        if (usleep(50000), fsb_registry_stat(c.reg, &st) != 0 || st.cache_hits) break;
     __atomic_store_n(&c.stop, 1, __ATOMIC_RELAXED);
     for (int i = 0; i < 3; ++i) pthread_join(readers[i], NULL);
     CHECK_EQ(c.errors, 0);

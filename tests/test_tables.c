@@ -497,7 +497,7 @@ static void test_handles_idle(void)
 {
     int              gone = 0, object;
     fsb_handles     *t = NULL;
-    fsb_handles_desc d = {.idle_ms = 60, .release = count_release, .user = &gone};
+    fsb_handles_desc d = {.idle_ms = 1000, .release = count_release, .user = &gone};
     fsb_handle       idle, busy, pinned, never, ids[4] = {0};
     void            *found;
     REQUIRE(fsb_handles_open(&t, &d) == 0);
@@ -507,10 +507,10 @@ static void test_handles_idle(void)
     CHECK_EQ(fsb_handles_add(t, &object, 0, UINT32_MAX, &never), 0);
     CHECK_EQ(fsb_handles_pin(t, pinned, 0, &found), 0);
     CHECK_EQ(fsb_handles_sweep(t, ids, 4), 0);
-    nap(40);
+    nap(550);
     CHECK_EQ(fsb_handles_get(t, busy, 0, &found), 0);
     CHECK_EQ(fsb_handles_sweep(t, ids, 4), 0);
-    nap(40);
+    nap(550);
     CHECK_EQ(fsb_handles_get(t, busy, 0, &found), 0);
     CHECK_EQ(fsb_handles_sweep(t, ids, 4), 1);
     CHECK_EQ(ids[0], idle);
@@ -520,7 +520,7 @@ static void test_handles_idle(void)
     CHECK_EQ(fsb_handles_get(t, never, 0, &found), 0);
     fsb_handles_close(t);
     CHECK_EQ(gone, 4);
-    gone = 0, d.sweep_ms = 5; /* a thread does it */
+    gone = 0, d.idle_ms = 60, d.sweep_ms = 5; /* a thread does it */
     REQUIRE(fsb_handles_open(&t, &d) == 0);
     CHECK_EQ(fsb_handles_add(t, &object, 0, 0, &idle), 0);
     for (int i = 0; i < 500 && !__atomic_load_n(&gone, __ATOMIC_RELAXED); ++i) nap(10);

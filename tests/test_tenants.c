@@ -412,14 +412,14 @@ static void test_tenants_removed_in_use(void)
 
 static void test_tenants_idle(void)
 {
-    house        h = {.idle_ms = 30};
+    house        h = {.idle_ms = 500};
     fsb_tenants *t = house_open(&h, NULL, NULL);
     REQUIRE(t);
     fsb_backend *b = tenant(t, "a");
     const fsb_handle idle = conf_open(b, "/who", FSB_O_READ);
     const fsb_handle used = conf_open(b, "/who", FSB_O_READ);
     CHECK_EQ(fsb_handles_sweep(fsb_tenants_handles(t), NULL, 0), 0);
-    nap(40);
+    nap(550);
     CHECK_EQ(C(STAT, .handle = used), 0);
     CHECK_EQ(fsb_handles_sweep(fsb_tenants_handles(t), NULL, 0), 1);
     CHECK_EQ(C(STAT, .handle = idle), -EBADF);
