@@ -4533,8 +4533,8 @@ static int fsb_cached_copy_names_(fsb_cached_ *c, fsb_cached_folder_ *f, const f
     return p->count || p->end;
 }
 
-/* The bytes that are in L2 and not in memory. Where they are in neither, and inner is to be asked, or
-   there is no more room, the piece ends: names left out. */
+/* The bytes that are in L2 and not in memory. Where they are in neither, and inner is to be asked,
+   or there is no more room, the piece ends. Returns the number of names left out. */
 static uint32_t fsb_cached_fill_piece_(fsb_cached_ *c, const fsb_op *op, fsb_cached_piece_ *p)
 {
     size_t used = 0;

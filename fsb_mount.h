@@ -8218,8 +8218,8 @@ static int64_t fsb_mount_ask_(fsb_mount *m, uint32_t code, fsb_op *op)
     return fsb_mount_now_() - start;
 }
 
-/* The root's STAT took so long: is there a cache, which answers the next one, before a distant host,
-   which STATFS has to ask? A busy machine may have been late once. */
+/* The root's STAT took so long: is there a cache, which answers the next one, before a distant
+   host, which STATFS has to ask? A busy machine may have been late once. */
 static int fsb_mount_far_(fsb_mount *m, int64_t took)
 {
     fsb_op op;
