@@ -23,7 +23,7 @@ static void nap(int ms)
 
 /* ---- every interleaving ---- */
 
-#ifdef __SANITIZE_THREAD__
+#if defined __SANITIZE_THREAD__ || defined __SANITIZE_ADDRESS__
 enum { BLIND = 1 };
 #else
 enum { BLIND = 0 };
@@ -220,7 +220,7 @@ static void test_every_interleaving(void)
         {"expire, pin", 2, {actor_expire, actor_pin}},
         {"expire, reuse", 2, {actor_expire, actor_reuse}},
     };
-    if (BLIND) SKIP("the thread sanitizer cannot follow the explorer");
+    if (BLIND) SKIP("the sanitizers cannot follow the explorer");
     for (size_t i = 0; i < sizeof cases / sizeof *cases && !test_.bad; ++i) {
         explore_all(slots_begin, slots_end, cases[i].n, cases[i].actor);
         if (test_.bad) fprintf(stderr, "%s, run %llu\n", cases[i].name,
@@ -242,7 +242,7 @@ static void actor_get_carelessly(void)
 static void test_explorer_finds(void)
 {
     void (*const actors[])(void) = {actor_get_carelessly, actor_reuse};
-    if (BLIND) SKIP("the thread sanitizer cannot follow the explorer");
+    if (BLIND) SKIP("the sanitizers cannot follow the explorer");
     explore_wrong = 0;
     explore_all(slots_begin, slots_end, 2, actors);
     CHECK(explore_wrong > 0);
@@ -382,7 +382,7 @@ static void test_every_removal(void)
         {"open, find, replaced", 3, 2, {actor_open, actor_find, actor_replace_tenant}},
     };
     cpu_set_t before, one;
-    if (BLIND) SKIP("the thread sanitizer cannot follow the explorer");
+    if (BLIND) SKIP("the sanitizers cannot follow the explorer");
     sched_getaffinity(0, sizeof before, &before); /* which shard a tenant is in must not change */
     CPU_ZERO(&one);
     CPU_SET((size_t)sched_getcpu(), &one);
