@@ -45,10 +45,11 @@ TESTS   := $(patsubst tests/%.c,%,$(wildcard tests/test_*.c))
 THREADS := $(filter-out test_blake3,$(TESTS)) # that one has but one
 BENCHES := $(patsubst bench/%.c,build/bench/%,$(wildcard bench/bench_*.c))
 LINKED  := build/bench/link # the emulated network link
+ROUGH   := $(patsubst build/bench/%,build/rough/%,$(BENCHES) $(LINKED)) # do these compile?
 BAD_PLUGINS := moody crash exit hang abi size symbol refuses sleeps # what test_plugin loads
 GROUPS  := $(patsubst tools/%.c,obj/%.o,$(wildcard tools/fsb_*.c)) # of fsb's sub-commands
 
-.PHONY: all tools tests sanitized sanitized-tools benches demo test soak bench bench-quick \
+.PHONY: all tools tests sanitized sanitized-tools benches rough demo test soak bench bench-quick \
         bench-peers fuzz install deb cross blocks clean
 all: tools tests benches
 tools: $(TOOLS:%=build/%)
@@ -56,6 +57,7 @@ tests: $(TESTS:%=build/%)
 sanitized: $(addprefix build/asan/,$(TESTS)) $(addprefix build/tsan/,$(THREADS))
 sanitized-tools: $(foreach v,asan tsan,$(TOOLS:%=build/$v/%))
 benches: $(BENCHES) $(LINKED)
+rough: $(ROUGH)
 
 # A variant is the same programs in a folder of its own.
 define VARIANT
@@ -89,11 +91,14 @@ build/bench/bench_cache: LDLIBS += $(shell pkg-config --libs glib-2.0)
 endif
 build/bench/%: bench/%.c build/line | build/bench
 	$(SAY)$(LINK)
+build/rough/%: bench/%.c build/line | build/rough
+	$(SAY)$(LINK)
+build/rough/%: SANITIZE = -O0 -g0
 build/fuzz/%: tests/%.c build/line | build/fuzz
 	$(SAY)$(LINK)
 build/fuzz/%: CC = clang
 build/fuzz/%: SANITIZE = -fsanitize=fuzzer,address,undefined $(SANE)
-build/bench build/fuzz:
+build/bench build/rough build/fuzz:
 	@mkdir -p $@
 
 # Changes when the compiler line does, for instance because a library was installed.

@@ -168,11 +168,12 @@ static void *lru_hits(void *first)
 static void bench_memory(void)
 {
     const char *name = NULL;
-    double      copy[ROUNDS], pin[ROUNDS], theirs[ROUNDS], *beside = NULL;
+    double      copy[ROUNDS], pin[ROUNDS], *beside = NULL;
     bench.hits = bench_.quick ? 1000000 : 5000000;
     make_picks(KEYS);
     fill_cache(KEYS);
 #ifdef BENCH_GLIB
+    double theirs[ROUNDS];
     fill_lru(KEYS);
     name = "GHashTable+GQueue", beside = theirs;
 #endif

@@ -44,14 +44,14 @@ part() {
     cat "$log.shown" # one write, so that parts that run at once do not mix
     rm -f "$log.shown"
 }
-build() {
-    ${MAKE:-make} --no-print-directory -k -j"$jobs" all sanitized &&
+build() { # the benches only to see that they compile
+    ${MAKE:-make} --no-print-directory -k -j"$jobs" tools tests rough sanitized &&
         echo "build: 1 passed, 0 failed"
 }
 export -f build
 export MAKE jobs
 
-part build bash -c build
+limit=1200 part build bash -c build
 part dropin tests/dropin.sh
 commands="tests/lint.sh tests/docs.sh"
 for test in tests/test_*.c; do
