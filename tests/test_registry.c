@@ -1772,7 +1772,7 @@ static void test_processes(void)
     d.map_bytes = 65536;
     fsb_registry *reg = open_or_die(&d);
     const time_t  until = time(NULL) + (soak() ? 60 : 2);
-    for (int n = 1; time(NULL) < until; ++n) {
+    for (int n = 1; time(NULL) < until || n <= 101; ++n) { /* a slow disk takes longer */
         stamp(content, n);
         snprintf(version, sizeof version, "%d.0.0", n);
         const int err = save(reg, "doc", version, content);
@@ -1786,7 +1786,7 @@ static void test_processes(void)
     }
     __atomic_store_n(&shared->stop, 1, __ATOMIC_RELEASE);
     for (int i = 0; i < 8; ++i) CHECK_EQ(exit_of(readers[i]), 0);
-    CHECK(shared->saved > 10); /* each waits for the disk */
+    CHECK(shared->saved > 100);
     CHECK_EQ(fsb_registry_verify(reg, NULL, NULL), 0);
     fsb_registry_close(reg);
     munmap(shared, sizeof *shared);
