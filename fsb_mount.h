@@ -1611,7 +1611,9 @@ static void fsb_handles_push_(fsb_handles *t, uint32_t shard, uint32_t first,
     while (!fsb_tables_swap_(head, &was, ((was >> 32) + 1) << 32 | (first + 1)));
 }
 
-static fsb_handles_slot_ *fsb_handles_pop_(fsb_handles *t, uint32_t shard, uint32_t *number)
+/* Inlined by force, as finish_ and kill_ are: that is a ninth of the time of remove and add. */
+__attribute__((always_inline)) static inline fsb_handles_slot_ *
+fsb_handles_pop_(fsb_handles *t, uint32_t shard, uint32_t *number)
 {
     uint64_t *head = &t->shards[shard].free;
     uint64_t  was = fsb_tables_load_(head);
@@ -1751,8 +1753,8 @@ FSB_API int fsb_handles_get(fsb_handles *t, fsb_handle id, uint32_t owner, void 
 }
 
 /* The slot is dead and unpinned: ours alone, until it is in the list again. */
-static void fsb_handles_finish_(fsb_handles *t, fsb_handles_slot_ *s, uint32_t number,
-                                uint32_t generation)
+__attribute__((always_inline)) static inline void
+fsb_handles_finish_(fsb_handles *t, fsb_handles_slot_ *s, uint32_t number, uint32_t generation)
 {
     const fsb_handle id = (uint64_t)(generation - 1) << 32 | number;
     if (t->desc.release) {
@@ -1797,7 +1799,8 @@ FSB_API int fsb_handles_pin(fsb_handles *t, fsb_handle id, uint32_t owner, void 
 }
 
 /* `idle`: only if nobody pins it. */
-static int fsb_handles_kill_(fsb_handles *t, fsb_handles_slot_ *s, fsb_handle id, int idle)
+__attribute__((always_inline)) static inline int
+fsb_handles_kill_(fsb_handles *t, fsb_handles_slot_ *s, fsb_handle id, int idle)
 {
     uint64_t was = fsb_tables_load_(&s->state);
     uint32_t generation;
