@@ -8,6 +8,8 @@
 #include "../fsb_chunk.h"
 #include "../fsb_mount.h"
 #include "bench.h"
+#include <dirent.h>
+#include <sys/prctl.h>
 
 #ifndef FSB_WITH_OPENSSL
 int main(void)
@@ -394,16 +396,70 @@ static void measure(double seconds, double *p50, double *p99)
     *p50 = bench.times[n / 2], *p99 = bench.times[n * 99 / 100];
 }
 
+/* What the kernel did with the host's threads [0] and with all others [1], which are the load: they
+   run on the same processors. A thread bears the name of the one that started it. */
+typedef struct sched_times {
+    double ran[2], waited[2], times[2]; /* ns; waited: for a processor, once awake */
+} sched_times;
+
+static int task_scan(const char *task, const char *file, const char *format, void *a, void *b,
+                     void *c)
+{
+    char path[300];
+    snprintf(path, sizeof path, "/proc/self/task/%s/%s", task, file);
+    FILE *f = fopen(path, "r");
+    if (!f) return 0;
+    const int got = fscanf(f, format, a, b, c);
+    fclose(f);
+    return got;
+}
+
+static void sched_add(sched_times *s, double sign)
+{
+    DIR           *tasks = opendir("/proc/self/task");
+    struct dirent *e;
+    while (tasks && (e = readdir(tasks)) != NULL) {
+        char   name[32];
+        double ran, waited, times;
+        if (task_scan(e->d_name, "comm", "%31s", name, NULL, NULL) != 1 ||
+            task_scan(e->d_name, "schedstat", "%lf %lf %lf", &ran, &waited, &times) != 3)
+            continue;
+        const int i = strcmp(name, "host") != 0;
+        s->ran[i] += sign * ran, s->waited[i] += sign * waited, s->times[i] += sign * times;
+    }
+    if (tasks) closedir(tasks);
+}
+
+/* Where the time of the others goes: on its way a request wakes a thread of the host and two of its
+   client, and each may have to wait for a processor. */
+static void show_sched(const sched_times *alone, const sched_times *with, double seconds)
+{
+    static const char *const who[2] = {"a thread of the host", "a thread of the load"};
+    for (int i = 0; i < 2; ++i) {
+        char   title[64], note[64];
+        double before = alone->waited[i] / alone->times[i] / 1000;
+        double now = with->waited[i] / with->times[i] / 1000;
+        if (!(alone->times[i] > 0)) return; /* this kernel does not count */
+        snprintf(title, sizeof title, "%s waits to run, flood", who[i]);
+        snprintf(note, sizeof note, "mean; all take %.0f %% of a processor, alone %.0f %%",
+                 with->ran[i] / seconds / 1e7, alone->ran[i] / seconds / 1e7);
+        bench_row(title, &now, 1, "us", "alone", &before, 1, BENCH_LESS, note);
+    }
+}
+
 static void bench_flood(const char *name, int limited)
 {
     enum { ROUNDS = 5 };
     double                 alone50[ROUNDS], alone99[ROUNDS], with50[ROUNDS], with99[ROUNDS], rate;
     fsb_chunk_server_stats before, after;
     fsb_handles_stats      handles;
+    sched_times            alone = {{0}, {0}, {0}}, with = alone;
     char                   title[64];
     const int              rounds = bench_.quick ? 3 : ROUNDS;
     const double           seconds = bench_.quick ? 0.7 : 1.5;
+    (void)prctl(PR_SET_NAME, "host");
     start_server(limited);
+    (void)prctl(PR_SET_NAME, "load");
     start_clients();
     pause_us(500000);
     fsb_handles_stat(fsb_tenants_handles(bench.set), &handles);
@@ -412,11 +468,15 @@ static void bench_flood(const char *name, int limited)
     for (int r = 0; r < rounds; ++r) {
         __atomic_store_n(&bench.flooding, 0, __ATOMIC_RELAXED);
         pause_us(300000);
+        sched_add(&alone, -1);
         measure(seconds, &alone50[r], &alone99[r]);
+        sched_add(&alone, 1);
         __atomic_store_n(&bench.flooding, 1, __ATOMIC_RELAXED);
         pause_us(300000);
         fsb_chunk_server_get_stats(bench.server, &before);
+        sched_add(&with, -1);
         measure(seconds, &with50[r], &with99[r]);
+        sched_add(&with, 1);
         fsb_chunk_server_get_stats(bench.server, &after);
         answered += after.requests - before.requests;
     }
@@ -429,6 +489,7 @@ static void bench_flood(const char *name, int limited)
     rate = (double)answered / rounds / seconds;
     snprintf(title, sizeof title, "requests a second, %s", name);
     bench_row(title, &rate, 1, "/s", "", NULL, 0, BENCH_MORE, "of all tenants");
+    if (!limited) show_sched(&alone, &with, rounds * seconds);
     stop_clients();
     stop_server();
 }

@@ -600,8 +600,8 @@ static void refused(const char *why, int wanted, const char *line,
     if (err != wanted) fprintf(stderr, "%s: %d\n", why, err);
     CHECK_EQ(err, wanted);
     CHECK(!line || wire_said(line));
+    wire_stop(); /* and with it all that it has to say */
     CHECK(strstr(w.log, strrchr(before, ':') + 1) == NULL);
-    wire_stop();
 }
 static void spoil_mac(char *text, fsb_token_claims *c)
 {
