@@ -14,9 +14,10 @@ check 'what one writes and closes, the other reads when it opens' \
     'echo first >"$one/f" && [ "$(cat "$two/f")" = first ] && echo second, longer >"$two/f" && [ "$(cat "$one/f")" = "second, longer" ]'
 check 'flock: the second client is refused, then served' '
     touch "$one/lock"
-    flock "$one/lock" -c "touch $dir/held; sleep 2" & a=$!
+    flock "$one/lock" -c "touch $dir/held; until [ -e $dir/go ]; do sleep 0.1; done" & a=$!
     until [ -e "$dir/held" ]; do sleep 0.02; done
-    ! flock -n "$two/lock" true && flock "$two/lock" true && wait $a'
+    flock -n "$two/lock" true; refused=$?
+    (sleep 1; touch "$dir/go") & [ $refused = 1 ] && flock "$two/lock" test -e "$dir/go" && wait $a'
 check 'flock: a client that is killed gives its locks back' '
     flock "$one/lock" -c "touch $dir/held2; exec sleep 100" & a=$!
     until [ -e "$dir/held2" ]; do sleep 0.02; done

@@ -112,6 +112,7 @@ wire() {
     working "$mnt" flipped 2
     echo flip 150000 >"$fault"
     sleep "$(choose 1.5 20)"
+    [ "$stage" = tls ] || soon 'grep -q "changed on the way" "$dir/host.log" "$dir/mount.log"'
     rm "$fault"
     check 'flipped bits: then the mount goes on' 'usable "$mnt"'
     worked flipped "$mnt" 'flipped bits'
@@ -241,8 +242,9 @@ strangers() {
     done
     "$bin/fsb-host" --code-file "$dir/codes" --revoke gone
     "$bin/fsb-host" --code-file "$dir/others" --new-code wrong >"$dir/wrong.code"
-    sleep 3 # it looks at its codes every second
     export bare=${tls_url%#*}
+    sleep 3 # it looks at its codes every second
+    soon '! "$bin/fsb" ls --code-file "$dir/gone.code" "$bare" >/dev/null 2>&1'
     for at in wrong gone old; do
         check "a code that is $at: it is said so" \
             '! "$bin/fsb-mount" --timeout 5 --code-file "$dir/'$at'.code" "$bare" "$mnt" 2>"$dir/err" && grep -q "no such code: it was revoked, has expired" "$dir/err"'

@@ -90,14 +90,14 @@ start_sshd() {
     cp user_key.pub keys
     [ "$(id -u)" != 0 ] || mkdir -p /run/sshd
     for _ in $(seq 20); do
-        port=$((20000 + RANDOM % 20000))
+        port=$((20000 + RANDOM % 12000)) # below those that are given away
         "$(command -v sshd)" -D -f /dev/null -p $port -h "$dir/host_key" -E "$dir/sshd.log" \
             -o ListenAddress=127.0.0.1 -o PidFile=none -o "AuthorizedKeysFile=$dir/keys" \
             -o StrictModes=no -o UsePAM=no -o PermitRootLogin=yes -o Subsystem='sftp internal-sftp' \
             -o "SetEnv=PATH=$1" &
         sshd_pid=$!
         for _ in $(seq 200); do
-            (echo >"/dev/tcp/127.0.0.1/$port") 2>/dev/null && break 2
+            grep -q "listening on 127.0.0.1 port $port" sshd.log 2>/dev/null && break 2
             kill -0 $sshd_pid 2>/dev/null || break
             sleep 0.05
         done

@@ -25,7 +25,8 @@ unmount_at "$mnt"
 
 code=${url#*#} bare=${url%#*}
 once() { "$bin/fsb-mount" --timeout 5 "$@" "$mnt" && fusermount3 -u "$mnt"; }
-export -f once; export bin mnt bare code codes dir data
+known() { "$bin/fsb" ls --code-file "$dir/$1" "$bare" >/dev/null 2>&1; } # has the host read of it?
+export -f once known; export bin mnt bare code codes dir data
 settle() { for _ in $(seq 400); do pgrep -f "fsb-mount.*$mnt\$" >/dev/null || return 0; sleep 0.05; done; }
 check 'the code from the environment' 'FSB_CODE="$code" once "$bare"'; settle
 check 'the code from a file' 'printf "%s\n" "$code" >"$dir/code"; once --code-file "$dir/code" "$bare"'; settle
@@ -35,8 +36,8 @@ check 'no code' 'once "$bare" 2>&1 | grep -q "no join code"'
 check 'a mistyped code is told from a wrong one' 'c=$(tr "[0-9A-HJKMNP-TV-Z]" "[1-9A-HJKMNP-TV-Z0]" <<<"${code:0:1}")${code:1}; once "$bare#$c" 2>&1 | grep -q mistyped'
 check 'a wrong code' 'w=$("$bin/fsb-host" --code-file "$dir/others" --new-code x); once "$bare#$w" 2>&1 | grep -q "no such code"'
 
-check 'a read-only code, made while the host runs' '"$bin/fsb-host" --code-file "$codes" --new-code guest --read-only >"$dir/guest"; sleep 2.5; "$bin/fsb-mount" --code-file "$dir/guest" --timeout 5 "$bare" "$mnt" && cat "$mnt/file" && ! touch "$mnt/new" 2>/dev/null'
-check 'revoked, it is of no use any more, also for who is connected' '"$bin/fsb-host" --code-file "$codes" --revoke guest; sleep 2.5; ! timeout 20 cat "$mnt/big" >/dev/null 2>&1; fusermount3 -u "$mnt"; ! once --code-file "$dir/guest" "$bare"'; settle
+check 'a read-only code, made while the host runs' '"$bin/fsb-host" --code-file "$codes" --new-code guest --read-only >"$dir/guest"; sleep 2.5; soon known guest && "$bin/fsb-mount" --code-file "$dir/guest" --timeout 5 "$bare" "$mnt" && cat "$mnt/file" && ! touch "$mnt/new" 2>/dev/null'
+check 'revoked, it is of no use any more, also for who is connected' '"$bin/fsb-host" --code-file "$codes" --revoke guest; sleep 2.5; soon "! timeout 20 cat $mnt/big >/dev/null 2>&1"; out=$?; fusermount3 -u "$mnt"; [ $out = 0 ] && ! once --code-file "$dir/guest" "$bare"'; settle
 check 'an expired code' '"$bin/fsb-host" --code-file "$codes" --new-code old --until 2001-01-01 >"$dir/old"; sleep 2.5; ! once --code-file "$dir/old" "$bare"'
 check 'a code for another share' '"$bin/fsb-host" --code-file "$codes" --new-code other --share other >"$dir/other"; sleep 2.5; ! once --code-file "$dir/other" "$bare"'
 check 'a code file that others may read is refused' 'cp "$codes" "$dir/open" && chmod 644 "$dir/open"; ! "$bin/fsb-host" --code-file "$dir/open" --revoke old 2>"$dir/err" && grep -q "chmod 600" "$dir/err"'
@@ -73,9 +74,9 @@ check 'and the mount is usable within 5 s' 'timeout 5 dd if="$mnt/file" iflag=di
 check 'a host that stops says so, the mount waits, then goes on' 'kill '"$host_pid"'; soon "grep -q \"it has stopped\" $dir/mount.log"'
 wait "$host_pid" 2>/dev/null; again
 check 'and is there' 'timeout 20 cmp "$mnt/big" "$data/big"'
-"$bin/fsb-host" --code-file "$codes" --new-code main >/dev/null
-sleep 2.5
-check 'a new code for the old name: who has the old one is out, at once' 'SECONDS=0; ! timeout 25 ls "$mnt/" 2>"$dir/err"; [ $SECONDS -lt 10 ] && grep -qi "permission" "$dir/err"'
+"$bin/fsb-host" --code-file "$codes" --new-code main >"$dir/main"
+sleep 2.5; soon known main
+check 'a new code for the old name: who has the old one is out, at once' 'soon "! timeout 10 ls $mnt/ 2>$dir/err" && grep -qi "permission" "$dir/err"'
 check 'and it still unmounts' 'fusermount3 -u "$mnt"'; settle
 check 'the new one opens' 'once --code-file "$codes" "$bare"'; settle
 code=$(sed -n "s/  .* main$//p" "$codes")

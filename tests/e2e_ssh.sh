@@ -28,14 +28,14 @@ chmod 755 . && chmod 644 keys
 [ "$(id -u)" != 0 ] || mkdir -p /run/sshd
 start_sshd() { # OPTIONS...: $port, $log
     for _ in $(seq 20); do
-        port=$((20000 + RANDOM % 20000)) log=$dir/sshd.$port
+        port=$((20000 + RANDOM % 12000)) log=$dir/sshd.$port # below those that are given away
         "$(command -v sshd)" -D -f /dev/null -p $port -h "$dir/host_key" -E "$log" \
             -o ListenAddress=127.0.0.1 -o PidFile=none -o "AuthorizedKeysFile=$dir/keys" \
             -o StrictModes=no -o PermitRootLogin=yes -o UsePAM=no -o "Subsystem=sftp $subsystem" "$@" &
         sshd_pid=$!
         pids="$pids $sshd_pid"
         for _ in $(seq 200); do
-            (echo >"/dev/tcp/127.0.0.1/$port") 2>/dev/null && return 0
+            grep -q "listening on 127.0.0.1 port $port" "$log" 2>/dev/null && return 0
             kill -0 $sshd_pid 2>/dev/null || break
             sleep 0.05
         done
@@ -88,8 +88,8 @@ if [ "$(id -u)" = 0 ] && command -v useradd >/dev/null && command -v chpasswd >/
     echo 'let me in' >password && chmod 600 password
     check "a password, out of a file" "fsb ls $only --password-file password $user | grep -q file"
     check "which stands in no argument" "fsb exec -n $only --password-file password $user sleep 2 &
-        sleep 1; cat /proc/[0-9]*/cmdline >cmdlines; wait
-        grep -qa known cmdlines && ! grep -qa 'let m[e] in' cmdlines"
+        soon 'cat /proc/[0-9]*/cmdline >cmdlines; grep -qa UserKnown[H]osts cmdlines'; wait
+        grep -qa UserKnown[H]osts cmdlines && ! grep -qa 'let m[e] in' cmdlines"
     fails "a wrong password" "Permission denied" "env FSB_PASSWORD=guess fsb ls $only $user"
     if start_sshd -o PasswordAuthentication=no -o KbdInteractiveAuthentication=yes &&
         knows host_key.pub && FSB_PASSWORD='let me in' fsb ls $only \

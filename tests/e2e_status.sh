@@ -46,8 +46,10 @@ check 'every line of it is of the format' \
 check 'for people it is short, and has the percentiles' \
     '"$bin/fsb" status "unix:$dir/status" >"$dir/view" && grep -q "^clients connected *1$" "$dir/view" &&
     grep -q "99 % under" "$dir/view" && [ $(wc -l <"$dir/view") -lt 45 ]'
-mkdir "$data/many"
-for i in $(seq 150); do head -c 4096 /dev/urandom >"$data/many/$i"; done
+mkdir "$dir/many"
+for i in $(seq 150); do head -c 4096 /dev/urandom >"$dir/many/$i"; done
+check 'a folder that is moved there, whole, shows' \
+    '[ ! -e "$mnt/many" ] && mv "$dir/many" "$data" && soon "[ -e $mnt/many ]"' # no more is told of it
 check 'small files read by names that nobody listed come together, and once (under a lease)' \
     'a=$(number fsb_requests_total "unix:$dir/status") b=$(number fsb_sent_bytes_total "unix:$dir/status")
     for i in $(seq 150); do cmp "$mnt/many/$i" "$data/many/$i" || exit 1; done

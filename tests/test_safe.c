@@ -345,14 +345,18 @@ static void test_tls_expires(void) /* also while somebody is connected */
     struct timespec now;
     NEED_TLS();
     REQUIRE(host_open(&h, "tls:127.0.0.1:0", plain) == 0);
-    clock_gettime(CLOCK_REALTIME, &now);
     fsb_chunk_code code = {h.code, NULL, RW, NULL, 0};
-    code.expires_ns = ((int64_t)now.tv_sec + 2) * 1000000000;
-    CHECK_EQ(fsb_chunk_server_set_codes(h.server, &code, 1), 0);
-    b = dial(&h);
+    fsb_op         op = {.code = FSB_OP_STAT, .path = "/"};
+    int64_t        err = -EACCES;
+    for (int s = 2; err && s < 20; s *= 2) { /* a slow machine gets in with one that lasts longer */
+        clock_gettime(CLOCK_REALTIME, &now);
+        code.expires_ns = ((int64_t)now.tv_sec + s) * 1000000000;
+        CHECK_EQ(fsb_chunk_server_set_codes(h.server, &code, 1), 0);
+        err = dial_as(&h, h.code, &b);
+        if (!err && (err = fsb_backend_call(b, &op)) != 0) b->close(b), b = NULL;
+    }
+    CHECK_EQ(err, 0);
     REQUIRE(b != NULL);
-    fsb_op op = {.code = FSB_OP_STAT, .path = "/"};
-    CHECK_EQ(fsb_backend_call(b, &op), 0);
     EVENTUALLY(fsb_backend_call(b, &op) == -ENOTCONN);
     b->close(b);
     host_close(&h);
