@@ -532,11 +532,11 @@ typedef struct fsb_cache_backend_desc {
 /* Wraps `inner`: answers STAT, LIST, READLINK, OPEN for reading, READ, GET and GETXATTR of missing
    names from memory or L2 while they are known to hold, passes on everything else, and keeps what
    comes back. submit() calls done() before it returns for what is known.
-   Where a round trip takes more than 2 ms, and inner has submit(): a name that is looked up brings
+   Where a round trip takes more than 1 ms, and inner has submit(): a name that is looked up brings
    the first 16 KiB of its file along, while at least one in four is opened; and small files read
    one after another bring those behind them (in the order of the listing, of their names, or of
    the numbers in these), in a window that grows while the link keeps up. LIST with FSB_LIST_DATA
-   then gives the bytes that are here. Where it takes less than 1 ms, and there is no disk, the
+   then gives the bytes that are here. Where it takes less, and there is no disk, the
    bytes of large files and those of a LIST with FSB_LIST_DATA are passed on and not kept.
    What is known holds as long as inner's lease (WATCH of "/" with FSB_WATCH_HELD), else ttl_ms.
    A WATCH with FSB_WATCH_HELD of this backend hears of others' changes after they were forgotten
@@ -6638,7 +6638,7 @@ static int64_t fsb_cached_distance_(fsb_cached_ *c)
             return 0;
         const int64_t took = fsb_cached_clock_ns_() - start;
         if (took < least) least = took;
-        if (least > 10000000) break; /* far enough */
+        if (i && least > 10000000) break; /* far enough */
     }
     return least;
 }

@@ -8224,7 +8224,7 @@ static int fsb_mount_far_(fsb_mount *m, int64_t took)
 {
     fsb_op op;
     if (took <= FSB_MOUNT_FAR_NS_ || fsb_mount_ask_(m, FSB_OP_STAT, &op) > took / 8) return 0;
-    for (int i = 0; i < 7 && took < 10 * FSB_MOUNT_FAR_NS_; ++i) {
+    for (int i = 0; i < 7 && (!i || took < 10 * FSB_MOUNT_FAR_NS_); ++i) {
         const int64_t again = fsb_mount_ask_(m, FSB_OP_STATFS, &op);
         if (op.result >= 0 && again < FSB_MOUNT_FAR_NS_) return 0;
     }
