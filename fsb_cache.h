@@ -4832,8 +4832,9 @@ static int fsb_cached_follow_(fsb_cached_ *c, fsb_cached_folder_ *f, fsb_cached_
     if (e == last) return 0;
     f->last_read = e;
     if (!e->place) return 0;
-    if (f->guess_count && (e->rank > f->guess_next || (missed && last && e->rank < last->rank)))
-        f->guess_count = 0; /* nobody asked for that */
+    if (f->guess_count && e->rank > f->guess_next) f->guess_count = 0; /* nobody asked for that */
+    if (f->guess_count && missed && (!e->rank || (last && e->rank < last->rank)))
+        f->guess_count = 0; /* nor for that; without a rank, its name came later than the guess */
     if (!f->guess_count && (c->distant ? last || f->complete : last && missed))
         fsb_cached_guess_(c, f, last, e);
     if (!f->guess_count || e->rank < f->guess_wake) return 0;
@@ -4948,8 +4949,9 @@ static void fsb_cached_resume_(fsb_cached_ *c, const fsb_cached_name_ *folder)
     fsb_cached_path_  *path = NULL;
     pthread_mutex_lock(&s->lock);
     fsb_cached_folder_ *f = fsb_cached_folder_of_(s, folder);
-    fsb_cached_entry_  *e = f && !f->guess_count ? f->last_read : NULL;
+    fsb_cached_entry_  *e = f && f->guess_count < f->order_count ? f->last_read : NULL;
     if (e) {
+        f->guess_count = 0; /* if there is one, it was made of fewer names */
         path = fsb_cached_path_new_(c, folder->folder, folder->folder_size,
                                     fsb_cached_entry_name_(e), e->name_size);
         f->last_read = NULL;
