@@ -532,11 +532,11 @@ typedef struct fsb_cache_backend_desc {
 /* Wraps `inner`: answers STAT, LIST, READLINK, OPEN for reading, READ, GET and GETXATTR of missing
    names from memory or L2 while they are known to hold, passes on everything else, and keeps what
    comes back. submit() calls done() before it returns for what is known.
-   Where a round trip takes more than 2 ms, and inner has submit(): a name that is looked up brings
+   Where a round trip takes more than 1 ms, and inner has submit(): a name that is looked up brings
    the first 16 KiB of its file along, while at least one in four is opened; and small files read
    one after another bring those behind them (in the order of the listing, of their names, or of
    the numbers in these), in a window that grows while the link keeps up. LIST with FSB_LIST_DATA
-   then gives the bytes that are here. Where it takes less than 1 ms, and there is no disk, the
+   then gives the bytes that are here. Where it takes less, and there is no disk, the
    bytes of large files and those of a LIST with FSB_LIST_DATA are passed on and not kept.
    What is known holds as long as inner's lease (WATCH of "/" with FSB_WATCH_HELD), else ttl_ms.
    A WATCH with FSB_WATCH_HELD of this backend hears of others' changes after they were forgotten
@@ -2835,6 +2835,7 @@ enum {
     FSB_CACHED_BATCH_ = 64,    /* files asked for at once */
     FSB_CACHED_PAGES_ = 4,     /* of a folder's names, listed ahead */
     FSB_CACHED_WINDOW_ = 256 << 10, /* bytes of small files asked for ahead, at first */
+    FSB_CACHED_NEAR_NS_ = 1000000, /* a round trip to a host that is near, at most */
     FSB_CACHED_WRONG_ = 8      /* guesses about a folder before it is left alone */
 };
 typedef struct fsb_cached_ fsb_cached_;
@@ -4331,6 +4332,7 @@ static int fsb_cached_emit_(fsb_op *op, const fsb_dirent *entry)
 
 static void fsb_cached_list_send_(fsb_cached_call_ *k);
 static void fsb_cached_names_ahead_(fsb_cached_ *c, const fsb_cached_name_ *n, int listed);
+static void fsb_cached_resume_(fsb_cached_ *c, const fsb_cached_name_ *folder);
 
 static void fsb_cached_listed_(fsb_cached_call_ *k)
 {
@@ -4355,9 +4357,10 @@ static void fsb_cached_listed_(fsb_cached_call_ *k)
     fsb_cached_list_end_(k, 0);
     fsb_cached_call_ *waiters = fsb_cached_land_(k);
     fsb_cached_trim_(c);
-    if (!up && !result && c->distant) {
+    if (!up && result >= 0 && c->distant) {
         const fsb_cached_name_ n = fsb_cached_join_(c, k->path->text, k->path->size, "", 0);
-        fsb_cached_names_ahead_(c, &n, 1);
+        if (result) fsb_cached_resume_(c, &n);
+        else fsb_cached_names_ahead_(c, &n, 1);
     }
     if (result >= 0) result = k->cut == 2 ? 0 : result == 1 || k->top_done;
     const int again = up && !k->shown && !k->cut && fsb_cached_lost_(result) && !k->tries;
@@ -4826,16 +4829,19 @@ static int fsb_cached_follow_(fsb_cached_ *c, fsb_cached_folder_ *f, fsb_cached_
                               int missed)
 {
     fsb_cached_entry_ *last = f->last_read;
-    if (!e->place || e == last) return 0;
+    if (e == last) return 0;
     f->last_read = e;
-    if (f->guess_count && (e->rank > f->guess_next || (missed && last && e->rank < last->rank)))
-        f->guess_count = 0; /* nobody asked for that */
+    if (!e->place) return 0;
+    if (f->guess_count && e->rank > f->guess_next) f->guess_count = 0; /* nobody asked for that */
+    if (f->guess_count && missed && (!e->rank || (last && e->rank < last->rank)))
+        f->guess_count = 0; /* nor for that; without a rank, its name came later than the guess */
     if (!f->guess_count && (c->distant ? last || f->complete : last && missed))
         fsb_cached_guess_(c, f, last, e);
     if (!f->guess_count || e->rank < f->guess_wake) return 0;
     const int crowded = __atomic_exchange_n(&c->crowded, 0, __ATOMIC_RELAXED);
     if (f->window) f->wrong = 0;
-    const uint64_t least = __atomic_load_n(&c->carried, __ATOMIC_RELAXED);
+    /* More is asked for when half of it was read: then the other half keeps the way busy. */
+    const uint64_t least = 2 * __atomic_load_n(&c->carried, __ATOMIC_RELAXED);
     if (f->window) f->window = crowded ? f->window / 2 : f->window * 2;
     else f->window = least > FSB_CACHED_WINDOW_ ? least : (uint64_t)FSB_CACHED_WINDOW_;
     if (f->window > c->read_ahead) f->window = c->read_ahead;
@@ -4908,6 +4914,7 @@ static void fsb_cached_data_ahead_(fsb_cached_ *c, const fsb_cached_name_ *n, in
     fsb_cached_call_ *calls[FSB_CACHED_BATCH_];
     uint32_t          count = 0;
     int               whole = 0, walk = 0, more = 0, first = 1;
+    uint64_t          cookie = 0;
     if (c->streams) return; /* so near, asking for one costs less than waiting for many */
     if (!fsb_cached_ahead_ok_(c) || __atomic_load_n(&c->plain, __ATOMIC_RELAXED)) return;
     fsb_cached_shard_ *s = fsb_cached_shard_of_(c, n->folder_hash);
@@ -4917,6 +4924,7 @@ static void fsb_cached_data_ahead_(fsb_cached_ *c, const fsb_cached_name_ *n, in
         fsb_cached_entry_  *e = fsb_cached_entry_of_(f, n);
         if (f && missed && first) ++f->small_reads;
         whole = f && f->small_reads >= 2 && f->listed != FSB_CACHED_STAT_ && missed && !c->distant;
+        if (whole && f->listed == FSB_CACHED_NAMED_) cookie = f->last_cookie; /* it goes on there */
         if (f && e && first) more = fsb_cached_follow_(c, f, e, missed);
         count = more && f && e && f->guess_count ? fsb_cached_fetch_(c, f, e, calls) : 0;
         walk = more && f && f->guess_next == f->guess_count;
@@ -4926,25 +4934,49 @@ static void fsb_cached_data_ahead_(fsb_cached_ *c, const fsb_cached_name_ *n, in
         first = 0;
     } while (count == FSB_CACHED_BATCH_);
     const uint32_t flags = FSB_LIST_STAT | FSB_LIST_DATA;
-    if (whole) fsb_cached_list_ahead_(c, n, flags, 0, FSB_IO_MAX);
+    if (whole) fsb_cached_list_ahead_(c, n, flags, cookie, FSB_IO_MAX);
     fsb_cached_path_ *folder =
         walk ? fsb_cached_path_new_(c, n->folder, n->folder_size, "", 0) : NULL;
     if (folder) fsb_cached_walk_(c, folder->text, flags);
     fsb_cached_path_put_(c, folder);
 }
 
-/* The first names of a folder are asked for: others are likely to follow. listed: a part of them
-   has come; it goes on if one was asked for meanwhile. */
+/* All names of a folder have come: if one of its files was read, what was not known then can be
+   guessed now. */
+static void fsb_cached_resume_(fsb_cached_ *c, const fsb_cached_name_ *folder)
+{
+    fsb_cached_shard_ *s = fsb_cached_shard_of_(c, folder->folder_hash);
+    fsb_cached_path_  *path = NULL;
+    pthread_mutex_lock(&s->lock);
+    fsb_cached_folder_ *f = fsb_cached_folder_of_(s, folder);
+    fsb_cached_entry_  *e = f && f->guess_count < f->order_count ? f->last_read : NULL;
+    if (e) {
+        f->guess_count = 0; /* if there is one, it was made of fewer names */
+        path = fsb_cached_path_new_(c, folder->folder, folder->folder_size,
+                                    fsb_cached_entry_name_(e), e->name_size);
+        f->last_read = NULL;
+    }
+    pthread_mutex_unlock(&s->lock);
+    if (!path) return;
+    const fsb_cached_name_ n = fsb_cached_split_(c, path->text);
+    fsb_cached_data_ahead_(c, &n, 0);
+    fsb_cached_path_put_(c, path);
+}
+
+/* The first names of a folder are asked for: others are likely to follow. The first one alone is
+   worth a listing only where that takes less than a round trip, and then a short one. listed: a
+   part of them has come; it goes on if one was asked for meanwhile. */
 static void fsb_cached_names_ahead_(fsb_cached_ *c, const fsb_cached_name_ *n, int listed)
 {
-    int      wanted = 0;
-    uint64_t cookie = 0;
+    const uint64_t way = __atomic_load_n(&c->carried, __ATOMIC_RELAXED) / 4;
+    int            wanted = 0, first = 0;
+    uint64_t       cookie = 0, size = FSB_IO_MAX / 4;
     if (!n->folder_size || !fsb_cached_ahead_ok_(c)) return;
     fsb_cached_shard_ *s = fsb_cached_shard_of_(c, n->folder_hash);
     pthread_mutex_lock(&s->lock);
     fsb_cached_folder_ *f = fsb_cached_folder_of_(s, n);
     if (f && !listed && f->tried < 2 && f->listed == FSB_CACHED_UNKNOWN_ && !f->lister)
-        wanted = ++f->tried == 2; /* the first name alone is not worth a listing */
+        wanted = ++f->tried == 2, first = !wanted;
     else if (f && f->tried < 2 + FSB_CACHED_PAGES_ && !f->lister &&
              f->listed == FSB_CACHED_NAMED_ && (!listed || f->tried == 1))
         wanted = 1, ++f->tried, cookie = f->last_cookie; /* it is in none of the names so far */
@@ -4953,10 +4985,13 @@ static void fsb_cached_names_ahead_(fsb_cached_ *c, const fsb_cached_name_ *n, i
     if (!f && !listed && fsb_cached_holdable_(c, n, epoch)) {
         pthread_mutex_lock(&s->lock);
         f = fsb_cached_folder_make_(c, s, n, epoch);
-        if (f && !f->tried) f->tried = 1;
+        if (f && !f->tried) f->tried = 1, first = 1;
         pthread_mutex_unlock(&s->lock);
     }
-    if (wanted) fsb_cached_list_ahead_(c, n, FSB_LIST_STAT, cookie, FSB_IO_MAX / 4);
+    if (first && c->distant && way < size)
+        size = way > FSB_CACHED_FIRST_ ? way : (uint64_t)FSB_CACHED_FIRST_;
+    if (wanted || (first && c->distant))
+        fsb_cached_list_ahead_(c, n, FSB_LIST_STAT, cookie, size);
 }
 
 /* Who asks for a name that is far is likely to open it: its first bytes are asked for with it. That
@@ -5150,7 +5185,7 @@ static void fsb_cached_carried_(fsb_cached_ *c, uint64_t bytes)
     (void)__atomic_sub_fetch(&c->counted, came, __ATOMIC_RELAXED);
     __atomic_store_n(&c->carried, one > kept ? one : kept, __ATOMIC_RELAXED);
     const fsb_cached_name_ root = fsb_cached_join_(c, "/", 1, "", 0);
-    if (one <= before && !__atomic_exchange_n(&c->surveyed, 1, __ATOMIC_RELAXED))
+    if (before && one <= before && !__atomic_exchange_n(&c->surveyed, 1, __ATOMIC_RELAXED))
         fsb_cached_list_below_(c, &root, before < most ? before : most);
 }
 
@@ -6596,7 +6631,7 @@ static void fsb_cached_fill_(fsb_cached_ *c)
 static int64_t fsb_cached_distance_(fsb_cached_ *c)
 {
     int64_t least = INT64_MAX;
-    for (int i = 0; i < 3; ++i) {
+    for (int i = 0; i < 8 && least > FSB_CACHED_NEAR_NS_; ++i) { /* it may be late on a busy day */
         const int64_t start = fsb_cached_clock_ns_();
         fsb_op        op;
         memset(&op, 0, sizeof op);
@@ -6605,7 +6640,7 @@ static int64_t fsb_cached_distance_(fsb_cached_ *c)
             return 0;
         const int64_t took = fsb_cached_clock_ns_() - start;
         if (took < least) least = took;
-        if (least > 10000000) break; /* far enough */
+        if (i && least > 10000000) break; /* far enough */
     }
     return least;
 }
@@ -6643,8 +6678,8 @@ FSB_API int fsb_cached_backend(fsb_backend **out, const fsb_cache_backend_desc *
         fsb_cached_leased_(c, &op);
         fsb_cached_heard_(c, &op);
         c->rtt_ns = fsb_cached_distance_(c);
-        c->streams = !c->disk && c->rtt_ns && c->rtt_ns < 1000000;
-        c->distant = c->rtt_ns > 2000000;
+        c->distant = c->rtt_ns > FSB_CACHED_NEAR_NS_;
+        c->streams = !c->disk && c->rtt_ns && !c->distant;
     }
     *out = &c->base;
     return 0;

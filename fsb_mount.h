@@ -4372,7 +4372,7 @@ enum {
     FSB_MOUNT_AHEAD_FLIGHT_ = 3,
     FSB_MOUNT_AHEAD_KEPT_ = 4,        /* listings whose bytes the kernel did not take all */
     FSB_MOUNT_AHEAD_TRIAL_ = 512,     /* files fetched; less than a quarter opened: no more */
-    FSB_MOUNT_FAR_NS_ = 2000000       /* a round trip to a distant host */
+    FSB_MOUNT_FAR_NS_ = 1000000       /* a round trip to a distant host */
 };
 #define FSB_MOUNT_COPY_MAX_ ((uint64_t)64 << 20) /* of one COPY, so that it ends in good time */
 #define FSB_MOUNT_CAREFUL_NS_ ((int64_t)10 * 1000000000)
@@ -8239,7 +8239,7 @@ static int fsb_mount_far_(fsb_mount *m, int64_t took)
 {
     fsb_op op;
     if (took <= FSB_MOUNT_FAR_NS_ || fsb_mount_ask_(m, FSB_OP_STAT, &op) > took / 8) return 0;
-    for (int i = 0; i < 2 && took < 5 * FSB_MOUNT_FAR_NS_; ++i) {
+    for (int i = 0; i < 7 && (!i || took < 10 * FSB_MOUNT_FAR_NS_); ++i) {
         const int64_t again = fsb_mount_ask_(m, FSB_OP_STATFS, &op);
         if (op.result >= 0 && again < FSB_MOUNT_FAR_NS_) return 0;
     }
