@@ -4359,6 +4359,7 @@ enum {
     FSB_MOUNT_BATCH_MAX_ = 256 << 10,
     FSB_MOUNT_REPLY_MAX_ = 128 << 10, /* of a listing, handed to the kernel at once */
     FSB_MOUNT_DIRS_ = 16,             /* such batches kept, at most */
+    FSB_MOUNT_NODES_ = 1 << 26,       /* files known at once, at most */
     FSB_MOUNT_KEPT_ = 256,            /* files open on the backend that nobody will close */
     FSB_MOUNT_LOOK_NS_ = 60000,
     FSB_MOUNT_QUIET_MS_ = 1000,       /* then unused memory is given back */
@@ -4402,15 +4403,6 @@ typedef struct fsb_mount_table_ {
     fsb_mount_link_ **bucket;
     size_t            size, count; /* size: a power of two */
 } fsb_mount_table_;
-
-typedef struct fsb_mount_slot_ {
-    void    *object;
-    uint32_t generation, next_free; /* index + 1 */
-} fsb_mount_slot_;
-typedef struct fsb_mount_slots_ { /* ids: generation << 32 | index + 1, so none comes twice */
-    fsb_mount_slot_ *slot;
-    uint32_t         size, used, first_free;
-} fsb_mount_slots_;
 
 typedef struct fsb_mount_node_ fsb_mount_node_;
 typedef struct fsb_mount_file_ fsb_mount_file_;
@@ -4598,7 +4590,7 @@ struct fsb_mount {
     pthread_mutex_t lock; /* leaf: nothing is called with it but the allocator */
     pthread_cond_t  quiet; /* live became 0 */
     fsb_mount_table_ nodes, names;
-    fsb_mount_slots_ ids;
+    fsb_handles     *ids; /* of nodes: a late FORGET never meets another file */
     fsb_mount_node_ *root, *dead;
     fsb_mount_dir_  *dirs; /* at most FSB_MOUNT_DIRS_, the latest first */
     uint64_t         kept[FSB_MOUNT_KEPT_]; /* ids of nodes, in the order they were opened in */
@@ -4730,38 +4722,6 @@ static uint64_t fsb_mount_mix_(uint64_t x)
     return x ^ x >> 29;
 }
 
-/* Returns the id, 0 if there is no memory. */
-static uint64_t fsb_mount_slot_add_(fsb_mount *m, fsb_mount_slots_ *s, void *object)
-{
-    if (!s->first_free && s->used == s->size) {
-        if (s->size > UINT32_MAX / 4) return 0;
-        const uint32_t   size = s->size ? s->size * 2 : 64;
-        fsb_mount_slot_ *slot = (fsb_mount_slot_ *)m->allocator.fn(
-            m->allocator.user, s->slot, s->size * sizeof *slot, size * sizeof *slot);
-        if (!slot) return 0;
-        s->slot = slot, s->size = size;
-    }
-    uint32_t i = s->first_free;
-    if (i) s->first_free = s->slot[--i].next_free;
-    else i = s->used++, s->slot[i].generation = 0;
-    s->slot[i].object = object;
-    return (uint64_t)s->slot[i].generation << 32 | (i + 1);
-}
-
-static void *fsb_mount_slot_get_(const fsb_mount_slots_ *s, uint64_t id)
-{
-    const uint32_t i = (uint32_t)id - 1;
-    return i < s->used && s->slot[i].generation == id >> 32 ? s->slot[i].object : NULL;
-}
-
-static void fsb_mount_slot_remove_(fsb_mount_slots_ *s, uint64_t id)
-{
-    const uint32_t i = (uint32_t)id - 1;
-    s->slot[i].object = NULL;
-    ++s->slot[i].generation;
-    s->slot[i].next_free = s->first_free, s->first_free = i + 1;
-}
-
 /* ---- [nodes] --------------------------------------------------------------------------------- */
 
 static fsb_mount_node_ *fsb_mount_node_find_(const fsb_mount *m, uint64_t file_id)
@@ -4772,12 +4732,19 @@ static fsb_mount_node_ *fsb_mount_node_find_(const fsb_mount *m, uint64_t file_i
     return NULL;
 }
 
+/* Lock held. The node that the kernel knows by this id; NULL: there is none, or no more. */
+static fsb_mount_node_ *fsb_mount_node_at_(const fsb_mount *m, uint64_t id)
+{
+    void *node = NULL;
+    if (id == FUSE_ROOT_ID) return m->root;
+    return fsb_handles_get(m->ids, id, 0, &node) ? NULL : (fsb_mount_node_ *)node;
+}
+
 static fsb_mount_node_ *fsb_mount_node_new_(fsb_mount *m, const fsb_stat *stat)
 {
     fsb_mount_node_ *n = (fsb_mount_node_ *)fsb_mount_zeroed_(m, sizeof *n);
     if (!n) return NULL;
-    n->id = fsb_mount_slot_add_(m, &m->ids, n);
-    if (!n->id) {
+    if (fsb_handles_add(m->ids, n, 0, 0, &n->id)) {
         fsb_mount_free_(m, n, sizeof *n);
         return NULL;
     }
@@ -4804,7 +4771,7 @@ static void fsb_mount_node_check_(fsb_mount *m, fsb_mount_node_ *n)
         }
         m->dead = d->next_dead;
         fsb_mount_table_remove_(&m->nodes, &d->link);
-        fsb_mount_slot_remove_(&m->ids, d->id);
+        fsb_handles_remove(m->ids, d->id, 0);
         fsb_mount_free_(m, d, sizeof *d);
     }
 }
@@ -5054,7 +5021,7 @@ static fsb_mount_req_ *fsb_mount_begin_(fuse_req_t q, uint32_t code, fuse_ino_t 
     }
     if (name) memcpy(r->name, name, size + 1), r->how = FSB_MOUNT_CHILD_;
     pthread_mutex_lock(&m->lock);
-    r->node = (fsb_mount_node_ *)fsb_mount_slot_get_(&m->ids, ino);
+    r->node = fsb_mount_node_at_(m, ino);
     if (r->node) ++r->node->pins;
     pthread_mutex_unlock(&m->lock);
     if (r->node) return r;
@@ -5073,7 +5040,7 @@ static int fsb_mount_begin2_(fsb_mount_req_ *r, fuse_ino_t ino, const char *name
     }
     if (name) memcpy(r->name2, name, size + 1), r->how |= FSB_MOUNT_TO_;
     pthread_mutex_lock(&m->lock);
-    r->node2 = (fsb_mount_node_ *)fsb_mount_slot_get_(&m->ids, ino);
+    r->node2 = fsb_mount_node_at_(m, ino);
     if (r->node2) ++r->node2->pins;
     pthread_mutex_unlock(&m->lock);
     if (!r->node2) fsb_mount_fail_(r, -ESTALE);
@@ -5654,7 +5621,7 @@ static int fsb_mount_learn_(fsb_mount *m, fsb_mount_node_ *parent, const char *n
 
 static void fsb_mount_forget_one_(fsb_mount *m, fuse_ino_t ino, uint64_t count)
 {
-    fsb_mount_node_ *n = (fsb_mount_node_ *)fsb_mount_slot_get_(&m->ids, ino);
+    fsb_mount_node_ *n = fsb_mount_node_at_(m, ino);
     if (!n) return;
     n->lookups -= count < n->lookups ? count : n->lookups;
     if (m->files_unopened && !n->lookups) fsb_mount_file_leave_(m, n, 0);
@@ -6233,7 +6200,7 @@ static void fsb_mount_opened_(fsb_mount_req_ *r)
 static void fsb_mount_file_stay_(fsb_mount *m, fsb_mount_node_ *n)
 {
     uint64_t        *place = &m->kept[m->kept_next++ % FSB_MOUNT_KEPT_];
-    fsb_mount_node_ *oldest = (fsb_mount_node_ *)fsb_mount_slot_get_(&m->ids, *place);
+    fsb_mount_node_ *oldest = fsb_mount_node_at_(m, *place);
     *place = n->id, n->readers = 1;
     if (oldest && oldest != n) fsb_mount_file_leave_(m, oldest, 0);
 }
@@ -6466,7 +6433,7 @@ static int fsb_mount_read_head_(fsb_mount *m, fuse_req_t q, fuse_ino_t ino, size
                                 uint64_t offset)
 {
     pthread_mutex_lock(&m->lock);
-    fsb_mount_node_ *n = (fsb_mount_node_ *)fsb_mount_slot_get_(&m->ids, ino);
+    fsb_mount_node_ *n = fsb_mount_node_at_(m, ino);
     fsb_mount_file_ *f = n ? n->reader : NULL;
     if (!f || !f->head.data) {
         pthread_mutex_unlock(&m->lock);
@@ -7158,7 +7125,7 @@ static size_t fsb_mount_add_dots_(fsb_mount_req_ *r)
 static void fsb_mount_follows_(fsb_mount *m, fsb_mount_dir_ *d, uint64_t id)
 {
     pthread_mutex_lock(&m->lock);
-    fsb_mount_node_ *before = (fsb_mount_node_ *)fsb_mount_slot_get_(&m->ids, d->folder);
+    fsb_mount_node_ *before = fsb_mount_node_at_(m, d->folder);
     if (before) before->next_folder = id;
     d->folder = id;
     pthread_mutex_unlock(&m->lock);
@@ -7548,7 +7515,7 @@ static int fsb_mount_small_(fsb_mount *m, fsb_mount_node_ *n, fsb_mount_req_ **o
     for (int i = 0; folder && i <= FSB_MOUNT_AHEAD_FOLDERS_; ++i) {
         out[count] = fsb_mount_fetch_new_(m, folder, now);
         if (out[count]) ++count;
-        folder = (fsb_mount_node_ *)fsb_mount_slot_get_(&m->ids, folder->next_folder);
+        folder = fsb_mount_node_at_(m, folder->next_folder);
     }
     return count;
 }
@@ -7600,7 +7567,7 @@ static int fsb_mount_is_bare_(fsb_mount *m, fuse_ino_t ino, const char *name)
 {
     if (strcmp(name, "security.capability") != 0) return 0;
     pthread_mutex_lock(&m->lock);
-    const fsb_mount_node_ *n = (const fsb_mount_node_ *)fsb_mount_slot_get_(&m->ids, ino);
+    const fsb_mount_node_ *n = fsb_mount_node_at_(m, ino);
     const int64_t          until = n ? n->bare_until : 0;
     pthread_mutex_unlock(&m->lock);
     return until && fsb_mount_now_() < until;
@@ -8263,6 +8230,7 @@ static int fsb_mount_root_(fsb_mount *m)
     }
     pthread_mutex_lock(&m->lock); /* the lease may have events already */
     m->root = fsb_mount_node_new_(m, &op.stat);
+    if (m->root) m->root->id = FUSE_ROOT_ID; /* as the kernel calls it, unasked */
     pthread_mutex_unlock(&m->lock);
     return m->root ? 0 : -ENOMEM;
 }
@@ -8614,7 +8582,7 @@ static void fsb_mount_free_nodes_(fsb_mount *m)
         }
     fsb_mount_free_(m, m->names.bucket, m->names.size * sizeof *m->names.bucket);
     fsb_mount_free_(m, m->nodes.bucket, m->nodes.size * sizeof *m->nodes.bucket);
-    fsb_mount_free_(m, m->ids.slot, m->ids.size * sizeof *m->ids.slot);
+    fsb_handles_close(m->ids);
 }
 
 static void fsb_mount_free_all_(fsb_mount *m)
@@ -8664,11 +8632,21 @@ static void fsb_mount_settings_(fsb_mount *m, const fsb_mount_desc *d)
     m->given_attr = d->attr_timeout_ms != 0, m->given_entry = d->entry_timeout_ms != 0;
 }
 
+static int fsb_mount_tables_(fsb_mount *m)
+{
+    fsb_handles_desc d;
+    memset(&d, 0, sizeof d);
+    d.max_handles = FSB_MOUNT_NODES_, d.shards = 1, d.allocator = m->allocator;
+    int err = fsb_handles_open(&m->ids, &d);
+    if (!err) err = fsb_mount_table_grow_(m, &m->nodes, 64);
+    if (!err) err = fsb_mount_table_grow_(m, &m->names, 64);
+    return err;
+}
+
 static int fsb_mount_prepare_(fsb_mount *m, const fsb_mount_desc *desc)
 {
     char path[PATH_MAX];
-    int  err = fsb_mount_table_grow_(m, &m->nodes, 64);
-    if (!err) err = fsb_mount_table_grow_(m, &m->names, 64);
+    int  err = fsb_mount_tables_(m);
     if (err) return err;
     m->epoll = epoll_create1(EPOLL_CLOEXEC);
     m->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), m->quit = eventfd(0, EFD_CLOEXEC);
@@ -8762,17 +8740,16 @@ FSB_API void fsb_mount_stop(fsb_mount *m)
 static void fsb_mount_close_files_(fsb_mount *m)
 {
     pthread_mutex_lock(&m->lock);
-    for (uint32_t i = 0; i < m->ids.used; ++i) {
-        fsb_mount_node_ *n = (fsb_mount_node_ *)m->ids.slot[i].object;
-        if (!n) continue;
-        if (n->error) /* nobody is left to be told */
-            n->error = 0;
-        fsb_mount_file_ *reader = n->reader, *writer = n->writer;
-        n->reader = n->writer = NULL;
-        n->lookups = 1; /* so that it does not go while it is looked at */
-        if (reader) fsb_mount_file_unpin_(m, reader);
-        if (writer) fsb_mount_file_unpin_(m, writer);
-    }
+    for (size_t i = 0; i < m->nodes.size; ++i)
+        for (fsb_mount_link_ *l = m->nodes.bucket[i]; l; l = l->next) {
+            fsb_mount_node_ *n = (fsb_mount_node_ *)(void *)l;
+            fsb_mount_file_ *reader = n->reader, *writer = n->writer;
+            n->reader = n->writer = NULL;
+            n->error = 0;   /* nobody is left to be told */
+            n->lookups = 1; /* it stays, for fsb_mount_free_nodes_() */
+            if (reader) fsb_mount_file_unpin_(m, reader);
+            if (writer) fsb_mount_file_unpin_(m, writer);
+        }
     fsb_mount_unlock_(m);
     fsb_mount_drain_(m);
 }
