@@ -1987,7 +1987,7 @@ static int fsb_local_inherits_(fsb_local_ *l, const char *path, uint32_t *grants
 }
 
 /* Gives what was just made (fd, name as for statx) the owner and then the mode asked for, and
-   stats it. It was made with no more than `mode`, and if an owner is asked for, for nobody else. */
+   stats it. It was made with no more than `mode`, and if that owner is another, for nobody else. */
 static int fsb_local_settle_(fsb_local_ *l, const fsb_op *op, int fd, uint32_t mode, fsb_stat *st)
 {
     uint32_t mask = op->attr.mask, grants = 07777;
@@ -2012,10 +2012,13 @@ static int fsb_local_settle_(fsb_local_ *l, const fsb_op *op, int fd, uint32_t m
     return changed ? fsb_local_look_(l, fd, "", st) : 0;
 }
 
-/* The mode to make it with. */
+/* The mode to make it with: what is to be another's is open to nobody else until it is. */
 static mode_t fsb_local_first_mode_(const fsb_op *op, uint32_t mode)
 {
-    return (mode_t)(op->attr.mask & (FSB_ATTR_UID | FSB_ATTR_GID) ? mode & 0700 : mode & 0777);
+    const fsb_attr *a = &op->attr;
+    const int       given = (a->mask & FSB_ATTR_UID && a->uid != geteuid()) ||
+                      (a->mask & FSB_ATTR_GID && a->gid != getegid());
+    return (mode_t)(mode & (given ? 0700u : 0777u));
 }
 
 static int fsb_local_make_(const fsb_op *op, const fsb_local_parent_ *parent)
@@ -3080,7 +3083,7 @@ enum { FSB_LOCAL_FAN_INIT_ = 1 | 2 | 0x400 | 0x800, /* CLOEXEC, NONBLOCK, REPORT
        FSB_LOCAL_FAN_OVERFLOW_ = 0x4000, FSB_LOCAL_FAN_RENAME_ = 0x10000000,
        FSB_LOCAL_FAN_ONDIR_ = 0x40000000 };
 enum { FSB_LOCAL_FAN_NAME_ = 2, FSB_LOCAL_FAN_OLD_ = 10, FSB_LOCAL_FAN_NEW_ = 12 }; /* records */
-enum { FSB_LOCAL_TOLD_ = 32 << 10 };
+enum { FSB_LOCAL_TOLD_ = 32 << 10, FSB_LOCAL_NAP_MS_ = 1 };
 
 typedef struct fsb_local_record_ { /* as read(2) fills it in; the handle and the name follow */
     uint8_t  type, pad;
@@ -3286,8 +3289,8 @@ static void fsb_local_fan_event_(fsb_local_ *l, const struct fanotify_event_meta
     if (fsb_local_fan_path_(l, name, path)) fsb_local_fan_changed_(l, e->mask, path, own);
 }
 
-/* A batch of events. */
-static void fsb_local_fan_read_(fsb_local_ *l, const char *bytes, ssize_t size)
+/* A batch of events. 1: all of them are this process's own, and nobody wants those. */
+static int fsb_local_fan_read_(fsb_local_ *l, const char *bytes, ssize_t size)
 {
     fsb_local_fan_ *f = l->fan;
     char            root[FSB_PATH_MAX + 1];
@@ -3299,12 +3302,15 @@ static void fsb_local_fan_read_(fsb_local_ *l, const char *bytes, ssize_t size)
     f->told_old = f->told_size -= f->told_old;
     f->told_full_old = f->told_full, f->told_full = 0;
     f->known_size = 0, f->own = fsb_backend_watches_own_(&l->watches);
+    int idle = !f->own;
     for (ssize_t at = 0; at < size;) {
         struct fanotify_event_metadata e;
         memcpy(&e, bytes + at, sizeof e);
         fsb_local_fan_event_(l, &e, bytes + at, self);
+        idle &= e.pid == self;
         at += (ssize_t)e.event_len;
     }
+    return idle;
 }
 
 /* ---- [local: watch thread] ------------------------------------------------------------------- */
@@ -3355,8 +3361,9 @@ static void *fsb_local_watch_main_(void *arg)
         fsb_local_poll_(l);
         if (ready <= 0 || !p[0].revents) continue;
         const ssize_t n = read(p[0].fd, buf.bytes, sizeof buf.bytes);
-        if (n > 0 && l->fan) fsb_local_fan_read_(l, buf.bytes, n);
-        else if (n > 0) fsb_local_inotify_read_(l, buf.bytes, n);
+        if (n > 0 && l->fan && fsb_local_fan_read_(l, buf.bytes, n))
+            (void)poll(&p[1], 1, FSB_LOCAL_NAP_MS_); /* else each change made here wakes this */
+        else if (n > 0 && !l->fan) fsb_local_inotify_read_(l, buf.bytes, n);
     }
     return NULL;
 }

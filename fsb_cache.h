@@ -4144,20 +4144,27 @@ static int fsb_cached_join_read_(fsb_cached_ *c, const fsb_stat *st, uint64_t of
     return found;
 }
 
-/* 1 if the first bytes of n are on their way, `least` of them if it is larger than that. */
-static int fsb_cached_join_first_(fsb_cached_ *c, const fsb_cached_name_ *n, uint64_t least,
-                                  fsb_op *upper, int tries)
+/* 1 if a call of that kind about n is on its way: a STAT, or a GET of a file of unknown size. */
+static int fsb_cached_join_name_(fsb_cached_ *c, const fsb_cached_name_ *n, uint32_t code,
+                                 fsb_op *upper, int tries)
 {
     fsb_cached_shard_ *s = fsb_cached_shard_of_(c, n->hash);
     int                found = 0;
-    if (!c->distant || least > FSB_CACHED_FIRST_) return 0;
     pthread_mutex_lock(&s->lock);
     for (fsb_cached_call_ *k = s->flights; k && !found; k = k->next)
-        if (k->op.code == FSB_OP_GET && !k->file_id && k->hash == n->hash &&
+        if (k->op.code == code && !k->file_id && k->hash == n->hash &&
             fsb_cached_holds_(c, k->hash, k->seq))
             found = upper ? fsb_cached_wait_for_(k, upper, tries) : 1;
     pthread_mutex_unlock(&s->lock);
     return found;
+}
+
+/* 1 if the first bytes of n are on their way, `least` of them if it is larger than that. */
+static int fsb_cached_join_first_(fsb_cached_ *c, const fsb_cached_name_ *n, uint64_t least,
+                                  fsb_op *upper, int tries)
+{
+    return c->distant && least <= FSB_CACHED_FIRST_ &&
+           fsb_cached_join_name_(c, n, FSB_OP_GET, upper, tries);
 }
 
 /* Do the bytes of this LIST stay here? Who asked a near host for them has them, as with those of a
@@ -5072,7 +5079,7 @@ static void fsb_cached_stat_done_(fsb_cached_call_ *k)
     const fsb_cached_name_ n = fsb_cached_split_(c, path);
     if (k->op.result >= 0 && !k->file) fsb_cached_keep_(c, &n, k->seq, &k->op.stat);
     if (k->op.result == -ENOENT && !k->file) fsb_cached_keep_(c, &n, k->seq, NULL);
-    fsb_cached_up_(k, NULL);
+    fsb_cached_up_(k, fsb_cached_land_(k));
 }
 
 static void fsb_cached_load_folder_(fsb_cached_ *c, const fsb_cached_name_ *n);
@@ -5107,6 +5114,9 @@ static void fsb_cached_stat_(fsb_cached_ *c, fsb_op *op, fsb_cached_file_ *f, in
         op->done(op);
         return;
     }
+    if (!f && tries < FSB_CACHED_TRIES_ &&
+        fsb_cached_join_name_(c, &n, FSB_OP_STAT, op, tries))
+        return;
     const int first = !f && !tries && !op->file_id && n.folder_size && fsb_cached_first_ok_(c);
     if (!f && !first && tries < FSB_CACHED_TRIES_ && fsb_cached_join_list_(c, &n, 0, op, tries))
         return;
@@ -5566,6 +5576,7 @@ static void fsb_cached_close_inner_(fsb_cached_ *c, fsb_cached_file_ *f)
 }
 
 static void fsb_cached_touch_call_(fsb_cached_call_ *k, int settle);
+static fsb_cached_call_ *fsb_cached_folder_ahead_(const fsb_cached_call_ *k);
 
 static void fsb_cached_opened_(fsb_cached_call_ *k)
 {
@@ -5575,6 +5586,7 @@ static void fsb_cached_opened_(fsb_cached_call_ *k)
     const uint32_t    changes = op->flags & (FSB_O_CREATE | FSB_O_TRUNC);
     const char       *path = k->path->text;
     if (changes) fsb_cached_touch_call_(k, 1);
+    fsb_cached_call_ *folder = changes ? fsb_cached_folder_ahead_(k) : NULL;
     if (op->result >= 0) {
         const fsb_cached_name_ n = fsb_cached_split_(c, path);
         const void            *data = op->buf ? op->buf : op->slice.data;
@@ -5601,6 +5613,7 @@ static void fsb_cached_opened_(fsb_cached_call_ *k)
     }
     k->op.handle = f ? fsb_cached_handle_(f) : 0;
     fsb_cached_answer_(k);
+    if (folder) fsb_cached_send_(folder);
 }
 
 /* OPEN of a known file, for reading: nobody is asked. Its bytes, if wanted, must be here, too. */
@@ -5745,6 +5758,44 @@ static void fsb_cached_touch_names_(fsb_cached_call_ *k, int settle)
     } else (void)fsb_cached_touch_name_(c, path, 0);
 }
 
+/* Does it change which names a folder has? */
+static int fsb_cached_in_folder_(const fsb_op *op)
+{
+    switch (op->code) {
+    case FSB_OP_MKDIR: case FSB_OP_UNLINK: case FSB_OP_RMDIR: case FSB_OP_RENAME:
+    case FSB_OP_LINK: case FSB_OP_SYMLINK: case FSB_OP_MKNOD: return 1;
+    case FSB_OP_OPEN: case FSB_OP_PUT: return (op->flags & FSB_O_CREATE) != 0;
+    default: return 0;
+    }
+}
+
+/* A folder was changed, and with it its own attributes, which whoever goes on in it asks for first:
+   the kernel, to see whether he may. A STAT of it that he can wait for, to be sent when the change
+   is answered; NULL: nothing was changed, or nobody could wait. */
+static fsb_cached_call_ *fsb_cached_folder_ahead_(const fsb_cached_call_ *k)
+{
+    fsb_cached_  *c = k->c;
+    const fsb_op *op = &k->op;
+    const int     two = op->code == FSB_OP_LINK || op->code == FSB_OP_RENAME;
+    if (op->result < 0 || !fsb_cached_in_folder_(op) || !fsb_cached_ahead_ok_(c)) return NULL;
+    const fsb_cached_name_ in = fsb_cached_split_(c, two ? op->path2 : op->path);
+    fsb_cached_path_ *path = fsb_cached_path_new_(c, in.folder, in.folder_size, "", 0);
+    if (!path) return NULL;
+    const fsb_cached_name_ n = fsb_cached_split_(c, path->text);
+    fsb_cached_call_      *ahead = fsb_cached_join_name_(c, &n, FSB_OP_STAT, NULL, 0)
+                                       ? NULL
+                                       : fsb_cached_call_new_(c, NULL, FSB_OP_STAT,
+                                                              fsb_cached_stat_done_);
+    if (!ahead) {
+        fsb_cached_path_put_(c, path);
+        return NULL;
+    }
+    ahead->path = path, ahead->op.path = path->text;
+    ahead->hash = n.hash, ahead->seq = fsb_cached_seq_(c);
+    fsb_cached_fly_(ahead);
+    return ahead;
+}
+
 /* A change of ours is about to be sent, or (settle) was answered. */
 static void fsb_cached_touch_call_(fsb_cached_call_ *k, int settle)
 {
@@ -5752,12 +5803,7 @@ static void fsb_cached_touch_call_(fsb_cached_call_ *k, int settle)
     const fsb_op     *op = &k->op;
     const fsb_stat   *st = NULL;
     fsb_cached_file_ *f = op->code == FSB_OP_COPY ? k->file2 : k->file;
-    const int names = op->code == FSB_OP_MKDIR || op->code == FSB_OP_UNLINK ||
-                      op->code == FSB_OP_RMDIR || op->code == FSB_OP_RENAME ||
-                      op->code == FSB_OP_LINK || op->code == FSB_OP_SYMLINK ||
-                      op->code == FSB_OP_MKNOD ||
-                      ((op->code == FSB_OP_OPEN || op->code == FSB_OP_PUT) &&
-                       op->flags & FSB_O_CREATE);
+    const int         names = fsb_cached_in_folder_(op);
     if (names) fsb_cached_touch_names_(k, settle);
     if (names && op->code != FSB_OP_LINK) return;
     if (op->code == FSB_OP_WRITE || op->code == FSB_OP_SETATTR || op->code == FSB_OP_ALLOCATE ||
@@ -5807,8 +5853,10 @@ static void fsb_cached_changed_(fsb_cached_call_ *k)
     if ((code == FSB_OP_WRITE || code == FSB_OP_PUT) && k->op.result >= 0) fsb_cached_written_(k);
     if (code == FSB_OP_EXEC && !__atomic_load_n(&k->c->leased, __ATOMIC_RELAXED))
         fsb_cached_suspect_(k->c); /* who knows what it did */
+    fsb_cached_call_ *folder = fsb_cached_folder_ahead_(k);
     k->op.handle = handle;
     fsb_cached_answer_(k);
+    if (folder) fsb_cached_send_(folder);
 }
 
 /* ---- [backend: the rest] --------------------------------------------------------------------- */

@@ -721,6 +721,35 @@ static void test_names(void)
     hub_close(&h);
 }
 
+/* Who changes a folder is asked for its attributes next: they are on their way by then, once for
+   each change. */
+static void test_changed_folder(void)
+{
+    hub h;
+    hub_open(&h);
+    fsb_backend *b = cached_over(hub_port(&h), (fsb_cache_backend_desc){0});
+    CHECK_EQ(C(MKDIR, .path = "/d", MODE(0755)), 0);
+    settle(&h, 0);
+    const uint64_t *stats = &h.ports[0].calls[FSB_OP_STAT], before = *stats;
+    CHECK_EQ(C(MKDIR, .path = "/d/in", MODE(0755)), 0);
+    settle(&h, 0);
+    CHECK_EQ(*stats, before + 1); /* nobody has asked yet */
+    CHECK_EQ(conf_stat(b, "/d").nlink, 3);
+    CHECK_EQ(*stats, before + 1);
+    h.ports[0].jitter_us = 2000; /* who asks waits for what is on its way */
+    CHECK_EQ(C(RMDIR, .path = "/d/in"), 0);
+    CHECK_EQ(conf_stat(b, "/d").nlink, 2);
+    CHECK_EQ(C(CLOSE, .handle = conf_open(b, "/d/a", FSB_O_WRITE | FSB_O_CREATE)), 0);
+    const int64_t made_ns = conf_stat(b, "/d").mtime_ns;
+    CHECK_EQ(C(RENAME, .path = "/d/a", .path2 = "/d/b"), 0);
+    CHECK(conf_stat(b, "/d").mtime_ns > made_ns);
+    CHECK_EQ(C(UNLINK, .path = "/d/a"), -ENOENT);
+    settle(&h, 0);
+    CHECK_EQ(*stats, before + 4);
+    b->close(b);
+    hub_close(&h);
+}
+
 /* What L2 holds: read again without the host being asked for data, and while it is away. */
 static void test_disk(void)
 {
@@ -937,6 +966,7 @@ int main(int argc, char **argv)
     TEST(test_far_walk);
     TEST(test_lost_and_ttl);
     TEST(test_names);
+    TEST(test_changed_folder);
     TEST(test_disk);
     TEST(test_never_stale);
     TEST(test_never_stale_far);
