@@ -532,6 +532,8 @@ typedef struct fsb_cache_backend_desc {
 /* Wraps `inner`: answers STAT, LIST, READLINK, OPEN for reading, READ, GET and GETXATTR of missing
    names from memory or L2 while they are known to hold, passes on everything else, and keeps what
    comes back. submit() calls done() before it returns for what is known.
+   Where inner has submit(), a change to a folder's names is followed by a STAT of the folder, which
+   whoever goes on there asks for next.
    Where a round trip takes more than 1 ms, and inner has submit(): a name that is looked up brings
    the first 16 KiB of its file along, while at least one in four is opened; and small files read
    one after another bring those behind them (in the order of the listing, of their names, or of
