@@ -405,7 +405,7 @@ FSB_API int fsb_handles_add(fsb_handles *t, void *object, uint32_t owner, uint32
    Errors: -EBADF closed, or never given out; -EACCES another owner's. Threads: any. */
 FSB_API int fsb_handles_get(fsb_handles *t, fsb_handle id, uint32_t owner, void **object);
 /* The same, and the object is not released before the unpin. Handles in use do not expire.
-   Errors: as fsb_handles_get(); -EAGAIN four thousand million pins. Threads: any. */
+   Errors: as fsb_handles_get(); -EAGAIN two thousand million pins. Threads: any. */
 FSB_API int fsb_handles_pin(fsb_handles *t, fsb_handle id, uint32_t owner, void **object);
 /* Ends one pin; releases the object if the handle was removed meanwhile and this was the last.
    Errors: -EBADF not pinned. Threads: any. */
@@ -1537,16 +1537,20 @@ FSB_API void fsb_tokens_stat(fsb_tokens *t, fsb_tokens_stats *stats)
 
 /* ---- [handle table] -------------------------------------------------------------------------- */
 
-/* An id is generation << 32 | slot. A slot's state is generation << 32 | pins; odd generations are
-   live ones. What a slot holds is written while its generation is even and nobody pins it, by the
-   one thread that took it from a list of free slots; a reader that saw its own generation before
-   and after has read what belongs to its id. Slots move never and are freed with the table, so that
-   reading one that is gone is harmless. */
+/* An id is generation << 32 | slot. A slot's state is generation << 32 | IDLE | pins; odd
+   generations are live ones. What a slot holds is written while its generation is even and nobody
+   pins it, by the one thread that took it from a list of free slots; a reader that saw its own
+   generation before and after has read what belongs to its id. Slots move never and are freed with
+   the table, so that reading one that is gone is harmless.
+   IDLE is set by a sweep, and taken off by whoever uses the handle; dead slots have it too. So one
+   comparison tells a reader that the handle is live and that there is nothing to be noted. */
+#define FSB_HANDLES_IDLE_ (UINT64_C(1) << 31)
+#define FSB_HANDLES_PINS_ (FSB_HANDLES_IDLE_ - 1)
 typedef struct fsb_handles_slot_ {
     uint64_t state;
     void    *object;
     uint32_t owner;
-    uint32_t used;    /* when a sweep first saw it unused, in ms; 0: used since the last sweep */
+    uint32_t since;   /* of an IDLE one: when a sweep saw that, in ms */
     uint32_t idle_ms; /* 0: never expires */
     uint32_t next;    /* in a list of free slots: number + 1 */
 } fsb_handles_slot_;
@@ -1670,7 +1674,8 @@ static int fsb_handles_grow_(fsb_handles *t, uint32_t shard)
     if (err) return err;
     fsb_handles_slot_ *slots = &t->slabs[slab][first % FSB_HANDLES_SLAB_];
     memset(slots, 0, n * sizeof *slots);
-    for (uint32_t i = 0; i + 1 < n; ++i) slots[i].next = first + i + 2;
+    for (uint32_t i = 0; i < n; ++i)
+        slots[i].state = FSB_HANDLES_IDLE_, slots[i].next = i + 1 < n ? first + i + 2 : 0;
     t->block_shard[first / FSB_HANDLES_BLOCK_] = (uint8_t)shard;
     __atomic_store_n(&t->ready, first + n, __ATOMIC_RELEASE);
     fsb_handles_push_(t, shard, first, &slots[n - 1]);
@@ -1727,7 +1732,6 @@ FSB_API int fsb_handles_add(fsb_handles *t, void *object, uint32_t owner, uint32
     const uint32_t ttl = idle_ms == UINT32_MAX ? 0 : idle_ms ? idle_ms : t->desc.idle_ms;
     __atomic_store_n(&s->owner, owner, __ATOMIC_RELEASE);
     __atomic_store_n(&s->idle_ms, ttl, __ATOMIC_RELEASE);
-    __atomic_store_n(&s->used, 0, __ATOMIC_RELEASE);
     FSB_TABLES_STEP_();
     __atomic_store_n(&s->object, object, __ATOMIC_RELEASE);
     FSB_TABLES_STEP_();
@@ -1736,21 +1740,55 @@ FSB_API int fsb_handles_add(fsb_handles *t, void *object, uint32_t owner, uint32
     return 0;
 }
 
-FSB_API int fsb_handles_get(fsb_handles *t, fsb_handle id, uint32_t owner, void **object)
+/* Live, of this id, and not IDLE. */
+static int fsb_handles_used_(uint64_t state, fsb_handle id)
+{
+    return state >> 31 == id >> 32 << 1;
+}
+
+static int fsb_handles_live_(uint64_t state, fsb_handle id)
+{
+    return state >> 32 == id >> 32 && state >> 32 & 1;
+}
+
+/* Of an IDLE handle, which is used now; and what is wrong with one that cannot be had. */
+__attribute__((noinline)) static int fsb_handles_get_idle_(fsb_handles *t, fsb_handle id,
+                                                           uint32_t owner, void **object)
 {
     fsb_handles_slot_ *s = fsb_handles_at_(t, (uint32_t)id);
-    if (!s || !(id >> 32 & 1) || fsb_tables_load_(&s->state) >> 32 != id >> 32)
-        return fsb_handles_bad_(t, id, -EBADF);
+    uint64_t           was = s ? fsb_tables_load_(&s->state) : 0;
+    do
+        if (!fsb_handles_live_(was, id)) return fsb_handles_bad_(t, id, -EBADF);
+    while (was & FSB_HANDLES_IDLE_
+           && !fsb_tables_swap_(&s->state, &was, was & ~FSB_HANDLES_IDLE_));
     FSB_TABLES_STEP_();
     void *const    found = __atomic_load_n(&s->object, __ATOMIC_ACQUIRE);
-    /* Not read in vain: the fewer loads wait for the slot, the more lookups are under way. */
-    const uint32_t whose = owner ? __atomic_load_n(&s->owner, __ATOMIC_ACQUIRE) : 0;
-    if (__atomic_load_n(&s->used, __ATOMIC_RELAXED))
-        __atomic_store_n(&s->used, 0, __ATOMIC_RELAXED);
-    if (fsb_tables_load_(&s->state) >> 32 != id >> 32) return fsb_handles_bad_(t, id, -EBADF);
-    if (whose != owner) return fsb_handles_bad_(t, id, -EACCES);
+    const uint32_t whose = __atomic_load_n(&s->owner, __ATOMIC_ACQUIRE);
+    if (!fsb_handles_live_(fsb_tables_load_(&s->state), id))
+        return fsb_handles_bad_(t, id, -EBADF);
+    if (owner && whose != owner) return fsb_handles_bad_(t, id, -EACCES);
     *object = found;
     return 0;
+}
+
+/* As few instructions as can be: a lookup waits for memory, and the fewer there are, the more
+   lookups wait at once. */
+FSB_API int fsb_handles_get(fsb_handles *t, fsb_handle id, uint32_t owner, void **object)
+{
+    const uint32_t number = (uint32_t)id;
+    if (number < __atomic_load_n(&t->ready, __ATOMIC_ACQUIRE)) {
+        const fsb_handles_slot_ *s = fsb_handles_ready_(t, number);
+        if (fsb_handles_used_(fsb_tables_load_(&s->state), id)) {
+            FSB_TABLES_STEP_();
+            void *const found = __atomic_load_n(&s->object, __ATOMIC_ACQUIRE);
+            const int   ours = !owner || __atomic_load_n(&s->owner, __ATOMIC_ACQUIRE) == owner;
+            if (ours && fsb_handles_used_(fsb_tables_load_(&s->state), id)) {
+                *object = found;
+                return 0;
+            }
+        }
+    }
+    return fsb_handles_get_idle_(t, id, owner, object);
 }
 
 /* The slot is dead and unpinned: ours alone, until it is in the list again. */
@@ -1773,9 +1811,9 @@ FSB_API int fsb_handles_unpin(fsb_handles *t, fsb_handle id)
     uint64_t was = fsb_tables_load_(&s->state);
     do {
         const uint32_t ahead = (uint32_t)(was >> 32) - (uint32_t)(id >> 32);
-        if (ahead > 1 || !(uint32_t)was) return fsb_handles_bad_(t, id, -EBADF);
+        if (ahead > 1 || !(was & FSB_HANDLES_PINS_)) return fsb_handles_bad_(t, id, -EBADF);
     } while (!fsb_tables_swap_(&s->state, &was, was - 1));
-    if (!(was >> 32 & 1) && (uint32_t)was == 1)
+    if (!(was >> 32 & 1) && (was & FSB_HANDLES_PINS_) == 1)
         fsb_handles_finish_(t, s, (uint32_t)id, (uint32_t)(was >> 32));
     return 0;
 }
@@ -1783,34 +1821,32 @@ FSB_API int fsb_handles_unpin(fsb_handles *t, fsb_handle id)
 FSB_API int fsb_handles_pin(fsb_handles *t, fsb_handle id, uint32_t owner, void **object)
 {
     fsb_handles_slot_ *s = fsb_handles_at_(t, (uint32_t)id);
-    if (!s || !(id >> 32 & 1)) return fsb_handles_bad_(t, id, -EBADF);
+    if (!s) return fsb_handles_bad_(t, id, -EBADF);
     uint64_t was = fsb_tables_load_(&s->state);
     do {
-        if (was >> 32 != id >> 32) return fsb_handles_bad_(t, id, -EBADF);
-        if ((uint32_t)was == UINT32_MAX) return -EAGAIN;
-    } while (!fsb_tables_swap_(&s->state, &was, was + 1));
+        if (!fsb_handles_live_(was, id)) return fsb_handles_bad_(t, id, -EBADF);
+        if ((was & FSB_HANDLES_PINS_) == FSB_HANDLES_PINS_) return -EAGAIN;
+    } while (!fsb_tables_swap_(&s->state, &was, (was + 1) & ~FSB_HANDLES_IDLE_));
     if (owner && __atomic_load_n(&s->owner, __ATOMIC_RELAXED) != owner) {
         fsb_handles_unpin(t, id);
         return fsb_handles_bad_(t, id, -EACCES);
     }
-    if (__atomic_load_n(&s->used, __ATOMIC_RELAXED))
-        __atomic_store_n(&s->used, 0, __ATOMIC_RELAXED);
     *object = __atomic_load_n(&s->object, __ATOMIC_RELAXED);
     return 0;
 }
 
-/* `idle`: only if nobody pins it. */
+/* `idle`: only if nobody uses it. */
 __attribute__((always_inline)) static inline int
 fsb_handles_kill_(fsb_handles *t, fsb_handles_slot_ *s, fsb_handle id, int idle)
 {
-    uint64_t was = fsb_tables_load_(&s->state);
-    uint32_t generation;
+    const uint32_t generation = (uint32_t)(id >> 32) + 1;
+    const uint64_t dead = (uint64_t)generation << 32 | FSB_HANDLES_IDLE_;
+    uint64_t       was = fsb_tables_load_(&s->state);
     do {
-        if (was >> 32 != id >> 32) return -EBADF;
-        if (idle && (uint32_t)was) return -EBUSY;
-        generation = (uint32_t)(was >> 32) + 1;
-    } while (!fsb_tables_swap_(&s->state, &was, (uint64_t)generation << 32 | (uint32_t)was));
-    if ((uint32_t)was) return 1;
+        if (!fsb_handles_live_(was, id)) return -EBADF;
+        if (idle && (uint32_t)was != FSB_HANDLES_IDLE_) return -EBUSY;
+    } while (!fsb_tables_swap_(&s->state, &was, dead | (was & FSB_HANDLES_PINS_)));
+    if (was & FSB_HANDLES_PINS_) return 1;
     fsb_handles_finish_(t, s, (uint32_t)id, generation);
     return 0;
 }
@@ -1818,11 +1854,12 @@ fsb_handles_kill_(fsb_handles *t, fsb_handles_slot_ *s, fsb_handle id, int idle)
 FSB_API int fsb_handles_remove(fsb_handles *t, fsb_handle id, uint32_t owner)
 {
     fsb_handles_slot_ *s = fsb_handles_at_(t, (uint32_t)id);
-    if (!s || !(id >> 32 & 1)) return fsb_handles_bad_(t, id, -EBADF);
+    if (!s) return fsb_handles_bad_(t, id, -EBADF);
     if (owner) { /* a stale id finds a stranger's slot: the removal itself tells */
         const uint32_t whose = __atomic_load_n(&s->owner, __ATOMIC_ACQUIRE);
         const uint64_t state = fsb_tables_load_(&s->state);
-        if (state >> 32 == id >> 32 && whose != owner) return fsb_handles_bad_(t, id, -EACCES);
+        if (fsb_handles_live_(state, id) && whose != owner)
+            return fsb_handles_bad_(t, id, -EACCES);
     }
     const int err = fsb_handles_kill_(t, s, id, 0);
     return err < 0 ? fsb_handles_bad_(t, id, err) : err;
@@ -1864,25 +1901,31 @@ FSB_API size_t fsb_handles_release(fsb_handles *t, uint32_t owner)
     return n;
 }
 
+/* What a sweep does at `now`: 1 if the handle is gone. A use takes IDLE off and asks no clock; it
+   happened before now, so idle time begins here. */
+static int fsb_handles_expire_(fsb_handles *t, fsb_handles_slot_ *s, fsb_handle id, uint32_t now)
+{
+    const uint32_t ttl = __atomic_load_n(&s->idle_ms, __ATOMIC_ACQUIRE);
+    uint64_t       was = fsb_tables_load_(&s->state);
+    if (!ttl || !fsb_handles_live_(was, id)) return 0;
+    if (!(was & FSB_HANDLES_IDLE_)) {
+        __atomic_store_n(&s->since, now, __ATOMIC_RELEASE);
+        fsb_tables_swap_(&s->state, &was, was | FSB_HANDLES_IDLE_);
+        return 0;
+    }
+    const uint32_t idle = now - __atomic_load_n(&s->since, __ATOMIC_ACQUIRE);
+    return idle <= INT32_MAX && idle >= ttl && fsb_handles_kill_(t, s, id, 1) == 0;
+}
+
 FSB_API size_t fsb_handles_sweep(fsb_handles *t, fsb_handle *ids, size_t room)
 {
-    const uint32_t     now = (uint32_t)(fsb_tables_now_ms_() - t->epoch_ms) | 1;
+    const uint32_t     now = (uint32_t)(fsb_tables_now_ms_() - t->epoch_ms);
     size_t             n = 0;
     uint64_t           number = 0;
     fsb_handles_slot_ *s = NULL;
     fsb_handle         id;
     while ((!ids || n < room) && (id = fsb_handles_next_(t, 0, &number, &s))) {
-        uint32_t       used = __atomic_load_n(&s->used, __ATOMIC_RELAXED);
-        const uint32_t ttl = __atomic_load_n(&s->idle_ms, __ATOMIC_RELAXED);
-        if (!ttl) continue;
-        /* A use writes 0 and asks no clock; it happened before now, so idle time begins here. */
-        if (!used) {
-            __atomic_compare_exchange_n(&s->used, &used, now, 0, __ATOMIC_RELAXED,
-                                        __ATOMIC_RELAXED);
-            continue;
-        }
-        const uint32_t idle = now - used;
-        if (idle > INT32_MAX || idle < ttl || fsb_handles_kill_(t, s, id, 1) != 0) continue;
+        if (!fsb_handles_expire_(t, s, id, now)) continue;
         if (ids) ids[n] = id;
         ++n;
     }
@@ -1915,7 +1958,7 @@ FSB_API void fsb_handles_stat(fsb_handles *t, fsb_handles_stats *stats)
     stats->refused = __atomic_load_n(&t->refused, __ATOMIC_RELAXED);
     for (uint32_t i = 0; i < stats->slots; ++i) {
         const uint64_t state = fsb_tables_load_(&fsb_handles_at_(t, i)->state);
-        stats->live += (state >> 32 & 1) || (uint32_t)state;
+        stats->live += (state >> 32 & 1) || (state & FSB_HANDLES_PINS_);
         stats->added += ((state >> 32) + 1) / 2; /* each use of a slot took two generations */
     }
 }
@@ -1983,7 +2026,7 @@ FSB_API void fsb_handles_close(fsb_handles *t)
     for (uint32_t i = 0; t->desc.release && i < t->ready; ++i) {
         fsb_handles_slot_ *s = fsb_handles_at_(t, i);
         const uint64_t     live = s->state >> 32 & 1; /* else dead, but held by a pin */
-        if (live || (uint32_t)s->state)
+        if (live || (s->state & FSB_HANDLES_PINS_))
             t->desc.release(t->desc.user, ((s->state >> 32) - !live) << 32 | i, s->object);
     }
     fsb_handles_free_(t);
