@@ -497,7 +497,9 @@ typedef struct fsb_namespace_desc {
    each member. A prefix is no jail against symbolic links: bind an fsb_scoped_open() for that.
    WATCH joins the watches of what its folder shows: of all members of a union and, FSB_WATCH_DEEP,
    of the mount points below it as they are then; event() comes on the threads of all these. If one
-   of them cannot watch it is refused; FSB_WATCH_HELD answers -ENOSYS.
+   of them cannot watch it is refused; FSB_WATCH_HELD answers -ENOSYS. Until the watch is closed
+   these points are in use: they cannot be removed. What is bound later is not joined, and neither
+   is the binding an event: watch anew behind it. What a later point hides is told of no more.
    With desc.runner it has submit(), which hands on what one backend can answer to that one's
    submit(), several at once as one; what waits is run by the runner: ops of a backend without
    submit(), COPY, WATCH, names of a union, folders that several show. done() comes when nothing of

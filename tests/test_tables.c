@@ -1123,6 +1123,31 @@ static void watch_joined(fsb_backend *b, fsb_backend *root, fsb_backend *data, f
     CHECK_EQ(C(CLOSE, .handle = joint), 0);
 }
 
+/* A point that comes behind the watch: nothing of it is told, nor of what it hides, until somebody
+   watches anew. */
+static void watch_before_point(fsb_backend *b, fsb_mounts *t, fsb_backend *root, fsb_backend *later)
+{
+    sights old = {.lock = PTHREAD_MUTEX_INITIALIZER}, anew = {.lock = PTHREAD_MUTEX_INITIALIZER};
+    CHECK_EQ(C(WATCH, .path = "/", .flags = FSB_WATCH_DEEP, .event = see, .user = &old), 0);
+    const fsb_handle first = conf_op.handle;
+    make(root, "/data/seen");
+    CHECK(wait_sight(&old, "+/data/seen "));
+    CHECK_EQ(add(t, "/data", later, 0), 0);
+    CHECK_EQ(C(WATCH, .path = "/", .flags = FSB_WATCH_DEEP, .event = see, .user = &anew), 0);
+    const fsb_handle second = conf_op.handle;
+    make(root, "/data/unseen");
+    make(later, "/new");
+    make(root, "/behind");
+    CHECK(wait_sight(&old, "+/behind ") && wait_sight(&anew, "+/behind "));
+    CHECK(wait_sight(&anew, "+/data/new "));
+    CHECK(!sighted(&old, "unseen") && !sighted(&old, "new"));
+    CHECK(!sighted(&anew, "unseen"));
+    CHECK_EQ(C(CLOSE, .handle = first), 0);
+    CHECK_EQ(fsb_mounts_remove(t, "/data", NULL), -EBUSY); /* the second one has joined it */
+    CHECK_EQ(C(CLOSE, .handle = second), 0);
+    CHECK_EQ(fsb_mounts_remove(t, "/data", NULL), 0);
+}
+
 static void test_namespace_watch(void)
 {
     fsb_backend *root = memory(), *data = memory(), *first = memory(), *under = memory(), *b = NULL;
@@ -1147,6 +1172,9 @@ static void test_namespace_watch(void)
                     .attr = {.mask = FSB_ATTR_MODE, .mode = 0755}};
     CHECK_EQ(fsb_backend_call(root, &mkdir), 0);
     watch_joined(b, root, data, under);
+    CHECK_EQ(fsb_mounts_remove(t, "/data", NULL), 0);
+    watch_before_point(b, t, root, data);
+    CHECK_EQ(add(t, "/data", data, 0), 0);
     /* one that cannot be watched: no watch rather than one with holes, and nothing stays */
     CHECK_EQ(add(t, "/dumb", &dumb, 0), 0);
     CHECK_EQ(C(WATCH, .path = "/", .flags = FSB_WATCH_DEEP, .event = see, .user = &s), -ENOSYS);
