@@ -501,10 +501,10 @@ typedef struct fsb_namespace_desc {
    these points are in use: they cannot be removed. What is bound later is not joined, and neither
    is the binding an event: watch anew behind it. What a later point hides is told of no more.
    With desc.runner it has submit(), which hands on what one backend can answer to that one's
-   submit(), several at once as one; what waits is run by the runner: ops of a backend without
-   submit(), COPY, WATCH, names of a union, folders that several show. done() comes when nothing of
-   the op is in use any more. Bytes that were lent are lost, and READ answers -EINTR, if the handle
-   was closed meanwhile by somebody else or the op was cancelled.
+   submit(), several together; what has to wait is run by the runner: ops of a backend without
+   submit() (but not of one that is FSB_BACKEND_QUICK), COPY, WATCH, names of a union, folders that
+   several show. A mount point is in use until done(). If meanwhile the op was cancelled, or its
+   handle released by others, bytes that would only be lent to done() are lost: -EINTR.
    Its close() closes its files. Errors: -EINVAL, -ENOMEM. Threads: any. */
 FSB_API int fsb_namespace_backend(fsb_backend **out, const fsb_namespace_desc *desc);
 /* What a shared handle table needs as its release(). Errors: none. Threads: any. */
@@ -2997,7 +2997,7 @@ static int64_t fsb_namespace_open_(fsb_namespace_lift_ *l)
 {
     int err = fsb_namespace_open_begin_(l);
     if (err) return err;
-    fsb_namespace_inner_(l->file->bind.backend, &l->op);
+    l->op.result = fsb_namespace_inner_(l->file->bind.backend, &l->op);
     err = fsb_namespace_opened_(l);
     if (err) fsb_namespace_open_undo_(l, err);
     return l->op.result;
@@ -3783,14 +3783,17 @@ static int fsb_tenant_load_(fsb_tenant_ *tenant, uint64_t bytes)
     return 0;
 }
 
+/* Refused, it has not entered: leaving may have to wait. */
 static int fsb_tenant_begin_(fsb_tenant_ *tenant, uint64_t bytes)
 {
-    int err = fsb_tenant_enter_(tenant);
-    if (err) return err;
-    if (bytes) err = fsb_tenant_load_(tenant, bytes);
-    if (!err) return 0;
-    __atomic_add_fetch(&tenant->done, 1, __ATOMIC_RELAXED);
-    fsb_tenant_leave_(tenant);
+    if (__atomic_load_n(&tenant->calls, __ATOMIC_RELAXED) & FSB_TENANT_DEAD_) return -ENODEV;
+    int err = bytes ? fsb_tenant_load_(tenant, bytes) : 0;
+    if (err) {
+        __atomic_add_fetch(&tenant->done, 1, __ATOMIC_RELAXED);
+        return err;
+    }
+    err = fsb_tenant_enter_(tenant);
+    if (err && bytes) __atomic_sub_fetch(&tenant->bytes, bytes, __ATOMIC_RELAXED);
     return err;
 }
 

@@ -582,22 +582,16 @@ typedef struct patient {
     fsb_backend *inner;
 } patient;
 
-static void wake(fsb_op *op) { sent_done(op->user); }
-
 static int64_t patient_call(fsb_backend *b, fsb_op *op)
 {
-    sent          s;
-    fsb_backend  *inner = ((patient *)b)->inner;
-    void *const   user = op->user;
+    sent         s;
+    fsb_backend *inner = ((patient *)b)->inner;
+    fsb_op      *one = &s.op;
     void (*const done)(fsb_op *op) = op->done;
-    const int     listens = op->code == FSB_OP_LIST || op->code == FSB_OP_WATCH
-                            || op->code == FSB_OP_EXEC; /* their callbacks want user */
-    if (listens) return fsb_backend_call(inner, op);
-    memset(&s, 0, sizeof s);
-    op->user = &s, op->done = wake;
-    inner->submit(inner, &op, 1);
+    s.op = *op, s.op.done = sent_done, s.dones = 0;
+    inner->submit(inner, &one, 1);
     sent_wait(&s);
-    op->user = user, op->done = done;
+    *op = s.op, op->done = done;
     return op->result;
 }
 
