@@ -123,6 +123,8 @@ static struct {
     int          object[8]; /* [0] is the first handle's */
     int          released[8];
     int          pinned;    /* how many hold object[0] */
+    int          sweeps;    /* that let it live */
+    int          used;      /* since the last of these */
 } slots;
 
 static void slots_release(void *user, fsb_handle id, void *object)
@@ -140,6 +142,7 @@ static void slots_begin(void)
     memset(&slots, 0, sizeof slots);
     CHECK_EQ(fsb_handles_open(&slots.t, &d), 0);
     CHECK_EQ(fsb_handles_add(slots.t, &slots.object[0], 1, 0, &slots.old), 0);
+    fsb_handles_at_(slots.t, (uint32_t)slots.old)->idle_ms = 5; /* and none for what comes later */
 }
 
 static void slots_end(void)
@@ -159,8 +162,18 @@ static void slots_end(void)
 
 static void actor_get(void)
 {
-    void *object = NULL;
-    if (fsb_handles_get(slots.t, slots.old, 1, &object) == 0) CHECK(object == &slots.object[0]);
+    void     *object = NULL;
+    const int before = slots.sweeps;
+    if (fsb_handles_get(slots.t, slots.old, 1, &object) != 0) return;
+    CHECK(object == &slots.object[0]);
+    slots.used += before == slots.sweeps;
+}
+
+static void actor_get_other(void) /* by who does not own it */
+{
+    void     *object = NULL;
+    const int err = fsb_handles_get(slots.t, slots.old, 2, &object);
+    CHECK(!object && (err == -EACCES || err == -EBADF));
 }
 
 static void actor_pin(void)
@@ -197,9 +210,15 @@ static void actor_add_remove(void)
     --slots.released[3];
 }
 
-static void actor_expire(void) /* what a sweep does to an idle one */
+/* What was used between two sweeps stays. An actor's last access to the table and what it does
+   behind that are one step. */
+static void actor_sweep(void)
 {
-    fsb_handles_kill_(slots.t, fsb_handles_at_(slots.t, (uint32_t)slots.old), slots.old, 1);
+    fsb_handles_slot_ *s = fsb_handles_at_(slots.t, (uint32_t)slots.old);
+    for (uint32_t now = 1; now < 12; now += 10) {
+        if (fsb_handles_expire_(slots.t, s, slots.old, now)) CHECK_EQ(slots.used, 0);
+        else ++slots.sweeps, slots.used = 0;
+    }
 }
 
 static void test_every_interleaving(void)
@@ -217,8 +236,11 @@ static void test_every_interleaving(void)
         {"add, add and remove", 2, {actor_add2, actor_add_remove}},
         {"pin, remove, remove", 3, {actor_pin, actor_remove, actor_remove}},
         {"get, get, remove", 3, {actor_get, actor_get, actor_remove}},
-        {"expire, pin", 2, {actor_expire, actor_pin}},
-        {"expire, reuse", 2, {actor_expire, actor_reuse}},
+        {"sweep, get", 2, {actor_sweep, actor_get}},
+        {"sweep, get of another", 2, {actor_sweep, actor_get_other}},
+        {"sweep, pin", 2, {actor_sweep, actor_pin}},
+        {"sweep, sweep", 2, {actor_sweep, actor_sweep}},
+        {"sweep, reuse", 2, {actor_sweep, actor_reuse}},
     };
     if (BLIND) SKIP("the sanitizers cannot follow the explorer");
     for (size_t i = 0; i < sizeof cases / sizeof *cases && !test_.bad; ++i) {
@@ -481,7 +503,8 @@ static void test_handles_retire(void)
     REQUIRE(fsb_handles_open(&t, &(fsb_handles_desc){.shards = 1}) == 0);
     CHECK_EQ(fsb_handles_add(t, &object, 0, 0, &last), 0);
     CHECK_EQ(fsb_handles_remove(t, last, 0), 0);
-    fsb_handles_at_(t, (uint32_t)last)->state = (uint64_t)(UINT32_MAX - 1) << 32;
+    fsb_handles_at_(t, (uint32_t)last)->state =
+        (uint64_t)(UINT32_MAX - 1) << 32 | FSB_HANDLES_IDLE_;
     CHECK_EQ(fsb_handles_add(t, &object, 0, 0, &last), 0);
     CHECK_EQ(last >> 32, UINT32_MAX);
     CHECK_EQ(fsb_handles_get(t, last, 0, &found), 0);
@@ -1100,6 +1123,31 @@ static void watch_joined(fsb_backend *b, fsb_backend *root, fsb_backend *data, f
     CHECK_EQ(C(CLOSE, .handle = joint), 0);
 }
 
+/* A point that comes behind the watch: nothing of it is told, nor of what it hides, until somebody
+   watches anew. */
+static void watch_before_point(fsb_backend *b, fsb_mounts *t, fsb_backend *root, fsb_backend *later)
+{
+    sights old = {.lock = PTHREAD_MUTEX_INITIALIZER}, anew = {.lock = PTHREAD_MUTEX_INITIALIZER};
+    CHECK_EQ(C(WATCH, .path = "/", .flags = FSB_WATCH_DEEP, .event = see, .user = &old), 0);
+    const fsb_handle first = conf_op.handle;
+    make(root, "/data/seen");
+    CHECK(wait_sight(&old, "+/data/seen "));
+    CHECK_EQ(add(t, "/data", later, 0), 0);
+    CHECK_EQ(C(WATCH, .path = "/", .flags = FSB_WATCH_DEEP, .event = see, .user = &anew), 0);
+    const fsb_handle second = conf_op.handle;
+    make(root, "/data/unseen");
+    make(later, "/new");
+    make(root, "/behind");
+    CHECK(wait_sight(&old, "+/behind ") && wait_sight(&anew, "+/behind "));
+    CHECK(wait_sight(&anew, "+/data/new "));
+    CHECK(!sighted(&old, "unseen") && !sighted(&old, "new"));
+    CHECK(!sighted(&anew, "unseen"));
+    CHECK_EQ(C(CLOSE, .handle = first), 0);
+    CHECK_EQ(fsb_mounts_remove(t, "/data", NULL), -EBUSY); /* the second one has joined it */
+    CHECK_EQ(C(CLOSE, .handle = second), 0);
+    CHECK_EQ(fsb_mounts_remove(t, "/data", NULL), 0);
+}
+
 static void test_namespace_watch(void)
 {
     fsb_backend *root = memory(), *data = memory(), *first = memory(), *under = memory(), *b = NULL;
@@ -1124,6 +1172,9 @@ static void test_namespace_watch(void)
                     .attr = {.mask = FSB_ATTR_MODE, .mode = 0755}};
     CHECK_EQ(fsb_backend_call(root, &mkdir), 0);
     watch_joined(b, root, data, under);
+    CHECK_EQ(fsb_mounts_remove(t, "/data", NULL), 0);
+    watch_before_point(b, t, root, data);
+    CHECK_EQ(add(t, "/data", data, 0), 0);
     /* one that cannot be watched: no watch rather than one with holes, and nothing stays */
     CHECK_EQ(add(t, "/dumb", &dumb, 0), 0);
     CHECK_EQ(C(WATCH, .path = "/", .flags = FSB_WATCH_DEEP, .event = see, .user = &s), -ENOSYS);

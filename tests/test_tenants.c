@@ -428,6 +428,369 @@ static void test_tenants_idle(void)
     fsb_tenants_close(t);
 }
 
+/* ---- submitted: a backend that has threads of its own, which must never wait for it ---- */
+
+enum { PORT_THREADS = 2, MANY = 200 };
+typedef struct port {
+    fsb_backend     base;
+    fsb_backend    *inner; /* memory */
+    pthread_mutex_t lock;
+    pthread_cond_t  changed;
+    fsb_op         *queue; /* linked by next */
+    int             queued, sent, hold, quit; /* hold: nothing is taken off the queue */
+    int             open;
+    pthread_t       thread[PORT_THREADS];
+} port;
+
+static int64_t port_inner(port *p, fsb_op *op)
+{
+    const int64_t n = fsb_backend_call(p->inner, op);
+    const int     opened = op->code == FSB_OP_OPEN || op->code == FSB_OP_WATCH;
+    if (n >= 0 && opened) __atomic_add_fetch(&p->open, 1, __ATOMIC_RELAXED);
+    if (op->code == FSB_OP_CLOSE) __atomic_sub_fetch(&p->open, 1, __ATOMIC_RELAXED);
+    return n;
+}
+
+static int64_t port_call(fsb_backend *b, fsb_op *op)
+{
+    port *p = (port *)b;
+    for (int i = 0; i < PORT_THREADS; ++i) CHECK(!pthread_equal(pthread_self(), p->thread[i]));
+    return port_inner(p, op);
+}
+
+static void port_submit(fsb_backend *b, fsb_op *const *ops, size_t n)
+{
+    port *p = (port *)b;
+    pthread_mutex_lock(&p->lock);
+    for (size_t i = 0; i < n; ++i) ops[i]->next = p->queue, p->queue = ops[i];
+    p->queued += (int)n, p->sent += (int)n;
+    pthread_cond_broadcast(&p->changed);
+    pthread_mutex_unlock(&p->lock);
+}
+
+static void port_cancel(fsb_backend *b, fsb_op *op)
+{
+    port *p = (port *)b;
+    pthread_mutex_lock(&p->lock);
+    fsb_op **at = &p->queue;
+    while (*at && *at != op) at = &(*at)->next;
+    const int found = *at == op;
+    if (found) *at = op->next, --p->queued;
+    pthread_mutex_unlock(&p->lock);
+    if (!found) return;
+    op->result = -EINTR;
+    op->done(op);
+}
+
+static void *port_main(void *arg)
+{
+    port *p = arg;
+    pthread_mutex_lock(&p->lock);
+    for (;;) {
+        while (!p->quit && (p->hold || !p->queue)) pthread_cond_wait(&p->changed, &p->lock);
+        if (p->quit) break;
+        fsb_op *op = p->queue;
+        p->queue = op->next, --p->queued;
+        pthread_mutex_unlock(&p->lock);
+        port_inner(p, op);
+        op->done(op);
+        pthread_mutex_lock(&p->lock);
+    }
+    pthread_mutex_unlock(&p->lock);
+    return NULL;
+}
+
+static void port_begin(port *p)
+{
+    memset(p, 0, sizeof *p);
+    CHECK_EQ(fsb_memory_open(&p->inner, NULL), 0);
+    CHECK_EQ(fsb_write_file(p->inner, "/f", "file", 4, 0644), 0);
+    p->base.size = sizeof p->base, p->base.submit = port_submit, p->base.cancel = port_cancel;
+    for (int i = 1; i < FSB_OP_COUNT; ++i) p->base.call[i] = port_call;
+    pthread_mutex_init(&p->lock, NULL);
+    pthread_cond_init(&p->changed, NULL);
+    for (int i = 0; i < PORT_THREADS; ++i) pthread_create(&p->thread[i], NULL, port_main, p);
+}
+
+static void port_hold(port *p, int hold)
+{
+    pthread_mutex_lock(&p->lock);
+    p->hold = hold;
+    pthread_cond_broadcast(&p->changed);
+    pthread_mutex_unlock(&p->lock);
+}
+
+static void port_end(port *p)
+{
+    pthread_mutex_lock(&p->lock);
+    p->quit = 1;
+    pthread_cond_broadcast(&p->changed);
+    pthread_mutex_unlock(&p->lock);
+    for (int i = 0; i < PORT_THREADS; ++i) pthread_join(p->thread[i], NULL);
+    CHECK_EQ(p->queued, 0);
+    CHECK_EQ(p->open, 0);
+    p->inner->close(p->inner);
+}
+
+/* An op that somebody waits for. */
+typedef struct sent {
+    fsb_op op; /* first */
+    int    dones;
+    char   path[16], buf[1000];
+} sent;
+
+static struct {
+    pthread_mutex_t lock;
+    pthread_cond_t  changed;
+} sends = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER};
+
+static void sent_done(fsb_op *op)
+{
+    pthread_mutex_lock(&sends.lock);
+    ++((sent *)op)->dones;
+    pthread_cond_broadcast(&sends.changed);
+    pthread_mutex_unlock(&sends.lock);
+}
+
+static int64_t sent_wait(sent *s)
+{
+    pthread_mutex_lock(&sends.lock);
+    while (!s->dones) pthread_cond_wait(&sends.changed, &sends.lock);
+    pthread_mutex_unlock(&sends.lock);
+    CHECK_EQ(s->dones, 1);
+    return s->op.result;
+}
+
+static sent *send_op(fsb_backend *b, sent *s, fsb_op op)
+{
+    fsb_op *const one = &s->op;
+    memset(s, 0, sizeof *s);
+    s->op = op, s->op.done = sent_done;
+    b->submit(b, &one, 1);
+    return s;
+}
+
+static sent *send_read(fsb_backend *b, sent *s, fsb_handle handle, size_t size)
+{
+    return send_op(b, s, (fsb_op){.code = FSB_OP_READ, .handle = handle, .size = size,
+                                  .buf = s->buf});
+}
+
+/* A backend whose calls are submitted to another one, and waited for. */
+typedef struct patient {
+    fsb_backend  base;
+    fsb_backend *inner;
+} patient;
+
+static int64_t patient_call(fsb_backend *b, fsb_op *op)
+{
+    sent         s;
+    fsb_backend *inner = ((patient *)b)->inner;
+    fsb_op      *one = &s.op;
+    void (*const done)(fsb_op *op) = op->done;
+    s.op = *op, s.op.done = sent_done, s.dones = 0;
+    inner->submit(inner, &one, 1);
+    sent_wait(&s);
+    *op = s.op, op->done = done;
+    return op->result;
+}
+
+static void test_submit_conformance(void)
+{
+    port         p;
+    patient      w = {.base = {.size = sizeof w.base, .name = "patient"}};
+    test_memory  m = {0};
+    house        h = {0};
+    fsb_workers *workers = NULL;
+    fsb_tenants *t = NULL;
+    port_begin(&p);
+    CHECK_EQ(fsb_workers_open(&workers, NULL), 0);
+    h.files = &p.base;
+    fsb_tenants_desc d = {.create = house_create, .gone = house_gone, .user = &h,
+                          .runner = fsb_workers_runner(workers),
+                          .allocator = {test_memory_fn, &m}};
+    REQUIRE(fsb_tenants_open(&t, &d) == 0);
+    w.inner = tenant(t, "alice");
+    for (int i = 1; i < FSB_OP_COUNT; ++i) w.base.call[i] = patient_call;
+    const conformance_traits traits = {.name = "submitted", .can_chown = 1, .has_xattr = 1,
+                                       .has_mknod = 1, .has_sparse = 1, .has_punch = 1,
+                                       .has_watch = 1};
+    fsb_op unlink = {.code = FSB_OP_UNLINK, .path = "/f"};
+    CHECK_EQ(fsb_backend_call(&w.base, &unlink), 0);
+    conformance_run(&w.base, &traits);
+    CHECK(p.sent > 100);
+    w.inner->close(w.inner);
+    fsb_tenants_close(t);
+    fsb_workers_close(workers);
+    CHECK_EQ(h.gone, 1);
+    CHECK_EQ(m.live, 0);
+    CHECK_EQ(m.wrong_size, 0);
+    port_end(&p);
+}
+
+/* Of 200 ops half are one backend's that has submit(), half another's that has not; one mount
+   point is a union. */
+static void submit_many(fsb_backend *b, port *p, fsb_mounts *mounts)
+{
+    static sent  all[MANY];
+    fsb_op      *ops[MANY];
+    memset(all, 0, sizeof all);
+    for (int i = 0; i < MANY; ++i) {
+        sent *s = &all[i];
+        snprintf(s->path, sizeof s->path, "%s/f", i % 2 ? "/plain" : i % 10 ? "/port" : "/both");
+        s->op = (fsb_op){.code = FSB_OP_GET, .path = s->path, .buf = s->buf,
+                         .size = sizeof s->buf, .done = sent_done};
+        ops[i] = &s->op;
+    }
+    port_hold(p, 1);
+    p->sent = 0;
+    b->submit(b, ops, MANY);
+    CHECK_EQ(p->sent, MANY * 4 / 10); /* on their way at once */
+    CHECK_EQ(fsb_mounts_remove(mounts, "/port", NULL), -EBUSY);
+    port_hold(p, 0);
+    for (int i = 0; i < MANY; ++i) {
+        CHECK_EQ(sent_wait(&all[i]), i % 2 ? 5 : 4);
+        CHECK_STR(all[i].buf, i % 2 ? "plain" : "file");
+    }
+}
+
+static void submit_handles(fsb_backend *b, port *p, fsb_handles *handles)
+{
+    sent open, one, two, stat;
+    CHECK_EQ(sent_wait(send_op(b, &open, (fsb_op){.code = FSB_OP_OPEN, .path = "/port/f",
+                                                  .flags = FSB_O_READ})), 0);
+    CHECK_EQ(p->open, 1);
+    for (int i = 0; i < 300; ++i) { /* done and cancelled at once: it ends one way, once */
+        port_hold(p, i % 2);
+        send_op(b, &two, (fsb_op){.code = FSB_OP_STAT, .path = "/port/f"});
+        b->cancel(b, &two.op);
+        const int64_t n = sent_wait(&two);
+        CHECK(n == -EINTR || (n == 0 && i % 2 == 0));
+    }
+    port_hold(p, 1);
+    send_read(b, &one, open.op.handle, 8);
+    send_read(b, &two, open.op.handle, 8);
+    b->cancel(b, &two.op);
+    CHECK_EQ(sent_wait(&two), -EINTR);
+    CHECK_EQ(fsb_handles_release(handles, 1), 1); /* what is being read is closed behind that */
+    CHECK_EQ(sent_wait(send_op(b, &stat, (fsb_op){.code = FSB_OP_STAT,
+                                                  .handle = open.op.handle})), -EBADF);
+    CHECK_EQ(p->open, 1);
+    port_hold(p, 0);
+    CHECK_EQ(sent_wait(&one), 4);
+    CHECK_EQ(p->open, 0);
+    CHECK_EQ(sent_wait(send_op(b, &open, (fsb_op){.code = FSB_OP_OPEN, .path = "/port/none",
+                                                  .flags = FSB_O_READ})), -ENOENT);
+    CHECK_EQ(sent_wait(send_op(b, &open, (fsb_op){.code = FSB_OP_OPEN, .path = "/port/f",
+                                                  .flags = FSB_O_READ})), 0);
+    CHECK_EQ(sent_wait(send_op(b, &one, (fsb_op){.code = FSB_OP_CLOSE,
+                                                 .handle = open.op.handle})), 0);
+    CHECK_EQ(sent_wait(send_op(b, &one, (fsb_op){.code = FSB_OP_CLOSE,
+                                                 .handle = open.op.handle})), -EBADF);
+    CHECK_EQ(sent_wait(send_op(b, &one, (fsb_op){.code = FSB_OP_STAT, .path = "/.."})), -EINVAL);
+    CHECK_EQ(sent_wait(send_op(b, &one, (fsb_op){.code = FSB_OP_STAT, .path = "/none"})), -ENOENT);
+    CHECK_EQ(p->open, 0);
+}
+
+static void test_submit(void)
+{
+    port         p;
+    test_memory  m = {0};
+    fsb_backend *plain = NULL, *b = NULL;
+    fsb_mounts  *mounts = NULL;
+    fsb_handles *handles = NULL;
+    fsb_workers *workers = NULL;
+    port_begin(&p);
+    CHECK_EQ(fsb_memory_open(&plain, NULL), 0);
+    CHECK_EQ(fsb_write_file(plain, "/f", "plain", 5, 0644), 0);
+    CHECK_EQ(fsb_workers_open(&workers, NULL), 0);
+    REQUIRE(fsb_mounts_open(&mounts, NULL) == 0);
+    CHECK_EQ(fsb_handles_open(&handles, &(fsb_handles_desc){.release = fsb_namespace_release}), 0);
+    const fsb_bind to_port = {.backend = &p.base}, to_plain = {.backend = plain};
+    const fsb_bind after = {.backend = plain, .flags = FSB_BIND_AFTER};
+    CHECK_EQ(fsb_mounts_add(mounts, "/port", 5, &to_port), 0);
+    CHECK_EQ(fsb_mounts_add(mounts, "/plain", 6, &to_plain), 0);
+    CHECK_EQ(fsb_mounts_add(mounts, "/both", 5, &to_port), 0);
+    CHECK_EQ(fsb_mounts_add(mounts, "/both", 5, &after), 0);
+    const fsb_namespace_desc d = {.mounts = mounts, .handles = handles,
+                                  .runner = fsb_workers_runner(workers),
+                                  .allocator = {test_memory_fn, &m}};
+    REQUIRE(fsb_namespace_backend(&b, &d) == 0);
+    submit_many(b, &p, mounts);
+    submit_handles(b, &p, handles);
+    sent s; /* no memory */
+    m.calls = 0, m.fail_at = 1;
+    CHECK_EQ(sent_wait(send_op(b, &s, (fsb_op){.code = FSB_OP_STAT, .path = "/port/f"})), -ENOMEM);
+    m.fail_at = 0;
+    CHECK_EQ(fsb_mounts_remove(mounts, "/port", NULL), 0);
+    b->close(b);
+    CHECK_EQ(m.live, 0);
+    fsb_handles_close(handles);
+    fsb_mounts_close(mounts);
+    fsb_workers_close(workers);
+    plain->close(plain);
+    port_end(&p);
+}
+
+static void test_submit_quotas(void)
+{
+    port             p;
+    sent             open, one, two, three;
+    fsb_tenant_stats stats;
+    fsb_workers     *workers = NULL;
+    fsb_tenants     *t = NULL;
+    port_begin(&p);
+    CHECK_EQ(fsb_workers_open(&workers, NULL), 0);
+    house            h = {.max_bytes = 1000, .max_handles = 1, .files = &p.base};
+    fsb_tenants_desc d = {.create = house_create, .gone = house_gone, .user = &h,
+                          .runner = fsb_workers_runner(workers)};
+    REQUIRE(fsb_tenants_open(&t, &d) == 0);
+    fsb_backend *b = tenant(t, "a");
+    const fsb_op ask = {.code = FSB_OP_OPEN, .path = "/f", .flags = FSB_O_READ};
+    CHECK_EQ(sent_wait(send_op(b, &open, ask)), 0);
+    CHECK_EQ(sent_wait(send_op(b, &one, ask)), -EMFILE);
+    port_hold(&p, 1);
+    send_read(b, &one, open.op.handle, 600);
+    CHECK_EQ(sent_wait(send_read(b, &two, open.op.handle, 401)), -EAGAIN);
+    send_read(b, &two, open.op.handle, 400);
+    CHECK_EQ(fsb_tenants_each(t, see_tenant, &stats), 0);
+    CHECK_EQ(stats.calls, 2);
+    CHECK_EQ(stats.bytes, 1000);
+    CHECK_EQ(stats.handles, 1);
+    CHECK_EQ(stats.done, 3);
+    CHECK_EQ(stats.refused_handles, 1);
+    CHECK_EQ(stats.refused_bytes, 1);
+    port_hold(&p, 0);
+    CHECK_EQ(sent_wait(&one), 4);
+    CHECK_EQ(sent_wait(&two), 4);
+    CHECK_EQ(fsb_tenants_each(t, see_tenant, &stats), 0);
+    CHECK_EQ(stats.calls + stats.bytes, 0);
+    CHECK_EQ(stats.done, 5);
+    port_hold(&p, 1); /* removed while two are on their way */
+    send_read(b, &one, open.op.handle, 600);
+    send_read(b, &two, open.op.handle, 400);
+    CHECK_EQ(fsb_tenants_remove(t, "a"), 1);
+    CHECK_EQ(sent_wait(send_read(b, &three, open.op.handle, 1)), -ENODEV);
+    CHECK_EQ(h.gone, 0);
+    port_hold(&p, 0);
+    CHECK_EQ(sent_wait(&one), 4);
+    CHECK_EQ(sent_wait(&two), 4);
+    CHECK_EQ(__atomic_load_n(&h.gone, __ATOMIC_RELAXED), 1);
+    b->close(b);
+    b = tenant(t, "b"); /* and while it opens a file, which nobody would close */
+    port_hold(&p, 1);
+    send_op(b, &open, ask);
+    CHECK_EQ(fsb_tenants_remove(t, "b"), 1);
+    port_hold(&p, 0);
+    CHECK_EQ(sent_wait(&open), 0);
+    CHECK_EQ(p.open, 0);
+    CHECK_EQ(__atomic_load_n(&h.gone, __ATOMIC_RELAXED), 2);
+    b->close(b);
+    fsb_tenants_close(t);
+    fsb_workers_close(workers);
+    port_end(&p);
+}
+
 /* ---- made once ---- */
 
 static struct {
@@ -626,6 +989,9 @@ int main(int argc, char **argv)
     TEST(test_tenants_bytes);
     TEST(test_tenants_removed_in_use);
     TEST(test_tenants_idle);
+    TEST(test_submit_conformance);
+    TEST(test_submit);
+    TEST(test_submit_quotas);
     TEST(test_tenants_made_once);
     TEST(test_tenants_no_memory);
     TEST(test_tenants_stress);
