@@ -1962,13 +1962,13 @@ static int fsb_registry_map_move_(fsb_registry_env_ *env, size_t size)
     return err;
 }
 
-/* What a reader does where LMDB says that the map is too small (MDB_MAP_RESIZED) or that it gave the
-   environment up (MDB_PANIC); `opened` is as of before. */
+/* What a reader does where LMDB says that the map is too small (MDB_MAP_RESIZED) or that it gave
+   the environment up (MDB_PANIC); `opened` is as of before. */
 static int fsb_registry_follow_(fsb_registry_env_ *env, int rc, uint32_t opened)
 {
     pthread_mutex_lock(&env->write_lock);
-    const int err = rc == MDB_MAP_RESIZED && env->env ? fsb_registry_map_move_(env, 0)
-                                                      : fsb_registry_mend_(env, opened);
+    const int moved = rc == MDB_MAP_RESIZED && env->env;
+    const int err = moved ? fsb_registry_map_move_(env, 0) : fsb_registry_mend_(env, opened);
     pthread_mutex_unlock(&env->write_lock);
     return err;
 }

@@ -11,8 +11,8 @@
 #include <lmdb.h>
 #endif
 
-/* Calls of the header that can be told to fail: the one of that name, after `after` that do not, once
-   and with `err`. */
+/* Calls of the header that can be told to fail: the one of that name, after `after` that do not,
+   once and with `err`. */
 static struct {
     const char *call;
     int         after, err;
@@ -45,7 +45,8 @@ static int test_unlinkat(int dir, const char *path, int flags)
 #ifdef FSB_WITH_LMDB
 static int test_set_mapsize(MDB_env *env, size_t size) /* so much no system maps */
 {
-    return mdb_env_set_mapsize(env, fails("set_mapsize") ? (size_t)1 << (sizeof size * 8 - 4) : size);
+    const size_t most = (size_t)1 << (sizeof size * 8 - 4);
+    return mdb_env_set_mapsize(env, fails("set_mapsize") ? most : size);
 }
 #define mdb_env_set_mapsize test_set_mapsize
 #endif
@@ -1299,7 +1300,8 @@ static void test_view_allocates_nothing(void)
 
 #endif /* FSB_WITH_LMDB */
 
-/* What looks into a plain folder while one call after another fails: an answer is right, or none. */
+/* What looks into a plain folder while one call after another fails: an answer is right, or
+   there is none. */
 static void test_folder_faults(void)
 {
     static const char *const calls[] = {"readdir", "fstatat", "faccessat", "unlinkat"};
@@ -1335,7 +1337,8 @@ static void test_folder_faults(void)
                 const int64_t deleted = fsb_registry_delete(reg, "gone", NULL);
                 CHECK(deleted == 1 || deleted == -ENOENT || deleted == -EIO);
                 fault.call = fault.call && fault.after >= 0 ? "none" : NULL;
-                if (deleted == 1) CHECK_EQ(fsb_registry_load(reg, "gone", "1.0.0", &view), -ENOENT);
+                if (deleted == 1)
+                    CHECK_EQ(fsb_registry_load(reg, "gone", "1.0.0", &view), -ENOENT);
                 fsb_registry_delete(reg, "gone", NULL);
             }
             snprintf(name, sizeof name, "%s/data.mdb", d.path);
