@@ -2168,8 +2168,8 @@ static int fsb_cache_record_header_(fsb_cache_disk *d, int file, uint64_t end)
     return fsb_cache_write_(file, row, sizeof row, 0);
 }
 
-/* Starts a new, empty file of records. Either of the two that are written is enough for the old ones
-   not to be believed any more: cut off, or of another seed. */
+/* Starts a new, empty file of records. Either of its two steps is enough for the old ones not to be
+   believed any more: they are cut off, or of another seed. */
 static void fsb_cache_record_reset_(fsb_cache_disk *d)
 {
     memset(d->records, 0, d->record_room * sizeof *d->records);
