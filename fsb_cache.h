@@ -2170,7 +2170,8 @@ static int fsb_cache_record_header_(fsb_cache_disk *d, int file, uint64_t end)
     return fsb_cache_write_(file, row, sizeof row, 0);
 }
 
-/* Starts a new, empty file of records. Errors are seen when the next record is written. */
+/* Starts a new, empty file of records. Either of its two steps is enough for the old ones not to be
+   believed any more: they are cut off, or of another seed. */
 static void fsb_cache_record_reset_(fsb_cache_disk *d)
 {
     memset(d->records, 0, d->record_room * sizeof *d->records);
@@ -2178,8 +2179,9 @@ static void fsb_cache_record_reset_(fsb_cache_disk *d)
     d->record_end = d->record_noted = FSB_CACHE_ROW_, d->outdated = 0;
     if (fsb_cache_is_read_only_(d)) return;
     d->record_seed = fsb_cache_random_();
-    if (ftruncate(d->record_file, 0) || fsb_cache_record_header_(d, d->record_file, FSB_CACHE_ROW_))
-        fsb_cache_failed_(d, -errno);
+    const int cut = ftruncate(d->record_file, 0) ? -errno : 0;
+    const int err = fsb_cache_record_header_(d, d->record_file, FSB_CACHE_ROW_);
+    if (cut || err) fsb_cache_failed_(d, cut ? cut : err);
 }
 
 /* Appends a record and notes it. Lock held. */
@@ -2239,6 +2241,7 @@ typedef struct fsb_cache_scan_ {
     uint8_t        *buf;
     size_t          room, have;
     uint64_t        offset; /* of the buffer's first byte */
+    int             err;    /* there was no memory: what is not seen may be there */
 } fsb_cache_scan_;
 enum { FSB_CACHE_SCAN_ = 256 << 10 };
 
@@ -2251,7 +2254,7 @@ static const uint8_t *fsb_cache_scan_at_(fsb_cache_scan_ *s, uint64_t offset, si
     if (size > s->room) {
         uint8_t *grown =
             (uint8_t *)fsb_cache_resize_(&s->disk->desc.allocator, s->buf, s->room, size);
-        if (!grown) return NULL;
+        if (!grown) return s->err = -ENOMEM, (const uint8_t *)NULL;
         s->buf = grown, s->room = size;
     }
     s->offset = offset;
@@ -2312,6 +2315,7 @@ static int fsb_cache_record_load_(fsb_cache_disk *d)
         if (!err) fsb_cache_record_note_(d, &r);
     }
     fsb_cache_free_(&d->desc.allocator, scan.buf, scan.room);
+    if (!err) err = scan.err;
     d->record_end = end;
     /* Behind the end there may be a torn record, or one that was: they must not come back. */
     if (!err && end >= d->record_noted && !d->read_only && ftruncate(d->record_file, (off_t)end))

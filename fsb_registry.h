@@ -90,8 +90,10 @@
              -ENOSPC the disk is; -EROFS opened for reading; -EMEDIUMTYPE not a registry;
              -EPROTONOSUPPORT one of a newer release; -EBADMSG a damaged record, or malformed front
              matter (with its line) or template; -EAGAIN every reader slot is taken; -EBUSY views
-             are pinned where the map must move, or the path is open already; -ENOKEY a template's
-             variable or input that is not declared; -ENODATA an input that is required.
+             are pinned where the map must move (it is full, or a commit failed half way), or the
+             path is open already; -ENOKEY a template's variable or input that is not declared;
+             -ENODATA an input that is required. A call that fails has changed nothing, but that a
+             failed flush may leave behind all of a save or deletion.
    DOES NOT  lock a document, merge edits, encrypt, survive an LMDB file whose pages were damaged at
              random (verify reads every document, LMDB itself checks little), work on a network file
              system, or make a batch in a plain folder atomic at power loss (each file is).
@@ -253,7 +255,7 @@ FSB_API int fsb_registry_errmsg(fsb_registry *reg, char *text, size_t size);
    space of what was saved since, and its map cannot move. A compressed content, and a file of a
    plain folder, is read into a buffer that belongs to the view. The registry's decoded cache, where
    it has one, answers first. Errors: ENOENT, EINVAL, ENAMETOOLONG, EAGAIN, EBUSY, ENOMEM, EBADMSG,
-   ENOSYS (compressed). Threads: any. */
+   ENOSYS (compressed), the file system's. Threads: any. */
 FSB_API int fsb_registry_load(fsb_registry *reg, const char *id, const char *version,
                               fsb_registry_view *view);
 
@@ -1329,6 +1331,15 @@ FSB_API int fsb_registry_errmsg(fsb_registry *reg, char *text, size_t size)
     return (int)n;
 }
 
+/* 1: it is in the folder; 0: it is not; or why that cannot be told: what is not seen for a moment
+   must not be made anew in its place. */
+static int fsb_registry_there_(fsb_registry *reg, const char *name)
+{
+    if (faccessat(reg->dir, name, F_OK, 0) == 0) return 1;
+    if (errno == ENOENT) return 0;
+    return fsb_registry_fail_(reg, -errno, "%s/%s: %s", reg->path, name, strerror(errno));
+}
+
 /* ---- [view] ---------------------------------------------------------------------------------- */
 
 static void fsb_registry_slot_end_(void *slot);
@@ -1611,7 +1622,8 @@ typedef struct fsb_registry_meta_ {
 
 struct fsb_registry_env_ {
     fsb_registry       *reg;
-    MDB_env            *env;
+    MDB_env            *env;         /* written with the gate closed; NULL: it got lost */
+    uint32_t            opened;      /* how often it was opened again; atomic */
     MDB_dbi             dbi;
     int                 lock_fd;     /* holds the mark that this process has it open */
     char               *indexed;     /* list; read-only after open */
@@ -1643,7 +1655,8 @@ static int fsb_registry_mdb_error_(int rc)
     case MDB_MAP_FULL: return -EDQUOT;
     case MDB_READERS_FULL: return -EAGAIN;
     case MDB_TXN_FULL: return -E2BIG;
-    case MDB_CORRUPTED: case MDB_PAGE_NOTFOUND: case MDB_PANIC: return -EBADMSG;
+    case MDB_CORRUPTED: case MDB_PAGE_NOTFOUND: return -EBADMSG;
+    case MDB_PANIC: return -EIO;
     default: return rc > 0 ? -rc : rc > -4096 ? rc : -EIO;
     }
 }
@@ -1680,6 +1693,53 @@ static uint64_t fsb_registry_pick_hash_(const fsb_registry_pick_ *pick)
 static fsb_registry_env_ *fsb_registry_env_of_(fsb_registry *reg, const char *id)
 {
     return &reg->envs[fsb_registry_shard_(reg, id)];
+}
+
+/* ---- [lmdb] the environment ------------------------------------------------------------------ */
+
+static void fsb_registry_env_name_(char *name, size_t size, const fsb_registry *reg, uint32_t index)
+{
+    if (index) snprintf(name, size, "%s/data-%u.mdb", reg->path, (unsigned)index);
+    else snprintf(name, size, "%s/data.mdb", reg->path);
+}
+
+static int fsb_registry_env_try_(fsb_registry *reg, fsb_registry_env_ *env, const char *name,
+                                 size_t map)
+{
+    unsigned flags = MDB_NOSUBDIR | MDB_NOTLS;
+    if (reg->desc.read_only) flags |= MDB_RDONLY;
+    if (reg->desc.durability == FSB_REGISTRY_ORDERED) flags |= MDB_NOMETASYNC;
+    if (reg->desc.durability == FSB_REGISTRY_UNSAFE) flags |= MDB_NOSYNC;
+    int rc = mdb_env_create(&env->env);
+    if (rc) return rc;
+    mdb_env_set_maxreaders(env->env, reg->desc.max_readers);
+    mdb_env_set_mapsize(env->env, map);
+    rc = mdb_env_open(env->env, name, flags, 0666);
+    if (!rc) return 0;
+    mdb_env_close(env->env);
+    env->env = NULL;
+    return rc;
+}
+
+/* With the map that the desc asks for, or as much as there is address space for. */
+static int fsb_registry_env_map_(fsb_registry *reg, fsb_registry_env_ *env, const char *name)
+{
+    uint64_t map = reg->desc.map_bytes & ~(uint64_t)4095;
+    int      rc = fsb_registry_env_try_(reg, env, name, (size_t)map);
+    for (; rc == ENOMEM && map > 16u << 20; map /= 2)
+        rc = fsb_registry_env_try_(reg, env, name, (size_t)map / 2 & ~(size_t)4095);
+    return rc;
+}
+
+/* A transaction that reads, of an environment that nobody else uses yet. */
+static int fsb_registry_env_read_(fsb_registry_env_ *env, MDB_txn **txn)
+{
+    int rc = mdb_txn_begin(env->env, NULL, MDB_RDONLY, txn);
+    while (rc == MDB_MAP_RESIZED) { /* another process made it larger between these calls */
+        rc = mdb_env_set_mapsize(env->env, 0);
+        if (!rc) rc = mdb_txn_begin(env->env, NULL, MDB_RDONLY, txn);
+    }
+    return rc;
 }
 
 /* ---- [lmdb] the last transaction ------------------------------------------------------------- */
@@ -1812,32 +1872,103 @@ static int fsb_registry_slots_wait_(fsb_registry_env_ *env, int64_t until)
     }
 }
 
-/* Moves the map, with write_lock held: to `size`, or with 0 to what another process made it. */
-static int fsb_registry_map_move_(fsb_registry_env_ *env, size_t size)
+/* Closes the gate, with write_lock held, and waits until nobody is in the map, nor in the places of
+   what it holds, which it forgets. Open it again in any case. */
+static int fsb_registry_gate_close_(fsb_registry_env_ *env)
 {
     const uint32_t wait_ms = env->reg->desc.wait_ms;
     const int64_t  until = fsb_registry_monotonic_() + (int64_t)wait_ms * 1000000;
     pthread_mutex_lock(&env->gate_lock);
     __atomic_store_n(&env->gate, 1, __ATOMIC_SEQ_CST);
-    int err = fsb_registry_slots_wait_(env, until);
-    if (!err) { /* nobody is in it, nor in the places of what it holds */
-        memset(env->places->at, 0, env->places->count * sizeof *env->places->at);
-        err = fsb_registry_mdb_error_(mdb_env_set_mapsize(env->env, size));
-    }
-    __atomic_store_n(&env->gate, 0, __ATOMIC_SEQ_CST);
-    pthread_cond_broadcast(&env->gate_cond);
-    pthread_mutex_unlock(&env->gate_lock);
+    const int err = fsb_registry_slots_wait_(env, until);
+    if (!err) memset(env->places->at, 0, env->places->count * sizeof *env->places->at);
     if (err == -EBUSY)
         return fsb_registry_fail_(env->reg, err, "%s: views stayed pinned for %u ms while the map "
-                                  "had to grow; release them sooner, or raise map_bytes",
+                                  "had to move; release them sooner, or raise map_bytes",
                                   env->reg->path, (unsigned)wait_ms);
     return err;
 }
 
-static int fsb_registry_follow_(fsb_registry_env_ *env)
+static void fsb_registry_gate_open_(fsb_registry_env_ *env)
+{
+    __atomic_store_n(&env->gate, 0, __ATOMIC_SEQ_CST);
+    pthread_cond_broadcast(&env->gate_cond);
+    pthread_mutex_unlock(&env->gate_lock);
+}
+
+static void fsb_registry_env_end_(fsb_registry_env_ *env)
+{
+    for (uint32_t i = 0; i < env->reg->desc.max_views; ++i) {
+        if (!env->slots[i].txn) continue;
+        mdb_cursor_close(env->slots[i].cursor);
+        mdb_txn_abort(env->slots[i].txn);
+        env->slots[i].txn = NULL;
+    }
+    if (env->env) mdb_env_close(env->env);
+    env->env = NULL;
+}
+
+/* Opens the environment once more, the gate closed. LMDB gives one up for good when a commit fails
+   at its last page, or when the map cannot be made again after it was taken away; the file is whole
+   all the same. Returns LMDB's code. */
+static int fsb_registry_env_again_(fsb_registry_env_ *env)
+{
+    char        name[4200];
+    struct stat ours, there;
+    MDB_txn    *txn;
+    fsb_registry_env_end_(env);
+    fsb_registry_env_name_(name, sizeof name, env->reg, (uint32_t)(env - env->reg->envs));
+    if (fstat(env->lock_fd, &ours) < 0 || stat(name, &there) < 0) return errno;
+    if (ours.st_dev != there.st_dev || ours.st_ino != there.st_ino) return ESTALE;
+    int rc = fsb_registry_env_map_(env->reg, env, name);
+    if (rc) return rc;
+    rc = fsb_registry_env_read_(env, &txn);
+    if (!rc) {
+        rc = mdb_dbi_open(txn, NULL, 0, &env->dbi);
+        mdb_txn_abort(txn);
+    }
+    if (rc) fsb_registry_env_end_(env);
+    __atomic_add_fetch(&env->opened, 1, __ATOMIC_RELAXED);
+    return rc;
+}
+
+/* The same, with write_lock held, if it was opened no more than `opened` times until now. */
+static int fsb_registry_mend_(fsb_registry_env_ *env, uint32_t opened)
+{
+    if (__atomic_load_n(&env->opened, __ATOMIC_RELAXED) != opened && env->env) return 0;
+    int err = fsb_registry_gate_close_(env);
+    if (!err) {
+        const int rc = fsb_registry_env_again_(env);
+        err = fsb_registry_mdb_error_(rc);
+        if (err) fsb_registry_fail_(env->reg, err, "%s: cannot open it again after a failure: %s",
+                                    env->reg->path, mdb_strerror(rc));
+    }
+    fsb_registry_gate_open_(env);
+    return err;
+}
+
+/* Moves the map, with write_lock held: to `size`, or with 0 to what another process made it. */
+static int fsb_registry_map_move_(fsb_registry_env_ *env, size_t size)
+{
+    int err = fsb_registry_gate_close_(env);
+    if (!err) {
+        const int rc = mdb_env_set_mapsize(env->env, size);
+        if (rc) fsb_registry_env_again_(env); /* it has none any more */
+        err = fsb_registry_mdb_error_(rc);
+        if (err) fsb_registry_fail_(env->reg, err, "%s: cannot move the map: %s", env->reg->path,
+                                    mdb_strerror(rc));
+    }
+    fsb_registry_gate_open_(env);
+    return err;
+}
+
+/* What a reader does where LMDB says that the map is too small (MDB_MAP_RESIZED) or that it gave
+   the environment up (MDB_PANIC); `opened` is as of before. */
+static int fsb_registry_follow_(fsb_registry_env_ *env, int rc, uint32_t opened)
 {
     pthread_mutex_lock(&env->write_lock);
-    const int err = fsb_registry_map_move_(env, 0);
+    const int moved = rc == MDB_MAP_RESIZED && env->env;
+    const int err = moved ? fsb_registry_map_move_(env, 0) : fsb_registry_mend_(env, opened);
     pthread_mutex_unlock(&env->write_lock);
     return err;
 }
@@ -1845,6 +1976,7 @@ static int fsb_registry_follow_(fsb_registry_env_ *env)
 static int fsb_registry_slot_begin_(fsb_registry_slot_ *slot)
 {
     fsb_registry_env_ *env = slot->env;
+    if (!env->env) return MDB_PANIC;
     if (slot->txn) return mdb_txn_renew(slot->txn);
     int rc = mdb_txn_begin(env->env, NULL, MDB_RDONLY, &slot->txn);
     if (rc) {
@@ -1862,8 +1994,10 @@ static int fsb_registry_slot_begin_(fsb_registry_slot_ *slot)
 /* Gives a snapshot; end it with fsb_registry_slot_end_(). */
 static int fsb_registry_begin_(fsb_registry_env_ *env, fsb_registry_slot_ **out)
 {
-    for (int checked = 0;;) {
+    for (int checked = 0, mended = 0;;) {
+        const uint32_t      opened = __atomic_load_n(&env->opened, __ATOMIC_RELAXED);
         fsb_registry_slot_ *slot = fsb_registry_slot_take_(env);
+        int                 dead = 0;
         if (!slot)
             return fsb_registry_fail_(env->reg, -EAGAIN, "%s: all of %u views are pinned; release "
                                       "some, or raise max_views", env->reg->path,
@@ -1873,15 +2007,13 @@ static int fsb_registry_begin_(fsb_registry_env_ *env, fsb_registry_slot_ **out)
             *out = slot;
             return 0;
         }
+        const int full = rc == MDB_READERS_FULL && !checked++;
+        if (full) mdb_reader_check(env->env, &dead);
         fsb_registry_slot_free_(slot);
-        if (rc == MDB_MAP_RESIZED) {
-            rc = fsb_registry_follow_(env);
+        if (rc == MDB_MAP_RESIZED || (rc == MDB_PANIC && !mended++)) {
+            rc = fsb_registry_follow_(env, rc, opened);
             if (rc) return rc;
-        } else if (rc == MDB_READERS_FULL && !checked) {
-            int dead = 0;
-            mdb_reader_check(env->env, &dead);
-            checked = 1;
-        } else {
+        } else if (!full) {
             return fsb_registry_fail_(env->reg, fsb_registry_mdb_error_(rc), "%s: %s",
                                       env->reg->path, mdb_strerror(rc));
         }
@@ -2198,7 +2330,8 @@ static size_t fsb_registry_last_txn_(fsb_registry_env_ *env)
     if (env->meta[0]) return fsb_registry_meta_txn_(env);
     fsb_registry_slot_ *slot = fsb_registry_slot_take_(env); /* keeps the map where it is */
     if (!slot) return 0;
-    mdb_env_info(env->env, &info);
+    info.me_last_txnid = 0;
+    if (env->env) mdb_env_info(env->env, &info);
     fsb_registry_slot_free_(slot);
     return info.me_last_txnid;
 }
@@ -2747,7 +2880,7 @@ static int fsb_registry_transact_(fsb_registry_env_ *env, fsb_registry_write_ *l
     fsb_registry_txn_ t;
     memset(&t, 0, sizeof t);
     t.env = env;
-    int rc = mdb_txn_begin(env->env, NULL, 0, &t.txn), useful = 0;
+    int rc = env->env ? mdb_txn_begin(env->env, NULL, 0, &t.txn) : MDB_PANIC, useful = 0;
     if (rc) return rc;
     rc = mdb_cursor_open(t.txn, env->dbi, &t.cursor);
     if (!rc) rc = fsb_registry_counters_read_(&t);
@@ -2783,16 +2916,18 @@ static int fsb_registry_grow_(fsb_registry_env_ *env)
 /* Commits a list of writes; each ends with its result. */
 static void fsb_registry_commit_(fsb_registry_env_ *env, fsb_registry_write_ *list)
 {
-    int err = 0, rc, dead = 0;
+    int err = 0, rc, dead = 0, mended = 0;
     pthread_mutex_lock(&env->write_lock);
     for (;;) {
         rc = fsb_registry_transact_(env, list);
-        if (rc == MDB_MAP_RESIZED) err = fsb_registry_map_move_(env, 0);
+        if (rc == MDB_PANIC && !mended++) err = fsb_registry_mend_(env, env->opened);
+        else if (rc == MDB_MAP_RESIZED) err = fsb_registry_map_move_(env, 0);
         else if (rc == MDB_MAP_FULL) err = fsb_registry_grow_(env);
         else break;
         if (err) break;
     }
-    if (++env->commits % 256 == 0) mdb_reader_check(env->env, &dead); /* they keep pages alive */
+    if (++env->commits % 256 == 0 && env->env)
+        mdb_reader_check(env->env, &dead); /* they keep pages alive */
     pthread_mutex_unlock(&env->write_lock);
     if (!rc) return;
     if (!err)
@@ -2846,7 +2981,7 @@ static int fsb_registry_lmdb_sync_(fsb_registry *reg)
     for (uint32_t i = 0; i < reg->desc.shards; ++i) {
         fsb_registry_env_ *env = &reg->envs[i];
         pthread_mutex_lock(&env->write_lock); /* the map must not move under it */
-        const int rc = mdb_env_sync(env->env, 1);
+        const int rc = env->env ? mdb_env_sync(env->env, 1) : MDB_PANIC;
         pthread_mutex_unlock(&env->write_lock);
         if (rc) return fsb_registry_fail_(reg, fsb_registry_mdb_error_(rc), "%s: cannot sync: %s",
                                           reg->path, mdb_strerror(rc));
@@ -2980,7 +3115,7 @@ static int fsb_registry_lmdb_each_(fsb_registry *reg, fsb_registry_scan_ *scan)
     uint32_t             open = 0;
     int                  err = 0;
     fsb_registry_source_init_(&source, scan);
-    for (; open < count; ++open) {
+    for (; open < count && !err; ++open) {
         fsb_registry_walk_ *walk = &walks[open];
         walk->env = only ? only : &reg->envs[open], walk->skip = source.skip;
         err = fsb_registry_begin_(walk->env, &walk->slot);
@@ -2988,6 +3123,7 @@ static int fsb_registry_lmdb_each_(fsb_registry *reg, fsb_registry_scan_ *scan)
         walk->k  = fsb_registry_val_(source.prefix, source.size);
         walk->rc = mdb_cursor_renew(walk->slot->txn, walk->slot->cursor);
         if (!walk->rc) fsb_registry_walk_to_(walk, &source, MDB_SET_RANGE);
+        if (walk->rc && walk->rc != MDB_NOTFOUND) err = fsb_registry_mdb_error_(walk->rc);
     }
     if (!err) err = fsb_registry_walk_all_(scan, walks, count, &source);
     while (open) fsb_registry_slot_end_(walks[--open].slot);
@@ -3099,8 +3235,9 @@ static int fsb_registry_lmdb_stat_(fsb_registry *reg, fsb_registry_stats *out)
         if (err) return err;
         out->ids += t.ids, out->versions += t.versions, out->content_bytes += t.bytes;
         if (t.change > out->last_change) out->last_change = t.change;
+        memset(&info, 0, sizeof info);
         pthread_mutex_lock(&env->write_lock); /* the map must not move under it */
-        mdb_env_info(env->env, &info);
+        if (env->env) mdb_env_info(env->env, &info);
         pthread_mutex_unlock(&env->write_lock);
         out->map_bytes += info.me_mapsize, out->readers += info.me_numreaders;
         if (fstat(env->lock_fd, &st) == 0) out->file_bytes += (uint64_t)st.st_size;
@@ -3276,12 +3413,6 @@ static int64_t fsb_registry_lmdb_verify_(fsb_registry *reg, fsb_registry_bad_ ba
 enum { FSB_REGISTRY_A_FORMAT_ = 16, FSB_REGISTRY_A_SHARDS_ = 20, FSB_REGISTRY_A_INDEX_ = 24,
        FSB_REGISTRY_A_LIST_ = 28 };
 
-static void fsb_registry_env_name_(char *name, size_t size, const fsb_registry *reg, uint32_t index)
-{
-    if (index) snprintf(name, size, "%s/data-%u.mdb", reg->path, (unsigned)index);
-    else snprintf(name, size, "%s/data.mdb", reg->path);
-}
-
 static int fsb_registry_about_write_(fsb_registry *reg, MDB_txn *txn, MDB_dbi dbi, uint32_t index,
                                      const char *indexed)
 {
@@ -3336,10 +3467,11 @@ static int fsb_registry_env_create_(fsb_registry *reg, uint32_t index)
 /* Creates what is missing: data.mdb last, since its presence says that all is there. */
 static int fsb_registry_lmdb_create_(fsb_registry *reg)
 {
-    int err = 0;
     while (flock(reg->dir, LOCK_EX) < 0) /* two creators: the second finds it done */
         if (errno != EINTR) return -errno;
-    if (faccessat(reg->dir, "data.mdb", F_OK, 0) < 0) {
+    const int there = fsb_registry_there_(reg, "data.mdb");
+    int       err = there < 0 ? there : 0;
+    if (!there) {
         if (!reg->desc.shards) reg->desc.shards = 1;
         for (uint32_t i = reg->desc.shards; i-- && !err;) err = fsb_registry_env_create_(reg, i);
     }
@@ -3371,24 +3503,6 @@ static int fsb_registry_env_mark_(fsb_registry *reg, fsb_registry_env_ *env, con
     return 0;
 }
 
-static int fsb_registry_env_try_(fsb_registry *reg, fsb_registry_env_ *env, const char *name,
-                                 size_t map)
-{
-    unsigned flags = MDB_NOSUBDIR | MDB_NOTLS;
-    if (reg->desc.read_only) flags |= MDB_RDONLY;
-    if (reg->desc.durability == FSB_REGISTRY_ORDERED) flags |= MDB_NOMETASYNC;
-    if (reg->desc.durability == FSB_REGISTRY_UNSAFE) flags |= MDB_NOSYNC;
-    int rc = mdb_env_create(&env->env);
-    if (rc) return rc;
-    mdb_env_set_maxreaders(env->env, reg->desc.max_readers);
-    mdb_env_set_mapsize(env->env, map);
-    rc = mdb_env_open(env->env, name, flags, 0666);
-    if (!rc) return 0;
-    mdb_env_close(env->env);
-    env->env = NULL;
-    return rc;
-}
-
 /* Reads "a"; learns the number of shards from the first. */
 static int fsb_registry_about_read_(fsb_registry *reg, fsb_registry_env_ *env, MDB_txn *txn,
                                     uint32_t index, const char *name)
@@ -3412,7 +3526,7 @@ static int fsb_registry_about_read_(fsb_registry *reg, fsb_registry_env_ *env, M
         return fsb_registry_fail_(reg, -EBADMSG, "%s: damaged; restore a backup", name);
     const uint32_t shards = fsb_registry_get32_(p + FSB_REGISTRY_A_SHARDS_);
     if (!reg->desc.shards) reg->desc.shards = shards;
-    if (shards != reg->desc.shards || shards > FSB_REGISTRY_SHARDS_MAX
+    if (!shards || shards != reg->desc.shards || shards > FSB_REGISTRY_SHARDS_MAX
         || fsb_registry_get32_(p + FSB_REGISTRY_A_INDEX_) != index)
         return fsb_registry_fail_(reg, -EINVAL, "%s: is one of %u shards, not of %u; open it with "
                                   "shards 0, or copy it into a new registry", name,
@@ -3546,16 +3660,9 @@ static int fsb_registry_env_open_(fsb_registry *reg, uint32_t index)
     int err = fsb_registry_env_init_(reg, env);
     if (!err) err = fsb_registry_env_mark_(reg, env, name);
     if (err) return err;
-    uint64_t map = reg->desc.map_bytes & ~(uint64_t)4095;
-    int      rc = fsb_registry_env_try_(reg, env, name, (size_t)map);
-    for (; rc == ENOMEM && map > 16u << 20; map /= 2) /* little address space: start smaller */
-        rc = fsb_registry_env_try_(reg, env, name, (size_t)map / 2 & ~(size_t)4095);
+    int rc = fsb_registry_env_map_(reg, env, name);
     if (!rc) mdb_reader_check(env->env, &dead);
-    if (!rc) rc = mdb_txn_begin(env->env, NULL, MDB_RDONLY, &txn);
-    while (rc == MDB_MAP_RESIZED) { /* another process made it larger between these calls */
-        rc = mdb_env_set_mapsize(env->env, 0);
-        if (!rc) rc = mdb_txn_begin(env->env, NULL, MDB_RDONLY, &txn);
-    }
+    if (!rc) rc = fsb_registry_env_read_(env, &txn);
     if (rc)
         return fsb_registry_fail_(reg, fsb_registry_mdb_error_(rc), "%s: cannot open it: %s%s",
                                   name, mdb_strerror(rc), rc == MDB_INVALID
@@ -3572,15 +3679,8 @@ static int fsb_registry_env_open_(fsb_registry *reg, uint32_t index)
 static void fsb_registry_env_close_(fsb_registry *reg, fsb_registry_env_ *env)
 {
     if (!env->slots) return; /* never begun */
-    for (uint32_t i = 0; i < reg->desc.max_views; ++i) {
-        if (!env->slots[i].txn) continue;
-        mdb_cursor_close(env->slots[i].cursor);
-        mdb_txn_abort(env->slots[i].txn);
-    }
-    if (env->env) {
-        if (!reg->desc.read_only) mdb_env_sync(env->env, 1);
-        mdb_env_close(env->env);
-    }
+    if (env->env && !reg->desc.read_only) mdb_env_sync(env->env, 1);
+    fsb_registry_env_end_(env);
     fsb_registry_meta_close_(env);
     if (env->lock_fd >= 0) close(env->lock_fd);
     pthread_mutex_destroy(&env->gate_lock);
@@ -3606,14 +3706,12 @@ static void fsb_registry_lmdb_close_(fsb_registry *reg)
 static int fsb_registry_lmdb_open_(fsb_registry *reg)
 {
     const size_t size = FSB_REGISTRY_SHARDS_MAX * sizeof *reg->envs;
-    int          err = 0;
-    if (faccessat(reg->dir, "data.mdb", F_OK, 0) < 0) {
-        if (reg->desc.read_only || reg->desc.must_exist)
-            return fsb_registry_fail_(reg, -ENOENT, "%s: no registry is there; create it with init",
-                                      reg->path);
-        err = fsb_registry_lmdb_create_(reg);
-    }
-    if (err) return err;
+    int          err = fsb_registry_there_(reg, "data.mdb");
+    if (!err && (reg->desc.read_only || reg->desc.must_exist))
+        return fsb_registry_fail_(reg, -ENOENT, "%s: no registry is there; create it with init",
+                                  reg->path);
+    if (!err) err = fsb_registry_lmdb_create_(reg);
+    if (err < 0) return err;
     reg->envs = (fsb_registry_env_ *)fsb_registry_mem_(&reg->desc.allocator, NULL, 0, size);
     if (!reg->envs) return -ENOMEM;
     memset(reg->envs, 0, size);
@@ -3629,18 +3727,20 @@ static int fsb_registry_lmdb_open_(fsb_registry *reg)
 static int fsb_registry_env_copy_(fsb_registry_env_ *env, const char *name, int fd, int compact)
 {
     const unsigned flags = compact ? MDB_CP_COMPACT : 0;
-    for (;;) {
+    for (int mended = 0;;) {
+        const uint32_t      opened = __atomic_load_n(&env->opened, __ATOMIC_RELAXED);
         fsb_registry_slot_ *slot = fsb_registry_slot_take_(env);
         if (!slot) return fsb_registry_fail_(env->reg, -EAGAIN, "all views are pinned");
-        int rc = name ? mdb_env_copy2(env->env, name, flags)
+        int rc = !env->env ? MDB_PANIC
+               : name ? mdb_env_copy2(env->env, name, flags)
                       : mdb_env_copyfd2(env->env, fd, flags);
         fsb_registry_slot_free_(slot);
         if (!rc) return 0;
-        if (rc != MDB_MAP_RESIZED)
+        if (rc != MDB_MAP_RESIZED && (rc != MDB_PANIC || mended++))
             return fsb_registry_fail_(env->reg, fsb_registry_mdb_error_(rc),
                                       "%s: cannot copy it: %s", env->reg->path, mdb_strerror(rc));
         if (name) unlink(name);
-        rc = fsb_registry_follow_(env);
+        rc = fsb_registry_follow_(env, rc, opened);
         if (rc) return rc;
     }
 }
@@ -4152,6 +4252,11 @@ static void fsb_registry_file_put_(fsb_registry_bytes_ *b, const char *path,
 
 /* ---- [folder] files -------------------------------------------------------------------------- */
 
+static int64_t fsb_registry_mtime_(const struct stat *st)
+{
+    return (int64_t)st->st_mtim.tv_sec * 1000000000 + st->st_mtim.tv_nsec;
+}
+
 /* Reads and parses one file into the view. */
 static int fsb_registry_file_load_(fsb_registry *reg, const char *path, const char *id,
                                    const char *version, fsb_registry_view *view, char *why)
@@ -4183,8 +4288,7 @@ static int fsb_registry_file_load_(fsb_registry *reg, const char *path, const ch
         err = fsb_registry_parse_(data, got, data + got + 1, id, version, &view->doc, why);
     }
     if (!err) {
-        view->doc.change = (uint64_t)st.st_mtim.tv_sec * 1000000000u
-                           + (uint64_t)st.st_mtim.tv_nsec;
+        view->doc.change = (uint64_t)fsb_registry_mtime_(&st);
         if (!view->doc.created_ns) view->doc.created_ns = (int64_t)view->doc.change;
         if (!view->doc.updated_ns) view->doc.updated_ns = (int64_t)view->doc.change;
         return 0;
@@ -4262,6 +4366,8 @@ static int fsb_registry_files_add_(fsb_registry_files_ *files, const char *path,
     const int            hashed = fsb_registry_path_read_(path, id, version);
     if (hashed) {
         err = fsb_registry_file_load_(files->reg, path, NULL, NULL, &view, why);
+        if (err == -ENOENT) return 0; /* deleted meanwhile */
+        if (err && err != -EBADMSG && err != -EMSGSIZE && !files->scan) return err;
         if (!err) {
             snprintf(id, sizeof id, "%s", view.doc.id);
             snprintf(version, sizeof version, "%s", view.doc.version);
@@ -4280,7 +4386,7 @@ static int fsb_registry_files_add_(fsb_registry_files_ *files, const char *path,
     f.id_size  = fsb_registry_id_key_(key, id);
     f.key_size = fsb_registry_doc_key_(key, id, &ver) - 1;
     f.path_size = strlen(path) + 1, f.named = !hashed;
-    f.mtime_ns = (int64_t)st->st_mtim.tv_sec * 1000000000 + st->st_mtim.tv_nsec;
+    f.mtime_ns = fsb_registry_mtime_(st);
     f.bytes = (uint64_t)st->st_size;
     if (files->count == files->room) {
         const size_t        room = files->room ? files->room * 2 : 16;
@@ -4311,13 +4417,20 @@ static int fsb_registry_files_in_(fsb_registry_files_ *files, const char *folder
         if (fd >= 0) close(fd);
         return err == -ENOENT || err == -ENOTDIR || err == -ELOOP ? 0 : err;
     }
-    for (struct dirent *d; !err && (d = readdir(dir));) {
-        struct stat  st;
+    while (!err) {
+        struct stat st;
+        errno = 0; /* which is all that tells an error from the end */
+        const struct dirent *d = readdir(dir);
+        if (!d) err = -errno;
+        if (!d) break;
         const size_t n = strlen(d->d_name), m = strlen(folder);
         if (d->d_name[0] == '.' || n + m + 2 > FSB_REGISTRY_PATH_) continue;
         memcpy(path, folder, m);
         memcpy(path + m, d->d_name, n + 1);
-        if (fstatat(files->reg->dir, path, &st, AT_SYMLINK_NOFOLLOW) < 0) continue;
+        if (fstatat(files->reg->dir, path, &st, AT_SYMLINK_NOFOLLOW) < 0) {
+            if (errno != ENOENT) err = -errno; /* deleted meanwhile is nothing */
+            continue;
+        }
         if (S_ISDIR(st.st_mode) && below) {
             path[m + n] = '/', path[m + n + 1] = 0;
             fsb_registry_put_(below, path, m + n + 2);
@@ -4489,9 +4602,22 @@ static void fsb_registry_aside_(char aside[2 * FSB_REGISTRY_PATH_], const char *
              serial);
 }
 
+/* A file's time is its change number, which must not stay the same, whatever the clock is: the time
+   of what it replaces, `after`, comes before it. */
+static int fsb_registry_file_date_(int fd, uint64_t after)
+{
+    struct stat     st;
+    struct timespec times[2];
+    if (fstat(fd, &st) < 0) return -errno;
+    if (fsb_registry_mtime_(&st) > (int64_t)after) return 0;
+    times[0].tv_sec = 0, times[0].tv_nsec = UTIME_OMIT;
+    times[1].tv_sec = (time_t)(++after / 1000000000), times[1].tv_nsec = (long)(after % 1000000000);
+    return futimens(fd, times) < 0 ? -errno : 0;
+}
+
 /* Writes a file aside. */
 static int fsb_registry_file_write_(fsb_registry *reg, char *path, size_t serial,
-                                    const fsb_registry_bytes_ *b, int durable)
+                                    const fsb_registry_bytes_ *b, uint64_t after, int durable)
 {
     const int flags = O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC;
     char      aside[2 * FSB_REGISTRY_PATH_];
@@ -4505,6 +4631,7 @@ static int fsb_registry_file_write_(fsb_registry *reg, char *path, size_t serial
     if (fd < 0) fd = openat(reg->dir, aside, flags, 0666);
     if (fd < 0) return -errno;
     err = fsb_registry_write_all_(fd, b->data, b->size);
+    if (!err && after) err = fsb_registry_file_date_(fd, after);
     if (!err && durable && fsync(fd) < 0) err = -errno;
     if (close(fd) < 0 && !err) err = -errno;
     if (err) unlinkat(reg->dir, aside, 0);
@@ -4532,9 +4659,10 @@ static int fsb_registry_file_name_it_(fsb_registry *reg, char *path, size_t seri
     return err;
 }
 
-/* May doc be saved? *created and *there tell what is there. */
+/* May doc be saved? *created and *change are of what it replaces, 0 where that is nothing. */
 static int fsb_registry_folder_allowed_(fsb_registry *reg, const fsb_registry_write_ *w,
-                                        const fsb_registry_doc *doc, int64_t *created)
+                                        const fsb_registry_doc *doc, int64_t *created,
+                                        uint64_t *change)
 {
     const fsb_registry_pick_ latest = fsb_registry_pick_of_(doc->id, NULL);
     const fsb_registry_pick_ exact = fsb_registry_pick_of_(doc->id, doc->version);
@@ -4548,6 +4676,7 @@ static int fsb_registry_folder_allowed_(fsb_registry *reg, const fsb_registry_wr
     if (damaged) memset(&old.doc, 0, sizeof old.doc);
     const int there = !err || damaged;
     *created = !err && !doc->created_ns ? old.doc.created_ns : doc->created_ns;
+    *change  = there ? old.doc.change : 0;
     const int allowed = fsb_registry_allowed_(w, doc, known ? top.doc.version : NULL,
                                               there ? &old.doc : NULL);
     if (!err) fsb_registry_release(&old);
@@ -4564,12 +4693,13 @@ static int fsb_registry_folder_put_(fsb_registry *reg, const fsb_registry_write_
     char                    path[2 * FSB_REGISTRY_PATH_];
     const int64_t           now = fsb_registry_clock_();
     int64_t                 created = 0;
-    int                     err = fsb_registry_folder_allowed_(reg, w, doc, &created);
+    uint64_t                change = 0;
+    int                     err = fsb_registry_folder_allowed_(reg, w, doc, &created, &change);
     if (err) return err;
     fsb_registry_file_path_(path, doc->id, doc->version);
     fsb_registry_file_put_(&file, path, doc, created ? created : now,
                            doc->updated_ns ? doc->updated_ns : now);
-    err = file.failed ? -ENOMEM : fsb_registry_file_write_(reg, path, i, &file, durable);
+    err = file.failed ? -ENOMEM : fsb_registry_file_write_(reg, path, i, &file, change, durable);
     fsb_registry_bytes_free_(&file);
     return err;
 }
@@ -4589,10 +4719,11 @@ static int fsb_registry_folder_save_(fsb_registry *reg, fsb_registry_write_ *w)
     char      path[2 * FSB_REGISTRY_PATH_], aside[2 * FSB_REGISTRY_PATH_];
     size_t    put = 0;
     int64_t   created;
+    uint64_t  change;
     int       err = 0;
     for (size_t i = 0; i < w->count && w->count > 1 && !err; ++i) { /* all, before any folder */
         w->failed = i;
-        err = fsb_registry_folder_allowed_(reg, w, &w->docs[i], &created);
+        err = fsb_registry_folder_allowed_(reg, w, &w->docs[i], &created, &change);
     }
     for (; put < w->count && !err; ++put) {
         w->failed = put;
@@ -4613,6 +4744,7 @@ static int64_t fsb_registry_folder_delete_(fsb_registry *reg, const fsb_registry
 {
     char    path[2 * FSB_REGISTRY_PATH_];
     int64_t count = 0;
+    int     err = 0;
     if (w->version) {
         fsb_registry_file_path_(path, w->id, w->version);
         if (unlinkat(reg->dir, path, 0) < 0) return errno == ENOTDIR ? -ENOENT : -errno;
@@ -4620,9 +4752,11 @@ static int64_t fsb_registry_folder_delete_(fsb_registry *reg, const fsb_registry
     } else {
         fsb_registry_files_ files;
         fsb_registry_files_init_(&files, reg, w->id);
-        const int err = fsb_registry_files_all_(&files);
-        for (size_t i = 0; i < files.count && !err; ++i)
-            count += unlinkat(reg->dir, fsb_registry_file_name_(&files.at[i]), 0) == 0;
+        err = fsb_registry_files_all_(&files);
+        for (size_t i = 0; i < files.count && !err; ++i) {
+            if (unlinkat(reg->dir, fsb_registry_file_name_(&files.at[i]), 0) == 0) ++count;
+            else if (errno != ENOENT) err = -errno;
+        }
         fsb_registry_files_free_(&files);
         if (err) return err;
         if (!count) return -ENOENT;
@@ -4631,7 +4765,9 @@ static int64_t fsb_registry_folder_delete_(fsb_registry *reg, const fsb_registry
     if (reg->desc.durability != FSB_REGISTRY_UNSAFE) {
         *(strrchr(path, '/')) = 0;
         const int dir = openat(reg->dir, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-        if (dir >= 0) fsync(dir), close(dir);
+        if (dir < 0 || fsync(dir) < 0) err = -errno;
+        if (dir >= 0) close(dir);
+        if (err) return err;
         strcat(path, "/");
     }
     for (char *s; (s = strrchr(path, '/'));) { /* folders that are empty now go too */
@@ -4645,8 +4781,10 @@ static void fsb_registry_folder_write_(fsb_registry *reg, const char *id, fsb_re
 {
     (void)id;
     pthread_mutex_lock(&reg->folder); /* threads; the lock of the folder is for processes */
-    while (flock(reg->dir, LOCK_EX) < 0 && errno == EINTR) {}
-    w->result = w->count ? fsb_registry_folder_save_(reg, w) : fsb_registry_folder_delete_(reg, w);
+    while ((w->result = flock(reg->dir, LOCK_EX) < 0 ? -errno : 0) == -EINTR) {}
+    if (!w->result)
+        w->result = w->count ? fsb_registry_folder_save_(reg, w)
+                             : fsb_registry_folder_delete_(reg, w);
     flock(reg->dir, LOCK_UN);
     pthread_mutex_unlock(&reg->folder);
     const int64_t err = w->result; /* the others have their text, or get it from who called */
@@ -4680,7 +4818,13 @@ static int64_t fsb_registry_folder_changes_(fsb_registry *reg, fsb_registry_posi
         char                      why[FSB_REGISTRY_WHY_];
         fsb_registry_view         view;
         if (f->mtime_ns <= (int64_t)at->at[0] || f->mtime_ns > until) continue;
-        if (fsb_registry_file_open_(reg, f, &view, why) < 0) continue;
+        err = fsb_registry_file_open_(reg, f, &view, why);
+        const int gone = err == -ENOENT || err == -EBADMSG || err == -EMSGSIZE; /* or malformed */
+        if (err && !gone)
+            fsb_registry_fail_(reg, err, "%s/%.300s: %s", reg->path, fsb_registry_file_name_(f),
+                               why);
+        if (gone) err = 0;
+        if (err || gone) continue;
         const fsb_registry_change change = {view.doc.id, view.doc.version, view.doc.change, 0};
         last = f->mtime_ns, ++count;
         err = fn(user, &change);
@@ -5259,19 +5403,22 @@ static int fsb_registry_desc_check_(fsb_registry *reg)
 }
 
 #ifdef FSB_WITH_LMDB
-/* Is anything but our own traces in the folder? */
+/* Is anything but our own traces in the folder? A negative errno: it cannot be read. */
 static int fsb_registry_in_use_(fsb_registry *reg)
 {
     const int fd = openat(reg->dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     DIR      *dir = fd < 0 ? NULL : fdopendir(fd);
     int       used = 0;
     if (!dir) {
+        const int err = -errno;
         if (fd >= 0) close(fd);
-        return 0;
+        return err;
     }
+    errno = 0; /* which is all that tells an error from the end */
     for (struct dirent *d; (d = readdir(dir));)
         used |= d->d_name[0] != '.' && strncmp(d->d_name, "create.tmp", 10)
                 && strncmp(d->d_name, "data", 4);
+    if (errno) used = -errno;
     closedir(dir);
     return used;
 }
@@ -5290,21 +5437,26 @@ static int fsb_registry_mark_(fsb_registry *reg)
 
 static int fsb_registry_kind_choose_(fsb_registry *reg)
 {
-    const int there = faccessat(reg->dir, "data.mdb", F_OK, 0) == 0;
-    const int marked = faccessat(reg->dir, FSB_REGISTRY_MARK_, F_OK, 0) == 0;
+    const int there = fsb_registry_there_(reg, "data.mdb");
+    const int marked = there < 0 ? there : fsb_registry_there_(reg, FSB_REGISTRY_MARK_);
+    if (marked < 0) return marked;
     if (reg->desc.kind == FSB_REGISTRY_FOLDER && there)
         return fsb_registry_fail_(reg, -EINVAL, "%s: an LMDB registry, not a plain folder; open it "
                                   "as what it is, or export it", reg->path);
     if (reg->desc.kind == FSB_REGISTRY_LMDB && marked && !there)
         return fsb_registry_fail_(reg, -EINVAL, "%s: a plain folder, not an LMDB registry; open it "
                                   "as what it is, or import it", reg->path);
+    int used = marked;
 #ifdef FSB_WITH_LMDB
-    const int lmdb = there || (!marked && !fsb_registry_in_use_(reg));
+    if (!there && !marked && reg->desc.kind == FSB_REGISTRY_AUTO) used = fsb_registry_in_use_(reg);
+    if (used < 0)
+        return fsb_registry_fail_(reg, used, "%s: cannot read the folder: %s", reg->path,
+                                  strerror(-used));
 #else
-    const int lmdb = there;
+    used = 1;
 #endif
     if (reg->desc.kind == FSB_REGISTRY_AUTO)
-        reg->desc.kind = lmdb ? FSB_REGISTRY_LMDB : FSB_REGISTRY_FOLDER;
+        reg->desc.kind = there || !used ? FSB_REGISTRY_LMDB : FSB_REGISTRY_FOLDER;
     if (reg->desc.kind == FSB_REGISTRY_FOLDER) {
         reg->ops = &fsb_registry_folder_ops_, reg->desc.shards = 1;
         return marked || reg->desc.read_only || reg->desc.must_exist ? 0

@@ -2377,6 +2377,7 @@ typedef struct fsb_session_shelf_ {
     int                        fd;   /* of .words; -1: the index is in `fresh` only */
     uint64_t                   ino, end; /* of .words; how much of it is loaded */
     uint64_t                   dead; /* bytes of records that nobody needs */
+    int                        unread; /* sessions that the last look at the folder left out */
     int                        private_state; /* what is known could not be written: forget it */
     fsb_session_buf_           fresh; /* records that are not in .words */
     fsb_session_buf_           books; /* of fsb_session_book_; a session's number is its place */
@@ -2542,6 +2543,7 @@ static int fsb_session_catch_up_log_(fsb_session_shelf_ *shelf)
         if ((err = fsb_session_reserve_(&b, step))) break;
         const ssize_t n = pread(shelf->fd, b.data + b.size, b.cap - b.size,
                                 (off_t)(shelf->end + b.size));
+        if (n < 0 && errno == EINTR) continue;
         if (n <= 0) break;
         b.size += (size_t)n;
         size_t              at = 0;
@@ -2741,7 +2743,8 @@ static int fsb_session_look_at_(fsb_session_shelf_ *shelf, int dir, const char *
     if (!id_size || id_size > FSB_SESSION_NAME_MAX || name[0] == '.') return 0;
     memcpy(id, name, id_size);
     id[id_size] = '\0';
-    if (fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) || !S_ISREG(st.st_mode)) return 0;
+    if (fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW)) return errno == ENOENT ? 0 : -errno;
+    if (!S_ISREG(st.st_mode)) return 0;
     const int64_t number = fsb_session_book_number_(shelf, id);
     if (number < 0) return (int)number;
     fsb_session_book_ *book = fsb_session_book_at_(shelf, (size_t)number);
@@ -2752,10 +2755,12 @@ static int fsb_session_look_at_(fsb_session_shelf_ *shelf, int dir, const char *
         book->mtime_ns == mtime_ns)
         return 0;
     const int err = fsb_session_read_book_(shelf, (uint32_t)number, &st, cold);
-    if (err == -ENOMEM) return err;
-    if (err && err != -ENOENT)
+    if (err == -ENOMEM || err == -EMFILE || err == -ENFILE || err == -EINTR) return err;
+    if (err && err != -ENOENT) {
+        ++shelf->unread;
         fsb_session_log_(shelf->store, FSB_LOG_WARN, "session/unreadable", "%s/%s: error %d",
                          shelf->user, id, -err);
+    }
     return 0;
 }
 
@@ -2766,12 +2771,18 @@ static int fsb_session_scan_folder_(fsb_session_shelf_ *shelf)
     DIR           *dir = fd >= 0 ? fdopendir(fd) : NULL;
     struct dirent *d;
     int            err = 0;
+    if (!dir && errno != ENOENT) err = -errno;
+    if (!dir && fd >= 0) close(fd);
+    if (err) return err;
     for (size_t i = 0; i < fsb_session_book_count_(shelf); ++i)
         fsb_session_book_at_(shelf, i)->seen = 0;
-    if (!dir && fd >= 0) close(fd);
-    if (!dir && errno != ENOENT) return -errno;
-    while (dir && !err && (d = readdir(dir)) != NULL)
+    shelf->unread = 0;
+    while (dir && !err) {
+        errno = 0; /* which is all that tells an error from the end */
+        if ((d = readdir(dir)) == NULL) err = -errno;
+        if (!d) break;
         err = fsb_session_look_at_(shelf, fd, d->d_name);
+    }
     if (dir) closedir(dir);
     for (size_t i = 0; !err && i < fsb_session_book_count_(shelf); ++i) {
         fsb_session_book_ *book = fsb_session_book_at_(shelf, i);
@@ -2914,6 +2925,13 @@ static int fsb_session_slurp_(int fd, uint64_t from, fsb_session_buf_ *b)
     }
 }
 
+static int fsb_session_flock_(int fd) /* waits, whatever signals come */
+{
+    while (flock(fd, LOCK_EX))
+        if (errno != EINTR) return -errno;
+    return 0;
+}
+
 static int fsb_session_write_all_(int fd, const char *p, size_t size)
 {
     while (size) {
@@ -2948,14 +2966,20 @@ static int fsb_session_place_file_(fsb_session_store *store, const char *path,
     return err;
 }
 
-/* A new name is durable when its folder is. */
-static int fsb_session_sync_folder_(fsb_session_store *store, const char *user)
+/* A new name is durable when its folder is: of a session that lost its only other name, before. */
+static int fsb_session_sync_names_(fsb_session_store *store, const char *folder)
 {
-    if (store->desc.durability != FSB_SESSION_SYNC_SAVE) return 0;
-    const int fd = openat(store->fd, user, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (store->desc.durability == FSB_SESSION_SYNC_NONE) return 0;
+    const int fd = openat(store->fd, folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     const int err = fd < 0 || fsync(fd) ? -errno : 0;
     if (fd >= 0) close(fd);
     return err;
+}
+
+static int fsb_session_sync_folder_(fsb_session_store *store, const char *folder)
+{
+    if (store->desc.durability != FSB_SESSION_SYNC_SAVE) return 0;
+    return fsb_session_sync_names_(store, folder);
 }
 
 #ifdef FSB_WITH_ZSTD
@@ -3125,10 +3149,10 @@ static int fsb_session_read_file_(fsb_session *s, const fsb_session_range *range
         if (!err) err = fsb_session_walk_text_(s, &text, range, own ? own : block, list, &w);
         if (err || cold || !w.sealed) break;
         /* A seal: who set it may be about to replace this file. Wait until that is done. */
-        if (flock(s->fd, LOCK_EX)) err = -errno;
+        err = fsb_session_flock_(s->fd);
         const int current = fsb_session_is_current_(s);
         flock(s->fd, LOCK_UN);
-        if (current) break;
+        if (err || current) break;
     }
     if (!err) err = fsb_session_take_walk_(s, &w);
     if (!err) {
@@ -3166,9 +3190,9 @@ static int fsb_session_replace_file_(fsb_session *s)
 {
     char        path[FSB_SESSION_PATH_];
     struct stat st;
-    int         fd = -1, err = 0;
+    int         fd = -1, err = fsb_session_flock_(s->fd);
+    if (err) return err;
     fsb_session_path_of_(s, ".jsonl", path);
-    if (flock(s->fd, LOCK_EX)) return -errno;
     if (!fsb_session_is_current_(s) || fstat(s->fd, &st) || (uint64_t)st.st_size != s->size)
         err = -ESTALE;
     if (!err) err = fsb_session_write_all_(s->fd, fsb_session_seal_, sizeof fsb_session_seal_ - 1);
@@ -3232,6 +3256,7 @@ static int fsb_session_thaw_(fsb_session *s)
     if (!err) err = fsb_session_place_file_(s->store, path, span, 1, NULL);
     fsb_session_unbuffer_(&text);
     if (err && err != -EEXIST && err != -ENOENT) return err; /* else another process was faster */
+    if (!err && (err = fsb_session_sync_names_(s->store, s->info.user)) != 0) return err;
     if (!err) {
         fsb_session_path_of_(s, ".jsonl.zst", path);
         unlinkat(s->store->fd, path, 0);
@@ -3347,11 +3372,12 @@ static int fsb_session_landed_(fsb_session *s, uint64_t at, size_t size)
 {
     const size_t     seal = sizeof fsb_session_seal_ - 1;
     fsb_session_buf_ text = fsb_session_buffer_(&s->store->desc.allocator);
-    if (flock(s->fd, LOCK_EX)) return -errno; /* a rewrite, if there is one, is over now */
+    int              err = fsb_session_flock_(s->fd), counts = 0;
+    if (err) return err; /* a rewrite, if there is one, is over now */
     const int current = fsb_session_is_current_(s);
     flock(s->fd, LOCK_UN);
     const uint64_t from = s->size ? s->size - 1 : 0;
-    int            err = fsb_session_slurp_(s->fd, from, &text), counts = 0;
+    err = fsb_session_slurp_(s->fd, from, &text);
     if (!err && at >= from && at - from + size <= text.size) {
         const size_t mine = (size_t)(at - from);
         counts = mine > 0 && text.data[mine - 1] == '\n'; /* else glued to a torn line */
@@ -3366,6 +3392,18 @@ static int fsb_session_landed_(fsb_session *s, uint64_t at, size_t size)
     if (done < 0) err = done;
     if (!err && !done) err = fsb_session_read_file_(s, NULL, NULL, NULL);
     return err ? err : counts;
+}
+
+/* A disk that is full, or a quota, would cut a write in two, and leave the first messages of many:
+   it is asked before, where the write needs another block. What lacks the call has the risk. */
+static int fsb_session_make_room_(const fsb_session *s, size_t size)
+{
+    const uint64_t end = s->size + size, block = 4096;
+    if (end / block == s->size / block) return 0;
+    while (fallocate(s->fd, FALLOC_FL_KEEP_SIZE, (off_t)s->size, (off_t)size))
+        if (errno == ENOSPC || errno == EDQUOT || errno == EFBIG) return -errno;
+        else if (errno != EINTR) break;
+    return 0;
 }
 
 /* Adds messages at the end. */
@@ -3393,6 +3431,7 @@ static int fsb_session_files_append_(fsb_session *s, const fsb_session_message *
         }
         const size_t size = s->line.size;
         if (s->line.err) return fsb_session_unbuffer_(&s->line), -ENOMEM;
+        if (count > 1 && (err = fsb_session_make_room_(s, size)) != 0) return err;
         const uint64_t before = fsb_session_beat_(s);
         err = fsb_session_write_all_(s->fd, s->line.data, size);
         const uint64_t after = fsb_session_beat_(s);
@@ -3593,8 +3632,8 @@ static int fsb_session_retire_(fsb_session *s, const fsb_session_buf_ *packed)
 {
     char        path[FSB_SESSION_PATH_];
     struct stat st;
-    int         err = 0;
-    if (flock(s->fd, LOCK_EX)) return -errno;
+    int         err = fsb_session_flock_(s->fd);
+    if (err) return err;
     if (!fsb_session_is_current_(s) || fstat(s->fd, &st) ||
         (packed && (uint64_t)st.st_size != s->size))
         err = -ESTALE;
@@ -3607,6 +3646,7 @@ static int fsb_session_retire_(fsb_session *s, const fsb_session_buf_ *packed)
         const fsb_session_span span = {packed->data, packed->size};
         fsb_session_path_of_(s, ".jsonl.zst", path);
         err = fsb_session_place_file_(s->store, path, span, 0, NULL);
+        if (!err) err = fsb_session_sync_names_(s->store, s->info.user);
     }
     fsb_session_path_of_(s, ".jsonl", path);
     if (!err && unlinkat(s->store->fd, path, 0)) err = -errno;
@@ -3622,12 +3662,13 @@ static int fsb_session_files_remove_(fsb_session *s)
     int err = fsb_session_emancipate_(s, 0);
     fsb_session_path_of_(s, ".jsonl.zst", path);
     for (int tries = 0; !err && tries < 100; ++tries) {
-        if (!(err = fsb_session_files_open_(s)) && !s->info.cold)
-            err = fsb_session_retire_(s, NULL);
+        if ((err = fsb_session_files_open_(s)) != 0) break;
+        /* the cold file first, which may be of a thaw that did not end: it must not come back */
+        if (unlinkat(s->store->fd, path, 0) && errno != ENOENT) err = -errno;
+        if (!err && !s->info.cold) err = fsb_session_retire_(s, NULL);
         if (err != -ESTALE) break;
         err = 0;
     }
-    if (!err && unlinkat(s->store->fd, path, 0) && errno != ENOENT) err = -errno;
     return err ? err : fsb_session_sync_folder_(s->store, s->info.user);
 }
 
@@ -3667,13 +3708,18 @@ static int fsb_session_files_users_(fsb_session_store *store, fsb_session_buf_ *
     DIR           *dir = fd >= 0 ? fdopendir(fd) : NULL;
     struct dirent *d;
     struct stat    st;
-    if (!dir) return -errno;
-    while ((d = readdir(dir)) != NULL)
-        if (d->d_name[0] != '.' && fstatat(fd, d->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
-            S_ISDIR(st.st_mode))
-            fsb_session_put_(names, d->d_name, strlen(d->d_name) + 1);
-    closedir(dir);
-    return names->err;
+    int            err = dir ? 0 : -errno;
+    if (!dir && fd >= 0) close(fd);
+    while (dir && !err) {
+        errno = 0; /* which is all that tells an error from the end */
+        if ((d = readdir(dir)) == NULL) err = -errno;
+        if (!d) break;
+        if (d->d_name[0] == '.') continue;
+        if (fstatat(fd, d->d_name, &st, AT_SYMLINK_NOFOLLOW)) err = errno == ENOENT ? 0 : -errno;
+        else if (S_ISDIR(st.st_mode)) fsb_session_put_(names, d->d_name, strlen(d->d_name) + 1);
+    }
+    if (dir) closedir(dir);
+    return err ? err : names->err;
 }
 
 static int fsb_session_newer_(const void *a, const void *b)
@@ -3776,6 +3822,8 @@ static int fsb_session_hunt_log_(const fsb_session_hunt_ *h)
         const size_t   room = b.cap - b.size;
         const ssize_t  n = pread(h->shelf->fd, b.data + b.size, left < room ? (size_t)left : room,
                                  (off_t)(at + b.size));
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) err = -errno;
         if (n <= 0) break;
         b.size += (size_t)n;
         const size_t done = fsb_session_hunt_in_(h, b.data, b.size, at, &err);
@@ -3805,18 +3853,22 @@ static int fsb_session_files_text_(fsb_session_shelf_ *shelf, const fsb_session_
     }
     if (book->info.cold) {
         err = fsb_session_read_cold_(shelf->store, shelf->user, book->info.id, text);
-        if (!err && found->offset < text->size) text->size -= (size_t)found->offset;
-        if (!err) memmove(text->data, text->data + found->offset, text->size);
+        if (!err && found->offset >= text->size) err = -ENOENT; /* it is another file now */
+        if (err) return err;
+        text->size -= (size_t)found->offset;
+        memmove(text->data, text->data + found->offset, text->size);
     } else {
         fsb_session_path_(path, sizeof path, shelf->user, book->info.id, ".jsonl");
         const int fd = openat(shelf->store->fd, path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-        if (fd < 0) return -ENOENT;
+        if (fd < 0) return -errno;
         ssize_t n = 1;
         while (n > 0 && !err && !(text->size && memchr(text->data, '\n', text->size))) {
             if ((err = fsb_session_reserve_(text, text->size ? text->size : 4096)) != 0) break;
             n = pread(fd, text->data + text->size, text->cap - text->size,
                       (off_t)(found->offset + text->size));
             if (n > 0) text->size += (size_t)n;
+            else if (n < 0 && errno == EINTR) n = 1;
+            else if (n < 0) err = -errno;
         }
         close(fd);
     }
@@ -3894,15 +3946,21 @@ static int fsb_session_files_put_blob_(fsb_session_store *store, const char *use
 {
     char        path[FSB_SESSION_PATH_];
     struct stat st;
+    int         err = 0;
     if (store->desc.read_only) return -EROFS;
-    if (mkdirat(store->fd, user, 0700) && errno != EEXIST) return -errno;
+    if (mkdirat(store->fd, user, 0700) == 0) err = fsb_session_sync_folder_(store, ".");
+    else if (errno != EEXIST) err = -errno;
     fsb_session_blob_path_(path, user, "");
-    if (mkdirat(store->fd, path, 0700) && errno != EEXIST) return -errno;
+    if (!err && mkdirat(store->fd, path, 0700) == 0) err = fsb_session_sync_folder_(store, user);
+    else if (!err && errno != EEXIST) err = -errno;
+    if (err) return err;
     fsb_session_blob_path_(path, user, hash);
     if (fstatat(store->fd, path, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
         (uint64_t)st.st_size == data.size)
         return utimensat(store->fd, path, NULL, 0) ? -errno : 0; /* young again */
-    return fsb_session_place_file_(store, path, data, 0, NULL);
+    if ((err = fsb_session_place_file_(store, path, data, 0, NULL)) != 0) return err;
+    fsb_session_blob_path_(path, user, "");
+    return fsb_session_sync_folder_(store, path);
 }
 
 static int fsb_session_files_get_blob_(fsb_session_store *store, const char *user, const char *hash,
@@ -3932,9 +3990,20 @@ static int fsb_session_files_drop_blobs_(fsb_session_store *store, const char *u
 {
     char           path[FSB_SESSION_PATH_];
     struct dirent *d;
+    fsb_session_shelf_ *shelf;
+    const int           err = fsb_session_take_shelf_(store, user, &shelf);
+    if (err) return err;
+    const int unread = shelf->unread;
+    pthread_mutex_unlock(&shelf->lock);
+    if (unread) { /* who knows what these name */
+        fsb_session_log_(store, FSB_LOG_WARN, "session/blobs-kept",
+                         "%s: %d sessions cannot be read: no attachment is dropped", user, unread);
+        return 0;
+    }
     fsb_session_blob_path_(path, user, "");
     const int fd = openat(store->fd, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
     DIR      *dir = fd >= 0 ? fdopendir(fd) : NULL;
+    if (!dir && fd >= 0) close(fd);
     if (!dir) return 0;
     while ((d = readdir(dir)) != NULL) {
         struct stat st;
@@ -4372,6 +4441,10 @@ static int fsb_session_sql_connect_(fsb_session_store *store, fsb_session_sql_ *
         const int system = c->db ? sqlite3_system_errno(c->db) : 0;
         err = system ? -system : -EIO;
     }
+    /* SQLite opens for reading what it could not for writing, if only for want of a descriptor */
+    if (!err && !store->desc.read_only && sqlite3_db_readonly(c->db, "main") == 1 &&
+        access(store->desc.path, W_OK) == 0)
+        err = -EIO;
     if (err) fsb_session_sql_close_(c);
     else *out = c;
     return err;

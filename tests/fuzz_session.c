@@ -7,6 +7,7 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
+__attribute__((unused)) /* in the fuzzer itself */
 static const char *const fuzz_session_seeds[] = {
     "{\"fsb\":1,\"session\":\"a\",\"user\":\"b\",\"title\":\"t\",\"tags\":[\"x\",\"y\"]}\n"
     "{\"id\":1,\"time\":\"2026-11-21T02:11:33.123456789Z\",\"role\":\"user\",\"content\":\"hi\"}\n",

@@ -505,6 +505,36 @@ static fsb_cache_disk *disk_open(const char *name, uint64_t max_bytes)
     return disk;
 }
 
+/* Each allocation of an open fails in turn: what cannot be read for want of memory stays there. */
+static void test_disk_out_of_memory(void)
+{
+    static uint8_t      large[400 << 10], back[sizeof large];
+    fsb_cache_disk_desc desc = {0};
+    fsb_cache_disk     *disk = disk_open("memory", 64 << 20);
+    int                 failed = 0;
+    REQUIRE(disk);
+    memset(large, 'x', sizeof large); /* more than is read at once */
+    CHECK_EQ(fsb_cache_disk_meta_put(disk, "a", 1, large, sizeof large), 0);
+    CHECK_EQ(fsb_cache_disk_meta_put(disk, "b", 1, large, 5), 0);
+    fsb_cache_disk_close(disk);
+    desc.dir = disk_dir("memory"), desc.max_bytes = 64 << 20;
+    desc.allocator.fn = test_memory_fn;
+    for (int done = 0; !done; ++failed) {
+        test_memory m = {0};
+        m.fail_at = (uint64_t)failed + 1, desc.allocator.user = &m, disk = NULL;
+        const int err = fsb_cache_disk_open(&disk, &desc);
+        done = !err;
+        CHECK(err == 0 || err == -ENOMEM);
+        if (disk) {
+            CHECK_EQ(fsb_cache_disk_meta_get(disk, "a", 1, back, sizeof back), sizeof large);
+            CHECK_EQ(fsb_cache_disk_meta_get(disk, "b", 1, back, sizeof back), 5);
+        }
+        fsb_cache_disk_close(disk);
+        CHECK(m.live == 0 && m.wrong_size == 0);
+    }
+    CHECK(failed > 5);
+}
+
 /* Every call of the disk against a model, with a close and an open now and then. */
 static void test_disk_model(void)
 {
@@ -1051,6 +1081,7 @@ int main(int argc, char **argv)
     TEST(test_bound);
     TEST(test_single_flight);
     TEST(test_threads);
+    TEST(test_disk_out_of_memory);
     TEST(test_disk_model);
     TEST(test_disk_flips);
     TEST(test_disk_cuts);

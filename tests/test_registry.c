@@ -1,8 +1,61 @@
 /* test_registry.c - the registry: every call on both stores, bad input, crashes, power loss.
 
    The long versions (200 kills, a minute of readers, 2,000 power losses) run with FSB_SOAK=1. */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#ifdef FSB_WITH_LMDB
+#include <lmdb.h>
+#endif
+
+/* Calls of the header that can be told to fail: the one of that name, after `after` that do not,
+   once and with `err`. */
+static struct {
+    const char *call;
+    int         after, err;
+} fault;
+
+static int fails(const char *call)
+{
+    if (!fault.call || strcmp(fault.call, call) || fault.after--) return 0;
+    fault.call = NULL, errno = fault.err;
+    return 1;
+}
+
+static struct dirent *test_readdir(DIR *dir) { return fails("readdir") ? NULL : readdir(dir); }
+static int test_fstatat(int dir, const char *path, struct stat *st, int flags)
+{
+    return fails("fstatat") ? -1 : fstatat(dir, path, st, flags);
+}
+static int test_faccessat(int dir, const char *path, int mode, int flags)
+{
+    return fails("faccessat") ? -1 : faccessat(dir, path, mode, flags);
+}
+static int test_unlinkat(int dir, const char *path, int flags)
+{
+    return fails("unlinkat") ? -1 : unlinkat(dir, path, flags);
+}
+#define readdir   test_readdir
+#define fstatat   test_fstatat
+#define faccessat test_faccessat
+#define unlinkat  test_unlinkat
+#ifdef FSB_WITH_LMDB
+static int test_set_mapsize(MDB_env *env, size_t size) /* so much no system maps */
+{
+    const size_t most = (size_t)1 << (sizeof size * 8 - 4);
+    return mdb_env_set_mapsize(env, fails("set_mapsize") ? most : size);
+}
+#define mdb_env_set_mapsize test_set_mapsize
+#endif
 #define FSB_REGISTRY_IMPLEMENTATION
 #include "fsb_registry.h"
+#undef readdir
+#undef fstatat
+#undef faccessat
+#undef unlinkat
 
 #include "fuzz_registry.c"
 #include <signal.h>
@@ -1247,6 +1300,79 @@ static void test_view_allocates_nothing(void)
 
 #endif /* FSB_WITH_LMDB */
 
+/* What looks into a plain folder while one call after another fails: an answer is right, or
+   there is none. */
+static void test_folder_faults(void)
+{
+    static const char *const calls[] = {"readdir", "fstatat", "faccessat", "unlinkat"};
+    fsb_registry_desc        d = desc_of(fresh(), FSB_REGISTRY_FOLDER);
+    fsb_registry            *reg = open_or_die(&d);
+    char                     name[400];
+    int                      reached = 0;
+    CHECK_EQ(save(reg, "a", "1.0.0", "old"), 0);
+    CHECK_EQ(save(reg, "a", "2.0.0", "new"), 0);
+    CHECK_EQ(save(reg, "b/c", "1.0.0", "x"), 0);
+    fsb_registry_close(reg);
+    snprintf(name, sizeof name, "%s/.fsb-registry", d.path);
+    unlink(name); /* as if people had made it */
+    d.kind = FSB_REGISTRY_AUTO;
+    for (size_t c = 0; c < sizeof calls / sizeof *calls; ++c) {
+        for (int after = 0; after < 200; ++after) {
+            fsb_registry_view        view;
+            const fsb_registry_query all = {0};
+            fault.call = calls[c], fault.after = after, fault.err = EIO;
+            reg = NULL;
+            const int err = fsb_registry_open(&reg, &d);
+            CHECK(err == 0 || err == -EIO);
+            if (!err) {
+                fsb_registry_stats st;
+                CHECK(fsb_registry_stat(reg, &st) < 0 || st.kind == FSB_REGISTRY_FOLDER);
+                const int64_t n = fsb_registry_each(reg, &all, NULL, NULL);
+                CHECK(n == 3 || n == -EIO);
+                const int latest = fsb_registry_load(reg, "a", NULL, &view);
+                CHECK(latest == 0 || latest == -EIO);
+                if (!latest) CHECK_STR(view.doc.version, "2.0.0");
+                if (!latest) fsb_registry_release(&view);
+                CHECK(save(reg, "gone", "1.0.0", "x") == 0 || !fault.call);
+                const int64_t deleted = fsb_registry_delete(reg, "gone", NULL);
+                CHECK(deleted == 1 || deleted == -ENOENT || deleted == -EIO);
+                fault.call = fault.call && fault.after >= 0 ? "none" : NULL;
+                if (deleted == 1)
+                    CHECK_EQ(fsb_registry_load(reg, "gone", "1.0.0", &view), -ENOENT);
+                fsb_registry_delete(reg, "gone", NULL);
+            }
+            snprintf(name, sizeof name, "%s/data.mdb", d.path);
+            CHECK(access(name, F_OK) < 0); /* no other registry in its place */
+            snprintf(name, sizeof name, "%s/.fsb-registry", d.path);
+            unlink(name);
+            fsb_registry_close(reg);
+            if (fault.call) break;
+            ++reached;
+        }
+        fault.call = NULL;
+    }
+    CHECK(reached > 30);
+}
+
+/* A file's change number grows with each save, though its clock may stand still for some ms. */
+static void test_folder_change_numbers(void)
+{
+    fsb_registry     *reg = new_registry(FSB_REGISTRY_FOLDER);
+    fsb_registry_view view;
+    uint64_t          last = 0;
+    for (int i = 0; i < 30; ++i) {
+        fsb_registry_doc doc = doc_of("a", "1.0.0", i % 2 ? "one" : "two");
+        REQUIRE(fsb_registry_save(reg, &doc, FSB_REGISTRY_REPLACE) == 0);
+        REQUIRE(fsb_registry_load(reg, "a", "1.0.0", &view) == 0);
+        CHECK(view.doc.change > last);
+        doc.change = last;
+        if (last) CHECK_EQ(fsb_registry_save(reg, &doc, FSB_REGISTRY_SWAP), -ESTALE);
+        last = view.doc.change;
+        fsb_registry_release(&view);
+    }
+    fsb_registry_close(reg);
+}
+
 /* Each allocation fails in turn: an error, nothing leaked, and the registry is as it was. */
 static void test_out_of_memory(void)
 {
@@ -1966,6 +2092,7 @@ static void record_write(int fd, const void *data, ssize_t size, off_t at)
 
 ssize_t pwrite(int fd, const void *data, size_t size, off_t at)
 {
+    if (fault.call && (fcntl(fd, F_GETFL) & O_DSYNC) && fails("pwrite")) return -1;
     const ssize_t n = syscall(SYS_pwrite64, fd, data, size, at);
     record_write(fd, data, n, at);
     return n;
@@ -2070,6 +2197,110 @@ static void power_loss(fsb_registry_durability level, int operations, int points
     memset(&tape, 0, sizeof tape);
 }
 
+/* A commit that fails when it has written all but its last page: LMDB refuses to go on with that
+   environment, the registry goes on. */
+static void test_commit_fails(void)
+{
+    fsb_registry_desc d = desc_of(fresh(), FSB_REGISTRY_LMDB);
+    fsb_registry_view view;
+    d.durability = FSB_REGISTRY_DURABLE, d.wait_ms = 30;
+    fsb_registry *reg = open_or_die(&d);
+    CHECK_EQ(save(reg, "a", "1.0.0", "x"), 0);
+    for (int round = 0; round < 4; ++round) {
+        CHECK_EQ(fsb_registry_load(reg, "a", NULL, &view), 0);
+        fault.call = "pwrite", fault.after = 0, fault.err = ENOSPC;
+        CHECK_EQ(save(reg, "b", "1.0.0", "y"), -ENOSPC);
+        CHECK(!fault.call);
+        CHECK_STR((const char *)view.doc.content, "x"); /* what is pinned stays */
+        if (round == 1) CHECK_EQ(save(reg, "b", "1.0.0", "y"), -EBUSY);
+        fsb_registry_release(&view);
+        if (round % 2) CHECK_STR(content_of(reg, "a", NULL), "x");
+        CHECK_STR(content_of(reg, "b", NULL), "");
+        char next[20];
+        snprintf(next, sizeof next, "1.0.%d", round + 1);
+        CHECK_EQ(save(reg, "a", next, "x"), 0);
+        CHECK_STR(version_in(reg, "a", NULL), next);
+    }
+    CHECK_EQ(save(reg, "b", "1.0.0", "y"), 0);
+    CHECK_EQ(fsb_registry_verify(reg, NULL, NULL), 0);
+    fsb_registry_close(reg);
+    reg = open_or_die(&d);
+    CHECK_STR(content_of(reg, "b", NULL), "y");
+    CHECK_STR(version_in(reg, "a", NULL), "1.0.4");
+    fsb_registry_close(reg);
+}
+
+/* LMDB takes the map away before it asks for a larger one: where there is none to be had, the old
+   one must come back. */
+static void test_map_is_lost(void)
+{
+    fsb_registry_desc d = desc_of(fresh(), FSB_REGISTRY_LMDB);
+    static char       large[600000];
+    fsb_registry_stats st;
+    memset(large, 'x', sizeof large - 1);
+    d.map_bytes = 1 << 18;
+    fsb_registry *reg = open_or_die(&d);
+    CHECK_EQ(save(reg, "a", "1.0.0", "x"), 0);
+    CHECK_STR(content_of(reg, "a", NULL), "x");
+    fault.call = "set_mapsize", fault.after = 0;
+    CHECK_EQ(save(reg, "b", "1.0.0", large), -ENOMEM);
+    CHECK(!fault.call);
+    CHECK_STR(content_of(reg, "a", NULL), "x");
+    /* ... and if not that either, with the next call that finds room for it */
+    fault.call = "set_mapsize", fault.after = 0;
+    struct rlimit all, none;
+    REQUIRE(getrlimit(RLIMIT_NOFILE, &all) == 0);
+    none = all, none.rlim_cur = 3; /* too few files to open it again */
+    CHECK_EQ(setrlimit(RLIMIT_NOFILE, &none), 0);
+    CHECK_EQ(save(reg, "b", "1.0.0", large), -ENOMEM);
+    fsb_registry_view view;
+    CHECK_EQ(fsb_registry_load(reg, "a", NULL, &view), -EMFILE);
+    CHECK_EQ(save(reg, "b", "1.0.0", "x"), -EMFILE);
+    CHECK_EQ(fsb_registry_sync(reg), -EIO);
+    CHECK_EQ(fsb_registry_stat(reg, &st), -EMFILE);
+    CHECK_EQ(setrlimit(RLIMIT_NOFILE, &all), 0);
+    CHECK_STR(content_of(reg, "a", NULL), "x");
+    CHECK_EQ(save(reg, "b", "1.0.0", large), 0);
+    CHECK_EQ(fsb_registry_verify(reg, NULL, NULL), 0);
+    fsb_registry_close(reg);
+}
+
+/* What cannot be seen for a moment is not made anew over what is there. */
+static void test_create_over(void)
+{
+    for (int after = 0; after < 3; ++after) {
+        fsb_registry_desc d = desc_of(fresh(), after ? FSB_REGISTRY_AUTO : FSB_REGISTRY_LMDB);
+        fsb_registry     *reg = open_or_die(&d);
+        CHECK_EQ(save(reg, "a", "1.0.0", "x"), 0);
+        fsb_registry_close(reg);
+        fault.call = "faccessat", fault.after = after, fault.err = EIO, reg = NULL;
+        CHECK_EQ(fsb_registry_open(&reg, &d), -EIO);
+        fault.call = NULL;
+        if (reg) fsb_registry_close(reg);
+        reg = open_or_die(&d);
+        CHECK_STR(content_of(reg, "a", NULL), "x");
+        fsb_registry_close(reg);
+    }
+}
+
+/* A registry of no shards would be a division by zero. */
+static void test_no_shards(void)
+{
+    fsb_registry_desc d = desc_of(fresh(), FSB_REGISTRY_LMDB);
+    fsb_registry     *reg = open_or_die(&d);
+    MDB_txn          *txn;
+    uint8_t           about[64];
+    MDB_val           k = {1, (void *)(uintptr_t)"a"}, v;
+    REQUIRE(mdb_txn_begin(reg->envs->env, NULL, 0, &txn) == 0);
+    REQUIRE(mdb_get(txn, reg->envs->dbi, &k, &v) == 0 && v.mv_size < sizeof about);
+    memcpy(about, v.mv_data, v.mv_size);
+    about[FSB_REGISTRY_A_SHARDS_] = 0, v.mv_data = about;
+    CHECK_EQ(mdb_put(txn, reg->envs->dbi, &k, &v, 0), 0);
+    CHECK_EQ(mdb_txn_commit(txn), 0);
+    fsb_registry_close(reg);
+    CHECK_EQ(fsb_registry_open(&reg, &d), -EINVAL);
+}
+
 static void test_power_loss(void)
 {
     power_loss(FSB_REGISTRY_DURABLE, 100, soak() ? 3000 : 200);
@@ -2124,6 +2355,8 @@ int main(int argc, char **argv)
     TEST(test_render);
     TEST(test_import_export);
     TEST(test_backup_restore);
+    TEST(test_folder_faults);
+    TEST(test_folder_change_numbers);
     TEST(test_out_of_memory);
     TEST(test_changes);
     TEST(test_async);
@@ -2147,6 +2380,10 @@ int main(int argc, char **argv)
     TEST(test_processes);
     TEST(test_dead_readers);
     TEST(test_kill);
+    TEST(test_commit_fails);
+    TEST(test_map_is_lost);
+    TEST(test_create_over);
+    TEST(test_no_shards);
     TEST(test_power_loss);
 #endif
     return test_end("test_registry");

@@ -1,7 +1,57 @@
 /* test_session.c - fsb_session.h: both stores, the same answers; bad input; memory; readers of old
    and damaged files. What kills and crashes do is in test_session_crash.c. */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <signal.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* Calls of the header that can be told to fail: the one of that name, after `after` that do not,
+   once and with `err`. */
+static struct {
+    const char *call;
+    int         after, err;
+} fault;
+
+static int fails(const char *call)
+{
+    if (!fault.call || strcmp(fault.call, call) || fault.after--) return 0;
+    fault.call = NULL, errno = fault.err;
+    return 1;
+}
+
+static struct dirent *test_readdir(DIR *dir) { return fails("readdir") ? NULL : readdir(dir); }
+static DIR *test_fdopendir(int fd) { return fails("fdopendir") ? NULL : fdopendir(fd); }
+static int test_fstatat(int dir, const char *name, struct stat *st, int flags)
+{
+    return fails("fstatat") ? -1 : fstatat(dir, name, st, flags);
+}
+static int test_flock(int fd, int how) { return fails("flock") ? -1 : flock(fd, how); }
+static ssize_t test_pread(int fd, void *data, size_t size, off_t at)
+{
+    return fails("pread") ? -1 : pread(fd, data, size, at);
+}
+static int test_unlinkat(int dir, const char *name, int flags)
+{
+    return fails("unlinkat") ? -1 : unlinkat(dir, name, flags);
+}
+#define readdir   test_readdir
+#define fdopendir test_fdopendir
+#define fstatat   test_fstatat
+#define flock(fd, how) test_flock(fd, how) /* and not the struct */
+#define pread     test_pread
+#define unlinkat  test_unlinkat
 #define FSB_SESSION_IMPLEMENTATION
 #include "fsb_session.h"
+#undef readdir
+#undef fdopendir
+#undef fstatat
+#undef flock
+#undef pread
+#undef unlinkat
 #include "test.h"
 #include <sys/mount.h>
 #include "fuzz_session.c"
@@ -1140,6 +1190,198 @@ static void full_disk(int kind)
 }
 static void test_full_disk(void) { BOTH(full_disk); }
 
+/* Of several messages all are there or none, also where the disk has room for some. */
+static void test_full_disk_batch(void)
+{
+    char dir[300], file[320];
+    snprintf(dir, sizeof dir, "%s/full-batch", test_dir());
+    if (mkdir(dir, 0700) || mount("none", dir, "tmpfs", 0, "size=512k"))
+        SKIP("tmpfs cannot be mounted here");
+    fsb_session_store_desc d = new_desc(FSB_SESSION_FILES);
+    snprintf(file, sizeof file, "%s/store", dir);
+    d.path = file;
+    fsb_session_store         *store = open_store(&d);
+    fsb_session               *s = create(store, "ann", "f", "");
+    fsb_session_messages       all;
+    static char                large[30001];
+    memset(large, 'x', sizeof large - 1);
+    const fsb_session_message three[3] = {say("user", "a"), say("tool", large), say("user", "c")};
+    int                       err = 0;
+    size_t                    saved = 0;
+    while (s && !(err = fsb_session_append(s, three, 3)) && saved < 100) ++saved;
+    CHECK_EQ(err, -ENOSPC);
+    CHECK(s && fsb_session_load(s, NULL, &all) == 0);
+    CHECK_EQ(all.count, 3 * saved);
+    CHECK_EQ(all.bad_lines, 0);
+    fsb_session_free(all.block);
+    CHECK_EQ(mount("none", dir, "tmpfs", MS_REMOUNT, "size=8m"), 0);
+    CHECK_EQ(fsb_session_append(s, three, 3), 0);
+    CHECK(fsb_session_load(s, NULL, &all) == 0);
+    CHECK_EQ(all.count, 3 * saved + 3);
+    fsb_session_free(all.block);
+    fsb_session_close(s);
+    fsb_session_store_close(store);
+    umount(dir);
+}
+
+/* What looks at a store of files while one call after another fails: an answer is right, or there
+   is none. */
+static void test_faults(void)
+{
+    static const char *const calls[] = {"readdir", "fdopendir", "fstatat", "pread", "flock"};
+    fsb_session_store_desc   d = new_desc(FSB_SESSION_FILES);
+    fsb_session_store       *store = open_store(&d);
+    int                      reached = 0;
+    for (int i = 0; i < 3; ++i) {
+        char         id[2] = {(char)('a' + i), 0};
+        fsb_session *s = create(store, "ann", id, "");
+        const fsb_session_message m = say("user", "the ferry");
+        REQUIRE(s && fsb_session_append(s, &m, 1) == 0);
+        fsb_session_close(s);
+    }
+    fsb_session_store_close(store);
+    for (size_t c = 0; c < sizeof calls / sizeof *calls; ++c) {
+        const int waits = !strcmp(calls[c], "flock") || !strcmp(calls[c], "pread");
+        for (int after = 0; after < 200; ++after) {
+            fsb_session_query       q;
+            fsb_session_hits        hits;
+            fsb_session_list_result list;
+            fsb_session_users       users;
+            memset(&q, 0, sizeof q), q.words = "ferry";
+            store = open_store(&d);
+            fault.call = calls[c], fault.after = after, fault.err = waits ? EINTR : EIO;
+            const int found = fsb_session_search(store, "ann", &q, &hits);
+            if (!found) CHECK_EQ(hits.count, 3), fsb_session_free(hits.block);
+            else CHECK_EQ(found, -EIO);
+            const int listed = fsb_session_list(store, "ann", NULL, &list);
+            if (!listed) CHECK_EQ(list.count, 3), fsb_session_free(list.block);
+            else CHECK_EQ(listed, -EIO);
+            const int known = fsb_session_store_users(store, &users);
+            if (!known) CHECK_EQ(users.count, 1), fsb_session_free(users.block);
+            else CHECK_EQ(known, -EIO);
+            fsb_session *s = NULL;
+            const int    opened = fsb_session_open(&s, store, "ann", "a");
+            CHECK(opened == 0 || opened == -EIO);
+            if (!opened) { /* says the same once more, by rewriting the file */
+                fsb_session_message m = say("user", "the ferry");
+                m.id = 1;
+                const int edited = fsb_session_edit(s, &m);
+                CHECK(!edited || (edited == -EIO && !waits));
+                fsb_session_close(s);
+            }
+            const int more = !fault.call;
+            fault.call = NULL;
+            fsb_session_store_close(store);
+            if (!more) break;
+            ++reached;
+        }
+    }
+    CHECK(reached > 20);
+}
+
+/* A sweep drops no attachment while a session cannot be read: it may be that one's. */
+static void test_sweep_keeps(void)
+{
+    fsb_session_store_desc   d = new_desc(FSB_SESSION_FILES);
+    fsb_session_store       *store = open_store(&d);
+    fsb_session             *s = create(store, "ann", "a", "");
+    fsb_session_attachment   att;
+    fsb_session_messages     all;
+    fsb_session_bytes        blob;
+    fsb_session_sweep_result r;
+    char                     file[500], hash[65];
+    const int64_t            later = fsb_session_now_() + (int64_t)86400 * 1000000000;
+    memset(&att, 0, sizeof att);
+    att.data = fsb_session_text("bytes");
+    fsb_session_message m = say("user", "see this");
+    m.attachments = &att, m.attachment_count = 1;
+    REQUIRE(s && fsb_session_append(s, &m, 1) == 0 && fsb_session_load(s, NULL, &all) == 0);
+    snprintf(hash, sizeof hash, "%s", all.at[0].attachments[0].hash);
+    fsb_session_free(all.block);
+    fsb_session_close(s);
+    fsb_session_store_close(store);
+    snprintf(file, sizeof file, "%s/ann/a.jsonl", d.path);
+    FILE *f = fopen(file, "a");
+    REQUIRE(f && fputs("{\"fsb\":99}\n", f) >= 0 && fclose(f) == 0); /* of a newer release */
+    store = open_store(&d);
+    CHECK_EQ(fsb_session_open(&s, store, "ann", "a"), -ENOTSUP);
+    CHECK_EQ(fsb_session_store_sweep(store, "ann", later, &r), 0);
+    CHECK_EQ(r.blobs_removed, 0);
+    REQUIRE(fsb_session_blob(store, "ann", hash, &blob) == 0);
+    fsb_session_free(blob.block);
+    CHECK_EQ(unlink(file), 0);
+    CHECK_EQ(fsb_session_store_sweep(store, "ann", later, &r), 0);
+    CHECK_EQ(r.blobs_removed, 1);
+    fsb_session_store_close(store);
+}
+
+/* A cold file that a thaw left behind does not come back when a deletion fails half way. */
+static void test_delete_half(void)
+{
+#ifndef FSB_WITH_ZSTD
+    SKIP("built without FSB_WITH_ZSTD");
+#else
+    fsb_session_store_desc d = new_desc(FSB_SESSION_FILES);
+    d.cold_ms = 1;
+    fsb_session_store *store = open_store(&d);
+    fsb_session       *s = create(store, "ann", "a", "");
+    char               file[500], aside[520];
+    append_texts(s, "abc");
+    fsb_session_close(s);
+    REQUIRE(fsb_session_store_sweep(store, "ann", fsb_session_now_() + 1000000000, NULL) == 0);
+    snprintf(file, sizeof file, "%s/ann/a.jsonl.zst", d.path);
+    snprintf(aside, sizeof aside, "%s.old", file);
+    REQUIRE(link(file, aside) == 0 && fsb_session_open(&s, store, "ann", "a") == 0);
+    append_texts(s, "d");
+    fsb_session_close(s);
+    REQUIRE(rename(aside, file) == 0);
+    for (int after = 0; after < 2; ++after) {
+        fault.call = "unlinkat", fault.after = after, fault.err = EIO;
+        CHECK_EQ(fsb_session_delete(store, "ann", "a"), -EIO);
+        CHECK(!fault.call);
+        REQUIRE(fsb_session_open(&s, store, "ann", "a") == 0);
+        expect_texts(s, "abcd"); /* and not as it was when it was cold */
+        fsb_session_close(s);
+    }
+    CHECK_EQ(fsb_session_delete(store, "ann", "a"), 0);
+    CHECK_EQ(fsb_session_open(&s, store, "ann", "a"), -ENOENT);
+    fsb_session_store_close(store);
+#endif
+}
+
+#ifdef FSB_WITH_SQLITE
+static int test_open(const char *name, int flags, int mode)
+{
+    return (flags & O_ACCMODE) == O_RDWR && fails("open") ? -1 : open(name, flags, mode);
+}
+#endif
+
+/* A database that could be opened for reading only, for want of a descriptor, is not kept so. */
+static void test_no_descriptor(void)
+{
+#ifndef FSB_WITH_SQLITE
+    SKIP("built without FSB_WITH_SQLITE");
+#else
+    fsb_session_store_desc d = new_desc(FSB_SESSION_SQLITE);
+    fsb_session_store     *store = open_store(&d);
+    fsb_session           *s = create(store, "ann", "a", "");
+    sqlite3_vfs           *vfs = sqlite3_vfs_find(NULL);
+    append_texts(s, "a");
+    fsb_session_close(s);
+    fsb_session_store_close(store);
+    REQUIRE(vfs->xSetSystemCall(vfs, "open", (sqlite3_syscall_ptr)test_open) == SQLITE_OK);
+    fault.call = "open", fault.after = 0, fault.err = EMFILE;
+    CHECK_EQ(fsb_session_store_open(&store, &d), -EIO);
+    CHECK(!fault.call);
+    store = open_store(&d);
+    REQUIRE(fsb_session_open(&s, store, "ann", "a") == 0);
+    append_texts(s, "b"), expect_texts(s, "ab");
+    fsb_session_close(s);
+    fsb_session_store_close(store);
+    CHECK_EQ(vfs->xSetSystemCall(vfs, "open", NULL), SQLITE_OK);
+#endif
+}
+
 static void read_only(int kind)
 {
     fsb_session_store_desc d = new_desc(kind);
@@ -1348,6 +1590,11 @@ int main(int argc, char **argv)
     TEST(test_without_fts5);
     TEST(test_readers_never_wait);
     TEST(test_full_disk);
+    TEST(test_full_disk_batch);
+    TEST(test_faults);
+    TEST(test_sweep_keeps);
+    TEST(test_delete_half);
+    TEST(test_no_descriptor);
     TEST(test_read_only);
     TEST(test_large_message);
     TEST(test_out_of_memory);

@@ -280,6 +280,7 @@ static struct {
     durable_file file[400];
     durable_name name[400];
     int          files, names;
+    int          blob_folders; /* flushes of .blobs */
 } power;
 
 static char *slurp(const char *path, size_t *size)
@@ -326,6 +327,7 @@ static int power_fsync(int fd) /* of a folder: its names */
     if (n <= 0) return -1;
     target[n] = '\0';
     const char *folder = strrchr(target, '/') + 1;
+    power.blob_folders += strcmp(folder, ".blobs") == 0;
     int         kept = 0;
     for (int i = 0; i < power.names; ++i) {
         const size_t len = strlen(folder);
@@ -384,6 +386,14 @@ static void test_power_files(void)
     fsb_session       *s[3] = {NULL, NULL, NULL};
     REQUIRE(store);
     power.on = 1;
+    fsb_session_attachment att;
+    fsb_session_message    with = numbered(text, sizeof text, 0);
+    memset(&att, 0, sizeof att);
+    att.data = fsb_session_text("bytes"), with.attachments = &att, with.attachment_count = 1;
+    fsb_session *holder = open_session(store, "holder");
+    CHECK(holder && fsb_session_append(holder, &with, 1) == 0);
+    CHECK_EQ(power.blob_folders, 1); /* its name is on the disk, as its bytes are */
+    fsb_session_close(holder);
     for (int i = 0; i < crashes; ++i) {
         for (int k = 0; k < 3; ++k) {
             char id[20];
