@@ -2041,6 +2041,8 @@ typedef struct fsb_chunk_secure_ {
     BIO_METHOD *method;
 } fsb_chunk_secure_;
 
+#define FSB_CHUNK_NO_SECURE_ ENOMEM /* why there is none */
+
 struct fsb_chunk_tls_ {
     fsb_chunk_stream_ raw;
     fsb_allocator     allocator;
@@ -2226,6 +2228,7 @@ static int fsb_chunk_tls_open_(const fsb_chunk_secure_ *secure, fsb_chunk_stream
     t->raw = *s, t->allocator = *a;
     t->ssl = bio ? SSL_new(secure->context) : NULL;
     if (pthread_mutex_init(&t->lock, NULL) != 0 || !t->ssl) {
+        SSL_free(t->ssl);
         BIO_free(bio);
         fsb_chunk_free_(a, t, sizeof *t);
         return -ENOMEM;
@@ -2388,6 +2391,8 @@ static int fsb_chunk_tls_ready_(const fsb_chunk_tls_ *t)
 typedef struct fsb_chunk_secure_ {
     int none;
 } fsb_chunk_secure_;
+
+#define FSB_CHUNK_NO_SECURE_ ENOSYS
 
 static fsb_chunk_secure_ *fsb_chunk_secure_new_(const fsb_allocator *a, int serves)
 {
@@ -2667,6 +2672,7 @@ static int fsb_chunk_address_split_(const char *address, char *host, char *port,
     const size_t length = (size_t)(colon - address) - (bracket ? 2 : 0);
     if (length >= size || strlen(colon + 1) >= size) return -ENAMETOOLONG;
     if (!length || strspn(colon + 1, "0123456789") != strlen(colon + 1)) return -EINVAL;
+    if (strtoul(colon + 1, NULL, 10) > 65535) return -EINVAL; /* getaddrinfo() would cut it */
     memcpy(host, address + (bracket ? 1 : 0), length);
     host[length] = '\0';
     memcpy(port, colon + 1, strlen(colon + 1) + 1);
@@ -3174,7 +3180,8 @@ static int64_t fsb_chunk_block_file_(fsb_chunk_conn_ *conn, fsb_chunk_block_ *b)
         return 0;
     }
     if (b->way == FSB_CHUNK_COPY_) {
-        n = pread(b->file, copy, b->file_left < sizeof copy ? b->file_left : sizeof copy, from);
+        do n = pread(b->file, copy, b->file_left < sizeof copy ? b->file_left : sizeof copy, from);
+        while (n < 0 && errno == EINTR);
         if (n < 0) b->file_error = fsb_chunk_error_to_wire_(errno);
         if (n <= 0) b->way = FSB_CHUNK_PAD_;
         if (n <= 0) return 0;
@@ -3222,7 +3229,8 @@ static int fsb_chunk_block_send_(fsb_chunk_conn_ *conn, fsb_chunk_block_ *b)
 /* Sends the queue as far as the client takes it; one thread at a time, the others leave it to that
    one. What is left then is for the connection's thread, which waits until the client takes more.
    Another thread stops behind `last`, its own answer: else a client who asks and takes without a
-   pause would keep it for ever. */
+   pause would keep it for ever; and it wakes that one, which may sleep in the belief that nothing
+   is left for it. */
 static void fsb_chunk_flush_(fsb_chunk_conn_ *conn, const fsb_chunk_block_ *last)
 {
     int enough = 0;
@@ -3258,7 +3266,9 @@ static void fsb_chunk_flush_(fsb_chunk_conn_ *conn, const fsb_chunk_block_ *last
         pthread_mutex_lock(&conn->lock);
     }
     conn->sending = 0;
+    const int left = conn->head || conn->broken || fsb_chunk_unsent_(&conn->stream);
     pthread_mutex_unlock(&conn->lock);
+    if (left && last) fsb_chunk_kick_(conn->kick);
 }
 
 /* Queues a block, which is the queue's from here on, and sends: all of the queue if this is the
@@ -3313,14 +3323,22 @@ static unsigned char *fsb_chunk_answer_data_(fsb_chunk_request_ *req)
         fsb_chunk_fixed_size_(req->shape->answer);
 }
 
-/* Keeps the answer of what must not be done twice, in place of the one before of that slot. */
-static void fsb_chunk_keep_answer_(fsb_chunk_request_ *req, const unsigned char *bytes, size_t size)
+/* Is its answer kept, as it must not be done twice? */
+static int fsb_chunk_keeps_(const fsb_chunk_request_ *req)
+{
+    const uint32_t code = req->op.code;
+    return req->conn->stays && (uint32_t)req->tag < FSB_CHUNK_KEPT_SLOTS_ &&
+        (code == FSB_OP_OPEN || code == FSB_OP_CLOSE || req->shape->traits & FSB_CHUNK_CHANGES_);
+}
+
+/* Makes the place for such an answer before anything is done, so that nothing can fail afterwards:
+   0 or -ENOMEM. */
+static int fsb_chunk_keep_room_(fsb_chunk_request_ *req)
 {
     fsb_chunk_conn_ *conn = req->conn;
     const uint32_t   slot = (uint32_t)req->tag, code = req->op.code;
-    const int        counts = code == FSB_OP_OPEN || code == FSB_OP_CLOSE ||
-        (req->shape->traits & FSB_CHUNK_CHANGES_) != 0;
-    if (!counts || slot >= FSB_CHUNK_KEPT_SLOTS_ || size > FSB_CHUNK_KEPT_BYTES_) return;
+    int              err = 0;
+    if (!fsb_chunk_keeps_(req)) return 0;
     pthread_mutex_lock(&conn->lock);
     if (slot >= conn->kept_count) {
         uint32_t count = conn->kept_count ? conn->kept_count : 8;
@@ -3331,8 +3349,20 @@ static void fsb_chunk_keep_answer_(fsb_chunk_request_ *req, const unsigned char 
         if (kept) {
             memset(kept + conn->kept_count, 0, (count - conn->kept_count) * sizeof *kept);
             conn->kept = kept, conn->kept_count = count;
-        }
+        } else err = -ENOMEM;
     }
+    pthread_mutex_unlock(&conn->lock);
+    return code == FSB_OP_CLOSE ? 0 : err; /* done twice it says -EBADF, which nobody waits for */
+}
+
+/* Keeps the answer in place of the one before of that slot. Where there was no memory for the place
+   it is the answer that says so, which can be said again. */
+static void fsb_chunk_keep_answer_(fsb_chunk_request_ *req, const unsigned char *bytes, size_t size)
+{
+    fsb_chunk_conn_ *conn = req->conn;
+    const uint32_t   slot = (uint32_t)req->tag;
+    if (!fsb_chunk_keeps_(req) || size > FSB_CHUNK_KEPT_BYTES_) return;
+    pthread_mutex_lock(&conn->lock);
     if (slot < conn->kept_count) {
         conn->kept[slot].tag = req->tag, conn->kept[slot].size = (uint32_t)size;
         memcpy(conn->kept[slot].bytes, bytes, size);
@@ -3394,7 +3424,7 @@ static void fsb_chunk_answer_(fsb_chunk_request_ *req, int64_t result, size_t da
     if (req->op.code != FSB_OP_LOCK)
         fsb_chunk_count_latency_(&req->conn->server->stats, fsb_chunk_now_us_() - req->begun);
     if (req->conn->tenant && data_size) (void)fsb_chunk_rate_(req->conn->tenant, 0, data_size);
-    if (req->conn->stays) fsb_chunk_keep_answer_(req, header, FSB_CHUNK_HEADER_ + f.meta_size);
+    fsb_chunk_keep_answer_(req, header, FSB_CHUNK_HEADER_ + f.meta_size);
 }
 
 /* ---- [handles] ------------------------------------------------------------------------------- */
@@ -4502,11 +4532,16 @@ static fsb_chunk_request_ *fsb_chunk_keep_(const fsb_chunk_request_ *req, const 
     return kept;
 }
 
-/* Answers with an error, or without one where nothing but the result is to be said. */
+/* Answers with an error, or without one where nothing but the result is to be said. -ENOMEM: not
+   even that; then the connection ends, and the pins must not outlive it. */
 static int fsb_chunk_refuse_(fsb_chunk_request_ *req, int err)
 {
     req->room = 0;
-    if (fsb_chunk_reserve_(req, 1) != 0) return -ENOMEM;
+    if (fsb_chunk_reserve_(req, 1) != 0) {
+        fsb_chunk_unpin_(req->conn, req->slot);
+        fsb_chunk_unpin_(req->conn, req->slot2);
+        return -ENOMEM;
+    }
     req->op.result = err;
     fsb_chunk_finish_(req);
     return 0;
@@ -4535,10 +4570,6 @@ static int fsb_chunk_output_piece_(fsb_chunk_request_ *req, int fd, const void *
     fsb_chunk_seal_(header, &f);
     b->size = b->capacity;
     fsb_chunk_push_(conn, b, 0);
-    pthread_mutex_lock(&conn->lock);
-    const int left = conn->head != NULL;
-    pthread_mutex_unlock(&conn->lock);
-    if (left) fsb_chunk_kick_(conn->kick); /* the connection's thread sends the rest */
     return 0;
 }
 
@@ -4771,7 +4802,7 @@ static int fsb_chunk_read_now_(fsb_chunk_request_ *req, int fd)
     if (size >= FSB_CHUNK_SENDFILE_MIN_) {
         if (req->conn->stream.sums || !fsb_chunk_cached_(fd, op->offset, size)) return 1;
         req->room = 0;
-        if (fsb_chunk_reserve_(req, 1) != 0) return -ENOMEM;
+        if (fsb_chunk_reserve_(req, 1) != 0) return fsb_chunk_refuse_(req, -ENOMEM);
         fsb_chunk_block_ *b = req->block;
         fsb_chunk_answer_(req, (int64_t)size, size + 8, FSB_CHUNK_TRAILER_);
         b->file = fd, b->slot = req->slot, b->offset = op->offset, b->file_left = size;
@@ -4779,7 +4810,7 @@ static int fsb_chunk_read_now_(fsb_chunk_request_ *req, int fd)
         return 0;
     }
     req->room = size ? size : 1; /* at the end: is it? files of /proc have size 0 */
-    if (fsb_chunk_reserve_(req, 1) != 0) return -ENOMEM;
+    if (fsb_chunk_reserve_(req, 1) != 0) return fsb_chunk_refuse_(req, -ENOMEM);
     const ssize_t n =
         fsb_chunk_pread_now_(fd, fsb_chunk_answer_data_(req), req->room, op->offset);
     if (n != (ssize_t)size) return 1; /* not in memory, or it was cut just now */
@@ -4789,7 +4820,8 @@ static int fsb_chunk_read_now_(fsb_chunk_request_ *req, int fd)
 }
 
 /* Was this done already, and only the answer lost with a connection? Then it is given again; the
-   bytes that an OPEN brings are read again. */
+   bytes that an OPEN brings are read again. 1: so it is; 0: it was not done; -ENOMEM: it was, but
+   that cannot be said now, and the connection ends, so that it is asked again. */
 static int fsb_chunk_repeat_(fsb_chunk_request_ *req)
 {
     fsb_chunk_conn_     *conn = req->conn;
@@ -4805,7 +4837,7 @@ static int fsb_chunk_repeat_(fsb_chunk_request_ *req)
     if (!kept.size || fsb_chunk_unseal_(kept.bytes, kept.size, &f) <= 0 || f.op != req->op.code)
         return 0;
     fsb_chunk_block_ *b = fsb_chunk_block_new_(a, kept.size + f.data_size);
-    if (!b) return 0;
+    if (!b) return -ENOMEM;
     unsigned char *header = fsb_chunk_block_bytes_(b);
     memcpy(header, kept.bytes, kept.size);
     if (f.data_size) {
@@ -4849,7 +4881,8 @@ static int fsb_chunk_request_run_(fsb_chunk_conn_ *conn, const fsb_chunk_frame_ 
     fsb_chunk_cursor_ c = {f->meta, f->meta + f->meta_size, 0};
     fsb_chunk_decode_(&c, req.shape->request, &req.op);
     if (c.bad || (f->data_size && !(req.shape->request & FSB_CHUNK_DATA_))) return -EPROTO;
-    if (conn->resumed && fsb_chunk_repeat_(&req)) return 0;
+    const int repeats = conn->resumed ? fsb_chunk_repeat_(&req) : 0;
+    if (repeats) return repeats < 0 ? repeats : 0;
     if (req.shape->request & FSB_CHUNK_DATA_) {
         if (f->data_size > (uint32_t)FSB_IO_MAX) return -EPROTO;
         req.op.data = f->data, req.op.size = f->data_size;
@@ -4857,7 +4890,8 @@ static int fsb_chunk_request_run_(fsb_chunk_conn_ *conn, const fsb_chunk_frame_ 
     uint32_t counts[2];
     if (f->op == FSB_OP_EXEC && fsb_chunk_words_(f->data, f->data_size, counts, NULL) < 0)
         return -EPROTO;
-    const int err = fsb_chunk_admit_(&req, &slot);
+    int err = fsb_chunk_keep_room_(&req);
+    if (!err) err = fsb_chunk_admit_(&req, &slot);
     if (err) return fsb_chunk_refuse_(&req, err);
     req.room = fsb_chunk_room_(&req);
     const int as_quick = conn->tenant && __atomic_load_n(&conn->tenant->quick, __ATOMIC_RELAXED);
@@ -5394,7 +5428,7 @@ static int fsb_chunk_hello_(fsb_chunk_conn_ *conn, const fsb_chunk_frame_ *f)
     }
     fsb_chunk_seal_(header, &answer);
     b->size = FSB_CHUNK_HEADER_ + answer.meta_size;
-    conn->share = share;
+    if (!err) conn->share = share;
     fsb_chunk_push_(conn, b, 1);
     if (conn->resumed) fsb_chunk_count_(&conn->server->stats.returned, 1);
     if (conn->tenant) fsb_chunk_count_(&conn->server->stats.tokens, 1);
@@ -5644,7 +5678,7 @@ static int fsb_chunk_wait_(fsb_chunk_conn_ *conn, int reads, int64_t hello)
     if (fsb_chunk_recheck_(conn) != 0) return -EACCES;
     if (__atomic_load_n(&conn->heir, __ATOMIC_ACQUIRE)) return -ENOTCONN;
     if (__atomic_load_n(&conn->leaves, __ATOMIC_RELAXED)) return -ECONNRESET;
-    if (reads && fsb_chunk_ready_(&conn->stream)) return 1;
+    const int ready = reads && fsb_chunk_ready_(&conn->stream);
     pthread_mutex_lock(&conn->lock);
     const int sends =
         (conn->head != NULL || fsb_chunk_unsent_(&conn->stream)) && !conn->sending;
@@ -5653,18 +5687,17 @@ static int fsb_chunk_wait_(fsb_chunk_conn_ *conn, int reads, int64_t hello)
     if (broken) return broken;
     if (!reads) p[0].events = POLLRDHUP;
     const int own = conn->stream.in == conn->stream.out; /* no command's, see the client's wait */
-    const int n = fsb_chunk_poll_(p, sends ? 4 : 3, patience, own ? &conn->pace : NULL);
+    const int n = fsb_chunk_poll_(p, sends ? 4 : 3, ready ? 0 : patience, own ? &conn->pace : NULL);
     if (n < 0) return errno == EINTR ? 0 : -errno;
     if (n == 0) {
-        fsb_chunk_rest_(conn);
-        return 0;
+        if (!ready) fsb_chunk_rest_(conn);
+        return ready;
     }
     if (p[2].revents) return -ECANCELED;
-    if (p[1].revents && read(conn->kick, &count, sizeof count) < 0 && errno != EAGAIN)
-        return -errno;
+    if (p[1].revents) (void)!read(conn->kick, &count, sizeof count);
     fsb_chunk_flush_(conn, NULL);
     if (!reads) return p[0].revents ? -EPIPE : 0;
-    return p[0].revents != 0;
+    return ready || p[0].revents != 0;
 }
 
 /* Serves until the client leaves or breaks the rules; the return value says which. */
@@ -5688,15 +5721,22 @@ static int fsb_chunk_loop_(fsb_chunk_conn_ *conn)
     }
 }
 
-static void fsb_chunk_conn_free_(fsb_chunk_conn_ *conn)
+/* What was not sent never will be: the files behind it are unpinned while they are still ours. */
+static void fsb_chunk_drop_queue_(fsb_chunk_conn_ *conn)
 {
-    const fsb_allocator *a = &conn->server->desc.allocator;
     fsb_chunk_block_free_(conn, conn->batch);
+    conn->batch = NULL;
     while (conn->head) {
         fsb_chunk_block_ *b = conn->head;
         conn->head = b->next;
         fsb_chunk_block_free_(conn, b);
     }
+    conn->tail = NULL, conn->queued = 0;
+}
+
+static void fsb_chunk_conn_free_(fsb_chunk_conn_ *conn)
+{
+    const fsb_allocator *a = &conn->server->desc.allocator;
     for (int i = 0; i < conn->slot_count; ++i)
         if (conn->slots[i].handle) {
             (void)fsb_chunk_close_handle_(conn, conn->slots[i].handle);
@@ -5791,6 +5831,7 @@ static int fsb_chunk_conn_run_(fsb_chunk_conn_ *conn)
     while (conn->pending) pthread_cond_wait(&conn->quiet, &conn->lock);
     pthread_mutex_unlock(&conn->lock);
     fsb_chunk_lease_leave_(conn); /* also one that was granted meanwhile */
+    fsb_chunk_drop_queue_(conn);
     fsb_chunk_conn_ *const heir = stays ? fsb_chunk_linger_(conn) : NULL;
     if (heir) fsb_chunk_bequeath_(conn, heir);
     else fsb_chunk_lock_leave_(conn, NULL, 1); /* also what was granted meanwhile */
@@ -5840,7 +5881,8 @@ static void fsb_chunk_accept_(fsb_chunk_server *s, int listener, int secure)
     const int        fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
     if (fd < 0) {
         const struct timespec pause = {0, 50000000};
-        if (errno == EMFILE || errno == ENFILE || errno == ENOMEM) nanosleep(&pause, NULL);
+        const int full = errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS;
+        if (full) nanosleep(&pause, NULL);
         return;
     }
     int err = fsb_chunk_conn_new_(s, fd, fd, 1, secure, &conn);
@@ -5871,7 +5913,11 @@ static void *fsb_chunk_acceptor_main_(void *arg)
     struct pollfd        p[2] = {{acceptor->fd, POLLIN, 0}, {s->wake, POLLIN, 0}};
     fsb_chunk_free_(&s->desc.allocator, acceptor, sizeof *acceptor);
     for (;;) {
-        if (poll(p, 2, -1) < 0 && errno != EINTR) break;
+        if (poll(p, 2, -1) < 0) { /* the kernel has no memory: it will again */
+            const struct timespec pause = {0, 50000000};
+            if (errno != EINTR) nanosleep(&pause, NULL);
+            continue;
+        }
         if (p[1].revents) break;
         if (p[0].revents) fsb_chunk_accept_(s, p[0].fd, secure);
     }
@@ -5937,8 +5983,8 @@ static int fsb_chunk_listen_start_(fsb_chunk_server *s, fsb_chunk_listener_ *l)
 
 static void fsb_chunk_listener_free_(fsb_chunk_server *s, fsb_chunk_listener_ *l)
 {
+    if (l->path && l->fd >= 0) (void)unlink(l->path); /* first: then it cannot be another's yet */
     if (l->fd >= 0) close(l->fd);
-    if (l->path && l->fd >= 0) (void)unlink(l->path);
     fsb_chunk_strfree_(&s->desc.allocator, l->path);
     fsb_chunk_free_(&s->desc.allocator, l, sizeof *l);
 }
@@ -5969,7 +6015,7 @@ FSB_API int fsb_chunk_server_listen(fsb_chunk_server *s, const char *address, ch
     const int count = fsb_chunk_resolve_(address, 1, at, 8);
     if (count < 0) return count;
     if (secure && at[0].family == AF_UNIX) return -EINVAL;
-    if (secure && !fsb_chunk_secure_of_(s)) return -ENOSYS;
+    if (secure && !fsb_chunk_secure_of_(s)) return -FSB_CHUNK_NO_SECURE_;
     const char *path = at[0].family == AF_UNIX ? address + 5 : NULL;
     for (int i = 0; i < count; ++i) {
         if (secure || fsb_chunk_is_local_(&at[i]) || s->desc.insecure_tcp) continue;
@@ -6727,6 +6773,14 @@ static void fsb_chunk_client_lost_(fsb_chunk_client_ *c)
     pthread_mutex_unlock(&c->lock);
 }
 
+/* The host gave a lease: from here on events go to who asked for it. */
+static void fsb_chunk_leased_(fsb_chunk_client_ *c, const fsb_op *op)
+{
+    pthread_mutex_lock(&c->lock);
+    c->event = op->event, c->event_user = op->user;
+    pthread_mutex_unlock(&c->lock);
+}
+
 /* A file is open: our handle for it instead of the host's. Lock held. */
 static int fsb_chunk_file_opened_(fsb_chunk_client_ *c, fsb_op *op)
 {
@@ -6871,6 +6925,7 @@ static int fsb_chunk_answered_(fsb_chunk_client_ *c, const fsb_chunk_frame_ *f)
         return 0;
     }
     int64_t result = fsb_chunk_accept_answer_(op, f);
+    if (op->code == FSB_OP_WATCH && result >= 0) fsb_chunk_leased_(c, op);
     if (c->stays && result >= 0) result = fsb_chunk_note_(c, op, result);
     if (deaf && result == -EINTR) { /* its output() wanted it to end, and it did */
         op->exec->exit_code = 0, op->exec->signal = SIGTERM;
@@ -7069,8 +7124,7 @@ static int fsb_chunk_client_wait_(fsb_chunk_client_ *c)
         if (!c->in_end && c->in_size > FSB_CHUNK_CLIENT_IN_)
             (void)fsb_chunk_client_resize_(c, FSB_CHUNK_CLIENT_IN_);
     }
-    if (p[1].revents && read(c->kick, &count, sizeof count) < 0 && errno != EAGAIN)
-        return -ENOTCONN;
+    if (p[1].revents) (void)!read(c->kick, &count, sizeof count);
     if (p[2].revents) fsb_chunk_client_flush_(c);
     int err = busy ? fsb_chunk_tick_(c) : 0;
     if (!err && p[0].revents) err = fsb_chunk_client_fill_(c);
@@ -7555,8 +7609,8 @@ static void fsb_chunk_refused_(fsb_chunk_client_ *c, int err)
     fsb_chunk_end_list_(over);
 }
 
-/* Waits for the connector, watching the clock for those who wait. 1: there is a connection. */
-static int fsb_chunk_await_(fsb_chunk_client_ *c)
+/* Waits for the connector, or for close(), watching the clock for those who wait. */
+static void fsb_chunk_await_(fsb_chunk_client_ *c)
 {
     struct pollfd p = {c->kick, POLLIN, 0};
     uint64_t      count;
@@ -7564,7 +7618,7 @@ static int fsb_chunk_await_(fsb_chunk_client_ *c)
         pthread_mutex_lock(&c->lock);
         const int found = c->found, closing = c->closing, refused = c->refused;
         pthread_mutex_unlock(&c->lock);
-        if (closing || found) return found;
+        if (closing || found) return;
         if (refused) fsb_chunk_refused_(c, refused);
         if (poll(&p, 1, FSB_CHUNK_TICK_MS_) > 0) (void)!read(c->kick, &count, sizeof count);
         (void)fsb_chunk_tick_(c);
@@ -7578,11 +7632,15 @@ static int fsb_chunk_recover_(fsb_chunk_client_ *c)
     pthread_t     thread;
     fsb_chunk_requeue_(c);
     while (fsb_chunk_thread_(&thread, fsb_chunk_connector_, c) != 0) {
-        const struct timespec pause = {0, 100000000};
-        nanosleep(&pause, NULL);
+        struct pollfd p = {c->kick, POLLIN, 0};
+        (void)poll(&p, 1, FSB_CHUNK_TICK_MS_); /* close() kicks, and nobody reads that any more */
         (void)fsb_chunk_tick_(c);
+        pthread_mutex_lock(&c->lock);
+        const int closing = c->closing;
+        pthread_mutex_unlock(&c->lock);
+        if (closing) return 0;
     }
-    const int found = fsb_chunk_await_(c);
+    fsb_chunk_await_(c);
     pthread_join(thread, NULL);
     pthread_mutex_lock(&c->lock);
     if (c->closing) {
@@ -7590,7 +7648,6 @@ static int fsb_chunk_recover_(fsb_chunk_client_ *c)
         pthread_mutex_unlock(&c->lock);
         return 0;
     }
-    (void)found;
     fsb_chunk_way_close_(&c->stream);
     c->stream = c->way.stream, c->found = 0, c->refused = 0;
     c->way.info.reconnects = c->info.reconnects + 1, c->info = c->way.info;
@@ -7661,7 +7718,6 @@ static int fsb_chunk_start_(fsb_chunk_client_ *c, fsb_op *op)
     fsb_chunk_call_ *call = err ? NULL : fsb_chunk_call_new_(c);
     if (!err && !call) err = -ENOMEM;
     if (!err) err = fsb_chunk_call_prepare_(c, call, op);
-    if (!err && op->code == FSB_OP_WATCH) c->event = op->event, c->event_user = op->user;
     if (!err) {
         call->op = op;
         op->layer[0] = call;
@@ -7847,7 +7903,7 @@ static int fsb_chunk_client_init_(fsb_chunk_client_ *c, const fsb_chunk_client_d
     const int err = fsb_chunk_key_of_(d->code, &c->key);
     if (err) return err;
     c->secure = fsb_chunk_secure_client_(&c->allocator);
-    return c->secure ? 0 : -ENOSYS;
+    return c->secure ? 0 : -FSB_CHUNK_NO_SECURE_;
 }
 
 /* Connects, says hello, starts the receiver. */
