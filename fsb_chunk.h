@@ -66,17 +66,26 @@
        data 1 to 65536 bytes; they have no answer. CANCEL ends the command, as the connection's end
        does. The answer's meta: i32 exit code, i32 signal, u64 bytes cut of stdout, u64 of stderr.
        0x100 HELLO must come first. Meta: u16 lowest and u16 highest version, u32 flags, 16 bytes
-       client id, string share. Answer: u16 version, u16 rights, u32 requests that may be in
-       flight, u64 boot id of the server, u64 bit n set: FSB_OP n is served, u32 bytes of data at
-       most, u32 flags. Of the client's flags 1 says that it STAYS: it sends 0x104 PING (no meta;
-       answered) when it has heard nothing for 7 s, 0x105 GOODBYE (no answer) before it leaves for
-       good, as the server does before it stops; what it has is kept for a while if the connection
-       just ends. The low half of a tag is then a slot, the high half its turn: a slot's next turn
-       begins only when the last was answered or given up. 2, with 1: it is BACK, with the id that
-       it had before. The answer's flag 1 says: files, locks and answers are still here. Then the
-       client repeats what was not answered, each request with its tag; of what must not be done
-       twice the server has kept the last answer of each slot below 4096.
+       client id (random: who has it is taken for that client), string share (none: the first).
+       Answer: u16 version, u16 rights, u32 requests that may be in flight, u64 boot id of the
+       server, u64 bit n set: FSB_OP n is served, u32 bytes of data at most, u32 flags; or 2, no
+       such share, or 71, none of these versions, and that was all. Both sides pass over flags of
+       HELLO, and the client over fields behind these, that they do not know. Of the client's flags
+       1 says that it STAYS: it sends 0x104 PING (no meta; answered) every 7 s, for it is taken for
+       lost when nothing came from it for 15 s, nor was taken of what waits for it; and 0x105
+       GOODBYE (no answer) before it leaves for good, as the server does before it stops; what it
+       has is kept for a while if the connection just ends. The low half of a tag is then a slot,
+       the high half its turn: a slot's next turn begins only when the last was answered or given
+       up. 2, with 1: it is BACK, with the id that it had before. The answer's flag 1 says: files,
+       locks and answers are still here. Then the client repeats what was not answered, each request
+       with its tag; of what must not be done twice the server has kept the last answer of each slot
+       below 4096.
        0x101 CANCEL, meta u64 tag: that request may end early with EINTR. It has no answer itself.
+       Requests past those that may be in flight, or past 14 MiB of them and their answers, are not
+       read before some are answered: take answers while you send. Each 64 KiB of a frame must come
+       within 30 s; of answers some byte must be taken within as long. (These are defaults.) An op
+       of the table that is not served is answered with 38, ENOSYS; any other breaks the rules.
+       Who closes the half that he sends on has left, and is not answered any more.
        Who breaks these rules is disconnected, with a line in the log.
        Over bare TCP all of this is in records of 1 to 65536 bytes, each behind u32 "FSBS", u32
        size, u32 its complement, u32 the first of the BLAKE3 of the bytes; a wrong one ends the
@@ -491,7 +500,8 @@ typedef struct fsb_chunk_server_desc {
                                          more, and the oldest of them is disconnected */
     uint32_t      max_unproven_each; /* of these from one address, of IPv6 from one /64 (default
                                         16) */
-    uint32_t      frame_ms;  /* without a byte inside a frame, either way (default 30000) */
+    uint32_t      frame_ms;  /* for each 64 KiB of a frame that comes, and without a byte taken of
+                                what goes (default 30000) */
     uint32_t      request_ms;   /* a request's time where the client sets none (default 30000) */
     uint32_t      away_ms;      /* what a client had is kept so long for it to come back (default
                                    60000; FSB_CHUNK_NEVER: not at all) */
@@ -548,7 +558,8 @@ FSB_API int fsb_chunk_server_open(fsb_chunk_server **out, const fsb_chunk_server
    closed; may be called for several addresses. A stale socket of a dead server is replaced. The
    address in use ("unix:PATH", "tls:127.0.0.1:4711") goes to bound (size bytes) unless that is
    NULL. Errors: -EINVAL no address, -EADDRINUSE, -EACCES (also: not loopback), -ENOSYS no TLS,
-   -ENAMETOOLONG, -ENOMEM, what socket(2) and bind(2) say. Threads: any; starts one. */
+   -ENAMETOOLONG, -EEXIST a file that is no socket, -EHOSTUNREACH no address for that name, -ENOMEM,
+   -EAGAIN no more threads, what socket(2) and bind(2) say. Threads: any; starts one. */
 FSB_API int fsb_chunk_server_listen(fsb_chunk_server *server, const char *address, char *bound,
                                     size_t size);
 
@@ -637,7 +648,7 @@ typedef struct fsb_chunk_client_info {
    ends with -ENOTCONN when the connection is lost, as does the command: it is never repeated.
    Errors: -EINVAL (also: the code is mistyped), -ENOMEM, -ENOENT no such share, -EPROTO no fsb
    host, -EACCES the host does not know the code (any more), -ENOSYS no TLS, -ECONNREFUSED,
-   -ENOTCONN turned away, -ETIMEDOUT, what connect() says.
+   -ENOTCONN turned away, -ETIMEDOUT, -ENAMETOOLONG, -EAGAIN no more threads, what connect() says.
    Threads: any; starts one; blocks up to timeout_ms. */
 FSB_API int fsb_chunk_client_open(fsb_backend **out, const fsb_chunk_client_desc *desc);
 
@@ -1887,8 +1898,8 @@ enum {
     FSB_CHUNK_WORDS_MAX_ = 4096,      /* arguments, and variables, of a command */
     FSB_CHUNK_STAYS_ = 1, /* of HELLO: it sends PINGs, and comes back */
     FSB_CHUNK_BACK_ = 2,  /* it was here before; in the answer 1: what it had is still here */
-    FSB_CHUNK_PING_MS_ = 7000,    /* without a word a client asks after so long ... */
-    FSB_CHUNK_SILENT_MS_ = 15000, /* ... and both take the connection for lost after so long */
+    FSB_CHUNK_PING_MS_ = 7000,    /* a client that stays asks so often ... */
+    FSB_CHUNK_SILENT_MS_ = 15000, /* ... and without a word for so long the connection is lost */
     FSB_CHUNK_KEPT_SLOTS_ = 4096, /* of tags, whose last answers are kept */
     FSB_CHUNK_KEPT_BYTES_ = FSB_CHUNK_HEADER_ + 112, /* OPEN's and WRITE's have most */
     FSB_CHUNK_VERSION_ = 1
@@ -2971,7 +2982,7 @@ struct fsb_chunk_conn_ {
     unsigned char          id[16];  /* of the client; with the next, from hello on */
     int                    stays;   /* 1: it comes back; what it has is kept for a while */
     int                    resumed; /* 1: it has come back, and has it again */
-    int64_t                heard;   /* when bytes came, ms */
+    int64_t                heard;   /* when bytes came, or were taken that it had no room for, ms */
     fsb_chunk_conn_       *heir;    /* has come back with this one's id; by atomics */
     int                    leaves;  /* 1: it will not come back; by atomics */
     /* of the connection's thread alone */
@@ -5695,6 +5706,7 @@ static int fsb_chunk_wait_(fsb_chunk_conn_ *conn, int reads, int64_t hello)
     }
     if (p[2].revents) return -ECANCELED;
     if (p[1].revents) (void)!read(conn->kick, &count, sizeof count);
+    if (sends && p[3].revents & POLLOUT) conn->heard = fsb_chunk_now_ms_(); /* who takes is there */
     fsb_chunk_flush_(conn, NULL);
     if (!reads) return p[0].revents ? -EPIPE : 0;
     return ready || p[0].revents != 0;
@@ -7082,13 +7094,14 @@ static int fsb_chunk_tick_(fsb_chunk_client_ *c)
     return fsb_chunk_expire_(c, now);
 }
 
-/* A host that says nothing is asked whether it is there. */
+/* The host is asked now and then whether it is there, and so knows that we are: also while only it
+   has something to say, as over a slow line. */
 static int fsb_chunk_ask_(fsb_chunk_client_ *c)
 {
     const int64_t now = fsb_chunk_now_ms_();
-    if (!c->stays || now - c->heard < FSB_CHUNK_PING_MS_) return 0;
+    if (!c->stays) return 0;
     if (now - c->heard >= FSB_CHUNK_SILENT_MS_) return -ETIMEDOUT;
-    if (now - c->pinged < FSB_CHUNK_PING_MS_ / 2) return 0;
+    if (now - c->pinged < FSB_CHUNK_PING_MS_) return 0;
     c->pinged = now;
     pthread_mutex_lock(&c->lock);
     fsb_chunk_enqueue_ping_(c);
@@ -7651,7 +7664,7 @@ static int fsb_chunk_recover_(fsb_chunk_client_ *c)
     fsb_chunk_way_close_(&c->stream);
     c->stream = c->way.stream, c->found = 0, c->refused = 0;
     c->way.info.reconnects = c->info.reconnects + 1, c->info = c->way.info;
-    c->in_start = c->in_end = 0, c->heard = fsb_chunk_now_ms_();
+    c->in_start = c->in_end = 0, c->heard = c->pinged = fsb_chunk_now_ms_();
     fsb_op *over = c->way.resumed ? NULL : fsb_chunk_anew_(c);
     c->lost = c->blocked = 0;
     pthread_mutex_unlock(&c->lock);
@@ -7912,7 +7925,8 @@ static int fsb_chunk_client_start_(fsb_chunk_client_ *c, const fsb_chunk_client_
     int err = fsb_chunk_client_init_(c, d);
     if (!err) err = fsb_chunk_way_open_(c, &c->way, 0, c->timeout_ms);
     if (err) return err;
-    c->stream = c->way.stream, c->info = c->way.info, c->heard = fsb_chunk_now_ms_();
+    c->stream = c->way.stream, c->info = c->way.info;
+    c->heard = c->pinged = fsb_chunk_now_ms_();
     fsb_chunk_client_ops_(c, c->way.served);
     err = fsb_chunk_client_resize_(c, FSB_CHUNK_CLIENT_IN_);
     return err ? err : fsb_chunk_thread_(&c->thread, fsb_chunk_receiver_, c);
