@@ -3387,7 +3387,8 @@ static int64_t fsb_chunk_rate_take_(int64_t *at, uint64_t n, uint64_t per_s, uin
                                     int64_t now)
 {
     if (!per_s) return now;
-    const int64_t whole = (int64_t)((double)(burst ? burst : per_s) * 1e6 / (double)per_s);
+    const double  us = (double)(burst ? burst : per_s) * 1e6 / (double)per_s;
+    const int64_t whole = us < 9e15 ? (int64_t)us : (int64_t)9e15; /* FSB_UNLIMITED, for instance */
     if (*at < now) *at = now;
     *at += (int64_t)((double)n * 1e6 / (double)per_s);
     return *at - whole;
@@ -7645,8 +7646,8 @@ static int fsb_chunk_recover_(fsb_chunk_client_ *c)
     pthread_t     thread;
     fsb_chunk_requeue_(c);
     while (fsb_chunk_thread_(&thread, fsb_chunk_connector_, c) != 0) {
-        struct pollfd p = {c->kick, POLLIN, 0};
-        (void)poll(&p, 1, FSB_CHUNK_TICK_MS_); /* close() kicks, and nobody reads that any more */
+        const struct timespec pause = {0, 100000000};
+        nanosleep(&pause, NULL);
         (void)fsb_chunk_tick_(c);
         pthread_mutex_lock(&c->lock);
         const int closing = c->closing;
