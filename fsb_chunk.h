@@ -795,6 +795,23 @@ static void fsb_chunk_strfree_(const fsb_allocator *a, char *text)
     if (text) fsb_chunk_free_(a, text, strlen(text) + 1);
 }
 
+/* path, or what lies below it, is path2 now: *text too if it is that. 1: it was; 0; or -ENOMEM or
+   -ENAMETOOLONG, and it is as before. */
+static int fsb_chunk_renamed_(const fsb_allocator *a, char **text, const char *path,
+                              const char *path2)
+{
+    const size_t n = strlen(path), m = strlen(path2), all = strlen(*text);
+    if (strncmp(*text, path, n) != 0 || ((*text)[n] && (*text)[n] != '/')) return 0;
+    if (m + all - n > FSB_PATH_MAX) return -ENAMETOOLONG;
+    char *name = (char *)fsb_chunk_resize_(a, NULL, 0, m + all - n + 1);
+    if (!name) return -ENOMEM;
+    memcpy(name, path2, m);
+    memcpy(name + m, *text + n, all - n + 1);
+    fsb_chunk_strfree_(a, *text);
+    *text = name;
+    return 1;
+}
+
 __attribute__((format(printf, 4, 5))) static void fsb_chunk_log_(const fsb_logger *log,
                                                                  fsb_log_level     level,
                                                                  const char       *item,
@@ -2838,7 +2855,8 @@ typedef struct fsb_chunk_slot_ {
     fsb_handle handle; /* the backend's; 0: free */
     uint64_t   file_id;
     uint32_t   generation, pins;
-    char      *path;       /* it was opened by; for those who hold a lease */
+    char      *path;       /* it was opened by, as clients' renames left it; for those who hold a
+                              lease. NULL: not known */
     int        descriptor; /* or -1 */
     int        closing;    /* gone for the client; closed with the last pin */
     int        next;       /* in the list of free ones, or of gone ones */
@@ -3026,8 +3044,8 @@ struct fsb_chunk_server {
     uint64_t               boot_id;
     int                    wake;  /* eventfd, readable for good once the server closes */
     fsb_chunk_server_stats stats; /* by atomics */
-    /* order: lock -> nothing; conn->lock -> nothing; locks_lock -> nothing; runs_lock: the
-       backend's cancel() */
+    /* order: lock before any conn->lock; conn->lock -> nothing; locks_lock -> nothing; runs_lock:
+       the backend's cancel() */
     pthread_mutex_t      lock;
     pthread_cond_t       changed; /* a connection, listener or worker ended */
     pthread_cond_t       work;
@@ -4097,25 +4115,53 @@ static const fsb_stat *fsb_chunk_stat_of_(fsb_chunk_request_ *req, fsb_op *op)
     return b->call[FSB_OP_STAT](b, op) == 0 ? &op->stat : NULL;
 }
 
-static const char *fsb_chunk_slot_path_(fsb_chunk_request_ *req)
+enum { FSB_CHUNK_PATH_ROOM_ = FSB_PATH_MAX + 1 };
+
+/* The name of the file that a request is about, in `room`: a rename may change it at any time. */
+static const char *fsb_chunk_slot_path_(fsb_chunk_request_ *req, char room[FSB_CHUNK_PATH_ROOM_])
 {
     const int slot = req->op.code == FSB_OP_COPY ? req->slot2 : req->slot;
     pthread_mutex_lock(&req->conn->lock);
     const char *path = slot >= 0 ? req->conn->slots[slot].path : NULL;
+    if (path) memcpy(room, path, strlen(path) + 1);
     pthread_mutex_unlock(&req->conn->lock);
-    return path; /* kept by the pin */
+    return path ? room : NULL;
+}
+
+/* A RENAME was done: files that are open by that name, whoever has them, have the other one. What
+   is written to them from here on is told to those who know that. */
+static void fsb_chunk_slots_renamed_(const fsb_chunk_request_ *req)
+{
+    fsb_chunk_server    *s = req->conn->server;
+    const fsb_allocator *a = &s->desc.allocator;
+    const fsb_op        *op = &req->op;
+    const int            swaps = (op->flags & FSB_RENAME_EXCHANGE) != 0;
+    pthread_mutex_lock(&s->lock);
+    for (fsb_chunk_conn_ *conn = s->conns; conn; conn = conn->next) {
+        pthread_mutex_lock(&conn->lock);
+        for (int i = 0; i < conn->slot_count; ++i) {
+            char **const name = &conn->slots[i].path;
+            if (!*name || conn->share->backend != req->conn->share->backend) continue;
+            int is = fsb_chunk_renamed_(a, name, op->path, op->path2);
+            if (!is && swaps) is = fsb_chunk_renamed_(a, name, op->path2, op->path);
+            if (is < 0) fsb_chunk_strfree_(a, *name), *name = NULL;
+        }
+        pthread_mutex_unlock(&conn->lock);
+    }
+    pthread_mutex_unlock(&s->lock);
 }
 
 /* Tells the others what a request has changed; its answer waits for them, unless it was run before
    there were any. */
 static void fsb_chunk_tell_change_(fsb_chunk_request_ *req)
 {
+    char                room[FSB_CHUNK_PATH_ROOM_];
     fsb_op             *op = &req->op, stat;
     fsb_chunk_request_ *waits = req->size ? req : NULL;
     const int           named = op->code == FSB_OP_OPEN || !op->handle;
     const int           swaps = op->code == FSB_OP_RENAME && (op->flags & FSB_RENAME_EXCHANGE);
     fsb_event           e = {FSB_EVENT_CONTENT, op->path, NULL, &op->stat};
-    if (!named) e.path = fsb_chunk_slot_path_(req);
+    if (!named) e.path = fsb_chunk_slot_path_(req, room);
     switch (op->code) {
     case FSB_OP_OPEN:
         if (!(op->flags & (FSB_O_CREATE | FSB_O_TRUNC))) return;
@@ -4293,6 +4339,7 @@ static void fsb_chunk_opened_(fsb_chunk_request_ *req)
    and commands, which may change anything. */
 static void fsb_chunk_audit_change_(fsb_chunk_request_ *req, int64_t result)
 {
+    char          room[FSB_CHUNK_PATH_ROOM_];
     const fsb_op *op = &req->op;
     const char   *what = NULL;
     if (op->code == FSB_OP_OPEN && result >= 0 && !(op->flags & (FSB_O_CREATE | FSB_O_TRUNC)))
@@ -4318,7 +4365,7 @@ static void fsb_chunk_audit_change_(fsb_chunk_request_ *req, int64_t result)
     }
     const fsb_chunk_command_ *run = req->run;
     fsb_chunk_audit_(req->conn->server, req->conn, what,
-                     op->path ? op->path : fsb_chunk_slot_path_(req),
+                     op->path ? op->path : fsb_chunk_slot_path_(req, room),
                      run ? run->exec.argv[0] : op->path2, result);
 }
 
@@ -4337,6 +4384,7 @@ static void fsb_chunk_finish_(fsb_chunk_request_ *req)
     if (result > INT32_MAX) result = INT32_MAX;
     fsb_slice_release(&op->slice);
     req->acks = 1;
+    if (result >= 0 && op->code == FSB_OP_RENAME) fsb_chunk_slots_renamed_(req);
     if (result >= 0 && fsb_chunk_leased_elsewhere_(req->conn) && fsb_chunk_changes_(req))
         fsb_chunk_tell_change_(req);
     if (req->conn->server->desc.audit && (fsb_chunk_changes_(req) || op->code == FSB_OP_EXEC))
@@ -5346,6 +5394,7 @@ static void fsb_chunk_bequeath_(fsb_chunk_conn_ *conn, fsb_chunk_conn_ *heir)
             if (l->conn == conn) l->conn = heir;
     heir->locks = conn->locks, conn->locks = 0;
     pthread_mutex_unlock(&s->locks_lock);
+    pthread_mutex_lock(&s->lock); /* who renames something looks at the slots of both */
     pthread_mutex_lock(&heir->lock);
     heir->slots = conn->slots, heir->slot_count = conn->slot_count;
     heir->slot_free = conn->slot_free;
@@ -5354,6 +5403,7 @@ static void fsb_chunk_bequeath_(fsb_chunk_conn_ *conn, fsb_chunk_conn_ *heir)
     pthread_mutex_unlock(&heir->lock);
     conn->slots = NULL, conn->slot_count = 0, conn->slot_free = -1;
     conn->kept = NULL, conn->kept_count = 0;
+    pthread_mutex_unlock(&s->lock);
 }
 
 /* A descriptor that is readable once the process at the other end of a unix socket has ended: it
@@ -6817,20 +6867,6 @@ static int fsb_chunk_file_opened_(fsb_chunk_client_ *c, fsb_op *op)
     return 0;
 }
 
-/* path, or what lies below it, is path2 now. Lock held. */
-static void fsb_chunk_file_renamed_(fsb_chunk_client_ *c, fsb_chunk_file_ *file, const char *path,
-                                    const char *path2)
-{
-    const size_t n = strlen(path), m = strlen(path2), all = strlen(file->path);
-    if (strncmp(file->path, path, n) != 0 || (file->path[n] && file->path[n] != '/')) return;
-    char *name = (char *)fsb_chunk_resize_(&c->allocator, NULL, 0, m + all - n + 1);
-    if (!name) return; /* it will not be found again, or not as the same file: -ESTALE */
-    memcpy(name, path2, m);
-    memcpy(name + m, file->path + n, all - n + 1);
-    fsb_chunk_strfree_(&c->allocator, file->path);
-    file->path = name;
-}
-
 /* A lock was granted, or given back: the same in our own list as in the host's. Lock held. */
 static void fsb_chunk_note_lock_(fsb_chunk_client_ *c, fsb_chunk_file_ *file, const fsb_op *op)
 {
@@ -6859,12 +6895,11 @@ static int64_t fsb_chunk_note_(fsb_chunk_client_ *c, fsb_op *op, int64_t result)
         (file = fsb_chunk_file_of_(c, op->handle)) != NULL)
         fsb_chunk_note_lock_(c, file, op);
     for (uint32_t i = 0; op->code == FSB_OP_RENAME && i < c->file_count; ++i) {
-        const int   swaps = (op->flags & FSB_RENAME_EXCHANGE) != 0;
-        const char *before = c->files[i].path;
-        if (!before) continue;
-        fsb_chunk_file_renamed_(c, &c->files[i], op->path, op->path2);
-        if (swaps && c->files[i].path == before)
-            fsb_chunk_file_renamed_(c, &c->files[i], op->path2, op->path);
+        const int    swaps = (op->flags & FSB_RENAME_EXCHANGE) != 0;
+        char **const name = &c->files[i].path;
+        if (!*name) continue; /* on an error it is not found again, or not as the same: -ESTALE */
+        if (!fsb_chunk_renamed_(&c->allocator, name, op->path, op->path2) && swaps)
+            (void)fsb_chunk_renamed_(&c->allocator, name, op->path2, op->path);
     }
     if (err) { /* nobody gets to know of it */
         fsb_chunk_call_ *call = fsb_chunk_call_new_(c);

@@ -1364,18 +1364,51 @@ static void test_lease_ignored(void)
     inner->close(inner);
 }
 
-static void *put_main(void *arg)
-{
-    fsb_backend *b = (fsb_backend *)arg;
-    CHECK_EQ(C(PUT, .path = "/x", .flags = 6, .data = "abc", .size = 3, MODE(0644)), 3);
-    return NULL;
-}
-
 static int64_t silent_watch(fsb_backend *b, fsb_op *op) /* of a file that nobody has open */
 {
     (void)b;
     op->handle = UINT64_MAX;
     return op->result = 0;
+}
+
+/* What is written to a file that was renamed while it was open is told by its name of now. */
+static void test_lease_renamed(void)
+{
+    fsb_backend *inner = memory_open(), *b, *other;
+    holder       others;
+    odd          o;
+    host         h;
+    odd_init(&o, inner, 0);
+    o.base.flags = FSB_BACKEND_QUICK, o.base.call[FSB_OP_WATCH] = silent_watch;
+    REQUIRE(host_open(&h, &o.base, RW, (fsb_chunk_server_desc){0}) == 0);
+    other = dial(&h), b = other;
+    lease(other, &others);
+    CHECK_EQ(C(STAT, .path = "/new/f"), -ENOENT);
+    CHECK_EQ(C(STAT, .path = "/e/f"), -ENOENT);
+    b = dial(&h);
+    CHECK_EQ(C(MKDIR, .path = "/old", MODE(0755)), 0);
+    CHECK_EQ(C(MKDIR, .path = "/e", MODE(0755)), 0);
+    conf_put(b, "/old/f", "abc");
+    const fsb_handle handle = conf_open(b, "/old/f", FSB_O_WRITE);
+    CHECK_EQ(C(RENAME, .path = "/old", .path2 = "/new"), 0);
+    CHECK(held(&others, "5 /old /new -1;"));
+    CHECK_EQ(C(WRITE, .handle = handle, .data = "x", .size = 1, .offset = 3), 1);
+    CHECK(held(&others, "3 /new/f - 4;"));
+    CHECK_EQ(C(RENAME, .path = "/e", .path2 = "/new", .flags = FSB_RENAME_EXCHANGE), 0);
+    CHECK(held_both(&others, "2 /e - -1;", "2 /new - -1;"));
+    CHECK_EQ(C(WRITE, .handle = handle, .data = "x", .size = 1, .offset = 4), 1);
+    CHECK(held(&others, "3 /e/f - 5;"));
+    b->close(b);
+    other->close(other);
+    host_close(&h);
+    inner->close(inner);
+}
+
+static void *put_main(void *arg)
+{
+    fsb_backend *b = (fsb_backend *)arg;
+    CHECK_EQ(C(PUT, .path = "/x", .flags = 6, .data = "abc", .size = 3, MODE(0644)), 3);
+    return NULL;
 }
 
 /* An answer that is ready while another client's thread sends an event goes out behind that. */
@@ -2461,6 +2494,7 @@ int main(int argc, char **argv)
     TEST(test_hundred_clients);
     TEST(test_leases);
     TEST(test_lease_ignored);
+    TEST(test_lease_renamed);
     TEST(test_answer_behind_event);
     TEST(test_lease_crowd);
     TEST(test_pipelined_submit);
