@@ -66,17 +66,26 @@
        data 1 to 65536 bytes; they have no answer. CANCEL ends the command, as the connection's end
        does. The answer's meta: i32 exit code, i32 signal, u64 bytes cut of stdout, u64 of stderr.
        0x100 HELLO must come first. Meta: u16 lowest and u16 highest version, u32 flags, 16 bytes
-       client id, string share. Answer: u16 version, u16 rights, u32 requests that may be in
-       flight, u64 boot id of the server, u64 bit n set: FSB_OP n is served, u32 bytes of data at
-       most, u32 flags. Of the client's flags 1 says that it STAYS: it sends 0x104 PING (no meta;
-       answered) when it has heard nothing for 7 s, 0x105 GOODBYE (no answer) before it leaves for
-       good, as the server does before it stops; what it has is kept for a while if the connection
-       just ends. The low half of a tag is then a slot, the high half its turn: a slot's next turn
-       begins only when the last was answered or given up. 2, with 1: it is BACK, with the id that
-       it had before. The answer's flag 1 says: files, locks and answers are still here. Then the
-       client repeats what was not answered, each request with its tag; of what must not be done
-       twice the server has kept the last answer of each slot below 4096.
+       client id (random: who has it is taken for that client), string share (none: the first).
+       Answer: u16 version, u16 rights, u32 requests that may be in flight, u64 boot id of the
+       server, u64 bit n set: FSB_OP n is served, u32 bytes of data at most, u32 flags; or 2, no
+       such share, or 71, none of these versions, and that was all. Both sides pass over flags of
+       HELLO, and the client over fields behind these, that they do not know. Of the client's flags
+       1 says that it STAYS: it sends 0x104 PING (no meta; answered) every 7 s, for it is taken for
+       lost when nothing came from it for 15 s, nor was taken of what waits for it; and 0x105
+       GOODBYE (no answer) before it leaves for good, as the server does before it stops; what it
+       has is kept for a while if the connection just ends. The low half of a tag is then a slot,
+       the high half its turn: a slot's next turn begins only when the last was answered or given
+       up. 2, with 1: it is BACK, with the id that it had before. The answer's flag 1 says: files,
+       locks and answers are still here. Then the client repeats what was not answered, each request
+       with its tag; of what must not be done twice the server has kept the last answer of each slot
+       below 4096.
        0x101 CANCEL, meta u64 tag: that request may end early with EINTR. It has no answer itself.
+       Requests past those that may be in flight, or past 14 MiB of them and their answers, are not
+       read before some are answered: take answers while you send. Each 64 KiB of a frame must come
+       within 30 s; of answers some byte must be taken within as long. (These are defaults.) An op
+       of the table that is not served is answered with 38, ENOSYS; any other breaks the rules.
+       Who closes the half that he sends on has left, and is not answered any more.
        Who breaks these rules is disconnected, with a line in the log.
        Over bare TCP all of this is in records of 1 to 65536 bytes, each behind u32 "FSBS", u32
        size, u32 its complement, u32 the first of the BLAKE3 of the bytes; a wrong one ends the
@@ -491,7 +500,8 @@ typedef struct fsb_chunk_server_desc {
                                          more, and the oldest of them is disconnected */
     uint32_t      max_unproven_each; /* of these from one address, of IPv6 from one /64 (default
                                         16) */
-    uint32_t      frame_ms;  /* without a byte inside a frame, either way (default 30000) */
+    uint32_t      frame_ms;  /* for each 64 KiB of a frame that comes, and without a byte taken of
+                                what goes (default 30000) */
     uint32_t      request_ms;   /* a request's time where the client sets none (default 30000) */
     uint32_t      away_ms;      /* what a client had is kept so long for it to come back (default
                                    60000; FSB_CHUNK_NEVER: not at all) */
@@ -548,7 +558,8 @@ FSB_API int fsb_chunk_server_open(fsb_chunk_server **out, const fsb_chunk_server
    closed; may be called for several addresses. A stale socket of a dead server is replaced. The
    address in use ("unix:PATH", "tls:127.0.0.1:4711") goes to bound (size bytes) unless that is
    NULL. Errors: -EINVAL no address, -EADDRINUSE, -EACCES (also: not loopback), -ENOSYS no TLS,
-   -ENAMETOOLONG, -ENOMEM, what socket(2) and bind(2) say. Threads: any; starts one. */
+   -ENAMETOOLONG, -EEXIST a file that is no socket, -EHOSTUNREACH no address for that name, -ENOMEM,
+   -EAGAIN no more threads, what socket(2) and bind(2) say. Threads: any; starts one. */
 FSB_API int fsb_chunk_server_listen(fsb_chunk_server *server, const char *address, char *bound,
                                     size_t size);
 
@@ -637,7 +648,7 @@ typedef struct fsb_chunk_client_info {
    ends with -ENOTCONN when the connection is lost, as does the command: it is never repeated.
    Errors: -EINVAL (also: the code is mistyped), -ENOMEM, -ENOENT no such share, -EPROTO no fsb
    host, -EACCES the host does not know the code (any more), -ENOSYS no TLS, -ECONNREFUSED,
-   -ENOTCONN turned away, -ETIMEDOUT, what connect() says.
+   -ENOTCONN turned away, -ETIMEDOUT, -ENAMETOOLONG, -EAGAIN no more threads, what connect() says.
    Threads: any; starts one; blocks up to timeout_ms. */
 FSB_API int fsb_chunk_client_open(fsb_backend **out, const fsb_chunk_client_desc *desc);
 
@@ -782,6 +793,23 @@ static char *fsb_chunk_strdup_(const fsb_allocator *a, const char *text)
 static void fsb_chunk_strfree_(const fsb_allocator *a, char *text)
 {
     if (text) fsb_chunk_free_(a, text, strlen(text) + 1);
+}
+
+/* path, or what lies below it, is path2 now: *text too if it is that. 1: it was; 0; or -ENOMEM or
+   -ENAMETOOLONG, and it is as before. */
+static int fsb_chunk_renamed_(const fsb_allocator *a, char **text, const char *path,
+                              const char *path2)
+{
+    const size_t n = strlen(path), m = strlen(path2), all = strlen(*text);
+    if (strncmp(*text, path, n) != 0 || ((*text)[n] && (*text)[n] != '/')) return 0;
+    if (m + all - n > FSB_PATH_MAX) return -ENAMETOOLONG;
+    char *name = (char *)fsb_chunk_resize_(a, NULL, 0, m + all - n + 1);
+    if (!name) return -ENOMEM;
+    memcpy(name, path2, m);
+    memcpy(name + m, *text + n, all - n + 1);
+    fsb_chunk_strfree_(a, *text);
+    *text = name;
+    return 1;
 }
 
 __attribute__((format(printf, 4, 5))) static void fsb_chunk_log_(const fsb_logger *log,
@@ -1887,8 +1915,8 @@ enum {
     FSB_CHUNK_WORDS_MAX_ = 4096,      /* arguments, and variables, of a command */
     FSB_CHUNK_STAYS_ = 1, /* of HELLO: it sends PINGs, and comes back */
     FSB_CHUNK_BACK_ = 2,  /* it was here before; in the answer 1: what it had is still here */
-    FSB_CHUNK_PING_MS_ = 7000,    /* without a word a client asks after so long ... */
-    FSB_CHUNK_SILENT_MS_ = 15000, /* ... and both take the connection for lost after so long */
+    FSB_CHUNK_PING_MS_ = 7000,    /* a client that stays asks so often ... */
+    FSB_CHUNK_SILENT_MS_ = 15000, /* ... and without a word for so long the connection is lost */
     FSB_CHUNK_KEPT_SLOTS_ = 4096, /* of tags, whose last answers are kept */
     FSB_CHUNK_KEPT_BYTES_ = FSB_CHUNK_HEADER_ + 112, /* OPEN's and WRITE's have most */
     FSB_CHUNK_VERSION_ = 1
@@ -2040,6 +2068,8 @@ typedef struct fsb_chunk_secure_ {
     SSL_CTX    *context;
     BIO_METHOD *method;
 } fsb_chunk_secure_;
+
+#define FSB_CHUNK_NO_SECURE_ ENOMEM /* why there is none */
 
 struct fsb_chunk_tls_ {
     fsb_chunk_stream_ raw;
@@ -2226,6 +2256,7 @@ static int fsb_chunk_tls_open_(const fsb_chunk_secure_ *secure, fsb_chunk_stream
     t->raw = *s, t->allocator = *a;
     t->ssl = bio ? SSL_new(secure->context) : NULL;
     if (pthread_mutex_init(&t->lock, NULL) != 0 || !t->ssl) {
+        SSL_free(t->ssl);
         BIO_free(bio);
         fsb_chunk_free_(a, t, sizeof *t);
         return -ENOMEM;
@@ -2388,6 +2419,8 @@ static int fsb_chunk_tls_ready_(const fsb_chunk_tls_ *t)
 typedef struct fsb_chunk_secure_ {
     int none;
 } fsb_chunk_secure_;
+
+#define FSB_CHUNK_NO_SECURE_ ENOSYS
 
 static fsb_chunk_secure_ *fsb_chunk_secure_new_(const fsb_allocator *a, int serves)
 {
@@ -2667,6 +2700,7 @@ static int fsb_chunk_address_split_(const char *address, char *host, char *port,
     const size_t length = (size_t)(colon - address) - (bracket ? 2 : 0);
     if (length >= size || strlen(colon + 1) >= size) return -ENAMETOOLONG;
     if (!length || strspn(colon + 1, "0123456789") != strlen(colon + 1)) return -EINVAL;
+    if (strtoul(colon + 1, NULL, 10) > 65535) return -EINVAL; /* getaddrinfo() would cut it */
     memcpy(host, address + (bracket ? 1 : 0), length);
     host[length] = '\0';
     memcpy(port, colon + 1, strlen(colon + 1) + 1);
@@ -2821,7 +2855,8 @@ typedef struct fsb_chunk_slot_ {
     fsb_handle handle; /* the backend's; 0: free */
     uint64_t   file_id;
     uint32_t   generation, pins;
-    char      *path;       /* it was opened by; for those who hold a lease */
+    char      *path;       /* it was opened by, as clients' renames left it; for those who hold a
+                              lease. NULL: not known */
     int        descriptor; /* or -1 */
     int        closing;    /* gone for the client; closed with the last pin */
     int        next;       /* in the list of free ones, or of gone ones */
@@ -2965,7 +3000,7 @@ struct fsb_chunk_conn_ {
     unsigned char          id[16];  /* of the client; with the next, from hello on */
     int                    stays;   /* 1: it comes back; what it has is kept for a while */
     int                    resumed; /* 1: it has come back, and has it again */
-    int64_t                heard;   /* when bytes came, ms */
+    int64_t                heard;   /* when bytes came, or were taken that it had no room for, ms */
     fsb_chunk_conn_       *heir;    /* has come back with this one's id; by atomics */
     int                    leaves;  /* 1: it will not come back; by atomics */
     /* of the connection's thread alone */
@@ -3009,8 +3044,8 @@ struct fsb_chunk_server {
     uint64_t               boot_id;
     int                    wake;  /* eventfd, readable for good once the server closes */
     fsb_chunk_server_stats stats; /* by atomics */
-    /* order: lock -> nothing; conn->lock -> nothing; locks_lock -> nothing; runs_lock: the
-       backend's cancel() */
+    /* order: lock before any conn->lock; conn->lock -> nothing; locks_lock -> nothing; runs_lock:
+       the backend's cancel() */
     pthread_mutex_t      lock;
     pthread_cond_t       changed; /* a connection, listener or worker ended */
     pthread_cond_t       work;
@@ -3174,7 +3209,8 @@ static int64_t fsb_chunk_block_file_(fsb_chunk_conn_ *conn, fsb_chunk_block_ *b)
         return 0;
     }
     if (b->way == FSB_CHUNK_COPY_) {
-        n = pread(b->file, copy, b->file_left < sizeof copy ? b->file_left : sizeof copy, from);
+        do n = pread(b->file, copy, b->file_left < sizeof copy ? b->file_left : sizeof copy, from);
+        while (n < 0 && errno == EINTR);
         if (n < 0) b->file_error = fsb_chunk_error_to_wire_(errno);
         if (n <= 0) b->way = FSB_CHUNK_PAD_;
         if (n <= 0) return 0;
@@ -3222,7 +3258,8 @@ static int fsb_chunk_block_send_(fsb_chunk_conn_ *conn, fsb_chunk_block_ *b)
 /* Sends the queue as far as the client takes it; one thread at a time, the others leave it to that
    one. What is left then is for the connection's thread, which waits until the client takes more.
    Another thread stops behind `last`, its own answer: else a client who asks and takes without a
-   pause would keep it for ever. */
+   pause would keep it for ever; and it wakes that one, which may sleep in the belief that nothing
+   is left for it. */
 static void fsb_chunk_flush_(fsb_chunk_conn_ *conn, const fsb_chunk_block_ *last)
 {
     int enough = 0;
@@ -3258,7 +3295,9 @@ static void fsb_chunk_flush_(fsb_chunk_conn_ *conn, const fsb_chunk_block_ *last
         pthread_mutex_lock(&conn->lock);
     }
     conn->sending = 0;
+    const int left = conn->head || conn->broken || fsb_chunk_unsent_(&conn->stream);
     pthread_mutex_unlock(&conn->lock);
+    if (left && last) fsb_chunk_kick_(conn->kick);
 }
 
 /* Queues a block, which is the queue's from here on, and sends: all of the queue if this is the
@@ -3313,14 +3352,22 @@ static unsigned char *fsb_chunk_answer_data_(fsb_chunk_request_ *req)
         fsb_chunk_fixed_size_(req->shape->answer);
 }
 
-/* Keeps the answer of what must not be done twice, in place of the one before of that slot. */
-static void fsb_chunk_keep_answer_(fsb_chunk_request_ *req, const unsigned char *bytes, size_t size)
+/* Is its answer kept, as it must not be done twice? */
+static int fsb_chunk_keeps_(const fsb_chunk_request_ *req)
+{
+    const uint32_t code = req->op.code;
+    return req->conn->stays && (uint32_t)req->tag < FSB_CHUNK_KEPT_SLOTS_ &&
+        (code == FSB_OP_OPEN || code == FSB_OP_CLOSE || req->shape->traits & FSB_CHUNK_CHANGES_);
+}
+
+/* Makes the place for such an answer before anything is done, so that nothing can fail afterwards:
+   0 or -ENOMEM. */
+static int fsb_chunk_keep_room_(fsb_chunk_request_ *req)
 {
     fsb_chunk_conn_ *conn = req->conn;
     const uint32_t   slot = (uint32_t)req->tag, code = req->op.code;
-    const int        counts = code == FSB_OP_OPEN || code == FSB_OP_CLOSE ||
-        (req->shape->traits & FSB_CHUNK_CHANGES_) != 0;
-    if (!counts || slot >= FSB_CHUNK_KEPT_SLOTS_ || size > FSB_CHUNK_KEPT_BYTES_) return;
+    int              err = 0;
+    if (!fsb_chunk_keeps_(req)) return 0;
     pthread_mutex_lock(&conn->lock);
     if (slot >= conn->kept_count) {
         uint32_t count = conn->kept_count ? conn->kept_count : 8;
@@ -3331,8 +3378,20 @@ static void fsb_chunk_keep_answer_(fsb_chunk_request_ *req, const unsigned char 
         if (kept) {
             memset(kept + conn->kept_count, 0, (count - conn->kept_count) * sizeof *kept);
             conn->kept = kept, conn->kept_count = count;
-        }
+        } else err = -ENOMEM;
     }
+    pthread_mutex_unlock(&conn->lock);
+    return code == FSB_OP_CLOSE ? 0 : err; /* done twice it says -EBADF, which nobody waits for */
+}
+
+/* Keeps the answer in place of the one before of that slot. Where there was no memory for the place
+   it is the answer that says so, which can be said again. */
+static void fsb_chunk_keep_answer_(fsb_chunk_request_ *req, const unsigned char *bytes, size_t size)
+{
+    fsb_chunk_conn_ *conn = req->conn;
+    const uint32_t   slot = (uint32_t)req->tag;
+    if (!fsb_chunk_keeps_(req) || size > FSB_CHUNK_KEPT_BYTES_) return;
+    pthread_mutex_lock(&conn->lock);
     if (slot < conn->kept_count) {
         conn->kept[slot].tag = req->tag, conn->kept[slot].size = (uint32_t)size;
         memcpy(conn->kept[slot].bytes, bytes, size);
@@ -3346,7 +3405,8 @@ static int64_t fsb_chunk_rate_take_(int64_t *at, uint64_t n, uint64_t per_s, uin
                                     int64_t now)
 {
     if (!per_s) return now;
-    const int64_t whole = (int64_t)((double)(burst ? burst : per_s) * 1e6 / (double)per_s);
+    const double  us = (double)(burst ? burst : per_s) * 1e6 / (double)per_s;
+    const int64_t whole = us < 9e15 ? (int64_t)us : (int64_t)9e15; /* FSB_UNLIMITED, for instance */
     if (*at < now) *at = now;
     *at += (int64_t)((double)n * 1e6 / (double)per_s);
     return *at - whole;
@@ -3394,7 +3454,7 @@ static void fsb_chunk_answer_(fsb_chunk_request_ *req, int64_t result, size_t da
     if (req->op.code != FSB_OP_LOCK)
         fsb_chunk_count_latency_(&req->conn->server->stats, fsb_chunk_now_us_() - req->begun);
     if (req->conn->tenant && data_size) (void)fsb_chunk_rate_(req->conn->tenant, 0, data_size);
-    if (req->conn->stays) fsb_chunk_keep_answer_(req, header, FSB_CHUNK_HEADER_ + f.meta_size);
+    fsb_chunk_keep_answer_(req, header, FSB_CHUNK_HEADER_ + f.meta_size);
 }
 
 /* ---- [handles] ------------------------------------------------------------------------------- */
@@ -4055,25 +4115,53 @@ static const fsb_stat *fsb_chunk_stat_of_(fsb_chunk_request_ *req, fsb_op *op)
     return b->call[FSB_OP_STAT](b, op) == 0 ? &op->stat : NULL;
 }
 
-static const char *fsb_chunk_slot_path_(fsb_chunk_request_ *req)
+enum { FSB_CHUNK_PATH_ROOM_ = FSB_PATH_MAX + 1 };
+
+/* The name of the file that a request is about, in `room`: a rename may change it at any time. */
+static const char *fsb_chunk_slot_path_(fsb_chunk_request_ *req, char room[FSB_CHUNK_PATH_ROOM_])
 {
     const int slot = req->op.code == FSB_OP_COPY ? req->slot2 : req->slot;
     pthread_mutex_lock(&req->conn->lock);
     const char *path = slot >= 0 ? req->conn->slots[slot].path : NULL;
+    if (path) memcpy(room, path, strlen(path) + 1);
     pthread_mutex_unlock(&req->conn->lock);
-    return path; /* kept by the pin */
+    return path ? room : NULL;
+}
+
+/* A RENAME was done: files that are open by that name, whoever has them, have the other one. What
+   is written to them from here on is told to those who know that. */
+static void fsb_chunk_slots_renamed_(const fsb_chunk_request_ *req)
+{
+    fsb_chunk_server    *s = req->conn->server;
+    const fsb_allocator *a = &s->desc.allocator;
+    const fsb_op        *op = &req->op;
+    const int            swaps = (op->flags & FSB_RENAME_EXCHANGE) != 0;
+    pthread_mutex_lock(&s->lock);
+    for (fsb_chunk_conn_ *conn = s->conns; conn; conn = conn->next) {
+        pthread_mutex_lock(&conn->lock);
+        for (int i = 0; i < conn->slot_count; ++i) {
+            char **const name = &conn->slots[i].path;
+            if (!*name || conn->share->backend != req->conn->share->backend) continue;
+            int is = fsb_chunk_renamed_(a, name, op->path, op->path2);
+            if (!is && swaps) is = fsb_chunk_renamed_(a, name, op->path2, op->path);
+            if (is < 0) fsb_chunk_strfree_(a, *name), *name = NULL;
+        }
+        pthread_mutex_unlock(&conn->lock);
+    }
+    pthread_mutex_unlock(&s->lock);
 }
 
 /* Tells the others what a request has changed; its answer waits for them, unless it was run before
    there were any. */
 static void fsb_chunk_tell_change_(fsb_chunk_request_ *req)
 {
+    char                room[FSB_CHUNK_PATH_ROOM_];
     fsb_op             *op = &req->op, stat;
     fsb_chunk_request_ *waits = req->size ? req : NULL;
     const int           named = op->code == FSB_OP_OPEN || !op->handle;
     const int           swaps = op->code == FSB_OP_RENAME && (op->flags & FSB_RENAME_EXCHANGE);
     fsb_event           e = {FSB_EVENT_CONTENT, op->path, NULL, &op->stat};
-    if (!named) e.path = fsb_chunk_slot_path_(req);
+    if (!named) e.path = fsb_chunk_slot_path_(req, room);
     switch (op->code) {
     case FSB_OP_OPEN:
         if (!(op->flags & (FSB_O_CREATE | FSB_O_TRUNC))) return;
@@ -4251,6 +4339,7 @@ static void fsb_chunk_opened_(fsb_chunk_request_ *req)
    and commands, which may change anything. */
 static void fsb_chunk_audit_change_(fsb_chunk_request_ *req, int64_t result)
 {
+    char          room[FSB_CHUNK_PATH_ROOM_];
     const fsb_op *op = &req->op;
     const char   *what = NULL;
     if (op->code == FSB_OP_OPEN && result >= 0 && !(op->flags & (FSB_O_CREATE | FSB_O_TRUNC)))
@@ -4276,7 +4365,7 @@ static void fsb_chunk_audit_change_(fsb_chunk_request_ *req, int64_t result)
     }
     const fsb_chunk_command_ *run = req->run;
     fsb_chunk_audit_(req->conn->server, req->conn, what,
-                     op->path ? op->path : fsb_chunk_slot_path_(req),
+                     op->path ? op->path : fsb_chunk_slot_path_(req, room),
                      run ? run->exec.argv[0] : op->path2, result);
 }
 
@@ -4295,6 +4384,7 @@ static void fsb_chunk_finish_(fsb_chunk_request_ *req)
     if (result > INT32_MAX) result = INT32_MAX;
     fsb_slice_release(&op->slice);
     req->acks = 1;
+    if (result >= 0 && op->code == FSB_OP_RENAME) fsb_chunk_slots_renamed_(req);
     if (result >= 0 && fsb_chunk_leased_elsewhere_(req->conn) && fsb_chunk_changes_(req))
         fsb_chunk_tell_change_(req);
     if (req->conn->server->desc.audit && (fsb_chunk_changes_(req) || op->code == FSB_OP_EXEC))
@@ -4502,11 +4592,16 @@ static fsb_chunk_request_ *fsb_chunk_keep_(const fsb_chunk_request_ *req, const 
     return kept;
 }
 
-/* Answers with an error, or without one where nothing but the result is to be said. */
+/* Answers with an error, or without one where nothing but the result is to be said. -ENOMEM: not
+   even that; then the connection ends, and the pins must not outlive it. */
 static int fsb_chunk_refuse_(fsb_chunk_request_ *req, int err)
 {
     req->room = 0;
-    if (fsb_chunk_reserve_(req, 1) != 0) return -ENOMEM;
+    if (fsb_chunk_reserve_(req, 1) != 0) {
+        fsb_chunk_unpin_(req->conn, req->slot);
+        fsb_chunk_unpin_(req->conn, req->slot2);
+        return -ENOMEM;
+    }
     req->op.result = err;
     fsb_chunk_finish_(req);
     return 0;
@@ -4535,10 +4630,6 @@ static int fsb_chunk_output_piece_(fsb_chunk_request_ *req, int fd, const void *
     fsb_chunk_seal_(header, &f);
     b->size = b->capacity;
     fsb_chunk_push_(conn, b, 0);
-    pthread_mutex_lock(&conn->lock);
-    const int left = conn->head != NULL;
-    pthread_mutex_unlock(&conn->lock);
-    if (left) fsb_chunk_kick_(conn->kick); /* the connection's thread sends the rest */
     return 0;
 }
 
@@ -4771,7 +4862,7 @@ static int fsb_chunk_read_now_(fsb_chunk_request_ *req, int fd)
     if (size >= FSB_CHUNK_SENDFILE_MIN_) {
         if (req->conn->stream.sums || !fsb_chunk_cached_(fd, op->offset, size)) return 1;
         req->room = 0;
-        if (fsb_chunk_reserve_(req, 1) != 0) return -ENOMEM;
+        if (fsb_chunk_reserve_(req, 1) != 0) return fsb_chunk_refuse_(req, -ENOMEM);
         fsb_chunk_block_ *b = req->block;
         fsb_chunk_answer_(req, (int64_t)size, size + 8, FSB_CHUNK_TRAILER_);
         b->file = fd, b->slot = req->slot, b->offset = op->offset, b->file_left = size;
@@ -4779,7 +4870,7 @@ static int fsb_chunk_read_now_(fsb_chunk_request_ *req, int fd)
         return 0;
     }
     req->room = size ? size : 1; /* at the end: is it? files of /proc have size 0 */
-    if (fsb_chunk_reserve_(req, 1) != 0) return -ENOMEM;
+    if (fsb_chunk_reserve_(req, 1) != 0) return fsb_chunk_refuse_(req, -ENOMEM);
     const ssize_t n =
         fsb_chunk_pread_now_(fd, fsb_chunk_answer_data_(req), req->room, op->offset);
     if (n != (ssize_t)size) return 1; /* not in memory, or it was cut just now */
@@ -4789,7 +4880,8 @@ static int fsb_chunk_read_now_(fsb_chunk_request_ *req, int fd)
 }
 
 /* Was this done already, and only the answer lost with a connection? Then it is given again; the
-   bytes that an OPEN brings are read again. */
+   bytes that an OPEN brings are read again. 1: so it is; 0: it was not done; -ENOMEM: it was, but
+   that cannot be said now, and the connection ends, so that it is asked again. */
 static int fsb_chunk_repeat_(fsb_chunk_request_ *req)
 {
     fsb_chunk_conn_     *conn = req->conn;
@@ -4805,7 +4897,7 @@ static int fsb_chunk_repeat_(fsb_chunk_request_ *req)
     if (!kept.size || fsb_chunk_unseal_(kept.bytes, kept.size, &f) <= 0 || f.op != req->op.code)
         return 0;
     fsb_chunk_block_ *b = fsb_chunk_block_new_(a, kept.size + f.data_size);
-    if (!b) return 0;
+    if (!b) return -ENOMEM;
     unsigned char *header = fsb_chunk_block_bytes_(b);
     memcpy(header, kept.bytes, kept.size);
     if (f.data_size) {
@@ -4849,7 +4941,8 @@ static int fsb_chunk_request_run_(fsb_chunk_conn_ *conn, const fsb_chunk_frame_ 
     fsb_chunk_cursor_ c = {f->meta, f->meta + f->meta_size, 0};
     fsb_chunk_decode_(&c, req.shape->request, &req.op);
     if (c.bad || (f->data_size && !(req.shape->request & FSB_CHUNK_DATA_))) return -EPROTO;
-    if (conn->resumed && fsb_chunk_repeat_(&req)) return 0;
+    const int repeats = conn->resumed ? fsb_chunk_repeat_(&req) : 0;
+    if (repeats) return repeats < 0 ? repeats : 0;
     if (req.shape->request & FSB_CHUNK_DATA_) {
         if (f->data_size > (uint32_t)FSB_IO_MAX) return -EPROTO;
         req.op.data = f->data, req.op.size = f->data_size;
@@ -4857,7 +4950,8 @@ static int fsb_chunk_request_run_(fsb_chunk_conn_ *conn, const fsb_chunk_frame_ 
     uint32_t counts[2];
     if (f->op == FSB_OP_EXEC && fsb_chunk_words_(f->data, f->data_size, counts, NULL) < 0)
         return -EPROTO;
-    const int err = fsb_chunk_admit_(&req, &slot);
+    int err = fsb_chunk_keep_room_(&req);
+    if (!err) err = fsb_chunk_admit_(&req, &slot);
     if (err) return fsb_chunk_refuse_(&req, err);
     req.room = fsb_chunk_room_(&req);
     const int as_quick = conn->tenant && __atomic_load_n(&conn->tenant->quick, __ATOMIC_RELAXED);
@@ -5300,6 +5394,7 @@ static void fsb_chunk_bequeath_(fsb_chunk_conn_ *conn, fsb_chunk_conn_ *heir)
             if (l->conn == conn) l->conn = heir;
     heir->locks = conn->locks, conn->locks = 0;
     pthread_mutex_unlock(&s->locks_lock);
+    pthread_mutex_lock(&s->lock); /* who renames something looks at the slots of both */
     pthread_mutex_lock(&heir->lock);
     heir->slots = conn->slots, heir->slot_count = conn->slot_count;
     heir->slot_free = conn->slot_free;
@@ -5308,6 +5403,7 @@ static void fsb_chunk_bequeath_(fsb_chunk_conn_ *conn, fsb_chunk_conn_ *heir)
     pthread_mutex_unlock(&heir->lock);
     conn->slots = NULL, conn->slot_count = 0, conn->slot_free = -1;
     conn->kept = NULL, conn->kept_count = 0;
+    pthread_mutex_unlock(&s->lock);
 }
 
 /* A descriptor that is readable once the process at the other end of a unix socket has ended: it
@@ -5394,7 +5490,7 @@ static int fsb_chunk_hello_(fsb_chunk_conn_ *conn, const fsb_chunk_frame_ *f)
     }
     fsb_chunk_seal_(header, &answer);
     b->size = FSB_CHUNK_HEADER_ + answer.meta_size;
-    conn->share = share;
+    if (!err) conn->share = share;
     fsb_chunk_push_(conn, b, 1);
     if (conn->resumed) fsb_chunk_count_(&conn->server->stats.returned, 1);
     if (conn->tenant) fsb_chunk_count_(&conn->server->stats.tokens, 1);
@@ -5644,7 +5740,7 @@ static int fsb_chunk_wait_(fsb_chunk_conn_ *conn, int reads, int64_t hello)
     if (fsb_chunk_recheck_(conn) != 0) return -EACCES;
     if (__atomic_load_n(&conn->heir, __ATOMIC_ACQUIRE)) return -ENOTCONN;
     if (__atomic_load_n(&conn->leaves, __ATOMIC_RELAXED)) return -ECONNRESET;
-    if (reads && fsb_chunk_ready_(&conn->stream)) return 1;
+    const int ready = reads && fsb_chunk_ready_(&conn->stream);
     pthread_mutex_lock(&conn->lock);
     const int sends =
         (conn->head != NULL || fsb_chunk_unsent_(&conn->stream)) && !conn->sending;
@@ -5653,18 +5749,18 @@ static int fsb_chunk_wait_(fsb_chunk_conn_ *conn, int reads, int64_t hello)
     if (broken) return broken;
     if (!reads) p[0].events = POLLRDHUP;
     const int own = conn->stream.in == conn->stream.out; /* no command's, see the client's wait */
-    const int n = fsb_chunk_poll_(p, sends ? 4 : 3, patience, own ? &conn->pace : NULL);
+    const int n = fsb_chunk_poll_(p, sends ? 4 : 3, ready ? 0 : patience, own ? &conn->pace : NULL);
     if (n < 0) return errno == EINTR ? 0 : -errno;
     if (n == 0) {
-        fsb_chunk_rest_(conn);
-        return 0;
+        if (!ready) fsb_chunk_rest_(conn);
+        return ready;
     }
     if (p[2].revents) return -ECANCELED;
-    if (p[1].revents && read(conn->kick, &count, sizeof count) < 0 && errno != EAGAIN)
-        return -errno;
+    if (p[1].revents) (void)!read(conn->kick, &count, sizeof count);
+    if (sends && p[3].revents & POLLOUT) conn->heard = fsb_chunk_now_ms_(); /* who takes is there */
     fsb_chunk_flush_(conn, NULL);
     if (!reads) return p[0].revents ? -EPIPE : 0;
-    return p[0].revents != 0;
+    return ready || p[0].revents != 0;
 }
 
 /* Serves until the client leaves or breaks the rules; the return value says which. */
@@ -5688,15 +5784,22 @@ static int fsb_chunk_loop_(fsb_chunk_conn_ *conn)
     }
 }
 
-static void fsb_chunk_conn_free_(fsb_chunk_conn_ *conn)
+/* What was not sent never will be: the files behind it are unpinned while they are still ours. */
+static void fsb_chunk_drop_queue_(fsb_chunk_conn_ *conn)
 {
-    const fsb_allocator *a = &conn->server->desc.allocator;
     fsb_chunk_block_free_(conn, conn->batch);
+    conn->batch = NULL;
     while (conn->head) {
         fsb_chunk_block_ *b = conn->head;
         conn->head = b->next;
         fsb_chunk_block_free_(conn, b);
     }
+    conn->tail = NULL, conn->queued = 0;
+}
+
+static void fsb_chunk_conn_free_(fsb_chunk_conn_ *conn)
+{
+    const fsb_allocator *a = &conn->server->desc.allocator;
     for (int i = 0; i < conn->slot_count; ++i)
         if (conn->slots[i].handle) {
             (void)fsb_chunk_close_handle_(conn, conn->slots[i].handle);
@@ -5791,6 +5894,7 @@ static int fsb_chunk_conn_run_(fsb_chunk_conn_ *conn)
     while (conn->pending) pthread_cond_wait(&conn->quiet, &conn->lock);
     pthread_mutex_unlock(&conn->lock);
     fsb_chunk_lease_leave_(conn); /* also one that was granted meanwhile */
+    fsb_chunk_drop_queue_(conn);
     fsb_chunk_conn_ *const heir = stays ? fsb_chunk_linger_(conn) : NULL;
     if (heir) fsb_chunk_bequeath_(conn, heir);
     else fsb_chunk_lock_leave_(conn, NULL, 1); /* also what was granted meanwhile */
@@ -5840,7 +5944,8 @@ static void fsb_chunk_accept_(fsb_chunk_server *s, int listener, int secure)
     const int        fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
     if (fd < 0) {
         const struct timespec pause = {0, 50000000};
-        if (errno == EMFILE || errno == ENFILE || errno == ENOMEM) nanosleep(&pause, NULL);
+        const int full = errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS;
+        if (full) nanosleep(&pause, NULL);
         return;
     }
     int err = fsb_chunk_conn_new_(s, fd, fd, 1, secure, &conn);
@@ -5871,7 +5976,11 @@ static void *fsb_chunk_acceptor_main_(void *arg)
     struct pollfd        p[2] = {{acceptor->fd, POLLIN, 0}, {s->wake, POLLIN, 0}};
     fsb_chunk_free_(&s->desc.allocator, acceptor, sizeof *acceptor);
     for (;;) {
-        if (poll(p, 2, -1) < 0 && errno != EINTR) break;
+        if (poll(p, 2, -1) < 0) { /* the kernel has no memory: it will again */
+            const struct timespec pause = {0, 50000000};
+            if (errno != EINTR) nanosleep(&pause, NULL);
+            continue;
+        }
         if (p[1].revents) break;
         if (p[0].revents) fsb_chunk_accept_(s, p[0].fd, secure);
     }
@@ -5937,8 +6046,8 @@ static int fsb_chunk_listen_start_(fsb_chunk_server *s, fsb_chunk_listener_ *l)
 
 static void fsb_chunk_listener_free_(fsb_chunk_server *s, fsb_chunk_listener_ *l)
 {
+    if (l->path && l->fd >= 0) (void)unlink(l->path); /* first: then it cannot be another's yet */
     if (l->fd >= 0) close(l->fd);
-    if (l->path && l->fd >= 0) (void)unlink(l->path);
     fsb_chunk_strfree_(&s->desc.allocator, l->path);
     fsb_chunk_free_(&s->desc.allocator, l, sizeof *l);
 }
@@ -5969,7 +6078,7 @@ FSB_API int fsb_chunk_server_listen(fsb_chunk_server *s, const char *address, ch
     const int count = fsb_chunk_resolve_(address, 1, at, 8);
     if (count < 0) return count;
     if (secure && at[0].family == AF_UNIX) return -EINVAL;
-    if (secure && !fsb_chunk_secure_of_(s)) return -ENOSYS;
+    if (secure && !fsb_chunk_secure_of_(s)) return -FSB_CHUNK_NO_SECURE_;
     const char *path = at[0].family == AF_UNIX ? address + 5 : NULL;
     for (int i = 0; i < count; ++i) {
         if (secure || fsb_chunk_is_local_(&at[i]) || s->desc.insecure_tcp) continue;
@@ -6727,6 +6836,14 @@ static void fsb_chunk_client_lost_(fsb_chunk_client_ *c)
     pthread_mutex_unlock(&c->lock);
 }
 
+/* The host gave a lease: from here on events go to who asked for it. */
+static void fsb_chunk_leased_(fsb_chunk_client_ *c, const fsb_op *op)
+{
+    pthread_mutex_lock(&c->lock);
+    c->event = op->event, c->event_user = op->user;
+    pthread_mutex_unlock(&c->lock);
+}
+
 /* A file is open: our handle for it instead of the host's. Lock held. */
 static int fsb_chunk_file_opened_(fsb_chunk_client_ *c, fsb_op *op)
 {
@@ -6748,20 +6865,6 @@ static int fsb_chunk_file_opened_(fsb_chunk_client_ *c, fsb_op *op)
     op->handle = (uint64_t)file->generation << 32 | c->file_free;
     c->file_free = file->next;
     return 0;
-}
-
-/* path, or what lies below it, is path2 now. Lock held. */
-static void fsb_chunk_file_renamed_(fsb_chunk_client_ *c, fsb_chunk_file_ *file, const char *path,
-                                    const char *path2)
-{
-    const size_t n = strlen(path), m = strlen(path2), all = strlen(file->path);
-    if (strncmp(file->path, path, n) != 0 || (file->path[n] && file->path[n] != '/')) return;
-    char *name = (char *)fsb_chunk_resize_(&c->allocator, NULL, 0, m + all - n + 1);
-    if (!name) return; /* it will not be found again, or not as the same file: -ESTALE */
-    memcpy(name, path2, m);
-    memcpy(name + m, file->path + n, all - n + 1);
-    fsb_chunk_strfree_(&c->allocator, file->path);
-    file->path = name;
 }
 
 /* A lock was granted, or given back: the same in our own list as in the host's. Lock held. */
@@ -6792,12 +6895,11 @@ static int64_t fsb_chunk_note_(fsb_chunk_client_ *c, fsb_op *op, int64_t result)
         (file = fsb_chunk_file_of_(c, op->handle)) != NULL)
         fsb_chunk_note_lock_(c, file, op);
     for (uint32_t i = 0; op->code == FSB_OP_RENAME && i < c->file_count; ++i) {
-        const int   swaps = (op->flags & FSB_RENAME_EXCHANGE) != 0;
-        const char *before = c->files[i].path;
-        if (!before) continue;
-        fsb_chunk_file_renamed_(c, &c->files[i], op->path, op->path2);
-        if (swaps && c->files[i].path == before)
-            fsb_chunk_file_renamed_(c, &c->files[i], op->path2, op->path);
+        const int    swaps = (op->flags & FSB_RENAME_EXCHANGE) != 0;
+        char **const name = &c->files[i].path;
+        if (!*name) continue; /* on an error it is not found again, or not as the same: -ESTALE */
+        if (!fsb_chunk_renamed_(&c->allocator, name, op->path, op->path2) && swaps)
+            (void)fsb_chunk_renamed_(&c->allocator, name, op->path2, op->path);
     }
     if (err) { /* nobody gets to know of it */
         fsb_chunk_call_ *call = fsb_chunk_call_new_(c);
@@ -6871,6 +6973,7 @@ static int fsb_chunk_answered_(fsb_chunk_client_ *c, const fsb_chunk_frame_ *f)
         return 0;
     }
     int64_t result = fsb_chunk_accept_answer_(op, f);
+    if (op->code == FSB_OP_WATCH && result >= 0) fsb_chunk_leased_(c, op);
     if (c->stays && result >= 0) result = fsb_chunk_note_(c, op, result);
     if (deaf && result == -EINTR) { /* its output() wanted it to end, and it did */
         op->exec->exit_code = 0, op->exec->signal = SIGTERM;
@@ -7027,13 +7130,14 @@ static int fsb_chunk_tick_(fsb_chunk_client_ *c)
     return fsb_chunk_expire_(c, now);
 }
 
-/* A host that says nothing is asked whether it is there. */
+/* The host is asked now and then whether it is there, and so knows that we are: also while only it
+   has something to say, as over a slow line. */
 static int fsb_chunk_ask_(fsb_chunk_client_ *c)
 {
     const int64_t now = fsb_chunk_now_ms_();
-    if (!c->stays || now - c->heard < FSB_CHUNK_PING_MS_) return 0;
+    if (!c->stays) return 0;
     if (now - c->heard >= FSB_CHUNK_SILENT_MS_) return -ETIMEDOUT;
-    if (now - c->pinged < FSB_CHUNK_PING_MS_ / 2) return 0;
+    if (now - c->pinged < FSB_CHUNK_PING_MS_) return 0;
     c->pinged = now;
     pthread_mutex_lock(&c->lock);
     fsb_chunk_enqueue_ping_(c);
@@ -7069,8 +7173,7 @@ static int fsb_chunk_client_wait_(fsb_chunk_client_ *c)
         if (!c->in_end && c->in_size > FSB_CHUNK_CLIENT_IN_)
             (void)fsb_chunk_client_resize_(c, FSB_CHUNK_CLIENT_IN_);
     }
-    if (p[1].revents && read(c->kick, &count, sizeof count) < 0 && errno != EAGAIN)
-        return -ENOTCONN;
+    if (p[1].revents) (void)!read(c->kick, &count, sizeof count);
     if (p[2].revents) fsb_chunk_client_flush_(c);
     int err = busy ? fsb_chunk_tick_(c) : 0;
     if (!err && p[0].revents) err = fsb_chunk_client_fill_(c);
@@ -7555,8 +7658,8 @@ static void fsb_chunk_refused_(fsb_chunk_client_ *c, int err)
     fsb_chunk_end_list_(over);
 }
 
-/* Waits for the connector, watching the clock for those who wait. 1: there is a connection. */
-static int fsb_chunk_await_(fsb_chunk_client_ *c)
+/* Waits for the connector, or for close(), watching the clock for those who wait. */
+static void fsb_chunk_await_(fsb_chunk_client_ *c)
 {
     struct pollfd p = {c->kick, POLLIN, 0};
     uint64_t      count;
@@ -7564,7 +7667,7 @@ static int fsb_chunk_await_(fsb_chunk_client_ *c)
         pthread_mutex_lock(&c->lock);
         const int found = c->found, closing = c->closing, refused = c->refused;
         pthread_mutex_unlock(&c->lock);
-        if (closing || found) return found;
+        if (closing || found) return;
         if (refused) fsb_chunk_refused_(c, refused);
         if (poll(&p, 1, FSB_CHUNK_TICK_MS_) > 0) (void)!read(c->kick, &count, sizeof count);
         (void)fsb_chunk_tick_(c);
@@ -7581,8 +7684,12 @@ static int fsb_chunk_recover_(fsb_chunk_client_ *c)
         const struct timespec pause = {0, 100000000};
         nanosleep(&pause, NULL);
         (void)fsb_chunk_tick_(c);
+        pthread_mutex_lock(&c->lock);
+        const int closing = c->closing;
+        pthread_mutex_unlock(&c->lock);
+        if (closing) return 0;
     }
-    const int found = fsb_chunk_await_(c);
+    fsb_chunk_await_(c);
     pthread_join(thread, NULL);
     pthread_mutex_lock(&c->lock);
     if (c->closing) {
@@ -7590,11 +7697,10 @@ static int fsb_chunk_recover_(fsb_chunk_client_ *c)
         pthread_mutex_unlock(&c->lock);
         return 0;
     }
-    (void)found;
     fsb_chunk_way_close_(&c->stream);
     c->stream = c->way.stream, c->found = 0, c->refused = 0;
     c->way.info.reconnects = c->info.reconnects + 1, c->info = c->way.info;
-    c->in_start = c->in_end = 0, c->heard = fsb_chunk_now_ms_();
+    c->in_start = c->in_end = 0, c->heard = c->pinged = fsb_chunk_now_ms_();
     fsb_op *over = c->way.resumed ? NULL : fsb_chunk_anew_(c);
     c->lost = c->blocked = 0;
     pthread_mutex_unlock(&c->lock);
@@ -7661,7 +7767,6 @@ static int fsb_chunk_start_(fsb_chunk_client_ *c, fsb_op *op)
     fsb_chunk_call_ *call = err ? NULL : fsb_chunk_call_new_(c);
     if (!err && !call) err = -ENOMEM;
     if (!err) err = fsb_chunk_call_prepare_(c, call, op);
-    if (!err && op->code == FSB_OP_WATCH) c->event = op->event, c->event_user = op->user;
     if (!err) {
         call->op = op;
         op->layer[0] = call;
@@ -7847,7 +7952,7 @@ static int fsb_chunk_client_init_(fsb_chunk_client_ *c, const fsb_chunk_client_d
     const int err = fsb_chunk_key_of_(d->code, &c->key);
     if (err) return err;
     c->secure = fsb_chunk_secure_client_(&c->allocator);
-    return c->secure ? 0 : -ENOSYS;
+    return c->secure ? 0 : -FSB_CHUNK_NO_SECURE_;
 }
 
 /* Connects, says hello, starts the receiver. */
@@ -7856,7 +7961,8 @@ static int fsb_chunk_client_start_(fsb_chunk_client_ *c, const fsb_chunk_client_
     int err = fsb_chunk_client_init_(c, d);
     if (!err) err = fsb_chunk_way_open_(c, &c->way, 0, c->timeout_ms);
     if (err) return err;
-    c->stream = c->way.stream, c->info = c->way.info, c->heard = fsb_chunk_now_ms_();
+    c->stream = c->way.stream, c->info = c->way.info;
+    c->heard = c->pinged = fsb_chunk_now_ms_();
     fsb_chunk_client_ops_(c, c->way.served);
     err = fsb_chunk_client_resize_(c, FSB_CHUNK_CLIENT_IN_);
     return err ? err : fsb_chunk_thread_(&c->thread, fsb_chunk_receiver_, c);

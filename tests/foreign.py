@@ -5,8 +5,8 @@
 It proves that the wire is documented, and that it does not change unnoticed."""
 import os, socket, struct, sys, zlib
 
-STAT, READLINK, LIST, OPEN, READ, WRITE, CLOSE, UNLINK, RENAME, PUT, LOCK, HELLO = \
-    1, 2, 3, 4, 5, 6, 8, 10, 12, 26, 27, 0x100
+STAT, READLINK, LIST, OPEN, READ, WRITE, CLOSE, UNLINK, RENAME, PUT, LOCK, HELLO, PING = \
+    1, 2, 3, 4, 5, 6, 8, 10, 12, 26, 27, 0x100, 0x104
 STAT_FIELDS = struct.Struct("<5Q4q8I")  # 104 bytes, as fsb_stat
 
 
@@ -15,11 +15,13 @@ class Failed(Exception):
 
 
 class Host:
-    def __init__(self, path, share):
+    def __init__(self, path, share, low=1, high=1, flags=0):
         self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.settimeout(60)
         self.socket.connect(path)
         self.tag = 0
-        meta = struct.pack("<HHI16s", 1, 1, 0, os.urandom(16)) + self.text(share)
+        meta = struct.pack("<HHI16s", low, high, flags, os.urandom(16))
+        meta += self.text(share) if share else bytes(2)
         meta, _, _ = self.call(HELLO, meta)
         self.version, self.rights, self.in_flight, self.boot, self.ops, self.most = \
             struct.unpack_from("<HHIQQI", meta)
@@ -38,12 +40,17 @@ class Host:
             data += part
         return data
 
-    def call(self, op, meta, data=b""):
-        self.tag += 1
+    def frame(self, op, meta, data=b""):
         meta += bytes(-len(meta) % 8)
         head = struct.pack("<IIIHHQi", 0x31425346, len(meta), len(data), op, 0, self.tag, 0)
-        crc = zlib.crc32(meta, zlib.crc32(head))
-        self.socket.sendall(head + struct.pack("<I", crc) + meta + data)
+        return head + struct.pack("<I", zlib.crc32(meta, zlib.crc32(head))) + meta + data
+
+    def call(self, op, meta, data=b""):
+        self.tag += 1
+        self.socket.sendall(self.frame(op, meta, data))
+        return self.answer(op)
+
+    def answer(self, op):
         head = self.receive(32)
         magic, m, d, code, flags, tag, status, crc = struct.unpack("<IIIHHQiI", head)
         meta, data = self.receive(m), self.receive(d)
@@ -112,6 +119,35 @@ class Host:
         return self.call(READLINK, struct.pack("<QQI", 0, 0, 4096) + self.text(path))[1]
 
 
+def fails(error, call, *args):
+    try:
+        call(*args)
+    except Failed as why:
+        assert str(why) == error, why
+        return
+    sys.exit("%s was not said" % error)
+
+
+def rules(path, share):
+    """What a client of another release, or a careless one, is answered."""
+    Host(path, None, 1, 9, 0x80000000).stat("/")  # the first share; a flag that is not known
+    fails(os.strerror(71), Host, path, share, 2, 9)
+    fails(os.strerror(2), Host, path, "no such share")
+    host = Host(path, share)
+    host.tag = 7  # of all of these: whoever sends one tag twice gets two answers
+    ask = host.frame(STAT, struct.pack("<QQ", 0, 0) + host.text("/"))
+    host.socket.sendall(ask * 1000)  # more than may be in flight: the rest waits
+    for _ in range(1000):
+        host.answer(STAT)
+    host.call(PING, b"")
+    fails(os.strerror(9), host.call, CLOSE, struct.pack("<Q", 2**64 - 1))
+    fails("the host hung up", host.call, 0x7fff, b"")  # no op
+    host = Host(path, share)
+    host.socket.sendall(b"FSB")  # half a frame, and then no more
+    host.socket.shutdown(socket.SHUT_WR)
+    fails("the host hung up", host.receive, 1)
+
+
 def compare(host, path, folder):
     names = {}
     for name, stat in host.list(path):
@@ -138,11 +174,8 @@ def compare(host, path, folder):
 
 if __name__ == "__main__":
     host = Host(sys.argv[1], sys.argv[2])
-    try:
-        host.stat("/does/not/exist")
-        sys.exit("a name that is not there was found")
-    except Failed as why:
-        assert str(why) == os.strerror(2), why
+    fails(os.strerror(2), host.stat, "/does/not/exist")
+    rules(sys.argv[1], sys.argv[2])
     if host.rights & 2:
         host.scribble("/made by foreign.py")
     print(compare(host, "/", sys.argv[3]), "files are the same")

@@ -1,14 +1,54 @@
 /* test_chunk.c - the wire: conformance over every kind of stream, and what breaks it. */
 #define FSB_IMPLEMENTATION
 #include "fsb_backend.h"
+#include <poll.h>
+#include <pthread.h>
+#include <sys/socket.h>
+
+/* What the system refuses or delays when a test wants it to. */
+static struct {
+    int no_threads;    /* pthread_create() fails */
+    int polls_fail;    /* so many times poll() of who waits for two things, and for ever, does */
+    int event_nap_ms;  /* of who sends an event, before it does */
+} faults;
+
+static int faulty_pthread_create(pthread_t *thread, const pthread_attr_t *attr,
+                                 void *(*fn)(void *), void *arg)
+{
+    if (__atomic_load_n(&faults.no_threads, __ATOMIC_RELAXED)) return EAGAIN;
+    return pthread_create(thread, attr, fn, arg);
+}
+
+static int faulty_poll(struct pollfd *p, nfds_t count, int patience)
+{
+    if (count == 2 && patience < 0 && __atomic_load_n(&faults.polls_fail, __ATOMIC_RELAXED) > 0) {
+        __atomic_sub_fetch(&faults.polls_fail, 1, __ATOMIC_RELAXED);
+        return errno = ENOMEM, -1;
+    }
+    return poll(p, count, patience);
+}
+
+static ssize_t faulty_sendmsg(int fd, const struct msghdr *msg, int flags)
+{
+    const int            ms = __atomic_load_n(&faults.event_nap_ms, __ATOMIC_RELAXED);
+    const size_t         size = msg->msg_iovlen ? msg->msg_iov[0].iov_len : 0;
+    const unsigned char *head = size > 32 ? (unsigned char *)msg->msg_iov[0].iov_base : NULL;
+    if (ms && head && head[12] == 2 && head[13] == 1) usleep((useconds_t)ms * 1000);
+    return sendmsg(fd, msg, flags);
+}
+
+#define pthread_create faulty_pthread_create
+#define poll faulty_poll
+#define sendmsg faulty_sendmsg
 #include "fsb_chunk.h"
+#undef pthread_create
+#undef poll
+#undef sendmsg
 #include "conformance.h"
 #include "test.h"
 #include "wire.h"
 #include <netinet/in.h>
-#include <pthread.h>
 #include <signal.h>
-#include <sys/socket.h>
 #include <sys/un.h>
 
 enum { RW = FSB_CHUNK_READ | FSB_CHUNK_WRITE };
@@ -1324,6 +1364,92 @@ static void test_lease_ignored(void)
     inner->close(inner);
 }
 
+static int64_t silent_watch(fsb_backend *b, fsb_op *op) /* of a file that nobody has open */
+{
+    (void)b;
+    op->handle = UINT64_MAX;
+    return op->result = 0;
+}
+
+/* What is written to a file that was renamed while it was open is told by its name of now. */
+static void test_lease_renamed(void)
+{
+    fsb_backend *inner = memory_open(), *b, *other;
+    holder       others;
+    odd          o;
+    host         h;
+    odd_init(&o, inner, 0);
+    o.base.flags = FSB_BACKEND_QUICK, o.base.call[FSB_OP_WATCH] = silent_watch;
+    REQUIRE(host_open(&h, &o.base, RW, (fsb_chunk_server_desc){0}) == 0);
+    other = dial(&h), b = other;
+    lease(other, &others);
+    CHECK_EQ(C(STAT, .path = "/new/f"), -ENOENT);
+    CHECK_EQ(C(STAT, .path = "/e/f"), -ENOENT);
+    b = dial(&h);
+    CHECK_EQ(C(MKDIR, .path = "/old", MODE(0755)), 0);
+    CHECK_EQ(C(MKDIR, .path = "/e", MODE(0755)), 0);
+    conf_put(b, "/old/f", "abc");
+    const fsb_handle handle = conf_open(b, "/old/f", FSB_O_WRITE);
+    CHECK_EQ(C(RENAME, .path = "/old", .path2 = "/new"), 0);
+    CHECK(held(&others, "5 /old /new -1;"));
+    CHECK_EQ(C(WRITE, .handle = handle, .data = "x", .size = 1, .offset = 3), 1);
+    CHECK(held(&others, "3 /new/f - 4;"));
+    CHECK_EQ(C(RENAME, .path = "/e", .path2 = "/new", .flags = FSB_RENAME_EXCHANGE), 0);
+    CHECK(held_both(&others, "2 /e - -1;", "2 /new - -1;"));
+    CHECK_EQ(C(WRITE, .handle = handle, .data = "x", .size = 1, .offset = 4), 1);
+    CHECK(held(&others, "3 /e/f - 5;"));
+    b->close(b);
+    other->close(other);
+    host_close(&h);
+    inner->close(inner);
+}
+
+static void *put_main(void *arg)
+{
+    fsb_backend *b = (fsb_backend *)arg;
+    CHECK_EQ(C(PUT, .path = "/x", .flags = 6, .data = "abc", .size = 3, MODE(0644)), 3);
+    return NULL;
+}
+
+/* An answer that is ready while another client's thread sends an event goes out behind that. */
+static void test_answer_behind_event(void)
+{
+    static unsigned char room[WIRE_MAX];
+    unsigned char        meta[64];
+    wire                 m = {meta, 0};
+    wire_answer          a;
+    pthread_t            thread;
+    fsb_backend         *inner = memory_open(), *b;
+    odd                  o;
+    host                 h;
+    odd_init(&o, inner, 0);
+    o.base.flags = FSB_BACKEND_QUICK, o.base.call[FSB_OP_WATCH] = silent_watch;
+    REQUIRE(host_open(&h, &o.base, RW, (fsb_chunk_server_desc){0}) == 0);
+    b = dial(&h);
+    const int fd = raw_hello(&h, room);
+    wire_int(&m, 5, 4), wire_int(&m, 2, 2), wire_bytes(&m, "/", 2);
+    wire_send(fd, room, wire_frame(room, FSB_OP_WATCH, 0, 9, 0, &m, NULL, 0));
+    CHECK_EQ(wire_next(fd, room, &a), 1);
+    wire_send(fd, room, wire_stat(room, 10, "/f"));
+    CHECK_EQ(wire_next(fd, room, &a), 1);
+    __atomic_store_n(&faults.event_nap_ms, 400, __ATOMIC_RELAXED);
+    CHECK_EQ(pthread_create(&thread, NULL, put_main, b), 0);
+    nap(100);
+    wire_send(fd, room, wire_stat(room, 11, "/f"));
+    CHECK_EQ(wire_next(fd, room, &a), 1);
+    CHECK_EQ(a.op, WIRE_EVENT);
+    const uint64_t number = a.tag;
+    CHECK_EQ(wire_next(fd, room, &a), 1); /* it has not said yet that it saw the event */
+    CHECK(a.op == FSB_OP_STAT && a.tag == 11);
+    __atomic_store_n(&faults.event_nap_ms, 0, __ATOMIC_RELAXED);
+    wire_send(fd, room, wire_frame(room, WIRE_SEEN, 0, number, 0, NULL, NULL, 0));
+    pthread_join(thread, NULL);
+    close(fd);
+    b->close(b);
+    host_close(&h);
+    inner->close(inner);
+}
+
 /* Two who change the same folder at once and hold leases both: each waits for the other. */
 static void *busy_changer(void *arg)
 {
@@ -2033,6 +2159,68 @@ static void test_leaves_under_sendfile(void)
     inner->close(inner);
 }
 
+/* A raw connection of a client that stays: `back` says that it was here before. */
+static int raw_stays(const host *h, unsigned char *room, int back, int *resumed)
+{
+    unsigned char meta[64];
+    wire          m = {meta, 0};
+    wire_answer   a;
+    const int     fd = raw(h);
+    wire_int(&m, 1, 2), wire_int(&m, 1, 2), wire_int(&m, back ? 3 : 1, 4);
+    wire_bytes(&m, "who comes back 1", 16);
+    wire_text(&m, "share");
+    CHECK_EQ(wire_send(fd, room, wire_frame(room, WIRE_HELLO, 0, 0, 0, &m, NULL, 0)), 0);
+    CHECK_EQ(wire_next(fd, room, &a), 1);
+    CHECK_EQ(a.status, 0);
+    *resumed = a.meta_size == 32 && (wire_get(a.meta + 28, 4) & 1);
+    return fd;
+}
+
+/* One that was lost while it was sent a file comes back: the file is still open, and can be closed.
+   */
+static void test_back_under_sendfile(void)
+{
+    static unsigned char room[WIRE_MAX];
+    char                 dir[500];
+    fsb_local_desc       d = {.root = dir};
+    fsb_backend         *inner = NULL;
+    odd                  o;
+    host                 h;
+    wire_answer          a;
+    int                  resumed;
+    snprintf(dir, sizeof dir, "%s/back", test_dir());
+    REQUIRE(mkdir(dir, 0755) == 0 && fsb_local_open(&inner, &d) == 0);
+    put_pattern(inner, "/f", 1 << 20);
+    odd_init(&o, inner, 0);
+    o.base.flags = FSB_BACKEND_QUICK, o.base.call[FSB_OP_DESCRIPTOR] = odd_call;
+    REQUIRE(host_open(&h, &o.base, RW, (fsb_chunk_server_desc){0}) == 0);
+    int fd = raw_stays(&h, room, 0, &resumed);
+    CHECK(!resumed);
+    CHECK_EQ(wire_send(fd, room, wire_open(room, 1, "/f", 1)), 0);
+    CHECK_EQ(wire_next(fd, room, &a), 1);
+    const uint64_t id = wire_get(a.meta, 8);
+    for (uint64_t k = 2; k < 6; ++k)
+        CHECK_EQ(wire_send(fd, room, wire_read(room, k, id, 0, 1 << 20)), 0);
+    CHECK_EQ(wire_recv(fd, room, 1000), 1);
+    close(fd);
+    fd = raw_stays(&h, room, 1, &resumed);
+    CHECK(resumed);
+    CHECK_EQ(wire_send(fd, room, wire_read(room, 2, id, 0, 1000)), 0);
+    CHECK_EQ(wire_next(fd, room, &a), 1);
+    CHECK(a.status == 1000 && a.data_size == 1000 && is_pattern(a.data, 1000, 0));
+    const int64_t before = load(&o.calls);
+    unsigned char handle[8];
+    wire          m = {handle, 0};
+    wire_int(&m, id, 8);
+    CHECK_EQ(wire_send(fd, room, wire_frame(room, FSB_OP_CLOSE, 0, 6, 0, &m, NULL, 0)), 0);
+    CHECK_EQ(wire_next(fd, room, &a), 1);
+    CHECK_EQ(a.status, 0);
+    CHECK_EQ(load(&o.calls), before + 1); /* nothing else holds it open */
+    close(fd);
+    host_close(&h);
+    inner->close(inner);
+}
+
 typedef struct cutter {
     pthread_t thread;
     int       fd;
@@ -2158,6 +2346,57 @@ static void test_no_memory(void)
     CHECK(!"it asks for memory again and again");
 }
 
+/* ---- no threads, and a kernel without memory ---- */
+
+static void *close_main(void *arg)
+{
+    fsb_backend *b = *(fsb_backend **)arg;
+    b->close(b);
+    __atomic_store_n((fsb_backend **)arg, (fsb_backend *)NULL, __ATOMIC_RELEASE);
+    return NULL;
+}
+
+/* Whose host is gone, and who gets no thread to look for it, can be closed. */
+static void test_close_without_threads(void)
+{
+    fsb_backend *inner = memory_open(), *b = NULL;
+    pthread_t    thread;
+    host         h;
+    REQUIRE(host_open(&h, inner, RW, (fsb_chunk_server_desc){0}) == 0);
+    fsb_chunk_client_desc d = {.address = h.address, .timeout_ms = 300, .reconnect = 1};
+    REQUIRE(fsb_chunk_client_open(&b, &d) == 0);
+    __atomic_store_n(&faults.no_threads, 1, __ATOMIC_RELAXED);
+    host_close(&h);
+    CHECK_EQ(C(STAT, .path = "/"), -ETIMEDOUT);
+    REQUIRE(pthread_create(&thread, NULL, close_main, &b) == 0);
+    EVENTUALLY(!__atomic_load_n(&b, __ATOMIC_ACQUIRE));
+    __atomic_store_n(&faults.no_threads, 0, __ATOMIC_RELAXED);
+    pthread_join(thread, NULL);
+    inner->close(inner);
+}
+
+/* Who accepts goes on when it cannot wait for once, or cannot give a client a thread. */
+static void test_accept_goes_on(void)
+{
+    fsb_backend *inner = memory_open(), *b = NULL;
+    host         h;
+    REQUIRE(host_open(&h, inner, RW, (fsb_chunk_server_desc){0}) == 0);
+    fsb_chunk_client_desc d = {.address = h.address, .timeout_ms = 20000};
+    __atomic_store_n(&faults.polls_fail, 3, __ATOMIC_RELAXED);
+    for (int i = 0; i < 2; ++i) { /* the first has it wait again, and fail */
+        REQUIRE(fsb_chunk_client_open(&b, &d) == 0);
+        b->close(b);
+    }
+    EVENTUALLY(!__atomic_load_n(&faults.polls_fail, __ATOMIC_RELAXED));
+    __atomic_store_n(&faults.no_threads, 1, __ATOMIC_RELAXED);
+    CHECK_EQ(fsb_chunk_client_open(&b, &d), -ENOTCONN); /* turned away */
+    __atomic_store_n(&faults.no_threads, 0, __ATOMIC_RELAXED);
+    REQUIRE(fsb_chunk_client_open(&b, &d) == 0);
+    b->close(b);
+    host_close(&h);
+    inner->close(inner);
+}
+
 /* ---- addresses ---- */
 
 static void test_tcp(void)
@@ -2184,6 +2423,7 @@ static void test_tcp(void)
     CHECK_EQ(fsb_chunk_server_listen(h.server, h.address, NULL, 0), -EADDRINUSE);
     CHECK_EQ(fsb_chunk_server_listen(h.server, "nothing", NULL, 0), -EINVAL);
     CHECK_EQ(fsb_chunk_server_listen(h.server, "127.0.0.1:x", NULL, 0), -EINVAL);
+    CHECK_EQ(fsb_chunk_server_listen(h.server, "127.0.0.1:65536", NULL, 0), -EINVAL);
     CHECK_EQ(fsb_chunk_server_listen(h.server, "::1:80", NULL, 0), -EINVAL);
     host_close(&h);
     REQUIRE(host_open(&h, inner, RW, (fsb_chunk_server_desc){.insecure_tcp = 1}) == 0);
@@ -2254,6 +2494,8 @@ int main(int argc, char **argv)
     TEST(test_hundred_clients);
     TEST(test_leases);
     TEST(test_lease_ignored);
+    TEST(test_lease_renamed);
+    TEST(test_answer_behind_event);
     TEST(test_lease_crowd);
     TEST(test_pipelined_submit);
     TEST(test_answers_overtake);
@@ -2269,9 +2511,12 @@ int main(int argc, char **argv)
     TEST(test_exec_hostile);
     TEST(test_exec_lying_hosts);
     TEST(test_leaves_under_sendfile);
+    TEST(test_back_under_sendfile);
     TEST(test_cut_while_sent);
     TEST(test_files_without_size);
     TEST(test_no_memory);
+    TEST(test_close_without_threads);
+    TEST(test_accept_goes_on);
     TEST(test_tcp);
     TEST(test_unix_paths);
     return test_end("test_chunk");

@@ -574,6 +574,79 @@ static void test_once(void)
     once_over(0);                 /* on another */
 }
 
+/* Whatever the host has no memory for: what was done is done once, and what was refused, not. */
+static void test_once_without_memory(void)
+{
+    int done = 0;
+    for (uint64_t k = 1; k < 60 && done < 5; ++k) {
+        host   h;
+        line   l;
+        cutter c;
+        char   path[20];
+        memset(&h, 0, sizeof h);
+        pthread_mutex_init(&h.lock, NULL);
+        REQUIRE(fsb_memory_open(&h.inner, NULL) == 0);
+        fsb_backend *const real = h.inner;
+        cutter_init(&c, real, &l, FSB_BACKEND_QUICK);
+        h.inner = &c.base;
+        REQUIRE(host_listen(&h, unix_address(), plain) == 0);
+        fsb_backend *b = line_open(&l, &h, 20000);
+        REQUIRE(b != NULL);
+        snprintf(path, sizeof path, "/d%d", (int)k);
+        CUT(FSB_OP_MKDIR);
+        h.memory.fail_at = h.memory.calls + k;
+        const int64_t said = do_path(b, FSB_OP_MKDIR, path, NULL);
+        fsb_op        there = {.code = FSB_OP_STAT, .path = path};
+        if (said) CHECK_EQ(said, -ENOMEM);
+        CHECK_EQ(fsb_backend_call(real, &there), said ? -ENOENT : 0);
+        done = h.memory.calls < h.memory.fail_at ? done + 1 : 0;
+        b->close(b);
+        h.inner = real;
+        host_close(&h);
+    }
+    CHECK(done == 5);
+}
+
+static void count_event(void *user, const fsb_event *event)
+{
+    (void)event;
+    __atomic_add_fetch((int *)user, 1, __ATOMIC_RELAXED);
+}
+
+static int64_t no_watch(fsb_backend *b, fsb_op *op)
+{
+    (void)b;
+    return op->result = -ENOSPC;
+}
+
+/* Who was refused a lease does not ask for it again when it comes back, and is told nothing. */
+static void test_back_without_lease(void)
+{
+    host   h;
+    line   l;
+    cutter c;
+    memset(&h, 0, sizeof h);
+    pthread_mutex_init(&h.lock, NULL);
+    REQUIRE(fsb_memory_open(&h.inner, NULL) == 0);
+    fsb_backend *const real = h.inner;
+    cutter_init(&c, real, &l, FSB_BACKEND_QUICK);
+    c.base.call[FSB_OP_WATCH] = no_watch;
+    h.inner = &c.base;
+    REQUIRE(host_listen(&h, unix_address(), plain) == 0);
+    fsb_backend *b = line_open(&l, &h, 5000);
+    REQUIRE(b != NULL);
+    int    told = 0;
+    fsb_op watch = {.code = FSB_OP_WATCH, .path = "/", .flags = FSB_WATCH_HELD | FSB_WATCH_DEEP,
+                    .event = count_event, .user = &told};
+    CHECK_EQ(fsb_backend_call(b, &watch), -ENOSPC);
+    line_cut(&l);
+    CHECK_EQ(do_path(b, FSB_OP_MKDIR, "/d", NULL), 0);
+    CHECK_EQ(__atomic_load_n(&told, __ATOMIC_RELAXED), 0);
+    b->close(b);
+    h.inner = real;
+    host_close(&h);
+}
+
 /* A host that is started anew knows nothing: files are opened again, if they are the same. */
 static void test_restart(void)
 {
@@ -1309,6 +1382,8 @@ int main(int argc, char **argv)
     TEST(test_tls_expires);
     TEST(test_back);
     TEST(test_once);
+    TEST(test_once_without_memory);
+    TEST(test_back_without_lease);
     TEST(test_restart);
     TEST(test_restart_locks);
     TEST(test_nobody_comes_back);
