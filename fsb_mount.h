@@ -73,7 +73,7 @@
              file that was opened under a lease, not yet read, and removed by another client
              answers ESTALE; on a read-only mount so does one that was read in part, if 256 other
              large files were read between. No files without a name (O_TMPFILE), whiteouts, flags
-             of chattr(1), times after 2262 or before 1677, nor paths of more than 4095 bytes below
+             of chattr(1), times after 2262 or before 1677, nor paths of more than 8191 bytes below
              the mount; POSIX ACLs are kept but not obeyed.
              Locks act within the mount, unless the option remote_locks is given. What a mapping
              has dirty is lost when the mount is stopped while in use. libfuse's own messages are
@@ -142,7 +142,7 @@ typedef struct fsb_runner {
             backend only: what would lead outside answers -EACCES.
    Results  op->result is 0, a count, or a negative errno. Answers are written on success only.
    Memory   what an op points to is the caller's and stays until the op is done. */
-enum { FSB_PATH_MAX = 4095, FSB_NAME_MAX = 255, FSB_IO_MAX = 1 << 20 /* bytes a READ or WRITE */ };
+enum { FSB_PATH_MAX = 8191, FSB_NAME_MAX = 255, FSB_IO_MAX = 1 << 20 /* bytes a READ or WRITE */ };
 
 typedef struct fsb_backend fsb_backend;
 typedef struct fsb_op fsb_op;
@@ -5854,7 +5854,7 @@ static void fsb_mount_on_readlink_(fuse_req_t q, fuse_ino_t ino)
 {
     fsb_mount_req_ *r = fsb_mount_begin_(q, FSB_OP_READLINK, ino, NULL);
     if (!r) return;
-    r->task.op.size = FSB_PATH_MAX;
+    r->task.op.size = PATH_MAX - 1;
     r->how |= FSB_MOUNT_AT_;
     fsb_mount_go_(r, fsb_mount_link_read_);
 }
