@@ -7635,6 +7635,9 @@ static void fsb_mount_xattr_set_(fsb_mount_req_ *r)
     fsb_mount_changed_(m, r->node); /* its ctime, perhaps its mode */
     r->node->bare_until = 0;
     pthread_mutex_unlock(&m->lock);
+    /* The kernel itself forgets the ctime only; an ACL is the mode, too. */
+    if (strcmp(r->task.op.path2, "system.posix_acl_access") == 0)
+        fsb_mount_inval_attr_(m, r->node->id);
     fsb_mount_reply_err_(r);
 }
 
