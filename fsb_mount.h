@@ -74,7 +74,8 @@
              answers ESTALE; on a read-only mount so does one that was read in part, if 256 other
              large files were read between. No files without a name (O_TMPFILE), whiteouts, flags
              of chattr(1), times after 2262 or before 1677, nor paths of more than 8191 bytes below
-             the mount; POSIX ACLs are kept but not obeyed.
+             the mount; POSIX ACLs are kept but not obeyed. That reading has changed a time of
+             access is seen once the attributes are asked for anew.
              Locks act within the mount, unless the option remote_locks is given. What a mapping
              has dirty is lost when the mount is stopped while in use. libfuse's own messages are
              silenced, for the whole process. A plugin that crashes once it is loaded takes the
@@ -7635,6 +7636,9 @@ static void fsb_mount_xattr_set_(fsb_mount_req_ *r)
     fsb_mount_changed_(m, r->node); /* its ctime, perhaps its mode */
     r->node->bare_until = 0;
     pthread_mutex_unlock(&m->lock);
+    /* The kernel itself forgets the ctime only; an ACL is the mode, too. */
+    if (strcmp(r->task.op.path2, "system.posix_acl_access") == 0)
+        fsb_mount_inval_attr_(m, r->node->id);
     fsb_mount_reply_err_(r);
 }
 
@@ -8279,7 +8283,8 @@ static int fsb_mount_attach_(fsb_mount *m)
         const int err = geteuid() == 0 && errno ? -errno : -EPERM;
         fsb_mount_log_(m, FSB_LOG_ERROR, "mount/open", "mounting on %s: %s%s", m->mountpoint,
                        strerror(-err),
-                       err == -EPERM ? "; root may, others with fusermount3 installed" : "");
+                       err == -EPERM ? "; root may, others with fusermount3 who may open /dev/fuse"
+                                     : "");
         return err;
     }
     struct fuse_custom_io io;
