@@ -108,7 +108,7 @@ typedef struct fsb_runner {
             backend only: what would lead outside answers -EACCES.
    Results  op->result is 0, a count, or a negative errno. Answers are written on success only.
    Memory   what an op points to is the caller's and stays until the op is done. */
-enum { FSB_PATH_MAX = 4095, FSB_NAME_MAX = 255, FSB_IO_MAX = 1 << 20 /* bytes a READ or WRITE */ };
+enum { FSB_PATH_MAX = 8191, FSB_NAME_MAX = 255, FSB_IO_MAX = 1 << 20 /* bytes a READ or WRITE */ };
 
 typedef struct fsb_backend fsb_backend;
 typedef struct fsb_op fsb_op;
@@ -1707,6 +1707,41 @@ static int fsb_local_walk_(fsb_local_ *l, char *path, int flags, mode_t mode)
     }
 }
 
+/* Opens `relative` below `dir`, and nothing outside it; mode: with O_CREAT, else 0. */
+static int fsb_local_beneath_(int dir, const char *relative, int flags, mode_t mode)
+{
+    fsb_local_how_ how;
+    memset(&how, 0, sizeof how);
+    how.flags = (uint64_t)(uint32_t)(flags | O_CLOEXEC), how.mode = mode;
+    how.resolve = FSB_LOCAL_BENEATH_ | FSB_LOCAL_NO_MAGICLINKS_;
+    int fd, tries = 0;
+    do { /* EAGAIN: a rename somewhere while ".." of a link was resolved */
+        fd = fsb_local_errno_(syscall(FSB_LOCAL_OPENAT2_, dir, relative, &how, sizeof how));
+    } while ((fd == -EAGAIN && ++tries < 1000) || fd == -EINTR);
+    return fd == -EXDEV ? -EACCES : fd;
+}
+
+/* The kernel takes paths of less than PATH_MAX bytes: a longer one is opened in steps of whole
+   folders. A symbolic link in one of these cannot lead above where that step begins. */
+static int fsb_local_steps_(fsb_local_ *l, char *relative, int flags, mode_t mode)
+{
+    int    dir = l->root, fd = 0;
+    size_t left = strlen(relative);
+    while (fd >= 0 && left >= PATH_MAX) {
+        size_t step = PATH_MAX - 1;
+        while (relative[step] != '/') --step; /* names are shorter */
+        relative[step] = '\0';
+        fd = fsb_local_beneath_(dir, relative, O_PATH | O_DIRECTORY, 0);
+        relative[step] = '/';
+        relative += step + 1, left -= step + 1;
+        if (dir != l->root) close(dir);
+        dir = fd;
+    }
+    if (fd >= 0) fd = fsb_local_beneath_(dir, relative, flags, mode);
+    if (dir >= 0 && dir != l->root) close(dir);
+    return fd;
+}
+
 /* Opens the first `size` bytes of a checked path, inside the root whatever happens to names
    meanwhile; mode: with O_CREAT, else 0. A descriptor or a negative errno. */
 static int fsb_local_open_or_make_(fsb_local_ *l, const char *path, size_t size, int flags,
@@ -1716,15 +1751,8 @@ static int fsb_local_open_or_make_(fsb_local_ *l, const char *path, size_t size,
     if (size < 2) memcpy(relative, ".", 2);
     else memcpy(relative, path + 1, size - 1), relative[size - 1] = '\0';
     if (!__atomic_load_n(&l->no_openat2, __ATOMIC_RELAXED)) {
-        fsb_local_how_ how;
-        memset(&how, 0, sizeof how);
-        how.flags = (uint64_t)(uint32_t)(flags | O_CLOEXEC), how.mode = mode;
-        how.resolve = FSB_LOCAL_BENEATH_ | FSB_LOCAL_NO_MAGICLINKS_;
-        int fd, tries = 0;
-        do { /* EAGAIN: a rename somewhere while ".." of a link was resolved */
-            fd = fsb_local_errno_(syscall(FSB_LOCAL_OPENAT2_, l->root, relative, &how, sizeof how));
-        } while ((fd == -EAGAIN && ++tries < 1000) || fd == -EINTR);
-        if (fd == -EXDEV) return -EACCES;
+        const int fd = size > PATH_MAX ? fsb_local_steps_(l, relative, flags, mode)
+                                       : fsb_local_beneath_(l->root, relative, flags, mode);
         if (fd != -ENOSYS && fd != -EPERM) return fd;
         if (fd == -EPERM) { /* the file's own, or that of a filter, which looks at nothing else? */
             const long probe = syscall(FSB_LOCAL_OPENAT2_, l->root, NULL, NULL, 0);

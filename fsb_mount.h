@@ -73,8 +73,9 @@
              file that was opened under a lease, not yet read, and removed by another client
              answers ESTALE; on a read-only mount so does one that was read in part, if 256 other
              large files were read between. No files without a name (O_TMPFILE), whiteouts, flags
-             of chattr(1), times after 2262 or before 1677, nor paths of more than 4095 bytes below
-             the mount; POSIX ACLs are kept but not obeyed.
+             of chattr(1), times after 2262 or before 1677, nor paths of more than 8191 bytes below
+             the mount; POSIX ACLs are kept but not obeyed. That reading has changed a time of
+             access is seen once the attributes are asked for anew.
              Locks act within the mount, unless the option remote_locks is given. What a mapping
              has dirty is lost when the mount is stopped while in use. libfuse's own messages are
              silenced, for the whole process. A plugin that crashes once it is loaded takes the
@@ -142,7 +143,7 @@ typedef struct fsb_runner {
             backend only: what would lead outside answers -EACCES.
    Results  op->result is 0, a count, or a negative errno. Answers are written on success only.
    Memory   what an op points to is the caller's and stays until the op is done. */
-enum { FSB_PATH_MAX = 4095, FSB_NAME_MAX = 255, FSB_IO_MAX = 1 << 20 /* bytes a READ or WRITE */ };
+enum { FSB_PATH_MAX = 8191, FSB_NAME_MAX = 255, FSB_IO_MAX = 1 << 20 /* bytes a READ or WRITE */ };
 
 typedef struct fsb_backend fsb_backend;
 typedef struct fsb_op fsb_op;
@@ -6184,7 +6185,7 @@ static void fsb_mount_on_readlink_(fuse_req_t q, fuse_ino_t ino)
 {
     fsb_mount_req_ *r = fsb_mount_begin_(q, FSB_OP_READLINK, ino, NULL);
     if (!r) return;
-    r->task.op.size = FSB_PATH_MAX;
+    r->task.op.size = PATH_MAX - 1;
     r->how |= FSB_MOUNT_AT_;
     fsb_mount_go_(r, fsb_mount_link_read_);
 }
@@ -7965,6 +7966,9 @@ static void fsb_mount_xattr_set_(fsb_mount_req_ *r)
     fsb_mount_changed_(m, r->node); /* its ctime, perhaps its mode */
     r->node->bare_until = 0;
     pthread_mutex_unlock(&m->lock);
+    /* The kernel itself forgets the ctime only; an ACL is the mode, too. */
+    if (strcmp(r->task.op.path2, "system.posix_acl_access") == 0)
+        fsb_mount_inval_attr_(m, r->node->id);
     fsb_mount_reply_err_(r);
 }
 
@@ -8610,7 +8614,8 @@ static int fsb_mount_attach_(fsb_mount *m)
         const int err = geteuid() == 0 && errno ? -errno : -EPERM;
         fsb_mount_log_(m, FSB_LOG_ERROR, "mount/open", "mounting on %s: %s%s", m->mountpoint,
                        strerror(-err),
-                       err == -EPERM ? "; root may, others with fusermount3 installed" : "");
+                       err == -EPERM ? "; root may, others with fusermount3 who may open /dev/fuse"
+                                     : "");
         return err;
     }
     struct fuse_custom_io io;

@@ -749,7 +749,7 @@ static void test_bad_paths_and_handles(void)
     static unsigned char     room[WIRE_MAX];
     static const char *const paths[] = {"..", "a", "//", "/a/", "/..", "/a/..", "/a/../b", "/./a",
                                         "/a//b", "/.", NULL};
-    char                     longer[5000];
+    char                     longer[FSB_PATH_MAX + 100];
     fsb_backend             *inner = memory_open(), *b = inner;
     host                     h;
     wire_answer              a;
@@ -761,8 +761,8 @@ static void test_bad_paths_and_handles(void)
     memset(longer, 'n', sizeof longer);
     longer[0] = '/', longer[257] = 0;
     CHECK_EQ(status_of(one, room, wire_stat(room, 1, longer)), -36);
-    longer[257] = 'n', longer[4999] = 0;
-    for (int i = 0; i < 4999; i += 100) longer[i] = '/';
+    longer[257] = 'n', longer[sizeof longer - 1] = 0;
+    for (size_t i = 0; i < sizeof longer - 1; i += 100) longer[i] = '/';
     CHECK_EQ(status_of(one, room, wire_stat(room, 1, longer)), -36);
     CHECK_EQ(wire_send(one, room, wire_open(room, 1, "/secret", 1)), 0);
     CHECK_EQ(wire_next(one, room, &a), 1);

@@ -689,7 +689,7 @@ static void test_mounts_paths(void)
     fsb_mounts     *t = NULL;
     fsb_mounts_desc d = {.log = {log_line, &log}};
     fsb_mounted     at;
-    char            out[FSB_PATH_MAX + 20], path[5000];
+    char            out[FSB_PATH_MAX + 20], path[FSB_PATH_MAX + 20];
     REQUIRE(fsb_mounts_open(&t, &d) == 0);
     CHECK_EQ(add(t, "/", &a, 0), 0);
     memset(path, 'x', sizeof path);
@@ -697,7 +697,7 @@ static void test_mounts_paths(void)
     const struct { const char *path; size_t size; int err; } bad[] = {
         {"", 0, -EINVAL}, {"a", 1, -EINVAL}, {"//", 2, -EINVAL}, {"/a/", 3, -EINVAL},
         {"/a//b", 5, -EINVAL}, {"/.", 2, -EINVAL}, {"/a/.", 4, -EINVAL}, {"/..", 3, -EACCES},
-        {"/a/../b", 7, -EACCES}, {"/a\0b", 4, -EILSEQ}, {path, 4096, -ENAMETOOLONG},
+        {"/a/../b", 7, -EACCES}, {"/a\0b", 4, -EILSEQ}, {path, FSB_PATH_MAX + 1, -ENAMETOOLONG},
         {path + 1, 10, -EINVAL}, {NULL, 0, -EINVAL},
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; ++i) {
@@ -706,10 +706,10 @@ static void test_mounts_paths(void)
         CHECK_EQ(fsb_mounts_add(t, bad[i].path, bad[i].size, &bind), bad[i].err);
         CHECK_EQ(log.count, before + 1);
     }
-    path[4095] = '\0'; /* the longest there is, below the root: no depth to look for */
+    path[FSB_PATH_MAX] = '\0'; /* the longest there is, below the root: no depth to look for */
     CHECK_EQ(fsb_mounts_resolve(t, path, &at), 0);
     fsb_mounts_release(t, &at);
-    CHECK_EQ(fsb_mounts_add(t, path, 4095, &(fsb_bind){.backend = &a}), 0);
+    CHECK_EQ(fsb_mounts_add(t, path, FSB_PATH_MAX, &(fsb_bind){.backend = &a}), 0);
     CHECK_STR(where(t, path, out), "2");
     for (size_t i = 0; i < 200; i += 2) memcpy(path + i, "/y", 2);
     CHECK_EQ(fsb_mounts_add(t, path, 2 * FSB_BIND_DEPTH_MAX, &(fsb_bind){.backend = &a}), 0);

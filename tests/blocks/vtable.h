@@ -11,7 +11,7 @@
             backend only: what would lead outside answers -EACCES.
    Results  op->result is 0, a count, or a negative errno. Answers are written on success only.
    Memory   what an op points to is the caller's and stays until the op is done. */
-enum { FSB_PATH_MAX = 4095, FSB_NAME_MAX = 255, FSB_IO_MAX = 1 << 20 /* bytes a READ or WRITE */ };
+enum { FSB_PATH_MAX = 8191, FSB_NAME_MAX = 255, FSB_IO_MAX = 1 << 20 /* bytes a READ or WRITE */ };
 
 typedef struct fsb_backend fsb_backend;
 typedef struct fsb_op fsb_op;
