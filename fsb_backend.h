@@ -2075,7 +2075,7 @@ static int64_t fsb_local_create_(fsb_local_ *l, fsb_op *op)
         const int      fd = openat(parent.fd, parent.name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
         fsb_stat       st;
         err = fd < 0 ? -errno : fsb_local_settle_(l, op, fd, mode, &st);
-        if (err) fsb_local_unmake_(&parent, fd, op->code == FSB_OP_MKDIR);
+        if (err && err != -ENOENT) fsb_local_unmake_(&parent, fd, op->code == FSB_OP_MKDIR);
         if (fd >= 0) close(fd);
         if (!err) op->stat = st;
     }
@@ -3408,7 +3408,7 @@ static void *fsb_local_watch_main_(void *arg)
     p[1].fd = l->wake[0], p[1].events = POLLIN;
     for (;;) {
         const int ready = poll(p, 2, fsb_local_patience_(l));
-        if (ready < 0 && errno != EINTR) usleep(20000); /* no memory for now; events stay queued */
+        if (ready < 0 && errno != EINTR) poll(NULL, 0, 20); /* no memory; events stay queued */
         if (ready == 0) fsb_local_moved_away_(l); /* its other half would have been here */
         if (!read(l->wake[0], buf.bytes, sizeof buf.bytes)) break; /* closed */
         fsb_local_poll_(l);

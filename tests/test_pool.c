@@ -520,9 +520,9 @@ static int open_lossy(void *user, const char *key, uint32_t timeout_ms, void **o
     return err;
 }
 
-static int fail_check(void *user, const char *key, void *thing)
+static int fail_check(void *user, const char *key, void *arg)
 {
-    (void)user, (void)key, (void)thing;
+    (void)user, (void)key, (void)arg;
     return -1; /* it is gone, indeed */
 }
 
