@@ -790,8 +790,8 @@ static void test_liars(void)
 
 /* A server whose folder has no end: every READDIR answers a name, or with `empty` none. */
 typedef struct endless {
-    int       fd, empty;
-    pthread_t thread;
+    int       fd, empty, connections; /* fd: the latest's */
+    pthread_t threads[4];
 } endless;
 
 static int take(int fd, unsigned char *to, size_t size) /* 1 if all of it came */
@@ -807,15 +807,16 @@ static void *list_endlessly(void *arg)
     static const unsigned char none[] = {0, 0, 0, 0}, handle[] = {0, 0, 0, 1, 'h'};
     static const unsigned char attrs[] = {FOLDER};
     endless      *e = arg;
+    const int     fd = e->fd;
     unsigned char head[9], junk[4096], out[64];
-    while (take(e->fd, head, 9)) {
+    while (take(fd, head, 9)) {
         const size_t         left = ((size_t)head[2] << 8 | head[3]) - 5;
         const unsigned char *body = none;
         size_t               size = 4;
         unsigned char        type = 101;
-        if (left && (left > sizeof junk || !take(e->fd, junk, left))) break;
+        if (left && (left > sizeof junk || !take(fd, junk, left))) break;
         if (head[4] == 1) { /* INIT has no number: its version is where that would be */
-            if (send(e->fd, "\0\0\0\5\2\0\0\0\3", 9, MSG_NOSIGNAL) != 9) break;
+            if (send(fd, "\0\0\0\5\2\0\0\0\3", 9, MSG_NOSIGNAL) != 9) break;
             continue;
         }
         if (head[4] == 16) type = 104, body = root, size = sizeof root;
@@ -827,9 +828,9 @@ static void *list_endlessly(void *arg)
         out[3] = (unsigned char)(size + 5), out[4] = type;
         memcpy(out + 5, head + 5, 4), memcpy(out + 9, body, size);
         if (type == 101) out[3] = 17, size = 12;
-        if (send(e->fd, out, size + 9, MSG_NOSIGNAL) < 0) break;
+        if (send(fd, out, size + 9, MSG_NOSIGNAL) < 0) break;
     }
-    close(e->fd);
+    close(fd);
     return NULL;
 #undef FOLDER
 }
@@ -838,9 +839,9 @@ static int connect_endless(void *user, int fds[2])
 {
     endless *e = user;
     int      pair[2];
-    if (socketpair(AF_UNIX, SOCK_STREAM, 0, pair) != 0) return -errno;
+    if (e->connections == 4 || socketpair(AF_UNIX, SOCK_STREAM, 0, pair) != 0) return -EIO;
     e->fd = pair[1], fds[0] = fds[1] = pair[0];
-    return -pthread_create(&e->thread, NULL, list_endlessly, e);
+    return -pthread_create(&e->threads[e->connections++], NULL, list_endlessly, e);
 }
 
 static void test_endless(void)
@@ -857,7 +858,7 @@ static void test_endless(void)
         CHECK_EQ(conf_call(b, op), -EISDIR);
         CHECK_EQ(conf_op.stat.size, 12345); /* what failed has answered nothing */
         b->close(b);
-        pthread_join(e.thread, NULL);
+        while (e.connections) pthread_join(e.threads[--e.connections], NULL);
     }
 }
 
