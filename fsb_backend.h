@@ -4805,7 +4805,7 @@ static int fsb_memory_rename_check_(const fsb_memory_ *m, uint32_t flags,
     if (exchange) return 0;
     if (fsb_memory_is_dir_(from->node) && !fsb_memory_is_dir_(to->node)) return -ENOTDIR;
     if (!fsb_memory_is_dir_(from->node) && fsb_memory_is_dir_(to->node)) return -EISDIR;
-    return to->node->live ? -ENOTEMPTY : 0;
+    return to->node->live && to->node != from->node ? -ENOTEMPTY : 0;
 }
 
 /* Takes entry e out of its node's names, or gives it to another. */
