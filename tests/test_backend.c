@@ -530,7 +530,7 @@ static void test_handles(void)
         if (C(STAT, .handle = guess << 7, .path = "") >= 0) CHECK(!"a guessed handle worked");
     }
     CHECK_EQ(C(MKDIR, .path = "/d", MODE(0755)), 0);
-    conf_put(b, "/d/f", "x");
+    CHECK_EQ(C(MKDIR, .path = "/d/e", MODE(0755)), 0);
     CHECK_EQ(C(RENAME, .path = "/d", .path2 = "/d"), 0); /* a full folder onto itself */
     b->close(b); /* with handles open */
 }
