@@ -547,11 +547,13 @@ typedef struct fsb_sftp_desc {
             this backend removes or replaces gets another one, what others do that to keeps it.
    version  is made of mtime (in seconds), size, and the changes of this backend: others' changes
             of the same second and size are missed. nlink is 1.
+   Times    are whole seconds from 1970 to 2106: others become the nearest.
    Links    symbolic links before the last component are followed by the server, root or not: the
             limits are those of its user. WRITE with APPEND is atomic within this backend only.
-   LIST     in parts goes on with what its first part has read, for 10 s and until this backend
-            changes something. DATA, not DEEP: it asks no second time whether what was listed as a
-            regular file is one still; a link put in its place meanwhile is followed.
+   LIST     takes 4 Mi names (-E2BIG); in parts it goes on with what its first part has read, for
+            10 s and until this backend changes something. DATA, not DEEP: it asks no second time
+            whether what was listed as a regular file is one still; a link put in its place
+            meanwhile is followed.
    Errors   the server tells few; EEXIST, ENOTEMPTY, EISDIR, ENOTDIR, ENOSPC, ... are found by
             asking again.
    No EXCHANGE (-EINVAL), MKNOD of other than regular files (-EPERM), LINK of an open file
@@ -988,7 +990,7 @@ static fsb_backend_slot_ *fsb_backend_slot_at_(fsb_backend_handles_ *t, uint32_t
     return segment ? segment + index % FSB_BACKEND_SEGMENT_ : NULL;
 }
 
-/* A free slot; lock held. */
+/* A free slot; lock held. NULL: there is none, or no memory for it. */
 static fsb_backend_slot_ *fsb_backend_slot_take_(fsb_backend_handles_ *t)
 {
     if (t->free) {
@@ -1009,22 +1011,32 @@ static fsb_backend_slot_ *fsb_backend_slot_take_(fsb_backend_handles_ *t)
     return slot;
 }
 
-/* A new handle, 0 if there is none to be had. */
-static fsb_handle fsb_backend_handle_new_(fsb_backend_handles_ *t, int fd, uint32_t flags,
-                                          void *object)
+/* A slot for a handle to come, so that nothing is opened in vain. Errors: -ENFILE, -ENOMEM. */
+static int fsb_backend_slot_reserve_(fsb_backend_handles_ *t, fsb_backend_slot_ **slot)
 {
     pthread_mutex_lock(&t->lock);
-    fsb_backend_slot_ *slot = fsb_backend_slot_take_(t);
-    fsb_handle         handle = 0;
-    if (slot) {
-        uint64_t generation = (__atomic_load_n(&slot->state, __ATOMIC_RELAXED) >> 32) + 1;
-        if (generation > UINT32_MAX) generation = 1;
-        slot->fd = fd, slot->flags = flags, slot->object = object;
-        handle = generation << 32 | (slot->index + 1);
-        __atomic_store_n(&slot->state, generation << 32 | FSB_BACKEND_OPEN_ | 1, __ATOMIC_RELEASE);
-    }
+    *slot = fsb_backend_slot_take_(t);
+    const int err = *slot ? 0 : t->used == t->limit ? -ENFILE : -ENOMEM;
     pthread_mutex_unlock(&t->lock);
-    return handle;
+    return err;
+}
+
+static void fsb_backend_slot_return_(fsb_backend_handles_ *t, fsb_backend_slot_ *slot)
+{
+    pthread_mutex_lock(&t->lock);
+    slot->next = t->free, t->free = slot->index + 1;
+    pthread_mutex_unlock(&t->lock);
+}
+
+/* The handle of a reserved slot: it is open from now on. */
+static fsb_handle fsb_backend_slot_open_(fsb_backend_slot_ *slot, int fd, uint32_t flags,
+                                         void *object)
+{
+    uint64_t generation = (__atomic_load_n(&slot->state, __ATOMIC_RELAXED) >> 32) + 1;
+    if (generation > UINT32_MAX) generation = 1;
+    slot->fd = fd, slot->flags = flags, slot->object = object;
+    __atomic_store_n(&slot->state, generation << 32 | FSB_BACKEND_OPEN_ | 1, __ATOMIC_RELEASE);
+    return generation << 32 | (slot->index + 1);
 }
 
 /* Counts the caller in as a user; NULL: no such handle. */
@@ -1045,9 +1057,7 @@ static int fsb_backend_unpin_(fsb_backend_handles_ *t, fsb_backend_slot_ *slot)
 {
     if (__atomic_sub_fetch(&slot->state, 1, __ATOMIC_ACQ_REL) & UINT32_MAX) return 0;
     const int err = t->drop(t->owner, slot);
-    pthread_mutex_lock(&t->lock);
-    slot->next = t->free, t->free = slot->index + 1;
-    pthread_mutex_unlock(&t->lock);
+    fsb_backend_slot_return_(t, slot);
     return err;
 }
 
@@ -1802,7 +1812,10 @@ static fsb_local_proc_ fsb_local_proc_of_(int fd)
 static int fsb_local_reopen_(int fd, int flags)
 {
     const fsb_local_proc_ name = fsb_local_proc_of_(fd);
-    return fsb_local_errno_(open(name.text, flags | O_CLOEXEC | O_NOCTTY | O_NONBLOCK));
+    int                   again;
+    do again = fsb_local_errno_(open(name.text, flags | O_CLOEXEC | O_NOCTTY | O_NONBLOCK));
+    while (again == -EINTR);
+    return again;
 }
 
 /* ---- [local: known] -------------------------------------------------------------------------- */
@@ -2029,8 +2042,11 @@ static int fsb_local_settle_(fsb_local_ *l, const fsb_op *op, int fd, uint32_t m
     const uid_t uid = mask & FSB_ATTR_UID && op->attr.uid != st->uid ? op->attr.uid : (uid_t)-1;
     const gid_t gid = mask & FSB_ATTR_GID && op->attr.gid != st->gid ? op->attr.gid : (gid_t)-1;
     int         changed = 0;
-    if (uid != (uid_t)-1 || gid != (gid_t)-1)
+    if (uid != (uid_t)-1 || gid != (gid_t)-1) { /* where it may and can be said, see fsb_attr */
         changed = !fchownat(fd, "", uid, gid, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW);
+        if (!changed && errno != EPERM && errno != EINVAL && errno != ENOSYS
+            && errno != EOPNOTSUPP) return -errno;
+    }
     if (S_ISDIR(st->mode)) mode |= st->mode & S_ISGID; /* inherited */
     if (!S_ISLNK(st->mode) && (changed || (st->mode & 07777) != mode)) {
         const fsb_local_proc_ name = fsb_local_proc_of_(fd);
@@ -2038,6 +2054,18 @@ static int fsb_local_settle_(fsb_local_ *l, const fsb_op *op, int fd, uint32_t m
         changed = 1;
     }
     return changed ? fsb_local_look_(l, fd, "", st) : 0;
+}
+
+/* What was just made could not be settled: the name goes again, if it is still that of fd (fd < 0:
+   it could not be opened). */
+static void fsb_local_unmake_(const fsb_local_parent_ *parent, int fd, int folder)
+{
+    struct stat mine, there;
+    const int   flag = folder ? AT_REMOVEDIR : 0;
+    if (fd >= 0 && (fstat(fd, &mine)
+                    || fstatat(parent->fd, parent->name, &there, AT_SYMLINK_NOFOLLOW)
+                    || mine.st_dev != there.st_dev || mine.st_ino != there.st_ino)) return;
+    if (unlinkat(parent->fd, parent->name, flag)) {} /* it stays, then */
 }
 
 /* The mode to make it with: what is to be another's is open to nobody else until it is. */
@@ -2078,6 +2106,7 @@ static int64_t fsb_local_create_(fsb_local_ *l, fsb_op *op)
         const int      fd = openat(parent.fd, parent.name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
         fsb_stat       st;
         err = fd < 0 ? -errno : fsb_local_settle_(l, op, fd, mode, &st);
+        if (err && err != -ENOENT) fsb_local_unmake_(&parent, fd, op->code == FSB_OP_MKDIR);
         if (fd >= 0) close(fd);
         if (!err) op->stat = st;
     }
@@ -2148,8 +2177,12 @@ static int fsb_local_open_new_(fsb_local_ *l, const fsb_op *op, uint32_t flags, 
     const int      fd = fsb_local_open_or_make_(l, op->path, strlen(op->path), how,
                                                 fsb_local_first_mode_(op, mode));
     const int      err = fd < 0 ? fd : fsb_local_settle_(l, op, fd, mode, st);
-    if (err && fd >= 0) close(fd);
-    return err ? err : fd;
+    if (!err || fd < 0) return fd;
+    fsb_local_parent_ parent;
+    if (!fsb_local_parent_open_(l, op->path, &parent)) fsb_local_unmake_(&parent, fd, 0);
+    fsb_local_parent_close_(l, &parent);
+    close(fd);
+    return err;
 }
 
 /* 0 if it is the regular file that op means. */
@@ -2233,7 +2266,7 @@ static int64_t fsb_local_pwrite_(int fd, const void *data, size_t size, uint64_t
         const ssize_t n = pwrite(fd, (const char *)data + done, size - done,
                                  (off_t)(offset + done));
         if (n < 0 && errno == EINTR) continue;
-        if (n < 0) return -errno;
+        if (n <= 0) return n ? -errno : -EIO; /* nothing taken, and no word why */
         done += (size_t)n;
     }
     return (int64_t)done;
@@ -2250,18 +2283,23 @@ static int64_t fsb_local_bytes_(fsb_local_ *l, fsb_op *op, int fd, uint64_t offs
 
 static int64_t fsb_local_open_op_(fsb_local_ *l, fsb_op *op)
 {
-    fsb_stat  st;
-    const int fd = fsb_local_open_file_(l, op, op->flags, &st);
-    if (fd < 0) return fd;
-    const fsb_handle handle = fsb_backend_handle_new_(&l->handles, fd, op->flags, NULL);
-    if (!handle) {
-        close(fd);
-        return -ENFILE;
+    const int          reads = op->flags & FSB_O_READ && op->size;
+    fsb_backend_slot_ *slot;
+    fsb_stat           st;
+    void              *room = NULL;
+    int64_t            n = fsb_backend_slot_reserve_(&l->handles, &slot);
+    if (n) return n;
+    if (reads && !(room = fsb_backend_room_(&l->allocator, op))) n = -ENOMEM;
+    const int fd = n ? -1 : fsb_local_open_file_(l, op, op->flags, &st);
+    if (!n && fd < 0) n = fd;
+    if (!n && reads) n = fsb_local_pread_(fd, room, op->size, 0);
+    if (n < 0) {
+        if (fd >= 0) close(fd);
+        fsb_backend_slot_return_(&l->handles, slot);
+    } else {
+        op->handle = fsb_backend_slot_open_(slot, fd, op->flags, NULL), op->stat = st;
     }
-    const int64_t n = op->flags & FSB_O_READ ? fsb_local_bytes_(l, op, fd, 0) : 0;
-    if (n < 0) fsb_backend_handle_close_(&l->handles, handle);
-    else op->handle = handle, op->stat = st;
-    return n;
+    return fsb_backend_answer_(op, room, n);
 }
 
 static int64_t fsb_local_get_(fsb_local_ *l, fsb_op *op)
@@ -2315,7 +2353,8 @@ static int64_t fsb_local_append_(fsb_local_ *l, fsb_local_at_ *at, fsb_op *op, u
         const long n = plain < 0 ? syscall(SYS_pwritev2, fd, &io, 1, -1L, -1L,
                                            FSB_LOCAL_RWF_APPEND_)
                                  : (long)writev(plain, &io, 1);
-        if (n >= 0) done += (size_t)n;
+        if (n > 0) done += (size_t)n;
+        else if (!n) err = -EIO;
         else if ((errno == EOPNOTSUPP || errno == ENOSYS) && plain < 0)
             plain = fd = fsb_local_reopen_(fd, O_WRONLY | O_APPEND), err = fd < 0 ? fd : 0;
         else if (errno != EINTR) err = -errno;
@@ -2439,7 +2478,8 @@ static int64_t fsb_local_copy_(fsb_local_ *l, fsb_op *op)
     const size_t   size = op->size64 < 1 << 30 ? (size_t)op->size64 : (size_t)1 << 30;
     if (in.stat.file_id == out.stat.file_id && apart < op->size64) n = -EINVAL;
     else if (!(in.slot->flags & FSB_O_READ) || !(out.slot->flags & FSB_O_WRITE)) n = -EBADF;
-    else n = copy_file_range(in.fd, &from, out.fd, &at, size, 0), n = n < 0 ? -errno : n;
+    else do n = copy_file_range(in.fd, &from, out.fd, &at, size, 0), n = n < 0 ? -errno : n;
+    while (n == -EINTR);
     if (n == -EXDEV || n == -EOPNOTSUPP || n == -ENOSYS)
         n = fsb_local_copy_by_hand_(l, op, in.fd, out.fd);
     fsb_local_at_close_(l, &in);
@@ -2571,20 +2611,29 @@ static int fsb_local_small_(fsb_local_ *l, fsb_backend_listing_ *ls, int dir, fs
     return err;
 }
 
-/* Emits one entry: 0 go on, 1 stop. */
+/* A name could not be looked at. 0: it is left out, for it is gone, or what is mounted there is out
+   of reach. Else the listing fails: the rest of it must not pass for all there is. */
+static int fsb_local_unseen_(const fsb_local_ *l, int dir, int err)
+{
+    fsb_stat st;
+    if (err == -EACCES) return fsb_local_look_(l, dir, ".", &st); /* of no name, or of this one? */
+    return err == -ENOENT || err == -ESTALE || err == -ENOTCONN || err == -EHOSTDOWN ? 0 : err;
+}
+
+/* Emits one entry: 0 go on, 1 stop, or an error. */
 static int fsb_local_emit_(fsb_local_ *l, fsb_backend_listing_ *ls, int dir,
                            const fsb_local_dirent_ *d)
 {
     fsb_dirent  entry;
     const char *name = d->name;
-    int         gone = 0;
+    int         err = 0;
     if (name[0] == '.' && (!name[1] || (name[1] == '.' && !name[2]))) return 0;
     memset(&entry, 0, sizeof entry);
     entry.name = name, entry.name_size = strlen(name), entry.cookie = (uint64_t)d->offset;
-    if (ls->room && d->type == DT_REG) gone = fsb_local_small_(l, ls, dir, &entry);
-    else if (ls->op->flags & FSB_LIST_STAT) gone = fsb_local_look_(l, dir, name, &entry.stat);
+    if (ls->room && d->type == DT_REG) err = fsb_local_small_(l, ls, dir, &entry);
+    else if (ls->op->flags & FSB_LIST_STAT) err = fsb_local_look_(l, dir, name, &entry.stat);
     else entry.stat.ino = d->ino, entry.stat.mode = (uint32_t)d->type << 12;
-    return gone ? 0 : fsb_backend_listing_emit_(ls, &entry);
+    return err ? fsb_local_unseen_(l, dir, err) : fsb_backend_listing_emit_(ls, &entry);
 }
 
 static int64_t fsb_local_list_from_(fsb_local_ *l, fsb_backend_listing_ *ls, int dir,
@@ -2600,7 +2649,8 @@ static int64_t fsb_local_list_from_(fsb_local_ *l, fsb_backend_listing_ *ls, int
         const fsb_local_dirent_ *d;
         for (long at = 0; at < n; at += d->size) {
             d = (const fsb_local_dirent_ *)(const void *)(buf.bytes + at);
-            if (fsb_local_emit_(l, ls, dir, d)) return 0;
+            const int stop = fsb_local_emit_(l, ls, dir, d);
+            if (stop) return stop < 0 ? stop : 0;
         }
     }
 }
@@ -2653,6 +2703,12 @@ typedef struct fsb_local_scan_ {
     int              report; /* names found are new: tell */
     int              err;
 } fsb_local_scan_;
+
+/* 1 if something was not done for lack of it, rather than for what was found: events are lost. */
+static int fsb_local_lacks_(int64_t err)
+{
+    return err == -ENOSPC || err == -ENOMEM || err == -EMFILE || err == -ENFILE;
+}
 
 static void fsb_local_tell_by_(fsb_local_ *l, uint32_t kind, const char *path, const char *path2,
                                int own)
@@ -2820,7 +2876,8 @@ static int fsb_local_snapshot_take_(fsb_local_ *l, const char *path, size_t expe
     memset(&op, 0, sizeof op);
     op.code = FSB_OP_LIST, op.path = path, op.flags = FSB_LIST_STAT;
     op.emit = fsb_local_snapshot_emit_, op.user = s;
-    fsb_local_list_(l, &op);
+    const int64_t n = fsb_local_list_(l, &op);
+    if (!s->err && fsb_local_lacks_(n)) s->err = (int)n;
     if (s->err) fsb_local_snapshot_free_(s);
     return s->err;
 }
@@ -2845,7 +2902,8 @@ static int fsb_local_polled_add_(fsb_local_ *l, const char *path)
                   "no more inotify watches: further folders are looked at once a second");
     f->next = l->polled, l->polled = f;
     pthread_mutex_unlock(&l->folders_lock);
-    return write(l->wake[1], "", 1) == 1 ? 0 : -EIO;
+    if (write(l->wake[1], "", 1) < 0) {} /* full: it is awake, then */
+    return 0;
 }
 
 static void fsb_local_polled_free_(fsb_local_ *l, fsb_local_polled_ *f)
@@ -2903,11 +2961,12 @@ static int fsb_local_scan_from_(fsb_local_ *l, const char *path, int report)
         fsb_local_todo_ *t = s.todo;
         s.todo = t->next, s.folder = (const char *)(const void *)(t + 1);
         const int err = s.err ? 0 : fsb_local_folder_add_(l, s.folder);
-        if (err && (first || err == -ENOSPC || err == -ENOMEM)) s.err = err; /* else gone again */
+        if (err && (first || fsb_local_lacks_(err))) s.err = err; /* else gone again */
         fsb_op op;
         memset(&op, 0, sizeof op);
         op.code = FSB_OP_LIST, op.path = s.folder, op.emit = fsb_local_scan_emit_, op.user = &s;
-        if (!s.err && !err) fsb_local_list_(l, &op);
+        const int64_t n = s.err || err ? 0 : fsb_local_list_(l, &op);
+        if (!s.err && fsb_local_lacks_(n)) s.err = (int)n;
         fsb_backend_free_(&l->allocator, t, sizeof *t + t->size);
         first = 0;
     }
@@ -2970,7 +3029,7 @@ static void fsb_local_came_(fsb_local_ *l, const char *path, uint32_t mask)
     if (!(mask & IN_ISDIR) || !fsb_backend_join_(child, path, "x")) return;
     if (!fsb_backend_watches_want_(&l->watches, child, 1)) return;
     const int err = fsb_local_scan_from_(l, path, 1);
-    if (err == -ENOSPC || err == -ENOMEM) fsb_local_tell_(l, FSB_EVENT_LOST, path, NULL);
+    if (fsb_local_lacks_(err)) fsb_local_tell_(l, FSB_EVENT_LOST, path, NULL);
 }
 
 static void fsb_local_moved_away_(fsb_local_ *l)
@@ -3383,9 +3442,9 @@ static void *fsb_local_watch_main_(void *arg)
     p[1].fd = l->wake[0], p[1].events = POLLIN;
     for (;;) {
         const int ready = poll(p, 2, fsb_local_patience_(l));
-        if (ready < 0 && errno != EINTR) break;
+        if (ready < 0 && errno != EINTR) poll(NULL, 0, 20); /* no memory; events stay queued */
         if (ready == 0) fsb_local_moved_away_(l); /* its other half would have been here */
-        if (ready > 0 && p[1].revents && read(l->wake[0], buf.bytes, sizeof buf.bytes) <= 0) break;
+        if (!read(l->wake[0], buf.bytes, sizeof buf.bytes)) break; /* closed */
         fsb_local_poll_(l);
         if (ready <= 0 || !p[0].revents) continue;
         const ssize_t n = read(p[0].fd, buf.bytes, sizeof buf.bytes);
@@ -3412,7 +3471,7 @@ static int fsb_local_watch_start_(fsb_local_ *l)
     pthread_mutex_lock(&l->folders_lock);
     if (!l->watches.started) {
         err = fsb_local_watch_source_(l);
-        if (!err) err = fsb_local_errno_(pipe2(l->wake, O_CLOEXEC));
+        if (!err) err = fsb_local_errno_(pipe2(l->wake, O_CLOEXEC | O_NONBLOCK));
         if (!err) {
             err = fsb_backend_thread_(&l->watches.thread, 256 << 10, fsb_local_watch_main_, l);
             if (err) close(l->wake[0]), close(l->wake[1]);
@@ -3442,14 +3501,15 @@ static int64_t fsb_local_watch_(fsb_local_ *l, fsb_op *op)
     if (err) return err;
     fsb_backend_watch_ *w = fsb_backend_watch_new_(&l->watches, op);
     if (!w) return -ENOMEM;
+    fsb_backend_slot_ *slot = NULL;
     err = fsb_local_watch_path_(l, op);
-    const fsb_handle handle = err ? 0 : fsb_backend_handle_new_(&l->handles, -1, 0, w);
-    if (!err && !handle) err = -ENFILE;
+    if (!err) err = fsb_backend_slot_reserve_(&l->handles, &slot);
     if (err) {
         fsb_backend_watch_close_(&l->watches, w);
         fsb_local_folders_prune_(l);
     } else {
-        op->handle = handle, op->out_offset = l->fan && op->flags & FSB_WATCH_FOREIGN;
+        op->handle = fsb_backend_slot_open_(slot, -1, 0, w);
+        op->out_offset = l->fan && op->flags & FSB_WATCH_FOREIGN;
     }
     return err;
 }
@@ -3518,11 +3578,11 @@ static int fsb_local_run_pipe_open_(int ends[2])
 {
     if (pipe2(ends, O_CLOEXEC)) return -errno;
     ends[0] = fsb_local_high_(ends[0]), ends[1] = fsb_local_high_(ends[1]);
-    const int err = ends[0] < 0 ? ends[0] : ends[1] < 0 ? ends[1] : 0;
-    if (!err && !fcntl(ends[0], F_SETFL, O_NONBLOCK)) return 0;
-    for (int i = 0; i < 2; ++i)
+    int err = ends[0] < 0 ? ends[0] : ends[1] < 0 ? ends[1] : 0;
+    if (!err) err = fsb_local_errno_(fcntl(ends[0], F_SETFL, O_NONBLOCK));
+    for (int i = 0; err && i < 2; ++i)
         if (ends[i] >= 0) close(ends[i]);
-    return err ? err : -EIO;
+    return err;
 }
 
 /* What the command reads: a descriptor of its own. */
@@ -3689,6 +3749,7 @@ static size_t fsb_local_run_read_(fsb_local_run_ *r, int which, size_t most)
     const ssize_t n = read(p->fd, r->room, most);
     if (n > 0) fsb_local_run_hand_(r, which, (size_t)n);
     if (n > 0 || (n < 0 && (errno == EAGAIN || errno == EINTR))) return n > 0 ? (size_t)n : 0;
+    if (n < 0) fsb_local_run_stop_(r, -errno); /* what it wrote is lost */
     close(p->fd);
     p->fd = -1;
     return 0;
@@ -4548,12 +4609,13 @@ static int64_t fsb_memory_watch_(fsb_memory_run_ *r)
     if (err) return err;
     fsb_backend_watch_ *w = fsb_backend_watch_new_(&m->watches, r->op);
     if (!w) return -ENOMEM;
-    const fsb_handle handle = fsb_backend_handle_new_(&m->handles, -1, 0, w);
-    if (!handle) {
+    fsb_backend_slot_ *slot;
+    err = fsb_backend_slot_reserve_(&m->handles, &slot);
+    if (err) {
         fsb_backend_watch_close_(&m->watches, w);
-        return -ENFILE;
+        return err;
     }
-    r->op->handle = handle, r->op->out_offset = 0;
+    r->op->handle = fsb_backend_slot_open_(slot, -1, 0, w), r->op->out_offset = 0;
     return 0;
 }
 
@@ -4595,16 +4657,14 @@ static int64_t fsb_memory_readlink_(fsb_memory_run_ *r)
     return fsb_backend_answer_(r->op, room, (int64_t)n);
 }
 
-static int64_t fsb_memory_load_op_(fsb_memory_run_ *r, const fsb_memory_node_ *node,
+/* The bytes that op asks for, into its room. */
+static int64_t fsb_memory_load_op_(fsb_op *op, void *room, const fsb_memory_node_ *node,
                                    uint64_t offset)
 {
     const uint64_t size = node->stat.size, left = offset < size ? size - offset : 0;
-    const size_t   n = left < r->op->size ? (size_t)left : r->op->size;
-    if (!r->op->size) return 0;
-    void *room = fsb_backend_room_(&r->m->allocator, r->op);
-    if (!room) return -ENOMEM;
+    const size_t   n = left < op->size ? (size_t)left : op->size;
     fsb_memory_load_(node, (char *)room, n, offset);
-    return fsb_backend_answer_(r->op, room, (int64_t)n);
+    return fsb_backend_answer_(op, room, (int64_t)n);
 }
 
 /* A node with the name w, as the op's attr wants it. */
@@ -4690,26 +4750,33 @@ static int fsb_memory_open_node_(fsb_memory_run_ *r, fsb_memory_node_ **node)
 
 static int64_t fsb_memory_open_op_(fsb_memory_run_ *r)
 {
-    fsb_memory_node_ *node;
-    fsb_op           *op = r->op;
-    int               err = fsb_memory_open_node_(r, &node);
+    fsb_op            *op = r->op;
+    const int          reads = op->flags & FSB_O_READ && op->size;
+    fsb_memory_node_  *node;
+    fsb_backend_slot_ *slot;
+    void              *room = NULL;
+    int                err = fsb_backend_slot_reserve_(&r->m->handles, &slot);
     if (err) return err;
-    const int64_t n = op->flags & FSB_O_READ ? fsb_memory_load_op_(r, node, 0) : 0;
-    if (n < 0) return n;
-    const fsb_handle handle = fsb_backend_handle_new_(&r->m->handles, -1, op->flags, node);
-    if (!handle) {
-        if (op->flags & FSB_O_READ && op->size) fsb_slice_release(&op->slice);
-        return -ENFILE;
+    if (reads && !(room = fsb_backend_room_(&r->m->allocator, op))) err = -ENOMEM;
+    if (!err) err = fsb_memory_open_node_(r, &node);
+    if (err) {
+        fsb_backend_slot_return_(&r->m->handles, slot);
+        return fsb_backend_answer_(op, room, err);
     }
     __atomic_add_fetch(&node->users, 1, __ATOMIC_RELAXED);
-    op->handle = handle, op->stat = node->stat;
-    return n;
+    op->handle = fsb_backend_slot_open_(slot, -1, op->flags, node), op->stat = node->stat;
+    return reads ? fsb_memory_load_op_(op, room, node, 0) : 0;
 }
 
 static int64_t fsb_memory_read_(fsb_memory_run_ *r)
 {
+    fsb_op *op = r->op;
     if (!(r->slot->flags & FSB_O_READ)) return -EBADF;
-    return fsb_memory_load_op_(r, (const fsb_memory_node_ *)r->slot->object, r->op->offset);
+    if (!op->size) return 0;
+    void *room = fsb_backend_room_(&r->m->allocator, op);
+    if (!room) return -ENOMEM;
+    const fsb_memory_node_ *node = (const fsb_memory_node_ *)r->slot->object;
+    return fsb_memory_load_op_(op, room, node, op->offset);
 }
 
 static int64_t fsb_memory_write_(fsb_memory_run_ *r)
@@ -4773,7 +4840,7 @@ static int fsb_memory_rename_check_(const fsb_memory_ *m, uint32_t flags,
     if (exchange) return 0;
     if (fsb_memory_is_dir_(from->node) && !fsb_memory_is_dir_(to->node)) return -ENOTDIR;
     if (!fsb_memory_is_dir_(from->node) && fsb_memory_is_dir_(to->node)) return -EISDIR;
-    return to->node->live ? -ENOTEMPTY : 0;
+    return to->node->live && to->node != from->node ? -ENOTEMPTY : 0;
 }
 
 /* Takes entry e out of its node's names, or gives it to another. */
@@ -6895,10 +6962,12 @@ static int fsb_sftp_send_(fsb_sftp_ *s)
     return err;
 }
 
-/* Reads what is there, at most `most` bytes; waits for the first. */
+/* Reads what is there, at most `most` bytes; waits for the first. A server that never stops sending
+   does not outlast the operation either. */
 static int64_t fsb_sftp_recv_(fsb_sftp_ *s, void *to, size_t most)
 {
     for (;;) {
+        if (fsb_sftp_now_() >= s->end) return -ETIMEDOUT;
         const ssize_t n = read(s->h->fds[0], to, most);
         if (n > 0) return n;
         if (n == 0 || (errno != EAGAIN && errno != EINTR)) return -ECONNRESET;
@@ -7284,7 +7353,7 @@ static int fsb_sftp_limits_(fsb_sftp_ *s)
     if (!(s->extensions & FSB_SFTP_LIMITS_)) return 0;
     fsb_sftp_finish_(s, fsb_sftp_extended_(s, "limits@openssh.com"));
     const int err = fsb_sftp_one_(s, &a);
-    if (err || !a.body) return err;
+    if (a.err || err || !a.body) return a.err ? 0 : err; /* refused: as if there were none */
     fsb_sftp_cursor_ c = {a.body, a.body_size, 0};
     (void)fsb_sftp_get64_(&c);
     const uint64_t reads = fsb_sftp_get64_(&c), writes = fsb_sftp_get64_(&c), most = 256 << 10;
@@ -7870,13 +7939,16 @@ static int fsb_sftp_open_op_(fsb_sftp_ *s, fsb_op *op, uint32_t flags, fsb_sftp_
 static int64_t fsb_sftp_on_open_(fsb_sftp_ *s, fsb_op *op)
 {
     fsb_sftp_fill_with_ with;
+    fsb_backend_slot_  *slot;
     void               *room = NULL;
-    fsb_sftp_file_     *f = (fsb_sftp_file_ *)fsb_backend_new_(&s->h->desc.allocator, sizeof *f);
-    if (!f) return -ENOMEM;
+    int64_t             n = fsb_backend_slot_reserve_(&s->h->handles, &slot);
+    if (n) return n;
+    fsb_sftp_file_ *f = (fsb_sftp_file_ *)fsb_backend_new_(&s->h->desc.allocator, sizeof *f);
     memset(&with, 0, sizeof with);
-    int64_t n = fsb_sftp_open_op_(s, op, op->flags, f, &with.mask);
+    n = f ? fsb_sftp_open_op_(s, op, op->flags, f, &with.mask) : -ENOMEM;
     if (n) {
         fsb_backend_free_(&s->h->desc.allocator, f, sizeof *f);
+        fsb_backend_slot_return_(&s->h->handles, slot);
         return n;
     }
     if (with.mask) n = fsb_sftp_fill_file_(s, op, f, &with);
@@ -7884,15 +7956,14 @@ static int64_t fsb_sftp_on_open_(fsb_sftp_ *s, fsb_op *op)
         room = fsb_backend_room_(&s->h->desc.allocator, op);
         n = room ? fsb_sftp_read_(s, f, 0, room, op->size, 0) : -ENOMEM;
     }
-    const fsb_handle h = n < 0 ? 0 : fsb_backend_handle_new_(&s->h->handles, -1, op->flags & 3, f);
-    if (n >= 0 && !h) n = -EMFILE;
-    if (n >= 0) op->handle = h;
-    if (room) n = fsb_backend_answer_(op, room, n);
-    if (n < 0) {
+    if (n >= 0) {
+        op->handle = fsb_backend_slot_open_(slot, -1, op->flags & 3, f);
+    } else {
         fsb_sftp_drop_file_(s, f);
         fsb_backend_free_(&s->h->desc.allocator, f, sizeof *f);
+        fsb_backend_slot_return_(&s->h->handles, slot);
     }
-    return n;
+    return fsb_backend_answer_(op, room, n);
 }
 
 static int64_t fsb_sftp_on_get_(fsb_sftp_ *s, fsb_op *op)
@@ -7902,9 +7973,10 @@ static int64_t fsb_sftp_on_get_(fsb_sftp_ *s, fsb_op *op)
     int64_t        n = fsb_sftp_open_op_(s, op, FSB_O_READ, &f, &none);
     if (n) return n;
     void *room = op->size ? fsb_backend_room_(&s->h->desc.allocator, op) : NULL;
-    if (room) return fsb_backend_answer_(op, room, fsb_sftp_read_(s, &f, 0, room, op->size, 1));
-    fsb_sftp_drop_file_(s, &f);
-    return op->size ? -ENOMEM : 0;
+    if (room) n = fsb_sftp_read_(s, &f, 0, room, op->size, 1);
+    else if (op->size) n = -ENOMEM;
+    if (!room || n == -ENOMEM) fsb_sftp_drop_file_(s, &f); /* the CLOSE was not sent */
+    return fsb_backend_answer_(op, room, n);
 }
 
 static int64_t fsb_sftp_on_put_(fsb_sftp_ *s, fsb_op *op)
@@ -7916,6 +7988,7 @@ static int64_t fsb_sftp_on_put_(fsb_sftp_ *s, fsb_op *op)
     if (n) return n;
     with.data = op->data, with.size = op->size, with.close = 1;
     const int err = fsb_sftp_fill_file_(s, op, &f, &with);
+    if (err == -ENOMEM) fsb_sftp_drop_file_(s, &f); /* the CLOSE was not sent */
     return err ? err : (int64_t)op->size;
 }
 
@@ -7959,7 +8032,7 @@ static int64_t fsb_sftp_copy_(fsb_sftp_ *s, const fsb_op *op, const fsb_sftp_fil
     fsb_stat       st;
     fsb_attr       none;
     uint64_t       size = op->size64;
-    memset(&none, 0, sizeof none);
+    memset(&none, 0, sizeof none), memset(&st, 0, sizeof st);
     int err = fsb_sftp_set_(s, NULL, in, &none, 0, &st);
     if (!err && in->file_id == out->file_id) err = apart < size ? -EINVAL : -EOPNOTSUPP;
     if (err || !size || st.size <= op->offset) return err;
@@ -8136,7 +8209,7 @@ static int64_t fsb_sftp_on_readlink_(fsb_sftp_ *s, fsb_op *op)
 /* A folder is read whole and handed out in the order of its names' hashes, which are the cookies:
    they keep while names come and go. What was handed out in part is kept for who goes on with it:
    else 10,000 names in parts of 100 were 100 times 10,000. */
-enum { FSB_SFTP_KEPT_ = 4, FSB_SFTP_KEPT_MS_ = 10000 };
+enum { FSB_SFTP_KEPT_ = 4, FSB_SFTP_KEPT_MS_ = 10000, FSB_SFTP_NAMES_ = 4 << 20 };
 
 typedef struct fsb_sftp_entry_ {
     uint64_t cookie;
@@ -8223,6 +8296,7 @@ static int fsb_sftp_list_add_(fsb_sftp_ *s, fsb_sftp_listing_ *l, const unsigned
     void                *entries = l->entries, *names = l->names;
     if (!size || size > FSB_NAME_MAX || memchr(name, '/', size) || memchr(name, 0, size)) return 0;
     if (name[0] == '.' && (size == 1 || (size == 2 && name[1] == '.'))) return 0;
+    if (l->count == FSB_SFTP_NAMES_) return -E2BIG;
     int err = fsb_sftp_room_(a, &entries, &l->room, (l->count + 1) * sizeof *l->entries);
     l->entries = (fsb_sftp_entry_ *)entries;
     if (!err) err = fsb_sftp_room_(a, &names, &l->names_room, l->size + size + 1);
@@ -8265,6 +8339,7 @@ static int fsb_sftp_read_folder_(fsb_sftp_ *s, const fsb_sftp_file_ *dir, fsb_sf
             if (a[i].eof) return 0;
             err = fsb_sftp_list_take_(s, l, &a[i]);
         }
+        if (!err && fsb_sftp_now_() >= s->end) err = -ETIMEDOUT; /* it answers, and never ends */
         if (err) return err;
     }
 }
@@ -8876,6 +8951,7 @@ static int64_t fsb_sftp_on_list_(fsb_sftp_ *s, fsb_op *op)
 static int64_t fsb_sftp_call_(fsb_backend *b, fsb_op *op)
 {
     fsb_sftp_host_ *h = (fsb_sftp_host_ *)(void *)b;
+    const fsb_stat  before = op->stat;
     int64_t         n = fsb_backend_check_(op);
     if (n) return op->result = n;
     if (op->code == FSB_OP_EXEC) return op->result = fsb_sftp_exec_(h, op);
@@ -8891,6 +8967,7 @@ static int64_t fsb_sftp_call_(fsb_backend *b, fsb_op *op)
     if (n == -ENOENT && (op->code == FSB_OP_RENAME || op->code == FSB_OP_LINK))
         n = fsb_sftp_missing_(s, op->path2);
     fsb_sftp_talked_(s);
+    if (n < 0) op->stat = before;
     return op->result = n;
 }
 

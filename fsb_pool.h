@@ -439,7 +439,8 @@ typedef struct fsb_pooled_desc {
    the pool, and is lent to others while operations on the file use it too (backends may be used by
    many threads); the pool keeps it from being swept, and what is discarded is closed with its last
    open file. COPY between files of two backends answers -EXDEV. After an answer that means a lost
-   connection (see fsb_pool_with()) the backend is discarded; the operation is not repeated.
+   connection (see fsb_pool_with()) the backend is discarded, or if the operation was on an open
+   file checked before it is lent again; the operation is not repeated.
    Errors: -EINVAL, -ENOMEM; nothing is connected yet. Threads: any. */
 FSB_API int fsb_pooled_open(fsb_backend **out, const fsb_pooled_desc *desc);
 
@@ -809,18 +810,17 @@ static int fsb_pool_make_(fsb_pool *p, fsb_pool_slot_ *slot, int64_t end)
     return err < 0 ? err : 0;
 }
 
-/* 1 if a thing that was idle is to be looked at before it is lent. */
+/* 1 if a thing that was idle is to be looked at before it is lent. Lock held. */
 static int fsb_pool_doubtful_(const fsb_pool *p, const fsb_pool_slot_ *slot)
 {
     if (!p->desc.check) return 0;
     return slot->suspect || fsb_pool_now_() - slot->since >= p->desc.check_ms;
 }
 
-/* 1 if a thing that was idle may be lent; else it is gone. */
+/* 1 if a doubtful thing may be lent; else it is gone. */
 static int fsb_pool_healthy_(fsb_pool *p, fsb_pool_slot_ *slot)
 {
     fsb_pool_key_ *key = slot->key;
-    if (!fsb_pool_doubtful_(p, slot)) return 1;
     if (p->desc.check(p->desc.user, key->name, slot->thing) == 0) {
         pthread_mutex_lock(&p->lock);
         slot->suspect = 0;
@@ -1082,8 +1082,9 @@ FSB_API void fsb_pool_backend_close(void *user, const char *key, void *thing)
 static int64_t fsb_pool_call_(fsb_backend *b, fsb_op *op)
 {
     const size_t end = offsetof(fsb_backend, call) + (op->code + 1) * sizeof b->call[0];
-    if (end <= b->size && b->call[op->code]) return b->call[op->code](b, op);
     op->result = -ENOSYS;
+    if (!op->code || op->code >= FSB_OP_COUNT) return op->result;
+    if (end <= b->size && b->call[op->code]) return b->call[op->code](b, op);
     if (op->code != FSB_OP_GET && op->code != FSB_OP_PUT) return op->result;
     fsb_op sub = *op;
     sub.code = FSB_OP_OPEN;
@@ -1139,6 +1140,15 @@ static void *fsb_pool_pin_(fsb_pool *p, uint32_t index)
     void *thing = p->slots[index].thing;
     pthread_mutex_unlock(&p->lock);
     return thing;
+}
+
+/* What an answer of a pinned thing means for who borrows it next. */
+static void fsb_pool_suspect_(fsb_pool *p, uint32_t index, int64_t result)
+{
+    if (fsb_pool_fate_of_(result) == FSB_POOL_KEEP) return;
+    pthread_mutex_lock(&p->lock);
+    p->slots[index].suspect = 1;
+    pthread_mutex_unlock(&p->lock);
 }
 
 static void fsb_pool_unpin_(fsb_pool *p, uint32_t index)
@@ -1227,6 +1237,7 @@ static int64_t fsb_pooled_on_handle_(fsb_pooled_ *b, fsb_op *op)
         op->handle = one.inner, op->handle2 = two.inner;
         fsb_pool_call_((fsb_backend *)b->pool->slots[one.slot].thing, op);
         op->handle = handle, op->handle2 = handle2;
+        fsb_pool_suspect_(b->pool, one.slot, op->result);
     } else op->result = err;
     if (two.inner) fsb_pool_unpin_(b->pool, two.slot);
     if (closes) fsb_pool_unpin_(b->pool, one.slot); /* the pin of being open */
@@ -1234,12 +1245,22 @@ static int64_t fsb_pooled_on_handle_(fsb_pooled_ *b, fsb_op *op)
     return op->result;
 }
 
+/* 1 if op acts on its handle, which may be left in it from another call. */
+static int fsb_pooled_by_handle_(const fsb_op *op)
+{
+    switch (op->code) {
+    case FSB_OP_OPEN: case FSB_OP_GET: case FSB_OP_PUT: case FSB_OP_MKDIR: case FSB_OP_UNLINK:
+    case FSB_OP_RMDIR: case FSB_OP_RENAME: case FSB_OP_SYMLINK: case FSB_OP_MKNOD:
+    case FSB_OP_WATCH: case FSB_OP_EXEC: return 0;
+    default: return op->handle != 0;
+    }
+}
+
 static int64_t fsb_pooled_call_(fsb_backend *base, fsb_op *op)
 {
     fsb_pooled_ *b = (fsb_pooled_ *)(void *)base;
     fsb_lease    lease;
-    if (op->code != FSB_OP_OPEN && op->code != FSB_OP_WATCH && op->handle)
-        return fsb_pooled_on_handle_(b, op);
+    if (fsb_pooled_by_handle_(op)) return fsb_pooled_on_handle_(b, op);
     int err = fsb_pool_acquire(b->pool, b->key, op->timeout_ms ? op->timeout_ms : b->timeout_ms,
                                &lease);
     if (err) return op->result = err;

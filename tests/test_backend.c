@@ -448,6 +448,65 @@ static void test_without_openat2(void)
     }
 }
 
+static int conf_any_emit(fsb_op *op, const fsb_dirent *e)
+{
+    ((conf_tree *)op->user)->names += e->name_size > 0;
+    return 0;
+}
+
+/* A folder whose names may be read but not looked at is no empty one. In a child, as nobody. */
+static int unsearchable(void)
+{
+    char         dir[300];
+    fsb_backend *b = open_local("unsearchable", 0);
+    CHECK_EQ(C(MKDIR, .path = "/shut", MODE(0755)), 0);
+    conf_put(b, "/shut/a", "1"), conf_put(b, "/shut/b", "2");
+    snprintf(dir, sizeof dir, "%s/unsearchable/shut", test_dir());
+    if (chmod(dir, 0444) || chmod(test_dir(), 0755)) return 77;
+    if (geteuid() == 0 && (setgid(65534) || setuid(65534))) return 77;
+    for (uint32_t flags = 0; flags < 4; ++flags) {
+        conf_tree t = {0};
+        if (flags == FSB_LIST_DATA) continue;
+        CHECK_EQ(conf_call(b, (fsb_op){.code = FSB_OP_LIST, .path = "/shut", .flags = flags,
+                                       .user = &t, .emit = conf_any_emit}), flags ? -EACCES : 1);
+        CHECK_EQ(t.names, flags ? 0 : 2);
+    }
+    b->close(b);
+    return test_.bad != 0;
+}
+
+/* What was made and cannot be settled (chmod(2) fails) is not left there. In a child. */
+static int unsettled(void)
+{
+    struct sock_filter code[] = {
+        {BPF_LD | BPF_W | BPF_ABS, 0, 0, offsetof(struct seccomp_data, nr)},
+#ifdef SYS_chmod
+        {BPF_JMP | BPF_JEQ | BPF_K, 1, 0, SYS_chmod},
+#else
+        {BPF_JMP | BPF_JEQ | BPF_K, 1, 0, SYS_fchmodat},
+#endif
+        {BPF_JMP | BPF_JEQ | BPF_K, 0, 1, SYS_fchmodat},
+        {BPF_RET | BPF_K, 0, 0, SECCOMP_RET_ERRNO | EIO},
+        {BPF_RET | BPF_K, 0, 0, SECCOMP_RET_ALLOW},
+    };
+    struct sock_fprog filter = {sizeof code / sizeof *code, code};
+    fsb_backend      *b = open_local("unsettled", 0);
+    if (!b || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)) return 77;
+    if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter)) return 77;
+    umask(077); /* so that every mode is to be set */
+    for (int round = 0; round < 2; ++round) { /* nothing in the way of the next one */
+        CHECK_EQ(C(OPEN, .path = "/f", .flags = FSB_O_WRITE | FSB_O_CREATE | FSB_O_EXCL,
+                   MODE(0644)), -EIO);
+        CHECK_EQ(C(PUT, .path = "/f", .flags = FSB_O_WRITE | FSB_O_CREATE, MODE(0644)), -EIO);
+        CHECK_EQ(C(MKDIR, .path = "/f", MODE(0755)), -EIO);
+        CHECK_EQ(C(MKNOD, .path = "/f", MODE(S_IFIFO | 0644)), -EIO);
+    }
+    CHECK_EQ(C(STAT, .path = "/f"), -ENOENT);
+    CHECK_EQ(C(MKDIR, .path = "/f", MODE(0700)), 0);
+    b->close(b);
+    return test_.bad != 0;
+}
+
 /* ---- handles, memory, threads ---- */
 
 static void test_handles(void)
@@ -470,6 +529,9 @@ static void test_handles(void)
         if (guess == one || guess == three || guess == again) continue;
         if (C(STAT, .handle = guess << 7, .path = "") >= 0) CHECK(!"a guessed handle worked");
     }
+    CHECK_EQ(C(MKDIR, .path = "/d", MODE(0755)), 0);
+    CHECK_EQ(C(MKDIR, .path = "/d/e", MODE(0755)), 0);
+    CHECK_EQ(C(RENAME, .path = "/d", .path2 = "/d"), 0); /* a full folder onto itself */
     b->close(b); /* with handles open */
 }
 
@@ -478,10 +540,40 @@ static void drop_slice(void)
     if (conf_op.result >= 0) fsb_slice_release(&conf_op.slice);
 }
 
-static int conf_any_emit(fsb_op *op, const fsb_dirent *e)
+/* Where there is no handle or no memory, nothing is made and nothing cut off. */
+static void in_vain(fsb_backend *b, test_memory *m)
 {
-    ((conf_tree *)op->user)->names += e->name_size > 0;
-    return 0;
+    conf_put(b, "/f", "text");
+    const fsb_handle h = conf_open(b, "/f", FSB_O_READ);
+    CHECK_EQ(C(OPEN, .path = "/g", .flags = FSB_O_WRITE | FSB_O_CREATE), -ENFILE);
+    CHECK_EQ(C(OPEN, .path = "/f", .flags = FSB_O_WRITE | FSB_O_TRUNC), -ENFILE);
+    CHECK_EQ(C(CLOSE, .handle = h), 0);
+    m->fail_at = m->calls + 1;
+    CHECK_EQ(C(OPEN, .path = "/g", .flags = FSB_O_READ | FSB_O_CREATE, .size = 9), -ENOMEM);
+    m->fail_at = m->calls + 1;
+    CHECK_EQ(C(OPEN, .path = "/f", .flags = 3 | FSB_O_TRUNC, .size = 9), -ENOMEM);
+    CHECK_EQ(C(STAT, .path = "/g"), -ENOENT);
+    conf_is(b, "/f", "text");
+    CHECK_EQ(C(UNLINK, .path = "/f"), 0);
+    b->close(b);
+    CHECK_EQ(m->live, 0);
+}
+
+static void test_open_in_vain(void)
+{
+    test_memory     m = {0}, m2 = {0};
+    fsb_memory_desc md = {.max_handles = 1, .allocator = {test_memory_fn, &m}};
+    fsb_local_desc  ld = {.max_handles = 1, .allocator = {test_memory_fn, &m2}};
+    char            root[300];
+    fsb_backend    *b = NULL;
+    CHECK_EQ(fsb_memory_open(&b, &md), 0);
+    REQUIRE(b);
+    in_vain(b, &m);
+    snprintf(root, sizeof root, "%s", fresh_dir("in-vain"));
+    ld.root = root;
+    CHECK_EQ(fsb_local_open(&b, &ld), 0);
+    REQUIRE(b);
+    in_vain(b, &m2);
 }
 
 /* Everything that allocates, under an allocator that fails the k-th time. */
@@ -1826,6 +1918,8 @@ static void in_child(int (*fn)(void), const char *why)
     CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
 }
 
+static void test_unsearchable(void) { in_child(unsearchable, "nobody may not be become here"); }
+static void test_unsettled(void) { in_child(unsettled, "no seccomp filters here"); }
 static void test_watch_inotify(void) { in_child(watch_inotify, "no seccomp filters here"); }
 static void test_watch_mounted(void)
 {
@@ -1910,7 +2004,10 @@ int main(int argc, char **argv)
     TEST(test_fifo_untouched);
     TEST(test_file_replaced);
     TEST(test_without_openat2);
+    TEST(test_unsearchable);
+    TEST(test_unsettled);
     TEST(test_handles);
+    TEST(test_open_in_vain);
     TEST(test_oom_memory);
     TEST(test_oom_local);
     TEST(test_limit);

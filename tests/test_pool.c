@@ -507,6 +507,52 @@ static void test_open_files_stay(void)
     inner->close(inner);
 }
 
+static int64_t lose_connection(fsb_backend *b, fsb_op *op)
+{
+    (void)b;
+    return op->result = -ECONNRESET;
+}
+
+static int open_lossy(void *user, const char *key, uint32_t timeout_ms, void **out)
+{
+    const int err = open_scope(user, key, timeout_ms, out);
+    if (!err) ((fsb_backend *)*out)->call[FSB_OP_READ] = lose_connection;
+    return err;
+}
+
+static int fail_check(void *user, const char *key, void *arg)
+{
+    (void)user, (void)key, (void)arg;
+    return -1; /* it is gone, indeed */
+}
+
+/* A connection that was lost under an open file is looked at before it is lent again; a handle left
+   in an op that takes a path is none of its; a call that there is not is no call. */
+static void test_pooled_odds(void)
+{
+    fsb_backend *inner = memory_backend(), *b = NULL;
+    fsb_pool    *p = NULL;
+    CHECK_EQ(fsb_pool_open(&p, &(fsb_pool_desc){.open = open_lossy, .user = inner,
+                                                .close = fsb_pool_backend_close,
+                                                .check = fail_check, .check_ms = 1u << 30}), 0);
+    CHECK_EQ(fsb_pooled_open(&b, &(fsb_pooled_desc){.pool = p, .key = "m"}), 0);
+    conf_put(b, "/f", "text");
+    const fsb_handle h = conf_open(b, "/f", FSB_O_READ);
+    CHECK_EQ(C(MKDIR, .path = "/d", .handle = 77), 0);
+    CHECK_EQ(C(RENAME, .path = "/d", .path2 = "/e", .handle = h), 0);
+    CHECK_EQ(C(RMDIR, .path = "/e", .handle = 77), 0);
+    CHECK_EQ(stats_of(p).unhealthy, 0);
+    CHECK_EQ(C(READ, .handle = h, .size = 4), -ECONNRESET);
+    CHECK_EQ(C(STAT, .path = "/f"), 0); /* by another one */
+    CHECK_EQ(stats_of(p).unhealthy, 1);
+    CHECK_EQ(C(CLOSE, .handle = h), 0);
+    fsb_op odd = {.code = UINT32_MAX, .path = "/f"};
+    CHECK_EQ(b->call[FSB_OP_STAT](b, &odd), -ENOSYS);
+    b->close(b);
+    fsb_pool_close(p);
+    inner->close(inner);
+}
+
 typedef struct busy {
     fsb_backend *b;
     int          number;
@@ -565,6 +611,7 @@ int main(int argc, char **argv)
     TEST(test_memory_fails);
     TEST(test_conformance);
     TEST(test_open_files_stay);
+    TEST(test_pooled_odds);
     TEST(test_hundred_on_four);
     return test_end("test_pool");
 }

@@ -721,7 +721,7 @@ static void test_sshd(void)
 typedef struct liar {
     const unsigned char *bytes; /* what it says */
     size_t               size;
-    int                  endless;
+    int                  endless; /* all behind the first 9, again and again */
     pthread_t            thread;
     int                  fd;
 } liar;
@@ -730,7 +730,8 @@ static void *lie(void *arg)
 {
     liar *l = arg;
     char  drain[4096];
-    while (l->size && send(l->fd, l->bytes, l->size, MSG_NOSIGNAL) > 0 && l->endless) {}
+    if (l->size) (void)!send(l->fd, l->bytes, l->size, MSG_NOSIGNAL);
+    while (l->endless && send(l->fd, l->bytes + 9, l->size - 9, MSG_NOSIGNAL) > 0) {}
     shutdown(l->fd, SHUT_WR);
     while (read(l->fd, drain, sizeof drain) > 0) {}
     close(l->fd);
@@ -763,11 +764,15 @@ static void test_liars(void)
     static const unsigned char short_name[] = {0, 0, 0, 5, 2, 0, 0, 0, 3,
                                                0, 0, 0, 13, 104, 0, 0, 0, 0, 0, 0, 0, 1,
                                                0xff, 0xff, 0xff, 0xff};
+    static const unsigned char chatter[] = {0, 0, 0, 5, 2, 0, 0, 0, 3, /* to nobody, for ever */
+                                            0, 0, 0, 17, 101, 0xff, 0xff, 0, 0, 0, 0, 0, 0,
+                                            0, 0, 0, 0, 0, 0, 0, 0};
     static const struct { const unsigned char *bytes; size_t size; int endless, want; } lies[] = {
         {NULL, 0, 0, -EPROTO}, {version, 3, 0, -EPROTO}, {version, 7, 0, -EPROTO},
         {version, sizeof version, 0, -ECONNRESET}, {old, sizeof old, 0, -EPROTO},
         {huge, sizeof huge, 0, -EPROTO}, {banner, sizeof banner - 1, 1, -EPROTO},
-        {strange, sizeof strange, 0, -EPROTO}, {short_name, sizeof short_name, 0, -EPROTO}};
+        {strange, sizeof strange, 0, -EPROTO}, {short_name, sizeof short_name, 0, -EPROTO},
+        {chatter, sizeof chatter, 1, -ETIMEDOUT}};
     fsb_backend *b = NULL;
     CHECK_EQ(fsb_sftp_open(&b, &(fsb_sftp_desc){0}), -EINVAL);
     CHECK_EQ(fsb_sftp_open(&b, &(fsb_sftp_desc){.connect = refuse}), -EHOSTUNREACH);
@@ -775,12 +780,86 @@ static void test_liars(void)
         liar        l = {.bytes = lies[i].bytes, .size = lies[i].size, .endless = lies[i].endless};
         test_memory m = {0};
         CHECK_EQ(fsb_sftp_open(&b, &(fsb_sftp_desc){.connect = connect_liar, .user = &l,
-                               .timeout_ms = 2000, .allocator = {test_memory_fn, &m}}),
-                 lies[i].want);
+                               .timeout_ms = lies[i].want == -ETIMEDOUT ? 100 : 2000,
+                               .allocator = {test_memory_fn, &m}}), lies[i].want);
         pthread_join(l.thread, NULL); /* it ends: our side of the connection is closed */
         CHECK_EQ(m.live, 0);
     }
     CHECK(!b);
+}
+
+/* A server whose folder has no end: every READDIR answers a name, or with `empty` none. */
+typedef struct endless {
+    int       fd, empty, connections; /* fd: the latest's */
+    pthread_t threads[4];
+} endless;
+
+static int take(int fd, unsigned char *to, size_t size) /* 1 if all of it came */
+{
+    return !size || recv(fd, to, size, MSG_WAITALL) == (ssize_t)size;
+}
+
+static void *list_endlessly(void *arg)
+{
+#define FOLDER 0, 0, 0, 4, 0, 0, 0x41, 0xed /* attributes: a folder */
+    static const unsigned char root[] = {0, 0, 0, 1, 0, 0, 0, 1, '/', 0, 0, 0, 0, 0, 0, 0, 0};
+    static const unsigned char name[] = {0, 0, 0, 1, 0, 0, 0, 1, 'n', 0, 0, 0, 0, FOLDER};
+    static const unsigned char none[] = {0, 0, 0, 0}, handle[] = {0, 0, 0, 1, 'h'};
+    static const unsigned char attrs[] = {FOLDER};
+    endless      *e = arg;
+    const int     fd = e->fd;
+    unsigned char head[9], junk[4096], out[64];
+    while (take(fd, head, 9)) {
+        const size_t         left = ((size_t)head[2] << 8 | head[3]) - 5;
+        const unsigned char *body = none;
+        size_t               size = 4;
+        unsigned char        type = 101;
+        if (left && (left > sizeof junk || !take(fd, junk, left))) break;
+        if (head[4] == 1) { /* INIT has no number: its version is where that would be */
+            if (send(fd, "\0\0\0\5\2\0\0\0\3", 9, MSG_NOSIGNAL) != 9) break;
+            continue;
+        }
+        if (head[4] == 16) type = 104, body = root, size = sizeof root;
+        if (head[4] == LSTAT) type = 105, body = attrs, size = sizeof attrs;
+        if (head[4] == OPENDIR) type = 102, body = handle, size = sizeof handle;
+        if (head[4] == 12) type = 104, body = name, size = e->empty ? 4 : sizeof name;
+        if (head[4] == 12 && e->empty) body = none;
+        memset(out, 0, sizeof out);
+        out[3] = (unsigned char)(size + 5), out[4] = type;
+        memcpy(out + 5, head + 5, 4), memcpy(out + 9, body, size);
+        if (type == 101) out[3] = 17, size = 12;
+        if (send(fd, out, size + 9, MSG_NOSIGNAL) < 0) break;
+    }
+    close(fd);
+    return NULL;
+#undef FOLDER
+}
+
+static int connect_endless(void *user, int fds[2])
+{
+    endless *e = user;
+    int      pair[2];
+    if (e->connections == 4 || socketpair(AF_UNIX, SOCK_STREAM, 0, pair) != 0) return -EIO;
+    e->fd = pair[1], fds[0] = fds[1] = pair[0];
+    return -pthread_create(&e->threads[e->connections++], NULL, list_endlessly, e);
+}
+
+static void test_endless(void)
+{
+    for (int empty = 0; empty < 2; ++empty) {
+        endless      e = {.empty = empty};
+        fsb_backend *b = NULL;
+        some         s = {.most = INT_MAX};
+        CHECK_EQ(fsb_sftp_open(&b, &(fsb_sftp_desc){.connect = connect_endless, .user = &e}), 0);
+        REQUIRE(b);
+        CHECK_EQ(C(LIST, .path = "/", .flags = FSB_LIST_STAT, .emit = few, .user = &s,
+                   .timeout_ms = 200), -ETIMEDOUT);
+        fsb_op op = {.code = FSB_OP_OPEN, .path = "/d", .flags = FSB_O_READ, .stat.size = 12345};
+        CHECK_EQ(conf_call(b, op), -EISDIR);
+        CHECK_EQ(conf_op.stat.size, 12345); /* what failed has answered nothing */
+        b->close(b);
+        while (e.connections) pthread_join(e.threads[--e.connections], NULL);
+    }
 }
 
 int main(int argc, char **argv)
@@ -792,6 +871,7 @@ int main(int argc, char **argv)
     TEST(test_no_memory);
     TEST(test_exec);
     TEST(test_liars);
+    TEST(test_endless);
     TEST(test_sshd);
     return test_end("test_sftp");
 }
