@@ -7955,9 +7955,12 @@ static void fsb_mount_event_file_(fsb_mount *m, const fsb_event *e)
 {
     const char      *name;
     fsb_mount_node_ *n = fsb_mount_event_node_(m, e);
-    if (n && e->stat && fsb_mount_known_(n, e->stat)) { /* but the kernel's pages may be older */
-        if (S_ISREG(n->attr.mode) && n->version != e->stat->version)
-            n->version = 0, fsb_mount_inval_(m, n, FSB_MOUNT_INVAL_PAGES_);
+    if (n && e->stat && fsb_mount_known_(n, e->stat)) {
+        /* The kernel may know less: it drops the younger of two answers that it took in the other
+           order, and its pages can be older than both. */
+        const int pages = S_ISREG(n->attr.mode) && n->version != e->stat->version;
+        if (pages) n->version = 0;
+        fsb_mount_inval_(m, n, FSB_MOUNT_INVAL_ATTR_ | (pages ? FSB_MOUNT_INVAL_PAGES_ : 0));
         return;
     }
     if (n) {
@@ -7973,8 +7976,14 @@ static void fsb_mount_event_file_(fsb_mount *m, const fsb_event *e)
 /* Lock held. */
 static void fsb_mount_event_created_(fsb_mount *m, const fsb_event *e)
 {
-    fsb_mount_node_ *n = e->stat ? fsb_mount_event_node_(m, e) : NULL;
-    if (n && n->names && fsb_mount_known_(n, e->stat)) return;
+    const char            *name;
+    fsb_mount_node_       *n, *folder = fsb_mount_folder_of_(m, e->path, &name);
+    const fsb_mount_name_ *known =
+        folder && e->stat ? fsb_mount_name_find_(m, folder, name, strlen(name)) : NULL;
+    if (known && fsb_mount_known_(known->node, e->stat)) {
+        fsb_mount_inval_(m, folder, FSB_MOUNT_INVAL_ATTR_); /* its listing may be without it */
+        return;
+    }
     n = fsb_mount_name_stale_(m, e->path);
     if (n) fsb_mount_stale_(m, n, 1);
     n = e->stat ? fsb_mount_node_find_(m, e->stat->file_id) : NULL; /* one more name of it */
