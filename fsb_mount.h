@@ -6180,6 +6180,7 @@ static void fsb_mount_reply_open_(fsb_mount_req_ *r, int changed)
     if (changed) fsb_mount_inval_attr_(m, r->node->id);
     if (fuse_reply_open(r->fuse, &r->fi) == -ENOENT) { /* nobody wants it any more */
         pthread_mutex_lock(&m->lock);
+        r->node->version = 0; /* the kernel did not drop older pages */
         fsb_mount_file_leave_(m, r->node, (r->fi.flags & O_ACCMODE) != O_RDONLY);
         fsb_mount_unlock_(m);
     }

@@ -1532,6 +1532,36 @@ static void test_told_late(void)
     CHECK_EQ(rig_stop(UNMOUNT), 0);
 }
 
+/* What has moved to where the mount never asked, or has another name there, is told of as well. */
+static void test_told_elsewhere(void)
+{
+    const char *trouble = rig_start(CHUNK);
+    if (trouble) SKIP(trouble);
+    mkdir(behind("here"), 0755), mkdir(behind("there"), 0755), mkdir(behind("here/sub"), 0755);
+    put(behind("here/sub/own"), "own");
+    put(behind("here/linked"), "link"), link(behind("here/linked"), behind("there/linked"));
+    put(behind("here/moves"), "moves");
+    CHECK_EQ(st_of(p("here/linked")).st_nlink, 2);
+    HOLDS(get(p("here/sub/own")), "own");
+    const int fd = open(p("here/moves"), O_RDWR);
+    nap(50);
+    put(behind("there/linked"), "is longer");
+    SOON(st_of(p("here/linked")).st_size == 9);
+    struct stat st;
+    rename(behind("here/moves"), behind("there/moved"));
+    SOON(st_of(p("here/moves")).st_size == -ENOENT);
+    CHECK_EQ(fstat(fd, &st), 0);
+    put(behind("there/moved"), "longer by far");
+    SOON(fstat(fd, &st) == 0 && st.st_size == 13);
+    close(fd);
+    CHECK_EQ(rename(p("here"), p("new")), 0); /* the kernel keeps what it knows below */
+    HOLDS(get(p("new/sub/own")), "own");
+    put(behind("new/sub/own"), "others'");
+    SOON(st_of(p("new/sub/own")).st_size == 7);
+    HOLDS(get(p("new/sub/own")), "others'");
+    CHECK_EQ(rig_stop(UNMOUNT), 0);
+}
+
 /* Files of the host that the mount's process has open; gone: removed ones only. */
 static int held(int gone)
 {
@@ -2106,6 +2136,7 @@ int main(int argc, char **argv)
     for (int kind = MEMORY; kind <= CHUNK; ++kind) run_checks(kind);
     TEST(test_unopened_folders);
     TEST(test_told_late);
+    TEST(test_told_elsewhere);
     TEST(test_unopened_files);
     TEST(test_no_space);
     TEST(test_write_errors);
