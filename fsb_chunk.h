@@ -3857,13 +3857,14 @@ static int fsb_chunk_concerns_(const fsb_chunk_conn_ *conn, const fsb_event *eve
         fsb_chunk_knows_folder_of_(conn, event->path2);
 }
 
-/* Is a folder at the path, or may one be? */
+/* Is a folder at the path, or may one be? A slow backend is not asked: others would wait. */
 static int fsb_chunk_may_be_folder_(fsb_backend *b, const char *path)
 {
     fsb_op op;
     memset(&op, 0, sizeof op);
     op.code = FSB_OP_STAT, op.path = path;
-    return b->call[FSB_OP_STAT](b, &op) < 0 || S_ISDIR(op.stat.mode);
+    if (!(b->flags & FSB_BACKEND_QUICK) || b->call[FSB_OP_STAT](b, &op) < 0) return 1;
+    return S_ISDIR(op.stat.mode);
 }
 
 /* The event as a frame to be sent. */
