@@ -6195,10 +6195,9 @@ static void fsb_cached_event_(void *user, const fsb_event *event)
     if (!event->path || event->path[0] != '/' || strlen(event->path) > FSB_PATH_MAX) return;
     if (event->path2 && (event->path2[0] != '/' || strlen(event->path2) > FSB_PATH_MAX)) return;
     FSB_CACHED_COUNT_(c, events);
-    /* An older answer may still be on its way up: only if none is, nothing needs to be said. */
+    /* Known here is not known above: a listing brings attributes that nobody there asked for. */
     const int quiet = !__atomic_load_n(&c->live, __ATOMIC_ACQUIRE);
-    if (quiet && fsb_cached_known_event_(c, event)) return;
-    fsb_cached_apply_(c, event);
+    if (!quiet || !fsb_cached_known_event_(c, event)) fsb_cached_apply_(c, event);
     pthread_mutex_lock(&c->watch_lock);
     while (c->telling) pthread_cond_wait(&c->watch_idle, &c->watch_lock);
     c->telling = 1, c->teller = pthread_self();

@@ -3902,10 +3902,29 @@ static int fsb_chunk_knows_(const fsb_chunk_conn_ *conn, const char *path, size_
     return __atomic_load_n(&conn->told[h / 8], __ATOMIC_SEQ_CST) >> h % 8 & 1;
 }
 
-static int fsb_chunk_concerns_(const fsb_chunk_conn_ *conn, const char *path)
+static int fsb_chunk_knows_folder_of_(const fsb_chunk_conn_ *conn, const char *path)
 {
     const char *name = path ? strrchr(path, '/') : NULL;
     return name && fsb_chunk_knows_(conn, path, (size_t)(name - path));
+}
+
+/* A file of several names may be known by another than the one that it was changed by. */
+static int fsb_chunk_concerns_(const fsb_chunk_conn_ *conn, const fsb_event *event)
+{
+    const fsb_stat *s = event->stat;
+    return event->kind == FSB_EVENT_LOST || (s && s->nlink > 1 && !S_ISDIR(s->mode)) ||
+        fsb_chunk_knows_folder_of_(conn, event->path) ||
+        fsb_chunk_knows_folder_of_(conn, event->path2);
+}
+
+/* Is a folder at the path, or may one be? A slow backend is not asked: others would wait. */
+static int fsb_chunk_may_be_folder_(fsb_backend *b, const char *path)
+{
+    fsb_op op;
+    memset(&op, 0, sizeof op);
+    op.code = FSB_OP_STAT, op.path = path;
+    if (!(b->flags & FSB_BACKEND_QUICK) || b->call[FSB_OP_STAT](b, &op) < 0) return 1;
+    return S_ISDIR(op.stat.mode);
 }
 
 /* The event as a frame to be sent. */
@@ -3984,9 +4003,9 @@ static void fsb_chunk_tell_(fsb_chunk_server *s, const fsb_backend *backend,
     pthread_mutex_lock(&s->leases_lock);
     for (fsb_chunk_conn_ *conn = s->leased; conn; conn = conn->leased_next) {
         if (conn == by || conn->share->backend != backend) continue;
-        if (event->kind != FSB_EVENT_LOST && !fsb_chunk_concerns_(conn, event->path) &&
-            !fsb_chunk_concerns_(conn, event->path2))
-            continue;
+        if (!fsb_chunk_concerns_(conn, event)) continue;
+        if (event->kind == FSB_EVENT_RENAMED) /* what it knows is there now */
+            fsb_chunk_told_(conn, event->path2, !event->stat || S_ISDIR(event->stat->mode));
         fsb_chunk_tell_one_(conn, event, req);
     }
     pthread_mutex_unlock(&s->leases_lock);
@@ -4110,7 +4129,8 @@ static const fsb_stat *fsb_chunk_stat_of_(fsb_chunk_request_ *req, fsb_op *op)
 {
     fsb_backend *b = req->conn->share->backend;
     memset(op, 0, sizeof *op);
-    op->code = FSB_OP_STAT, op->path = req->op.path;
+    op->code = FSB_OP_STAT;
+    op->path = req->op.code == FSB_OP_RENAME ? req->op.path2 : req->op.path;
     op->handle = req->op.code == FSB_OP_COPY ? req->op.handle2 : req->op.handle;
     return b->call[FSB_OP_STAT](b, op) == 0 ? &op->stat : NULL;
 }
@@ -4179,7 +4199,8 @@ static void fsb_chunk_tell_change_(fsb_chunk_request_ *req)
     case FSB_OP_UNLINK: case FSB_OP_RMDIR: e.kind = FSB_EVENT_REMOVED, e.stat = NULL; break;
     case FSB_OP_RENAME:
         e.kind = swaps ? FSB_EVENT_REMOVED : FSB_EVENT_RENAMED;
-        e.path2 = swaps ? NULL : op->path2, e.stat = NULL;
+        e.path2 = swaps ? NULL : op->path2;
+        e.stat = swaps ? NULL : fsb_chunk_stat_of_(req, &stat);
         break;
     default: e.kind = FSB_EVENT_CREATED; /* MKDIR, SYMLINK, MKNOD, PUT */
     }
@@ -4319,7 +4340,12 @@ static int fsb_chunk_admit_(fsb_chunk_request_ *req, fsb_chunk_slot_ *slot)
     const int renames = op->code == FSB_OP_RENAME || op->code == FSB_OP_LINK;
     if (renames && (err = fsb_chunk_path_check_(op->path2)) != 0) return err;
     fsb_chunk_told_(req->conn, op->path, op->code == FSB_OP_LIST && (op->flags & FSB_LIST_DEEP));
-    if (renames) fsb_chunk_told_(req->conn, op->path2, 0);
+    if (renames && __atomic_load_n(&conn->told, __ATOMIC_ACQUIRE)) { /* a folder takes all along */
+        const int below = op->code == FSB_OP_RENAME &&
+            (op->flags & FSB_RENAME_EXCHANGE ||
+             fsb_chunk_may_be_folder_(req->conn->share->backend, op->path));
+        fsb_chunk_told_(req->conn, op->path2, below);
+    }
     return 0;
 }
 

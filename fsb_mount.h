@@ -6511,6 +6511,7 @@ static void fsb_mount_reply_open_(fsb_mount_req_ *r, int changed)
     if (changed) fsb_mount_inval_attr_(m, r->node->id);
     if (fuse_reply_open(r->fuse, &r->fi) == -ENOENT) { /* nobody wants it any more */
         pthread_mutex_lock(&m->lock);
+        r->node->version = 0; /* the kernel did not drop older pages */
         fsb_mount_file_leave_(m, r->node, (r->fi.flags & O_ACCMODE) != O_RDONLY);
         fsb_mount_unlock_(m);
     }
@@ -8289,9 +8290,12 @@ static void fsb_mount_event_file_(fsb_mount *m, const fsb_event *e)
 {
     const char      *name;
     fsb_mount_node_ *n = fsb_mount_event_node_(m, e);
-    if (n && e->stat && fsb_mount_known_(n, e->stat)) { /* but the kernel's pages may be older */
-        if (S_ISREG(n->attr.mode) && n->version != e->stat->version)
-            n->version = 0, fsb_mount_inval_(m, n, FSB_MOUNT_INVAL_PAGES_);
+    if (n && e->stat && fsb_mount_known_(n, e->stat)) {
+        /* The kernel may know less: it drops the younger of two answers that it took in the other
+           order, and its pages can be older than both. */
+        const int pages = S_ISREG(n->attr.mode) && n->version != e->stat->version;
+        if (pages) n->version = 0;
+        fsb_mount_inval_(m, n, FSB_MOUNT_INVAL_ATTR_ | (pages ? FSB_MOUNT_INVAL_PAGES_ : 0));
         return;
     }
     if (n) {
@@ -8307,8 +8311,14 @@ static void fsb_mount_event_file_(fsb_mount *m, const fsb_event *e)
 /* Lock held. */
 static void fsb_mount_event_created_(fsb_mount *m, const fsb_event *e)
 {
-    fsb_mount_node_ *n = e->stat ? fsb_mount_event_node_(m, e) : NULL;
-    if (n && n->names && fsb_mount_known_(n, e->stat)) return;
+    const char            *name;
+    fsb_mount_node_       *n, *folder = fsb_mount_folder_of_(m, e->path, &name);
+    const fsb_mount_name_ *known =
+        folder && e->stat ? fsb_mount_name_find_(m, folder, name, strlen(name)) : NULL;
+    if (known && fsb_mount_known_(known->node, e->stat)) {
+        fsb_mount_inval_(m, folder, FSB_MOUNT_INVAL_ATTR_); /* its listing may be without it */
+        return;
+    }
     n = fsb_mount_name_stale_(m, e->path);
     if (n) fsb_mount_stale_(m, n, 1);
     n = e->stat ? fsb_mount_node_find_(m, e->stat->file_id) : NULL; /* one more name of it */

@@ -3,8 +3,9 @@
    looks at it through the mounts, which have seen the old state.
    Usage: coherence SERVED MOUNT1 MOUNT2 ROUNDS [SEED [SLACK_MS [READERS]]]
    SLACK_MS more is in time, on slow lines; READERS look at each mount all the while, so that
-   answers are on their way when something changes. While the host's and the mounts' threads wait
-   for a processor that runs others, nothing gets late: that time is told by the kernel. */
+   answers are on their way when something changes. While a thread that passes a change on waits for
+   a processor that runs others, nothing gets late: that time is told by the kernel. Who looks waits
+   too, but what counts is when a look began. */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -42,16 +43,14 @@ static int64_t now(void)
     return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
-/* Calls fn for the name of each number in the folder; the sum of what it returns. */
-static int64_t each_number(const char *folder, int64_t (*fn)(const char *folder, const char *name))
+/* Calls fn for the name of each number in the folder. */
+static void each_number(const char *folder, void (*fn)(const char *folder, const char *name))
 {
-    int64_t        sum = 0;
     DIR           *d = opendir(folder);
     struct dirent *e;
     while (d && (e = readdir(d)) != NULL)
-        if (e->d_name[0] > '0' && e->d_name[0] <= '9') sum += fn(folder, e->d_name);
+        if (e->d_name[0] > '0' && e->d_name[0] <= '9') fn(folder, e->d_name);
     if (d) closedir(d);
-    return sum;
 }
 
 /* The first bytes of a file in a folder of it; zero bytes become spaces. */
@@ -69,31 +68,60 @@ static const char *bytes_of(const char *folder, const char *name, const char *fi
     return text;
 }
 
-static int  served[16], served_count; /* the processes of the host and of the mounts */
-static char scratch[300];             /* what all their arguments have in common */
-static int64_t note_process(const char *folder, const char *name)
+/* The threads of the host (0) and of the two mounts, as far as they pass on what others change. */
+typedef struct passer {
+    int       root, ran;
+    long long slices;
+    char      stat[60];
+} passer;
+static passer passers[256];
+static int    passer_count;
+static char   scratch[300]; /* what the arguments of all have in common */
+
+/* How long a thread has waited for a processor so far, ns, and how often it got one. */
+static int64_t thread_waited(const char *stat, long long *slices)
 {
+    long long   waited = 0;
+    char        text[100] = "";
+    const int   fd = open(stat, O_RDONLY);
+    const ssize_t n = fd < 0 ? 0 : read(fd, text, sizeof text - 1);
+    if (fd >= 0) close(fd);
+    *slices = 0;
+    return n > 0 && sscanf(text, "%*d %lld %lld", &waited, slices) == 2 ? waited : 0;
+}
+
+static int note_root;
+static void note_thread(const char *folder, const char *name)
+{
+    passer *p = &passers[passer_count];
+    if (passer_count == 256) return;
+    p->root = note_root, ++passer_count;
+    snprintf(p->stat, sizeof p->stat, "%.30s/%.10s/schedstat", folder, name);
+}
+
+static void note_process(const char *folder, const char *name)
+{
+    char        tasks[60];
     const char *words = bytes_of(folder, name, "cmdline");
-    const int   fsb = strstr(words, "fsb-host ") || strstr(words, "fsb-mount ");
-    if (fsb && strstr(words, scratch) && served_count < 16) served[served_count++] = atoi(name);
-    return 0;
+    note_root = -1;
+    if (!strstr(words, scratch)) return;
+    if (strstr(words, "fsb-host ")) note_root = 0;
+    for (int i = 1; i < 3; ++i)
+        if (strstr(words, "fsb-mount ") && strstr(words, roots[i])) note_root = i;
+    if (note_root < 0) return;
+    snprintf(tasks, sizeof tasks, "%.20s/%.10s/task", folder, name);
+    each_number(tasks, note_thread);
 }
 
-static int64_t thread_waited(const char *folder, const char *name)
+/* How long those have waited for a processor that pass a change on to that mount. What another
+   mount changes is said to it before the call that does it returns: the host is out of it then. */
+static int64_t waited(int root, int through)
 {
-    long long waited = 0;
-    return sscanf(bytes_of(folder, name, "schedstat"), "%*d %lld", &waited) == 1 ? waited : 0;
-}
-
-/* How long their threads have waited for a processor so far, ns. */
-static int64_t waited(void)
-{
-    int64_t sum = 0;
-    for (int i = 0; i < served_count; ++i) {
-        char folder[40];
-        snprintf(folder, sizeof folder, "/proc/%d/task", served[i]);
-        sum += each_number(folder, thread_waited);
-    }
+    int64_t   sum = 0;
+    long long slices;
+    for (int i = 0; i < passer_count; ++i)
+        if (passers[i].root == root || (!passers[i].root && !through))
+            sum += thread_waited(passers[i].stat, &slices);
     return sum;
 }
 
@@ -209,9 +237,47 @@ static void expect(int root, const char *want, int64_t start, int64_t before, in
         fprintf(stderr, "%s, %s: mount %d still shows\n%s\ninstead of\n%s\n", kinds[kind],
                 through ? "through the other mount" : "on the host", root, have, want);
     }
-    if (wrong > 1000000) wrong -= waited() - before; /* else it is in time anyway */
+    if (wrong > 1000000) wrong -= waited(root, through) - before; /* else it is in time anyway */
     if (wrong > worst[through]) worst[through] = wrong;
     if (wrong > (through ? 5000000 : 100000000) + slack) ++late[through];
+}
+
+/* Do both mounts show the file as it is? */
+static int shown(const char *name)
+{
+    static char is[1000], seems[1000];
+    int         same = 0;
+    look(0, name, is, sizeof is);
+    for (int i = 1; i < 3; ++i) {
+        look(i, name, seems, sizeof seems);
+        same += strcmp(is, seems) == 0;
+    }
+    return same == 2;
+}
+
+/* Who passes changes on? Those that run between a change and the first look that shows it, as
+   nobody looks meanwhile. */
+static void find_passers(void)
+{
+    const struct timespec pause = {0, 50000000};
+    int                   kept = 0;
+    each_number("/proc", note_process);
+    (void)shown("passed");
+    for (int round = 0, good = 0; good < 3 && round < 100; ++round) {
+        long long slices[256];
+        for (int i = 0; i < passer_count; ++i)
+            (void)thread_waited(passers[i].stat, &passers[i].slices);
+        put(0, "passed", O_CREAT, TEXT, round);
+        nanosleep(&pause, NULL);
+        for (int i = 0; i < passer_count; ++i) (void)thread_waited(passers[i].stat, &slices[i]);
+        if (!shown("passed")) continue;
+        ++good;
+        for (int i = 0; i < passer_count; ++i) passers[i].ran += slices[i] != passers[i].slices;
+    }
+    for (int i = 0; i < passer_count; ++i)
+        if (passers[i].ran == 3) passers[kept++] = passers[i];
+    passer_count = kept;
+    unlink(path_of(0, "passed"));
 }
 
 /* Looks, and sees what it sees, until the one who started it ends. */
@@ -237,19 +303,18 @@ int main(int argc, char **argv)
     (void)snprintf(work, sizeof work, "%s/work", roots[0]);
     if (mkdir(work, 0755) != 0) return perror(work), 2;
     snprintf(scratch, sizeof scratch, "%.*s/", (int)(strrchr(roots[0], '/') - roots[0]), roots[0]);
-    each_number("/proc", note_process);
+    find_passers();
     for (int i = argc > 7 ? 2 * atoi(argv[7]) : 0; i > 0; --i) start_reader(1 + i % 2);
     for (int round = 0; round < rounds && failed < 5; ++round) {
         const int kind = round < KINDS * 3 ? round % KINDS : (int)below(KINDS);
         const int by = (int)below(3);
         for (int i = 1; i < 3; ++i) state_of(i, old, sizeof old); /* to be out of date then */
-        const int64_t before = waited();
         change(by, kind, round);
-        const int64_t start = now();
+        const int64_t start = now(), before[3] = {0, waited(1, by), waited(2, by)};
         state_of(0, want, sizeof want);
         changed += strcmp(old, want) != 0;
         for (int i = 1; i < 3; ++i)
-            if (i != by || !by) expect(i, want, start, before, by, kind);
+            if (i != by || !by) expect(i, want, start, before[i], by, kind);
     }
     printf("%d rounds, %d changes, %d wrong; slowest %.1f ms past the mounts (%d late), "
            "%.1f ms through one (%d late)\n", rounds, changed, failed, (double)worst[0] / 1e6,

@@ -678,6 +678,41 @@ static void test_lost_and_ttl(void)
     hub_close(&h);
 }
 
+static int told;
+static void count_told(void *user, const fsb_event *e)
+{
+    (void)user;
+    told += strcmp(e->path, "/a") == 0;
+}
+
+/* A listing has brought what an event tells of: who asked for less is told all the same. */
+static void test_told_of_the_known(void)
+{
+    hub h;
+    hub_open(&h);
+    fsb_backend *b = cached_over(hub_port(&h), (fsb_cache_backend_desc){0});
+    elsewhere_put(&h, "/a", "one");
+    conf_stat(b, "/");
+    CHECK_EQ(C(WATCH, .path = "/", .flags = FSB_WATCH_HELD | FSB_WATCH_DEEP, .event = count_told),
+             0);
+    CHECK_EQ(conf_stat(b, "/a").size, 3);
+    CHECK_EQ(fsb_write_file(h.memory, "/a", "longer", 6, 0644), 0); /* told of below */
+    elsewhere_put(&h, "/b", "makes the listing out of date");
+    settle(&h, 0);
+    told = 0;
+    CHECK_EQ(conf_count(b, "/"), 2);
+    settle(&h, 0);
+    CHECK_EQ(conf_stat(b, "/a").size, 6);
+    const fsb_stat is = conf_stat(h.memory, "/a");
+    fsb_event      e = {.kind = FSB_EVENT_CONTENT, .path = "/a", .stat = &is};
+    pthread_mutex_lock(&h.lock);
+    hub_tell(&h, NULL, &e);
+    pthread_mutex_unlock(&h.lock);
+    CHECK_EQ(told, 1);
+    b->close(b);
+    hub_close(&h);
+}
+
 /* Files keep being themselves when their names change; a second name tells what the first does. */
 static void test_names(void)
 {
@@ -965,6 +1000,7 @@ int main(int argc, char **argv)
     TEST(test_far);
     TEST(test_far_walk);
     TEST(test_lost_and_ttl);
+    TEST(test_told_of_the_known);
     TEST(test_names);
     TEST(test_changed_folder);
     TEST(test_disk);

@@ -1298,7 +1298,7 @@ static void test_leases(void)
     CHECK_EQ(C(SETATTR, .handle = handle, .attr.mask = FSB_ATTR_MODE, .attr.mode = 0600), 0);
     CHECK(held(&others, "4 /f - 201;"));
     CHECK_EQ(C(RENAME, .path = "/f", .path2 = "/g"), 0);
-    CHECK(held(&others, "5 /f /g -1;"));
+    CHECK(held(&others, "5 /f /g 201;"));
     CHECK_EQ(C(RENAME, .path = "/g", .path2 = "/new", .flags = FSB_RENAME_EXCHANGE), 0);
     CHECK(held_both(&others, "2 /g - -1;", "2 /new - -1;")); /* what the watch saw may be between */
     CHECK_EQ(C(MKDIR, .path = "/d", MODE(0755)), 0);

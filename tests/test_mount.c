@@ -43,6 +43,7 @@ typedef struct shared {
     uint32_t fail_code; /* this operation answers fail_with */
     int32_t  fail_with;
     uint32_t delay_code, delay_us; /* this one takes its time, or until these change */
+    uint32_t hold;                 /* events wait until this is 0 */
     uint32_t inside, moved;        /* of check_crowd(): who is in the folder, how often it moved */
 } shared;
 
@@ -71,6 +72,19 @@ static int64_t spy_before(shared *s, fsb_op *op)
     return __atomic_load_n(&s->fail_with, __ATOMIC_RELAXED);
 }
 
+/* Passes on what the backend tells of, late if asked for. */
+typedef struct spy_watch {
+    shared *shared;
+    void (*event)(void *user, const fsb_event *event);
+    void   *user;
+} spy_watch;
+static void spy_event(void *user, const fsb_event *event)
+{
+    spy_watch *w = (spy_watch *)user;
+    while (__atomic_load_n(&w->shared->hold, __ATOMIC_ACQUIRE)) usleep(1000);
+    w->event(w->user, event);
+}
+
 static int64_t spy_call(fsb_backend *b, fsb_op *op)
 {
     spy *s = (spy *)b;
@@ -80,6 +94,11 @@ static int64_t spy_call(fsb_backend *b, fsb_op *op)
         usleep(1000);
     const int64_t fail = spy_before(s->shared, op);
     if (fail) return op->result = fail;
+    if (op->code == FSB_OP_WATCH) {
+        static spy_watch w; /* the server watches a share once */
+        w.shared = s->shared, w.event = op->event, w.user = op->user;
+        op->event = spy_event, op->user = &w;
+    }
     return fsb_backend_call(s->inner, op);
 }
 
@@ -1501,6 +1520,57 @@ static void test_unopened_folders(void)
     CHECK_EQ(rig_stop(UNMOUNT), 0);
 }
 
+/* Answers show a change before the event tells of it; the kernel has other things that are old. */
+static void test_told_late(void)
+{
+    const char *trouble = rig_start(CHUNK);
+    if (trouble) SKIP(trouble);
+    mkdir(behind("dir"), 0755), put(behind("dir/a"), "a");
+    SOON(lists() == 1);
+    FAILS(open(p("dir/b"), O_RDONLY), ENOENT);
+    CHECK_EQ(lists(), 1);
+    nap(50);
+    __atomic_store_n(&rig.shared->hold, 1, __ATOMIC_RELEASE);
+    link(behind("dir/a"), behind("dir/b")), put(behind("dir/c"), "c");
+    close(open(p("dir/a"), O_RDWR)); /* asks the host */
+    CHECK_EQ(st_of(p("dir/a")).st_nlink, 2);
+    HOLDS(get(p("dir/c")), "c");
+    __atomic_store_n(&rig.shared->hold, 0, __ATOMIC_RELEASE);
+    SOON(lists() == 3);
+    SOON(st_of(p("dir/b")).st_nlink == 2);
+    CHECK_EQ(rig_stop(UNMOUNT), 0);
+}
+
+/* What has moved to where the mount never asked, or has another name there, is told of as well. */
+static void test_told_elsewhere(void)
+{
+    const char *trouble = rig_start(CHUNK);
+    if (trouble) SKIP(trouble);
+    mkdir(behind("here"), 0755), mkdir(behind("there"), 0755), mkdir(behind("here/sub"), 0755);
+    put(behind("here/sub/own"), "own");
+    put(behind("here/linked"), "link"), link(behind("here/linked"), behind("there/linked"));
+    put(behind("here/moves"), "moves");
+    CHECK_EQ(st_of(p("here/linked")).st_nlink, 2);
+    HOLDS(get(p("here/sub/own")), "own");
+    const int fd = open(p("here/moves"), O_RDWR);
+    nap(50);
+    put(behind("there/linked"), "is longer");
+    SOON(st_of(p("here/linked")).st_size == 9);
+    struct stat st;
+    rename(behind("here/moves"), behind("there/moved"));
+    SOON(st_of(p("here/moves")).st_size == -ENOENT);
+    CHECK_EQ(fstat(fd, &st), 0);
+    put(behind("there/moved"), "longer by far");
+    SOON(fstat(fd, &st) == 0 && st.st_size == 13);
+    close(fd);
+    CHECK_EQ(rename(p("here"), p("new")), 0); /* the kernel keeps what it knows below */
+    HOLDS(get(p("new/sub/own")), "own");
+    put(behind("new/sub/own"), "others'");
+    SOON(st_of(p("new/sub/own")).st_size == 7);
+    HOLDS(get(p("new/sub/own")), "others'");
+    CHECK_EQ(rig_stop(UNMOUNT), 0);
+}
+
 /* Files of the host that the mount's process has open; gone: removed ones only. */
 static int held(int gone)
 {
@@ -2074,6 +2144,8 @@ int main(int argc, char **argv)
     test_begin(argc, argv);
     for (int kind = MEMORY; kind <= CHUNK; ++kind) run_checks(kind);
     TEST(test_unopened_folders);
+    TEST(test_told_late);
+    TEST(test_told_elsewhere);
     TEST(test_unopened_files);
     TEST(test_no_space);
     TEST(test_write_errors);
