@@ -4474,6 +4474,7 @@ struct fsb_mount_node_ {
     uint32_t         run;      /* listings to ask for at once, behind one that had what was missing;
                                   0: they are not read in that order, or nothing is known of it */
     uint32_t         wave;     /* of these, still to be asked for */
+    uint32_t         pieces;   /* listings that were, from the first name on */
     uint32_t         small;    /* opens of small files in it before that */
     uint32_t         stored;   /* a file: its bytes were fetched, and not opened since */
     fsb_mount_queue_ readers_waiting; /* for them */
@@ -7328,7 +7329,8 @@ static void fsb_mount_on_fsyncdir_(fuse_req_t q, fuse_ino_t ino, int data_only,
    what it does not take, perhaps because nobody has looked up the name yet, is held for who reads
    it. What one listing has no room for is asked for when a file is missing. If that brings the file
    the folder is read in the order it is listed in, and the next time more listings follow at once;
-   if not, each file that is missing asks for one, as long as enough of what came is opened.
+   if not, each file that is missing asks for one, as long as enough of what came is opened and all
+   of it can be held.
    Under a lease only, for otherwise each open asks the host anyway. */
 
 #define FSB_MOUNT_AHEAD_STREAK_ ((int64_t)2 * 1000000000)
@@ -7339,6 +7341,8 @@ struct fsb_mount_bytes_ {            /* of one file; they lie behind */
     fsb_mount_bytes_ *older, *newer;
     uint64_t          file_id, version;
     uint64_t          started;       /* mount->changes when they were asked for */
+    uint32_t          pins;          /* of who holds, offers, reads them */
+    int               held;
     size_t            size;
 };
 
@@ -7374,9 +7378,10 @@ static int fsb_mount_emit_bytes_(fsb_op *op, const fsb_dirent *entry)
     return 0;
 }
 
-static void fsb_mount_bytes_free_(fsb_mount *m, fsb_mount_bytes_ *b)
+/* Lock held. */
+static void fsb_mount_bytes_unpin_(fsb_mount *m, fsb_mount_bytes_ *b)
 {
-    fsb_mount_free_(m, b, sizeof *b + b->size);
+    if (!--b->pins) fsb_mount_free_(m, b, sizeof *b + b->size);
 }
 
 /* Lock held. What is held of the file; NULL: nothing. */
@@ -7388,7 +7393,7 @@ static fsb_mount_bytes_ *fsb_mount_bytes_find_(const fsb_mount *m, uint64_t file
     return (fsb_mount_bytes_ *)(void *)l;
 }
 
-/* Lock held. They are the caller's then. */
+/* Lock held. They are held no more; the pin is the caller's. */
 static void fsb_mount_bytes_take_(fsb_mount *m, fsb_mount_bytes_ *b)
 {
     fsb_mount_table_remove_(&m->bytes, &b->link);
@@ -7396,6 +7401,7 @@ static void fsb_mount_bytes_take_(fsb_mount *m, fsb_mount_bytes_ *b)
     *(b->older ? &b->older->newer : &m->oldest) = b->newer;
     *(b->newer ? &b->newer->older : &m->newest) = b->older;
     m->held -= sizeof *b + b->size;
+    b->held = 0;
 }
 
 /* Lock held. Holds them, instead of what was held of the file. */
@@ -7404,11 +7410,11 @@ static void fsb_mount_bytes_hold_(fsb_mount *m, fsb_mount_bytes_ *b)
     fsb_mount_bytes_ *before = fsb_mount_bytes_find_(m, b->file_id);
     if (before) {
         fsb_mount_bytes_take_(m, before);
-        fsb_mount_bytes_free_(m, before);
+        fsb_mount_bytes_unpin_(m, before);
     }
     b->link.hash = fsb_mount_mix_(b->file_id);
     fsb_mount_table_add_(m, &m->bytes, &b->link);
-    b->older = m->newest, b->newer = NULL;
+    b->older = m->newest, b->newer = NULL, b->pins = 1, b->held = 1;
     *(m->newest ? &m->newest->newer : &m->oldest) = b;
     m->newest = b;
     if (!m->unoffered) m->unoffered = b;
@@ -7421,7 +7427,7 @@ static void fsb_mount_bytes_trim_(fsb_mount *m, size_t most)
     while (m->held > most) {
         fsb_mount_bytes_ *b = m->oldest;
         fsb_mount_bytes_take_(m, b);
-        fsb_mount_bytes_free_(m, b);
+        fsb_mount_bytes_unpin_(m, b);
     }
 }
 
@@ -7441,14 +7447,16 @@ static int fsb_mount_read_held_(fsb_mount_req_ *r)
     const int         good = b && fsb_mount_bytes_good_(r->node, b);
     if (b) fsb_mount_bytes_take_(m, b);
     if (good) ++m->opened;
+    else if (b) fsb_mount_bytes_unpin_(m, b);
     pthread_mutex_unlock(&m->lock);
-    if (good) {
-        const size_t most = r->task.op.size;
-        fuse_reply_buf(r->fuse, (const char *)(b + 1), b->size < most ? b->size : most);
-        fsb_mount_end_(r);
-    }
-    if (b) fsb_mount_bytes_free_(m, b);
-    return good;
+    if (!good) return 0;
+    const size_t most = r->task.op.size;
+    fuse_reply_buf(r->fuse, (const char *)(b + 1), b->size < most ? b->size : most);
+    fsb_mount_end_(r);
+    pthread_mutex_lock(&m->lock);
+    fsb_mount_bytes_unpin_(m, b);
+    pthread_mutex_unlock(&m->lock);
+    return 1;
 }
 
 /* Offers the kernel the next bytes, unless they are out of date, or it has some. Here, on serve()'s
@@ -7461,7 +7469,7 @@ static void fsb_mount_offer_(fsb_mount *m)
     fsb_mount_node_  *n = b ? fsb_mount_node_find_(m, b->file_id) : NULL;
     const int good = n && n->lookups && !n->version && fsb_mount_bytes_good_(n, b);
     if (b) m->unoffered = b->newer;
-    if (good) fsb_mount_bytes_take_(m, b), ++n->pins;
+    if (good) ++b->pins, ++n->pins;
     pthread_mutex_unlock(&m->lock);
     if (!good) return;
     memset(&bytes, 0, sizeof bytes);
@@ -7470,9 +7478,13 @@ static void fsb_mount_offer_(fsb_mount *m)
     const int err = fuse_lowlevel_notify_store(m->session, n->id, 0, &bytes, none);
     pthread_mutex_lock(&m->lock);
     if (!err && !n->version && fsb_mount_bytes_good_(n, b)) n->version = b->version, n->stored = 1;
+    if (!err && b->held) {
+        fsb_mount_bytes_take_(m, b);
+        fsb_mount_bytes_unpin_(m, b);
+    }
+    fsb_mount_bytes_unpin_(m, b);
     fsb_mount_unpin_(m, n);
     fsb_mount_unlock_(m);
-    fsb_mount_bytes_free_(m, b);
 }
 
 /* Lock held. Takes a request to fetch the bytes of the folder's small files with, from the cookie
@@ -7497,7 +7509,7 @@ static fsb_mount_req_ *fsb_mount_fetch_new_(fsb_mount *m, fsb_mount_node_ *folde
     r->task.op.emit = fsb_mount_emit_bytes_, r->task.op.timeout_ms = m->timeout_ms;
     ++folder->pins, ++m->live, ++m->fetches;
     folder->fetched = fsb_mount_now_(), folder->fetching = 1, folder->small = 0;
-    folder->fetched_to = from;
+    folder->fetched_to = from, folder->pieces = from ? folder->pieces + 1 : 1;
     m->streak = folder->fetched + FSB_MOUNT_AHEAD_STREAK_;
     return r;
 }
@@ -7549,9 +7561,17 @@ static void fsb_mount_fetched_(fsb_mount_req_ *r)
 }
 
 /* Lock held. Too little of what was fetched is opened. */
-static int fsb_mount_ahead_vain_(const fsb_mount *m)
+static int fsb_mount_ahead_unread_(const fsb_mount *m)
 {
     return m->brought > FSB_MOUNT_AHEAD_TRIAL_ && m->opened < m->brought / 4;
+}
+
+/* Lock held. Is it in vain to go on? Too little of what was fetched is opened, or the folder is not
+   read in its order and there is more of it than can be held. */
+static int fsb_mount_ahead_vain_(const fsb_mount *m, const fsb_mount_node_ *folder)
+{
+    return fsb_mount_ahead_unread_(m) ||
+           (!folder->run && folder->pieces >= FSB_MOUNT_AHEAD_HELD_ / FSB_MOUNT_AHEAD_BYTES_);
 }
 
 /* Lock held. A request to fetch the folder's bytes with: the first, or where a file is missing
@@ -7565,7 +7585,7 @@ static fsb_mount_req_ *fsb_mount_fetch_more_(fsb_mount *m, fsb_mount_node_ *fold
                      (fsb_mount_now_() - folder->fetched >= FSB_MOUNT_AHEAD_AGAIN_ &&
                       !(from && folder->run));
     if (anew) from = 0;
-    else if (!from || !missing || fsb_mount_ahead_vain_(m)) return NULL;
+    else if (!from || !missing || fsb_mount_ahead_vain_(m, folder)) return NULL;
     fsb_mount_req_ *r = fsb_mount_fetch_new_(m, folder, from);
     if (r && missing) r->node2 = missing, ++missing->pins;
     return r;
@@ -7581,7 +7601,7 @@ static int fsb_mount_small_(fsb_mount *m, fsb_mount_node_ *n, fsb_mount_req_ **o
     else if (n->version) return 0; /* the kernel has it already */
     else if (!fsb_mount_bytes_find_(m, n->file_id)) missing = n;
     if (!folder || n->attr.size > FSB_MOUNT_AHEAD_FILE_ || m->far) return 0;
-    if (!m->files_unopened && fsb_mount_ahead_vain_(m)) return 0;
+    if (!m->files_unopened && fsb_mount_ahead_unread_(m)) return 0;
     const uint32_t enough = fsb_mount_now_() < m->streak ? 1 : FSB_MOUNT_AHEAD_OPENS_;
     if (!folder->fetching && ++folder->small < enough && !folder->fetched) return 0;
     for (int i = 0; folder && i <= FSB_MOUNT_AHEAD_FOLDERS_; ++i) {
