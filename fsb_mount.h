@@ -7601,8 +7601,10 @@ static int fsb_mount_small_(fsb_mount *m, fsb_mount_node_ *n, fsb_mount_req_ **o
     else if (n->version) return 0; /* the kernel has it already */
     else if (!fsb_mount_bytes_find_(m, n->file_id)) missing = n;
     if (!folder || n->attr.size > FSB_MOUNT_AHEAD_FILE_ || m->far) return 0;
+    const int64_t now = fsb_mount_now_();
+    if (now >= m->streak + FSB_MOUNT_AHEAD_AGAIN_) m->brought = m->opened = 0; /* another reader */
     if (!m->files_unopened && fsb_mount_ahead_unread_(m)) return 0;
-    const uint32_t enough = fsb_mount_now_() < m->streak ? 1 : FSB_MOUNT_AHEAD_OPENS_;
+    const uint32_t enough = now < m->streak ? 1 : FSB_MOUNT_AHEAD_OPENS_;
     if (!folder->fetching && ++folder->small < enough && !folder->fetched) return 0;
     for (int i = 0; folder && i <= FSB_MOUNT_AHEAD_FOLDERS_; ++i) {
         out[count] = fsb_mount_fetch_more_(m, folder, missing);
@@ -8407,7 +8409,7 @@ static fsb_mount_buf_ *fsb_mount_trim_(fsb_mount *m, fsb_mount_buf_ *b)
     fsb_mount_bufs_free_(m);
     pthread_mutex_lock(&m->lock);
     fsb_mount_dirs_trim_(m, 0);
-    fsb_mount_bytes_trim_(m, 0);
+    if (fsb_mount_now_() >= m->streak) fsb_mount_bytes_trim_(m, 0); /* else others are reading */
     fsb_mount_unlock_(m);
     if (!b->used) return b;
     fsb_mount_buf_ *fresh =
@@ -8430,7 +8432,11 @@ static int fsb_mount_wait_(fsb_mount *m, fsb_mount_buf_ **b)
         if (__atomic_load_n(&m->ended, __ATOMIC_ACQUIRE)) return 0;
         if (n > 0) return 1;
         if (n < 0 && errno != EINTR) return 0;
-        if (n == 0) *b = fsb_mount_trim_(m, *b), tidy = 1;
+        if (n < 0) continue;
+        *b = fsb_mount_trim_(m, *b);
+        pthread_mutex_lock(&m->lock);
+        tidy = !m->oldest;
+        pthread_mutex_unlock(&m->lock);
     }
 }
 
