@@ -4374,7 +4374,7 @@ enum {
     FSB_MOUNT_AHEAD_FLIGHT_ = 3,
     FSB_MOUNT_AHEAD_RUN_ = 8,         /* listings behind each other, at most */
     FSB_MOUNT_AHEAD_HELD_ = 16 << 20, /* bytes that the kernel has not taken yet, at most */
-    FSB_MOUNT_AHEAD_TRIAL_ = 512,     /* files fetched; less than a quarter opened: no more */
+    FSB_MOUNT_AHEAD_TRIAL_ = 512,     /* files fetched; less than a quarter opened: enough */
     FSB_MOUNT_FAR_NS_ = 1000000       /* a round trip to a distant host */
 };
 #define FSB_MOUNT_COPY_MAX_ ((uint64_t)64 << 20) /* of one COPY, so that it ends in good time */
@@ -4475,7 +4475,7 @@ struct fsb_mount_node_ {
                                   0: they are not read in that order, or nothing is known of it */
     uint32_t         wave;     /* of these, still to be asked for */
     uint32_t         pieces;   /* listings that were, from the first name on */
-    uint32_t         small;    /* opens of small files in it before that */
+    uint32_t         small;    /* opens of small files in it before they were asked for */
     uint32_t         stored;   /* a file: its bytes were fetched, and not opened since */
     fsb_mount_queue_ readers_waiting; /* for them */
     uint64_t         below; /* mount->changes when others last changed a name in this folder */
