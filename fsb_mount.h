@@ -7531,7 +7531,7 @@ static void fsb_mount_brought_(fsb_mount *m, fsb_mount_req_ *r)
         folder->wave = found ? folder->run : 0;
         folder->run = !found ? 0 : folder->run ? folder->run * 2 : 1;
         if (folder->run > FSB_MOUNT_AHEAD_RUN_) folder->run = FSB_MOUNT_AHEAD_RUN_;
-        if (found && m->files_unopened) m->opened += p->count; /* what the kernel took is not seen */
+        if (found && m->files_unopened) m->opened += p->count; /* opens are not seen */
     }
     if (m->brought > 2 * FSB_MOUNT_AHEAD_TRIAL_) m->brought /= 2, m->opened /= 2;
 }
