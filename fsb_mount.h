@@ -43,7 +43,8 @@
              A plugin has up to desc.workers + max_stuck threads, a table with sweep_ms one.
    MEMORY    The desc's allocator; libfuse has its own. A known file takes about 500 bytes and its
              names, a thread 1 MiB to receive (of which it touches what requests fill), writes on
-             their way up to desc.write_behind bytes; what a second of quiet finds unused is freed.
+             their way up to desc.write_behind bytes, small files fetched ahead up to 16 MiB; what a
+             second of quiet finds unused is freed.
    ERRORS    Negative errno values; whatever the backend answers reaches the application. What
              was refused and why is told through desc.log, the last text by fsb_mount_errmsg().
              A delayed write that fails is reported once: by the next write, fsync or close.
@@ -4736,8 +4737,9 @@ enum {
     FSB_MOUNT_AHEAD_OPENS_ = 2,       /* that begin it */
     FSB_MOUNT_AHEAD_FOLDERS_ = 2,     /* that follow are fetched too */
     FSB_MOUNT_AHEAD_FLIGHT_ = 3,
-    FSB_MOUNT_AHEAD_KEPT_ = 4,        /* listings whose bytes the kernel did not take all */
-    FSB_MOUNT_AHEAD_TRIAL_ = 512,     /* files fetched; less than a quarter opened: no more */
+    FSB_MOUNT_AHEAD_RUN_ = 8,         /* listings behind each other, at most */
+    FSB_MOUNT_AHEAD_HELD_ = 16 << 20, /* bytes that the kernel has not taken yet, at most */
+    FSB_MOUNT_AHEAD_TRIAL_ = 512,     /* files fetched; less than a quarter opened: enough */
     FSB_MOUNT_FAR_NS_ = 1000000       /* a round trip to a distant host */
 };
 #define FSB_MOUNT_COPY_MAX_ ((uint64_t)64 << 20) /* of one COPY, so that it ends in good time */
@@ -4775,11 +4777,7 @@ typedef struct fsb_mount_req_ fsb_mount_req_;
 typedef struct fsb_mount_queue_ {
     fsb_mount_req_ *head, *tail;
 } fsb_mount_queue_;
-typedef struct fsb_mount_pack_ fsb_mount_pack_;
-typedef struct fsb_mount_packs_ {
-    fsb_mount_pack_ *head, *tail;
-    uint32_t         count;
-} fsb_mount_packs_;
+typedef struct fsb_mount_bytes_ fsb_mount_bytes_;
 
 /* One name: an entry of a folder. It belongs to its node and pins the folder. */
 typedef struct fsb_mount_name_ fsb_mount_name_;
@@ -4828,8 +4826,12 @@ struct fsb_mount_node_ {
     uint64_t         next_folder; /* id of the folder listed behind this one; see [ahead] */
     int64_t          fetched;  /* monotonic ns: when the bytes of its small files were asked for */
     int              fetching; /* they are on their way */
-    fsb_mount_pack_ *pack;     /* the last that came, while there is any */
-    uint32_t         small;    /* opens of small files in it before that */
+    uint64_t         fetched_to; /* cookie: of the files behind it they were not; 0: of all */
+    uint32_t         run;      /* listings to ask for at once, behind one that had what was missing;
+                                  0: they are not read in that order, or nothing is known of it */
+    uint32_t         wave;     /* of these, still to be asked for */
+    uint32_t         pieces;   /* listings that were, from the first name on */
+    uint32_t         small;    /* opens of small files in it before they were asked for */
     uint32_t         stored;   /* a file: its bytes were fetched, and not opened since */
     fsb_mount_queue_ readers_waiting; /* for them */
     uint64_t         below; /* mount->changes when others last changed a name in this folder */
@@ -4980,11 +4982,13 @@ struct fsb_mount {
     fsb_mount_node_ *inval_head, *inval_tail;
     fsb_mount_note_ *notes, **notes_tail;
     int              all_stale; /* the kernel is to forget every name */
-    fsb_mount_packs_ fetched;  /* to be handed to the kernel */
-    fsb_mount_packs_ packs;    /* which the kernel did not take all of */
+    fsb_mount_table_ bytes;    /* of small files, fetched and not handed out yet */
+    fsb_mount_bytes_ *oldest, *newest; /* of these */
+    fsb_mount_bytes_ *unoffered; /* the kernel was not offered this one, and those behind it */
+    size_t          held;      /* bytes they take */
     uint32_t        fetches;   /* on their way */
     int64_t         streak;    /* monotonic ns: until then folders are being read file by file */
-    uint32_t        stored, opened; /* files fetched so, and those of them opened */
+    uint32_t        brought, opened; /* files fetched so, and those of them opened */
     int             far;            /* a cache before a distant host does that: see root_ */
     fsb_mount_queue_ granted; /* locks to answer when the kernel has forgotten old pages */
     fsb_statfs      statfs;
@@ -6824,8 +6828,8 @@ static int fsb_mount_read_head_(fsb_mount *m, fuse_req_t q, fuse_ino_t ino, size
     return serves;
 }
 
-static int fsb_mount_read_waits_(fsb_mount *m, fsb_mount_req_ *r);
-static int fsb_mount_read_packed_(fsb_mount_req_ *r);
+static int fsb_mount_read_waits_(fsb_mount_req_ *r);
+static int fsb_mount_read_held_(fsb_mount_req_ *r);
 
 /* A small file came whole: bytes, and what it is now. */
 static void fsb_mount_got_(fsb_mount_req_ *r)
@@ -6871,9 +6875,9 @@ static void fsb_mount_on_read_(fuse_req_t q, fuse_ino_t ino, size_t size, off_t 
     }
     r->lazy = 0, r->task.op.code = FSB_OP_GET, r->how |= FSB_MOUNT_AT_;
     pthread_mutex_lock(&m->lock);
-    const int waits = fsb_mount_read_waits_(m, r);
+    const int waits = fsb_mount_read_waits_(r);
     pthread_mutex_unlock(&m->lock);
-    if (!waits && !fsb_mount_read_packed_(r)) fsb_mount_go_(r, fsb_mount_got_);
+    if (!waits && !fsb_mount_read_held_(r)) fsb_mount_go_(r, fsb_mount_got_);
 }
 
 /* ---- [write] --------------------------------------------------------------------------------- */
@@ -7653,213 +7657,269 @@ static void fsb_mount_on_fsyncdir_(fuse_req_t q, fuse_ino_t ino, int data_only,
 
 /* ---- [ahead] --------------------------------------------------------------------------------- */
 /* Who opens small files of a folder one after another will open the others, and those of the next
-   folder: the bytes of all are asked for in one listing, and handed to the kernel's page cache.
+   folder: the bytes of many are asked for in one listing, and offered to the kernel's page cache;
+   what it does not take, perhaps because nobody has looked up the name yet, is held for who reads
+   it. What one listing has no room for is asked for when a file is missing. If that brings the file
+   the folder is read in the order it is listed in, and the next time more listings follow at once;
+   if not, each file that is missing asks for one, as long as enough of what came is opened and all
+   of it can be held.
    Under a lease only, for otherwise each open asks the host anyway. */
 
 #define FSB_MOUNT_AHEAD_STREAK_ ((int64_t)2 * 1000000000)
 #define FSB_MOUNT_AHEAD_AGAIN_ ((int64_t)10 * 1000000000)
 
-typedef struct fsb_mount_bytes_ { /* in a pack: one file, and its bytes */
-    uint64_t file_id, version;
-    size_t   size, next; /* next: where the one behind it begins */
-} fsb_mount_bytes_;
-
-/* The bytes of a folder's small files, as one listing brought them. */
-struct fsb_mount_pack_ {
-    fsb_mount_pack_ *next;   /* fetched, or kept */
-    fsb_mount_node_ *folder; /* pinned */
-    uint64_t         started; /* mount->changes when they were asked for */
-    uint32_t         pins;   /* its queue's, and of who reads in it */
-    size_t           size;   /* of it all; the bytes lie behind */
+struct fsb_mount_bytes_ {            /* of one file; they lie behind */
+    fsb_mount_link_   link;          /* in mount->bytes, by file_id */
+    fsb_mount_bytes_ *older, *newer;
+    uint64_t          file_id, version;
+    uint64_t          started;       /* mount->changes when they were asked for */
+    uint32_t          pins;          /* of who holds, offers, reads them */
+    int               held;
+    size_t            size;
 };
 
-/* Packs a file's bytes: LIST's emit(). They are not the listing that the kernel asked for. */
+typedef struct fsb_mount_pack_ { /* what one listing brings */
+    fsb_mount_bytes_ *first, **last; /* by `newer` */
+    size_t            size;          /* of these */
+    uint32_t          count;
+    uint64_t          cookie;        /* of the last name */
+} fsb_mount_pack_;
+
+/* Takes a file's bytes: LIST's emit(). They are not the listing that the kernel asked for. Where a
+   host has no more room for bytes, the names behind come without: there the next one begins. */
 static int fsb_mount_emit_bytes_(fsb_op *op, const fsb_dirent *entry)
 {
     fsb_mount_req_  *r = (fsb_mount_req_ *)(void *)op;
     fsb_mount_pack_ *p = (fsb_mount_pack_ *)r->extra;
-    fsb_mount_bytes_ b;
     const uint64_t   size = entry->stat.size;
-    if (!entry->data || !S_ISREG(entry->stat.mode) || size > FSB_MOUNT_AHEAD_FILE_) return 0;
-    const size_t next = (p->size + sizeof b + (size_t)size + 7) & ~(size_t)7;
-    if (next > r->extra_size) return 1;
-    b.file_id = entry->stat.file_id, b.version = entry->stat.version;
-    b.size = (size_t)size, b.next = next;
-    memcpy((char *)p + p->size, &b, sizeof b);
-    memcpy((char *)p + p->size + sizeof b, entry->data, b.size);
-    p->size = next;
+    if (S_ISREG(entry->stat.mode) && size && size <= FSB_MOUNT_AHEAD_FILE_) {
+        const size_t      all = sizeof(fsb_mount_bytes_) + (size_t)size;
+        const int         full = p->size > FSB_MOUNT_AHEAD_BYTES_ / 2;
+        fsb_mount_bytes_ *b = NULL;
+        if (entry->data && all <= FSB_MOUNT_AHEAD_BYTES_ - p->size)
+            b = (fsb_mount_bytes_ *)fsb_mount_alloc_(r->task.mount, all);
+        if (!b && (full || entry->data)) return 1;
+        if (b) {
+            b->file_id = entry->stat.file_id, b->version = entry->stat.version;
+            b->size = (size_t)size, b->newer = NULL;
+            memcpy(b + 1, entry->data, b->size);
+            *p->last = b, p->last = &b->newer, p->size += all, ++p->count;
+        }
+    }
+    p->cookie = entry->cookie;
     return 0;
 }
 
-static fsb_mount_bytes_ fsb_mount_bytes_at_(const fsb_mount_pack_ *p, size_t at)
-{
-    fsb_mount_bytes_ b;
-    memcpy(&b, (const char *)p + at, sizeof b);
-    return b;
-}
-
 /* Lock held. */
-static void fsb_mount_pack_push_(fsb_mount_packs_ *q, fsb_mount_pack_ *p)
+static void fsb_mount_bytes_unpin_(fsb_mount *m, fsb_mount_bytes_ *b)
 {
-    p->next = NULL;
-    if (q->tail) q->tail->next = p;
-    else q->head = p;
-    q->tail = p, ++q->count;
+    if (!--b->pins) fsb_mount_free_(m, b, sizeof *b + b->size);
 }
 
-/* Lock held. NULL: there is none. */
-static fsb_mount_pack_ *fsb_mount_pack_take_(fsb_mount_packs_ *q)
+/* Lock held. What is held of the file; NULL: nothing. */
+static fsb_mount_bytes_ *fsb_mount_bytes_find_(const fsb_mount *m, uint64_t file_id)
 {
-    fsb_mount_pack_ *p = q->head;
-    if (!p) return NULL;
-    q->head = p->next, --q->count;
-    if (!q->head) q->tail = NULL;
-    return p;
+    const uint64_t   hash = fsb_mount_mix_(file_id);
+    fsb_mount_link_ *l = fsb_mount_table_first_(&m->bytes, hash);
+    while (l && ((fsb_mount_bytes_ *)(void *)l)->file_id != file_id) l = l->next;
+    return (fsb_mount_bytes_ *)(void *)l;
 }
 
-/* Lock held. */
-static void fsb_mount_pack_unpin_(fsb_mount *m, fsb_mount_pack_ *p)
+/* Lock held. They are held no more; the pin is the caller's. */
+static void fsb_mount_bytes_take_(fsb_mount *m, fsb_mount_bytes_ *b)
 {
-    if (--p->pins) return;
-    if (p->folder->pack == p) p->folder->pack = NULL;
-    fsb_mount_unpin_(m, p->folder);
-    fsb_mount_free_(m, p, FSB_MOUNT_AHEAD_BYTES_);
+    fsb_mount_table_remove_(&m->bytes, &b->link);
+    if (m->unoffered == b) m->unoffered = b->newer;
+    *(b->older ? &b->older->newer : &m->oldest) = b->newer;
+    *(b->newer ? &b->newer->older : &m->newest) = b->older;
+    m->held -= sizeof *b + b->size;
+    b->held = 0;
 }
 
-/* Lock held. Keeps the last `most`. */
-static void fsb_mount_packs_trim_(fsb_mount *m, uint32_t most)
+/* Lock held. Holds them, instead of what was held of the file. */
+static void fsb_mount_bytes_hold_(fsb_mount *m, fsb_mount_bytes_ *b)
 {
-    while (m->packs.count > most) fsb_mount_pack_unpin_(m, fsb_mount_pack_take_(&m->packs));
+    fsb_mount_bytes_ *before = fsb_mount_bytes_find_(m, b->file_id);
+    if (before) {
+        fsb_mount_bytes_take_(m, before);
+        fsb_mount_bytes_unpin_(m, before);
+    }
+    b->link.hash = fsb_mount_mix_(b->file_id);
+    fsb_mount_table_add_(m, &m->bytes, &b->link);
+    b->older = m->newest, b->newer = NULL, b->pins = 1, b->held = 1;
+    *(m->newest ? &m->newest->newer : &m->oldest) = b;
+    m->newest = b;
+    if (!m->unoffered) m->unoffered = b;
+    m->held += sizeof *b + b->size;
+}
+
+/* Lock held. Holds the newest only, `most` bytes of them. */
+static void fsb_mount_bytes_trim_(fsb_mount *m, size_t most)
+{
+    while (m->held > most) {
+        fsb_mount_bytes_ *b = m->oldest;
+        fsb_mount_bytes_take_(m, b);
+        fsb_mount_bytes_unpin_(m, b);
+    }
 }
 
 /* Lock held. Are these the bytes that the node has now, as far as is known? */
-static int fsb_mount_bytes_good_(const fsb_mount_node_ *n, const fsb_mount_bytes_ *b,
-                                 uint64_t started)
+static int fsb_mount_bytes_good_(const fsb_mount_node_ *n, const fsb_mount_bytes_ *b)
 {
     return n->attr_until && n->attr.version == b->version && n->attr.size == b->size &&
-           !fsb_mount_outdated_(n, started);
+           !fsb_mount_outdated_(n, b->started);
 }
 
-/* Lock held. The pack, pinned, that has the node's bytes, and where; NULL: none has. */
-static fsb_mount_pack_ *fsb_mount_packed_(const fsb_mount_node_ *n, size_t *at)
-{
-    fsb_mount_pack_ *p = n->names ? n->names->parent->pack : NULL;
-    if (!p) return NULL;
-    for (*at = sizeof *p; *at < p->size;) {
-        const fsb_mount_bytes_ b = fsb_mount_bytes_at_(p, *at);
-        if (b.file_id == n->file_id && fsb_mount_bytes_good_(n, &b, p->started))
-            return ++p->pins, p;
-        *at = b.next;
-    }
-    return NULL;
-}
-
-/* Answers a read of the whole file from its folder's pack: 1, or 0 if that does not have it. */
-static int fsb_mount_read_packed_(fsb_mount_req_ *r)
+/* Answers a read of the whole file from what is held: 1, or 0 if that does not have it. */
+static int fsb_mount_read_held_(fsb_mount_req_ *r)
 {
     fsb_mount *m = r->task.mount;
-    size_t     at;
     pthread_mutex_lock(&m->lock);
-    fsb_mount_pack_ *p = fsb_mount_packed_(r->node, &at);
+    fsb_mount_bytes_ *b = fsb_mount_bytes_find_(m, r->node->file_id);
+    const int         good = b && fsb_mount_bytes_good_(r->node, b);
+    if (b) fsb_mount_bytes_take_(m, b);
+    if (good) ++m->opened;
+    else if (b) fsb_mount_bytes_unpin_(m, b);
     pthread_mutex_unlock(&m->lock);
-    if (!p) return 0;
-    const size_t size = fsb_mount_bytes_at_(p, at).size, most = r->task.op.size;
-    fuse_reply_buf(r->fuse, (const char *)p + at + sizeof(fsb_mount_bytes_),
-                   size < most ? size : most);
+    if (!good) return 0;
+    const size_t most = r->task.op.size;
+    fuse_reply_buf(r->fuse, (const char *)(b + 1), b->size < most ? b->size : most);
     fsb_mount_end_(r);
     pthread_mutex_lock(&m->lock);
-    fsb_mount_pack_unpin_(m, p);
-    fsb_mount_unlock_(m);
+    fsb_mount_bytes_unpin_(m, b);
+    pthread_mutex_unlock(&m->lock);
     return 1;
 }
 
-/* The listing is here: the reads that wait for it first, then serve()'s thread hands the bytes to
-   the kernel; this one, which brings the answers to reads, must not wait for pages. */
-static void fsb_mount_fetched_(fsb_mount_req_ *r)
+/* Offers the kernel the next bytes, unless they are out of date, or it has some. Here, on serve()'s
+   thread, for the one that brings the answers to reads must not wait for pages. */
+static void fsb_mount_offer_(fsb_mount *m)
 {
-    fsb_mount       *m = r->task.mount;
-    fsb_mount_pack_ *p = (fsb_mount_pack_ *)r->extra;
+    struct fuse_bufvec bytes;
     pthread_mutex_lock(&m->lock);
-    fsb_mount_req_ *waiting = r->node->readers_waiting.head;
-    r->node->readers_waiting.head = r->node->readers_waiting.tail = NULL;
-    r->node->fetching = 0, --m->fetches;
-    if (r->task.op.result >= 0) {
-        p->folder = r->node, p->started = r->started, p->pins = 1, r->extra = NULL;
-        ++r->node->pins, r->node->pack = p;
-        fsb_mount_pack_push_(&m->fetched, p);
-    }
+    fsb_mount_bytes_ *b = m->unoffered;
+    fsb_mount_node_  *n = b ? fsb_mount_node_find_(m, b->file_id) : NULL;
+    const int good = n && n->lookups && !n->version && fsb_mount_bytes_good_(n, b);
+    if (b) m->unoffered = b->newer;
+    if (good) ++b->pins, ++n->pins;
     pthread_mutex_unlock(&m->lock);
-    while (waiting) {
-        fsb_mount_req_ *next = waiting->next;
-        if (!fsb_mount_read_packed_(waiting)) fsb_mount_go_(waiting, fsb_mount_got_);
-        waiting = next;
-    }
-    fsb_mount_signal_(m->wake);
-    fsb_mount_end_(r);
-}
-
-/* Hands the kernel the bytes of one file, unless they are out of date, or it has some. */
-static int fsb_mount_store_(fsb_mount *m, const fsb_mount_pack_ *p, size_t at)
-{
-    const fsb_mount_bytes_ b = fsb_mount_bytes_at_(p, at);
-    struct fuse_bufvec     bytes;
+    if (!good) return;
     memset(&bytes, 0, sizeof bytes);
-    bytes.count = 1, bytes.buf[0].size = b.size, bytes.buf[0].fd = -1;
-    pthread_mutex_lock(&m->lock);
-    fsb_mount_node_ *n = fsb_mount_node_find_(m, b.file_id);
-    const int good = n && n->lookups && !n->version && fsb_mount_bytes_good_(n, &b, p->started);
-    if (good) ++n->pins;
-    pthread_mutex_unlock(&m->lock);
-    if (!good) return 0;
-    bytes.buf[0].mem = (void *)(uintptr_t)((const char *)p + at + sizeof b);
+    bytes.count = 1, bytes.buf[0].mem = b + 1, bytes.buf[0].size = b->size, bytes.buf[0].fd = -1;
     const enum fuse_buf_copy_flags none = (enum fuse_buf_copy_flags)0;
     const int err = fuse_lowlevel_notify_store(m->session, n->id, 0, &bytes, none);
     pthread_mutex_lock(&m->lock);
-    if (!err && !n->version && fsb_mount_bytes_good_(n, &b, p->started))
-        n->version = b.version, n->stored = 1;
+    if (!err && !n->version && fsb_mount_bytes_good_(n, b)) n->version = b->version, n->stored = 1;
+    if (!err && b->held) {
+        fsb_mount_bytes_take_(m, b);
+        fsb_mount_bytes_unpin_(m, b);
+    }
+    fsb_mount_bytes_unpin_(m, b);
     fsb_mount_unpin_(m, n);
     fsb_mount_unlock_(m);
-    return !err;
 }
 
-/* What the kernel did not take, perhaps because nobody has looked up the name yet, is kept a while
-   for who reads it. */
-static void fsb_mount_store_all_(fsb_mount *m, fsb_mount_pack_ *p)
+/* Lock held. Takes a request to fetch the bytes of the folder's small files with, from the cookie
+   on, or NULL: not now. */
+static fsb_mount_req_ *fsb_mount_fetch_new_(fsb_mount *m, fsb_mount_node_ *folder, uint64_t from)
 {
-    uint32_t count = 0, all = 0;
-    for (size_t at = sizeof *p; at < p->size; at = fsb_mount_bytes_at_(p, at).next, ++all)
-        count += (uint32_t)fsb_mount_store_(m, p, at);
-    pthread_mutex_lock(&m->lock);
-    m->stored += count;
-    if (m->stored > 2 * FSB_MOUNT_AHEAD_TRIAL_) m->stored /= 2, m->opened /= 2;
-    if (count < all) fsb_mount_pack_push_(&m->packs, p);
-    else fsb_mount_pack_unpin_(m, p);
-    fsb_mount_packs_trim_(m, FSB_MOUNT_AHEAD_KEPT_);
-    fsb_mount_unlock_(m);
-}
-
-/* Lock held. Takes a request to fetch the folder's bytes with, or NULL: not now. */
-static fsb_mount_req_ *fsb_mount_fetch_new_(fsb_mount *m, fsb_mount_node_ *folder, int64_t now)
-{
-    if (!folder || folder->fetching || m->fetches >= FSB_MOUNT_AHEAD_FLIGHT_) return NULL;
-    if (folder->fetched && now - folder->fetched < FSB_MOUNT_AHEAD_AGAIN_) return NULL;
+    if (m->fetches >= FSB_MOUNT_AHEAD_FLIGHT_) return NULL;
     fsb_mount_req_ *r = (fsb_mount_req_ *)fsb_mount_alloc_(m, sizeof *r);
     if (!r) return NULL;
     memset(r, 0, offsetof(fsb_mount_req_, name));
-    r->extra_size = FSB_MOUNT_AHEAD_BYTES_;
-    r->extra = fsb_mount_alloc_(m, r->extra_size);
+    r->extra_size = sizeof(fsb_mount_pack_);
+    r->extra = fsb_mount_zeroed_(m, r->extra_size);
     if (!r->extra) {
         fsb_mount_free_(m, r, sizeof *r);
         return NULL;
     }
-    ((fsb_mount_pack_ *)r->extra)->size = sizeof(fsb_mount_pack_);
+    fsb_mount_pack_ *p = (fsb_mount_pack_ *)r->extra;
+    p->last = &p->first;
     r->task.mount = m, r->node = folder, r->how = FSB_MOUNT_AT_;
     r->task.op.code = FSB_OP_LIST, r->task.op.flags = FSB_LIST_STAT | FSB_LIST_DATA;
-    r->task.op.size64 = FSB_MOUNT_AHEAD_BYTES_, r->task.op.emit = fsb_mount_emit_bytes_;
-    r->task.op.timeout_ms = m->timeout_ms;
+    r->task.op.offset = from, r->task.op.size64 = FSB_MOUNT_AHEAD_BYTES_;
+    r->task.op.emit = fsb_mount_emit_bytes_, r->task.op.timeout_ms = m->timeout_ms;
     ++folder->pins, ++m->live, ++m->fetches;
-    folder->fetched = now, folder->fetching = 1, folder->small = 0;
-    m->streak = now + FSB_MOUNT_AHEAD_STREAK_;
+    folder->fetched = fsb_mount_now_(), folder->fetching = 1, folder->small = 0;
+    folder->fetched_to = from, folder->pieces = from ? folder->pieces + 1 : 1;
+    m->streak = folder->fetched + FSB_MOUNT_AHEAD_STREAK_;
+    return r;
+}
+
+/* Lock held. Holds what the listing brought, and looks whether that has what was missing. */
+static void fsb_mount_brought_(fsb_mount *m, fsb_mount_req_ *r)
+{
+    fsb_mount_pack_ *p = (fsb_mount_pack_ *)r->extra;
+    fsb_mount_node_ *folder = r->node;
+    folder->fetched_to = r->task.op.result ? 0 : p->cookie;
+    m->brought += p->count;
+    for (fsb_mount_bytes_ *b = p->first, *next; b; b = next) {
+        next = b->newer, b->started = r->started;
+        fsb_mount_bytes_hold_(m, b);
+    }
+    fsb_mount_bytes_trim_(m, FSB_MOUNT_AHEAD_HELD_);
+    if (r->node2) {
+        const int found = fsb_mount_bytes_find_(m, r->node2->file_id) != NULL;
+        folder->wave = found ? folder->run : 0;
+        folder->run = !found ? 0 : folder->run ? folder->run * 2 : 1;
+        if (folder->run > FSB_MOUNT_AHEAD_RUN_) folder->run = FSB_MOUNT_AHEAD_RUN_;
+        if (found && m->files_unopened) m->opened += p->count; /* opens are not seen */
+    }
+    if (m->brought > 2 * FSB_MOUNT_AHEAD_TRIAL_) m->brought /= 2, m->opened /= 2;
+}
+
+/* The listing is here: the reads that wait for it first, then the next one of the wave. */
+static void fsb_mount_fetched_(fsb_mount_req_ *r)
+{
+    fsb_mount       *m = r->task.mount;
+    fsb_mount_node_ *folder = r->node;
+    pthread_mutex_lock(&m->lock);
+    fsb_mount_req_ *waiting = folder->readers_waiting.head, *next = NULL;
+    folder->readers_waiting.head = folder->readers_waiting.tail = NULL;
+    folder->fetching = 0, --m->fetches;
+    fsb_mount_brought_(m, r);
+    if (folder->wave && folder->fetched_to)
+        next = fsb_mount_fetch_new_(m, folder, folder->fetched_to);
+    if (next) --folder->wave;
+    pthread_mutex_unlock(&m->lock);
+    while (waiting) {
+        fsb_mount_req_ *then = waiting->next;
+        if (!fsb_mount_read_held_(waiting)) fsb_mount_go_(waiting, fsb_mount_got_);
+        waiting = then;
+    }
+    fsb_mount_signal_(m->wake);
+    if (next) fsb_mount_go_(next, fsb_mount_fetched_);
+    fsb_mount_end_(r);
+}
+
+/* Lock held. Too little of what was fetched is opened. */
+static int fsb_mount_ahead_unread_(const fsb_mount *m)
+{
+    return m->brought > FSB_MOUNT_AHEAD_TRIAL_ && m->opened < m->brought / 4;
+}
+
+/* Lock held. Is it in vain to go on? Too little of what was fetched is opened, or the folder is not
+   read in its order and there is more of it than can be held. */
+static int fsb_mount_ahead_vain_(const fsb_mount *m, const fsb_mount_node_ *folder)
+{
+    return fsb_mount_ahead_unread_(m) ||
+           (!folder->run && folder->pieces >= FSB_MOUNT_AHEAD_HELD_ / FSB_MOUNT_AHEAD_BYTES_);
+}
+
+/* Lock held. A request to fetch the folder's bytes with: the first, or where a file is missing
+   (NULL: none is) those behind; NULL: neither. */
+static fsb_mount_req_ *fsb_mount_fetch_more_(fsb_mount *m, fsb_mount_node_ *folder,
+                                             fsb_mount_node_ *missing)
+{
+    uint64_t from = folder->fetched_to;
+    if (folder->fetching) return NULL;
+    const int anew = !folder->fetched ||
+                     (fsb_mount_now_() - folder->fetched >= FSB_MOUNT_AHEAD_AGAIN_ &&
+                      !(from && folder->run));
+    if (anew) from = 0;
+    else if (!from || !missing || fsb_mount_ahead_vain_(m, folder)) return NULL;
+    fsb_mount_req_ *r = fsb_mount_fetch_new_(m, folder, from);
+    if (r && missing) r->node2 = missing, ++missing->pins;
     return r;
 }
 
@@ -7867,30 +7927,33 @@ static fsb_mount_req_ *fsb_mount_fetch_new_(fsb_mount *m, fsb_mount_node_ *folde
    to be fetched to out and returns how many. */
 static int fsb_mount_small_(fsb_mount *m, fsb_mount_node_ *n, fsb_mount_req_ **out)
 {
-    fsb_mount_node_ *folder = n->names ? n->names->parent : NULL;
+    fsb_mount_node_ *folder = n->names ? n->names->parent : NULL, *missing = NULL;
     int              count = 0;
     if (n->stored) n->stored = 0, ++m->opened;
     else if (n->version) return 0; /* the kernel has it already */
+    else if (!fsb_mount_bytes_find_(m, n->file_id)) missing = n;
     if (!folder || n->attr.size > FSB_MOUNT_AHEAD_FILE_ || m->far) return 0;
-    if (!m->files_unopened && m->stored > FSB_MOUNT_AHEAD_TRIAL_ && m->opened < m->stored / 4)
-        return 0;
-    const int64_t  now = fsb_mount_now_();
+    const int64_t now = fsb_mount_now_();
+    if (now >= m->streak + FSB_MOUNT_AHEAD_AGAIN_) m->brought = m->opened = 0; /* another reader */
+    if (!m->files_unopened && fsb_mount_ahead_unread_(m)) return 0;
     const uint32_t enough = now < m->streak ? 1 : FSB_MOUNT_AHEAD_OPENS_;
     if (!folder->fetching && ++folder->small < enough && !folder->fetched) return 0;
     for (int i = 0; folder && i <= FSB_MOUNT_AHEAD_FOLDERS_; ++i) {
-        out[count] = fsb_mount_fetch_new_(m, folder, now);
+        out[count] = fsb_mount_fetch_more_(m, folder, missing);
         if (out[count]) ++count;
         folder = fsb_mount_node_at_(m, folder->next_folder);
+        missing = NULL;
     }
     return count;
 }
 
-/* Lock held. Waits with the read for the folder's bytes, if they are on their way: 1. */
-static int fsb_mount_read_waits_(fsb_mount *m, fsb_mount_req_ *r)
+/* Lock held. Waits with the read for the folder's bytes, if they are on their way and likely to be
+   those: 1. */
+static int fsb_mount_read_waits_(fsb_mount_req_ *r)
 {
     fsb_mount_node_ *folder = r->node->names ? r->node->names->parent : NULL;
-    (void)m;
-    if (!folder || !folder->fetching) return 0;
+    if (!folder || !folder->fetching || (folder->fetched_to && !folder->run)) return 0;
+    if (fsb_mount_bytes_find_(r->task.mount, r->node->file_id)) return 0;
     fsb_mount_push_(&folder->readers_waiting, r);
     return 1;
 }
@@ -8692,7 +8755,7 @@ static fsb_mount_buf_ *fsb_mount_trim_(fsb_mount *m, fsb_mount_buf_ *b)
     fsb_mount_bufs_free_(m);
     pthread_mutex_lock(&m->lock);
     fsb_mount_dirs_trim_(m, 0);
-    fsb_mount_packs_trim_(m, 0);
+    if (fsb_mount_now_() >= m->streak) fsb_mount_bytes_trim_(m, 0); /* else others are reading */
     fsb_mount_unlock_(m);
     if (!b->used) return b;
     fsb_mount_buf_ *fresh =
@@ -8707,7 +8770,7 @@ static fsb_mount_buf_ *fsb_mount_trim_(fsb_mount *m, fsb_mount_buf_ *b)
 static int fsb_mount_wait_(fsb_mount *m, fsb_mount_buf_ **b)
 {
     pthread_mutex_lock(&m->lock);
-    int tidy = !(*b)->used && !m->spare_bufs && !m->dirs && !m->packs.head;
+    int tidy = !(*b)->used && !m->spare_bufs && !m->dirs && !m->oldest;
     pthread_mutex_unlock(&m->lock);
     for (;;) {
         struct epoll_event event;
@@ -8715,7 +8778,11 @@ static int fsb_mount_wait_(fsb_mount *m, fsb_mount_buf_ **b)
         if (__atomic_load_n(&m->ended, __ATOMIC_ACQUIRE)) return 0;
         if (n > 0) return 1;
         if (n < 0 && errno != EINTR) return 0;
-        if (n == 0) *b = fsb_mount_trim_(m, *b), tidy = 1;
+        if (n < 0) continue;
+        *b = fsb_mount_trim_(m, *b);
+        pthread_mutex_lock(&m->lock);
+        tidy = !m->oldest;
+        pthread_mutex_unlock(&m->lock);
     }
 }
 
@@ -8877,7 +8944,7 @@ static void fsb_mount_notify_(fsb_mount *m)
         fsb_mount_note_ *note = all ? NULL : fsb_mount_note_take_(m);
         fsb_mount_node_ *n = all || note ? NULL : m->inval_head;
         fsb_mount_req_  *r = all || note || n ? NULL : m->granted.head;
-        fsb_mount_pack_ *pack = all || note || n || r ? NULL : fsb_mount_pack_take_(&m->fetched);
+        const int        offer = !all && !note && !n && !r && m->unoffered;
         off_t            from = 0; /* a folder's pages are its listing */
         m->all_stale = 0;
         if (n) {
@@ -8889,8 +8956,8 @@ static void fsb_mount_notify_(fsb_mount *m)
             fsb_mount_pop_(&m->granted);
         }
         pthread_mutex_unlock(&m->lock);
-        if (!all && !note && !n && !r && !pack) return;
-        if (pack) fsb_mount_store_all_(m, pack);
+        if (!all && !note && !n && !r && !offer) return;
+        if (offer) fsb_mount_offer_(m);
         if (all) fsb_mount_notify_all_(m);
         if (note)
             fuse_lowlevel_notify_inval_entry(m->session, note->parent->id, note->name, note->size);
@@ -8944,9 +9011,7 @@ static void fsb_mount_drain_(fsb_mount *m)
 static void fsb_mount_free_nodes_(fsb_mount *m)
 {
     fsb_mount_dirs_trim_(m, 0);
-    fsb_mount_packs_trim_(m, 0);
-    for (fsb_mount_pack_ *p; (p = fsb_mount_pack_take_(&m->fetched)) != NULL;)
-        fsb_mount_pack_unpin_(m, p);
+    fsb_mount_bytes_trim_(m, 0);
     for (size_t i = 0; i < m->names.size; ++i)
         for (fsb_mount_link_ *l = m->names.bucket[i], *next; l; l = next) {
             fsb_mount_name_ *name = (fsb_mount_name_ *)(void *)l;
@@ -8958,6 +9023,7 @@ static void fsb_mount_free_nodes_(fsb_mount *m)
             next = l->next;
             fsb_mount_free_(m, l, sizeof(fsb_mount_node_));
         }
+    fsb_mount_free_(m, m->bytes.bucket, m->bytes.size * sizeof *m->bytes.bucket);
     fsb_mount_free_(m, m->names.bucket, m->names.size * sizeof *m->names.bucket);
     fsb_mount_free_(m, m->nodes.bucket, m->nodes.size * sizeof *m->nodes.bucket);
     fsb_handles_close(m->ids);
@@ -9018,6 +9084,7 @@ static int fsb_mount_tables_(fsb_mount *m)
     int err = fsb_handles_open(&m->ids, &d);
     if (!err) err = fsb_mount_table_grow_(m, &m->nodes, 64);
     if (!err) err = fsb_mount_table_grow_(m, &m->names, 64);
+    if (!err) err = fsb_mount_table_grow_(m, &m->bytes, 64);
     return err;
 }
 

@@ -45,6 +45,7 @@ typedef struct shared {
     uint32_t delay_code, delay_us; /* this one takes its time, or until these change */
     uint32_t hold;                 /* events wait until this is 0 */
     uint32_t inside, moved;        /* of check_crowd(): who is in the folder, how often it moved */
+    size_t   memory, most;         /* bytes that the mount has allocated, and had; see counted() */
 } shared;
 
 static struct {
@@ -1646,6 +1647,115 @@ static void test_unopened_files(void)
     CHECK_EQ(rig_stop(UNMOUNT), 0);
 }
 
+/* ---- small files fetched ahead --------------------------------------------------------------- */
+
+static void *counted(void *user, void *ptr, size_t old_size, size_t new_size)
+{
+    (void)user;
+    void        *now = new_size ? realloc(ptr, new_size) : NULL;
+    const size_t change = new_size - old_size; /* may wrap, and wraps back */
+    if (!new_size) free(ptr);
+    if (new_size && !now) return NULL;
+    const size_t bytes = __atomic_add_fetch(&rig.shared->memory, change, __ATOMIC_RELAXED);
+    size_t       most = __atomic_load_n(&rig.shared->most, __ATOMIC_RELAXED);
+    while (bytes > most && !__atomic_compare_exchange_n(&rig.shared->most, &most, bytes, 0,
+                                                        __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {}
+    return now;
+}
+
+typedef struct small {
+    char name[16];
+} small;
+
+/* Makes files that begin with their names; the rest is a hole. */
+static void make_small(const char *folder, int count, off_t size)
+{
+    mkdir(behind(folder), 0755);
+    for (int i = 0; i < count; ++i) {
+        char path[500];
+        snprintf(path, sizeof path, "%s/f%05d", behind(folder), i);
+        put(path, strrchr(path, '/') + 1);
+        CHECK_EQ(truncate(path, size), 0);
+    }
+}
+
+static int small_order(const void *a, const void *b)
+{
+    return strcmp(((const small *)a)->name, ((const small *)b)->name);
+}
+
+/* The names of a folder, as they are listed. */
+static int small_names(const char *path, small *names, int most)
+{
+    DIR *d = opendir(path);
+    int  count = 0;
+    for (struct dirent *e; d && count < most && (e = readdir(d)) != NULL;)
+        if (e->d_name[0] != '.')
+            snprintf(names[count++].name, sizeof names[0].name, "%.15s", e->d_name);
+    if (d) closedir(d);
+    return count;
+}
+
+static void read_small(const char *folder, const small *names, int count, int step)
+{
+    static char bytes[64 << 10];
+    int         right = 0;
+    for (int i = 0; i < count; i += step) {
+        const int     fd = open(p("%s/%s", folder, names[i].name), O_RDONLY);
+        const ssize_t n = fd < 0 ? -1 : read(fd, bytes, sizeof bytes);
+        right += n >= 10 << 10 && strcmp(bytes, names[i].name) == 0 && !bytes[n - 1];
+        if (fd >= 0) close(fd);
+    }
+    CHECK_EQ(right, (count + step - 1) / step);
+}
+
+static uint32_t asked(void) /* requests for a file that reached the host */
+{
+    return calls(FSB_OP_GET) + calls(FSB_OP_OPEN) + calls(FSB_OP_READ);
+}
+
+/* A large folder is fetched in few requests, in whichever order its files are read; who reads few
+   of them does not pull it whole; and what is fetched and not read does not pile up. */
+static void test_ahead(void)
+{
+    enum { SOME = 400, LOT = 1300, LARGE = 31 << 10, MIB = 1 << 20 }; /* of LARGE: 39 MiB */
+    static small   names[LOT];
+    fsb_mount_desc desc = {.allocator.fn = counted};
+    const char    *trouble = rig_start_with(CHUNK, NULL, 0, desc);
+    if (trouble) SKIP(trouble);
+    make_small("listed", SOME, 10 << 10), make_small("sorted", SOME, 10 << 10);
+    make_small("few", LOT, LARGE), make_small("third", LOT, LARGE);
+
+    CHECK_EQ(small_names(p("listed"), names, LOT), SOME);
+    uint32_t before = asked(), lists_before = calls(FSB_OP_LIST);
+    read_small("listed", names, SOME, 1);
+    CHECK(asked() - before <= SOME / 10);
+    CHECK(calls(FSB_OP_LIST) - lists_before <= 8);
+
+    CHECK_EQ(small_names(p("sorted"), names, LOT), SOME);
+    qsort(names, SOME, sizeof names[0], small_order);
+    before = asked(), lists_before = calls(FSB_OP_LIST);
+    rig.shared->delay_us = 20000, rig.shared->delay_code = FSB_OP_GET; /* listings overtake them */
+    read_small("sorted", names, SOME, 1);
+    rig.shared->delay_code = 0;
+    CHECK(asked() - before <= SOME / 4);
+    CHECK(calls(FSB_OP_LIST) - lists_before <= 8);
+
+    CHECK_EQ(small_names(p("few"), names, LOT), LOT);
+    lists_before = calls(FSB_OP_LIST);
+    for (int i = 0; i < 5; ++i) read_small("few", &names[LOT - 1 - i * 200], 1, 1);
+    CHECK(calls(FSB_OP_LIST) - lists_before <= 5); /* of 1 MiB at most */
+
+    CHECK_EQ(small_names(behind("third"), names, LOT), LOT); /* the kernel knows no name */
+    const size_t memory = rig.shared->memory;
+    lists_before = calls(FSB_OP_LIST);
+    rig.shared->most = memory;
+    read_small("third", names, LOT, 3);
+    CHECK(calls(FSB_OP_LIST) - lists_before >= 20); /* nearly 39 MiB, of which 26 nobody read */
+    CHECK(rig.shared->most - memory <= 21 * (size_t)MIB); /* 16, what comes, and the names */
+    CHECK_EQ(rig_stop(UNMOUNT), 0);
+}
+
 /* ---- delayed writes that fail ---------------------------------------------------------------- */
 
 /* The disk is full: write, fsync or close says so, whichever comes first, and only once. */
@@ -2147,6 +2257,7 @@ int main(int argc, char **argv)
     TEST(test_told_late);
     TEST(test_told_elsewhere);
     TEST(test_unopened_files);
+    TEST(test_ahead);
     TEST(test_no_space);
     TEST(test_write_errors);
     TEST(test_slow_writes);
