@@ -323,7 +323,7 @@ typedef struct tool_place {
 static inline void tool_split(const char *path, int whole, int (*exists)(const char *folder),
                               char *folder, char *rest)
 {
-    char name[PATH_MAX], up[PATH_MAX], was[PATH_MAX];
+    char name[PATH_MAX], up[PATH_MAX], was[FSB_PATH_MAX + 1];
     snprintf(folder, PATH_MAX, "%s", path);
     rest[0] = '/', rest[1] = '\0', was[0] = '\0';
     while (!whole) {
