@@ -576,7 +576,8 @@ static void write_audit(void *user, const fsb_chunk_audit *e)
     const host     *h = (const host *)user;
     struct timespec now;
     struct tm       utc;
-    char            stamp[32], code[300], share[1100], path[4 * FSB_PATH_MAX], path2[4 * FSB_PATH_MAX];
+    char            stamp[32], code[300], share[1100];
+    char            path[4 * FSB_PATH_MAX], path2[4 * FSB_PATH_MAX];
     clock_gettime(CLOCK_REALTIME, &now);
     strftime(stamp, sizeof stamp, "%Y-%m-%dT%H:%M:%S", gmtime_r(&now.tv_sec, &utc));
     audit_word(e->code, code, sizeof code), audit_word(e->share, share, sizeof share);
