@@ -2715,6 +2715,7 @@ typedef struct fsb_namespace_lift_ {
     fsb_mounted     at;
     const fsb_bind *bind;
     fsb_namespace_file_ *file; /* that OPEN makes */
+    fsb_bind   own;    /* of that: once it has a handle, others may close it and all that it pins */
     /* of a submitted one */
     fsb_handle id;     /* pinned, or 0 */
     int        kept;   /* at is not to be released, or not resolved */
@@ -2969,6 +2970,7 @@ static int fsb_namespace_open_begin_(fsb_namespace_lift_ *l)
         return err;
     }
     f->ns = ns, f->at = l->at, f->bind = *l->bind;
+    l->own = *l->bind, l->bind = &l->own;
     l->file = f;
     return 0;
 }
