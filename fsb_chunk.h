@@ -4159,9 +4159,10 @@ static void fsb_chunk_slots_renamed_(const fsb_chunk_request_ *req)
     pthread_mutex_lock(&s->lock);
     for (fsb_chunk_conn_ *conn = s->conns; conn; conn = conn->next) {
         pthread_mutex_lock(&conn->lock);
-        for (int i = 0; i < conn->slot_count; ++i) {
+        const int same = conn->slot_count && conn->share->backend == req->conn->share->backend;
+        for (int i = 0; same && i < conn->slot_count; ++i) {
             char **const name = &conn->slots[i].path;
-            if (!*name || conn->share->backend != req->conn->share->backend) continue;
+            if (!*name) continue;
             int is = fsb_chunk_renamed_(a, name, op->path, op->path2);
             if (!is && swaps) is = fsb_chunk_renamed_(a, name, op->path2, op->path);
             if (is < 0) fsb_chunk_strfree_(a, *name), *name = NULL;
