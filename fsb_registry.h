@@ -40,9 +40,9 @@
              semantic ("draft", "2024-05", "01.0.0") is allowed; those are ordered as text, below
              every semantic one. The latest version is the newest release; where there is none, the
              newest pre-release; where there is none, the last of the others.
-             Ranges are npm's: "^1.2" "~1.2.3" ">=1.0 <2" "1.x" "1.2.3" "*", spaces mean "and",
-             "||" means "or". A pre-release is in a range only if the range names a pre-release of
-             the same major.minor.patch; a version that is not semantic is in none.
+             Ranges are npm's: "^1.2" "~1.2.3" ">=1.0 <2" "1.x" "1.2 - 2" "1.2.3" "*", spaces mean
+             "and", "||" means "or". A pre-release is in a range only if the range names a
+             pre-release of the same major.minor.patch; a version that is not semantic is in none.
    LISTS     Tags and fields are lists: strings one after another, each with its '\0', the last one
              empty, as in "a\0b\0" (a literal adds the last '\0'). NULL is the empty list.
    STORES    LMDB: a folder with data.mdb (and data-1.mdb ... when sharded). All the documents of a
@@ -354,10 +354,11 @@ typedef struct fsb_registry_change {
 } fsb_registry_change;
 
 /* Tells fn what was saved and deleted after *at, in the order of the commits, and moves *at on.
-   Returns how many changes; asks without waiting, and costs nothing when there were none. A
-   negative result of fn ends it: *at then is as it was. Errors: ESTALE (older than
-   desc.changes_kept, or of another registry: take fsb_registry_now(), then walk everything),
-   EAGAIN, EBUSY, ENOMEM, EBADMSG, fn's. Threads: any. */
+   Returns how many changes; asks without waiting, and costs nothing when there were none. A result
+   of fn other than 0 ends it: negative, *at is as it was; positive, *at is behind that commit, and
+   the rest of it is not told of. Errors: ESTALE (older than desc.changes_kept, or of another
+   registry: take fsb_registry_now(), then walk everything), EAGAIN, EBUSY, ENOMEM, EBADMSG, fn's.
+   Threads: any. */
 FSB_API int64_t fsb_registry_changes(fsb_registry *reg, fsb_registry_position *at,
                                      int (*fn)(void *user, const fsb_registry_change *change),
                                      void *user);
@@ -956,6 +957,13 @@ static int fsb_registry_comparison_(fsb_registry_range_ *r, const char *op, size
     return fsb_registry_compare_(r, kind, n[0], n[1], n[2], p->pre);
 }
 
+/* "1.2 - 2.0" has both ends in it: returns the second of them if s is what follows the first. */
+static const char *fsb_registry_hyphen_(const char *s)
+{
+    const char *dash = s + strspn(s, " ");
+    return dash > s && dash[0] == '-' && dash[1] == ' ' ? dash + 1 + strspn(dash + 1, " ") : NULL;
+}
+
 static int fsb_registry_range_read_(fsb_registry_range_ *r, const char *s)
 {
     r->count = r->alternatives = 0;
@@ -972,10 +980,16 @@ static int fsb_registry_range_read_(fsb_registry_range_ *r, const char *s)
         const char *op = s;
         if (*s == '^' || *s == '~' || *s == '=') ++s;
         else if (*s == '<' || *s == '>') s += 1 + (s[1] == '=');
-        const size_t length = (size_t)(s - op);
+        size_t length = (size_t)(s - op);
         while (*s == ' ') ++s;
         fsb_registry_partial_ p;
         s = fsb_registry_partial_read_(&p, s);
+        const char *to = s && !length ? fsb_registry_hyphen_(s) : NULL;
+        if (to) {
+            const int low = fsb_registry_comparison_(r, ">=", 2, &p);
+            if (low < 0) return low;
+            op = "<=", length = 2, s = fsb_registry_partial_read_(&p, to);
+        }
         if (!s || (*s && *s != ' ' && *s != ',' && *s != '|')) return -EINVAL;
         const int err = fsb_registry_comparison_(r, op, length, &p);
         if (err < 0) return err;

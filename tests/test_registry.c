@@ -212,6 +212,8 @@ static void test_ranges(void)
         {"1.0.0 || ^3", "1.0.0 3.1.0", "2.0.0"},
         {">=1.0.0-beta <2", "1.0.0-beta 1.0.0-rc.1 1.5.0", "1.0.0-alpha 1.1.0-beta"},
         {">= 1.0, < 2", "1.5.0", "2.1.0"},
+        {"1.2 - 2.3.4", "1.2.0 2.3.4", "1.1.9 2.3.5 2.0.0-rc.1"},
+        {"1.2.3-rc.1 - 2 || 5", "1.2.3-rc.1 2.9.9 5.1.0", "1.2.3-beta 3.0.0"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; ++i)
         for (int want = 0; want < 2; ++want) {
@@ -224,7 +226,7 @@ static void test_ranges(void)
             }
         }
     static const char *const wrong[] = {"^", "1.2.3.4", ">>1", "a", "1.x.2", "01.2.3", "^1.2-", "|",
-                                        "99999999999999999999"};
+                                        "1 - ", "1 -2", "99999999999999999999"};
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; ++i)
         CHECK_EQ(fsb_registry_version_match("1.0.0", wrong[i]), -EINVAL);
 }
