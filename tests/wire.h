@@ -153,7 +153,7 @@ static inline size_t wire_hello_answer(unsigned char *to)
 
 static inline size_t wire_stat(unsigned char *to, uint64_t tag, const char *path)
 {
-    unsigned char room[8 << 10];
+    unsigned char room[16 << 10];
     wire          m = {room, 0};
     wire_int(&m, 0, 8), wire_int(&m, 0, 8);
     wire_text(&m, path);
@@ -162,7 +162,7 @@ static inline size_t wire_stat(unsigned char *to, uint64_t tag, const char *path
 
 static inline size_t wire_open(unsigned char *to, uint64_t tag, const char *path, uint32_t flags)
 {
-    unsigned char room[8 << 10];
+    unsigned char room[16 << 10];
     wire          m = {room, 0};
     wire_int(&m, flags, 4), wire_int(&m, 0, 8), wire_int(&m, 0, 4);
     wire_attr(&m, 1, 0644);
