@@ -2195,6 +2195,10 @@ static SSL_SESSION *fsb_chunk_tls_session_(SSL *ssl, const fsb_chunk_key_ *key)
     return NULL;
 }
 
+/* The thread uses OpenSSL no more: what that keeps for it is freed now, for at the thread's end,
+   which nobody waits for, OpenSSL itself may be gone. */
+static void fsb_chunk_secure_leave_(void) { OPENSSL_thread_stop(); }
+
 static void fsb_chunk_secure_free_(fsb_chunk_secure_ *secure, const fsb_allocator *a)
 {
     if (!secure) return;
@@ -2427,6 +2431,8 @@ static fsb_chunk_secure_ *fsb_chunk_secure_new_(const fsb_allocator *a, int serv
     (void)a, (void)serves;
     return NULL;
 }
+
+static void fsb_chunk_secure_leave_(void) {}
 
 static void fsb_chunk_secure_free_(fsb_chunk_secure_ *secure, const fsb_allocator *a)
 {
@@ -5931,16 +5937,25 @@ static int fsb_chunk_conn_run_(fsb_chunk_conn_ *conn)
     if (conn->next) conn->next->prev = conn->prev;
     pthread_mutex_unlock(&s->lock);
     fsb_chunk_conn_free_(conn);
+    return err;
+}
+
+/* Its last word: the server may be gone when this returns. */
+static void fsb_chunk_conn_gone_(fsb_chunk_server *s)
+{
     pthread_mutex_lock(&s->lock);
     --s->connections;
     pthread_cond_broadcast(&s->changed);
     pthread_mutex_unlock(&s->lock);
-    return err;
 }
 
 static void *fsb_chunk_conn_main_(void *arg)
 {
-    (void)fsb_chunk_conn_run_((fsb_chunk_conn_ *)arg);
+    fsb_chunk_conn_  *conn = (fsb_chunk_conn_ *)arg;
+    fsb_chunk_server *s = conn->server;
+    (void)fsb_chunk_conn_run_(conn);
+    fsb_chunk_secure_leave_();
+    fsb_chunk_conn_gone_(s);
     return NULL;
 }
 
@@ -5985,6 +6000,7 @@ static void fsb_chunk_accept_(fsb_chunk_server *s, int listener, int secure)
             conn->share = NULL;
             fsb_chunk_stream_shut_(&conn->stream);
             (void)fsb_chunk_conn_run_(conn);
+            fsb_chunk_conn_gone_(s);
         }
     }
     if (err) fsb_chunk_turn_away_(s, err);
@@ -6137,7 +6153,10 @@ FSB_API int fsb_chunk_server_serve(fsb_chunk_server *s, int read_fd, int write_f
     fsb_chunk_conn_ *conn = NULL;
     const int        in_flags = fcntl(read_fd, F_GETFL), out_flags = fcntl(write_fd, F_GETFL);
     int              err = fsb_chunk_conn_new_(s, read_fd, write_fd, 0, 0, &conn);
-    if (!err) err = fsb_chunk_conn_run_(conn);
+    if (!err) {
+        err = fsb_chunk_conn_run_(conn);
+        fsb_chunk_conn_gone_(s);
+    }
     if (in_flags >= 0) (void)fcntl(read_fd, F_SETFL, in_flags);
     if (out_flags >= 0) (void)fcntl(write_fd, F_SETFL, out_flags);
     return err;
