@@ -81,7 +81,7 @@ $(eval $(call VARIANT,build))
 $(eval $(call VARIANT,build/asan))
 $(eval $(call VARIANT,build/tsan))
 SANE  = -fno-sanitize-recover=all -fno-omit-frame-pointer
-build/test_%: SANITIZE = -g1 # lines for backtraces; a fifth sooner than with all of -g
+build/test_%: SANITIZE = -O1 -g1 # in half the time; the programs are tested as they are built
 build/asan/%: SANITIZE = -O1 -g1 -fsanitize=address,undefined $(SANE)
 build/tsan/%: SANITIZE = -O1 -g1 -fsanitize=thread
 

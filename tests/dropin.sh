@@ -70,7 +70,7 @@ caller() {
 make_object() { # COMPILER STANDARD [on]: what several checks look at
     local with= # -fno-pie: else tables of constants count as writable
     [ "${4:-}" = on ] && with=$(all_on "$1")
-    code "$1" | object "$work/$1.$2.$3${4:+.$4}.o" "$2" "$3" -O2 -DNDEBUG -fno-pie $with
+    code "$1" | object "$work/$1.$2.$3${4:+.$4}.o" "$2" "$3" -O1 -DNDEBUG -fno-pie $with
 }
 check_alone() { # COMPILER STANDARD: with nothing before it, and a second time without harm
     (once "$1" && once "$1") | compiles "$2" "$3"
