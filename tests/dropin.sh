@@ -75,7 +75,9 @@ make_object() { # COMPILER STANDARD [on]: what several checks look at
 check_alone() { # COMPILER STANDARD: with nothing before it, and a second time without harm
     (once "$1" && once "$1") | compiles "$2" "$3"
     (code "$1" && once "$1") | compiles "$2" "$3"
-    (once "$1" && code "$1") | compiles "$2" "$3" -D_GNU_SOURCE
+    case $3 in c99 | gnu17 | c++11 | c++20) # the order has to do with no standard
+        (once "$1" && code "$1") | compiles "$2" "$3" -D_GNU_SOURCE ;;
+    esac
 }
 check_freestanding() { # its declarations need no libc
     once "$1" | compiles gcc c99 -ffreestanding -nostdinc -isystem "$(gcc -print-file-name=include)"
