@@ -1,47 +1,16 @@
 /* test_registry.c - the registry: every call on both stores, bad input, crashes, power loss.
 
    The long versions (200 kills, a minute of readers, 2,000 power losses) run with FSB_SOAK=1. */
-#include <dirent.h>
-#include <errno.h>
-#include <fcntl.h>
-#include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
+#include "fault.h"
 #ifdef FSB_WITH_LMDB
 #include <lmdb.h>
 #endif
 
-/* Calls of the header that can be told to fail: the one of that name, after `after` that do not,
-   once and with `err`. */
-static struct {
-    const char *call;
-    int         after, err;
-} fault;
-
-static int fails(const char *call)
-{
-    if (!fault.call || strcmp(fault.call, call) || fault.after--) return 0;
-    fault.call = NULL, errno = fault.err;
-    return 1;
-}
-
-static struct dirent *test_readdir(DIR *dir) { return fails("readdir") ? NULL : readdir(dir); }
-static int test_fstatat(int dir, const char *path, struct stat *st, int flags)
-{
-    return fails("fstatat") ? -1 : fstatat(dir, path, st, flags);
-}
 static int test_faccessat(int dir, const char *path, int mode, int flags)
 {
     return fails("faccessat") ? -1 : faccessat(dir, path, mode, flags);
 }
-static int test_unlinkat(int dir, const char *path, int flags)
-{
-    return fails("unlinkat") ? -1 : unlinkat(dir, path, flags);
-}
-#define readdir   test_readdir
-#define fstatat   test_fstatat
 #define faccessat test_faccessat
-#define unlinkat  test_unlinkat
 #ifdef FSB_WITH_LMDB
 static int test_set_mapsize(MDB_env *env, size_t size) /* so much no system maps */
 {

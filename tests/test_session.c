@@ -1,49 +1,18 @@
 /* test_session.c - fsb_session.h: both stores, the same answers; bad input; memory; readers of old
    and damaged files. What kills and crashes do is in test_session_crash.c. */
-#include <dirent.h>
-#include <errno.h>
-#include <fcntl.h>
-#include <string.h>
+#include "fault.h"
 #include <signal.h>
 #include <sys/file.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
-/* Calls of the header that can be told to fail: the one of that name, after `after` that do not,
-   once and with `err`. */
-static struct {
-    const char *call;
-    int         after, err;
-} fault;
-
-static int fails(const char *call)
-{
-    if (!fault.call || strcmp(fault.call, call) || fault.after--) return 0;
-    fault.call = NULL, errno = fault.err;
-    return 1;
-}
-
-static struct dirent *test_readdir(DIR *dir) { return fails("readdir") ? NULL : readdir(dir); }
 static DIR *test_fdopendir(int fd) { return fails("fdopendir") ? NULL : fdopendir(fd); }
-static int test_fstatat(int dir, const char *name, struct stat *st, int flags)
-{
-    return fails("fstatat") ? -1 : fstatat(dir, name, st, flags);
-}
 static int test_flock(int fd, int how) { return fails("flock") ? -1 : flock(fd, how); }
 static ssize_t test_pread(int fd, void *data, size_t size, off_t at)
 {
     return fails("pread") ? -1 : pread(fd, data, size, at);
 }
-static int test_unlinkat(int dir, const char *name, int flags)
-{
-    return fails("unlinkat") ? -1 : unlinkat(dir, name, flags);
-}
-#define readdir   test_readdir
 #define fdopendir test_fdopendir
-#define fstatat   test_fstatat
 #define flock(fd, how) test_flock(fd, how) /* and not the struct */
 #define pread     test_pread
-#define unlinkat  test_unlinkat
 #define FSB_SESSION_IMPLEMENTATION
 #include "fsb_session.h"
 #undef readdir
