@@ -558,9 +558,10 @@ typedef struct fsb_sftp_desc {
             asking again.
    No EXCHANGE (-EINVAL), MKNOD of other than regular files (-EPERM), LINK of an open file
    (-ENOSYS), xattrs, locks, holes, watches; SYNC of a folder where the server opens it.
-   EXEC     runs exec_argv here and a POSIX sh there, below root but not jailed. sh cannot tell a
-            signal N from exit code 128+N: 129 to 192 are taken for signals. A command that is to
-            end is ended there within a second of that. -ENOTCONN: exec_argv ended before the
+   EXEC     runs exec_argv here and a POSIX sh there, below root but not jailed. -EINVAL for
+            variables that sh would not pass on: names are of letters, digits and '_'. sh cannot
+            tell a signal N from exit code 128+N: 129 to 192 are taken for signals. A command that
+            is to end is ended there within a second of that. -ENOTCONN: exec_argv ended before the
             command began, -ECONNRESET: after, -EACCES: another program answered; the log has what
             it said.
    A lost connection ends the open files (-ESTALE), and what was under way (-ECONNRESET; a timeout
@@ -1108,13 +1109,32 @@ static int64_t fsb_backend_get_(fsb_backend *b, fsb_op *op)
     return n;
 }
 
+/* Opens the file of a PUT by *sub. 1: it was made by this, 0: it was there; or an error. */
+static int fsb_backend_put_open_(fsb_backend *b, const fsb_op *op, fsb_op *sub)
+{
+    const uint32_t flags = op->flags | FSB_O_WRITE, create = flags & FSB_O_CREATE;
+    for (int tries = 0;; ++tries) { /* somebody may make and remove it in between */
+        *sub = *op;
+        sub->code = FSB_OP_OPEN, sub->flags = flags | (create ? (uint32_t)FSB_O_EXCL : 0);
+        sub->size = 0;
+        int64_t n = fsb_backend_call(b, sub);
+        if (n >= 0) return create != 0;
+        if (n != -EEXIST || flags & FSB_O_EXCL) return (int)n;
+        sub->flags = flags & ~create;
+        n = fsb_backend_call(b, sub);
+        if (n >= 0 || n != -ENOENT || tries == 100) return n < 0 ? (int)n : 0;
+    }
+}
+
+/* PUT of simple calls. What it has made, and cannot fill, goes again. */
 static int64_t fsb_backend_put_(fsb_backend *b, fsb_op *op)
 {
     if (op->flags & FSB_O_READ) return -EINVAL;
-    fsb_op sub = *op;
-    sub.code = FSB_OP_OPEN, sub.flags |= FSB_O_WRITE, sub.size = 0;
-    if (fsb_backend_call(b, &sub) < 0) return sub.result;
-    int64_t n = 0;
+    fsb_op    sub;
+    const int made = fsb_backend_put_open_(b, op, &sub);
+    if (made < 0) return made;
+    const uint64_t file_id = sub.stat.file_id;
+    int64_t        n = 0;
     if (op->size) {
         sub.code = FSB_OP_WRITE, sub.flags = 0, sub.offset = 0, sub.size = op->size;
         n = fsb_backend_call(b, &sub);
@@ -1123,6 +1143,13 @@ static int64_t fsb_backend_put_(fsb_backend *b, fsb_op *op)
     fsb_backend_call(b, &sub);
     if (n >= 0 && sub.result < 0) n = sub.result;
     if (n >= 0) op->stat = sub.stat;
+    else if (made) {
+        sub.code = FSB_OP_STAT, sub.handle = 0, sub.file_id = file_id, sub.size = 0;
+        if (fsb_backend_call(b, &sub) >= 0) {
+            sub.code = FSB_OP_UNLINK;
+            fsb_backend_call(b, &sub);
+        }
+    }
     return n;
 }
 
@@ -2027,6 +2054,44 @@ static int fsb_local_inherits_(fsb_local_ *l, const char *path, uint32_t *grants
     return err ? err : (st.mode & S_ISGID) != 0;
 }
 
+typedef struct fsb_local_dirent_ { /* as getdents64(2) fills them in */
+    uint64_t       ino;
+    int64_t        offset;
+    unsigned short size;
+    unsigned char  type;
+    char           name[1];
+} fsb_local_dirent_;
+
+/* Is there no name in the folder of fd? 1 also where it cannot be looked at, by who is not root. */
+static int fsb_local_empty_(int fd)
+{
+    union { uint64_t align; char bytes[1024]; } buf;
+    const int dir = fsb_local_reopen_(fd, O_RDONLY | O_DIRECTORY);
+    long      n = 0, left = 2; /* "." and ".." */
+    if (dir < 0) return dir == -EACCES;
+    while (left >= 0 && (n = syscall(SYS_getdents64, dir, buf.bytes, sizeof buf.bytes)) > 0)
+        for (long at = 0; at < n; --left)
+            at += ((const fsb_local_dirent_ *)(const void *)(buf.bytes + at))->size;
+    close(dir);
+    return n >= 0 && left >= 0;
+}
+
+/* Is what was opened by name behind MKDIR, SYMLINK or MKNOD as it was made? Somebody may have put
+   another there meanwhile, whose owner and mode are not ours to change. */
+static int fsb_local_as_made_(const fsb_op *op, int fd, const fsb_stat *st)
+{
+    const uint32_t asked = op->attr.mask & FSB_ATTR_MODE ? op->attr.mode & S_IFMT : 0;
+    const uint32_t type = op->code == FSB_OP_MKDIR ? S_IFDIR
+        : op->code == FSB_OP_SYMLINK               ? S_IFLNK
+        : asked                                    ? asked
+                                                   : S_IFREG;
+    if ((st->mode & S_IFMT) != type) return 0;
+    if (type == S_IFDIR) return fsb_local_empty_(fd);
+    if (st->nlink > 1 || (type == S_IFREG && st->size)) return 0;
+    return (type != S_IFCHR && type != S_IFBLK) ||
+        (st->rdev_major == op->attr.rdev_major && st->rdev_minor == op->attr.rdev_minor);
+}
+
 /* Gives what was just made (fd, name as for statx) the owner and then the mode asked for, and
    stats it. It was made with no more than `mode`, and if that owner is another, for nobody else. */
 static int fsb_local_settle_(fsb_local_ *l, const fsb_op *op, int fd, uint32_t mode, fsb_stat *st)
@@ -2042,6 +2107,9 @@ static int fsb_local_settle_(fsb_local_ *l, const fsb_op *op, int fd, uint32_t m
     const uid_t uid = mask & FSB_ATTR_UID && op->attr.uid != st->uid ? op->attr.uid : (uid_t)-1;
     const gid_t gid = mask & FSB_ATTR_GID && op->attr.gid != st->gid ? op->attr.gid : (gid_t)-1;
     int         changed = 0;
+    const int   sets = uid != (uid_t)-1 || gid != (gid_t)-1 || other_mode;
+    const int   by_name = op->code != FSB_OP_OPEN && op->code != FSB_OP_PUT;
+    if (sets && by_name && !fsb_local_as_made_(op, fd, st)) return -ESTALE;
     if (uid != (uid_t)-1 || gid != (gid_t)-1) { /* where it may and can be said, see fsb_attr */
         changed = !fchownat(fd, "", uid, gid, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW);
         if (!changed && errno != EPERM && errno != EINVAL && errno != ENOSYS
@@ -2106,7 +2174,8 @@ static int64_t fsb_local_create_(fsb_local_ *l, fsb_op *op)
         const int      fd = openat(parent.fd, parent.name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
         fsb_stat       st;
         err = fd < 0 ? -errno : fsb_local_settle_(l, op, fd, mode, &st);
-        if (err && err != -ENOENT) fsb_local_unmake_(&parent, fd, op->code == FSB_OP_MKDIR);
+        if (err && err != -ENOENT && err != -ESTALE)
+            fsb_local_unmake_(&parent, fd, op->code == FSB_OP_MKDIR);
         if (fd >= 0) close(fd);
         if (!err) op->stat = st;
     }
@@ -2170,6 +2239,15 @@ static int fsb_local_access_(uint32_t flags)
     return flags & FSB_O_WRITE ? O_WRONLY : O_RDONLY;
 }
 
+/* The file of fd, just made at op->path, goes again. */
+static void fsb_local_unmake_file_(fsb_local_ *l, const fsb_op *op, int fd)
+{
+    fsb_local_parent_ parent;
+    if (!fsb_local_parent_open_(l, op->path, &parent)) fsb_local_unmake_(&parent, fd, 0);
+    fsb_local_parent_close_(l, &parent);
+    fsb_local_forget_(l);
+}
+
 static int fsb_local_open_new_(fsb_local_ *l, const fsb_op *op, uint32_t flags, fsb_stat *st)
 {
     const uint32_t mode = fsb_backend_new_mode_(op, 0644);
@@ -2178,9 +2256,7 @@ static int fsb_local_open_new_(fsb_local_ *l, const fsb_op *op, uint32_t flags, 
                                                 fsb_local_first_mode_(op, mode));
     const int      err = fd < 0 ? fd : fsb_local_settle_(l, op, fd, mode, st);
     if (!err || fd < 0) return fd;
-    fsb_local_parent_ parent;
-    if (!fsb_local_parent_open_(l, op->path, &parent)) fsb_local_unmake_(&parent, fd, 0);
-    fsb_local_parent_close_(l, &parent);
+    fsb_local_unmake_file_(l, op, fd);
     close(fd);
     return err;
 }
@@ -2226,11 +2302,13 @@ static int fsb_local_open_known_(fsb_local_ *l, const fsb_op *op, uint32_t flags
     return -EAGAIN;
 }
 
-/* A descriptor of the regular file that OPEN, GET or PUT means. */
-static int fsb_local_open_file_(fsb_local_ *l, const fsb_op *op, uint32_t flags, fsb_stat *st)
+/* A descriptor of the regular file that OPEN, GET or PUT means. *made: 1 if this made it. */
+static int fsb_local_open_file_(fsb_local_ *l, const fsb_op *op, uint32_t flags, fsb_stat *st,
+                                int *made)
 {
     const uint32_t era = __atomic_load_n(&l->era, __ATOMIC_RELAXED);
     int            fd = -ENOENT;
+    *made = 0;
     if (flags & FSB_O_CREATE && op->file_id) return -EINVAL;
     if (!(flags & FSB_O_EXCL) && fsb_local_knows_(l, op->path)) {
         fd = fsb_local_open_known_(l, op, flags, st);
@@ -2238,6 +2316,7 @@ static int fsb_local_open_file_(fsb_local_ *l, const fsb_op *op, uint32_t flags,
     }
     for (int tries = 0; tries < 100; ++tries) { /* somebody may make and remove it in between */
         fd = flags & FSB_O_CREATE ? fsb_local_open_new_(l, op, flags, st) : -EEXIST;
+        *made = fd >= 0;
         if (fd != -EEXIST || flags & FSB_O_EXCL) break;
         fd = fsb_local_open_old_(l, op, flags, st);
         if (fd != -ENOENT || !(flags & FSB_O_CREATE)) break;
@@ -2287,13 +2366,15 @@ static int64_t fsb_local_open_op_(fsb_local_ *l, fsb_op *op)
     fsb_backend_slot_ *slot;
     fsb_stat           st;
     void              *room = NULL;
+    int                made = 0;
     int64_t            n = fsb_backend_slot_reserve_(&l->handles, &slot);
     if (n) return n;
     if (reads && !(room = fsb_backend_room_(&l->allocator, op))) n = -ENOMEM;
-    const int fd = n ? -1 : fsb_local_open_file_(l, op, op->flags, &st);
+    const int fd = n ? -1 : fsb_local_open_file_(l, op, op->flags, &st, &made);
     if (!n && fd < 0) n = fd;
     if (!n && reads) n = fsb_local_pread_(fd, room, op->size, 0);
     if (n < 0) {
+        if (fd >= 0 && made) fsb_local_unmake_file_(l, op, fd);
         if (fd >= 0) close(fd);
         fsb_backend_slot_return_(&l->handles, slot);
     } else {
@@ -2305,7 +2386,8 @@ static int64_t fsb_local_open_op_(fsb_local_ *l, fsb_op *op)
 static int64_t fsb_local_get_(fsb_local_ *l, fsb_op *op)
 {
     fsb_stat  st;
-    const int fd = fsb_local_open_file_(l, op, FSB_O_READ, &st);
+    int       made;
+    const int fd = fsb_local_open_file_(l, op, FSB_O_READ, &st, &made);
     if (fd < 0) return fd;
     const int64_t n = fsb_local_bytes_(l, op, fd, 0);
     close(fd);
@@ -2316,13 +2398,15 @@ static int64_t fsb_local_get_(fsb_local_ *l, fsb_op *op)
 static int64_t fsb_local_put_(fsb_local_ *l, fsb_op *op)
 {
     fsb_stat  st;
-    const int fd = fsb_local_open_file_(l, op, op->flags | FSB_O_WRITE, &st);
+    int       made;
+    const int fd = fsb_local_open_file_(l, op, op->flags | FSB_O_WRITE, &st, &made);
     if (fd < 0) return fd;
     int64_t n = fsb_local_pwrite_(fd, op->data, op->size, 0);
     if (n > 0) {
         const int err = fsb_local_look_(l, fd, "", &st);
         if (err) n = err;
     }
+    if (n < 0 && made) fsb_local_unmake_file_(l, op, fd);
     if (close(fd) && n >= 0 && errno != EINTR) n = -errno;
     if (n >= 0) op->stat = st;
     return n;
@@ -2583,14 +2667,6 @@ static int64_t fsb_local_xattr_(fsb_local_ *l, fsb_op *op)
 }
 
 /* ---- [local: list] --------------------------------------------------------------------------- */
-
-typedef struct fsb_local_dirent_ { /* as getdents64(2) fills them in */
-    uint64_t       ino;
-    int64_t        offset;
-    unsigned short size;
-    unsigned char  type;
-    char           name[1];
-} fsb_local_dirent_;
 
 /* The stat of a regular file, by an open descriptor (one walk of its name, not two), and all its
    bytes if it is small. The same stat behind the reading says that these are that version's. */
@@ -3661,7 +3737,9 @@ static int fsb_local_spawn_in_(pid_t *pid, const fsb_op *op, const char *const *
                                const int fds[3], posix_spawn_file_actions_t *does,
                                posix_spawnattr_t *attr)
 {
-    const char *const  shell[] = {"/bin/sh", "-c", op->exec->argv[0], NULL};
+    const char *const  line = op->exec->argv[0];
+    const int          dash = line[0] == '-' || line[0] == '+'; /* sh would take it for options */
+    const char *const  shell[] = {"/bin/sh", "-c", dash ? "--" : line, dash ? line : NULL, NULL};
     const char *const *argv = op->flags & FSB_EXEC_SHELL ? shell : op->exec->argv;
     const int          flags = POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGDEF
                                | POSIX_SPAWN_SETSIGMASK;
@@ -7936,6 +8014,17 @@ static int fsb_sftp_open_op_(fsb_sftp_ *s, fsb_op *op, uint32_t flags, fsb_sftp_
     return err;
 }
 
+static int64_t fsb_sftp_on_remove_(fsb_sftp_ *s, fsb_op *op);
+
+/* What could not be settled or filled goes again, if this call has made it: then there was a mode
+   to set. */
+static void fsb_sftp_unmake_(fsb_sftp_ *s, const fsb_op *op, const fsb_sftp_fill_with_ *with)
+{
+    fsb_op gone = *op;
+    gone.code = FSB_OP_UNLINK;
+    if (with->mask & FSB_ATTR_MODE) (void)fsb_sftp_on_remove_(s, &gone);
+}
+
 static int64_t fsb_sftp_on_open_(fsb_sftp_ *s, fsb_op *op)
 {
     fsb_sftp_fill_with_ with;
@@ -7952,6 +8041,7 @@ static int64_t fsb_sftp_on_open_(fsb_sftp_ *s, fsb_op *op)
         return n;
     }
     if (with.mask) n = fsb_sftp_fill_file_(s, op, f, &with);
+    if (n < 0) fsb_sftp_unmake_(s, op, &with);
     if (!n && op->flags & FSB_O_READ && op->size) {
         room = fsb_backend_room_(&s->h->desc.allocator, op);
         n = room ? fsb_sftp_read_(s, f, 0, room, op->size, 0) : -ENOMEM;
@@ -7989,6 +8079,7 @@ static int64_t fsb_sftp_on_put_(fsb_sftp_ *s, fsb_op *op)
     with.data = op->data, with.size = op->size, with.close = 1;
     const int err = fsb_sftp_fill_file_(s, op, &f, &with);
     if (err == -ENOMEM) fsb_sftp_drop_file_(s, &f); /* the CLOSE was not sent */
+    if (err) fsb_sftp_unmake_(s, op, &with);
     return err ? err : (int64_t)op->size;
 }
 
@@ -8553,8 +8644,10 @@ static const char fsb_sftp_shell_[] =
     "say start; "
     "cd -- \"$d\" || { if [ -d \"$d\" ]; then say acces; elif [ -e \"$d\" ]; then say notdir; "
     "else say noent; fi; exit 0; }; "
-    "case $1 in */*) [ -x \"$1\" ] ;; *) command -v \"$1\" >&2 ;; esac || "
+    "case $1 in -*/*) p=./$1 ;; -*) p=$(command -v -- \"$1\") ;; *) p=$1 ;; esac; "
+    "case $p in */*) [ -x \"$p\" ] ;; *) command -v \"$p\" >&2 ;; esac || "
     "{ if [ -e \"$1\" ]; then say acces; else say noent; fi; exit 0; }; "
+    "shift; set -- \"$p\" \"$@\"; "
     "up && { trap \"\" TERM; while up; do sleep 1; done; "
     "kill -TERM -$$; sleep 2; kill -KILL -$$; } "
     "</dev/null >/dev/null 3>&- & w=$!; (exec \"$@\") 2>&3 3>&-; s=$?; kill -KILL $w; say $s";
@@ -8579,15 +8672,18 @@ static void fsb_sftp_say_(fsb_sftp_script_ *t, const char *text, size_t size)
     t->size += size, t->text[t->size] = '\0';
 }
 
-/* A word in single quotes: every shell takes them alike. */
+/* A word in single quotes, but for what some shells do not take as it stands there: a quote, a
+   backslash (fish), an exclamation mark (csh). */
 static void fsb_sftp_quote_(fsb_sftp_script_ *t, const char *word)
 {
     fsb_sftp_say_(t, " '", 2);
     for (;;) {
-        const size_t n = strcspn(word, "'");
+        const size_t n = strcspn(word, "'\\!");
         fsb_sftp_say_(t, word, n);
         if (!word[n]) break;
-        fsb_sftp_say_(t, "'\\''", 4);
+        fsb_sftp_say_(t, "'\\", 2);
+        fsb_sftp_say_(t, word + n, 1);
+        fsb_sftp_say_(t, "'", 1);
         word += n + 1;
     }
     fsb_sftp_say_(t, "'", 1);
@@ -8675,6 +8771,14 @@ static int fsb_sftp_run_output_(fsb_op *op, int fd, const void *data, size_t siz
     return fsb_sftp_run_hand_(r, fd, (const char *)data, size);
 }
 
+/* 1 if sh takes the name of "NAME=value" for that of a variable; others it may not pass on. */
+static int fsb_sftp_names_(const char *text)
+{
+    static const char letters[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_0123456789";
+    const size_t      n = strspn(text, letters);
+    return text[n] == '=' && !(text[0] >= '0' && text[0] <= '9');
+}
+
 /* "exec env A=b /bin/sh -c SCRIPT fsb FOLDER MARK WORD ...", for whatever shell the user has. */
 static int fsb_sftp_run_text_(fsb_sftp_run_ *r, const char *folder, fsb_sftp_script_ *t)
 {
@@ -8688,13 +8792,18 @@ static int fsb_sftp_run_text_(fsb_sftp_run_ *r, const char *folder, fsb_sftp_scr
     r->mark_size = (size_t)snprintf(r->mark, sizeof r->mark, "\001%s ", mark);
     fsb_sftp_say_(t, "exec", 4);
     if (e->env && e->env[0]) fsb_sftp_say_(t, " env", 4);
-    for (const char *const *v = e->env; v && *v; ++v) fsb_sftp_quote_(t, *v);
+    for (const char *const *v = e->env; v && *v; ++v) {
+        if (!fsb_sftp_names_(*v)) return -EINVAL;
+        fsb_sftp_quote_(t, *v);
+    }
     fsb_sftp_say_(t, " /bin/sh -c", 11);
     fsb_sftp_quote_(t, fsb_sftp_shell_);
     fsb_sftp_say_(t, " fsb", 4);
     fsb_sftp_quote_(t, folder);
     fsb_sftp_quote_(t, mark);
-    if (r->upper->flags & FSB_EXEC_SHELL) fsb_sftp_say_(t, " /bin/sh -c", 11);
+    const int shell = (r->upper->flags & FSB_EXEC_SHELL) != 0;
+    if (shell) fsb_sftp_say_(t, " /bin/sh -c", 11);
+    if (shell && (e->argv[0][0] == '-' || e->argv[0][0] == '+')) fsb_sftp_say_(t, " --", 3);
     for (const char *const *word = e->argv; *word; ++word) fsb_sftp_quote_(t, *word);
     return t->err;
 }

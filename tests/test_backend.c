@@ -1,6 +1,37 @@
 /* test_backend.c - the local, memory and scoped backends, and what runs them. */
 #define FSB_BACKEND_IMPLEMENTATION
+#include <stdio.h>
+#include <sys/stat.h>
+
+/* What others do between two calls of ours: once, what was just made is moved aside, and something
+   else gets its name. */
+static struct {
+    const char *victim, *aside; /* in the same folder */
+} swap;
+
+static int swapped(int err, int dir, const char *name)
+{
+    const char *victim = err ? NULL : swap.victim;
+    swap.victim = NULL;
+    if (!victim) return err;
+    return renameat(dir, name, dir, swap.aside) || renameat(dir, victim, dir, name) ? -1 : 0;
+}
+
+static int swapping_mkdirat(int dir, const char *name, mode_t mode)
+{
+    return swapped(mkdirat(dir, name, mode), dir, name);
+}
+
+static int swapping_mknodat(int dir, const char *name, mode_t mode, dev_t dev)
+{
+    return swapped(mknodat(dir, name, mode, dev), dir, name);
+}
+
+#define mkdirat swapping_mkdirat
+#define mknodat swapping_mknodat
 #include "../fsb_backend.h"
+#undef mkdirat
+#undef mknodat
 #include "conformance.h"
 #include <fcntl.h>
 #include <limits.h>
@@ -9,6 +40,7 @@
 #include <sched.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/xattr.h>
 
 static const char *fresh_dir(const char *name)
@@ -651,10 +683,64 @@ static void test_limit(void)
     const uint32_t make = FSB_O_WRITE | FSB_O_CREATE;
     CHECK_EQ(C(PUT, .path = "/a", .flags = make, .data = data, .size = 900000), 900000);
     CHECK_EQ(C(PUT, .path = "/b", .flags = make, .data = data, .size = 900000), -ENOSPC);
-    CHECK_EQ(conf_stat(b, "/b").size, 0);
-    CHECK_EQ(conf_stat(b, "/b").blocks, 0); /* nothing was kept */
+    CHECK_EQ(C(STAT, .path = "/b"), -ENOENT); /* nothing was kept */
+    CHECK_EQ(C(PUT, .path = "/b", .flags = make, .data = data, .size = 1), 1);
+    CHECK_EQ(C(PUT, .path = "/b", .flags = make, .data = data, .size = 900000), -ENOSPC);
+    CHECK_EQ(C(STAT, .path = "/b"), 0); /* it was there before */
     CHECK_EQ(C(UNLINK, .path = "/a"), 0);
     CHECK_EQ(C(PUT, .path = "/b", .flags = make, .data = data, .size = 900000), 900000);
+    b->close(b);
+}
+
+/* What gets the name of a thing between its making and its settling keeps its owner and mode. */
+static void test_make_swapped(void)
+{
+    const uint32_t codes[] = {FSB_OP_MKDIR, FSB_OP_MKNOD};
+    fsb_backend   *b = open_local("swapped", 0);
+    const mode_t   old = umask(022);
+    CHECK_EQ(C(MKDIR, .path = "/dir", MODE(0700)), 0);
+    conf_put(b, "/dir/in", "x");
+    conf_put(b, "/node", "mine");
+    CHECK_EQ(C(SETATTR, .path = "/node", MODE(0600)), 0);
+    for (int i = 0; i < 2; ++i) {
+        swap.victim = i ? "node" : "dir", swap.aside = i ? "aside1" : "aside0";
+        fsb_op op = {.code = codes[i], .path = "/new",
+                     .attr = {.mask = FSB_ATTR_MODE, .mode = 0666}};
+        if (i) op.attr.mode |= 0100000;
+        CHECK_EQ(fsb_backend_call(b, &op), -ESTALE);
+        CHECK_EQ(conf_stat(b, "/new").mode & 07777, i ? 0600 : 0700);
+        CHECK_EQ(C(RENAME, .path = "/new", .path2 = i ? "/node" : "/dir"), 0);
+        CHECK_EQ(fsb_backend_call(b, &op), 0); /* nobody disturbs */
+        CHECK_EQ(op.stat.mode & 07777, 0666);
+        CHECK_EQ(C(RENAME, .path = "/new", .path2 = "/made"), 0);
+        CHECK_EQ(fsb_backend_remove_all(b, "/made", NULL), 0);
+    }
+    conf_is(b, "/dir/in", "x");
+    conf_is(b, "/node", "mine");
+    umask(old);
+    b->close(b);
+}
+
+/* A PUT that fails midway leaves no part of a file that it has made. */
+static void test_put_fails(void)
+{
+    static char   data[300000];
+    struct rlimit was, small = {100000, 0};
+    fsb_backend  *b = open_local("fails", 0);
+    const uint32_t make = FSB_O_WRITE | FSB_O_CREATE;
+    conf_put(b, "/there", "x");
+    CHECK_EQ(getrlimit(RLIMIT_FSIZE, &was), 0);
+    small.rlim_max = was.rlim_max;
+    void (*const old)(int) = signal(SIGXFSZ, SIG_IGN);
+    CHECK_EQ(setrlimit(RLIMIT_FSIZE, &small), 0);
+    CHECK_EQ(C(PUT, .path = "/new", .flags = make, .data = data, .size = sizeof data), -EFBIG);
+    CHECK_EQ(C(STAT, .path = "/new"), -ENOENT);
+    CHECK_EQ(C(PUT, .path = "/there", .flags = make, .data = data, .size = sizeof data), -EFBIG);
+    CHECK_EQ(C(STAT, .path = "/there"), 0);
+    CHECK_EQ(fsb_file_replace(b, "/there", data, sizeof data, 0), -EFBIG);
+    CHECK_EQ(setrlimit(RLIMIT_FSIZE, &was), 0);
+    signal(SIGXFSZ, old);
+    CHECK_EQ(conf_count(b, "/"), 1);
     b->close(b);
 }
 
@@ -761,24 +847,33 @@ static void count_up(void *arg)
     __atomic_add_fetch((int *)arg, 1, __ATOMIC_RELAXED);
 }
 
+typedef struct {
+    int held, go;
+} gate;
+
 static void hold(void *arg)
 {
-    while (!__atomic_load_n((int *)arg, __ATOMIC_ACQUIRE)) usleep(100);
+    gate *at = (gate *)arg;
+    __atomic_add_fetch(&at->held, 1, __ATOMIC_RELEASE);
+    while (!__atomic_load_n(&at->go, __ATOMIC_ACQUIRE)) usleep(100);
 }
 
 static void test_workers(void)
 {
     fsb_workers     *w = NULL;
     fsb_workers_desc desc = {.threads = 2, .queue = 8};
-    int              count = 0, go = 0, accepted = 0;
+    int              count = 0, accepted = 0;
+    gate             at = {0, 0};
     CHECK_EQ(fsb_workers_open(&w, &desc), 0);
     REQUIRE(w);
-    CHECK_EQ(fsb_workers_run(w, hold, &go), 0);
-    CHECK_EQ(fsb_workers_run(w, hold, &go), 0);
+    CHECK_EQ(fsb_workers_run(w, hold, &at), 0);
+    CHECK_EQ(fsb_workers_run(w, hold, &at), 0);
+    /* not before both threads are inside: the queue is empty then, and stays as it is filled */
+    while (__atomic_load_n(&at.held, __ATOMIC_ACQUIRE) < 2) usleep(100);
     for (int i = 0; i < 20; ++i) accepted += fsb_workers_run(w, count_up, &count) == 0;
-    CHECK(accepted >= 6 && accepted <= 8);
+    CHECK_EQ(accepted, 8);
     CHECK_EQ(fsb_workers_run(w, count_up, &count), -EAGAIN);
-    __atomic_store_n(&go, 1, __ATOMIC_RELEASE);
+    __atomic_store_n(&at.go, 1, __ATOMIC_RELEASE);
     fsb_workers_close(w); /* runs what was accepted */
     CHECK_EQ(count, accepted);
     desc = (fsb_workers_desc){.threads = 5000};
@@ -1372,6 +1467,8 @@ static void exec_basics(fsb_backend *b)
     CHECK_STR(h.text[1], "err\n");
     CHECK_EQ(e.exit_code, 7);
     CHECK_EQ(e.signal, 0);
+    CHECK_EQ(shell(b, "/", "-x 2>/dev/null; echo out", &e, &h, 0), 0); /* not sh's options */
+    CHECK_STR(h.text[0], "out\n");
     CHECK_EQ(shell(b, "/", "kill -9 $$", &e, &h, 0), 0);
     CHECK_EQ(e.exit_code, 0);
     CHECK_EQ(e.signal, 9);
@@ -2011,6 +2108,8 @@ int main(int argc, char **argv)
     TEST(test_oom_memory);
     TEST(test_oom_local);
     TEST(test_limit);
+    TEST(test_put_fails);
+    TEST(test_make_swapped);
     TEST(test_crowd_memory);
     TEST(test_crowd_local);
     TEST(test_close_while_read);

@@ -517,6 +517,29 @@ static int hear(fsb_op *op, int fd, const void *data, size_t size)
     memset((h_)->text, 0, sizeof(h_)->text), C(EXEC, .path = path_, .flags = flags_, .exec = e_, \
     .user = h_, .timeout_ms = ms_))
 
+/* Words that a shell may take for something else. */
+static void odd_commands(fsb_backend *b, const char *root)
+{
+    heard       h = {.enough = 0};
+    const char *line[] = {"-x 2>/dev/null; echo hi", NULL}; /* not sh's options */
+    fsb_exec    e = {.argv = line, .output = hear};
+    CHECK_EQ(RUN("/", FSB_EXEC_SHELL, &e, &h, 0), 0);
+    CHECK_STR(h.text[1], "hi\n");
+    char        path[400];
+    const char *odd[] = {"-c=d", "a\\b\\", "!x", NULL}, *over[] = {path, NULL};
+    snprintf(path, sizeof path, "PATH=%s:/usr/bin:/bin", root);
+    conf_put(b, "/-c=d", "#!/bin/sh\nprintf '%s|' \"$@\"\n");
+    CHECK_EQ(C(SETATTR, .path = "/-c=d", MODE(0755)), 0);
+    e.argv = odd, e.env = over;
+    CHECK_EQ(RUN("/", 0, &e, &h, 0), 0);
+    CHECK_STR(h.text[1], "a\\b\\|!x|");
+    over[0] = "-i=x";
+    CHECK_EQ(RUN("/", 0, &e, &h, 0), -EINVAL);
+    over[0] = "A-B=x";
+    CHECK_EQ(RUN("/", 0, &e, &h, 0), -EINVAL);
+    CHECK_EQ(C(UNLINK, .path = "/-c=d"), 0);
+}
+
 /* The backend runs its texts by a shell of this machine; what they are is what ssh would send. */
 static void commands(fsb_backend *b, const char *root)
 {
@@ -567,6 +590,7 @@ static void commands(fsb_backend *b, const char *root)
     words[0] = "./file";
     CHECK_EQ(RUN("/", 0, &e, &h, 0), -EACCES);
     CHECK_EQ(RUN("/../etc", 0, &e, &h, 0), -EINVAL);
+    odd_commands(b, root);
     line[0] = "echo began; sleep 100", e.argv = line;
     for (uint32_t ms = 300; ms < 30000 && !h.size[1]; ms *= 4) /* till it had the time to begin */
         CHECK_EQ(RUN("/", FSB_EXEC_SHELL, &e, &h, ms), -ETIMEDOUT);
@@ -578,6 +602,29 @@ static void commands(fsb_backend *b, const char *root)
 static void keep_line(void *user, fsb_log_level level, const char *item, const char *text)
 {
     if (level == FSB_LOG_ERROR && !strcmp(item, "sftp/exec")) snprintf(user, 200, "%s", text);
+}
+
+/* Inside single quotes stands nothing that fish or csh would not take as it is. */
+static void test_exec_quotes(void)
+{
+    test_memory         m = {0};
+    const fsb_allocator a = {test_memory_fn, &m};
+    const char *words[] = {"it's", "end\\", "\\\\", "wow!", NULL}, *env[] = {"A=\\'!", NULL};
+    fsb_exec            e = {.argv = words, .env = env};
+    fsb_op              op = {.code = FSB_OP_EXEC, .exec = &e};
+    fsb_sftp_run_       r = {.upper = &op};
+    fsb_sftp_script_    t = {.allocator = &a};
+    int                 inside = 0;
+    CHECK_EQ(fsb_sftp_run_text_(&r, "/it's\\", &t), 0);
+    for (const char *p = t.text; *p; ++p) {
+        if (!inside && *p == '\\') ++p;
+        else if (*p == '\'') inside = !inside;
+        else CHECK(!inside || (*p != '\\' && *p != '!'));
+    }
+    CHECK(!inside);
+    CHECK(strstr(t.text, " 'end'\\\\''") != NULL);
+    fsb_backend_free_(&a, t.text, t.room);
+    CHECK_EQ(m.live, 0);
 }
 
 /* What runs commands fails: before, after, or it is something else. */
@@ -870,6 +917,7 @@ int main(int argc, char **argv)
     TEST(test_requests);
     TEST(test_no_memory);
     TEST(test_exec);
+    TEST(test_exec_quotes);
     TEST(test_liars);
     TEST(test_endless);
     TEST(test_sshd);
