@@ -72,14 +72,15 @@
        such share, or 71, none of these versions, and that was all. Both sides pass over flags of
        HELLO, and the client over fields behind these, that they do not know. Of the client's flags
        1 says that it STAYS: it sends 0x104 PING (no meta; answered) every 7 s, for it is taken for
-       lost when nothing came from it for 15 s, nor was taken of what waits for it; and 0x105
+       lost when nothing came from it for 15 s, nor was taken of what waits for it (while it is not
+       read, PING's answer comes unasked, tag 0, so that both ends know of each other); and 0x105
        GOODBYE (no answer) before it leaves for good, as the server does before it stops; what it
        has is kept for a while if the connection just ends. The low half of a tag is then a slot,
        the high half its turn: a slot's next turn begins only when the last was answered or given
        up. 2, with 1: it is BACK, with the id that it had before. The answer's flag 1 says: files,
        locks and answers are still here. Then the client repeats what was not answered, each request
        with its tag; of what must not be done twice the server has kept the last answer of each slot
-       below 4096.
+       below 4096: in the others that is not to be repeated.
        0x101 CANCEL, meta u64 tag: that request may end early with EINTR. It has no answer itself.
        Requests past those that may be in flight, or past 14 MiB of them and their answers, are not
        read before some are answered: take answers while you send. Each 64 KiB of a frame must come
@@ -104,13 +105,14 @@
        good. Meanwhile calls wait, each its own time, then end with -ETIMEDOUT; with -EACCES at
        once when the code opens nothing any more. On the same host, within its desc.away_ms, open
        files (without a name too) and locks are as they were, and what was under way is done
-       exactly once. On a host that was started anew, or later, files are opened again by their
-       names, as this client's own renames left them: -ESTALE if another file is there now. The
-       locks held on them are asked for again before anything else; where another client was
-       faster, the file's next call and all later ones end with -EIO. One who took a lock and gave
-       it back in between is not noticed. What may have been done but cannot safely be repeated
-       (making, removing and renaming names, appending, exclusive creation) ends with -EIO: look
-       before you try again.
+       exactly once; of more than 4096 requests some may end with the -EIO below. A LOCK that was
+       given up is not held, even if it was granted just then. On a host that was started anew, or
+       later, files are opened again by their names, as this client's own renames left them: -ESTALE
+       if another file is there now. The locks held on them are asked for again before anything
+       else; where another client was faster, the file's next call and all later ones end with -EIO.
+       One who took a lock and gave it back in between is not noticed. What may have been done but
+       cannot safely be repeated (making, removing and renaming names, appending, exclusive
+       creation) ends with -EIO: look before you try again.
 
    NEEDS     POSIX threads (-pthread), Linux 4.14. With a strict -std=, include it before libc's.
    OPTIONS   FSB_STATIC, FSB_API: once, before the first fsb header. FSB_WITH_OPENSSL: TLS, with
@@ -736,6 +738,7 @@ FSB_API void fsb_blake3_hash(const void *data, size_t size, unsigned char out[32
 #include <string.h>
 #include <sys/auxv.h>
 #include <sys/eventfd.h>
+#include <sys/ioctl.h>
 #include <sys/random.h>
 #include <sys/sendfile.h>
 #include <sys/socket.h>
@@ -3007,6 +3010,7 @@ struct fsb_chunk_conn_ {
     int                    stays;   /* 1: it comes back; what it has is kept for a while */
     int                    resumed; /* 1: it has come back, and has it again */
     int64_t                heard;   /* when bytes came, or were taken that it had no room for, ms */
+    int                    asked;   /* not read, it was told that we are here; is that taken? */
     fsb_chunk_conn_       *heir;    /* has come back with this one's id; by atomics */
     int                    leaves;  /* 1: it will not come back; by atomics */
     /* of the connection's thread alone */
@@ -5729,6 +5733,7 @@ static int fsb_chunk_patience_(fsb_chunk_conn_ *conn, int reads, int64_t now, in
     if (have && conn->in_deadline < until) until = conn->in_deadline;
     if (conn->stays && conn->heard + FSB_CHUNK_SILENT_MS_ < until)
         until = conn->heard + FSB_CHUNK_SILENT_MS_;
+    const int64_t look = conn->heard + (conn->asked ? 2 : 1) * FSB_CHUNK_PING_MS_;
     const int64_t ack = __atomic_load_n(&conn->ack_deadline, __ATOMIC_RELAXED);
     if (ack && ack < until) until = ack;
     pthread_mutex_lock(&conn->lock);
@@ -5741,6 +5746,7 @@ static int fsb_chunk_patience_(fsb_chunk_conn_ *conn, int reads, int64_t now, in
     if (expires && most > 60000) most = 60000;
     if (most < 1 || conn->in_size > FSB_CHUNK_IN_ || conn->batch) most = most < 1000 ? most : 1000;
     if (until <= now) return -ETIMEDOUT;
+    if (conn->stays && !reads && now < look && look < until) until = look;
     if (conn->turn_at && conn->turn_at < until) until = conn->turn_at > now ? conn->turn_at : now;
     if (until - now > most) return most > 0 ? (int)most : 1;
     return until == INT64_MAX ? -1 : until - now < INT_MAX ? (int)(until - now) : INT_MAX;
@@ -5757,6 +5763,25 @@ static void fsb_chunk_rest_(fsb_chunk_conn_ *conn)
     }
 }
 
+/* Is a client that stays silent only because nobody listens to it? What stands unread now was said
+   in time. One that is not read, as its requests have to wait, is told now and then that we are
+   here, and is there itself if it takes that. */
+static void fsb_chunk_listen_(fsb_chunk_conn_ *conn, int reads, int64_t now)
+{
+    struct pollfd p = {conn->stream.in, POLLIN, 0};
+    int           left = 0;
+    if (reads) conn->asked = 0;
+    if (!conn->stays || now - conn->heard < FSB_CHUNK_PING_MS_) return;
+    if (reads) {
+        if (poll(&p, 1, 0) > 0 && p.revents & POLLIN) conn->heard = now;
+    } else if (!conn->asked) {
+        conn->asked = fsb_chunk_say_(conn, FSB_CHUNK_PING_, FSB_CHUNK_ANSWER_, 0) == 0;
+    } else {
+        (void)ioctl(conn->stream.out, TIOCOUTQ, &left); /* what its system has not got yet */
+        if (!left) conn->heard = now, conn->asked = 0;
+    }
+}
+
 /* Waits for bytes, for room to send, for a kick. Returns 1 when there are bytes to read. A client
    that is not read is still watched: what it holds, locks above all, ends when it goes. */
 static int fsb_chunk_wait_(fsb_chunk_conn_ *conn, int reads, int64_t hello)
@@ -5766,7 +5791,9 @@ static int fsb_chunk_wait_(fsb_chunk_conn_ *conn, int reads, int64_t hello)
                           {conn->server->wake, POLLIN, 0},
                           {conn->stream.out, POLLOUT, 0}};
     uint64_t      count;
-    const int     patience = fsb_chunk_patience_(conn, reads, fsb_chunk_now_ms_(), hello);
+    const int64_t now = fsb_chunk_now_ms_();
+    fsb_chunk_listen_(conn, reads, now);
+    const int patience = fsb_chunk_patience_(conn, reads, now, hello);
     if (patience == -ETIMEDOUT) return -ETIMEDOUT;
     if (__atomic_load_n(&conn->revoked, __ATOMIC_RELAXED) || fsb_chunk_expired_(&conn->grant))
         return -EACCES;
@@ -6323,6 +6350,8 @@ typedef struct fsb_chunk_call_ {
     uint32_t                code; /* FSB_OP_*; or CANCEL, SEEN, which have no answer */
     int                     state;
     int                     repeat; /* it was sent before, on a connection that is lost */
+    int                     cancelled; /* a LOCK or EXEC is to end: that outlives the connection */
+    int                     undoes;    /* a LOCK that takes back what a given up one may have got */
     fsb_handle              file;   /* CLOSE: ours, free when this is over */
     int64_t                 deadline;
     const void             *data; /* op->data at submit() */
@@ -6445,6 +6474,7 @@ static void fsb_chunk_call_free_(fsb_chunk_client_ *c, fsb_chunk_call_ *call) /*
     fsb_chunk_free_(&c->allocator, call->pack, call->data_size);
     call->pack = NULL, call->deaf = 0;
     call->state = FSB_CHUNK_FREE_, call->op = NULL, call->file = 0, call->repeat = 0;
+    call->cancelled = call->undoes = 0;
     ++call->generation;
     call->next = c->spare, c->spare = call;
     --c->in_flight;
@@ -6813,27 +6843,81 @@ static void fsb_chunk_fail_(fsb_op *op, int err)
     op->done(op);
 }
 
-/* What takes back a success that nobody waits for any more: a file opened is closed again, a lock
-   granted is free again. Lock held. */
-static void fsb_chunk_undo_(fsb_chunk_client_ *c, fsb_chunk_call_ *late, const fsb_chunk_frame_ *f)
+/* Queues a request that nobody waits for. Lock held. */
+static fsb_chunk_call_ *fsb_chunk_enqueue_late_(fsb_chunk_client_ *c, fsb_op *op)
 {
-    const int               opens = late->code == FSB_OP_OPEN;
-    const fsb_chunk_shape_ *shape = fsb_chunk_shape_of_(late->code);
-    unsigned char          *meta = opens ? f->meta : late->head + FSB_CHUNK_HEADER_;
-    const size_t      size = opens ? f->meta_size : late->head_size - FSB_CHUNK_HEADER_;
-    fsb_chunk_cursor_ r = {meta, meta + size, 0};
+    fsb_chunk_call_ *call = c->broken ? NULL : fsb_chunk_call_new_(c);
+    if (call && fsb_chunk_call_encode_(c, call, op) == 0) {
+        fsb_chunk_enqueue_(c, call), ++c->late;
+        return call;
+    }
+    if (call) fsb_chunk_call_free_(c, call);
+    return NULL;
+}
+
+/* A file was opened that nobody waits for any more: it is closed again. Lock held. */
+static void fsb_chunk_undo_(fsb_chunk_client_ *c, const fsb_chunk_frame_ *f)
+{
+    fsb_chunk_cursor_ r = {f->meta, f->meta + f->meta_size, 0};
     fsb_op            op;
-    if (f->status < 0 || (!opens && late->code != FSB_OP_LOCK)) return;
+    if (f->op != FSB_OP_OPEN || f->status < 0) return;
     memset(&op, 0, sizeof op);
-    fsb_chunk_decode_(&r, opens ? shape->answer : shape->request, &op);
-    if (!opens && (op.flags & FSB_LOCK_TEST ||
-                   !(op.flags & (FSB_LOCK_SHARED | FSB_LOCK_EXCLUSIVE))))
-        return;
-    op.code = opens ? FSB_OP_CLOSE : FSB_OP_LOCK;
-    op.flags = opens ? 0 : op.flags & FSB_LOCK_FLOCK;
-    fsb_chunk_call_ *call = r.bad || c->broken ? NULL : fsb_chunk_call_new_(c);
-    if (call && fsb_chunk_call_encode_(c, call, &op) == 0) fsb_chunk_enqueue_(c, call), ++c->late;
-    else if (call) fsb_chunk_call_free_(c, call);
+    fsb_chunk_decode_(&r, fsb_chunk_shape_of_(FSB_OP_OPEN)->answer, &op);
+    op.code = FSB_OP_CLOSE;
+    if (!r.bad) (void)fsb_chunk_enqueue_late_(c, &op);
+}
+
+/* What a call asks to be locked, *op too. 0: it is no LOCK, or one that gives nothing. Lock held.
+   */
+static int fsb_chunk_asks_lock_(const fsb_chunk_client_ *c, const fsb_chunk_call_ *call,
+                                fsb_op *op, fsb_chunk_lock_ *l)
+{
+    fsb_chunk_cursor_ r = {call->head + FSB_CHUNK_HEADER_, call->head + call->head_size, 0};
+    uint64_t          file_id = 0; /* a client that does not come back has no list of its own */
+    if (call->code != FSB_OP_LOCK) return 0;
+    memset(op, 0, sizeof *op), memset(l, 0, sizeof *l);
+    fsb_chunk_decode_(&r, fsb_chunk_shape_of_(FSB_OP_LOCK)->request, op);
+    if (r.bad || op->flags & FSB_LOCK_TEST) return 0;
+    for (uint32_t i = 0; i < c->file_count; ++i)
+        if (c->files[i].path && c->files[i].remote == op->handle) file_id = c->files[i].file_id;
+    fsb_chunk_lock_of_(l, op, file_id);
+    return call->undoes || op->flags & (FSB_LOCK_SHARED | FSB_LOCK_EXCLUSIVE);
+}
+
+/* What l's owner holds from `at` on by this list: its kind, or none, and *last: up to where. */
+static uint32_t fsb_chunk_lock_held_(const fsb_chunk_lock_ *list, const fsb_chunk_lock_ *l,
+                                     uint64_t at, uint64_t *last)
+{
+    *last = l->last;
+    for (; list; list = list->next) {
+        if (!fsb_chunk_lock_own_(list, l) || list->last < at) continue;
+        if (list->first <= at) {
+            if (list->last < *last) *last = list->last;
+            return list->kind;
+        }
+        if (list->first <= *last) *last = list->first - 1;
+    }
+    return l->kind & FSB_LOCK_FLOCK;
+}
+
+/* A LOCK was given up that the host may have granted, or may yet: behind it goes what has the host
+   hold in its range what our own list says, so that nothing is locked that nobody knows of, and
+   nothing free that its owner had before. Not when it is answered: its owner may ask again, and
+   then that one would be taken back. Lock held. */
+static void fsb_chunk_take_back_(fsb_chunk_client_ *c, const fsb_chunk_call_ *late)
+{
+    fsb_op          op;
+    fsb_chunk_lock_ l;
+    uint64_t        last;
+    if (!fsb_chunk_asks_lock_(c, late, &op, &l)) return;
+    op.code = FSB_OP_LOCK;
+    for (uint64_t at = l.first;; at = last + 1) {
+        op.flags = fsb_chunk_lock_held_(c->locks, &l, at, &last);
+        op.offset = at, op.size64 = last == UINT64_MAX ? 0 : last - at + 1;
+        fsb_chunk_call_ *call = fsb_chunk_enqueue_late_(c, &op);
+        if (call) call->undoes = 1;
+        if (!call || last >= l.last) return;
+    }
 }
 
 /* The host says that something has changed. It waits to hear that all who keep what they were
@@ -6948,12 +7032,9 @@ static int64_t fsb_chunk_note_(fsb_chunk_client_ *c, fsb_op *op, int64_t result)
             (void)fsb_chunk_renamed_(&c->allocator, name, op->path2, op->path);
     }
     if (err) { /* nobody gets to know of it */
-        fsb_chunk_call_ *call = fsb_chunk_call_new_(c);
         memset(&undo, 0, sizeof undo);
         undo.code = FSB_OP_CLOSE, undo.handle = op->handle;
-        if (call && fsb_chunk_call_encode_(c, call, &undo) == 0)
-            fsb_chunk_enqueue_(c, call), ++c->late;
-        else if (call) fsb_chunk_call_free_(c, call);
+        (void)fsb_chunk_enqueue_late_(c, &undo);
     }
     pthread_mutex_unlock(&c->lock);
     if (err) fsb_chunk_client_flush_(c);
@@ -7009,7 +7090,7 @@ static int fsb_chunk_answered_(fsb_chunk_client_ *c, const fsb_chunk_frame_ *f)
     if (!call) err = -EPROTO;
     else {
         op = call->op, deaf = call->deaf;
-        if (!op) fsb_chunk_undo_(c, call, f), --c->late;
+        if (!op) fsb_chunk_undo_(c, f), --c->late;
         fsb_chunk_call_free_(c, call);
     }
     pthread_mutex_unlock(&c->lock);
@@ -7040,8 +7121,28 @@ static void fsb_chunk_unqueue_(fsb_chunk_client_ *c, fsb_chunk_call_ *call)
     fsb_chunk_call_free_(c, call);
 }
 
+/* Its op was given up. Lock held. 0, or -ETIMEDOUT: too many were. */
+static int fsb_chunk_give_up_(fsb_chunk_client_ *c, fsb_chunk_call_ *call)
+{
+    const uint32_t code = call->code;
+    const int queued = call->state == FSB_CHUNK_QUEUED_;
+    const int undone = code == FSB_OP_OPEN || code == FSB_OP_LOCK || code == FSB_OP_CLOSE;
+    call->op = NULL;
+    if (queued && !(call->repeat && undone)) { /* or the connection that is lost had it done */
+        fsb_chunk_unqueue_(c, call);
+        return 0;
+    }
+    if (++c->late > FSB_CHUNK_LATE_MAX_) return -ETIMEDOUT;
+    if (queued) return 0; /* that comes when the host is back, in fsb_chunk_settle_() */
+    if (code == FSB_OP_LOCK || code == FSB_OP_EXEC)
+        fsb_chunk_enqueue_cancel_(c, fsb_chunk_tag_(call));
+    fsb_chunk_take_back_(c, call);
+    return 0;
+}
+
 /* Ends the ops whose time is up; the calls of those sent stay until their answers come, if ever.
-   One that is half sent takes the connection with it. */
+   One that is half sent takes the connection with it. While there is none, what was cancelled ends
+   too: it may have no limit of its own. */
 static int fsb_chunk_expire_(fsb_chunk_client_ *c, int64_t now)
 {
     fsb_op *late = NULL;
@@ -7049,22 +7150,20 @@ static int fsb_chunk_expire_(fsb_chunk_client_ *c, int64_t now)
     pthread_mutex_lock(&c->lock);
     for (uint32_t i = 0; i < c->call_count; ++i) {
         fsb_chunk_call_ *call = c->calls[i];
-        if (call->state == FSB_CHUNK_FREE_ || now < call->deadline) continue;
-        if (call->state == FSB_CHUNK_QUEUED_ && call->sent) err = -ETIMEDOUT;
-        const int unsent = call->state == FSB_CHUNK_QUEUED_ && !call->sent;
-        if (!call->op || (!unsent && call->state != FSB_CHUNK_SENT_)) continue;
+        const int        cancelled = c->lost && call->cancelled;
+        if (call->state == FSB_CHUNK_FREE_ || (now < call->deadline && !cancelled)) continue;
+        const int half = call->state == FSB_CHUNK_QUEUED_ && call->sent;
+        if (half) err = -ETIMEDOUT;
+        if (!call->op || half || call->state == FSB_CHUNK_SENDING_) continue;
+        call->op->result = cancelled ? -EINTR : -ETIMEDOUT;
         call->op->next = late, late = call->op;
-        call->op = NULL;
-        if (unsent) fsb_chunk_unqueue_(c, call);
-        else if (++c->late > FSB_CHUNK_LATE_MAX_) err = -ETIMEDOUT;
-        else if (call->code == FSB_OP_LOCK || call->code == FSB_OP_EXEC)
-            fsb_chunk_enqueue_cancel_(c, fsb_chunk_tag_(call));
+        if (fsb_chunk_give_up_(c, call) != 0) err = -ETIMEDOUT;
     }
     pthread_mutex_unlock(&c->lock);
     if (late) fsb_chunk_client_flush_(c);
     while (late) {
         fsb_op *next = late->next;
-        fsb_chunk_fail_(late, -ETIMEDOUT);
+        late->done(late);
         late = next;
     }
     return err;
@@ -7679,6 +7778,39 @@ static fsb_op *fsb_chunk_anew_(fsb_chunk_client_ *c)
     return over;
 }
 
+/* The host still has what we had: what was given up meanwhile is taken back before anything else is
+   asked, and what must not be done twice is repeated only if its answer was kept. Returns what is
+   not, each with its result. Lock held. */
+static fsb_op *fsb_chunk_settle_(fsb_chunk_client_ *c)
+{
+    fsb_chunk_call_ *const queue = c->head, *call, *next;
+    fsb_op          *over = NULL, asked;
+    fsb_chunk_lock_  l;
+    c->head = NULL, c->tail = &c->head;
+    for (call = queue; call; call = call->next)
+        if (!call->op) fsb_chunk_take_back_(c, call);
+    for (call = queue; call; call = next) {
+        fsb_op *const op = call->op;
+        const int     kept = !call->repeat || call->index < FSB_CHUNK_KEPT_SLOTS_;
+        next = call->next, call->next = NULL;
+        if (op ? kept || fsb_chunk_repeats_(op) : !fsb_chunk_asks_lock_(c, call, &asked, &l)) {
+            fsb_chunk_enqueue_(c, call);
+            continue;
+        }
+        if (op) op->result = -EIO, op->next = over, over = op;
+        else --c->late;
+        fsb_chunk_call_free_(c, call);
+    }
+    return over;
+}
+
+/* What was cancelled while there was no connection to say it on. Lock held. */
+static void fsb_chunk_cancel_again_(fsb_chunk_client_ *c)
+{
+    for (fsb_chunk_call_ *call = c->head; call; call = call->next)
+        if (call->cancelled) fsb_chunk_enqueue_cancel_(c, fsb_chunk_tag_(call));
+}
+
 /* Ends those ops, whose results are set. No lock is held. */
 static void fsb_chunk_end_list_(fsb_op *list)
 {
@@ -7747,8 +7879,9 @@ static int fsb_chunk_recover_(fsb_chunk_client_ *c)
     c->stream = c->way.stream, c->found = 0, c->refused = 0;
     c->way.info.reconnects = c->info.reconnects + 1, c->info = c->way.info;
     c->in_start = c->in_end = 0, c->heard = c->pinged = fsb_chunk_now_ms_();
-    fsb_op *over = c->way.resumed ? NULL : fsb_chunk_anew_(c);
+    fsb_op *over = c->way.resumed ? fsb_chunk_settle_(c) : fsb_chunk_anew_(c);
     c->lost = c->blocked = 0;
+    fsb_chunk_cancel_again_(c);
     pthread_mutex_unlock(&c->lock);
     fsb_chunk_log_(&c->log, FSB_LOG_WARN, "chunk/back", "the host is back after %lld ms%s",
                    (long long)(fsb_chunk_now_ms_() - begin),
@@ -7850,10 +7983,13 @@ static void fsb_chunk_submit_(fsb_backend *b, fsb_op *const *ops, size_t n)
 /* Asks for an early end of the call that op is. There is no answer to this, only op's own. */
 static void fsb_chunk_cancel_(fsb_backend *b, fsb_op *op)
 {
-    fsb_chunk_client_     *c = (fsb_chunk_client_ *)b;
-    const fsb_chunk_call_ *call = (const fsb_chunk_call_ *)op->layer[0];
+    fsb_chunk_client_ *c = (fsb_chunk_client_ *)b;
+    fsb_chunk_call_   *call = (fsb_chunk_call_ *)op->layer[0];
     pthread_mutex_lock(&c->lock);
-    if (call && call->op == op) fsb_chunk_enqueue_cancel_(c, fsb_chunk_tag_(call));
+    if (call && call->op == op) {
+        call->cancelled = call->code == FSB_OP_LOCK || call->code == FSB_OP_EXEC;
+        fsb_chunk_enqueue_cancel_(c, fsb_chunk_tag_(call));
+    }
     pthread_mutex_unlock(&c->lock);
     fsb_chunk_client_flush_(c);
 }

@@ -10,6 +10,7 @@ static struct {
     int no_threads;    /* pthread_create() fails */
     int polls_fail;    /* so many times poll() of who waits for two things, and for ever, does */
     int event_nap_ms;  /* of who sends an event, before it does */
+    int later_s;       /* the clock goes ahead by so much */
 } faults;
 
 static int faulty_pthread_create(pthread_t *thread, const pthread_attr_t *attr,
@@ -37,10 +38,19 @@ static ssize_t faulty_sendmsg(int fd, const struct msghdr *msg, int flags)
     return sendmsg(fd, msg, flags);
 }
 
+static int faulty_clock_gettime(clockid_t which, struct timespec *t)
+{
+    const int result = clock_gettime(which, t);
+    t->tv_sec += __atomic_load_n(&faults.later_s, __ATOMIC_RELAXED);
+    return result;
+}
+
+#define clock_gettime faulty_clock_gettime
 #define pthread_create faulty_pthread_create
 #define poll faulty_poll
 #define sendmsg faulty_sendmsg
 #include "fsb_chunk.h"
+#undef clock_gettime
 #undef pthread_create
 #undef poll
 #undef sendmsg
@@ -1043,31 +1053,37 @@ static void test_bad_hellos(void)
     }
 }
 
-/* Answers nothing in time; later it does, and shall be asked to close what it opened. */
+/* Answers nothing in time; later it does, and shall be asked to close what it opened. What a LOCK
+   may have got is taken back at once, so that it is not taken from who asks again. */
 static void late_script(fake *f)
 {
     unsigned char meta[112] = {42, 0, 0, 0, 0, 0, 0, 0, 1};
-    wire_answer   open, lock, a;
+    wire_answer   open, lock, unlock, again, a;
     wire          m = {meta, 112};
     CHECK_EQ(wire_next(f->fds[1], f->room, &open), 1);
     CHECK_EQ(wire_next(f->fds[1], f->room, &lock), 1);
     CHECK_EQ(wire_next(f->fds[1], f->room, &a), 1);
     CHECK_EQ(a.op, WIRE_CANCEL); /* the lock's time was up */
     CHECK_EQ(wire_get(a.meta, 8), lock.tag);
+    CHECK_EQ(wire_next(f->fds[1], f->room, &unlock), 1);
+    CHECK_EQ(unlock.op, FSB_OP_LOCK);
+    CHECK_EQ(wire_get(unlock.meta, 4), FSB_LOCK_UNLOCK);
+    CHECK_EQ(wire_get(unlock.meta + 4, 8), 5);
+    CHECK_EQ(wire_next(f->fds[1], f->room, &again), 1);
+    CHECK_EQ(again.op, FSB_OP_LOCK);
+    CHECK_EQ(wire_get(again.meta, 4), FSB_LOCK_EXCLUSIVE);
     fake_answer(f, &open, 0, &m, NULL, 0);
     CHECK_EQ(wire_next(f->fds[1], f->room, &a), 1);
     CHECK_EQ(a.op, FSB_OP_CLOSE);
     CHECK_EQ(wire_get(a.meta, 8), 42);
     fake_answer(f, &a, 0, NULL, NULL, 0);
-    m.n = 40;
-    fake_answer(f, &lock, 0, &m, NULL, 0); /* granted all the same */
-    CHECK_EQ(wire_next(f->fds[1], f->room, &a), 1);
-    CHECK_EQ(a.op, FSB_OP_LOCK);
-    CHECK_EQ(wire_get(a.meta, 4), FSB_LOCK_UNLOCK);
-    CHECK_EQ(wire_get(a.meta + 4, 8), 5);
-    fake_answer(f, &a, 0, &m, NULL, 0);
+    m.n = 32;
+    fake_answer(f, &lock, 0, &m, NULL, 0); /* granted all the same: nothing is to be undone now */
+    fake_answer(f, &unlock, 0, &m, NULL, 0);
+    fake_answer(f, &again, 0, &m, NULL, 0);
     m.n = 104, meta[0] = 1;
     CHECK_EQ(wire_next(f->fds[1], f->room, &a), 1);
+    CHECK_EQ(a.op, FSB_OP_STAT);
     fake_answer(f, &a, 0, &m, NULL, 0);
     (void)wire_next(f->fds[1], f->room, &a);
 }
@@ -1083,6 +1099,7 @@ static void test_late_answers(void)
     CHECK_EQ(C(LOCK, .handle = 5, .flags = FSB_LOCK_EXCLUSIVE | FSB_LOCK_WAIT, .timeout_ms = 400),
              -ETIMEDOUT);
     CHECK(clock_ms() - start < 10000);
+    CHECK_EQ(C(LOCK, .handle = 5, .flags = FSB_LOCK_EXCLUSIVE), 0);
     nap(50);
     CHECK_EQ(C(STAT, .path = "/"), 0); /* the connection is as good as ever */
     b->close(b);
@@ -2280,6 +2297,74 @@ static void test_cut_while_sent(void)
     inner->close(inner);
 }
 
+static int gate; /* open: 1 */
+
+static int64_t gated_call(fsb_backend *b, fsb_op *op)
+{
+    while (!__atomic_load_n(&gate, __ATOMIC_ACQUIRE)) nap(1);
+    return odd_call(b, op);
+}
+
+static void pass_time(const host *h, int seconds) /* and has the client's thread look */
+{
+    __atomic_add_fetch(&faults.later_s, seconds, __ATOMIC_RELAXED);
+    pthread_mutex_lock(&h->server->lock);
+    if (h->server->conns) fsb_chunk_kick_(h->server->conns->kick);
+    pthread_mutex_unlock(&h->server->lock);
+}
+
+/* A client that stays, and is not read as its requests wait: its PINGs are not heard, but it is
+   there, and hears that we are. One that takes nothing of it is lost. */
+static void unread(int takes)
+{
+    static unsigned char room[WIRE_MAX];
+    fsb_backend         *inner = memory_open();
+    odd                  o;
+    host                 h;
+    wire_answer          a;
+    int                  resumed;
+    odd_init(&o, inner, 0);
+    o.base.call[FSB_OP_STAT] = gated_call;
+    __atomic_store_n(&gate, 0, __ATOMIC_RELEASE);
+    REQUIRE(host_open(&h, &o.base, RW, (fsb_chunk_server_desc){.max_requests = 1}) == 0);
+    const int     fd = raw_stays(&h, room, 0, &resumed);
+    struct pollfd p = {fd, POLLIN, 0};
+    for (uint64_t k = 1; k < 4; ++k) CHECK_EQ(wire_send(fd, room, wire_stat(room, k, "/")), 0);
+    nap(50); /* they are there, and wait */
+    pass_time(&h, 8);
+    CHECK_EQ(poll(&p, 1, 20000), 1);
+    if (takes) {
+        CHECK_EQ(wire_next(fd, room, &a), 1);
+        CHECK(a.op == 0x104 && a.flags == 1 && a.tag == 0);
+        pass_time(&h, 8);
+        nap(50);
+        CHECK_EQ(wire_send(fd, room, wire_frame(room, 0x104, 0, 9, 0, NULL, NULL, 0)), 0);
+        pass_time(&h, 8);
+        nap(50);
+        CHECK_EQ(load(&h.complaints), 0);
+    } else {
+        pass_time(&h, 8);
+        EVENTUALLY(load(&h.complaints) == 1);
+    }
+    __atomic_store_n(&gate, 1, __ATOMIC_RELEASE);
+    for (int k = 0; takes && k < 4;) {
+        const int n = wire_next(fd, room, &a);
+        CHECK_EQ(n, 1);
+        if (n != 1) break;
+        if (a.op != 0x104 || a.tag == 9) ++k, CHECK_EQ(a.status, 0);
+    }
+    close(fd);
+    host_close(&h);
+    inner->close(inner);
+    __atomic_store_n(&faults.later_s, 0, __ATOMIC_RELAXED);
+}
+
+static void test_unread_clients(void)
+{
+    unread(1);
+    unread(0);
+}
+
 static void test_files_without_size(void) /* those of /proc say 0 and are not empty */
 {
     char           room[64];
@@ -2513,6 +2598,7 @@ int main(int argc, char **argv)
     TEST(test_leaves_under_sendfile);
     TEST(test_back_under_sendfile);
     TEST(test_cut_while_sent);
+    TEST(test_unread_clients);
     TEST(test_files_without_size);
     TEST(test_no_memory);
     TEST(test_close_without_threads);

@@ -1088,6 +1088,198 @@ static void test_cut_on_its_way_back(void)
     host_close(&h);
 }
 
+/* A backend that keeps STATs until something else was asked for, which it does; then it cuts the
+   line, and ends them. */
+typedef struct keeper {
+    cutter  cut; /* first: the backend */
+    fsb_op *list;
+    int     open, runs;
+} keeper;
+
+static void keeper_submit(fsb_backend *b, fsb_op *const *ops, size_t n)
+{
+    keeper      *k = (keeper *)b;
+    fsb_backend *inner = k->cut.inner;
+    for (size_t i = 0; i < n; ++i) {
+        fsb_op *op = ops[i], *next;
+        if (op->code == FSB_OP_STAT && !k->open) {
+            op->next = k->list, k->list = op;
+            continue;
+        }
+        op->result = inner->call[op->code](inner, op);
+        if (op->code != FSB_OP_STAT) ++k->runs;
+        if (!k->open) line_cut(k->cut.l);
+        for (k->open = 1; k->list; k->list = next) {
+            next = k->list->next;
+            (void)inner->call[FSB_OP_STAT](inner, k->list);
+            k->list->done(k->list);
+        }
+        op->done(op);
+    }
+}
+
+/* Of more than 4096 requests under way the host does not keep every answer: what must not be done
+   twice is not, and says so. */
+static void test_too_many_for_once(void)
+{
+    enum { MANY = 4096 };
+    static fsb_op         ops[MANY + 1], *list[MANY + 1];
+    fsb_chunk_server_desc d = {.max_requests = MANY + 1};
+    host                  h;
+    line                  l;
+    keeper                k;
+    int                   done = 0;
+    memset(&h, 0, sizeof h), memset(&k, 0, sizeof k);
+    pthread_mutex_init(&h.lock, NULL);
+    REQUIRE(fsb_memory_open(&h.inner, NULL) == 0);
+    fsb_backend *const real = h.inner;
+    cutter_init(&k.cut, real, &l, 0);
+    k.cut.base.submit = keeper_submit, h.inner = &k.cut.base;
+    REQUIRE(host_listen(&h, unix_address(), d) == 0);
+    fsb_backend *b = line_open(&l, &h, 20000);
+    REQUIRE(b != NULL);
+    for (int i = 0; i <= MANY; ++i) {
+        ops[i] = (fsb_op){.code = FSB_OP_STAT, .path = "/", .user = &done, .done = count_done};
+        list[i] = &ops[i];
+    }
+    ops[MANY].code = FSB_OP_MKDIR, ops[MANY].path = "/d";
+    b->submit(b, list, MANY + 1);
+    EVENTUALLY(__atomic_load_n(&done, __ATOMIC_ACQUIRE) == MANY + 1);
+    CHECK_EQ(ops[MANY].result, -EIO);
+    CHECK_EQ(k.runs, 1);
+    for (int i = 0; i < MANY; ++i) CHECK_EQ(ops[i].result, 0);
+    b->close(b);
+    h.inner = real;
+    host_close(&h);
+}
+
+/* A line whose answers can be swallowed before it is cut. */
+typedef struct valve {
+    char      address[400];
+    int       fd, out, shut, closed;
+    pthread_t thread;
+    int       started;
+} valve;
+
+static void *valve_main(void *arg)
+{
+    valve  *v = (valve *)arg;
+    char    bytes[4096];
+    ssize_t n;
+    while ((n = recv(v->fd, bytes, sizeof bytes, 0)) > 0 || (n < 0 && errno == EAGAIN)) {
+        struct pollfd p = {v->fd, POLLIN, 0};
+        const int     shut = __atomic_load_n(&v->shut, __ATOMIC_ACQUIRE);
+        if (n < 0) (void)poll(&p, 1, -1);
+        else if (!shut && write(v->out, bytes, (size_t)n) < 0) break;
+    }
+    close(v->out);
+    return NULL;
+}
+
+static int valve_connect(void *user, int fds[2])
+{
+    valve *v = (valve *)user;
+    int    ends[2];
+    if (__atomic_load_n(&v->closed, __ATOMIC_ACQUIRE)) return -ECONNREFUSED;
+    if (v->started) pthread_join(v->thread, NULL), close(v->fd), v->started = 0;
+    if (fsb_chunk_dial(v->address, 2000, fds) != 0) return -ECONNREFUSED;
+    if (pipe(ends) != 0 || (v->fd = dup(fds[0])) < 0) return -EMFILE;
+    v->out = ends[1], fds[0] = ends[0];
+    v->started = pthread_create(&v->thread, NULL, valve_main, v) == 0;
+    return 0;
+}
+
+static fsb_backend *valve_open(valve *v, const host *h)
+{
+    fsb_backend          *b = NULL;
+    fsb_chunk_client_desc d = {.connect = valve_connect, .user = v, .share = "share",
+                               .timeout_ms = 20000, .reconnect = 1};
+    memset(v, 0, sizeof *v);
+    snprintf(v->address, sizeof v->address, "%s", h->address);
+    CHECK_EQ(fsb_chunk_client_open(&b, &d), 0);
+    return b;
+}
+
+static void valve_set(valve *v, int closed) /* and cuts it if it is closed */
+{
+    __atomic_store_n(&v->closed, closed, __ATOMIC_RELEASE);
+    __atomic_store_n(&v->shut, 0, __ATOMIC_RELEASE);
+    if (closed) shutdown(v->fd, SHUT_RDWR);
+}
+
+/* Submits a LOCK whose answer is lost, and with it the host, until its time is up. */
+static void lose_lock(fsb_backend *b, valve *v, fsb_handle f, uint32_t flags, fsb_backend *other,
+                      fsb_handle theirs)
+{
+    int    done = 0;
+    fsb_op op = {.code = FSB_OP_LOCK, .handle = f, .flags = flags, .owner = 1, .size64 = 10,
+                 .timeout_ms = 700, .user = &done, .done = count_done};
+    fsb_op test = {.code = FSB_OP_LOCK, .handle = theirs, .owner = 9, .size64 = 1};
+    fsb_op *list[1] = {&op};
+    __atomic_store_n(&v->shut, 1, __ATOMIC_RELEASE);
+    b->submit(b, list, 1);
+    do { /* granted, as others can see */
+        nap(5);
+        test.flags = FSB_LOCK_TEST | FSB_LOCK_SHARED;
+        CHECK_EQ(fsb_backend_call(other, &test), 0);
+    } while (test.flags == FSB_LOCK_UNLOCK && !__atomic_load_n(&done, __ATOMIC_ACQUIRE));
+    valve_set(v, 1);
+    EVENTUALLY(__atomic_load_n(&done, __ATOMIC_ACQUIRE) == 1);
+    CHECK_EQ(op.result, -ETIMEDOUT);
+}
+
+/* A LOCK that is given up is not held afterwards, whatever its answer would have been; what its
+   owner had before is. */
+static void test_lock_given_up(void)
+{
+    const uint32_t        make = FSB_O_READ | FSB_O_WRITE | FSB_O_CREATE;
+    fsb_chunk_client_info info;
+    host                  h;
+    valve                 v;
+    int                   done = 0;
+    REQUIRE(host_open(&h, unix_address(), plain) == 0);
+    fsb_backend *b = valve_open(&v, &h), *other = dial_plain(&h);
+    REQUIRE(b && other);
+    const fsb_handle f = open_file(b, "/f", make), theirs = open_file(other, "/f", make);
+    lose_lock(b, &v, f, FSB_LOCK_EXCLUSIVE, other, theirs);
+    CHECK_EQ(do_range(other, theirs, FSB_LOCK_EXCLUSIVE, 2, 0, 10), -EAGAIN);
+    valve_set(&v, 0);
+    EVENTUALLY(do_range(other, theirs, FSB_LOCK_EXCLUSIVE, 2, 0, 10) == 0);
+    CHECK_EQ(do_range(other, theirs, FSB_LOCK_UNLOCK, 2, 0, 10), 0);
+    CHECK_EQ(do_range(b, f, FSB_LOCK_SHARED, 1, 4, 2), 0);
+    lose_lock(b, &v, f, FSB_LOCK_EXCLUSIVE, other, theirs);
+    valve_set(&v, 0);
+    EVENTUALLY(do_range(other, theirs, FSB_LOCK_SHARED, 2, 0, 10) == 0);
+    CHECK_EQ(do_range(other, theirs, FSB_LOCK_EXCLUSIVE, 2, 0, 5), -EAGAIN); /* as it was before */
+    CHECK_EQ(do_range(other, theirs, FSB_LOCK_EXCLUSIVE, 2, 0, 4), 0);
+    CHECK_EQ(do_range(other, theirs, FSB_LOCK_EXCLUSIVE, 2, 6, 4), 0);
+    CHECK_EQ(do_range(b, f, FSB_LOCK_UNLOCK, 1, 0, 10), 0);
+    CHECK_EQ(do_range(other, theirs, FSB_LOCK_EXCLUSIVE, 2, 0, 10), 0);
+    fsb_op  wait = {.code = FSB_OP_LOCK, .handle = f, .flags = FSB_LOCK_EXCLUSIVE | FSB_LOCK_WAIT,
+                    .owner = 1, .user = &done, .done = count_done};
+    fsb_op *list[1] = {&wait};
+    for (int away = 1; away >= 0; --away) { /* while the host is gone, or just before */
+        done = 0;
+        b->submit(b, list, 1);
+        CHECK_EQ(do_path(b, FSB_OP_STAT, "/", NULL), 0);
+        fsb_chunk_client_get_info(b, &info);
+        const uint64_t before = info.reconnects;
+        valve_set(&v, 1);
+        if (away) nap(150); /* it knows by now */
+        b->cancel(b, &wait);
+        if (!away) valve_set(&v, 0);
+        EVENTUALLY(__atomic_load_n(&done, __ATOMIC_ACQUIRE) == 1);
+        CHECK_EQ(wait.result, -EINTR);
+        valve_set(&v, 0);
+        EVENTUALLY((fsb_chunk_client_get_info(b, &info), info.reconnects > before));
+    }
+    CHECK_EQ(do_range(other, theirs, FSB_LOCK_UNLOCK, 2, 0, 10), 0);
+    CHECK_EQ(do_range(other, theirs, FSB_LOCK_EXCLUSIVE, 3, 0, 0), 0);
+    b->close(b), other->close(other);
+    if (v.started) pthread_join(v.thread, NULL), close(v.fd);
+    host_close(&h);
+}
+
 /* Numbers: each is what the desc says, or what it says when that is silent. */
 static void test_limits(void)
 {
@@ -1395,6 +1587,8 @@ int main(int argc, char **argv)
     TEST(test_wrong_codes_slow_down);
     TEST(test_fair);
     TEST(test_cut_on_its_way_back);
+    TEST(test_too_many_for_once);
+    TEST(test_lock_given_up);
     TEST(test_limits);
     TEST(test_exec_shares);
     TEST(test_events_pile_up);
