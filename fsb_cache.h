@@ -457,7 +457,7 @@ FSB_API int fsb_cache_disk_put(fsb_cache_disk *disk, const fsb_cache_key *key, c
 /* Forgets a chunk. Errors: ENOENT there was none, EROFS. Threads: any. */
 FSB_API int fsb_cache_disk_remove(fsb_cache_disk *disk, const fsb_cache_key *key);
 
-/* Records are values of up to 16 MiB under keys of 1 to 4096 bytes: attributes, names, listings.
+/* Records are values of up to 16 MiB under keys of 1 to 8200 bytes: attributes, names, listings.
    They are written at once and in the order of the calls; of too many the oldest go. Where a key's
    record is damaged there is none: never an older one.
 
@@ -1740,7 +1740,7 @@ enum {
     FSB_CACHE_FREE_ = 0, FSB_CACHE_USED_ = 1, FSB_CACHE_BUSY_ = 2, /* being written */
     FSB_CACHE_ROW_    = 64, /* bytes of a slot's record, and of each file's header */
     FSB_CACHE_FORMAT_ = 1,
-    FSB_CACHE_KEY_    = 4096,     /* longest key of a record */
+    FSB_CACHE_KEY_    = 8200,     /* longest key of a record: a share and a path */
     FSB_CACHE_VALUE_  = 16 << 20, /* longest value */
     FSB_CACHE_HEAD_   = 32        /* bytes before a record's key */
 };
@@ -2929,7 +2929,7 @@ typedef struct fsb_cached_file_ {
     fsb_cached_path_ *path; /* as of the last rename that is known */
     int               unnamed; /* 1: that may be the name of another file by now, or of none */
     fsb_handle        inner; /* 0: not opened yet */
-    int               opening, open_error;
+    int               opening, open_error, lazy; /* c->lazy counts it */
     fsb_cached_call_ *waiting; /* for inner */
     uint64_t          last, next, ahead, window; /* of reading ahead: see [backend: ahead] */
     int64_t           stride;
@@ -2957,7 +2957,9 @@ struct fsb_cached_call_ {
     int               cut; /* LIST: 2 no more is shown, 1 nothing below; RENAME: of a folder */
     uint64_t          shown_bytes;
     fsb_cached_path_ *deep; /* LIST: the folder that entries are coming from now */
-    int               top_done, begun;
+    int               top_done, begun; /* -1: there was no memory for it, nothing is kept */
+    int               hurried;         /* cancel() may find it, in upper->layer[0] */
+    int               holds, landed;   /* it has; its answer is there; both by disk_lock */
 };
 
 typedef struct fsb_cached_watch_ fsb_cached_watch_;
@@ -3000,7 +3002,7 @@ struct fsb_cached_ {
     uint32_t        ttl_ms;
     int             leased; /* atomic */
     int             watchable; /* atomic: a lease may be asked for */
-    fsb_handle      lease;
+    fsb_handle      lease; /* atomic */
     uint64_t        now, all_changed, epoch; /* atomic */
     uint64_t        changed[FSB_CACHED_STRIPES_]; /* atomic */
     fsb_cached_shard_ shards[FSB_CACHED_SHARDS_];
@@ -3440,10 +3442,12 @@ static int fsb_cached_keepable_(const fsb_stat *st)
     return S_ISDIR(st->mode) || st->nlink == 1;
 }
 
-/* Writes what is known now into an entry. Shard locked. */
-static void fsb_cached_entry_set_(fsb_cached_ *c, fsb_cached_entry_ *e, const fsb_stat *st)
+/* Writes what is known into an entry: known in an epoch that was looked at before it was seen to
+   hold, for the next one may have begun since. Shard locked. */
+static void fsb_cached_entry_set_(fsb_cached_ *c, fsb_cached_entry_ *e, uint64_t epoch,
+                                  const fsb_stat *st)
 {
-    e->epoch = fsb_cached_epoch_(c), e->until = fsb_cached_until_(c);
+    e->epoch = epoch, e->until = fsb_cached_until_(c);
     e->state = FSB_CACHED_ABSENT_;
     if (st) {
         if (e->stat.file_id != st->file_id) memset(e->missing, 0, sizeof e->missing);
@@ -3464,7 +3468,7 @@ static void fsb_cached_keep_(fsb_cached_ *c, const fsb_cached_name_ *n, uint64_t
         fsb_cached_folder_ *f = fsb_cached_folder_make_(c, s, n, epoch);
         fsb_cached_entry_  *e = f ? fsb_cached_entry_make_(c, f, n) : NULL;
         if (e) {
-            fsb_cached_entry_set_(c, e, st);
+            fsb_cached_entry_set_(c, e, epoch, st);
             const int lacks = st && !e->place && f->listed == FSB_CACHED_STAT_;
             if (lacks || (!st && e->place)) fsb_cached_unlist_(f); /* the order is not true */
         }
@@ -3524,7 +3528,7 @@ static void fsb_cached_settle_(fsb_cached_ *c, const fsb_cached_name_ *n, int na
         ok ? fsb_cached_folder_make_(c, s, n, epoch) : fsb_cached_folder_of_(s, n);
     fsb_cached_entry_ *e = fsb_cached_forget_(c, f, n, names);
     if (ok && f && !e) e = fsb_cached_entry_make_(c, f, n);
-    if (ok && e) fsb_cached_entry_set_(c, e, st);
+    if (ok && e) fsb_cached_entry_set_(c, e, epoch, st);
     pthread_mutex_unlock(&s->lock);
     fsb_cached_trim_(c);
 }
@@ -3676,7 +3680,7 @@ static int fsb_cached_file_new_(fsb_cached_ *c, fsb_cached_file_ **out, const ch
     }
     pthread_mutex_lock(&f->lock);
     f->flags = flags, f->file_id = file_id, f->path = copy, f->inner = inner;
-    f->opening = f->open_error = 0, f->waiting = NULL;
+    f->opening = f->open_error = 0, f->lazy = !inner, f->waiting = NULL;
     f->last = f->next = f->ahead = f->window = 0, f->stride = 0, f->run = 0;
     pthread_mutex_unlock(&f->lock);
     if (!inner) (void)__atomic_add_fetch(&c->lazy, 1, __ATOMIC_RELAXED);
@@ -3711,7 +3715,6 @@ static int fsb_cached_each_file_(fsb_cached_ *c, int (*each)(fsb_cached_ *c, fsb
     return 0;
 }
 
-/* After op->path became op->path2 (EXCHANGE: and the reverse), so did what is open there. */
 /* The name that op removes, makes or replaces is no longer that of who has it open. */
 static int fsb_cached_unname_(fsb_cached_ *c, fsb_cached_file_ *f, const fsb_op *op)
 {
@@ -3723,6 +3726,7 @@ static int fsb_cached_unname_(fsb_cached_ *c, fsb_cached_file_ *f, const fsb_op 
     return 0;
 }
 
+/* After op->path became op->path2 (EXCHANGE: and the reverse), so did what is open there. */
 static int fsb_cached_moved_(fsb_cached_ *c, fsb_cached_file_ *f, const fsb_op *op)
 {
     const char *from = op->path, *to = op->path2;
@@ -3741,6 +3745,13 @@ static int fsb_cached_moved_(fsb_cached_ *c, fsb_cached_file_ *f, const fsb_op *
     pthread_mutex_unlock(&f->lock);
     if (moved) fsb_cached_path_put_(c, p);
     return 0;
+}
+
+/* It is open at inner, or nobody's any more. File locked. */
+static void fsb_cached_not_lazy_(fsb_cached_ *c, fsb_cached_file_ *f)
+{
+    if (f->lazy) (void)__atomic_sub_fetch(&c->lazy, 1, __ATOMIC_RELAXED);
+    f->lazy = 0;
 }
 
 static int fsb_cached_is_lazy_(fsb_cached_ *c, fsb_cached_file_ *f, const fsb_op *op)
@@ -3990,11 +4001,24 @@ static void fsb_cached_heard_(fsb_cached_ *c, const fsb_op *op)
     else if (__atomic_load_n(&c->away, __ATOMIC_RELAXED) && c->inner) fsb_cached_come_back_(c);
 }
 
+static void fsb_cached_then_(fsb_cached_call_ *k)
+{
+    fsb_cached_heard_(k->c, &k->op);
+    k->then(k);
+}
+
+/* Who cancels it goes on with it, if he is at it just now. */
 static void fsb_cached_done_(fsb_op *op)
 {
     fsb_cached_call_ *k = (fsb_cached_call_ *)(void *)op;
-    fsb_cached_heard_(k->c, op);
-    k->then(k);
+    fsb_cached_      *c = k->c;
+    int               held = 0;
+    if (k->hurried) {
+        pthread_mutex_lock(&c->disk_lock);
+        k->upper->layer[0] = NULL, k->landed = 1, held = k->holds;
+        pthread_mutex_unlock(&c->disk_lock);
+    }
+    if (!held) fsb_cached_then_(k);
 }
 
 static void fsb_cached_send_(fsb_cached_call_ *k)
@@ -4212,8 +4236,10 @@ static void fsb_cached_list_begin_(fsb_cached_call_ *k, const char *folder, uint
     fsb_cached_shard_     *s = fsb_cached_shard_of_(c, n.folder_hash);
     const uint64_t epoch = fsb_cached_epoch_(c);
     const int      may = fsb_cached_holdable_(c, &n, epoch);
+    if (k->begun < 0) return; /* what began in the middle would lack names */
     fsb_cached_path_put_(c, k->deep);
-    k->deep = fsb_cached_path_copy_(c, folder), k->begun = 1;
+    k->deep = fsb_cached_path_copy_(c, folder), k->begun = k->deep ? 1 : -1;
+    if (!k->deep) return;
     pthread_mutex_lock(&s->lock);
     fsb_cached_folder_ *f = may && fsb_cached_holds_(c, n.folder_hash, k->seq)
                                 ? fsb_cached_folder_make_(c, s, &n, epoch)
@@ -4277,12 +4303,12 @@ static void fsb_cached_list_entry_(fsb_cached_call_ *k, const fsb_dirent *entry)
     const fsb_cached_name_ n =
         fsb_cached_join_(c, k->deep->text, k->deep->size, entry->name, entry->name_size);
     fsb_cached_shard_ *s = fsb_cached_shard_of_(c, n.folder_hash);
+    const uint64_t     epoch = fsb_cached_epoch_(c);
     pthread_mutex_lock(&s->lock);
     fsb_cached_folder_ *f = fsb_cached_folder_of_(s, &n);
     fsb_cached_entry_  *e = f ? fsb_cached_entry_make_(c, f, &n) : NULL;
     const int           holds = fsb_cached_holds_(c, n.hash, k->seq);
-    if (e && holds && f->verified == fsb_cached_epoch_(c))
-        fsb_cached_entry_set_(c, e, &entry->stat);
+    if (e && holds && f->verified == epoch) fsb_cached_entry_set_(c, e, epoch, &entry->stat);
     if (f && f->lister == k) {
         if (!e) fsb_cached_unlist_(f);
         else {
@@ -4297,6 +4323,7 @@ static void fsb_cached_list_entry_(fsb_cached_call_ *k, const fsb_dirent *entry)
         entry->stat.size <= (uint64_t)FSB_IO_MAX)
         fsb_cached_put_(c, entry->stat.file_id, entry->stat.version, entry->stat.size, 0,
                         entry->data, (size_t)entry->stat.size);
+    fsb_cached_trim_(c);
 }
 
 /* An entry of ours on to who asked, as far as it was asked for. */
@@ -4369,7 +4396,6 @@ static void fsb_cached_listed_(fsb_cached_call_ *k)
     }
     fsb_cached_list_end_(k, 0);
     fsb_cached_call_ *waiters = fsb_cached_land_(k);
-    fsb_cached_trim_(c);
     if (!up && result >= 0 && c->distant) {
         const fsb_cached_name_ n = fsb_cached_join_(c, k->path->text, k->path->size, "", 0);
         if (result) fsb_cached_resume_(c, &n);
@@ -4724,8 +4750,8 @@ static void fsb_cached_pattern_(const fsb_cached_ *c, fsb_cached_file_ *f, uint6
     if (f->window < 2 * chunk) f->window = 2 * chunk;
     if (f->window > c->read_ahead) f->window = c->read_ahead;
     if (strided) { /* one step at a time: what lies between is not wanted */
-        *from = (uint64_t)((int64_t)offset + stride) / chunk * chunk;
-        if (stride < 0 && offset < (uint64_t)-stride) *from = file_size;
+        *from = (offset + (uint64_t)stride) / chunk * chunk;
+        if (stride < 0 && offset < 0 - (uint64_t)stride) *from = file_size;
         *to = *from + (size + chunk - 1) / chunk * chunk;
     } else if (backward) {
         const uint64_t low = offset > f->window ? offset - f->window : 0;
@@ -5279,12 +5305,11 @@ static void fsb_cached_opened_late_(fsb_cached_call_ *k)
     }
     pthread_mutex_lock(&f->lock);
     f->opening = 0;
-    if (ok) f->inner = op->handle;
+    if (ok) f->inner = op->handle, fsb_cached_not_lazy_(c, f);
     f->open_error = ok ? 0 : (int)op->result;
     fsb_cached_call_ *waiters = f->waiting;
     f->waiting = NULL;
     pthread_mutex_unlock(&f->lock);
-    if (ok) (void)__atomic_sub_fetch(&c->lazy, 1, __ATOMIC_RELAXED);
     const int64_t error = ok ? 0 : op->result;
     if (ok && __atomic_load_n(&f->state, __ATOMIC_ACQUIRE) & FSB_CACHED_CLOSED_)
         fsb_cached_close_inner_(c, f);
@@ -5710,11 +5735,10 @@ static void fsb_cached_close_op_(fsb_cached_ *c, fsb_op *op)
                                           __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE));
     pthread_mutex_lock(&f->lock);
     const fsb_handle inner = f->inner;
-    const int        never = !inner && !f->opening;
     const int        wait = inner && f->flags & ~(uint32_t)FSB_O_READ;
     if (wait) f->inner = 0;
+    fsb_cached_not_lazy_(c, f);
     pthread_mutex_unlock(&f->lock);
-    if (never) (void)__atomic_sub_fetch(&c->lazy, 1, __ATOMIC_RELAXED);
     fsb_cached_call_ *k = wait ? fsb_cached_call_new_(c, op, FSB_OP_CLOSE, fsb_cached_passed_)
                                : NULL;
     if (k) {
@@ -5942,6 +5966,13 @@ static int fsb_cached_names_(uint32_t code)
            code == FSB_OP_EXEC;
 }
 
+/* May its answer bring bytes that are only lent? */
+static int fsb_cached_lends_(uint32_t code)
+{
+    return code == FSB_OP_READ || code == FSB_OP_GET || code == FSB_OP_OPEN ||
+           code == FSB_OP_READLINK;
+}
+
 /* Which calls name an open file: 1 must, 2 may. */
 static int fsb_cached_takes_handle_(uint32_t code)
 {
@@ -6017,7 +6048,11 @@ static void fsb_cached_pass_(fsb_cached_ *c, fsb_op *op, fsb_cached_file_ *f, in
     if (fsb_cached_names_(op->code)) (void)__atomic_add_fetch(&c->xattr_epoch, 1, __ATOMIC_SEQ_CST);
     k->xattr_epoch = __atomic_load_n(&c->xattr_epoch, __ATOMIC_SEQ_CST);
     k->seq = fsb_cached_seq_(c);
-    op->layer[0] = k;
+    if (!fsb_cached_lends_(op->code)) {
+        pthread_mutex_lock(&c->disk_lock);
+        op->layer[0] = k, k->hurried = 1;
+        pthread_mutex_unlock(&c->disk_lock);
+    }
     fsb_cached_send_(k);
 }
 
@@ -6262,7 +6297,7 @@ typedef struct fsb_cached_head_ {
     uint32_t count, complete;
     fsb_stat stat; /* of the folder; file_id 0: not known */
 } fsb_cached_head_;
-enum { FSB_CACHED_MAGIC_ = 0x46425346, FSB_CACHED_RECORD_MAX_ = 1 << 20 };
+enum { FSB_CACHED_MAGIC_ = 0x46425346 };
 
 static void fsb_cached_record_free_(fsb_cached_ *c, fsb_cached_record_ *r)
 {
@@ -6308,7 +6343,7 @@ static char *fsb_cached_pack_(fsb_cached_ *c, const fsb_cached_folder_ *f, const
     *size = sizeof head;
     for (uint32_t i = 0; i < f->order_count; ++i)
         *size += sizeof(fsb_stat) + 2u + f->order[i]->name_size;
-    char *value = *size > FSB_CACHED_RECORD_MAX_
+    char *value = *size > FSB_CACHE_VALUE_
                       ? NULL
                       : (char *)fsb_cached_resize_(c, NULL, 0, *size);
     if (!value) return NULL;
@@ -6316,12 +6351,13 @@ static char *fsb_cached_pack_(fsb_cached_ *c, const fsb_cached_folder_ *f, const
     memcpy(at, &head, sizeof head), at += sizeof head;
     for (uint32_t i = 0; i < f->order_count; ++i) {
         fsb_cached_entry_ *e = f->order[i];
+        const uint16_t     name_size = e->name_size;
         fsb_stat           none;
         memset(&none, 0, sizeof none);
         memcpy(at, e->state == FSB_CACHED_STAT_ ? &e->stat : &none, sizeof none);
         at += sizeof none;
-        memcpy(at, &e->name_size, 2), at += 2;
-        memcpy(at, fsb_cached_entry_name_(e), e->name_size), at += e->name_size;
+        memcpy(at, &name_size, 2), at += 2;
+        memcpy(at, fsb_cached_entry_name_(e), name_size), at += name_size;
     }
     return value;
 }
@@ -6343,8 +6379,10 @@ static void fsb_cached_record_folder_(fsb_cached_ *c, const fsb_cached_path_ *pa
             r->value = fsb_cached_pack_(c, f, &st, &r->size);
         pthread_mutex_unlock(&s->lock);
     }
-    if (r && r->value) fsb_cached_record_put_(c, r);
-    else if (r) r->size = 0, fsb_cached_record_free_(c, r);
+    const int large = r && r->size > FSB_CACHE_VALUE_; /* the record that was must go */
+    if (r && !r->value) r->size = 0;
+    if (r && r->path && (r->value || large)) fsb_cached_record_put_(c, r);
+    else if (r) fsb_cached_record_free_(c, r);
 }
 
 /* A record's key: the share and the path. */
@@ -6355,10 +6393,19 @@ static size_t fsb_cached_record_key_(const fsb_cached_ *c, const char *path, siz
     return 8 + size;
 }
 
+/* Where the folder is too much for a record, an older one of it goes all the same. */
+static void fsb_cached_record_write_(fsb_cached_ *c, const fsb_cached_record_ *r)
+{
+    char         key[FSB_PATH_MAX + 9];
+    const size_t size = fsb_cached_record_key_(c, r->path->text, r->path->size, key);
+    const int    err =
+        r->value ? fsb_cache_disk_meta_put(c->disk, key, size, r->value, r->size) : -E2BIG;
+    if (err == -E2BIG) (void)fsb_cache_disk_meta_remove(c->disk, key, size);
+}
+
 static void *fsb_cached_disk_main_(void *arg)
 {
     fsb_cached_ *c = (fsb_cached_ *)arg;
-    char         key[FSB_PATH_MAX + 9];
     pthread_mutex_lock(&c->disk_lock);
     for (;;) {
         while (!c->records && !c->closing) pthread_cond_wait(&c->disk_wake, &c->disk_lock);
@@ -6368,10 +6415,7 @@ static void *fsb_cached_disk_main_(void *arg)
         if (!r->next) c->last_record = &c->records;
         pthread_mutex_unlock(&c->disk_lock);
         const uint64_t bytes = r->slice.size + r->size + sizeof *r;
-        if (r->value)
-            (void)fsb_cache_disk_meta_put(
-                c->disk, key, fsb_cached_record_key_(c, r->path->text, r->path->size, key),
-                r->value, r->size);
+        if (r->path) fsb_cached_record_write_(c, r);
         else (void)fsb_cache_disk_put(c->disk, &r->key, r->slice.data, r->slice.size);
         fsb_cached_record_free_(c, r);
         pthread_mutex_lock(&c->disk_lock);
@@ -6421,50 +6465,59 @@ static void fsb_cached_unpack_(fsb_cached_ *c, fsb_cached_folder_ *f, const char
     f->listed = FSB_CACHED_STAT_, f->complete = 1;
 }
 
+/* A folder's record from L2, which is the caller's, and its size. NULL: there is none. */
+static char *fsb_cached_record_get_(fsb_cached_ *c, const char *path, size_t path_size,
+                                    size_t *size)
+{
+    char          key[FSB_PATH_MAX + 9];
+    const size_t  key_size = fsb_cached_record_key_(c, path, path_size, key);
+    const int64_t is = fsb_cache_disk_meta_get(c->disk, key, key_size, NULL, 0);
+    char *value = is > 0 ? (char *)fsb_cached_resize_(c, NULL, 0, (size_t)is) : NULL;
+    if (!value) return NULL;
+    *size = (size_t)is;
+    if (fsb_cache_disk_meta_get(c->disk, key, key_size, value, *size) == is) return value;
+    fsb_cached_free_(c, value, *size);
+    return NULL;
+}
+
 /* What L2 remembers of a folder, to be answered while the host is away. Reads the disk. */
 static void fsb_cached_load_path_(fsb_cached_ *c, const char *path, size_t path_size)
 {
-    char                   key[FSB_PATH_MAX + 9];
     const fsb_cached_name_ n = fsb_cached_join_(c, path, path_size, "", 0);
     fsb_cached_shard_     *s = fsb_cached_shard_of_(c, n.folder_hash);
+    size_t                 size = 0;
     pthread_mutex_lock(&s->lock);
     const fsb_cached_folder_ *was = fsb_cached_folder_of_(s, &n);
     const int                 known = was && (was->loaded || was->listed == FSB_CACHED_STAT_);
     pthread_mutex_unlock(&s->lock);
-    char *value = known ? NULL : (char *)fsb_cached_resize_(c, NULL, 0, FSB_CACHED_RECORD_MAX_);
+    char *value = known ? NULL : fsb_cached_record_get_(c, path, path_size, &size);
     if (!value) return;
-    const int64_t size =
-        fsb_cache_disk_meta_get(c->disk, key, fsb_cached_record_key_(c, path, path_size, key),
-                                value, FSB_CACHED_RECORD_MAX_);
-    if (size > 0 && size <= FSB_CACHED_RECORD_MAX_) {
-        pthread_mutex_lock(&s->lock);
-        fsb_cached_folder_ *f = fsb_cached_folder_make_(c, s, &n, 0);
-        if (f && !f->loaded) {
-            f->loaded = 1;
-            if (f->listed == FSB_CACHED_UNKNOWN_ && !f->lister) {
-                fsb_cached_unlist_(f);
-                fsb_cached_unpack_(c, f, fsb_cached_folder_path_(f), value, (size_t)size);
-            }
+    pthread_mutex_lock(&s->lock);
+    fsb_cached_folder_ *f = fsb_cached_folder_make_(c, s, &n, 0);
+    if (f && !f->loaded) {
+        f->loaded = 1;
+        if (f->listed == FSB_CACHED_UNKNOWN_ && !f->lister) {
+            fsb_cached_unlist_(f);
+            fsb_cached_unpack_(c, f, fsb_cached_folder_path_(f), value, size);
         }
-        pthread_mutex_unlock(&s->lock);
     }
-    fsb_cached_free_(c, value, FSB_CACHED_RECORD_MAX_);
+    pthread_mutex_unlock(&s->lock);
+    fsb_cached_free_(c, value, size);
+    fsb_cached_trim_(c);
 }
 
 static void fsb_cached_load_folder_(fsb_cached_ *c, const fsb_cached_name_ *n)
 {
-    char             key[16];
     fsb_cached_head_ head;
+    size_t           size = 0;
     if (n->folder_size) {
         fsb_cached_load_path_(c, n->folder, n->folder_size);
         return;
     }
     /* the root has no folder: its attributes stand in its own record */
-    char *value = (char *)fsb_cached_resize_(c, NULL, 0, FSB_CACHED_RECORD_MAX_);
+    char *value = fsb_cached_record_get_(c, "/", 1, &size);
     if (!value) return;
-    const int64_t size = fsb_cache_disk_meta_get(
-        c->disk, key, fsb_cached_record_key_(c, "/", 1, key), value, FSB_CACHED_RECORD_MAX_);
-    if (size >= (int64_t)sizeof head && size <= FSB_CACHED_RECORD_MAX_) {
+    if (size >= sizeof head) {
         memcpy(&head, value, sizeof head);
         fsb_cached_shard_ *s = fsb_cached_shard_of_(c, n->folder_hash);
         pthread_mutex_lock(&s->lock);
@@ -6475,7 +6528,7 @@ static void fsb_cached_load_folder_(fsb_cached_ *c, const fsb_cached_name_ *n)
             e->stat = head.stat, e->state = FSB_CACHED_STAT_;
         pthread_mutex_unlock(&s->lock);
     }
-    fsb_cached_free_(c, value, FSB_CACHED_RECORD_MAX_);
+    fsb_cached_free_(c, value, size);
 }
 
 /* ---- [backend: public] ----------------------------------------------------------------------- */
@@ -6494,9 +6547,17 @@ static void fsb_cached_submit_(fsb_backend *b, fsb_op *const *ops, size_t n)
    are. */
 static void fsb_cached_cancel_(fsb_backend *b, fsb_op *op)
 {
-    fsb_cached_      *c = (fsb_cached_ *)(void *)b;
+    fsb_cached_ *c = (fsb_cached_ *)(void *)b;
+    pthread_mutex_lock(&c->disk_lock);
     fsb_cached_call_ *k = (fsb_cached_call_ *)op->layer[0];
-    if (k && c->inner && c->inner->cancel) c->inner->cancel(c->inner, &k->op);
+    if (k) ++k->holds;
+    pthread_mutex_unlock(&c->disk_lock);
+    if (!k) return;
+    if (c->inner && c->inner->cancel) c->inner->cancel(c->inner, &k->op);
+    pthread_mutex_lock(&c->disk_lock);
+    const int landed = !--k->holds && k->landed;
+    pthread_mutex_unlock(&c->disk_lock);
+    if (landed) fsb_cached_then_(k);
 }
 
 typedef struct fsb_cached_waiter_ {
@@ -6548,7 +6609,7 @@ static void fsb_cached_leased_(fsb_cached_ *c, const fsb_op *op)
         __atomic_store_n(&c->watchable, 0, __ATOMIC_RELEASE);
     if (op->result < 0) return;
     fsb_cached_bump_all_(c);
-    c->lease = op->handle;
+    __atomic_store_n(&c->lease, op->handle, __ATOMIC_RELEASE);
     __atomic_store_n(&c->leased, 1, __ATOMIC_RELEASE);
     fsb_cached_suspect_(c);
 }
@@ -6621,12 +6682,17 @@ static void fsb_cached_close_(fsb_backend *b)
     fsb_cached_ *c = (fsb_cached_ *)(void *)b;
     fsb_op       op;
     memset(&op, 0, sizeof op);
-    op.code = FSB_OP_CLOSE, op.handle = c->lease;
-    if (c->lease) (void)c->inner->call[FSB_OP_CLOSE](c->inner, &op);
+    op.code = FSB_OP_CLOSE;
     (void)fsb_cached_each_file_(c, fsb_cached_close_left_, NULL);
+    do { /* another lease may have been on its way */
+        op.handle = __atomic_exchange_n(&c->lease, 0, __ATOMIC_ACQ_REL);
+        if (op.handle) (void)c->inner->call[FSB_OP_CLOSE](c->inner, &op);
+        pthread_mutex_lock(&c->disk_lock);
+        while (__atomic_load_n(&c->live, __ATOMIC_ACQUIRE))
+            pthread_cond_wait(&c->quiet, &c->disk_lock);
+        pthread_mutex_unlock(&c->disk_lock);
+    } while (__atomic_load_n(&c->lease, __ATOMIC_ACQUIRE));
     pthread_mutex_lock(&c->disk_lock);
-    while (__atomic_load_n(&c->live, __ATOMIC_ACQUIRE))
-        pthread_cond_wait(&c->quiet, &c->disk_lock);
     c->closing = 1;
     pthread_cond_broadcast(&c->disk_wake);
     pthread_mutex_unlock(&c->disk_lock);

@@ -428,6 +428,77 @@ static void test_single_flight(void)
     fetch_by_many(100000, 0, 2);
 }
 
+/* Flights that end in every way, with others waiting: the loader fails, brings less, or what it
+   loads is put, removed or cleared meanwhile; there is no memory. */
+typedef struct odd_load {
+    fsb_cache_key key;
+    uint64_t      how, number;
+} odd_load;
+
+static void *odd_memory(void *user, void *ptr, size_t old_size, size_t new_size)
+{
+    uint64_t *count = user;
+    if (new_size && __atomic_add_fetch(count, 1, __ATOMIC_RELAXED) % 37 == 0) return NULL;
+    return bound_memory(NULL, ptr, old_size, new_size);
+}
+
+static int64_t load_oddly(void *user, void *buf, size_t size)
+{
+    const odd_load *l = user;
+    const size_t    some = l->how & 8 ? size : size / 3;
+    if (l->how & 16) usleep(50);
+    fill(buf, some, l->number, 1);
+    switch (l->how % 8) {
+    case 0: return -EIO;
+    case 1: (void)fsb_cache_remove(bound.cache, &l->key); break;
+    case 2: (void)fsb_cache_put(bound.cache, &l->key, buf, some, 0); break;
+    case 3: if (!(l->how >> 8 & 15)) fsb_cache_clear(bound.cache); break;
+    case 4: return (int64_t)size + 1;
+    default: break;
+    }
+    return (int64_t)some;
+}
+
+static void *fetch_oddly(void *arg)
+{
+    uint64_t  x = *(uint64_t *)arg;
+    fsb_slice held = {NULL, 0, NULL, NULL};
+    for (int i = 0; i < 4000; ++i) {
+        x ^= x << 13, x ^= x >> 7, x ^= x << 17;
+        odd_load     l = {key_of(x % 7), x >> 20, x % 7};
+        const size_t size = x >> 40 & 1 ? x >> 41 & 0xff : x >> 41 & 0x1ffff;
+        fsb_slice    got;
+        const int    err = fsb_cache_fetch(bound.cache, &l.key, size, load_oddly, &l, 0, &got);
+        CHECK(err >= 0 || err == -EIO || err == -EINVAL || err == -ENOMEM);
+        if (err < 0) continue;
+        CHECK(filled(got.data, got.size, l.number, 1));
+        fsb_slice_release(&held);
+        held = got;
+    }
+    fsb_slice_release(&held);
+    return NULL;
+}
+
+static void test_odd_flights(void)
+{
+    fsb_cache_desc  desc = {0};
+    fsb_cache_stats stats;
+    pthread_t       thread[4];
+    uint64_t        seed[4] = {11, 22, 33, 44}, count = 0;
+    desc.max_bytes = 2 << 20, desc.shards = 1;
+    desc.allocator.fn = odd_memory, desc.allocator.user = &count;
+    bound.live = 0, bound.cache = NULL;
+    REQUIRE(fsb_cache_open(&bound.cache, &desc) == 0);
+    for (int i = 0; i < 4; ++i)
+        REQUIRE(pthread_create(&thread[i], NULL, fetch_oddly, &seed[i]) == 0);
+    for (int i = 0; i < 4; ++i) pthread_join(thread[i], NULL);
+    fsb_cache_get_stats(bound.cache, &stats);
+    CHECK_EQ(stats.pinned, 0);
+    CHECK_EQ(stats.bytes, bound.live);
+    fsb_cache_close(bound.cache);
+    CHECK_EQ(bound.live, 0);
+}
+
 /* ---- core: many threads ---------------------------------------------------------------------- */
 
 static fsb_cache *shared;
@@ -1080,6 +1151,7 @@ int main(int argc, char **argv)
     TEST(test_out_of_memory);
     TEST(test_bound);
     TEST(test_single_flight);
+    TEST(test_odd_flights);
     TEST(test_threads);
     TEST(test_disk_out_of_memory);
     TEST(test_disk_model);

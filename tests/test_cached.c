@@ -36,6 +36,8 @@ typedef struct port {
     unsigned    far_us;    /* who waits for an answer here waits so long */
     unsigned    seed;
     int         no_lease, plain;
+    uint64_t    calls_all, fails; /* the call that answers `failure`, or -EAGAIN: too few bytes */
+    int         failure;
 } port;
 struct hub {
     fsb_backend    *memory;
@@ -122,7 +124,9 @@ static void port_run(port *p, fsb_op *op)
     hub *h = p->hub;
     fsb_op sub = *op; /* layer[] is not ours to change */
     ++p->calls[op->code];
+    const int fails = ++p->calls_all == p->fails;
     if (p->lost) op->result = p->lost;
+    else if (fails && p->failure != -EAGAIN) op->result = p->failure;
     else if (op->code == FSB_OP_WATCH && op->flags & FSB_WATCH_HELD) hub_watch(p, op);
     else if (op->code == FSB_OP_CLOSE && op->handle == UINT64_MAX) p->event = NULL, op->result = 0;
     else {
@@ -130,6 +134,7 @@ static void port_run(port *p, fsb_op *op)
         if (p->plain && op->code == FSB_OP_LIST && op->flags > FSB_LIST_STAT) op->result = -EINVAL;
         else fsb_backend_call(h->memory, op);
         if (op->code == FSB_OP_OPEN && op->result >= 0) hub_note(op->handle, op->path);
+        if (fails && op->result > 1 && op->code != FSB_OP_LIST) --op->result;
         const char *path = op->path;
         const int by_handle = op->code == FSB_OP_WRITE || op->code == FSB_OP_ALLOCATE ||
                               (op->handle && op->code != FSB_OP_OPEN);
@@ -987,6 +992,339 @@ static void test_far_walk(void)
     hub_close(&h);
 }
 
+/* Where the next step of a reader would be behind the last byte that can be. */
+static void test_far_apart(void)
+{
+    static char body[200000];
+    char        got;
+    hub         h;
+    hub_open(&h);
+    CHECK_EQ(fsb_write_file(h.memory, "/a", body, sizeof body, 0644), 0);
+    fsb_backend *b = cached_over(hub_port(&h), (fsb_cache_backend_desc){0});
+    conf_stat(b, "/"), conf_stat(b, "/a");
+    const fsb_handle f = conf_open(b, "/a", FSB_O_READ);
+    for (uint64_t i = 0; i < 4; ++i)
+        CHECK_EQ(C(READ, .handle = f, .offset = i << 61, .buf = &got, .size = 1), i == 0);
+    for (uint64_t i = 4; i-- > 0;)
+        CHECK_EQ(C(READ, .handle = f, .offset = i << 61, .buf = &got, .size = 1), i == 0);
+    CHECK_EQ(C(CLOSE, .handle = f), 0);
+    b->close(b);
+    hub_close(&h);
+}
+
+/* Memory that is watched: one allocation of many can fail, something happen at one, and nobody gets
+   away with reading what was freed. */
+static struct {
+    uint64_t taken, count, fails; /* atomic: bytes now; allocations; the one that fails */
+    void   (*at)(void);           /* what happens at the next one, once */
+} memory;
+
+static void memory_fails(uint64_t number)
+{
+    __atomic_store_n(&memory.fails, number, __ATOMIC_SEQ_CST);
+    __atomic_store_n(&memory.count, 0, __ATOMIC_SEQ_CST);
+}
+
+static void *memory_fn(void *user, void *ptr, size_t old_size, size_t new_size)
+{
+    (void)user;
+    if (new_size && !ptr) {
+        void (*const at)(void) = memory.at;
+        if (at) at();
+        const uint64_t fails = __atomic_load_n(&memory.fails, __ATOMIC_SEQ_CST);
+        if (__atomic_add_fetch(&memory.count, 1, __ATOMIC_SEQ_CST) == fails) return NULL;
+    }
+    void *to = new_size ? malloc(new_size) : NULL;
+    if (new_size && !to) return NULL;
+    if (to && ptr) memcpy(to, ptr, old_size < new_size ? old_size : new_size);
+    if (ptr) memset(ptr, 0xdd, old_size);
+    free(ptr);
+    __atomic_add_fetch(&memory.taken, new_size - old_size, __ATOMIC_SEQ_CST);
+    return to;
+}
+
+/* Events are lost while an answer is being kept: it is of before, and not believed. */
+static hub *lost_hub;
+static void lose(void)
+{
+    port     *p = &lost_hub->ports[0];
+    fsb_event e = {.kind = FSB_EVENT_LOST, .path = "/"};
+    if (!pthread_equal(pthread_self(), p->receiver)) return;
+    memory.at = NULL;
+    CHECK_EQ(fsb_write_file(lost_hub->memory, "/a", "longer", 6, 0644), 0);
+    p->event(p->user, &e);
+}
+
+static void test_lost_while_kept(void)
+{
+    hub h;
+    hub_open(&h);
+    elsewhere_put(&h, "/a", "one");
+    memset(&memory, 0, sizeof memory);
+    fsb_cache_backend_desc d = {.allocator = {memory_fn, NULL}};
+    fsb_backend           *b = cached_over(hub_port(&h), d);
+    conf_stat(b, "/");
+    settle(&h, 0);
+    lost_hub = &h, memory.at = lose;
+    (void)C(STAT, .path = "/a"); /* old or new */
+    CHECK(!memory.at);
+    CHECK_EQ(conf_stat(b, "/a").size, 6);
+    b->close(b);
+    CHECK_EQ(memory.taken, 0);
+    hub_close(&h);
+}
+
+static int count_names(fsb_op *op, const fsb_dirent *e)
+{
+    (void)e;
+    ++*(int *)op->user;
+    return 0;
+}
+
+static int is_data(const char *text, int64_t n, int may)
+{
+    return (n == 4 || (n == 3 && may == -EAGAIN)) && !memcmp(text, "data", (size_t)n);
+}
+
+/* What asks for everything that is there, and must be answered right, or with the error `may`. */
+static void ask_all(fsb_backend *b, int may)
+{
+    static const char *const path[] = {"/d/a", "/d/b", "/d/sub/c"};
+    for (int i = 0; i < 2; ++i) {
+        int           names = 0;
+        const int64_t n = C(LIST, .path = i ? "/d/sub" : "/d", .flags = FSB_LIST_STAT,
+                            .emit = count_names, .user = &names);
+        CHECK((may && n == may) || (n == 1 && names == (i ? 1 : 3)));
+    }
+    for (int i = 0; i < 3; ++i) {
+        fsb_op  op = {.code = FSB_OP_OPEN, .path = path[i], .flags = FSB_O_READ};
+        char    text[8];
+        int64_t n = C(STAT, .path = path[i]);
+        CHECK(n == 0 || (may && n == may));
+        n = C(GET, .path = path[i], .buf = text, .size = sizeof text);
+        CHECK(is_data(text, n, may) || (may && n == may));
+        n = fsb_backend_call(b, &op);
+        CHECK(n == 0 || (may && n == may));
+        if (n) continue;
+        n = C(READ, .handle = op.handle, .buf = text, .size = sizeof text);
+        CHECK(is_data(text, n, may) || (may && n == may));
+        CHECK_EQ(C(CLOSE, .handle = op.handle), 0);
+    }
+    const int64_t n = C(STAT, .path = "/d/none");
+    CHECK(n == -ENOENT || (may && n == may));
+}
+
+/* The allocation (failure -ENOMEM) or call of that number fails: who asks is told so or answered,
+   what is there is never said not to be, then or later, and all memory comes back. Returns how many
+   there were. */
+static uint64_t ask_failing(uint64_t number, int failure, int far)
+{
+    hub h;
+    hub_open(&h);
+    CHECK_EQ(ELSEWHERE(MKDIR, .path = "/d", MODE(0755)), 0);
+    CHECK_EQ(ELSEWHERE(MKDIR, .path = "/d/sub", MODE(0755)), 0);
+    elsewhere_put(&h, "/d/a", "data"), elsewhere_put(&h, "/d/b", "data");
+    elsewhere_put(&h, "/d/sub/c", "data");
+    memset(&memory, 0, sizeof memory);
+    fsb_backend           *inner = hub_port(&h);
+    fsb_cache_backend_desc d = {.allocator = {memory_fn, NULL}, .max_bytes = 4 << 20};
+    h.ports[0].far_us = far ? 1200 : 0;
+    fsb_backend *b = cached_over(inner, d);
+    h.ports[0].far_us = 0;
+    conf_stat(b, "/");
+    pthread_mutex_lock(&h.lock);
+    h.ports[0].calls_all = 0, h.ports[0].failure = failure;
+    if (failure != -ENOMEM) h.ports[0].fails = number;
+    pthread_mutex_unlock(&h.lock);
+    memory_fails(failure == -ENOMEM ? number : 0);
+    ask_all(b, failure);
+    const uint64_t allocations = __atomic_load_n(&memory.count, __ATOMIC_SEQ_CST);
+    memory_fails(0);
+    pthread_mutex_lock(&h.lock);
+    h.ports[0].fails = 0;
+    const uint64_t all = failure == -ENOMEM ? allocations : h.ports[0].calls_all;
+    pthread_mutex_unlock(&h.lock);
+    ask_all(b, 0);
+    ask_all(b, 0);
+    b->close(b);
+    CHECK_EQ(memory.taken, 0);
+    hub_close(&h);
+    return all;
+}
+
+static void test_failing(void)
+{
+    static const int failure[] = {-ENOMEM, -EIO, -ETIMEDOUT, -EAGAIN, -ENOMEM, -EIO};
+    for (int i = 0; i < 6; ++i)
+        for (uint64_t n = 1, all = 1; n <= all && n < 300; ++n)
+            all = ask_failing(n, failure[i], i > 3);
+}
+
+/* The answer comes while somebody cancels: he has the op until he is done with it. */
+static fsb_op *held_op;
+static void    hold_locks(fsb_backend *b, fsb_op *const *ops, size_t n)
+{
+    for (size_t i = 0; i < n; ++i)
+        if (ops[i]->code == FSB_OP_LOCK) held_op = ops[i];
+        else port_submit(b, &ops[i], 1);
+}
+
+static void *answer_held(void *op)
+{
+    held_op->result = -EINTR;
+    held_op->done(held_op);
+    return op;
+}
+
+static void cancel_held(fsb_backend *b, fsb_op *op)
+{
+    pthread_t thread;
+    (void)b;
+    CHECK(op == held_op);
+    pthread_create(&thread, NULL, answer_held, op);
+    pthread_join(thread, NULL);
+    CHECK_EQ(op->code, FSB_OP_LOCK);
+}
+
+static void count_done(fsb_op *op) { ++*(int *)op->user; }
+
+static void test_cancel(void)
+{
+    hub h;
+    int done = 0;
+    hub_open(&h);
+    elsewhere_put(&h, "/a", "one");
+    memset(&memory, 0, sizeof memory);
+    fsb_cache_backend_desc d = {.allocator = {memory_fn, NULL}};
+    fsb_backend           *inner = hub_port(&h);
+    inner->submit = hold_locks, inner->cancel = cancel_held;
+    inner->call[FSB_OP_LOCK] = port_call;
+    fsb_backend     *b = cached_over(inner, d);
+    const fsb_handle f = conf_open(b, "/a", FSB_O_READ | FSB_O_WRITE);
+    fsb_op           op = {.code = FSB_OP_LOCK, .handle = f, .done = count_done, .user = &done,
+                           .flags = FSB_LOCK_EXCLUSIVE | FSB_LOCK_WAIT};
+    fsb_op          *ops = &op;
+    b->submit(b, &ops, 1);
+    CHECK_EQ(done, 0);
+    b->cancel(b, &op);
+    CHECK_EQ(done, 1);
+    CHECK_EQ(op.result, -EINTR);
+    CHECK_EQ(C(CLOSE, .handle = f), 0);
+    b->close(b);
+    CHECK_EQ(memory.taken, 0);
+    hub_close(&h);
+}
+
+/* The host comes back, and is asked for the lease, while the cache is being closed: the lease ends
+   with it all the same. */
+static void hold_watch(fsb_backend *b, fsb_op *const *ops, size_t n)
+{
+    for (size_t i = 0; i < n; ++i)
+        if (ops[i]->code == FSB_OP_WATCH) held_op = ops[i];
+        else port_submit(b, &ops[i], 1);
+}
+
+static void *send_held(void *to)
+{
+    usleep(30000);
+    port_submit(to, &held_op, 1);
+    return NULL;
+}
+
+static void test_close_leasing(void)
+{
+    hub       h;
+    pthread_t thread;
+    hub_open(&h);
+    fsb_backend *inner = hub_port(&h);
+    inner->submit = hold_watch, held_op = NULL;
+    h.ports[0].lost = -ENOTCONN;
+    fsb_backend *b = cached_over(inner, (fsb_cache_backend_desc){0});
+    h.ports[0].lost = 0;
+    conf_stat(b, "/");
+    REQUIRE(held_op);
+    pthread_create(&thread, NULL, send_held, inner);
+    b->close(b);
+    pthread_join(thread, NULL);
+    CHECK(!h.ports[0].event);
+    hub_close(&h);
+}
+
+/* Bounds hold within one listing, too, however much of it is asked for at once. */
+static uint64_t most_held;
+static int      watch_held(fsb_op *op, const fsb_dirent *e)
+{
+    fsb_cached_stats stats;
+    (void)e;
+    fsb_cached_get_stats(op->user, &stats);
+    if (stats.folder_bytes > most_held) most_held = stats.folder_bytes;
+    return 0;
+}
+
+static void test_bound_of_listing(void)
+{
+    char         path[300];
+    fsb_backend *under = NULL;
+    REQUIRE(fsb_memory_open(&under, NULL) == 0);
+    for (int i = 0; i < 5000; ++i) {
+        snprintf(path, sizeof path, "/%0200d", i);
+        CHECK_EQ(fsb_write_file(under, path, "", 0, 0644), 0);
+    }
+    fsb_cache_backend_desc d = {.max_bytes = 1 << 20, .ttl_ms = 60000};
+    fsb_backend           *b = cached_over(under, d);
+    conf_stat(b, "/");
+    most_held = 0;
+    CHECK_EQ(C(LIST, .path = "/", .flags = FSB_LIST_STAT, .size64 = 1 << 30, .emit = watch_held,
+               .user = b), 1);
+    CHECK(most_held > 100 << 10);
+    CHECK(most_held < 400 << 10); /* a quarter of 1 MiB, and a table that grows */
+    b->close(b);
+    under->close(under);
+}
+
+/* A folder with a path and a listing that are long: offline it is there. */
+static void test_disk_large(void)
+{
+    enum { NAMES = 9000 };
+    hub                    h;
+    char                   dir[300], path[FSB_PATH_MAX + 1], *deep = path;
+    fsb_cache_disk        *disk = NULL;
+    fsb_cache_disk_desc    dd = {0};
+    fsb_cache_backend_desc d = {0};
+    snprintf(dir, sizeof dir, "%s/large", test_dir());
+    dd.dir = dir, dd.max_bytes = 256 << 20;
+    hub_open(&h);
+    CHECK_EQ(ELSEWHERE(MKDIR, .path = "/many", MODE(0755)), 0);
+    for (int i = 0; i < NAMES; ++i) {
+        snprintf(path, sizeof path, "/many/%d", i);
+        CHECK_EQ(fsb_write_file(h.memory, path, "", 0, 0644), 0);
+    }
+    for (int i = 0; i < 25; ++i) {
+        deep += sprintf(deep, "/%0199d", i);
+        CHECK_EQ(ELSEWHERE(MKDIR, .path = path, MODE(0755)), 0);
+    }
+    for (int round = 0; round < 2; ++round) {
+        REQUIRE(fsb_cache_disk_open(&disk, &dd) == 0);
+        d.disk = disk, d.offline = round;
+        fsb_backend *inner = hub_port(&h);
+        if (round) h.ports[round].lost = -ENOTCONN;
+        fsb_backend *b = cached_over(inner, d);
+        conf_stat(b, "/");
+        CHECK_EQ(conf_count(b, "/"), 2);
+        CHECK_EQ(conf_count(b, "/many"), NAMES);
+        for (char *at = path + 1; at; at = strchr(at + 1, '/')) {
+            char *end = strchr(at, '/');
+            if (end) *end = '\0';
+            CHECK_EQ(conf_count(b, path), end != NULL);
+            if (end) *end = '/';
+        }
+        settle(&h, round);
+        b->close(b);
+        fsb_cache_disk_close(disk);
+    }
+    hub_close(&h);
+}
+
 int main(int argc, char **argv)
 {
     test_begin(argc, argv);
@@ -1004,6 +1342,13 @@ int main(int argc, char **argv)
     TEST(test_names);
     TEST(test_changed_folder);
     TEST(test_disk);
+    TEST(test_disk_large);
+    TEST(test_far_apart);
+    TEST(test_lost_while_kept);
+    TEST(test_failing);
+    TEST(test_cancel);
+    TEST(test_close_leasing);
+    TEST(test_bound_of_listing);
     TEST(test_never_stale);
     TEST(test_never_stale_far);
     return test_end("test_cached");
