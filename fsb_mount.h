@@ -54,8 +54,11 @@
              the host, and the small files of a folder that is read file by file are fetched
              together. The kernel lists what it knows without a word to the mount; where nothing
              can be written (desc.read_only, the option ro) and locks are local it opens and reads
-             files so, too. Without a lease open asks for the version of the file (close-to-open),
-             and names and attributes are believed for entry_timeout and attr_timeout.
+             files so, too. Who stands in a folder that others move stays in it, though getcwd(3)
+             fails until the new path is looked up; where it went to a folder that nobody has
+             looked up here, names in it answer ESTALE until then. Without a lease open asks for the
+             version of the file (close-to-open), and names and attributes are believed for
+             entry_timeout and attr_timeout.
    LINKS     The text of a symbolic link is the backend's, but this machine's kernel follows it: a
              malicious host could lead programs, root's too, to files of this machine. With
              desc.contain_symlinks reading a link fails with EPERM, and so does following it, where
@@ -4760,7 +4763,8 @@ enum {
     FSB_MOUNT_DRAINED_ = 16, /* waits for the delayed writes of node */
     FSB_MOUNT_DRAINED2_ = 32 /* and of node2 */
 };
-enum { FSB_MOUNT_INVAL_ATTR_ = 1, FSB_MOUNT_INVAL_PAGES_ = 2 };
+enum { FSB_MOUNT_INVAL_ATTR_ = 1, FSB_MOUNT_INVAL_PAGES_ = 2,
+       FSB_MOUNT_INVAL_NAMES_ = 4 /* in a folder, any of them */ };
 
 typedef struct fsb_mount_link_ fsb_mount_link_;
 struct fsb_mount_link_ { /* first in what a table holds */
@@ -4781,13 +4785,17 @@ typedef struct fsb_mount_queue_ {
 } fsb_mount_queue_;
 typedef struct fsb_mount_bytes_ fsb_mount_bytes_;
 
+enum { FSB_MOUNT_ELSEWHERE_ = 1, FSB_MOUNT_NOWHERE_ = 2 };
+
 /* One name: an entry of a folder. It belongs to its node and pins the folder. */
 typedef struct fsb_mount_name_ fsb_mount_name_;
 struct fsb_mount_name_ {
     fsb_mount_link_  link; /* in mount->names */
     fsb_mount_name_ *next; /* of the same node */
     fsb_mount_node_ *node, *parent;
-    size_t           size;
+    uint32_t         size;
+    int              doubted; /* of a folder: others changed it, so it may lead elsewhere, or
+                                 nowhere; 0: it does not */
     char             text[1];
 };
 
@@ -4808,6 +4816,7 @@ struct fsb_mount_node_ {
     uint64_t version;    /* the content that the kernel's pages show; 0: not known */
     uint64_t change;     /* mount->changes when this mount changed it last */
     int      removed;    /* by this mount, the last name */
+    int      gone;       /* a folder that others removed, it seems */
 
     fsb_mount_file_ *reader, *writer; /* on the backend; writer may serve readers too */
     uint32_t         readers, writers; /* files that applications have open */
@@ -4843,6 +4852,7 @@ struct fsb_mount_node_ {
 typedef struct fsb_mount_note_ {
     struct fsb_mount_note_ *next;
     fsb_mount_node_        *parent; /* pinned */
+    uint64_t                folder; /* id of the folder that had the name; 0: none had */
     size_t                  size;
     char                    name[1];
 } fsb_mount_note_;
@@ -4901,6 +4911,7 @@ struct fsb_mount_req_ {
         void   (*then)(fsb_mount_req_ *r);
         fsb_mount_node_ *node;
     } later;
+    fsb_mount_node_ *sure;    /* pinned: a folder that is asked for first; see make_sure_ */
     int              lazy;    /* the operation needs a handle that its node may not have yet */
     int              tainted; /* the answer may be older than what others did since */
     int              fresh; /* its handler runs: see fsb_mount_together_take_ */
@@ -4908,6 +4919,7 @@ struct fsb_mount_req_ {
     int              locks, waits, sent, holds, cancelled; /* of LOCK: see [locks] */
     char             name[FSB_NAME_MAX + 1], name2[FSB_NAME_MAX + 1]; /* from here not zeroed */
     char             path[FSB_PATH_MAX + 1], path2[FSB_PATH_MAX + 1];
+    fsb_op           unsure; /* what waits for that */
 };
 
 /* Part of a folder's listing: names fetched and not yet asked for. It is a request's, or kept in
@@ -4964,6 +4976,8 @@ struct fsb_mount {
     uint64_t         kept[FSB_MOUNT_KEPT_]; /* ids of nodes, in the order they were opened in */
     uint32_t         kept_next;
     uint64_t        changes; /* counts what this mount changes */
+    uint64_t        moved;   /* changes when others last moved a folder, or perhaps did */
+    uint32_t        doubts;  /* names that are doubted */
     fsb_mount_file_ *closing;
     uint32_t        live; /* requests and CLOSEs not ended */
     fsb_mount_req_ *spare_reqs;
@@ -4983,6 +4997,7 @@ struct fsb_mount {
     fsb_mount_node_ *room_head, *room_tail;
     fsb_mount_node_ *inval_head, *inval_tail;
     fsb_mount_note_ *notes, **notes_tail;
+    fsb_mount_note_ *noting; /* the kernel is being told of this one */
     int              all_stale; /* the kernel is to forget every name */
     fsb_mount_table_ bytes;    /* of small files, fetched and not handed out yet */
     fsb_mount_bytes_ *oldest, *newest; /* of these */
@@ -5209,12 +5224,21 @@ static void fsb_mount_least_(const fsb_mount *m, fsb_mount_node_ *node,
     if (m->contain && depth < node->least) node->least = depth;
 }
 
+/* Lock held. With contain_symlinks: would the folder come nearer to the root than it ever was? */
+static int fsb_mount_rises_(const fsb_mount *m, const fsb_mount_node_ *node,
+                            const fsb_mount_node_ *parent)
+{
+    return m->contain && S_ISDIR(node->attr.mode) && node->least != UINT32_MAX &&
+           fsb_mount_depth_(m, parent) + 1 < node->least;
+}
+
 static void fsb_mount_name_remove_(fsb_mount *m, fsb_mount_name_ *name)
 {
     fsb_mount_name_ **at = &name->node->names;
     fsb_mount_least_(m, name->node, name->parent);
     while (*at != name) at = &(*at)->next;
     *at = name->next;
+    if (name->doubted) --m->doubts;
     fsb_mount_table_remove_(&m->names, &name->link);
     fsb_mount_node_ *parent = name->parent;
     fsb_mount_free_(m, name, offsetof(fsb_mount_name_, text) + name->size + 1);
@@ -5227,6 +5251,24 @@ static int fsb_mount_above_(const fsb_mount *m, const fsb_mount_node_ *node,
 {
     while (from != node && from != m->root && from->names) from = from->names->parent;
     return from == node;
+}
+
+/* Lock held. Others changed the name, or it was seen to lead where it should: 0. */
+static void fsb_mount_name_doubt_(fsb_mount *m, fsb_mount_name_ *name, int doubted)
+{
+    if (name->doubted) --m->doubts;
+    if (doubted) ++m->doubts;
+    name->doubted = doubted;
+}
+
+/* Lock held. The doubted name nearest to the root among those that lead to the node, or NULL. */
+static fsb_mount_name_ *fsb_mount_doubted_(const fsb_mount *m, const fsb_mount_node_ *node)
+{
+    fsb_mount_name_ *found = NULL;
+    for (const fsb_mount_node_ *n = m->doubts ? node : m->root; n != m->root && n->names;
+         n = n->names->parent)
+        if (n->names->doubted) found = n->names;
+    return found;
 }
 
 /* Lock held. Says that `text` in `parent` is `node`, and nothing else. */
@@ -5243,7 +5285,7 @@ static int fsb_mount_name_set_(fsb_mount *m, fsb_mount_node_ *parent, const char
     if (!name) return -ENOMEM;
     if (old) fsb_mount_name_remove_(m, old); /* parent is pinned: by the request */
     while (folder && node->names) fsb_mount_name_remove_(m, node->names); /* it has moved */
-    name->node = node, name->parent = parent, name->size = size;
+    name->node = node, name->parent = parent, name->size = (uint32_t)size, name->doubted = 0;
     memcpy(name->text, text, size + 1);
     name->next = node->names, node->names = name;
     fsb_mount_least_(m, node, parent);
@@ -5266,7 +5308,7 @@ static int fsb_mount_path_(const fsb_mount *m, const fsb_mount_node_ *node, cons
     const size_t tail = name ? strlen(name) : 0;
     size_t       size = name ? tail + 1 : 0;
     for (const fsb_mount_node_ *n = node; n != m->root; n = n->names->parent) {
-        if (!n->names) return -ESTALE;
+        if (!n->names) return n->gone ? -ENOENT : -ESTALE;
         size += n->names->size + 1;
         if (size > FSB_PATH_MAX) return -ENAMETOOLONG;
     }
@@ -5617,7 +5659,8 @@ static int fsb_mount_again_(fsb_mount_req_ *r)
     char *now = r->path2; /* not in use: TO was excluded, or is written again */
     pthread_mutex_lock(&m->lock);
     int err = fsb_mount_path_(m, r->node, NULL, now);
-    if (!err && strcmp(now, r->path) == 0) fsb_mount_name_remove_(m, r->node->names);
+    if (!err && strcmp(now, r->path) == 0 && !fsb_mount_doubted_(m, r->node))
+        fsb_mount_name_remove_(m, r->node->names);
     err = fsb_mount_path_(m, r->node, NULL, now);
     fsb_mount_unlock_(m);
     if (err) r->task.op.result = -ESTALE;
@@ -5625,12 +5668,76 @@ static int fsb_mount_again_(fsb_mount_req_ *r)
 }
 
 static void fsb_mount_run_(fsb_mount_req_ *r);
+static void fsb_mount_done_(fsb_op *op);
+
+static int fsb_mount_nowhere_(int64_t result)
+{
+    return result == -ENOENT || result == -ENOTDIR || result == -ESTALE;
+}
+
+/* Others moved a folder while a name was looked up, or not found, in it or below: once more, with
+   the path of now. */
+static int fsb_mount_moved_meanwhile_(fsb_mount_req_ *r)
+{
+    fsb_mount    *m = r->task.mount;
+    const int64_t result = r->task.op.result;
+    if (!(r->how & FSB_MOUNT_CHILD_)) return 0;
+    if (!fsb_mount_nowhere_(result) && r->task.op.code != FSB_OP_STAT) return 0;
+    pthread_mutex_lock(&m->lock);
+    const int moved = r->started < m->moved;
+    pthread_mutex_unlock(&m->lock);
+    return moved && ++r->tries < FSB_MOUNT_TRIES_;
+}
+
+/* A name in a folder is found by a path alone. Where others changed the name of a folder on it,
+   that one is asked for first, by its file_id, so that nothing is found, made or removed in what
+   may have taken its place. What acts on a file by its own id is sent at once, and asks if it
+   fails. */
+
+/* Lock held; the operation is ready. The one that asks takes its place, if that is needed. */
+static void fsb_mount_make_sure_(fsb_mount *m, fsb_mount_req_ *r)
+{
+    fsb_op                *op = &r->task.op;
+    const fsb_mount_name_ *doubted = NULL;
+    if (r->how & FSB_MOUNT_CHILD_ || (r->how & FSB_MOUNT_AT_ && r->tries))
+        doubted = fsb_mount_doubted_(m, r->node);
+    if (r->how & FSB_MOUNT_TO_ && !doubted) doubted = fsb_mount_doubted_(m, r->node2);
+    if (!doubted || fsb_mount_path_(m, doubted->node, NULL, r->path)) return;
+    r->unsure = *op, r->sure = doubted->node, ++r->sure->pins;
+    memset(op, 0, sizeof *op);
+    op->code = FSB_OP_STAT, op->path = r->path, op->file_id = r->sure->file_id;
+    op->timeout_ms = m->timeout_ms, op->done = fsb_mount_done_;
+}
+
+/* The folder was asked for: its name is good, or none any more. On with the operation. */
+static void fsb_mount_made_sure_(fsb_mount_req_ *r)
+{
+    fsb_mount       *m = r->task.mount;
+    fsb_mount_node_ *n = r->sure;
+    const int64_t    result = r->task.op.result;
+    const int found = result >= 0 && r->task.op.stat.file_id == n->file_id;
+    const int gone = (result >= 0 && !found) || fsb_mount_nowhere_(result);
+    r->task.op = r->unsure, r->sure = NULL;
+    pthread_mutex_lock(&m->lock);
+    fsb_mount_name_ *name = r->started < m->moved ? NULL : fsb_mount_doubted_(m, n);
+    if (name && found) fsb_mount_name_doubt_(m, name, 0);
+    else if (name && gone) n->gone = name->doubted == FSB_MOUNT_NOWHERE_ && result == -ENOENT;
+    if (name && gone) fsb_mount_name_remove_(m, name);
+    fsb_mount_unpin_(m, n);
+    fsb_mount_unlock_(m);
+    if (found || gone) fsb_mount_run_(r);
+    else r->task.op.result = result, fsb_mount_done_(&r->task.op);
+}
 
 static void fsb_mount_done_(fsb_op *op)
 {
     fsb_mount_req_ *r = (fsb_mount_req_ *)(void *)op;
     fsb_mount      *m = r->task.mount;
-    if (op->result < 0 && fsb_mount_again_(r)) {
+    if (r->sure) {
+        fsb_mount_made_sure_(r);
+        return;
+    }
+    if (fsb_mount_moved_meanwhile_(r) || (op->result < 0 && fsb_mount_again_(r))) {
         fsb_mount_run_(r);
         return;
     }
@@ -5693,6 +5800,7 @@ static void fsb_mount_run_(fsb_mount_req_ *r)
     op->done = fsb_mount_done_;
     pthread_mutex_lock(&m->lock);
     op->result = fsb_mount_aim_(m, r);
+    if (!op->result) fsb_mount_make_sure_(m, r);
     const int send = !op->result && op->code;
     const int wait = send && r->fresh && m->backend->submit && op->size < FSB_MOUNT_HANDOVER_;
     r->fresh = 0;
@@ -5968,9 +6076,9 @@ static int fsb_mount_learn_(fsb_mount *m, fsb_mount_node_ *parent, const char *n
     fsb_mount_node_ *n = fsb_mount_node_find_(m, s->file_id);
     const int        turned = n && (n->attr.mode & S_IFMT) != (s->mode & S_IFMT);
     /* The kernel would move the folder, under the feet of who follows a link from it just now. */
-    const int risen = n && m->contain && S_ISDIR(s->mode) && n->least != UINT32_MAX &&
-        fsb_mount_depth_(m, parent) + 1 < n->least;
-    if (turned || risen) { /* another one; the kernel would call a turned one bad */
+    const int risen = n && !turned && fsb_mount_rises_(m, n, parent);
+    const int buried = n && n->removed && S_ISDIR(s->mode); /* by the kernel; others had moved it */
+    if (turned || risen || buried) { /* another one; the kernel would call a turned one bad */
         fsb_mount_node_disown_(m, n);
         n = NULL;
     }
@@ -5983,7 +6091,8 @@ static int fsb_mount_learn_(fsb_mount *m, fsb_mount_node_ *parent, const char *n
         fsb_mount_node_check_(m, n);
         return err;
     }
-    n->removed = 0;
+    n->removed = n->gone = 0;
+    if (n->names->doubted && parent->below <= started) fsb_mount_name_doubt_(m, n->names, 0);
     fsb_mount_attr_set_(m, n, s, started);
     *out = n;
     return 0;
@@ -6029,7 +6138,7 @@ static struct fuse_entry_param fsb_mount_entry_param_(const fsb_mount *m, uint64
     return e;
 }
 
-/* Answers with r->node2, which was learnt; the kernel may have given up meanwhile. */
+/* Answers with r->node2, which was learnt; if the kernel does not take it, it knows of nothing. */
 static void fsb_mount_reply_entry_(fsb_mount_req_ *r)
 {
     fsb_mount              *m = r->task.mount;
@@ -6037,7 +6146,7 @@ static void fsb_mount_reply_entry_(fsb_mount_req_ *r)
     struct fuse_entry_param e =
         fsb_mount_entry_param_(m, id, &r->task.op.stat, r->tainted ? 0 : m->attr_ns);
     if (r->tainted) e.entry_timeout = 0;
-    if (fuse_reply_entry(r->fuse, &e) == -ENOENT) {
+    if (fuse_reply_entry(r->fuse, &e) < 0) {
         pthread_mutex_lock(&m->lock);
         fsb_mount_forget_one_(m, id, 1);
         fsb_mount_unlock_(m);
@@ -6095,7 +6204,7 @@ static void fsb_mount_missing_(fsb_mount_req_ *r)
     fsb_mount *m = r->task.mount;
     pthread_mutex_lock(&m->lock);
     fsb_mount_name_drop_(m, r->node, r->name);
-    const int tainted = r->node->below > r->started;
+    const int tainted = r->node->below > r->started || fsb_mount_path_(m, r->node, NULL, r->path);
     fsb_mount_unlock_(m);
     if (!m->entry_ns || tainted) {
         fsb_mount_fail_(r, -ENOENT);
@@ -6324,11 +6433,29 @@ static void fsb_mount_name_gone_(fsb_mount *m, fsb_mount_node_ *parent, const ch
     fsb_mount_name_ *name = fsb_mount_name_find_(m, parent, text, strlen(text));
     if (!name) return;
     fsb_mount_node_ *n = name->node;
+    const int        sure = !name->doubted;
     ++n->pins;
     fsb_mount_changed_(m, n);
     fsb_mount_name_remove_(m, name);
-    n->removed = !n->names;
+    n->removed = sure && !n->names;
+    if (!sure) fsb_mount_node_disown_(m, n); /* others may have moved it; the kernel buries it */
     fsb_mount_unpin_(m, n);
+}
+
+/* Lock held. The name went, or is another's now, while the kernel was still to be told that others
+   had moved the folder of that name: then it has buried that one, and says for ever that nothing
+   is in it. When it is found again it gets another node. */
+static void fsb_mount_buried_(fsb_mount *m, const fsb_mount_node_ *parent, const char *text,
+                              const fsb_mount_node_ *moved)
+{
+    const size_t     size = strlen(text);
+    fsb_mount_note_ *note = m->noting ? m->noting : m->notes;
+    for (; note; note = note == m->noting ? m->notes : note->next) {
+        const int same = note->folder && note->parent == parent && note->size == size &&
+                         memcmp(note->name, text, size) == 0;
+        fsb_mount_node_ *n = same ? fsb_mount_node_at_(m, note->folder) : NULL;
+        if (n && n != moved) fsb_mount_node_disown_(m, n);
+    }
 }
 
 /* Lock held. */
@@ -6336,6 +6463,7 @@ static void fsb_mount_unlinked_(fsb_mount *m, fsb_mount_req_ *r)
 {
     fsb_mount_changed_(m, r->node);
     fsb_mount_name_gone_(m, r->node, r->name);
+    fsb_mount_buried_(m, r->node, r->name, NULL);
 }
 
 static int fsb_mount_hold_(fsb_mount_req_ *r, fsb_mount_node_ *parent, const char *text,
@@ -6378,6 +6506,7 @@ static void fsb_mount_moved_(fsb_mount *m, fsb_mount_req_ *r)
         if (n2) fsb_mount_name_set_(m, r->node, r->name, n2);
     } else {
         fsb_mount_name_gone_(m, r->node2, r->name2);
+        fsb_mount_buried_(m, r->node2, r->name2, n);
     }
     if (n) fsb_mount_name_set_(m, r->node2, r->name2, n); /* if not, it is looked up again */
     fsb_mount_unpin_(m, n);
@@ -6707,7 +6836,7 @@ static void fsb_mount_reply_create_(fsb_mount_req_ *r)
     const uint64_t  id = r->node2->id;
     const struct fuse_entry_param e =
         fsb_mount_entry_param_(m, id, &r->task.op.stat, m->attr_ns);
-    if (fuse_reply_create(r->fuse, &e, &r->fi) == -ENOENT) {
+    if (fuse_reply_create(r->fuse, &e, &r->fi) < 0) {
         pthread_mutex_lock(&m->lock);
         fsb_mount_file_leave_(m, r->node2, writer);
         fsb_mount_forget_one_(m, id, 1);
@@ -7552,12 +7681,28 @@ static int64_t fsb_mount_fill_(fsb_mount_req_ *r)
     return (int64_t)used;
 }
 
+/* The kernel has not taken the listing: it knows nothing of the nodes in it. */
+static void fsb_mount_unlisted_(fsb_mount_req_ *r, size_t size)
+{
+    fsb_mount  *m = r->task.mount;
+    const char *reply = (const char *)r->extra;
+    pthread_mutex_lock(&m->lock);
+    for (size_t at = 0; r->plus && at < size;) {
+        const struct fuse_direntplus *e =
+            (const struct fuse_direntplus *)(const void *)(reply + at);
+        fsb_mount_forget_one_(m, e->entry_out.nodeid, 1);
+        at += FUSE_DIRENTPLUS_SIZE(e);
+    }
+    fsb_mount_unlock_(m);
+}
+
 static void fsb_mount_list_end_(fsb_mount_req_ *r, int64_t result)
 {
     /* Before the answer: the next request can be here before that call ends. */
     fsb_mount_dir_put_(r->task.mount, r->dir);
     if (result < 0) fuse_reply_err(r->fuse, fsb_mount_errno_(result));
-    else fuse_reply_buf(r->fuse, (const char *)r->extra, (size_t)result);
+    else if (fuse_reply_buf(r->fuse, (const char *)r->extra, (size_t)result) < 0)
+        fsb_mount_unlisted_(r, (size_t)result);
     fsb_mount_end_(r);
 }
 
@@ -8290,7 +8435,7 @@ static fsb_mount_node_ *fsb_mount_folder_of_(const fsb_mount *m, const char *pat
         *name = path;
         if (!path[size]) return n;
         const fsb_mount_name_ *next = fsb_mount_name_find_(m, n, path, size);
-        if (!next) return NULL;
+        if (!next || !S_ISDIR(next->node->attr.mode)) return NULL;
         n = next->node, path += size;
     }
 }
@@ -8304,15 +8449,18 @@ static fsb_mount_node_ *fsb_mount_name_stale_(fsb_mount *m, const char *path)
     if (!folder || !size) return folder;
     folder->below = ++m->changes;
     fsb_mount_stale_(m, folder, 0);
+    fsb_mount_name_ *known = fsb_mount_name_find_(m, folder, name, size);
+    const int        is_folder = known && S_ISDIR(known->node->attr.mode);
     fsb_mount_note_ *note =
         (fsb_mount_note_ *)fsb_mount_alloc_(m, offsetof(fsb_mount_note_, name) + size + 1);
     if (note) {
         note->next = NULL, note->parent = folder, note->size = size;
+        note->folder = is_folder ? known->node->id : 0;
         memcpy(note->name, name, size + 1);
         ++folder->pins;
         *m->notes_tail = note, m->notes_tail = &note->next;
     } else m->all_stale = 1;
-    const fsb_mount_name_ *known = fsb_mount_name_find_(m, folder, name, size);
+    if (is_folder) fsb_mount_name_doubt_(m, known, FSB_MOUNT_ELSEWHERE_), m->moved = m->changes;
     return known ? known->node : NULL;
 }
 
@@ -8333,7 +8481,10 @@ static void fsb_mount_all_stale_(fsb_mount *m)
         for (fsb_mount_link_ *l = m->nodes.bucket[i]; l; l = l->next) {
             fsb_mount_node_ *n = (fsb_mount_node_ *)(void *)l;
             fsb_mount_stale_(m, n, 1);
-            n->below = m->changes;
+            n->below = m->moved = m->changes;
+            if (!S_ISDIR(n->attr.mode)) continue;
+            fsb_mount_inval_(m, n, FSB_MOUNT_INVAL_NAMES_);
+            if (n->names) fsb_mount_name_doubt_(m, n->names, FSB_MOUNT_ELSEWHERE_);
         }
 }
 
@@ -8381,13 +8532,32 @@ static void fsb_mount_event_created_(fsb_mount *m, const fsb_event *e)
     const fsb_mount_name_ *known =
         folder && e->stat ? fsb_mount_name_find_(m, folder, name, strlen(name)) : NULL;
     if (known && fsb_mount_known_(known->node, e->stat)) {
-        fsb_mount_inval_(m, folder, FSB_MOUNT_INVAL_ATTR_); /* its listing may be without it */
+        fsb_mount_stale_(m, folder, 0); /* its times and its listing may be from before */
         return;
     }
     n = fsb_mount_name_stale_(m, e->path);
     if (n) fsb_mount_stale_(m, n, 1);
     n = e->stat ? fsb_mount_node_find_(m, e->stat->file_id) : NULL; /* one more name of it */
     if (n) fsb_mount_stale_(m, n, 0);
+}
+
+/* Lock held. A folder that is known has moved: so has what is below, for those who are in there. */
+static void fsb_mount_event_moved_(fsb_mount *m, const fsb_event *e)
+{
+    const char      *name;
+    fsb_mount_node_ *n = e->stat ? fsb_mount_node_find_(m, e->stat->file_id) : NULL;
+    fsb_mount_node_ *folder = n ? fsb_mount_folder_of_(m, e->path2, &name) : NULL;
+    if (!folder || !S_ISDIR(n->attr.mode)) return;
+    if (n->removed || fsb_mount_rises_(m, n, folder)) return;
+    ++folder->pins; /* the names that go may have been all that kept it */
+    ++n->pins;
+    m->moved = ++m->changes;
+    if (!fsb_mount_name_set_(m, folder, name, n)) {
+        n->gone = 0;
+        fsb_mount_name_doubt_(m, n->names, 0);
+    }
+    fsb_mount_unpin_(m, n);
+    fsb_mount_unpin_(m, folder);
 }
 
 /* The backend's thread: must not wait. When it returns, nothing old is answered any more. */
@@ -8404,10 +8574,12 @@ static void fsb_mount_event_(void *user, const fsb_event *e)
         if (n) fsb_mount_stale_(m, n, 0); /* it was replaced */
         n = fsb_mount_name_stale_(m, e->path);
         if (n) fsb_mount_stale_(m, n, 0);
+        fsb_mount_event_moved_(m, e);
         break;
     case FSB_EVENT_REMOVED:
         n = fsb_mount_name_stale_(m, e->path);
         if (n) fsb_mount_stale_(m, n, 0);
+        if (n && n->names && n->names->doubted) n->names->doubted = FSB_MOUNT_NOWHERE_;
         break;
     case FSB_EVENT_CONTENT: case FSB_EVENT_ATTR: fsb_mount_event_file_(m, e); break;
     default: fsb_mount_all_stale_(m);
@@ -8871,7 +9043,7 @@ static fsb_mount_note_ *fsb_mount_note_take_(fsb_mount *m)
 {
     fsb_mount_note_ *note = m->notes;
     if (!note) return NULL;
-    m->notes = note->next;
+    m->notes = note->next, m->noting = note;
     if (!m->notes) m->notes_tail = &m->notes;
     return note;
 }
@@ -8882,14 +9054,20 @@ static void fsb_mount_note_free_(fsb_mount *m, fsb_mount_note_ *note)
     fsb_mount_free_(m, note, offsetof(fsb_mount_note_, name) + note->size + 1);
 }
 
-/* Every name is suspect. A new epoch (Linux 6.16) has the kernel look up each again; where there is
-   none, those that are known are taken one by one, and negative ones stay until they time out. */
-static void fsb_mount_notify_all_(fsb_mount *m)
+/* A new epoch (Linux 6.16) has the kernel look up every name again: 1, or 0 if it knows of none. */
+static int fsb_mount_epoch_(fsb_mount *m)
 {
     struct fuse_out_header epoch;
     memset(&epoch, 0, sizeof epoch);
     epoch.len = sizeof epoch, epoch.error = 8; /* FUSE_NOTIFY_INC_EPOCH */
-    if (write(m->fd, &epoch, sizeof epoch) == (ssize_t)sizeof epoch) return;
+    return write(m->fd, &epoch, sizeof epoch) == (ssize_t)sizeof epoch;
+}
+
+/* Every name is suspect. Where there are no epochs those that are known are taken one by one, and
+   negative ones stay until they time out. */
+static void fsb_mount_notify_all_(fsb_mount *m)
+{
+    if (fsb_mount_epoch_(m)) return;
     for (size_t i = 0;; ++i) {
         pthread_mutex_lock(&m->lock);
         fsb_mount_note_ *notes = NULL;
@@ -8917,6 +9095,13 @@ static void fsb_mount_notify_all_(fsb_mount *m)
     }
 }
 
+/* Waits until what was answered about names in the folder is applied; whether there is such a name
+   does not matter. */
+static void fsb_mount_barrier_(fsb_mount *m, uint64_t id)
+{
+    fuse_lowlevel_notify_inval_entry(m->session, id, ".fsb", 4);
+}
+
 /* The kernel forgets the node's attributes and pages; or not the pages, if `from` is -1. If it does
    not know the node, an answer that tells it may be on its way: then once more when the lookups of
    its folders are applied. */
@@ -8931,8 +9116,7 @@ static void fsb_mount_notify_node_(fsb_mount *m, fsb_mount_node_ *n, off_t from)
     for (const fsb_mount_name_ *name = n->names; name && count < MOST; name = name->next)
         parents[count++] = name->parent->id;
     pthread_mutex_unlock(&m->lock);
-    for (int i = 0; i < count; ++i)
-        fuse_lowlevel_notify_inval_entry(m->session, parents[i], ".fsb", 4);
+    for (int i = 0; i < count; ++i) fsb_mount_barrier_(m, parents[i]);
     if (count) fuse_lowlevel_notify_inval_inode(m->session, n->id, from, 0);
 }
 
@@ -8948,12 +9132,13 @@ static void fsb_mount_notify_(fsb_mount *m)
         fsb_mount_req_  *r = all || note || n ? NULL : m->granted.head;
         const int        offer = !all && !note && !n && !r && m->unoffered;
         off_t            from = 0; /* a folder's pages are its listing */
+        uint32_t         what = 0;
         m->all_stale = 0;
         if (n) {
             m->inval_head = n->next_inval;
             if (!m->inval_head) m->inval_tail = NULL;
-            if (S_ISREG(n->attr.mode) && !(n->inval & FSB_MOUNT_INVAL_PAGES_)) from = -1;
-            n->inval = 0;
+            what = n->inval, n->inval = 0;
+            if (S_ISREG(n->attr.mode) && !(what & FSB_MOUNT_INVAL_PAGES_)) from = -1;
         } else if (r) {
             fsb_mount_pop_(&m->granted);
         }
@@ -8963,12 +9148,16 @@ static void fsb_mount_notify_(fsb_mount *m)
         if (all) fsb_mount_notify_all_(m);
         if (note)
             fuse_lowlevel_notify_inval_entry(m->session, note->parent->id, note->name, note->size);
+        if (what & FSB_MOUNT_INVAL_NAMES_) {
+            fsb_mount_barrier_(m, n->id);
+            (void)fsb_mount_epoch_(m); /* a listing that was applied late is of the one before */
+        }
         if (n) fsb_mount_notify_node_(m, n, from);
         if (r) fuse_lowlevel_notify_inval_inode(m->session, r->node->id, 0, 0);
         if (r && r->waits) fuse_req_interrupt_func(r->fuse, NULL, NULL);
         if (r) fsb_mount_fail_(r, 0);
         pthread_mutex_lock(&m->lock);
-        if (note) fsb_mount_note_free_(m, note);
+        if (note) fsb_mount_note_free_(m, note), m->noting = NULL;
         if (n) fsb_mount_unpin_(m, n);
         fsb_mount_unlock_(m);
     }

@@ -6,7 +6,8 @@
        memory    the memory backend, called on the mount's own threads
        local     a folder on the disk, the same way; the test may change it behind the mount's back
        workers   the same, called on other threads: writes are delayed
-       chunk     behind the wire: writes are delayed; a second mount of it is at rig.other */
+       chunk     behind the wire: writes are delayed; a second mount of it is at rig.other
+       leased    local, with a lease: what others do is told of by tell() */
 #include "test.h"
 #include <dirent.h>
 #include <fcntl.h>
@@ -26,16 +27,20 @@
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <sys/time.h>
+#include <sys/uio.h>
 #include <sys/un.h>
 #include <sys/xattr.h>
 #include <time.h>
+static ssize_t test_writev(int fd, const struct iovec *iov, int count);
+#define writev test_writev
 #define FSB_IMPLEMENTATION
 #include "fsb_backend.h"
 #include "fsb_chunk.h"
 #include "fsb_mount.h"
+#undef writev
 
-enum { MEMORY = 1, LOCAL, WORKERS, CHUNK };
-static const char *const kind_names[] = {"", "memory", "local", "workers", "chunk"};
+enum { MEMORY = 1, LOCAL, WORKERS, CHUNK, LEASED };
+static const char *const kind_names[] = {"", "memory", "local", "workers", "chunk", "leased"};
 
 /* What both processes see: how often the backend was called, and what it is to do. */
 typedef struct shared {
@@ -46,6 +51,10 @@ typedef struct shared {
     uint32_t hold;                 /* events wait until this is 0 */
     uint32_t inside, moved;        /* of check_crowd(): who is in the folder, how often it moved */
     size_t   memory, most;         /* bytes that the mount has allocated, and had; see counted() */
+    uint32_t late, refuse, dawdles; /* LEASED: the kernel gets the answers to this operation when
+                                       `late` changes, or refuses them; is one waiting? */
+    uint32_t event;                 /* LEASED: to be told of, until it is 0 */
+    char     path[100], path2[100];
 } shared;
 
 static struct {
@@ -86,9 +95,20 @@ static void spy_event(void *user, const fsb_event *event)
     w->event(w->user, event);
 }
 
+static spy_watch    spy_lease; /* LEASED: what spy_teller() calls */
+static fsb_backend *spy_files; /* and looks at */
+static _Thread_local uint32_t last_code; /* LEASED: what this thread answers */
+
 static int64_t spy_call(fsb_backend *b, fsb_op *op)
 {
     spy *s = (spy *)b;
+    last_code = op->code;
+    if (rig.kind == LEASED && op->code == FSB_OP_WATCH) {
+        spy_lease.user = op->user, op->handle = UINT64_MAX;
+        __atomic_store_n(&spy_lease.event, op->event, __ATOMIC_RELEASE);
+        return op->result = 0;
+    }
+    if (op->code == FSB_OP_CLOSE && op->handle == UINT64_MAX) return op->result = 0;
     for (uint32_t us = 0; us < __atomic_load_n(&s->shared->delay_us, __ATOMIC_RELAXED) &&
                           __atomic_load_n(&s->shared->delay_code, __ATOMIC_RELAXED) == op->code;
          us += 1000)
@@ -117,6 +137,42 @@ static fsb_backend *spy_open(fsb_backend *inner, shared *s)
     for (int i = 1; i < FSB_OP_COUNT; ++i)
         if (inner->call[i]) y->base.call[i] = spy_call;
     return &y->base;
+}
+
+/* What the mount says to the kernel: an answer of LEASED comes late, or is not taken. */
+static ssize_t test_writev(int fd, const struct iovec *iov, int count)
+{
+    const struct fuse_out_header *h = (const struct fuse_out_header *)iov[0].iov_base;
+    if (rig.kind != LEASED || !last_code || iov[0].iov_len != sizeof *h || !h->unique || h->error)
+        return writev(fd, iov, count);
+    while (__atomic_load_n(&rig.shared->late, __ATOMIC_ACQUIRE) == last_code) {
+        __atomic_store_n(&rig.shared->dawdles, 1, __ATOMIC_RELEASE);
+        usleep(1000);
+    }
+    const int refused = __atomic_load_n(&rig.shared->refuse, __ATOMIC_ACQUIRE) == last_code;
+    last_code = 0;
+    if (!refused) return writev(fd, iov, count);
+    const struct fuse_out_header instead = {sizeof instead, -EINTR, h->unique};
+    (void)!write(fd, &instead, sizeof instead);
+    errno = ENOENT;
+    return -1;
+}
+
+/* Tells of what tell() says, in the mount's process. */
+static void *spy_teller(void *arg)
+{
+    shared *s = (shared *)arg;
+    for (;; usleep(200)) {
+        fsb_op          op = {.code = FSB_OP_STAT, .path = s->path2[0] ? s->path2 : s->path};
+        const uint32_t  kind = __atomic_load_n(&s->event, __ATOMIC_ACQUIRE);
+        const int       gone = kind == FSB_EVENT_REMOVED || kind == FSB_EVENT_LOST;
+        if (!kind || !__atomic_load_n(&spy_lease.event, __ATOMIC_ACQUIRE)) continue;
+        const int       known = !gone && fsb_backend_call(spy_files, &op) >= 0;
+        const fsb_event e = {kind, s->path, s->path2[0] ? s->path2 : NULL, known ? &op.stat : NULL};
+        spy_lease.event(spy_lease.user, &e);
+        __atomic_store_n(&s->event, 0, __ATOMIC_RELEASE);
+    }
+    return NULL;
 }
 
 /* ---- the rig --------------------------------------------------------------------------------- */
@@ -164,7 +220,8 @@ static void child_files(child *c, uint64_t max_bytes)
     int             err = rig.host[0] ? fsb_local_open(&b, &local) : fsb_memory_open(&b, &memory);
     if (err) exit(100);
     c->files = c->client[0] = spy_open(b, rig.shared);
-    if (rig.kind >= WORKERS) c->files->flags &= ~(uint32_t)FSB_BACKEND_QUICK;
+    spy_files = b;
+    if (rig.kind == WORKERS || rig.kind == CHUNK) c->files->flags &= ~(uint32_t)FSB_BACKEND_QUICK;
     if (rig.kind == WORKERS && fsb_workers_open(&c->workers, NULL)) exit(101);
     if (rig.kind != CHUNK) return;
     snprintf(c->socket, sizeof c->socket, "%.60s/s%d", test_.dir, (int)getpid());
@@ -188,6 +245,7 @@ static void child_main(int ready, const char *options, uint64_t max_bytes, fsb_m
     desc.log.fn = child_log;
     if (c.workers) desc.runner = fsb_workers_runner(c.workers);
     signal(SIGTERM, child_stop);
+    if (rig.kind == LEASED) pthread_create(&thread, NULL, spy_teller, rig.shared);
     int err = fsb_mount_open(&child_mount[0], &desc);
     desc.backend = c.client[1], desc.mountpoint = rig.other;
     if (!err && rig.kind == CHUNK) err = fsb_mount_open(&child_mount[1], &desc);
@@ -1473,12 +1531,20 @@ static int alone(int (*fn)(void))
     return got;
 }
 
-static int lists(void)
+static int lists_at(int in) /* how many names are listed */
 {
-    DIR *d = opendir(p("dir"));
-    int  names = 0;
+    const int fd = openat(in, ".", O_RDONLY | O_DIRECTORY);
+    DIR      *d = fd < 0 ? NULL : fdopendir(fd);
+    int       names = 0;
     for (struct dirent *e; d && (e = readdir(d)) != NULL;) names += e->d_name[0] != '.';
     if (d) closedir(d);
+    return names;
+}
+
+static int lists(void)
+{
+    const int in = open(p("dir"), O_RDONLY | O_DIRECTORY), names = lists_at(in);
+    close(in);
     return names;
 }
 
@@ -1647,7 +1713,7 @@ static void test_unopened_files(void)
     CHECK_EQ(rig_stop(UNMOUNT), 0);
 }
 
-/* ---- small files fetched ahead --------------------------------------------------------------- */
+/* ---- answers that the kernel does not take, or late ------------------------------------------ */
 
 static void *counted(void *user, void *ptr, size_t old_size, size_t new_size)
 {
@@ -1662,6 +1728,227 @@ static void *counted(void *user, void *ptr, size_t old_size, size_t new_size)
                                                         __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {}
     return now;
 }
+
+/* Has the mount told of it: what others did at the path, or when it was moved to path2. */
+static void tell(uint32_t kind, const char *path, const char *path2)
+{
+    snprintf(rig.shared->path, sizeof rig.shared->path, "%s", path);
+    snprintf(rig.shared->path2, sizeof rig.shared->path2, "%s", path2 ? path2 : "");
+    __atomic_store_n(&rig.shared->event, kind, __ATOMIC_RELEASE);
+    while (__atomic_load_n(&rig.shared->event, __ATOMIC_ACQUIRE)) nap(1);
+}
+
+static void refuse(uint32_t code) { __atomic_store_n(&rig.shared->refuse, code, __ATOMIC_RELEASE); }
+
+/* What the kernel was not told of is not kept for it. */
+static void test_refused_answers(void)
+{
+    enum { FOLDERS = 5, FILES = 200, ROOM = 200 << 10 };
+    fsb_mount_desc desc = {.allocator.fn = counted};
+    const char    *trouble = rig_start_with(LEASED, NULL, 0, desc);
+    char           name[64];
+    if (trouble) SKIP(trouble);
+    for (int i = 0; i < FOLDERS * FILES; ++i) {
+        snprintf(name, sizeof name, "%d", i / FILES), mkdir(behind(name), 0755);
+        snprintf(name, sizeof name, "%d/%d", i / FILES, i), put(behind(name), "");
+    }
+    CHECK_EQ(put(p("f"), "f"), 0);
+    for (int i = 0; i < FOLDERS; ++i) access(p("%d", i), F_OK);
+    const size_t before = rig.shared->memory;
+    refuse(FSB_OP_LIST);
+    for (int i = 0; i < FOLDERS; ++i) {
+        DIR *d = opendir(p("%d", i));
+        errno = 0;
+        CHECK(d && !readdir(d) && errno == EINTR);
+        if (d) closedir(d);
+    }
+    refuse(FSB_OP_STAT);
+    for (int i = 0; i < FILES; ++i) FAILS(access(p("0/%d", i), F_OK), EINTR);
+    refuse(FSB_OP_MKDIR);
+    for (int i = 0; i < FILES; ++i) FAILS(mkdir(p("mkdir%d", i), 0755), EINTR);
+    refuse(FSB_OP_MKNOD);
+    for (int i = 0; i < FILES; ++i) FAILS(mknod(p("mknod%d", i), S_IFIFO | 0644, 0), EINTR);
+    refuse(FSB_OP_SYMLINK);
+    for (int i = 0; i < FILES; ++i) FAILS(symlink("f", p("symlink%d", i)), EINTR);
+    refuse(FSB_OP_LINK);
+    for (int i = 0; i < FILES; ++i) FAILS(link(p("f"), p("link%d", i)), EINTR);
+    refuse(FSB_OP_OPEN);
+    for (int i = 0; i < FILES; ++i) FAILS(open(p("open%d", i), O_CREAT | O_RDWR, 0644), EINTR);
+    refuse(0);
+    CHECK_EQ(access(behind("open0"), F_OK), 0);
+    SOON(rig.shared->memory < before + ROOM);
+    SOON(held(0) == 0);
+    CHECK_EQ(rig_stop(UNMOUNT), 0);
+}
+
+/* Events are lost while the kernel has not yet got a listing from before: who stands in the folder
+   sees what is there nevertheless. The times show nothing, and the file that is gone has another
+   name. */
+static void test_lost_late(void)
+{
+    const char *trouble = rig_start(LEASED);
+    if (trouble) SKIP(trouble);
+    mkdir(behind("dir"), 0755), put(behind("dir/a"), "a"), link(behind("dir/a"), behind("link"));
+    CHECK_EQ(st_of(p("link")).st_nlink, 2);
+    const struct stat st = st_of(p("dir"));
+    const int         in = open(p("dir"), O_RDONLY | O_DIRECTORY);
+    __atomic_store_n(&rig.shared->late, FSB_OP_LIST, __ATOMIC_RELEASE);
+    const pid_t pid = fork();
+    if (pid == 0) _exit(lists_at(in) < 1);
+    SOON(__atomic_load_n(&rig.shared->dawdles, __ATOMIC_ACQUIRE));
+    unlink(behind("dir/a")), put(behind("dir/b"), "b"), put(behind("dir/c"), "c");
+    const struct timespec times[] = {st.st_atim, st.st_mtim};
+    utimensat(AT_FDCWD, behind("dir"), times, 0);
+    tell(FSB_EVENT_LOST, "/", NULL);
+    nap(50); /* if the kernel does not wait it forgets too early */
+    __atomic_store_n(&rig.shared->late, 0, __ATOMIC_RELEASE);
+    int status = -1;
+    waitpid(pid, &status, 0);
+    CHECK_EQ(status, 0);
+    SOON(lists_at(in) == 2);
+    SOON(faccessat(in, "a", F_OK, 0) != 0);
+    HOLDS(get(p("dir/b")), "b");
+    CHECK_EQ(st_of(p("link")).st_nlink, 1);
+    close(in);
+    CHECK_EQ(rig_stop(UNMOUNT), 0);
+}
+
+static const char *get_at(int dir, const char *name)
+{
+    static char text[100];
+    const int   fd = openat(dir, name, O_RDONLY);
+    const ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
+    if (n < 0) snprintf(text, sizeof text, "(%s)", strerror(errno));
+    else text[n] = '\0';
+    if (fd >= 0) close(fd);
+    return text;
+}
+
+/* Who stands in a folder stays in it while others move it, or one above. */
+static void test_moved_by_others(void)
+{
+    const char *trouble = rig_start(LEASED);
+    if (trouble) SKIP(trouble);
+    mkdir(behind("a"), 0755), mkdir(behind("a/in"), 0755), put(behind("a/in/x"), "first");
+    const int in = open(p("a/in"), O_RDONLY | O_DIRECTORY);
+    HOLDS(get_at(in, "x"), "first");
+    FAILS(openat(in, "none", O_RDONLY), ENOENT);
+
+    rename(behind("a"), behind("b")), tell(FSB_EVENT_RENAMED, "/a", "/b");
+    HOLDS(get_at(in, "x"), "first");
+    put(behind("b/in/none"), "is"), tell(FSB_EVENT_CREATED, "/b/in/none", NULL);
+    SOON(strcmp(get_at(in, "none"), "is") == 0);
+    CHECK_EQ(mkdirat(in, "made", 0755), 0);
+    CHECK_EQ(access(behind("b/in/made"), F_OK), 0);
+    SOON(access(p("a"), F_OK) != 0);
+    HOLDS(get(p("b/in/x")), "first");
+    char path[64], was[500] = "";
+    snprintf(path, sizeof path, "/proc/self/fd/%d", in);
+    CHECK(readlink(path, was, sizeof was - 1) > 0);
+    HOLDS(was, p("b/in"));
+
+    mkdir(behind("a"), 0755), mkdir(behind("a/in"), 0755), put(behind("a/in/x"), "other");
+    tell(FSB_EVENT_CREATED, "/a", NULL);
+    SOON(strcmp(get(p("a/in/x")), "other") == 0);
+    syscall(SYS_renameat2, AT_FDCWD, behind("a"), AT_FDCWD, behind("b"), 2 /* EXCHANGE */);
+    tell(FSB_EVENT_RENAMED, "/a", "/b"), tell(FSB_EVENT_RENAMED, "/b", "/a");
+    HOLDS(get_at(in, "x"), "first");
+    SOON(strcmp(get(p("b/in/x")), "other") == 0);
+    HOLDS(get(p("a/in/x")), "first");
+
+    syscall(SYS_renameat2, AT_FDCWD, behind("a"), AT_FDCWD, behind("b"), 2);
+    tell(FSB_EVENT_REMOVED, "/a", NULL), tell(FSB_EVENT_REMOVED, "/b", NULL); /* no more is said */
+    FAILS(mkdirat(in, "here", 0755), ESTALE);
+    SOON(strcmp(get(p("a/in/x")), "other") == 0);
+    HOLDS(get(p("b/in/x")), "first");
+    CHECK_EQ(mkdirat(in, "here", 0755), 0);
+    CHECK_EQ(access(behind("b/in/here"), F_OK), 0);
+
+    tell(FSB_EVENT_REMOVED, "/b", NULL); /* of what was there before: it comes late */
+    CHECK_EQ(mkdirat(in, "there", 0755), 0);
+    mkdir(behind("far"), 0755), mkdir(behind("far/away"), 0755);
+    rename(behind("b"), behind("far/away/b")), tell(FSB_EVENT_RENAMED, "/b", "/far/away/b");
+    FAILS(faccessat(in, "x", F_OK, 0), ESTALE); /* nobody has asked for that folder */
+    HOLDS(get(p("far/away/b/in/x")), "first");
+    HOLDS(get_at(in, "x"), "first");
+    run("rm", "-r", behind("far"), NULL), tell(FSB_EVENT_REMOVED, "/far", NULL);
+    FAILS(openat(in, "y", O_RDONLY), ENOENT);
+    FAILS(mkdirat(in, "y", 0755), ENOENT);
+    FAILS(unlinkat(in, "x", 0), ENOENT);
+    close(in);
+    CHECK_EQ(rig_stop(UNMOUNT), 0);
+}
+
+/* Others moved the folder that the kernel takes for the one that a rename here has replaced; it is
+   told of that before the rename is answered, or after. */
+static void moved_before(int told_before)
+{
+    const char *trouble = rig_start(LEASED);
+    if (trouble) SKIP(trouble);
+    mkdir(behind("a"), 0755), mkdir(behind("b"), 0755), put(behind("b/x"), "x");
+    mkdir(behind("to"), 0755);
+    const int in = open(p("b"), O_RDONLY | O_DIRECTORY);
+    CHECK_EQ(lists_at(in), 1);
+    CHECK_EQ(access(p("to"), F_OK), 0);
+    rig.shared->delay_us = UINT32_MAX / 2, rig.shared->delay_code = FSB_OP_RENAME;
+    const pid_t pid = fork();
+    if (pid == 0) _exit(rename(p("a"), p("b")) ? errno : 0);
+    nap(50); /* it has been looked at what is there */
+    rename(behind("b"), behind("to/b"));
+    if (told_before) tell(FSB_EVENT_RENAMED, "/b", "/to/b");
+    rig.shared->delay_code = 0;
+    int status = -1;
+    waitpid(pid, &status, 0);
+    CHECK_EQ(status, 0);
+    if (!told_before) tell(FSB_EVENT_RENAMED, "/b", "/to/b");
+    HOLDS(get(p("to/b/x")), "x");
+    const int again = open(p("to/b"), O_RDONLY | O_DIRECTORY);
+    CHECK_EQ(lists_at(again), 1);
+    close(in), close(again);
+    CHECK_EQ(rig_stop(UNMOUNT), 0);
+}
+
+static void test_moved_before(void) { moved_before(1); }
+static void test_moved_before_told_late(void) { moved_before(0); }
+
+/* What is new was looked up before it is told of: its folder's times are not older than that. */
+static void test_known_before(void)
+{
+    const char *trouble = rig_start(LEASED);
+    if (trouble) SKIP(trouble);
+    mkdir(behind("dir"), 0755);
+    const struct timespec old[] = {{1000, 0}, {1000, 0}};
+    utimensat(AT_FDCWD, behind("dir"), old, 0);
+    CHECK_EQ(st_of(p("dir")).st_mtime, 1000);
+    put(behind("dir/x"), "x");
+    HOLDS(get(p("dir/x")), "x");
+    tell(FSB_EVENT_CREATED, "/dir/x", NULL);
+    SOON(st_of(p("dir")).st_mtime == st_of(behind("dir")).st_mtime);
+    CHECK_EQ(rig_stop(UNMOUNT), 0);
+}
+
+/* A folder is moved by others while a name in it is looked up. */
+static void test_moved_meanwhile(void)
+{
+    const char *trouble = rig_start(LEASED);
+    if (trouble) SKIP(trouble);
+    mkdir(behind("a"), 0755), mkdir(behind("a/in"), 0755), put(behind("a/in/x"), "first");
+    const int in = open(p("a/in"), O_RDONLY | O_DIRECTORY);
+    rig.shared->delay_us = UINT32_MAX / 2, rig.shared->delay_code = FSB_OP_STAT;
+    const pid_t pid = fork();
+    if (pid == 0) _exit(faccessat(in, "x", F_OK, 0) ? errno : 0);
+    nap(50); /* it asks for /a/in/x */
+    rename(behind("a"), behind("b")), tell(FSB_EVENT_RENAMED, "/a", "/b");
+    rig.shared->delay_code = 0;
+    int status = -1;
+    waitpid(pid, &status, 0);
+    CHECK_EQ(status, 0);
+    HOLDS(get_at(in, "x"), "first");
+    close(in);
+    CHECK_EQ(rig_stop(UNMOUNT), 0);
+}
+
+/* ---- small files fetched ahead --------------------------------------------------------------- */
 
 typedef struct small {
     char name[16];
@@ -2257,6 +2544,13 @@ int main(int argc, char **argv)
     TEST(test_told_late);
     TEST(test_told_elsewhere);
     TEST(test_unopened_files);
+    TEST(test_refused_answers);
+    TEST(test_lost_late);
+    TEST(test_moved_by_others);
+    TEST(test_moved_meanwhile);
+    TEST(test_moved_before);
+    TEST(test_moved_before_told_late);
+    TEST(test_known_before);
     TEST(test_ahead);
     TEST(test_no_space);
     TEST(test_write_errors);
