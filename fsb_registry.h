@@ -189,7 +189,8 @@ typedef struct fsb_registry_desc {
     uint32_t      shards;       /* LMDB: environments, chosen by a hash of the id, 1..64, fixed at
                                    creation (default 1, or what is there) */
     const char   *indexed;      /* LMDB: list of the field names that queries find by index; another
-                                   list rebuilds the index (default: what is there) */
+                                   list rebuilds the index, for those too who have the registry
+                                   open already (default: what is there) */
     int           zstd_level;   /* 1..19: contents of 1 KiB and more are compressed where that
                                    saves an eighth (default 0: never) */
     uint64_t      map_bytes;    /* LMDB: address space an environment starts with; the file is as
@@ -1640,7 +1641,7 @@ struct fsb_registry_env_ {
     uint32_t            opened;      /* how often it was opened again; atomic */
     MDB_dbi             dbi;
     int                 lock_fd;     /* holds the mark that this process has it open */
-    char               *indexed;     /* list; read-only after open */
+    char               *indexed;     /* list, as of the last write transaction; by write_lock */
     size_t              indexed_size;
     fsb_registry_slot_ *slots;       /* [desc.max_views] */
     fsb_registry_places_ *places;    /* grows, write_lock held; read without */
@@ -2636,6 +2637,46 @@ static int fsb_registry_lmdb_load_(fsb_registry *reg, const fsb_registry_pick_ *
     return 0;
 }
 
+/* ---- [lmdb] about ---------------------------------------------------------------------------- */
+/* "a" holds: magic 16, format u32, shards u32, this one's index u32, list of the indexed fields.
+   The list is read in each transaction that needs it: another process may open the registry with
+   another one, and what it then finds and leaves in the index is right for that list only. */
+
+#define FSB_REGISTRY_MAGIC_ "fsb registry\n\0\0" /* with its '\0' 15 bytes, a 16th is zero */
+enum { FSB_REGISTRY_A_FORMAT_ = 16, FSB_REGISTRY_A_SHARDS_ = 20, FSB_REGISTRY_A_INDEX_ = 24,
+       FSB_REGISTRY_A_LIST_ = 28 };
+
+/* The list of the indexed fields; *list is LMDB's. */
+static int fsb_registry_indexed_(const fsb_registry_env_ *env, MDB_txn *txn, MDB_val *list)
+{
+    MDB_val   k = fsb_registry_val_("a", 1), v;
+    const int rc = mdb_get(txn, env->dbi, &k, &v);
+    if (rc) return rc == MDB_NOTFOUND ? MDB_INVALID : rc;
+    const char *p = (const char *)v.mv_data;
+    if (v.mv_size <= FSB_REGISTRY_A_LIST_ || p[v.mv_size - 1]
+        || (v.mv_size > FSB_REGISTRY_A_LIST_ + 1 && p[v.mv_size - 2]))
+        return MDB_CORRUPTED;
+    *list = fsb_registry_val_(p + FSB_REGISTRY_A_LIST_, v.mv_size - FSB_REGISTRY_A_LIST_);
+    return 0;
+}
+
+/* The same for a writer, which needs a copy: its changes move what LMDB has. */
+static int fsb_registry_indexed_copy_(fsb_registry_env_ *env, MDB_txn *txn)
+{
+    const fsb_allocator *a = &env->reg->desc.allocator;
+    MDB_val              list;
+    const int            rc = fsb_registry_indexed_(env, txn, &list);
+    if (rc) return rc;
+    if (env->indexed_size == list.mv_size && !memcmp(env->indexed, list.mv_data, list.mv_size))
+        return 0;
+    char *copy = (char *)fsb_registry_mem_(a, NULL, 0, list.mv_size);
+    if (!copy) return ENOMEM;
+    memcpy(copy, list.mv_data, list.mv_size);
+    fsb_registry_free_(a, env->indexed, env->indexed_size);
+    env->indexed = copy, env->indexed_size = list.mv_size;
+    return 0;
+}
+
 /* ---- [lmdb] write ---------------------------------------------------------------------------- */
 
 enum { FSB_REGISTRY_COUNTERS_ = 40, FSB_REGISTRY_TRIM_ = 64 };
@@ -2734,10 +2775,10 @@ static size_t fsb_registry_index_key_(char *out, char tag, const char *term, con
     return n + key_size - 1;
 }
 
-static int fsb_registry_is_indexed_(const fsb_registry_env_ *env, const char *field)
+static int fsb_registry_is_indexed_(const char *indexed, const char *field)
 {
     const char *equal = strchr(field, '=');
-    return equal && fsb_registry_list_has_(env->indexed, field, (size_t)(equal - field));
+    return equal && fsb_registry_list_has_(indexed, field, (size_t)(equal - field));
 }
 
 /* Adds (or takes out) the index rows of one list of a document. */
@@ -2747,7 +2788,7 @@ static int fsb_registry_index_(fsb_registry_txn_ *t, char tag, const char *list,
     char row[FSB_REGISTRY_KEY_ROOM_];
     int  rc = 0;
     for (const char *s = fsb_registry_list_first(list); s && !rc; s = fsb_registry_list_next(s)) {
-        if (tag == 'm' && !fsb_registry_is_indexed_(t->env, s)) continue;
+        if (tag == 'm' && !fsb_registry_is_indexed_(t->env->indexed, s)) continue;
         MDB_val k = fsb_registry_val_(row, fsb_registry_index_key_(row, tag, s, key, key_size));
         MDB_val v = fsb_registry_val_("", 0);
         rc = add ? mdb_put(t->txn, t->env->dbi, &k, &v, 0)
@@ -2898,6 +2939,7 @@ static int fsb_registry_transact_(fsb_registry_env_ *env, fsb_registry_write_ *l
     if (rc) return rc;
     rc = mdb_cursor_open(t.txn, env->dbi, &t.cursor);
     if (!rc) rc = fsb_registry_counters_read_(&t);
+    if (!rc) rc = fsb_registry_indexed_copy_(env, t.txn);
     ++t.change;
     for (fsb_registry_write_ *w = list; w && !rc; w = w->next) {
         rc = fsb_registry_apply_(&t, w);
@@ -3023,12 +3065,25 @@ typedef struct fsb_registry_source_ {
     size_t skip;
 } fsb_registry_source_;
 
-static void fsb_registry_source_init_(fsb_registry_source_ *s, const fsb_registry_scan_ *scan)
+/* Is the field indexed in all these snapshots? */
+static int fsb_registry_walks_indexed_(const fsb_registry_walk_ *walks, uint32_t count,
+                                       const char *field, int *indexed)
+{
+    MDB_val list;
+    *indexed = field != NULL;
+    for (uint32_t i = 0; i < count && *indexed; ++i) {
+        const int rc = fsb_registry_indexed_(walks[i].env, walks[i].slot->txn, &list);
+        if (rc) return fsb_registry_mdb_error_(rc);
+        *indexed = fsb_registry_is_indexed_((const char *)list.mv_data, field);
+    }
+    return 0;
+}
+
+static void fsb_registry_source_init_(fsb_registry_source_ *s, const fsb_registry_scan_ *scan,
+                                      int indexed)
 {
     const fsb_registry_query *q = scan->query;
-    const fsb_registry_env_  *env = scan->reg->envs;
-    const char *term = q->tag ? q->tag : q->field && fsb_registry_is_indexed_(env, q->field)
-                       ? q->field : NULL;
+    const char               *term = q->tag ? q->tag : indexed ? q->field : NULL;
     s->prefix[0] = 'd', s->size = 1;
     if (term && !q->id) {
         s->size = fsb_registry_index_key_(s->prefix, q->tag ? 't' : 'm', term, "d", 1);
@@ -3127,13 +3182,17 @@ static int fsb_registry_lmdb_each_(fsb_registry *reg, fsb_registry_scan_ *scan)
     fsb_registry_env_   *only = scan->query->id ? fsb_registry_env_of_(reg, scan->query->id) : NULL;
     const uint32_t       count = only ? 1 : reg->desc.shards;
     uint32_t             open = 0;
-    int                  err = 0;
-    fsb_registry_source_init_(&source, scan);
-    for (; open < count && !err; ++open) {
-        fsb_registry_walk_ *walk = &walks[open];
-        walk->env = only ? only : &reg->envs[open], walk->skip = source.skip;
-        err = fsb_registry_begin_(walk->env, &walk->slot);
+    int                  err = 0, indexed = 0;
+    for (; open < count; ++open) {
+        walks[open].env = only ? only : &reg->envs[open];
+        err = fsb_registry_begin_(walks[open].env, &walks[open].slot);
         if (err) break;
+    }
+    if (!err) err = fsb_registry_walks_indexed_(walks, count, scan->query->field, &indexed);
+    fsb_registry_source_init_(&source, scan, indexed);
+    for (uint32_t i = 0; i < count && !err; ++i) {
+        fsb_registry_walk_ *walk = &walks[i];
+        walk->skip = source.skip;
         walk->k  = fsb_registry_val_(source.prefix, source.size);
         walk->rc = mdb_cursor_renew(walk->slot->txn, walk->slot->cursor);
         if (!walk->rc) fsb_registry_walk_to_(walk, &source, MDB_SET_RANGE);
@@ -3276,6 +3335,7 @@ typedef struct fsb_registry_check_ {
     int64_t            problems;
     uint64_t           ids, versions, bytes, terms, index_rows;
     uint64_t           trimmed, change;
+    MDB_val            indexed;
     char               last[FSB_REGISTRY_ID_KEY_];
     size_t             last_size;
 } fsb_registry_check_;
@@ -3298,7 +3358,7 @@ static void fsb_registry_check_terms_(fsb_registry_check_ *c, const fsb_registry
 {
     char row[FSB_REGISTRY_KEY_ROOM_];
     for (const char *s = fsb_registry_list_first(list); s; s = fsb_registry_list_next(s)) {
-        if (tag == 'm' && !fsb_registry_is_indexed_(c->env, s)) continue;
+        if (tag == 'm' && !fsb_registry_is_indexed_((const char *)c->indexed.mv_data, s)) continue;
         if (fsb_registry_list_has_(s + strlen(s) + 1, s, strlen(s))) continue; /* told once */
         ++c->terms;
         if (!fsb_registry_has_row_(c, row, fsb_registry_index_key_(row, tag, s, key, size)))
@@ -3389,6 +3449,10 @@ static int64_t fsb_registry_verify_env_(fsb_registry_env_ *env, fsb_registry_bad
     if (fsb_registry_counters_read_(&t))
         fsb_registry_problem_(&c, "(the counters)", -EBADMSG, "they cannot be read");
     c.trimmed = t.trimmed, c.change = t.change;
+    if (fsb_registry_indexed_(env, c.txn, &c.indexed)) {
+        c.indexed = fsb_registry_val_("", 1);
+        fsb_registry_problem_(&c, "(what it is)", -EBADMSG, "it cannot be read");
+    }
     int rc = mdb_cursor_renew(slot->txn, slot->cursor);
     if (!rc) rc = mdb_cursor_get(slot->cursor, &k, &v, MDB_FIRST);
     for (; !rc; rc = mdb_cursor_get(slot->cursor, &k, &v, MDB_NEXT)) {
@@ -3421,11 +3485,6 @@ static int64_t fsb_registry_lmdb_verify_(fsb_registry *reg, fsb_registry_bad_ ba
 }
 
 /* ---- [lmdb] open ----------------------------------------------------------------------------- */
-/* "a" holds: magic 16, format u32, shards u32, this one's index u32, list of the indexed fields. */
-
-#define FSB_REGISTRY_MAGIC_ "fsb registry\n\0\0" /* with its '\0' 15 bytes, a 16th is zero */
-enum { FSB_REGISTRY_A_FORMAT_ = 16, FSB_REGISTRY_A_SHARDS_ = 20, FSB_REGISTRY_A_INDEX_ = 24,
-       FSB_REGISTRY_A_LIST_ = 28 };
 
 static int fsb_registry_about_write_(fsb_registry *reg, MDB_txn *txn, MDB_dbi dbi, uint32_t index,
                                      const char *indexed)
@@ -3535,9 +3594,10 @@ static int fsb_registry_about_read_(fsb_registry *reg, fsb_registry_env_ *env, M
                                   "one reads %d); use that release, or its export", name,
                                   (unsigned)fsb_registry_get32_(p + FSB_REGISTRY_A_FORMAT_),
                                   FSB_REGISTRY_FORMAT_);
-    if (v.mv_size <= FSB_REGISTRY_A_LIST_ || p[v.mv_size - 1]
-        || (v.mv_size > FSB_REGISTRY_A_LIST_ + 1 && p[v.mv_size - 2]))
+    rc = fsb_registry_indexed_copy_(env, txn);
+    if (rc == MDB_CORRUPTED)
         return fsb_registry_fail_(reg, -EBADMSG, "%s: damaged; restore a backup", name);
+    if (rc) return fsb_registry_mdb_error_(rc);
     const uint32_t shards = fsb_registry_get32_(p + FSB_REGISTRY_A_SHARDS_);
     if (!reg->desc.shards) reg->desc.shards = shards;
     if (!shards || shards != reg->desc.shards || shards > FSB_REGISTRY_SHARDS_MAX
@@ -3545,10 +3605,6 @@ static int fsb_registry_about_read_(fsb_registry *reg, fsb_registry_env_ *env, M
         return fsb_registry_fail_(reg, -EINVAL, "%s: is one of %u shards, not of %u; open it with "
                                   "shards 0, or copy it into a new registry", name,
                                   (unsigned)shards, (unsigned)reg->desc.shards);
-    env->indexed_size = v.mv_size - FSB_REGISTRY_A_LIST_;
-    env->indexed = (char *)fsb_registry_mem_(&reg->desc.allocator, NULL, 0, env->indexed_size);
-    if (!env->indexed) return -ENOMEM;
-    memcpy(env->indexed, p + FSB_REGISTRY_A_LIST_, env->indexed_size);
     return 0;
 }
 

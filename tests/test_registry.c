@@ -1856,6 +1856,56 @@ static int reader_process(const char *path, int arg)
     return bad ? 1 : loads > 0 ? 0 : 2;
 }
 
+/* Another process has other fields indexed: each goes by what is stored, not by its own opening. */
+static int indexes_size(const char *path, int arg)
+{
+    fsb_registry_desc d = desc_of(path, FSB_REGISTRY_LMDB);
+    (void)arg;
+    d.indexed = "size\0";
+    fsb_registry    *reg = open_or_die(&d);
+    fsb_registry_doc doc = doc_of("b", "1.0.0", "");
+    doc.fields = "author=ann\0size=2\0";
+    const int ok = fsb_registry_save(reg, &doc, FSB_REGISTRY_REPLACE) == 0
+        && !strcmp(rows(reg, (fsb_registry_query){.field = "size=2"}), "b@1.0.0 c@1.0.0 ")
+        && !strcmp(rows(reg, (fsb_registry_query){.field = "author=bob"}), "a@1.0.0 c@1.0.0 ");
+    fsb_registry_close(reg);
+    return ok ? 0 : 1;
+}
+
+static void test_indexed_elsewhere(void)
+{
+    fsb_registry_desc d = desc_of(fresh(), FSB_REGISTRY_LMDB);
+    fsb_registry_doc  doc = doc_of("a", "1.0.0", "");
+    d.indexed = "author\0", d.shards = 3;
+    fsb_registry *reg = open_or_die(&d);
+    doc.fields = "author=bob\0size=1\0";
+    CHECK_EQ(fsb_registry_save(reg, &doc, FSB_REGISTRY_NEW), 0);
+    doc.id = "b";
+    CHECK_EQ(fsb_registry_save(reg, &doc, FSB_REGISTRY_NEW), 0);
+    doc.id = "c", doc.fields = "author=bob\0size=2\0";
+    CHECK_EQ(fsb_registry_save(reg, &doc, FSB_REGISTRY_NEW), 0);
+    CHECK_STR(rows(reg, (fsb_registry_query){.field = "author=bob"}), "a@1.0.0 b@1.0.0 c@1.0.0 ");
+    CHECK_EQ(exit_of(in_child(indexes_size, d.path, 0)), 0);
+    /* this one has only read since, .. */
+    CHECK_STR(rows(reg, (fsb_registry_query){.field = "author=ann"}), "b@1.0.0 ");
+    CHECK_STR(rows(reg, (fsb_registry_query){.field = "size=2"}), "b@1.0.0 c@1.0.0 ");
+    CHECK_EQ(fsb_registry_verify(reg, NULL, NULL), 0);
+    /* .. and now it writes */
+    CHECK_EQ(fsb_registry_delete(reg, "b", NULL), 1);
+    doc.id = "a";
+    CHECK_EQ(fsb_registry_save(reg, &doc, FSB_REGISTRY_REPLACE), 0);
+    doc.id = "d";
+    CHECK_EQ(fsb_registry_save(reg, &doc, FSB_REGISTRY_NEW), 0);
+    CHECK_STR(rows(reg, (fsb_registry_query){.field = "size=2"}), "a@1.0.0 c@1.0.0 d@1.0.0 ");
+    CHECK_STR(rows(reg, (fsb_registry_query){.field = "author=bob"}), "a@1.0.0 c@1.0.0 d@1.0.0 ");
+    CHECK_EQ(fsb_registry_verify(reg, NULL, NULL), 0);
+    fsb_registry_close(reg);
+    d.indexed = NULL, d.shards = 0;
+    reg = open_or_die(&d);
+    CHECK_STR(rows(reg, (fsb_registry_query){.field = "size=2"}), "a@1.0.0 c@1.0.0 d@1.0.0 ");
+    fsb_registry_close(reg);
+}
+
 /* 8 readers, 1 writer, maps that grow in every process: nothing torn, nothing stale. */
 static void test_processes(void)
 {
@@ -2348,6 +2398,7 @@ int main(int argc, char **argv)
     TEST(test_decoded_growth);
     TEST(test_decoded_views);
     TEST(test_pinned_views);
+    TEST(test_indexed_elsewhere);
     TEST(test_processes);
     TEST(test_dead_readers);
     TEST(test_kill);
