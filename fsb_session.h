@@ -54,9 +54,10 @@
              as Python writes them (surrogateescape). An append is one write(2) without a lock; what
              it must fear (another process that rewrites or removes the file) marks the old file
              first, and the append finds the mark. So a file may be read at any time, but let no
-             editor save it while a program appends to it. Beside: .words (the search index: delete
-             it and it is rebuilt), .blobs (attachments by SHA-256), ID.jsonl.zst (cold), and
-             path/.pulse (counters of the writes under way; leave it alone while in use).
+             editor save it while a program appends to it. Beside: .words (the search index, .titles
+             with no_search: delete it and it is rebuilt), .blobs (attachments by SHA-256),
+             ID.jsonl.zst (cold), and path/.pulse (counters of the writes under way; leave it alone
+             while in use).
    SEARCH    words, "phrases", begin*, AND (implied), OR, NOT or -word, parentheses. Case and
              accents do not count; each Chinese or Japanese character is a word. A message is
              indexed up to its first MiB. A title with its tags is found as message 0. Messages
@@ -203,7 +204,7 @@ typedef struct fsb_session_store_desc {
     int         kind;         /* FSB_SESSION_FILES (default), FSB_SESSION_SQLITE */
     int         durability;   /* FSB_SESSION_SYNC_* (default CHECKPOINT) */
     int         read_only;    /* 1: every change answers -EROFS (default 0) */
-    int         no_search;    /* 1: no words are indexed, search answers -ENOSYS (default 0) */
+    int         no_search;    /* 1: indexes no words itself, search answers -ENOSYS (default 0) */
     int32_t     hot_sessions; /* closed sessions kept ready, 1 to 1000 (default 16; -1: none) */
     uint32_t    busy_ms;      /* patience with another process's write, ms (default 10000) */
     uint64_t    max_message;  /* bytes of content in a message, up to 900 MB (default 256 MiB) */
@@ -1333,7 +1334,8 @@ static int fsb_session_push_token_(fsb_session_match_ *m, fsb_session_sign_ sign
     return 0;
 }
 
-/* A word or phrase at p of n bytes; one without any letter is left out. */
+/* A word or phrase at p of n bytes. One without any letter is left out, and so is a NOT before it:
+   in "ferry -- oslo" oslo is wanted. */
 static int fsb_session_push_term_(fsb_session_match_ *m, const char *p, size_t n, int prefix,
                                   int unwanted)
 {
@@ -1341,6 +1343,8 @@ static int fsb_session_push_term_(fsb_session_match_ *m, const char *p, size_t n
     const size_t       at = m->text.size;
     if (!fsb_session_put_words_(&m->text, span)) {
         m->text.size = at;
+        if (m->infix_count && m->infix[m->infix_count - 1].sign == FSB_SESSION_NOT_)
+            --m->infix_count;
         return m->text.err;
     }
     if (m->term_count == FSB_SESSION_TERMS_) return -E2BIG;
@@ -1362,9 +1366,9 @@ typedef struct fsb_session_scan_ {
 static int fsb_session_scan_operand_(fsb_session_match_ *m, fsb_session_scan_ *s)
 {
     const char *begin = s->p, *end;
-    const int   unwanted = s->negate || (s->unwanted & 1);
+    const int   unwanted = s->negate || (s->unwanted & 1), quoted = *begin == '"';
     s->negate = 0;
-    if (*begin == '"') {
+    if (quoted) {
         begin = s->p + 1;
         if (!(end = strchr(begin, '"'))) return -EINVAL; /* a phrase without an end */
         s->p = end + 1;
@@ -1372,11 +1376,9 @@ static int fsb_session_scan_operand_(fsb_session_match_ *m, fsb_session_scan_ *s
         while (*s->p && !strchr(" \t\r\n()\"", *s->p)) ++s->p;
         end = s->p;
     }
-    const int prefix = *begin != '"' && end > begin && end[-1] == '*' && *end != '"';
-    const int phrase_prefix = *end == '"' && *s->p == '*';
-    if (phrase_prefix) ++s->p;
-    return fsb_session_push_term_(m, begin, (size_t)(end - begin), prefix || phrase_prefix,
-                                  unwanted);
+    const int prefix = quoted ? *s->p == '*' : end > begin && end[-1] == '*';
+    if (quoted && prefix) ++s->p;
+    return fsb_session_push_term_(m, begin, (size_t)(end - begin), prefix, unwanted);
 }
 
 static int fsb_session_is_operator_(const char *p, const char *word)
@@ -2568,13 +2570,20 @@ static int fsb_session_is_log_(int fd)
            memcmp(magic, fsb_session_log_magic_, sizeof magic) == 0;
 }
 
+/* A store with no_search leaves the words out, so it has an index of its own. */
+static void fsb_session_log_path_(char *log, size_t size, const fsb_session_store *store,
+                                  const char *user, const char *suffix)
+{
+    snprintf(log, size, "%s/%s%s", user, store->desc.no_search ? ".titles" : ".words", suffix);
+}
+
 /* Opens .words, or makes it; without one (read-only, disk full) the index lives in memory. */
 static int fsb_session_open_log_(fsb_session_shelf_ *shelf)
 {
     char        path[FSB_SESSION_NAME_MAX + 16];
     struct stat st;
     const int   writable = !shelf->store->desc.read_only;
-    snprintf(path, sizeof path, "%s/.words", shelf->user);
+    fsb_session_log_path_(path, sizeof path, shelf->store, shelf->user, "");
     if (shelf->fd >= 0 && fstatat(shelf->store->fd, path, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
         st.st_ino == shelf->ino && !shelf->private_state)
         return 0;
@@ -2812,9 +2821,9 @@ static int fsb_session_lock_log_(fsb_session_shelf_ *shelf) /* waits 50 ms at mo
 static void fsb_session_renew_log_(fsb_session_shelf_ *shelf)
 {
     char path[FSB_SESSION_PATH_], aside[FSB_SESSION_PATH_];
-    snprintf(path, sizeof path, "%s/.words", shelf->user);
-    snprintf(aside, sizeof aside, "%s/.words.new", shelf->user); /* the old log's lock guards it */
-    const int fd =
+    fsb_session_log_path_(path, sizeof path, shelf->store, shelf->user, "");
+    fsb_session_log_path_(aside, sizeof aside, shelf->store, shelf->user, ".new");
+    const int fd = /* the old log's lock guards it */
         openat(shelf->store->fd, aside, O_RDWR | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0600);
     if (fd < 0) return;
     if (write(fd, fsb_session_log_magic_, 16) == 16 &&
@@ -2986,7 +2995,8 @@ static int fsb_session_sync_folder_(fsb_session_store *store, const char *folder
 static int fsb_session_unpack_(fsb_session_span packed, fsb_session_buf_ *b)
 {
     const unsigned long long size = ZSTD_getFrameContentSize(packed.data, packed.size);
-    if (size == ZSTD_CONTENTSIZE_UNKNOWN || size == ZSTD_CONTENTSIZE_ERROR || size > (1ull << 36))
+    if (size == ZSTD_CONTENTSIZE_UNKNOWN || size == ZSTD_CONTENTSIZE_ERROR ||
+        size > ((unsigned long long)packed.size / 4 + 1) << 17) /* 4 bytes hold 128 KiB at most */
         return -EBADMSG;
     if (fsb_session_reserve_(b, (size_t)size + 1)) return -ENOMEM;
     const size_t n = ZSTD_decompress(b->data, (size_t)size, packed.data, packed.size);
@@ -2997,8 +3007,13 @@ static int fsb_session_unpack_(fsb_session_span packed, fsb_session_buf_ *b)
 
 static int fsb_session_pack_(const fsb_session_buf_ *text, fsb_session_buf_ *packed)
 {
-    if (fsb_session_reserve_(packed, ZSTD_compressBound(text->size))) return -ENOMEM;
-    const size_t n = ZSTD_compress(packed->data, packed->cap, text->data, text->size, 6);
+    ZSTD_CCtx *zstd = ZSTD_createCCtx();
+    if (!zstd || fsb_session_reserve_(packed, ZSTD_compressBound(text->size)))
+        return ZSTD_freeCCtx(zstd), -ENOMEM;
+    ZSTD_CCtx_setParameter(zstd, ZSTD_c_compressionLevel, 6);
+    ZSTD_CCtx_setParameter(zstd, ZSTD_c_checksumFlag, 1); /* one wrong bit may pass for text */
+    const size_t n = ZSTD_compress2(zstd, packed->data, packed->cap, text->data, text->size);
+    ZSTD_freeCCtx(zstd);
     if (ZSTD_isError(n)) return -ENOMEM;
     packed->size = n;
     return 0;
@@ -3941,12 +3956,28 @@ static int fsb_session_blob_path_(char *path, const char *user, const char *hash
                ? 0 : -ENAMETOOLONG;
 }
 
+/* Is this what the file holds? A look at all of it costs less than its hash did, and one that was
+   damaged is not kept for ever. */
+static int fsb_session_blob_is_(fsb_session_store *store, const char *path, fsb_session_span data)
+{
+    char        part[16384];
+    struct stat st;
+    const int   fd = openat(store->fd, path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    int         is = fd >= 0 && fstat(fd, &st) == 0 && (uint64_t)st.st_size == data.size;
+    for (size_t at = 0; is && at < data.size;) {
+        const ssize_t n = pread(fd, part, sizeof part, (off_t)at);
+        is = n > 0 && (size_t)n <= data.size - at && memcmp(part, data.data + at, (size_t)n) == 0;
+        if (is) at += (size_t)n;
+    }
+    if (fd >= 0) close(fd);
+    return is;
+}
+
 static int fsb_session_files_put_blob_(fsb_session_store *store, const char *user, const char *hash,
                                        fsb_session_span data)
 {
-    char        path[FSB_SESSION_PATH_];
-    struct stat st;
-    int         err = 0;
+    char path[FSB_SESSION_PATH_];
+    int  err = 0;
     if (store->desc.read_only) return -EROFS;
     if (mkdirat(store->fd, user, 0700) == 0) err = fsb_session_sync_folder_(store, ".");
     else if (errno != EEXIST) err = -errno;
@@ -3955,9 +3986,8 @@ static int fsb_session_files_put_blob_(fsb_session_store *store, const char *use
     else if (!err && errno != EEXIST) err = -errno;
     if (err) return err;
     fsb_session_blob_path_(path, user, hash);
-    if (fstatat(store->fd, path, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
-        (uint64_t)st.st_size == data.size)
-        return utimensat(store->fd, path, NULL, 0) ? -errno : 0; /* young again */
+    if (fsb_session_blob_is_(store, path, data) && utimensat(store->fd, path, NULL, 0) == 0)
+        return 0; /* young again */
     if ((err = fsb_session_place_file_(store, path, data, 0, NULL)) != 0) return err;
     fsb_session_blob_path_(path, user, "");
     return fsb_session_sync_folder_(store, path);
@@ -4056,7 +4086,7 @@ static int fsb_session_files_repair_(fsb_session_store *store, const char *user,
     fsb_session_shelf_ *shelf;
     fsb_session_buf_    ids = fsb_session_buffer_(&store->desc.allocator);
     if (store->desc.read_only) return -EROFS;
-    snprintf(path, sizeof path, "%s/.words", user);
+    fsb_session_log_path_(path, sizeof path, store, user, "");
     unlinkat(store->fd, path, 0);
     int err = fsb_session_take_shelf_(store, user, &shelf);
     if (err) return err;
@@ -4258,7 +4288,7 @@ static const char *const fsb_session_sql_text_[FSB_SESSION_STATEMENTS_] = {
     "UPDATE session SET packed=?2, revision=revision+1 WHERE no=?1",
     "BEGIN",
     "SELECT id, title FROM session WHERE no=?1",
-    "INSERT INTO blob VALUES(?1,?2,?3,?4) ON CONFLICT DO UPDATE SET added=?4",
+    "INSERT INTO blob VALUES(?1,?2,?3,?4) ON CONFLICT DO UPDATE SET data=?3, added=?4",
     "SELECT b.data FROM blob b JOIN user u ON u.no=b.user WHERE u.name=?1 AND b.hash=?2",
     "SELECT hash FROM blob WHERE user=?1 AND added<?2",
     "DELETE FROM blob WHERE user=?1 AND hash=?2"};
@@ -4269,7 +4299,8 @@ typedef struct fsb_session_sql_ { /* used by one thread at a time; idle ones wai
     fsb_session_store       *store;
     sqlite3                 *db;
     sqlite3_stmt            *prepared[FSB_SESSION_STATEMENTS_];
-    int                      has_words;
+    int                      has_words; /* FTS5 is there */
+    int                      failed;    /* not to be used again */
     int64_t                  waited_us; /* for the lock, in the call under way */
 } fsb_session_sql_;
 
@@ -4289,10 +4320,13 @@ static int fsb_session_sql_errno_(int rc)
     }
 }
 
+/* What failed for want of memory or of the disk may have left FTS5 in a state in which it takes the
+   index for damaged, until it is closed. */
 static int fsb_session_sql_fail_(fsb_session_sql_ *c, int rc)
 {
-    return fsb_session_fail_(c->store, fsb_session_sql_errno_(rc), "%s: %s", c->store->desc.path,
-                             sqlite3_errmsg(c->db));
+    const int err = fsb_session_sql_errno_(rc);
+    c->failed |= err != 0 && err != -ETIMEDOUT && err != -EEXIST;
+    return fsb_session_fail_(c->store, err, "%s: %s", c->store->desc.path, sqlite3_errmsg(c->db));
 }
 
 static int fsb_session_busy_(void *user, int tries)
@@ -4307,16 +4341,16 @@ static int fsb_session_busy_(void *user, int tries)
     return 1;
 }
 
-static fts5_api *fsb_session_fts_(sqlite3 *db)
+/* *api NULL: this SQLite has no such function. */
+static int fsb_session_fts_(sqlite3 *db, fts5_api **api)
 {
-    fts5_api     *api = NULL;
     sqlite3_stmt *st = NULL;
-    if (sqlite3_prepare_v2(db, "SELECT fts5(?1)", -1, &st, NULL) == SQLITE_OK) {
-        sqlite3_bind_pointer(st, 1, (void *)&api, "fts5_api_ptr", NULL);
-        sqlite3_step(st);
-    }
+    int           rc = sqlite3_prepare_v2(db, "SELECT fts5(?1)", -1, &st, NULL);
+    *api = NULL;
+    if (rc == SQLITE_OK) rc = sqlite3_bind_pointer(st, 1, (void *)api, "fts5_api_ptr", NULL);
+    if (rc == SQLITE_OK) rc = sqlite3_step(st);
     sqlite3_finalize(st);
-    return api;
+    return rc == SQLITE_ROW || rc == SQLITE_ERROR ? SQLITE_OK : rc;
 }
 
 static int fsb_session_fts_create_(void *context, const char **args, int count, Fts5Tokenizer **out)
@@ -4419,12 +4453,59 @@ static int fsb_session_sql_setup_(fsb_session_sql_ *c)
     int err = fsb_session_sql_exec_(c, "PRAGMA cache_size=-16384; PRAGMA temp_store=MEMORY");
     if (!err && !c->store->desc.read_only) err = fsb_session_sql_wal_(c);
     if (!err) err = fsb_session_sql_exec_(c, sync[c->store->desc.durability]);
-    fts5_api *api = fsb_session_fts_(c->db);
-    if (api && !c->store->desc.no_search) {
-        fts5_tokenizer copy = tokenizer;
-        c->has_words = api->xCreateTokenizer(api, "fsb_session", c, &copy, NULL) == SQLITE_OK;
+    if (err) return err;
+    fts5_api      *api;
+    fts5_tokenizer copy = tokenizer;
+    int            rc = fsb_session_fts_(c->db, &api);
+    if (rc == SQLITE_OK && api) rc = api->xCreateTokenizer(api, "fsb_session", c, &copy, NULL);
+    c->has_words = rc == SQLITE_OK && api;
+    return rc == SQLITE_OK ? 0 : fsb_session_sql_fail_(c, rc);
+}
+
+/* Can nobody write to it, for want of a mode bit or on a read-only file system? */
+static int fsb_session_is_frozen_(const char *path)
+{
+    struct stat st;
+    if (fstatat(AT_FDCWD, path, &st, 0)) return 0;
+    return !(st.st_mode & 0222) || (access(path, W_OK) && errno == EROFS);
+}
+
+/* WAL needs files beside the database, even to read it. Where none can be made and none was left it
+   is read as it stands: "immutable", which only a URI can say. Else *uri is empty. */
+static int fsb_session_sql_uri_(const char *path, fsb_session_buf_ *uri)
+{
+    const char *slash = strrchr(path, '/');
+    fsb_session_put_(uri, path, slash ? (size_t)(slash + 1 - path) : 0);
+    fsb_session_put_(uri, ".", 2);
+    int frozen = !uri->err && fsb_session_is_frozen_(path) && fsb_session_is_frozen_(uri->data);
+    uri->size = 0;
+    fsb_session_puts_(uri, path), fsb_session_put_(uri, "-wal", 5);
+    frozen = frozen && !uri->err && access(uri->data, F_OK) && errno == ENOENT;
+    uri->size = 0;
+    if (!frozen) return uri->err;
+    fsb_session_puts_(uri, *path == '/' ? "file://" : "file:");
+    for (; *path; ++path) {
+        char byte[4];
+        snprintf(byte, sizeof byte, strchr("%?#", *path) ? "%%%02x" : "%c", (unsigned char)*path);
+        fsb_session_puts_(uri, byte);
     }
-    return err;
+    fsb_session_put_(uri, "?immutable=1", 13);
+    return uri->err;
+}
+
+static int fsb_session_sql_open_file_(fsb_session_sql_ *c)
+{
+    fsb_session_buf_ uri = fsb_session_buffer_(&c->store->desc.allocator);
+    const char      *path = c->store->desc.path;
+    int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, rc = SQLITE_OK;
+    if (c->store->desc.read_only) {
+        rc = fsb_session_sql_uri_(path, &uri) ? SQLITE_NOMEM : SQLITE_OK;
+        flags = SQLITE_OPEN_READONLY | (uri.size ? SQLITE_OPEN_URI : 0);
+    }
+    if (rc == SQLITE_OK)
+        rc = sqlite3_open_v2(uri.size ? uri.data : path, &c->db, flags | SQLITE_OPEN_NOMUTEX, NULL);
+    fsb_session_unbuffer_(&uri);
+    return rc;
 }
 
 static int fsb_session_sql_connect_(fsb_session_store *store, fsb_session_sql_ **out)
@@ -4432,10 +4513,7 @@ static int fsb_session_sql_connect_(fsb_session_store *store, fsb_session_sql_ *
     fsb_session_sql_ *c = (fsb_session_sql_ *)fsb_session_take_(&store->desc.allocator, sizeof *c);
     if (!c) return -ENOMEM;
     c->store = store;
-    const int flags = (store->desc.read_only ? SQLITE_OPEN_READONLY
-                                             : SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE) |
-                      SQLITE_OPEN_NOMUTEX;
-    const int rc = sqlite3_open_v2(store->desc.path, &c->db, flags, NULL);
+    const int rc = fsb_session_sql_open_file_(c);
     int       err = rc == SQLITE_OK ? fsb_session_sql_setup_(c) : fsb_session_sql_fail_(c, rc);
     if (err && (rc & 0xff) == SQLITE_CANTOPEN) {
         const int system = c->db ? sqlite3_system_errno(c->db) : 0;
@@ -4462,6 +4540,10 @@ static int fsb_session_sql_take_(fsb_session_store *store, fsb_session_sql_ **ou
 
 static void fsb_session_sql_give_(fsb_session_sql_ *c)
 {
+    if (c->failed || !sqlite3_get_autocommit(c->db)) { /* or its transaction could not be ended */
+        fsb_session_sql_close_(c);
+        return;
+    }
     pthread_mutex_lock(&c->store->lock);
     c->next = c->store->idle;
     c->store->idle = c;
@@ -4538,7 +4620,8 @@ static void fsb_session_bind_string_(sqlite3_stmt *st, int i, const char *text)
 static fsb_session_span fsb_session_column_(sqlite3_stmt *st, int i)
 {
     const char            *data = (const char *)sqlite3_column_blob(st, i);
-    const fsb_session_span span = {data ? data : "", (size_t)sqlite3_column_bytes(st, i)};
+    const int              size = data ? sqlite3_column_bytes(st, i) : 0; /* NULL: or no memory */
+    const fsb_session_span span = {data ? data : "", (size_t)size};
     return span;
 }
 
@@ -4928,7 +5011,7 @@ static int fsb_session_any_dirty_(fsb_session_sql_ *c)
 /* After a save: enough waits for a batch. What goes wrong here is not the save's concern. */
 static void fsb_session_feed_(fsb_session_sql_ *c, size_t count)
 {
-    if (!c->has_words) return;
+    if (!c->has_words || c->store->desc.no_search) return;
     const uint64_t n = __atomic_add_fetch(&c->store->unindexed, count, __ATOMIC_RELAXED);
     if (n < FSB_SESSION_BATCH_) return;
     __atomic_store_n(&c->store->unindexed, 0, __ATOMIC_RELAXED);
@@ -5231,8 +5314,7 @@ static int fsb_session_change_in_(fsb_session_sql_ *c, fsb_session *s, fsb_sessi
         err = fsb_session_insert_(c, row->no, ch->messages + shared, ch->count - shared,
                                   fsb_session_now_(), &row->info, &scratch);
     if (!err) err = fsb_session_update_(c, row, base), ++row->revision;
-    if (!err && !s->store->desc.no_search)
-        err = fsb_session_sql_ints_(c, FSB_SESSION_MARK_, row->no, 0);
+    if (!err) err = fsb_session_sql_ints_(c, FSB_SESSION_MARK_, row->no, 0);
     fsb_session_unbuffer_(&scratch);
     return err;
 }
@@ -5308,8 +5390,7 @@ static int fsb_session_append_in_(fsb_session_sql_ *c, fsb_session *s,
     }
     fsb_session_info counted = s->info;
     int err = fsb_session_insert_(c, s->number, messages, count, now, &counted, &s->line);
-    if (!err && !s->store->desc.no_search)
-        err = fsb_session_sql_ints_(c, FSB_SESSION_MARK_, s->number, 0);
+    if (!err) err = fsb_session_sql_ints_(c, FSB_SESSION_MARK_, s->number, 0);
     return err;
 }
 
@@ -5881,7 +5962,7 @@ static int fsb_session_sql_drop_blobs_(fsb_session_store *store, const char *use
                                        uint64_t *dropped)
 {
     fsb_session_sql_ *c;
-    int64_t           no;
+    int64_t           no = 0;
     fsb_session_buf_  gone = fsb_session_buffer_(&store->desc.allocator);
     int               got = 0, err = fsb_session_sql_take_(store, &c);
     if (err) return err;
@@ -5911,8 +5992,8 @@ static int fsb_session_sql_repair_(fsb_session_store *store, const char *user,
                                    fsb_session_repair_result *out)
 {
     static const char reset[] =
-        "BEGIN IMMEDIATE; DROP TABLE IF EXISTS words; DELETE FROM doc;"
-        "UPDATE session SET indexed=-1; INSERT OR IGNORE INTO dirty SELECT no FROM session; COMMIT";
+        "DROP TABLE IF EXISTS words; DELETE FROM doc; UPDATE session SET indexed=-1;"
+        "INSERT OR IGNORE INTO dirty SELECT no FROM session";
     fsb_session_sql_ *c;
     sqlite3_stmt     *st = NULL;
     int               err = store->desc.read_only ? -EROFS : fsb_session_sql_take_(store, &c);
@@ -5925,9 +6006,13 @@ static int fsb_session_sql_repair_(fsb_session_store *store, const char *user,
                                 "sqlite3 NEW", store->desc.path,
                                 (const char *)sqlite3_column_text(st, 0));
     sqlite3_finalize(st);
-    if (!err && c->has_words) err = fsb_session_sql_exec_(c, reset);
-    if (!err && c->has_words) err = fsb_session_sql_exec_(c, fsb_session_schema_words_);
-    int more = !err && c->has_words;
+    const int words = c->has_words && !store->desc.no_search;
+    if (!err && words && !(err = fsb_session_sql_begin_(c))) { /* nobody sees it without an index */
+        err = fsb_session_sql_exec_(c, reset);
+        if (!err) err = fsb_session_sql_exec_(c, fsb_session_schema_words_);
+        err = fsb_session_sql_end_(c, err);
+    }
+    int more = !err && words;
     while (more > 0) more = fsb_session_index_batch_(c);
     if (more < 0) err = more;
     fsb_session_stat stat;
@@ -5965,7 +6050,8 @@ static int fsb_session_sqlite_start_(fsb_session_store *store)
     if (!store->desc.read_only) {
         err = fsb_session_sql_exec_(c, "BEGIN IMMEDIATE"); /* of several makers, one makes it */
         if (!err) err = fsb_session_sql_schema_(c);
-        if (!err && c->has_words) err = fsb_session_sql_exec_(c, fsb_session_schema_words_);
+        if (!err && c->has_words && !store->desc.no_search)
+            err = fsb_session_sql_exec_(c, fsb_session_schema_words_);
         err = fsb_session_sql_end_(c, err);
     } else err = fsb_session_sql_schema_(c);
     fsb_session_sql_give_(c);
@@ -6404,8 +6490,9 @@ static int fsb_session_copy_blobs_(fsb_session_store *to, fsb_session_store *fro
                 err = 0;
                 continue;
             }
-            if (!err) err = to->kind->put_blob(to, user, hash, blob.span);
-            if (!err) fsb_session_free(blob.block);
+            if (err) break;
+            err = to->kind->put_blob(to, user, hash, blob.span);
+            fsb_session_free(blob.block);
         }
     }
     return err;

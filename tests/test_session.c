@@ -507,6 +507,10 @@ static void searches(int kind)
                  {"harb*", 1, NULL},
                  {"ferry NOT oslo", 1, NULL},
                  {"ferry -oslo", 1, NULL},
+                 {"ferry -- oslo", 1, "The [FERRY] to [Oslo] leaves at nine."},
+                 {"ferry -!! nine", 1, "The [FERRY] to Oslo leaves at [nine]."},
+                 {"train OR ... ferry", 2, NULL},
+                 {"fer*\"tickets\"", 1, NULL},
                  {"train OR caf*", 1, NULL},
                  {"(train OR cafe) AND harbour", 1, NULL},
                  {"holiday", 1, "[Holiday] plan"},
@@ -1284,6 +1288,128 @@ static void test_sweep_keeps(void)
     fsb_session_store_close(store);
 }
 
+#ifdef FSB_WITH_ZSTD
+/* A store with the session "a" of ann, which has been compressed. */
+static fsb_session_store *open_with_cold(fsb_session_store_desc *d, const char *text)
+{
+    d->cold_ms = 1;
+    fsb_session_store *store = open_store(d);
+    fsb_session       *s = create(store, "ann", "a", "");
+    append_texts(s, text);
+    fsb_session_close(s);
+    CHECK_EQ(fsb_session_store_sweep(store, "ann", fsb_session_now_() + 1000000000, NULL), 0);
+    return store;
+}
+#endif
+
+/* One wrong bit in a compressed session, wherever: it is told, or what is read is right. */
+static void test_cold_damaged(void)
+{
+#ifndef FSB_WITH_ZSTD
+    SKIP("built without FSB_WITH_ZSTD");
+#else
+    fsb_session_store_desc d = new_desc(FSB_SESSION_FILES);
+    fsb_session_store     *store = open_with_cold(&d, "the ferry leaves");
+    fsb_session           *s;
+    char                   file[500], bytes[1000];
+    int                    told = 0;
+    fsb_session_store_close(store);
+    snprintf(file, sizeof file, "%s/ann/a.jsonl.zst", d.path);
+    const int     fd = open(file, O_RDWR);
+    const ssize_t size = pread(fd, bytes, sizeof bytes, 0);
+    CHECK(size > 50 && size < (ssize_t)sizeof bytes);
+    for (ssize_t at = 0; at < size; ++at) {
+        const char wrong = (char)(bytes[at] ^ 1 << at % 8);
+        REQUIRE(pwrite(fd, &wrong, 1, at) == 1);
+        store = open_store(&d);
+        const int err = fsb_session_open(&s, store, "ann", "a");
+        CHECK(err == 0 || err == -EBADMSG);
+        told += err != 0;
+        if (!err) {
+            expect_texts(s, "the ferry leaves");
+            fsb_session_close(s);
+        }
+        fsb_session_store_close(store);
+        REQUIRE(pwrite(fd, &bytes[at], 1, at) == 1);
+    }
+    close(fd);
+    CHECK(told > size / 2);
+#endif
+}
+
+/* Who searches finds what was changed by one that does not, as it is now. */
+static void changed_without_search(int kind)
+{
+    fsb_session_store_desc d = new_desc(kind);
+    fsb_session_store     *store = open_store(&d);
+    fsb_session           *s = create(store, "ann", "a", "harbour");
+    fsb_session_message    m = say("user", "a ferry");
+    fsb_session_info       info;
+    REQUIRE(s && fsb_session_append(s, &m, 1) == 0 && fsb_session_append(s, &m, 1) == 0);
+    CHECK_EQ(hits_for(store, "ferry"), 2);
+    fsb_session_close(s);
+    fsb_session_store_close(store);
+    d.no_search = 1;
+    store = open_store(&d);
+    REQUIRE(fsb_session_open(&s, store, "ann", "a") == 0);
+    m = say("user", "a train"), m.id = 1;
+    CHECK_EQ(fsb_session_edit(s, &m), 0);
+    CHECK_EQ(fsb_session_erase(s, 2, 2), 0);
+    m = say("user", "a bus");
+    CHECK_EQ(fsb_session_append(s, &m, 1), 0);
+    memset(&info, 0, sizeof info);
+    info.title = "station";
+    CHECK_EQ(fsb_session_set(s, &info, FSB_SESSION_TITLE), 0);
+    fsb_session_close(s);
+    CHECK_EQ(fsb_session_store_repair(store, "ann", NULL), 0);
+    fsb_session_store_close(store);
+    d.no_search = 0;
+    store = open_store(&d);
+    CHECK_EQ(hits_for(store, "ferry"), 0);
+    CHECK_EQ(hits_for(store, "harbour"), 0);
+    CHECK_EQ(hits_for(store, "train"), 1);
+    CHECK_EQ(hits_for(store, "bus"), 1);
+    CHECK_EQ(hits_for(store, "station"), 1);
+    fsb_session_store_close(store);
+}
+static void test_changed_without_search(void) { BOTH(changed_without_search); }
+
+/* An attachment that was damaged where it lies is whole again once it is attached again. */
+static void damaged_blob(int kind)
+{
+    static const char *const damage[] = {"bytEs", "byte", "bytes and more", ""};
+    static const char        hash[] = /* of "bytes" */
+        "277089d91c0bdf4f2e6862ba7e4a07605119431f5d13f726dd352b06f1b206a9";
+    fsb_session_store_desc d = new_desc(kind);
+    fsb_session_store     *store = open_store(&d);
+    fsb_session           *s = create(store, "ann", "a", "");
+    fsb_session_message    m = say("user", "see this");
+    fsb_session_attachment att;
+    fsb_session_bytes      blob;
+    char                   file[500], sql[100];
+    memset(&att, 0, sizeof att);
+    att.data = fsb_session_text("bytes"), m.attachments = &att, m.attachment_count = 1;
+    REQUIRE(s && fsb_session_append(s, &m, 1) == 0);
+    snprintf(file, sizeof file, "%s/ann/.blobs/%s", path, hash);
+    for (size_t i = 0; i < sizeof damage / sizeof *damage; ++i) {
+        snprintf(sql, sizeof sql, "UPDATE blob SET data=CAST('%s' AS BLOB)", damage[i]);
+        if (kind == FSB_SESSION_FILES) write_file(file, damage[i]);
+#ifdef FSB_WITH_SQLITE
+        else run_sql(sql);
+#endif
+        CHECK_EQ(fsb_session_blob(store, "ann", hash, &blob), -EBADMSG);
+        CHECK_EQ(fsb_session_append(s, &m, 1), 0);
+        const int err = fsb_session_blob(store, "ann", hash, &blob);
+        CHECK_EQ(err, 0);
+        if (err) continue;
+        CHECK(same(blob.span, att.data));
+        fsb_session_free(blob.block);
+    }
+    fsb_session_close(s);
+    fsb_session_store_close(store);
+}
+static void test_damaged_blob(void) { BOTH(damaged_blob); }
+
 /* A cold file that a thaw left behind does not come back when a deletion fails half way. */
 static void test_delete_half(void)
 {
@@ -1291,13 +1417,9 @@ static void test_delete_half(void)
     SKIP("built without FSB_WITH_ZSTD");
 #else
     fsb_session_store_desc d = new_desc(FSB_SESSION_FILES);
-    d.cold_ms = 1;
-    fsb_session_store *store = open_store(&d);
-    fsb_session       *s = create(store, "ann", "a", "");
-    char               file[500], aside[520];
-    append_texts(s, "abc");
-    fsb_session_close(s);
-    REQUIRE(fsb_session_store_sweep(store, "ann", fsb_session_now_() + 1000000000, NULL) == 0);
+    fsb_session_store     *store = open_with_cold(&d, "abc");
+    fsb_session           *s;
+    char                   file[500], aside[520];
     snprintf(file, sizeof file, "%s/ann/a.jsonl.zst", d.path);
     snprintf(aside, sizeof aside, "%s.old", file);
     REQUIRE(link(file, aside) == 0 && fsb_session_open(&s, store, "ann", "a") == 0);
@@ -1351,6 +1473,82 @@ static void test_no_descriptor(void)
 #endif
 }
 
+#ifdef FSB_WITH_SQLITE
+static ssize_t test_write(int fd, const void *data, size_t size)
+{
+    return fails("write") ? -1 : write(fd, data, size);
+}
+static ssize_t test_pwrite(int fd, const void *data, size_t size, off_t at)
+{
+    return fails("write") ? -1 : pwrite(fd, data, size, at);
+}
+static void fail_writes(int on) /* of SQLite: it calls one of these */
+{
+    sqlite3_vfs *vfs = sqlite3_vfs_find(NULL);
+    vfs->xSetSystemCall(vfs, "write", on ? (sqlite3_syscall_ptr)test_write : NULL);
+    vfs->xSetSystemCall(vfs, "pwrite", on ? (sqlite3_syscall_ptr)test_pwrite : NULL);
+    vfs->xSetSystemCall(vfs, "pwrite64", on ? (sqlite3_syscall_ptr)test_pwrite : NULL);
+}
+
+/* A repair that fails at any write leaves all that can be found to be found. */
+static void repair_fails(fsb_session_store *store)
+{
+    int reached = 0;
+    fail_writes(1);
+    for (int done = 0; !done; ++reached) {
+        fault.call = "write", fault.after = reached, fault.err = EIO;
+        const int err = fsb_session_store_repair(store, "ann", NULL);
+        CHECK(err == 0 || err == -EIO);
+        done = fault.call != NULL;
+        fault.call = NULL;
+        CHECK_EQ(hits_of(store, "ferry"), 31);
+    }
+    CHECK(reached > 3);
+    fail_writes(0);
+}
+
+/* For want of memory an edit fails, and the next one finds nothing damaged. */
+static void edit_fails(fsb_session_store *store)
+{
+    fsb_session *s = NULL;
+    int          err = -ENOMEM, failed = 0;
+    for (sqlite3_int64 more = 0; err == -ENOMEM; more += 500) {
+        char                text[40];
+        fsb_session_message m = say("user", text);
+        REQUIRE(fsb_session_open(&s, store, "ann", "a") == 0);
+        m.id = 1, m.content.size = (size_t)snprintf(text, sizeof text, "a train %d", (int)more);
+        sqlite3_hard_heap_limit64(sqlite3_memory_used() + more);
+        err = fsb_session_edit(s, &m);
+        sqlite3_hard_heap_limit64(0);
+        failed += err == -ENOMEM;
+        CHECK(err == 0 || err == -ENOMEM);
+        if (err) CHECK_EQ(fsb_session_edit(s, &m), 0);
+        fsb_session_close(s);
+        CHECK_EQ(hits_of(store, "train"), 1);
+        CHECK_EQ(hits_of(store, "ferry"), 30);
+    }
+    CHECK(failed > 0);
+}
+#endif
+
+static void test_sqlite_fails(void)
+{
+#ifndef FSB_WITH_SQLITE
+    SKIP("built without SQLite");
+#else
+    fsb_session_store_desc d = new_desc(FSB_SESSION_SQLITE);
+    fsb_session_store     *store = open_store(&d);
+    fsb_session           *s = create(store, "ann", "a", "");
+    fsb_session_message    m = say("user", "a ferry");
+    for (int i = 0; i < 31; ++i) REQUIRE(s && fsb_session_append(s, &m, 1) == 0);
+    CHECK_EQ(hits_of(store, "ferry"), 31);
+    fsb_session_close(s);
+    repair_fails(store);
+    edit_fails(store);
+    fsb_session_store_close(store);
+#endif
+}
+
 static void read_only(int kind)
 {
     fsb_session_store_desc d = new_desc(kind);
@@ -1381,6 +1579,52 @@ static void read_only(int kind)
     fsb_session_store_close(store);
 }
 static void test_read_only(void) { BOTH(read_only); }
+
+/* Where nothing can be written, nor by root, both stores can be read. */
+static int reads_frozen(const fsb_session_store_desc *d)
+{
+    fsb_session_store *store = NULL;
+    fsb_session       *s = NULL;
+    if (geteuid() == 0 && setuid(65534)) return 77;
+    if (access(d->path, R_OK)) return 77; /* $TMPDIR is not for everybody */
+    CHECK_EQ(fsb_session_store_open(&store, d), 0);
+    if (!store) return 1;
+    CHECK_EQ(fsb_session_open(&s, store, "ann", "a"), 0);
+    if (s) expect_texts(s, "abc");
+    CHECK_EQ(hits_for(store, "b"), 1);
+    fsb_session_close(s);
+    fsb_session_store_close(store);
+    return test_.bad != 0;
+}
+
+static void frozen(int kind)
+{
+    fsb_session_store_desc d = new_desc(kind);
+    char                   folder[450], command[1000];
+    int                    status = -1;
+    snprintf(folder, sizeof folder, "%s 100%%?#", path);
+    REQUIRE(mkdir(folder, 0755) == 0 && chmod(test_dir(), 0711) == 0);
+    strcat(folder, "/s");
+    d.path = folder;
+    fsb_session_store *store = open_store(&d);
+    fsb_session       *s = create(store, "ann", "a", "");
+    append_texts(s, "abc");
+    CHECK_EQ(hits_for(store, "b"), 1);
+    fsb_session_close(s);
+    fsb_session_store_close(store);
+    snprintf(command, sizeof command, "chmod -R a+rX,a-w '%.*s'", (int)strlen(folder) - 2, folder);
+    REQUIRE(system(command) == 0);
+    d.read_only = 1;
+    fflush(NULL);
+    const pid_t pid = fork();
+    if (pid == 0) _exit(reads_frozen(&d));
+    REQUIRE(pid > 0 && waitpid(pid, &status, 0) == pid);
+    snprintf(command, sizeof command, "chmod -R u+w '%.*s'", (int)strlen(folder) - 2, folder);
+    CHECK_EQ(system(command), 0);
+    if (WIFEXITED(status) && WEXITSTATUS(status) == 77) SKIP("no other user can be had");
+    CHECK_EQ(status, 0);
+}
+static void test_frozen(void) { BOTH(frozen); }
 
 /* 100 MB in a message (FSB_SOAK); else a tenth of that. */
 static void large_message(int kind)
@@ -1562,9 +1806,14 @@ int main(int argc, char **argv)
     TEST(test_full_disk_batch);
     TEST(test_faults);
     TEST(test_sweep_keeps);
+    TEST(test_cold_damaged);
+    TEST(test_changed_without_search);
+    TEST(test_damaged_blob);
     TEST(test_delete_half);
     TEST(test_no_descriptor);
+    TEST(test_sqlite_fails);
     TEST(test_read_only);
+    TEST(test_frozen);
     TEST(test_large_message);
     TEST(test_out_of_memory);
     TEST(test_seeds);
