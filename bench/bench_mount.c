@@ -69,6 +69,49 @@ typedef enum workload {
     WORKLOADS
 } workload;
 
+static const struct {
+    const char  *name, *unit;
+    bench_better better;
+} rows[WORKLOADS] = {
+    {"sequential read", "MiB/s", BENCH_MORE},
+    {"sequential write + fsync", "MiB/s", BENCH_MORE},
+    {"random 4 KiB O_DIRECT, 1 job", "IOPS", BENCH_MORE},
+    {"random 4 KiB O_DIRECT, 8 jobs", "IOPS", BENCH_MORE},
+    {"first byte of a cold file", "us", BENCH_LESS},
+    {"stat of a cold file", "us", BENCH_LESS},
+    {"create + write + close", "us", BENCH_LESS},
+    {"50 jumps in a video of 50 GiB", "MB/s", BENCH_MORE},
+    {"4 texture streams at once", "MiB/s", BENCH_MORE},
+    {"4 KiB anywhere in 1 TiB", "us", BENCH_LESS},
+    {"find over small files", "ms", BENCH_LESS},
+    {"small files, 1 reader", "ms", BENCH_LESS},
+    {"small files, 8 readers", "ms", BENCH_LESS},
+    {"small files, second pass", "ms", BENCH_LESS},
+    {"sequential read again", "MiB/s", BENCH_MORE},
+    {"git status again", "ms", BENCH_LESS},
+    {"sequential read, encrypted", "MiB/s", BENCH_MORE},
+    {"sequential write + fsync, encrypted", "MiB/s", BENCH_MORE},
+};
+
+/* Rows besides these, and whose runs they are of, or are set beside. */
+typedef enum beside {
+    FROM_DISK, REQUESTS, LOCKED, CPU_READ, CPU_WRITE, REST, MOST, LOADED, IDLE, BESIDES
+} beside;
+static const struct {
+    const char *name;
+    unsigned    needs; /* a bit for each workload */
+} besides[BESIDES] = {
+    {"small files from the disk cache", 1u << SMALL_1},
+    {"requests of the warm passes", 1u << SMALL_AGAIN | 1u << READ_AGAIN | 1u << GIT_AGAIN},
+    {"small files, second pass, read-only", 1u << SMALL_AGAIN},
+    {"CPU of the daemons, read", 1u << READ_1G},
+    {"CPU of the daemons, write", 1u << WRITE_1G},
+    {"memory at rest, the larger daemon", 1u << READ_1G},
+    {"memory at most, the larger daemon", 1u << READ_1G},
+    {"memory of fsb-mount under load", 0},
+    {"CPU at rest", 1u << READ_1G},
+};
+
 typedef enum timed { TIMED_FIRST, TIMED_PROBE, TIMED } timed; /* whose single reads are kept */
 
 static struct {
@@ -82,6 +125,7 @@ static struct {
     int    files;        /* to be asked for, and to be made */
     int    folders, git; /* of small files; files in the work tree, 0: there is no git */
     int    mounted, cache, secure; /* cache: fsb keeps what it reads on disk; secure: TLS */
+    contender by;                  /* whom it is mounted by */
     int    locked;                 /* fsb mounts read-only */
     double l2[MOST_RUNS], calls[MOST_RUNS]; /* ms; requests of the warm passes */
     double read_only[MOST_RUNS];            /* ms; a second pass that opens nothing */
@@ -95,6 +139,15 @@ static struct {
 } b;
 
 /* ---- helpers --------------------------------------------------------------------------------- */
+
+/* Does a row that was asked for take this one's runs? */
+static int wanted(workload w)
+{
+    int yes = bench_wanted(rows[w].name);
+    for (int i = 0; i < BESIDES; ++i)
+        yes |= (besides[i].needs >> w & 1) && bench_wanted(besides[i].name);
+    return yes;
+}
 
 #define START(out, ...) stage_start(out, NULL, NULL, (const char *const[]){__VA_ARGS__, NULL})
 
@@ -716,8 +769,8 @@ static void make_data(void)
         close(f);
     }
     make_small(buf);
-    make_names();
-    make_work_tree();
+    if (bench_wanted(besides[LOADED].name)) make_names();
+    if (wanted(GIT_AGAIN)) make_work_tree();
     free(buf);
 }
 
@@ -782,27 +835,6 @@ static const char *note_on(workload w, contender c)
 
 static void report(void)
 {
-    static const struct {
-        const char  *name, *unit;
-        bench_better better;
-    } rows[WORKLOADS] = {{"sequential read", "MiB/s", BENCH_MORE},
-                         {"sequential write + fsync", "MiB/s", BENCH_MORE},
-                         {"random 4 KiB O_DIRECT, 1 job", "IOPS", BENCH_MORE},
-                         {"random 4 KiB O_DIRECT, 8 jobs", "IOPS", BENCH_MORE},
-                         {"first byte of a cold file", "us", BENCH_LESS},
-                         {"stat of a cold file", "us", BENCH_LESS},
-                         {"create + write + close", "us", BENCH_LESS},
-                         {"50 jumps in a video of 50 GiB", "MB/s", BENCH_MORE},
-                         {"4 texture streams at once", "MiB/s", BENCH_MORE},
-                         {"4 KiB anywhere in 1 TiB", "us", BENCH_LESS},
-                         {"find over small files", "ms", BENCH_LESS},
-                         {"small files, 1 reader", "ms", BENCH_LESS},
-                         {"small files, 8 readers", "ms", BENCH_LESS},
-                         {"small files, second pass", "ms", BENCH_LESS},
-                         {"sequential read again", "MiB/s", BENCH_MORE},
-                         {"git status again", "ms", BENCH_LESS},
-                         {"sequential read, encrypted", "MiB/s", BENCH_MORE},
-                         {"sequential write + fsync, encrypted", "MiB/s", BENCH_MORE}};
     for (int w = 0; w < WORKLOADS; ++w)
         for (contender c = 0; c < CONTENDERS; ++c) {
             const timed t = w == FIRST_BYTE ? TIMED_FIRST : w == TERABYTE ? TIMED_PROBE : TIMED;
@@ -816,25 +848,25 @@ static void report(void)
                 bench_row(rows[w].name, b.result[w][FSB], b.runs, rows[w].unit, names[c],
                           b.result[w][c], runs_of(c), rows[w].better, note_on((workload)w, c));
         }
-    bench_row("small files from the disk cache", b.l2, b.runs, "ms", "cold, the same",
+    bench_row(besides[FROM_DISK].name, b.l2, b.runs, "ms", "cold, the same",
               b.result[SMALL_1][FSB], b.runs, BENCH_LESS, "after a remount");
-    bench_row("requests of the warm passes", b.calls, b.runs, "", "", NULL, 0, BENCH_LESS,
+    bench_row(besides[REQUESTS].name, b.calls, b.runs, "", "", NULL, 0, BENCH_LESS,
               "to the host: small files, sequential, git");
-    bench_row("small files, second pass, read-only", b.read_only, b.runs, "ms", names[DIRECT],
+    bench_row(besides[LOCKED].name, b.read_only, b.runs, "ms", names[DIRECT],
               b.result[SMALL_AGAIN][DIRECT], b.runs, BENCH_LESS, "the kernel opens them alone");
     for (int w = 0; w < 2; ++w)
         for (contender c = SSHFS; c < CONTENDERS; ++c)
             if (b.present[c])
-                bench_row(w ? "CPU of the daemons, write" : "CPU of the daemons, read",
+                bench_row(besides[w ? CPU_WRITE : CPU_READ].name,
                           b.cpu[w][FSB], b.runs, "s/GiB", names[c], b.cpu[w][c], runs_of(c),
                           BENCH_LESS, "client and host together");
-    bench_row("memory at rest, the larger daemon", b.rss_rest, b.runs, "MB", "", NULL, 0,
+    bench_row(besides[REST].name, b.rss_rest, b.runs, "MB", "", NULL, 0,
               BENCH_LESS, "VmRSS");
-    bench_row("memory at most, the larger daemon", b.rss_peak, b.runs, "MB", "", NULL, 0,
+    bench_row(besides[MOST].name, b.rss_peak, b.runs, "MB", "", NULL, 0,
               BENCH_LESS, "VmHWM, after the read");
-    bench_row("memory of fsb-mount under load", b.loaded, b.runs, "MB", "", NULL, 0, BENCH_LESS,
+    bench_row(besides[LOADED].name, b.loaded, b.runs, "MB", "", NULL, 0, BENCH_LESS,
               "VmHWM: small and large files read, all names walked");
-    bench_row("CPU at rest", &b.idle_cpu, 1, "s", "", NULL, 0, BENCH_LESS,
+    bench_row(besides[IDLE].name, &b.idle_cpu, 1, "s", "", NULL, 0, BENCH_LESS,
               "both daemons, 2 s of rest");
 }
 
@@ -860,29 +892,30 @@ static void prepare_peers(void)
                     !all && c >= TUNED && c <= GLUSTER ? "slow" : "not installed");
 }
 
-/* Every workload by every contender, mounted anew for each; --quick mounts once for all of them. */
+/* Every workload that is wanted by every contender, mounted anew for each; --quick mounts once for
+   all of a contender's, but for what wants to be cold. */
 static void run_turn(int turn)
 {
     for (int i = 0; i < WORKLOADS * CONTENDERS; ++i) {
         const contender c = (contender)(bench_.quick ? i / WORKLOADS : i % CONTENDERS);
         const workload  w = (workload)(bench_.quick ? i % WORKLOADS : i / CONTENDERS);
-        if (!b.present[c] || turn >= runs_of(c)) continue;
+        if (!b.present[c] || turn >= runs_of(c) || !takes_part(w, c) || !wanted(w)) continue;
         if (isatty(2))
             fprintf(stderr, "\rrun %d of %d: %d of %d, %s   ", turn + 1, b.runs, w + 1, WORKLOADS,
                     names[c]);
-        const int cold = (w >= SMALL_FIND && w <= SMALL_8) || w == TLS_READ;
-        b.secure = w >= TLS_READ;
-        if (b.mounted && (cold || !takes_part(w, c))) unmount_contender(c);
-        if (!takes_part(w, c)) continue;
+        const int secure = w >= TLS_READ, cold = w >= SMALL_FIND && w <= SMALL_8;
+        if (b.mounted && (!bench_.quick || cold || c != b.by || secure != b.secure))
+            unmount_contender(b.by);
+        b.secure = secure, b.by = c;
         if (!b.mounted) mount_contender(c);
         run_one(w, c, turn);
         if (c == FSB && w == 0 && turn == b.runs - 1) measure_rest(c);
-        if (!bench_.quick || w == WORKLOADS - 1) unmount_contender(c);
     }
+    if (b.mounted) unmount_contender(b.by);
     b.secure = 0;
-    b.l2[turn] = small_from_disk();
-    b.read_only[turn] = small_read_only();
-    b.loaded[turn] = memory_under_load();
+    if (bench_wanted(besides[FROM_DISK].name)) b.l2[turn] = small_from_disk();
+    if (bench_wanted(besides[LOCKED].name)) b.read_only[turn] = small_read_only();
+    if (bench_wanted(besides[LOADED].name)) b.loaded[turn] = memory_under_load();
 }
 
 int main(int argc, char **argv)
