@@ -3,9 +3,9 @@
 #include <stdio.h>
 #include <sys/stat.h>
 
-/* What others do between two calls of ours: once, what was just made is moved aside, and something
-   else gets its name. */
-static struct {
+/* What others do between two calls of this thread: once, what was just made is moved aside, and
+   something else gets its name. */
+static _Thread_local struct {
     const char *victim, *aside; /* in the same folder */
 } swap;
 
