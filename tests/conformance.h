@@ -921,11 +921,10 @@ static inline unsigned conf_seen(conf_events *got, uint32_t kind)
 
 static inline int conf_wait_for(conf_events *got, uint32_t kind, unsigned count)
 {
-    for (int i = 0; i < 500; ++i) {
-        if (conf_seen(got, kind) >= count) return 1;
-        usleep(10000);
-    }
-    return 0;
+    int64_t napped = 0;
+    while (conf_seen(got, kind) < count)
+        if (!test_nap(&napped)) return 0;
+    return 1;
 }
 
 static inline void conf_watch(fsb_backend *b, const conformance_traits *t)

@@ -19,14 +19,6 @@ static void nap(int ms)
     usleep((useconds_t)ms * 1000);
 }
 
-/* Waits until the condition holds, 20 s at most: machines are slow, sanitizers slower. */
-#define EVENTUALLY(x)                                                                              \
-    do {                                                                                           \
-        int tries_ = 0;                                                                            \
-        while (tries_ < 4000 && !(x)) ++tries_, nap(5);                                            \
-        CHECK(tries_ < 4000 && #x);                                                                \
-    } while (0)
-
 /* ---- a host of one share in memory ---- */
 
 typedef struct host {
