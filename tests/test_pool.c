@@ -35,7 +35,7 @@ static int open_thing(void *user, const char *key, uint32_t timeout_ms, void **o
     const int at_once = __atomic_add_fetch(&w->opening, 1, __ATOMIC_SEQ_CST);
     if (at_once > __atomic_load_n(&w->most_opening, __ATOMIC_SEQ_CST))
         __atomic_store_n(&w->most_opening, at_once, __ATOMIC_SEQ_CST);
-    if (w->gather) {
+    if (__atomic_load_n(&w->gather, __ATOMIC_SEQ_CST)) {
         const int all = __atomic_exchange_n(&w->gather, 1, __ATOMIC_SEQ_CST);
         if (all > 1) EVENTUALLY(stats_of(w->pool).waiting == (uint32_t)all);
         else EVENTUALLY(__atomic_load_n(&w->most_opening, __ATOMIC_SEQ_CST) > 1);
