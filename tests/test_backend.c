@@ -394,7 +394,8 @@ static int fifo_waits(void)
     if (f) fclose(f);
     snprintf(path, sizeof path, "/proc/self/task/%d/stat", (int)id);
     if (!(f = fopen(path, "r"))) return 1;
-    if (fgets(text, sizeof text, f) && strrchr(text, ')')) sscanf(strrchr(text, ')'), ") %c", &state);
+    if (fgets(text, sizeof text, f) && strrchr(text, ')'))
+        sscanf(strrchr(text, ')'), ") %c", &state);
     return fclose(f), state == 'S';
 }
 
@@ -1821,8 +1822,8 @@ static void changed(void *user, const fsb_event *e)
     const char *path = e->kind == FSB_EVENT_RENAMED ? e->path2 : e->path;
     const char *name = strrchr(path, '/') + 1;
     unsigned    i;
-    c->lost += e->kind == FSB_EVENT_LOST;
-    c->own += !strncmp(name, "own", 3);
+    __atomic_add_fetch(&c->lost, e->kind == FSB_EVENT_LOST, __ATOMIC_RELAXED);
+    __atomic_add_fetch(&c->own, !strncmp(name, "own", 3), __ATOMIC_RELAXED);
     if (e->kind == FSB_EVENT_REMOVED) CHECK(!e->stat);
     else if (e->stat) CHECK(e->stat->file_id != 0);
     if (sscanf(name, "%*[nf]%u", &i) == 1 && i < CHANGES)
@@ -1837,7 +1838,8 @@ static int changed_all(changes *c, uint32_t kind)
         missing = 0;
         for (unsigned i = 0; i < CHANGES; ++i)
             missing += !__atomic_load_n(&c->seen[kind][i], __ATOMIC_ACQUIRE);
-    } while (missing && test_nap(&napped));
+    } while (missing && !__atomic_load_n(&c->lost, __ATOMIC_RELAXED) && test_nap(&napped));
+    if (__atomic_load_n(&c->lost, __ATOMIC_RELAXED)) return 1; /* nothing can be said */
     if (missing) fprintf(stderr, "kind %u: %u of %d were not told\n", kind, missing, CHANGES);
     return !missing;
 }
@@ -1893,8 +1895,9 @@ static void change_all(const char *dir, int step)
     CHECK_EQ(status, 0);
 }
 
-/* Everything is told of, and of this process's own, nothing, where that can be known. */
-static int watch_foreign(const char *name, int want_exact)
+/* Everything is told of, and of this process's own, nothing, where that can be known. 1: events
+   were lost, as they may be if a busy machine does not come to read them. */
+static int watch_foreign_once(const char *name, int want_exact)
 {
     fsb_backend *b = open_local(name, 0);
     changes     *c = calloc(1, sizeof *c);
@@ -1921,12 +1924,24 @@ static int watch_foreign(const char *name, int want_exact)
         CHECK(changed_all(c, kinds[step]));
         if (step == 7) CHECK(changed_all(c, FSB_EVENT_CONTENT));
     }
-    CHECK_EQ(__atomic_load_n(&c->lost, __ATOMIC_RELAXED), 0);
-    if (exact) CHECK_EQ(__atomic_load_n(&c->own, __ATOMIC_RELAXED), 0);
-    else CHECK(__atomic_load_n(&c->own, __ATOMIC_RELAXED) > 0);
     CHECK_EQ(C(CLOSE, .handle = h), 0);
+    const int lost = c->lost != 0;
+    if (exact) CHECK_EQ(c->own, 0);
+    else CHECK(lost || c->own > 0);
     b->close(b);
     free(c);
+    return lost;
+}
+
+static int watch_foreign(const char *name, int want_exact)
+{
+    char again[64];
+    int  lost = 1;
+    for (int i = 0; i < 5 && lost; ++i) {
+        snprintf(again, sizeof again, "%s%d", name, i);
+        lost = watch_foreign_once(again, want_exact);
+    }
+    CHECK(!lost);
     return test_.bad != 0;
 }
 

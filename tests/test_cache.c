@@ -211,7 +211,7 @@ static void test_ttl(void)
     fsb_cache          *cache = NULL;
     int64_t             begin = 0, n = -ENOENT;
     uint32_t            ms = 10;
-    while (n == -ENOENT && clock_ms() - begin >= ms) { /* late ourselves: with one that lasts longer */
+    while (n == -ENOENT && clock_ms() - begin >= ms) { /* late: one that lasts longer */
         fsb_cache_close(cache);
         REQUIRE((cache = open_cache(0, 0)) != NULL);
         begin = clock_ms(), ms *= 4;
@@ -1099,7 +1099,7 @@ static void test_disk_kill(void)
         __atomic_store_n(&done->wrote, 0, __ATOMIC_RELEASE);
         const pid_t           pid = fork();
         if (pid == 0) write_until_killed(done, life);
-        if (i % 2) EVENTUALLY(__atomic_load_n(&done->wrote, __ATOMIC_ACQUIRE)); /* else early, too */
+        if (i % 2) EVENTUALLY(__atomic_load_n(&done->wrote, __ATOMIC_ACQUIRE)); /* else early */
         nanosleep(&wait, NULL);
         CHECK(pid > 0 && kill(pid, SIGKILL) == 0 && waitpid(pid, NULL, 0) == pid);
         const uint64_t last = look_after_kill(done);

@@ -2094,7 +2094,7 @@ static void test_write_errors(void)
     CHECK_EQ(pwrite(fd, "AFTER!", 6, 0), 6);
     FAILS(close(fd), EDQUOT);
     fail(0, 0);
-    EVENTUALLY(strcmp(get(p("f")), "before") == 0); /* another thread has the kernel forget the bytes */
+    EVENTUALLY(strcmp(get(p("f")), "before") == 0); /* a thread has the kernel forget it */
     fd = open(p("f"), O_WRONLY | O_APPEND); /* not delayed: the write itself fails */
     fail(FSB_OP_WRITE, -EIO);
     FAILS(write(fd, "x", 1), EIO);
