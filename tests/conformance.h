@@ -921,18 +921,26 @@ static inline unsigned conf_seen(conf_events *got, uint32_t kind)
 
 static inline int conf_wait_for(conf_events *got, uint32_t kind, unsigned count)
 {
-    for (int i = 0; i < 500; ++i) {
-        if (conf_seen(got, kind) >= count) return 1;
-        usleep(10000);
-    }
-    return 0;
+    int64_t napped = 0;
+    while (conf_seen(got, kind) < count)
+        if (!test_nap(&napped)) return 0;
+    return 1;
 }
 
-static inline void conf_watch(fsb_backend *b, const conformance_traits *t)
+/* The same, or events were lost, and nothing more can be said. */
+static inline int conf_told(conf_events *got, uint32_t kind, unsigned count)
+{
+    int64_t napped = 0;
+    while (conf_seen(got, kind) < count && !conf_seen(got, FSB_EVENT_LOST))
+        if (!test_nap(&napped)) return 0;
+    return 1;
+}
+
+/* 1: events were lost, as they may be if a busy machine does not come to read them. */
+static inline int conf_watch_once(fsb_backend *b)
 {
     conf_events got = {.lock = PTHREAD_MUTEX_INITIALIZER};
     char        path[64];
-    if (!t->has_watch) return;
     CHECK_EQ(C(MKDIR, .path = "/w", MODE(0755)), 0);
     CHECK_EQ(C(WATCH, .path = "/none", .event = conf_event, .user = &got), -ENOENT);
     CHECK_EQ(C(WATCH, .path = "/w"), -EINVAL);
@@ -942,31 +950,32 @@ static inline void conf_watch(fsb_backend *b, const conformance_traits *t)
         snprintf(path, sizeof path, "/w/n%u", i);
         conf_put(b, path, "x");
     }
-    CHECK(conf_wait_for(&got, FSB_EVENT_CREATED, 1000));
-    CHECK(conf_wait_for(&got, FSB_EVENT_CONTENT, 1000));
+    CHECK(conf_told(&got, FSB_EVENT_CREATED, 1000));
+    CHECK(conf_told(&got, FSB_EVENT_CONTENT, 1000));
     CHECK_EQ(C(SETATTR, .path = "/w/n0", MODE(0600)), 0);
-    CHECK(conf_wait_for(&got, FSB_EVENT_ATTR, 1));
+    CHECK(conf_told(&got, FSB_EVENT_ATTR, 1));
     CHECK_EQ(C(RENAME, .path = "/w/n0", .path2 = "/w/other"), 0);
-    CHECK(conf_wait_for(&got, FSB_EVENT_RENAMED, 1));
-    CHECK_STR(got.renamed, "/w/n0");
-    CHECK_STR(got.renamed2, "/w/other");
+    CHECK(conf_told(&got, FSB_EVENT_RENAMED, 1));
+    const int renamed = conf_seen(&got, FSB_EVENT_RENAMED) != 0;
+    CHECK_STR(renamed ? got.renamed : "/w/n0", "/w/n0");
+    CHECK_STR(renamed ? got.renamed2 : "/w/other", "/w/other");
     CHECK_EQ(conf_seen(&got, FSB_EVENT_REMOVED), 0);
     CHECK_EQ(C(RENAME, .path = "/w/other", .path2 = "/outside"), 0);
-    CHECK(conf_wait_for(&got, FSB_EVENT_REMOVED, 1));
+    CHECK(conf_told(&got, FSB_EVENT_REMOVED, 1));
     CHECK_EQ(C(UNLINK, .path = "/outside"), 0);
     for (unsigned i = 1; i < 1000; ++i) {
         snprintf(path, sizeof path, "/w/n%u", i);
         CHECK_EQ(C(UNLINK, .path = path), 0);
     }
-    CHECK(conf_wait_for(&got, FSB_EVENT_REMOVED, 1000));
+    CHECK(conf_told(&got, FSB_EVENT_REMOVED, 1000));
     const unsigned before = conf_seen(&got, FSB_EVENT_CREATED);
     CHECK_EQ(C(MKDIR, .path = "/w/deep", MODE(0755)), 0);
     conf_put(b, "/w/deep/at-once", "x"); /* before anybody can watch the new folder */
-    CHECK(conf_wait_for(&got, FSB_EVENT_CREATED, before + 2));
-    CHECK_EQ(conf_seen(&got, FSB_EVENT_LOST), 0); /* what goes on in a folder that moves may be */
+    CHECK(conf_told(&got, FSB_EVENT_CREATED, before + 2));
+    const int lost = conf_seen(&got, FSB_EVENT_LOST) != 0; /* of a folder that moves some may be */
     CHECK_EQ(C(RENAME, .path = "/w/deep", .path2 = "/w/moved"), 0);
     conf_put(b, "/w/moved/late", "x");
-    CHECK(conf_wait_for(&got, FSB_EVENT_CREATED, before + 3));
+    CHECK(lost || conf_wait_for(&got, FSB_EVENT_CREATED, before + 3));
     CHECK_EQ(C(READ, .handle = h, .buf = path, .size = 1), -EBADF);
     CHECK_EQ(C(STAT, .handle = h), -EBADF);
     CHECK_EQ(C(CLOSE, .handle = h), 0);
@@ -978,6 +987,14 @@ static inline void conf_watch(fsb_backend *b, const conformance_traits *t)
     usleep(50000);
     CHECK_EQ(conf_seen(&got, FSB_EVENT_REMOVED), closed);
     CHECK_EQ(C(RMDIR, .path = "/w"), 0);
+    return lost;
+}
+
+static inline void conf_watch(fsb_backend *b, const conformance_traits *t)
+{
+    int lost = t->has_watch != 0;
+    for (int i = 0; i < 5 && lost; ++i) lost = conf_watch_once(b);
+    CHECK(!lost);
 }
 
 static void conformance_run(fsb_backend *b, const conformance_traits *t)

@@ -34,13 +34,13 @@ head -c 64M /dev/urandom >shared/photos/big.bin
 echo '$ fsb-host --listen unix:fsb.sock shared &'
 fsb-host --listen "unix:$dir/fsb.sock" shared >url &
 host=$!
-for _ in $(seq 100); do
+for _ in $(seq 1200); do
     [ -s url ] && break
     kill -0 $host 2>/dev/null || fail "fsb-host ended"
     sleep 0.05
 done
 url=$(head -n 1 url)
-[ -n "$url" ] || fail "fsb-host printed no URL within 5 seconds"
+[ -n "$url" ] || fail "fsb-host printed no URL within a minute"
 echo "$url"
 run "fsb-mount '$url' mnt"
 mountpoint -q mnt || fail "nothing is mounted on $dir/mnt"

@@ -4,7 +4,7 @@
 #   host DIR [ARGS]     starts fsb-host on $dir/sock: $host_pid, $url
 #   mount_at MNT [ARGS] mounts $url there        unmount_at MNT
 #   check 'what' CMD    one check: CMD must succeed       skip 'what' 'why'
-#   soon CMD            repeats CMD until it succeeds, for 20 s
+#   soon CMD            repeats CMD until it succeeds, for a minute
 set -u
 cd "$(dirname "$0")/.." || exit 1
 bin=${FSB_BIN:-$PWD/build/bin}
@@ -62,7 +62,7 @@ check() {
     fi
 }
 soon() {
-    for _ in $(seq 200); do
+    for _ in $(seq 600); do
         (eval "$*") && return 0
         sleep 0.1
     done
@@ -77,7 +77,7 @@ host() {
     rm -f "$dir/url"
     "$bin/fsb-host" --listen "unix:$dir/sock" "$@" >"$dir/url" 2>>"$dir/host.log" &
     host_pid=$!
-    for _ in $(seq 1000); do
+    for _ in $(seq 3000); do
         [ -s "$dir/url" ] && break
         kill -0 $host_pid 2>/dev/null || break
         sleep 0.02
@@ -98,7 +98,7 @@ mount_at() {
 }
 unmount_at() { # by then the daemon has written everything, and ends
     fusermount3 -u "$1" || fusermount3 -uz "$1"
-    for _ in $(seq 400); do
+    for _ in $(seq 1200); do
         pgrep -f "fsb-mount.* $1\$" >/dev/null || return 0
         sleep 0.05
     done

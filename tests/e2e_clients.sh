@@ -19,10 +19,10 @@ check 'flock: the second client is refused, then served' '
     flock -n "$two/lock" true; refused=$?
     (sleep 1; touch "$dir/go") & [ $refused = 1 ] && flock "$two/lock" test -e "$dir/go" && wait $a'
 check 'flock: a client that is killed gives its locks back' '
-    flock "$one/lock" -c "touch $dir/held2; exec sleep 100" & a=$!
-    until [ -e "$dir/held2" ]; do sleep 0.02; done
-    ! flock -n "$two/lock" true; pkill -9 -f "[f]sb-mount.* $one\$"; flock -w 10 "$two/lock" true
-    s=$?; pkill -f "^sleep 100\$"; wait $a; fusermount3 -uz "$one"; exit $s'
+    flock "$one/lock" -c "echo \$\$ >$dir/held2; exec sleep 100" & a=$!
+    until [ -s "$dir/held2" ]; do sleep 0.02; done
+    ! flock -n "$two/lock" true; pkill -9 -f "[f]sb-mount.* $one\$"; flock -w 30 "$two/lock" true
+    s=$?; kill "$(cat "$dir/held2")"; wait $a; fusermount3 -uz "$one"; exit $s'
 mount_at "$one" -o remote_locks
 if command -v python3 >/dev/null; then
     check 'fcntl: ranges, between clients' 'python3 - <<P

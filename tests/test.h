@@ -10,7 +10,8 @@
            return test_end("test_sum");
        }
 
-   A failed CHECK tells where and goes on; REQUIRE leaves the test function. Threads: any. */
+   A failed CHECK tells where and goes on; REQUIRE leaves the test function. EVENTUALLY waits until
+   what others are to do is so: no test counts on when a thread runs. Threads: any. */
 #ifndef FSB_TEST_H
 #define FSB_TEST_H
 #include <errno.h>
@@ -38,6 +39,15 @@ static struct {
 #define CHECK_EQ(a, b) test_eq_(__FILE__, __LINE__, #a " == " #b, (long long)(a), (long long)(b))
 #define CHECK_STR(a, b) (strcmp((a), (b)) == 0 ? (void)0 : test_str_(__FILE__, __LINE__, (a), (b)))
 #define REQUIRE(x) do { if (!(x)) { test_fail_(__FILE__, __LINE__, #x, 0, 0); return; } } while (0)
+#define EVENTUALLY(x)                                                                              \
+    do {                                                                                           \
+        int64_t napped_ = 0;                                                                       \
+        while (!(x))                                                                               \
+            if (!test_nap(&napped_)) {                                                             \
+                test_fail_(__FILE__, __LINE__, "eventually " #x, 0, 0);                            \
+                break;                                                                             \
+            }                                                                                      \
+    } while (0)
 #define SKIP(why) do { test_.skip_reason = (why); return; } while (0)
 #define TEST(fn) test_run_(#fn, fn)
 
@@ -57,6 +67,17 @@ static inline void test_str_(const char *file, int line, const char *a, const ch
 {
     __atomic_add_fetch(&test_.bad, 1, __ATOMIC_RELAXED);
     fprintf(stderr, "%s:%d: %s: failed: \"%s\" is not \"%s\"\n", file, line, test_.name, a, b);
+}
+
+/* One nap of who waits for something, short ones first; *us is 0 before, and how long all took. 0: a
+   minute is over, which is enough for machines that are slow, and for sanitizers on them. */
+static inline int test_nap(int64_t *us)
+{
+    const int nap = *us < 1000 ? 100 : *us < 50000 ? 1000 : 5000;
+    if (*us >= 60000000) return 0;
+    usleep((useconds_t)nap);
+    *us += nap;
+    return 1;
 }
 
 static inline void test_begin(int argc, char **argv) { test_.argc = argc, test_.argv = argv; }

@@ -278,6 +278,8 @@ static void *swapper(void *arg) /* "dir" is now a folder, now a link to the outs
     return NULL;
 }
 
+static int swapped_often(void) { return __atomic_load_n(&swaps, __ATOMIC_RELAXED) > 100; }
+
 static void attack(fsb_backend *b)
 {
     char      buf[16] = "";
@@ -285,7 +287,7 @@ static void attack(fsb_backend *b)
     pthread_t thread;
     swap_stop = 0;
     REQUIRE(!pthread_create(&thread, NULL, swapper, NULL));
-    for (int i = 0; i < 20000; ++i) {
+    for (int i = 0; i < 20000 || (i < 20000000 && !(inside && refused && swapped_often())); ++i) {
         const char *name = i % 2 ? "/dir/canary" : "/dir/new";
         int64_t     n = 0;
         switch (i % 10) {
@@ -311,7 +313,7 @@ static void attack(fsb_backend *b)
     CHECK(!leaked(b));
     CHECK(inside > 0); /* the attack was one: some calls went in, some met the link */
     CHECK(refused > 0);
-    CHECK(swaps > 100);
+    CHECK(swapped_often());
     CHECK_EQ(C(STAT, .path = "/stolen"), -ENOENT);
     CHECK_EQ(C(STAT, .path = "/linked"), -ENOENT);
 }
@@ -370,11 +372,31 @@ static void opens_refused(fsb_backend *b, const char *path, int64_t err)
 }
 
 /* Waits in open(2) for a reader, which nobody may become. */
+static pid_t fifo_thread; /* of who does, as the kernel knows it */
 static void *fifo_writer(void *arg)
 {
+    __atomic_store_n(&fifo_thread, (pid_t)syscall(SYS_gettid), __ATOMIC_RELEASE);
     const int fd = open(arg, O_WRONLY);
     if (fd >= 0) close(fd);
     return NULL;
+}
+
+/* Does that thread wait in open()? Where the kernel does not tell: it does if it waits at all. */
+static int fifo_waits(void)
+{
+    char        path[64], text[256] = "", state = 0;
+    const pid_t id = __atomic_load_n(&fifo_thread, __ATOMIC_ACQUIRE);
+    if (!id) return 0;
+    snprintf(path, sizeof path, "/proc/self/task/%d/syscall", (int)id);
+    FILE *f = fopen(path, "r");
+    long  call = -1;
+    if (f && fscanf(f, "%ld", &call) == 1) return fclose(f), call == SYS_openat;
+    if (f) fclose(f);
+    snprintf(path, sizeof path, "/proc/self/task/%d/stat", (int)id);
+    if (!(f = fopen(path, "r"))) return 1;
+    if (fgets(text, sizeof text, f) && strrchr(text, ')'))
+        sscanf(strrchr(text, ')'), ") %c", &state);
+    return fclose(f), state == 'S';
 }
 
 static void test_fifo_untouched(void)
@@ -385,8 +407,9 @@ static void test_fifo_untouched(void)
     REQUIRE(b);
     snprintf(path, sizeof path, "%s/fifo/pipe", test_dir());
     CHECK_EQ(C(MKNOD, .path = "/pipe", MODE(S_IFIFO | 0600)), 0);
+    fifo_thread = 0;
     REQUIRE(!pthread_create(&thread, NULL, fifo_writer, path));
-    usleep(20000);
+    EVENTUALLY(fifo_waits());
     opens_refused(b, "/pipe", -ENXIO);
     conf_put(b, "/f", "regular");
     CHECK_EQ(C(GET, .path = "/f", .size = 10), 7); /* known as such now: forgotten when moved */
@@ -869,7 +892,7 @@ static void test_workers(void)
     CHECK_EQ(fsb_workers_run(w, hold, &at), 0);
     CHECK_EQ(fsb_workers_run(w, hold, &at), 0);
     /* not before both threads are inside: the queue is empty then, and stays as it is filled */
-    while (__atomic_load_n(&at.held, __ATOMIC_ACQUIRE) < 2) usleep(100);
+    EVENTUALLY(__atomic_load_n(&at.held, __ATOMIC_ACQUIRE) == 2);
     for (int i = 0; i < 20; ++i) accepted += fsb_workers_run(w, count_up, &count) == 0;
     CHECK_EQ(accepted, 8);
     CHECK_EQ(fsb_workers_run(w, count_up, &count), -EAGAIN);
@@ -917,10 +940,7 @@ static void test_submit(void)
         fsb_backend_submit(b, list, 100, round ? fsb_workers_runner(w) : none);
         if (round < 2) CHECK_EQ(finished, 100);
         int seen = 0;
-        for (int i = 0; i < 500 && seen < 100; ++i) {
-            seen = __atomic_load_n(&finished, __ATOMIC_ACQUIRE);
-            if (seen < 100) usleep(10000);
-        }
+        EVENTUALLY((seen = __atomic_load_n(&finished, __ATOMIC_ACQUIRE)) >= 100);
         CHECK_EQ(seen, 100);
     }
     fsb_workers_close(w);
@@ -955,12 +975,15 @@ static int descriptors(void)
     return n;
 }
 
-static int64_t now_ms(void)
+static int64_t clock_ms(clockid_t which)
 {
     struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
+    clock_gettime(which, &t);
     return t.tv_sec * 1000 + t.tv_nsec / 1000000;
 }
+
+static int64_t now_ms(void) { return clock_ms(CLOCK_MONOTONIC); }
+static int64_t worked_ms(void) { return clock_ms(CLOCK_PROCESS_CPUTIME_ID); }
 
 static unsigned names_in(fsb_backend *b, const char *path)
 {
@@ -1377,10 +1400,10 @@ static void test_copy_sparse(void) /* 1 GiB with three bytes in it */
         fsb_copy_progress p;
         fsb_copy_desc     d = {.from = all[i % 2], .to = b, .from_path = "/src", .to_path = "/dst"};
         char              got[2] = "";
-        const int64_t     start = now_ms();
+        const int64_t     start = worked_ms();
         CHECK_EQ(fsb_backend_copy(&d, &p), 0);
-        if (now_ms() - start > 1000) fprintf(stderr, "%c to %c: ", names[i % 2], names[i / 2]);
-        CHECK(now_ms() - start < 10000);
+        if (worked_ms() - start > 1000) fprintf(stderr, "%c to %c: ", names[i % 2], names[i / 2]);
+        CHECK(worked_ms() - start < 10000);
         CHECK_EQ(p.bytes, 2 << 20);
         CHECK_EQ(conf_stat(b, "/dst").size, 1 << 30);
         CHECK(conf_stat(b, "/dst").blocks < 5 * 2048);
@@ -1430,7 +1453,8 @@ static int hear(fsb_op *op, int fd, const void *data, size_t size)
     CHECK(fd == 1 || fd == 2);
     const uint64_t had = h->size[fd - 1], room = sizeof h->text[0] - 1;
     if (had < room) memcpy(h->text[fd - 1] + had, data, size < room - had ? size : room - had);
-    h->size[fd - 1] += size, ++h->calls;
+    h->size[fd - 1] += size;
+    __atomic_add_fetch(&h->calls, 1, __ATOMIC_RELEASE);
     return h->stop_at && h->size[0] >= h->stop_at;
 }
 
@@ -1599,19 +1623,15 @@ static void exec_limits(fsb_backend *b)
     CHECK_EQ(e.signal, SIGTERM);
     CHECK(now_ms() - start >= 200 && now_ms() - start < 20000);
     h.size[0] = 0;
+    uint32_t given = 0;
     for (uint32_t ms = 1000; ms <= 16000 && !h.size[0]; ms *= 4) { /* till it ignores TERM */
-        start = now_ms(); /* its child does as well */
+        start = now_ms(), given = ms; /* its child does as well */
         CHECK_EQ(shell(b, "/", "trap '' TERM; echo $$; sleep 100; sleep 100", &e, &h, ms),
                  -ETIMEDOUT);
     }
     CHECK_EQ(e.signal, SIGKILL);
-    CHECK(now_ms() - start >= 3000 && now_ms() - start < 20000);
-    int left = 1;
-    for (int i = 0; i < 2000 && left; ++i) { /* somebody else waits for the grandchild */
-        left = !kill(-(pid_t)atoi(h.text[0]), 0);
-        if (left) usleep(10000);
-    }
-    CHECK(!left); /* nobody of the group */
+    CHECK(now_ms() - start >= 3000 && now_ms() - start < given + 19000);
+    EVENTUALLY(kill(-(pid_t)atoi(h.text[0]), 0)); /* nobody of the group: init has waited for all */
     start = now_ms(); /* a child that keeps the pipes open does not hold the call */
     CHECK_EQ(shell(b, "/", "echo $$; sleep 100 & exit 4", &e, &h, 0), 0);
     CHECK_EQ(e.exit_code, 4);
@@ -1703,9 +1723,15 @@ static void exec_submit(fsb_backend *b, fsb_workers *w, exec_crowd *c, int n, co
 
 static int exec_wait(int n)
 {
-    for (int i = 0; i < 2000 && __atomic_load_n(&exec_finished, __ATOMIC_ACQUIRE) < n; ++i)
-        usleep(10000);
+    EVENTUALLY(__atomic_load_n(&exec_finished, __ATOMIC_ACQUIRE) >= n);
     return __atomic_load_n(&exec_finished, __ATOMIC_ACQUIRE);
+}
+
+static int exec_begun(exec_crowd *c, int n) /* that many have said something */
+{
+    int begun = 0;
+    for (int i = 0; i < n; ++i) begun += __atomic_load_n(&c[i].heard.calls, __ATOMIC_ACQUIRE) > 0;
+    return begun == n;
 }
 
 static void test_exec_crowd(void) /* a hundred at once, and ending them */
@@ -1727,8 +1753,8 @@ static void test_exec_crowd(void) /* a hundred at once, and ending them */
     }
     for (int round = 0; round < 2; ++round) { /* 100 run, the last one waits for a thread */
         fsb_backend *on = round ? s : b;
-        exec_submit(on, w, c, 101, "exec sleep 10%d");
-        usleep(300000);
+        exec_submit(on, w, c, 101, "echo; exec sleep 10%d");
+        EVENTUALLY(exec_begun(c, 100));
         for (int i = 101; i-- > 0;) on->cancel(on, &c[i].op);
         CHECK_EQ(exec_wait(101), 101);
         for (int i = 0; i < 101; ++i) CHECK_EQ(c[i].op.result, -EINTR);
@@ -1747,7 +1773,7 @@ static void test_exec_crowd(void) /* a hundred at once, and ending them */
 typedef struct closer {
     fsb_backend *b;
     fsb_handle   handle;
-    int          events;
+    int          events, closed;
 } closer;
 
 static void close_self(void *user, const fsb_event *e)
@@ -1758,17 +1784,20 @@ static void close_self(void *user, const fsb_event *e)
     while (!__atomic_load_n(&c->handle, __ATOMIC_ACQUIRE)) usleep(100);
     fsb_op op = {.code = FSB_OP_CLOSE, .handle = c->handle};
     CHECK_EQ(fsb_backend_call(c->b, &op), 0);
+    __atomic_store_n(&c->closed, 1, __ATOMIC_RELEASE);
 }
 
 static void watch_close_in_event(fsb_backend *b)
 {
-    closer c = {b, 0, 0};
+    closer c = {b, 0, 0, 0};
     CHECK_EQ(C(WATCH, .path = "/", .event = close_self, .user = &c), 0);
     __atomic_store_n(&c.handle, conf_op.handle, __ATOMIC_RELEASE);
     for (int i = 0; i < 50; ++i) {
         conf_put(b, "/x", "x");
         usleep(1000);
     }
+    EVENTUALLY(__atomic_load_n(&c.closed, __ATOMIC_ACQUIRE));
+    conf_put(b, "/x", "y");
     CHECK_EQ(__atomic_load_n(&c.events, __ATOMIC_RELAXED), 1);
     b->close(b);
 }
@@ -1793,8 +1822,8 @@ static void changed(void *user, const fsb_event *e)
     const char *path = e->kind == FSB_EVENT_RENAMED ? e->path2 : e->path;
     const char *name = strrchr(path, '/') + 1;
     unsigned    i;
-    c->lost += e->kind == FSB_EVENT_LOST;
-    c->own += !strncmp(name, "own", 3);
+    __atomic_add_fetch(&c->lost, e->kind == FSB_EVENT_LOST, __ATOMIC_RELAXED);
+    __atomic_add_fetch(&c->own, !strncmp(name, "own", 3), __ATOMIC_RELAXED);
     if (e->kind == FSB_EVENT_REMOVED) CHECK(!e->stat);
     else if (e->stat) CHECK(e->stat->file_id != 0);
     if (sscanf(name, "%*[nf]%u", &i) == 1 && i < CHANGES)
@@ -1803,13 +1832,14 @@ static void changed(void *user, const fsb_event *e)
 
 static int changed_all(changes *c, uint32_t kind)
 {
-    unsigned missing = CHANGES;
-    for (int patience = 0; patience < 2000 && missing; ++patience) {
+    unsigned missing;
+    int64_t  napped = 0;
+    do {
         missing = 0;
         for (unsigned i = 0; i < CHANGES; ++i)
             missing += !__atomic_load_n(&c->seen[kind][i], __ATOMIC_ACQUIRE);
-        if (missing) usleep(10000);
-    }
+    } while (missing && !__atomic_load_n(&c->lost, __ATOMIC_RELAXED) && test_nap(&napped));
+    if (__atomic_load_n(&c->lost, __ATOMIC_RELAXED)) return 1; /* nothing can be said */
     if (missing) fprintf(stderr, "kind %u: %u of %d were not told\n", kind, missing, CHANGES);
     return !missing;
 }
@@ -1865,8 +1895,9 @@ static void change_all(const char *dir, int step)
     CHECK_EQ(status, 0);
 }
 
-/* Everything is told of, and of this process's own, nothing, where that can be known. */
-static int watch_foreign(const char *name, int want_exact)
+/* Everything is told of, and of this process's own, nothing, where that can be known. 1: events
+   were lost, as they may be if a busy machine does not come to read them. */
+static int watch_foreign_once(const char *name, int want_exact)
 {
     fsb_backend *b = open_local(name, 0);
     changes     *c = calloc(1, sizeof *c);
@@ -1893,12 +1924,24 @@ static int watch_foreign(const char *name, int want_exact)
         CHECK(changed_all(c, kinds[step]));
         if (step == 7) CHECK(changed_all(c, FSB_EVENT_CONTENT));
     }
-    CHECK_EQ(__atomic_load_n(&c->lost, __ATOMIC_RELAXED), 0);
-    if (exact) CHECK_EQ(__atomic_load_n(&c->own, __ATOMIC_RELAXED), 0);
-    else CHECK(__atomic_load_n(&c->own, __ATOMIC_RELAXED) > 0);
     CHECK_EQ(C(CLOSE, .handle = h), 0);
+    const int lost = c->lost != 0;
+    if (exact) CHECK_EQ(c->own, 0);
+    else CHECK(lost || c->own > 0);
     b->close(b);
     free(c);
+    return lost;
+}
+
+static int watch_foreign(const char *name, int want_exact)
+{
+    char again[64];
+    int  lost = 1;
+    for (int i = 0; i < 5 && lost; ++i) {
+        snprintf(again, sizeof again, "%s%d", name, i);
+        lost = watch_foreign_once(again, want_exact);
+    }
+    CHECK(!lost);
     return test_.bad != 0;
 }
 
@@ -1992,11 +2035,11 @@ static void test_watch_early(void)
     CHECK_EQ(C(WATCH, .path = "/", .flags = 8, .event = late_event), -EINVAL);
     if (exact) {
         conf_put(other, "/hold", "");
-        while (!__atomic_load_n(&l.held, __ATOMIC_ACQUIRE)) usleep(1000);
+        EVENTUALLY(__atomic_load_n(&l.held, __ATOMIC_ACQUIRE));
         conf_put(other, "/a/f", "x");
         CHECK_EQ(conf_call(other, (fsb_op){.code = FSB_OP_RENAME, .path = "/a", .path2 = "/b"}), 0);
         __atomic_store_n(&l.go, 1, __ATOMIC_RELEASE);
-        for (int i = 0; i < 2000 && !__atomic_load_n(&l.lost, __ATOMIC_ACQUIRE); ++i) usleep(10000);
+        EVENTUALLY(__atomic_load_n(&l.lost, __ATOMIC_ACQUIRE));
         CHECK(l.created == 1 && l.lost == 1);
     }
     b->close(b);

@@ -30,6 +30,7 @@ typedef struct port {
     void (*event)(void *user, const fsb_event *event);
     void       *user;
     uint64_t    calls[CALL_MAX];
+    int         busy; /* ops under way; of those submitted, until done() has returned */
     int         closing, threads_gone;
     int         lost;      /* errno that everything answers */
     unsigned    jitter_us; /* answers come up to so much late */
@@ -185,10 +186,12 @@ static void *port_receiver(void *arg)
         if (!p->inbox) p->inbox_tail = &p->inbox;
         void (*const tell)(void *, const fsb_event *) = p->event;
         pthread_mutex_unlock(&h->lock);
-        if (i->op) i->op->done(i->op), free(i), i = NULL;
+        const int answer = i->op != NULL;
+        if (answer) i->op->done(i->op), free(i);
         else if (tell) tell(p->user, i->event);
         pthread_mutex_lock(&h->lock);
-        if (i) i->told = 1, pthread_cond_broadcast(&h->wake);
+        if (answer) --p->busy;
+        else i->told = 1, pthread_cond_broadcast(&h->wake);
     }
     pthread_mutex_unlock(&h->lock);
     return NULL;
@@ -199,7 +202,7 @@ static void port_submit(fsb_backend *b, fsb_op *const *ops, size_t n)
     port *p = (port *)b;
     pthread_mutex_lock(&p->hub->lock);
     for (size_t i = 0; i < n; ++i)
-        ops[i]->next = NULL, *p->queue_tail = ops[i], p->queue_tail = &ops[i]->next;
+        ops[i]->next = NULL, *p->queue_tail = ops[i], p->queue_tail = &ops[i]->next, ++p->busy;
     pthread_cond_broadcast(&p->hub->wake);
     pthread_mutex_unlock(&p->hub->lock);
 }
@@ -249,6 +252,14 @@ static void hub_close(hub *h)
     pthread_cond_destroy(&h->wake);
 }
 
+static int hub_busy(hub *h, int which)
+{
+    pthread_mutex_lock(&h->lock);
+    const int busy = h->ports[which].busy;
+    pthread_mutex_unlock(&h->lock);
+    return busy;
+}
+
 static uint64_t hub_calls(hub *h, int which)
 {
     uint64_t sum = 0;
@@ -277,13 +288,13 @@ static fsb_backend *cached_far(hub *h)
     return b;
 }
 
-/* Waits until nothing is under way that nobody waits for. */
+/* Waits until nothing is under way that nobody waits for, and nothing more comes. */
 static void settle(hub *h, int which)
 {
     uint64_t before = UINT64_MAX;
-    for (int i = 0, quiet = 0; i < 400 && quiet < 3; ++i, usleep(20000)) {
+    for (int i = 0, quiet = 0; i < 3000 && quiet < 3; ++i, usleep(20000)) {
         const uint64_t now = hub_calls(h, which);
-        quiet = now == before ? quiet + 1 : 0, before = now;
+        quiet = now == before && !hub_busy(h, which) ? quiet + 1 : 0, before = now;
     }
 }
 

@@ -8,16 +8,25 @@
 
 /* What is pooled here: a thing that knows whether two use it at once. */
 typedef struct thing {
-    int  users, broken, uses;
+    int  users, broken, uses, gone; /* gone: no more counted as alive */
     char key[16];
 } thing;
 
 typedef struct world {
     int opened, closed, checked, now, most; /* now and most: things alive */
     int opening, most_opening;
-    int fail, slow_ms;
+    int fail;
+    int gather; /* who opens waits until so many wait for it, later ones for company */
+    fsb_pool *pool;
     pthread_mutex_t lock;
 } world;
+
+static fsb_pool_stats stats_of(fsb_pool *p)
+{
+    fsb_pool_stats s;
+    fsb_pool_get_stats(p, &s);
+    return s;
+}
 
 static int open_thing(void *user, const char *key, uint32_t timeout_ms, void **out)
 {
@@ -26,7 +35,11 @@ static int open_thing(void *user, const char *key, uint32_t timeout_ms, void **o
     const int at_once = __atomic_add_fetch(&w->opening, 1, __ATOMIC_SEQ_CST);
     if (at_once > __atomic_load_n(&w->most_opening, __ATOMIC_SEQ_CST))
         __atomic_store_n(&w->most_opening, at_once, __ATOMIC_SEQ_CST);
-    if (w->slow_ms) usleep((useconds_t)w->slow_ms * 1000);
+    if (__atomic_load_n(&w->gather, __ATOMIC_SEQ_CST)) {
+        const int all = __atomic_exchange_n(&w->gather, 1, __ATOMIC_SEQ_CST);
+        if (all > 1) EVENTUALLY(stats_of(w->pool).waiting == (uint32_t)all);
+        else EVENTUALLY(__atomic_load_n(&w->most_opening, __ATOMIC_SEQ_CST) > 1);
+    }
     __atomic_sub_fetch(&w->opening, 1, __ATOMIC_SEQ_CST);
     pthread_mutex_lock(&w->lock);
     ++w->opened;
@@ -47,7 +60,7 @@ static void close_thing(void *user, const char *key, void *arg)
     CHECK_STR(t->key, key);
     CHECK_EQ(t->users, 0);
     pthread_mutex_lock(&w->lock);
-    ++w->closed, --w->now;
+    ++w->closed, w->now -= !t->gone;
     pthread_mutex_unlock(&w->lock);
     free(t);
 }
@@ -70,13 +83,6 @@ static fsb_pool *make(world *w, fsb_pool_desc d)
     d.open = open_thing, d.close = close_thing, d.user = w;
     CHECK_EQ(fsb_pool_open(&p, &d), 0);
     return p;
-}
-
-static fsb_pool_stats stats_of(fsb_pool *p)
-{
-    fsb_pool_stats s;
-    fsb_pool_get_stats(p, &s);
-    return s;
 }
 
 static void end(fsb_pool *p, world *w)
@@ -139,15 +145,24 @@ static void test_limits(void)
     end(p, &w);
 }
 
+static void age(fsb_pool *p, int64_t ms) /* of its first thing */
+{
+    pthread_mutex_lock(&p->lock);
+    p->slots[0].since -= ms;
+    pthread_mutex_unlock(&p->lock);
+}
+
 static void test_idle(void)
 {
     world     w;
-    fsb_pool *p = make(&w, (fsb_pool_desc){.idle_ms = 500});
+    fsb_pool *p = make(&w, (fsb_pool_desc){.idle_ms = 500000});
     fsb_lease a;
     CHECK_EQ(fsb_pool_acquire(p, "one", 0, &a), 0);
     CHECK_EQ(fsb_pool_release(p, a, FSB_POOL_KEEP), 0);
     CHECK_EQ(fsb_pool_sweep(p), 0);
-    usleep(550000);
+    age(p, 300000);
+    CHECK_EQ(fsb_pool_sweep(p), 0);
+    age(p, 200000);
     CHECK_EQ(fsb_pool_sweep(p), 1);
     CHECK_EQ(w.now, 0);
     CHECK_EQ(stats_of(p).keys, 0);
@@ -156,7 +171,7 @@ static void test_idle(void)
     CHECK_EQ(fsb_pool_acquire(p, "one", 0, &a), 0);
     usleep(60000); /* what is lent is not idle */
     CHECK_EQ(fsb_pool_release(p, a, FSB_POOL_KEEP), 0);
-    for (int i = 0; i < 500 && stats_of(p).swept == 0; ++i) usleep(10000);
+    EVENTUALLY(stats_of(p).swept != 0);
     CHECK_EQ(stats_of(p).swept, 1);
     end(p, &w);
 }
@@ -197,18 +212,18 @@ static void test_with(void)
     world     w;
     fsb_pool *p = make(&w, (fsb_pool_desc){.max_per_key = 1});
     int       result = 7;
-    CHECK_EQ(fsb_pool_with(p, "one", 100, fail_with, &result), 7);
+    CHECK_EQ(fsb_pool_with(p, "one", 60000, fail_with, &result), 7);
     result = -ENOENT; /* no fault of the thing's */
-    CHECK_EQ(fsb_pool_with(p, "one", 100, fail_with, &result), -ENOENT);
+    CHECK_EQ(fsb_pool_with(p, "one", 60000, fail_with, &result), -ENOENT);
     CHECK_EQ(w.opened, 1);
     result = -ECONNRESET;
-    CHECK_EQ(fsb_pool_with(p, "one", 100, fail_with, &result), -ECONNRESET);
+    CHECK_EQ(fsb_pool_with(p, "one", 60000, fail_with, &result), -ECONNRESET);
     CHECK_EQ(w.closed, 1);
     result = 0;
-    CHECK_EQ(fsb_pool_with(p, "one", 100, fail_with, &result), 0);
+    CHECK_EQ(fsb_pool_with(p, "one", 60000, fail_with, &result), 0);
     CHECK_EQ(w.opened, 2);
     w.fail = -EHOSTUNREACH;
-    CHECK_EQ(fsb_pool_with(p, "two", 100, fail_with, &result), -EHOSTUNREACH);
+    CHECK_EQ(fsb_pool_with(p, "two", 60000, fail_with, &result), -EHOSTUNREACH);
     end(p, &w);
 }
 
@@ -228,7 +243,11 @@ static int use_thing(void *user, void *arg)
     CHECK_EQ(__atomic_add_fetch(&t->users, 1, __ATOMIC_SEQ_CST), 1); /* never two at once */
     usleep(50);
     __atomic_sub_fetch(&t->users, 1, __ATOMIC_SEQ_CST);
-    return __atomic_add_fetch(&c->rounds, 1, __ATOMIC_SEQ_CST) % 97 ? 0 : -EPIPE;
+    if (__atomic_add_fetch(&c->rounds, 1, __ATOMIC_SEQ_CST) % 97) return 0;
+    pthread_mutex_lock(&c->w.lock); /* from here on it only waits to be closed, for however long */
+    t->gone = 1, --c->w.now;
+    pthread_mutex_unlock(&c->w.lock);
+    return -EPIPE;
 }
 
 static void *crowd_member(void *arg)
@@ -259,7 +278,7 @@ static void test_crowd(void)
     for (int i = 0; i < 100; ++i) pthread_join(threads[i], NULL);
     const fsb_pool_stats s = stats_of(c.pool);
     CHECK_EQ(c.rounds, 3000);
-    CHECK(c.w.most <= 16); /* four, and those that are just being closed */
+    CHECK(c.w.most <= 16); /* four, and those that a sweep is just closing */
     CHECK_EQ(s.discarded, 3000 / 97);
     CHECK_EQ(s.lent + s.waiting + s.opening, 0);
     CHECK_EQ(s.timed_out + s.refused + s.open_failed, 0);
@@ -287,7 +306,7 @@ static pthread_t start_waiting(patient *a)
     pthread_t thread;
     a->may_go = 0;
     pthread_create(&thread, NULL, wait_a_turn, a);
-    while (stats_of(a->pool).waiting != 1) usleep(100);
+    EVENTUALLY(stats_of(a->pool).waiting == 1);
     pthread_mutex_lock(&a->pool->lock);
     a->pool->wary = 0;
     a->pool->slots[0].turn = fsb_pool_now_(), a->pool->slots[0].past = 0;
@@ -372,7 +391,7 @@ static void test_first_come(void)
     for (int i = 0; i < 20; ++i) {
         askers[i] = (asker){p, i, &turn};
         pthread_create(&threads[i], NULL, ask, &askers[i]);
-        while (stats_of(p).waiting != (uint32_t)i + 1) usleep(100);
+        EVENTUALLY(stats_of(p).waiting == (uint32_t)i + 1);
     }
     CHECK_EQ(fsb_pool_release(p, l, FSB_POOL_KEEP), 0);
     for (int i = 0; i < 20; ++i) pthread_join(threads[i], NULL);
@@ -394,7 +413,7 @@ static void *ask_cold(void *arg)
 static void run_cold(crowd *c, int result)
 {
     pthread_t threads[30];
-    c->result = result, c->w.fail = result;
+    c->result = result, c->w.fail = result, c->w.gather = 29;
     for (int i = 0; i < 30; ++i) pthread_create(&threads[i], NULL, ask_cold, c);
     for (int i = 0; i < 30; ++i) pthread_join(threads[i], NULL);
 }
@@ -403,7 +422,7 @@ static void test_single_flight(void)
 {
     crowd c = {0};
     c.pool = make(&c.w, (fsb_pool_desc){.max_per_key = 8});
-    c.w.slow_ms = 400;
+    c.w.pool = c.pool;
     run_cold(&c, -ECONNREFUSED);
     CHECK_EQ(c.w.opened, 1); /* one attempt told all thirty */
     CHECK_EQ(stats_of(c.pool).keys, 0);

@@ -826,6 +826,14 @@ static void *asker_main(void *arg)
     return NULL;
 }
 
+static int waiting_in(fsb_tenants *t) /* for one that is being made */
+{
+    pthread_mutex_lock(&t->lock);
+    const int waiting = t->making ? (int)t->making->waiting : 0;
+    pthread_mutex_unlock(&t->lock);
+    return waiting;
+}
+
 static void once_run(fsb_tenants *t, int err)
 {
     asker a[6];
@@ -844,13 +852,7 @@ static void once_run(fsb_tenants *t, int err)
     b = tenant(t, err ? "new" : "newer");
     b->close(b);
     CHECK_EQ(fsb_tenants_remove(t, "slow"), -ENOENT);
-    for (int i = 0; i < 500; ++i) { /* until the five wait */
-        pthread_mutex_lock(&t->lock);
-        const int waiting = t->making ? (int)t->making->waiting : 0;
-        pthread_mutex_unlock(&t->lock);
-        if (waiting == 5) break;
-        nap(5);
-    }
+    EVENTUALLY(waiting_in(t) == 5);
     pthread_mutex_lock(&once.lock);
     once.go = 1;
     pthread_cond_broadcast(&once.changed);
@@ -971,6 +973,8 @@ static void test_tenants_stress(void)
     REQUIRE(fsb_tenants_open(&storm.t, &d) == 0);
     for (uintptr_t i = 0; i < 4; ++i) pthread_create(&thread[i], NULL, storm_main, (void *)i);
     nap(1500);
+    EVENTUALLY(__atomic_load_n(&storm.used, __ATOMIC_RELAXED) > 100 &&
+               __atomic_load_n(&storm.removed, __ATOMIC_RELAXED) > 1);
     __atomic_store_n(&storm.quit, 1, __ATOMIC_RELAXED);
     for (int i = 0; i < 4; ++i) pthread_join(thread[i], NULL);
     fsb_tenants_close(storm.t);

@@ -415,14 +415,14 @@ static void wire_line(void *user, fsb_log_level level, const char *item, const c
 
 static int wire_said(const char *what) /* soon */
 {
-    for (int i = 0; i < 2000; ++i) {
+    int64_t napped = 0;
+    int     found = 0;
+    do {
         pthread_mutex_lock(&w.lock);
-        const int found = strstr(w.log, what) != NULL;
+        found = strstr(w.log, what) != NULL;
         pthread_mutex_unlock(&w.lock);
-        if (found) return 1;
-        usleep(10000);
-    }
-    return 0;
+    } while (!found && test_nap(&napped));
+    return found;
 }
 
 static int64_t slow_call(fsb_backend *b, fsb_op *op) /* waits while the gate is closed */
@@ -648,21 +648,20 @@ static void test_wire_revoked_while_here(void)
     CHECK_EQ(fsb_tokens_revoke(w.tokens, c.id), 0);
     fsb_chunk_server_recheck(w.server);
     int64_t err = 0;
-    for (int i = 0; i < 2000 && err >= 0; ++i) {
-        err = wire_call(ann, FSB_OP_GET, "/file", 0);
-        usleep(10000);
-    }
+    EVENTUALLY((err = wire_call(ann, FSB_OP_GET, "/file", 0)) < 0);
     CHECK_EQ(err, -ENOTCONN);
     CHECK_EQ(wire_call(too, FSB_OP_GET, "/file", 0), 3); /* another token of the same tenant */
     ann->close(ann), too->close(too);
-    /* it ends while its client is here */
-    wire_token(text, "ann", FSB_TOKEN_READ, 3, &c);
-    REQUIRE(wire_open(&ann, text, NULL) == 0);
-    CHECK_EQ(wire_call(ann, FSB_OP_GET, "/file", 0), 3);
-    for (int i = 0; i < 2000 && err != 3; ++i)
-        if (wire_call(ann, FSB_OP_GET, "/file", 0) < 0) err = 3;
-        else usleep(10000);
+    /* it ends while its client is here, who on a slow machine needs one that lasts longer */
+    err = -EACCES, ann = NULL;
+    for (int s = 3; err < 0 && s < 50; s *= 2) {
+        wire_token(text, "ann", FSB_TOKEN_READ, s, &c);
+        err = wire_open(&ann, text, NULL);
+        if (!err && (err = wire_call(ann, FSB_OP_GET, "/file", 0)) < 0) ann->close(ann);
+    }
     CHECK_EQ(err, 3);
+    REQUIRE(err == 3);
+    EVENTUALLY(wire_call(ann, FSB_OP_GET, "/file", 0) < 0);
     ann->close(ann);
     wire_stop();
 }
@@ -674,6 +673,30 @@ static double seconds_now(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
+static void count_done(fsb_op *op)
+{
+    (void)__atomic_sub_fetch((int *)op->user, 1, __ATOMIC_ACQ_REL);
+}
+
+/* How long 65 requests take that are sent at once by two clients, who may be one. */
+static double burst(fsb_backend *one, fsb_backend *two)
+{
+    enum { N = 65 };
+    static fsb_op ops[N];
+    int           left = N;
+    const double  begun = seconds_now();
+    for (int i = 0; i < N; ++i) {
+        fsb_backend *b = i % 2 ? two : one;
+        fsb_op      *op = &ops[i];
+        memset(op, 0, sizeof *op);
+        op->code = FSB_OP_STAT, op->path = "/file", op->done = count_done, op->user = &left;
+        b->submit(b, &op, 1);
+    }
+    EVENTUALLY(__atomic_load_n(&left, __ATOMIC_ACQUIRE) == 0);
+    for (int i = 0; i < N; ++i) CHECK_EQ(ops[i].result, 0);
+    return seconds_now() - begun;
+}
+
 /* A tenant's rate is one for all of its connections, and others have theirs. */
 static void test_wire_rate(void)
 {
@@ -682,18 +705,15 @@ static void test_wire_rate(void)
     w.limits[0].requests_per_s = 100, w.limits[0].request_burst = 5;
     fsb_backend *ann[2] = {wire_join("ann", 1), wire_join("ann", 1)}, *bob = wire_join("bob", 1);
     REQUIRE(ann[0] && ann[1] && bob);
-    double begun = seconds_now();
-    for (int i = 0; i < 65; ++i) CHECK_EQ(wire_call(ann[i % 2], FSB_OP_STAT, "/file", 0), 0);
-    const double took = seconds_now() - begun;
+    const double took = burst(ann[0], ann[1]);
     CHECK(took > 0.58 && took < 30);
     fsb_chunk_server_get_stats(w.server, &s);
-    CHECK(s.delayed > (took < 1 ? 30 : 0)); /* a slow machine delays itself */
+    CHECK(s.delayed > 30 || took >= 1); /* a slow machine delays itself */
     CHECK_EQ(s.tokens, 3);
     double least = took;
-    for (int tries = 0; tries < 3 && least >= took; ++tries) {
-        begun = seconds_now();
-        for (int i = 0; i < 65; ++i) CHECK_EQ(wire_call(bob, FSB_OP_STAT, "/file", 0), 0);
-        if (seconds_now() - begun < least) least = seconds_now() - begun;
+    for (int tries = 0; tries < 20 && least >= took; ++tries) {
+        const double others = burst(bob, bob);
+        if (others < least) least = others;
     }
     CHECK(least < took);
     for (int i = 0; i < 2; ++i) ann[i]->close(ann[i]);
@@ -702,11 +722,6 @@ static void test_wire_rate(void)
 }
 
 /* ---- turns ----------------------------------------------------------------------------------- */
-
-static void count_done(fsb_op *op)
-{
-    (void)__atomic_sub_fetch((int *)op->user, 1, __ATOMIC_ACQ_REL);
-}
 
 static void send_slow(fsb_backend *b, fsb_op *op, int *left, size_t mark)
 {
@@ -719,9 +734,16 @@ static void send_slow(fsb_backend *b, fsb_op *op, int *left, size_t mark)
 
 static int reaches(const int *what, int value)
 {
-    for (int i = 0; i < 2000 && __atomic_load_n(what, __ATOMIC_ACQUIRE) != value; ++i)
-        usleep(10000);
+    EVENTUALLY(__atomic_load_n(what, __ATOMIC_ACQUIRE) == value);
     return __atomic_load_n(what, __ATOMIC_ACQUIRE) == value;
+}
+
+static uint32_t in_line(void) /* requests that wait for a thread */
+{
+    pthread_mutex_lock(&w.server->lock);
+    const uint32_t n = w.server->queued;
+    pthread_mutex_unlock(&w.server->lock);
+    return n;
 }
 
 /* A tenant with twelve connections has one turn, as the one with one. */
@@ -739,9 +761,9 @@ static void test_wire_one_turn(void)
     for (int i = 0; i < MANY; ++i)
         for (int j = 0; j < DEEP; ++j) send_slow(many[i], &ops[i][j], &left, 63);
     CHECK(reaches(&w.inside, 2));
-    usleep(500000); /* the others are in line */
+    EVENTUALLY(in_line() == MANY * DEEP - 2);
     send_slow(bob, &one, &left, 7);
-    usleep(500000);
+    EVENTUALLY(in_line() == MANY * DEEP - 1);
     __atomic_store_n(&w.gate, 0, __ATOMIC_RELEASE);
     CHECK(reaches(&left, 0));
     CHECK(w.seen[7] >= 3 && w.seen[7] <= 5); /* behind the two, and one or two turns of eve's */
@@ -766,18 +788,20 @@ static void test_wire_sleeper(void)
     CHECK(reaches(&w.inside, 3));
     memset(&hurried, 0, sizeof hurried);
     hurried.code = FSB_OP_READLINK, hurried.path = "/x", hurried.size = 62;
-    hurried.timeout_ms = 50, hurried.done = count_done, hurried.user = &left;
+    hurried.timeout_ms = 300, hurried.done = count_done, hurried.user = &left;
     fsb_op *late = &hurried;
     ++left;
+    EVENTUALLY(in_line() == DEEP - 3);
     eve->submit(eve, &late, 1);
+    EVENTUALLY(in_line() == DEEP - 2);
     for (int i = 0; i < 50; ++i) CHECK_EQ(wire_call(ann, FSB_OP_GET, "/file", 0), 3);
     CHECK_EQ(__atomic_load_n(&w.inside, __ATOMIC_ACQUIRE), 3);
-    usleep(100000); /* its time is over */
+    usleep(350000); /* its time is over */
     __atomic_store_n(&w.gate, 0, __ATOMIC_RELEASE);
     CHECK(reaches(&left, 0));
     CHECK_EQ(hurried.result, -ETIMEDOUT);
-    fsb_chunk_server_get_stats(w.server, &s);
-    CHECK(s.held > 0 && s.timeouts > 0);
+    EVENTUALLY((fsb_chunk_server_get_stats(w.server, &s), s.timeouts > 0)); /* its client left it */
+    CHECK(s.held > 0);
     eve->close(eve), ann->close(ann);
     wire_stop();
 }
