@@ -3118,9 +3118,8 @@ static void fsb_local_moved_away_(fsb_local_ *l)
     l->moved[0] = '\0';
 }
 
-/* A folder is gone from `path`, by a name that the kernel tells of. Is another there? Then they were
-   exchanged: the folders below it, that are known there too now, or were before, are told apart by
-   going through them. */
+/* A folder moved away from `path`. Is another there? Then they were exchanged: which of the watched
+   folders is below which of the two is found out by going through them. */
 static void fsb_local_swapped_(fsb_local_ *l, const char *path)
 {
     fsb_op op;
@@ -3260,7 +3259,8 @@ enum { FSB_LOCAL_FAN_INIT_ = 1 | 2 | 0x200 | 0x400 | 0x800, /* CLOEXEC, NONBLOCK
        FSB_LOCAL_FAN_CREATE_ = 0x100, FSB_LOCAL_FAN_DELETE_ = 0x200,
        FSB_LOCAL_FAN_OVERFLOW_ = 0x4000, FSB_LOCAL_FAN_RENAME_ = 0x10000000,
        FSB_LOCAL_FAN_ONDIR_ = 0x40000000 };
-enum { FSB_LOCAL_FAN_FILE_ = 1, FSB_LOCAL_FAN_NAME_ = 2, FSB_LOCAL_FAN_OLD_ = 10, FSB_LOCAL_FAN_NEW_ = 12 }; /* records */
+enum { FSB_LOCAL_FAN_FILE_ = 1, FSB_LOCAL_FAN_NAME_ = 2, /* records */
+       FSB_LOCAL_FAN_OLD_ = 10, FSB_LOCAL_FAN_NEW_ = 12 };
 enum { FSB_LOCAL_TOLD_ = 32 << 10, FSB_LOCAL_NAP_MS_ = 1 };
 
 typedef struct fsb_local_record_ { /* as read(2) fills it in; the handle and the name follow */

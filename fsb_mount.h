@@ -6554,8 +6554,8 @@ static void fsb_mount_move_note_(fsb_mount *m, const char *from, const char *to,
 static fsb_mount_node_ *fsb_mount_name_in_stale_(fsb_mount *m, fsb_mount_node_ *folder,
                                                  const char *name);
 
-/* Lock held. Where others changed these names meanwhile, what moved may be another file than the one
-   that had the name here. */
+/* Lock held. Where others changed these names meanwhile, what moved may be another file than the
+   one that had the name here. */
 static void fsb_mount_moved_(fsb_mount *m, fsb_mount_req_ *r)
 {
     const int crossed = fsb_mount_crossed_(m, r->node, r->name, r->started) ||

@@ -1879,8 +1879,8 @@ static void test_moved_by_others(void)
     CHECK_EQ(rig_stop(UNMOUNT), 0);
 }
 
-/* Between the two renames that others' exchange is told as, who stands in the folder that is told of
-   last stays in it, too. */
+/* Between the two renames that others' exchange is told as, who stands in the folder that is told
+   of last stays in it, too. */
 static void test_exchanged_by_others(void)
 {
     const char *trouble = rig_start(LEASED);
