@@ -2004,7 +2004,7 @@ static void test_watch_early(void)
     b->close(b);
     other->close(other);
     if (!exact) SKIP("fanotify may not be used here");
-    watch_swapped("swapped", 1);
+    watch_swapped("early-swapped", 1);
 }
 
 /* Two folders that others exchange: what happens in them then is told by their names of now. And a
