@@ -480,7 +480,8 @@ typedef struct fsb_local_desc {
    mounted below the root, it reads fanotify: exact, at any depth, and FSB_WATCH_FOREIGN leaves out
    what this process did itself; op->out_offset is 1 then. A folder that comes with what is in it is
    one event. Else it reads inotify, folder by folder, tells of everything, and out_offset is 0;
-   past the limit of inotify watches folders are looked at once a second. No kernel tells of stores
+   past the limit of inotify watches folders are looked at once a second. A file of several names
+   that loses one is told of by another with fanotify only. No kernel tells of stores
    through mmap(2) before the file is closed. Events are at most some 16,000 behind, then LOST.
    CLOSE of a watch waits for a running event() of it, unless called by it.
    EXEC blocks until the command has ended and its output with it; who keeps the pipes open behind
