@@ -195,13 +195,15 @@ static inline void fsb_slice_release(fsb_slice *s)
 /* Something changed (WATCH); paths are valid during the call only. */
 enum {
     FSB_EVENT_CREATED = 1, FSB_EVENT_REMOVED, FSB_EVENT_CONTENT, FSB_EVENT_ATTR,
-    FSB_EVENT_RENAMED, /* path is now path2; if one side is not watched: REMOVED or CREATED */
+    FSB_EVENT_RENAMED, /* path is now path2; if one side is not watched: REMOVED or CREATED. Of an
+                          EXCHANGE two, one each way */
     FSB_EVENT_LOST     /* events were lost: anything at or below path may have changed */
 };
 typedef struct fsb_event {
     uint32_t    kind; /* FSB_EVENT_* */
     const char *path, *path2;
-    const fsb_stat *stat; /* of path (RENAMED: path2) as it is now, where known, else NULL */
+    const fsb_stat *stat; /* of path (RENAMED: path2) as it is now, where known, else NULL; REMOVED:
+                             of a file that has other names, as it was before */
 } fsb_event;
 
 /* The calls. "at": op->handle unless it is 0, else op->path; a path that leads to another file than
@@ -478,7 +480,8 @@ typedef struct fsb_local_desc {
    mounted below the root, it reads fanotify: exact, at any depth, and FSB_WATCH_FOREIGN leaves out
    what this process did itself; op->out_offset is 1 then. A folder that comes with what is in it is
    one event. Else it reads inotify, folder by folder, tells of everything, and out_offset is 0;
-   past the limit of inotify watches folders are looked at once a second. No kernel tells of stores
+   past the limit of inotify watches folders are looked at once a second. A file of several names
+   that loses one is told of by another with fanotify only. No kernel tells of stores
    through mmap(2) before the file is closed. Events are at most some 16,000 behind, then LOST.
    CLOSE of a watch waits for a running event() of it, unless called by it.
    EXEC blocks until the command has ended and its output with it; who keeps the pipes open behind
@@ -3116,12 +3119,23 @@ static void fsb_local_moved_away_(fsb_local_ *l)
     l->moved[0] = '\0';
 }
 
+/* A folder moved away from `path`. Is another there? Then they were exchanged: which of the watched
+   folders is below which of the two is found out by going through them. */
+static void fsb_local_swapped_(fsb_local_ *l, const char *path)
+{
+    fsb_op op;
+    memset(&op, 0, sizeof op);
+    op.code = FSB_OP_STAT, op.path = path;
+    if (!fsb_local_stat_(l, &op) && S_ISDIR(op.stat.mode)) fsb_local_came_(l, path, IN_ISDIR);
+}
+
 static void fsb_local_moved_here_(fsb_local_ *l, const struct inotify_event *e, const char *path)
 {
     if (l->moved[0] && l->moved_cookie == e->cookie) {
         if (e->mask & IN_ISDIR && fsb_local_folders_move_(l, l->moved, path))
             fsb_local_tell_(l, FSB_EVENT_LOST, path, NULL);
         fsb_local_tell_(l, FSB_EVENT_RENAMED, l->moved, path);
+        if (e->mask & IN_ISDIR) fsb_local_swapped_(l, l->moved);
         l->moved[0] = '\0';
     } else {
         fsb_local_tell_(l, FSB_EVENT_CREATED, path, NULL);
@@ -3239,13 +3253,15 @@ static void fsb_local_poll_(fsb_local_ *l)
    handle; its path is looked up when the event is read, so it is where the folder is now. A folder
    that was renamed in between has been told of under its new path too early: that is found out when
    the rename comes (`told`), and everything below it is said to be LOST. */
-enum { FSB_LOCAL_FAN_INIT_ = 1 | 2 | 0x400 | 0x800, /* CLOEXEC, NONBLOCK, REPORT_DFID_NAME */
+enum { FSB_LOCAL_FAN_INIT_ = 1 | 2 | 0x200 | 0x400 | 0x800, /* CLOEXEC, NONBLOCK, REPORT_FID and
+                                                               REPORT_DFID_NAME */
        FSB_LOCAL_FAN_ADD_ = 1 | 0x100,              /* to the file system */
        FSB_LOCAL_FAN_MODIFY_ = 2, FSB_LOCAL_FAN_ATTRIB_ = 4, FSB_LOCAL_FAN_CLOSE_WRITE_ = 8,
        FSB_LOCAL_FAN_CREATE_ = 0x100, FSB_LOCAL_FAN_DELETE_ = 0x200,
        FSB_LOCAL_FAN_OVERFLOW_ = 0x4000, FSB_LOCAL_FAN_RENAME_ = 0x10000000,
        FSB_LOCAL_FAN_ONDIR_ = 0x40000000 };
-enum { FSB_LOCAL_FAN_NAME_ = 2, FSB_LOCAL_FAN_OLD_ = 10, FSB_LOCAL_FAN_NEW_ = 12 }; /* records */
+enum { FSB_LOCAL_FAN_FILE_ = 1, FSB_LOCAL_FAN_NAME_ = 2, /* records */
+       FSB_LOCAL_FAN_OLD_ = 10, FSB_LOCAL_FAN_NEW_ = 12 };
 enum { FSB_LOCAL_TOLD_ = 32 << 10, FSB_LOCAL_NAP_MS_ = 1 };
 
 typedef struct fsb_local_record_ { /* as read(2) fills it in; the handle and the name follow */
@@ -3390,6 +3406,27 @@ static int fsb_local_fan_path_(fsb_local_ *l, const fsb_local_record_ *record, c
     return 1;
 }
 
+/* A file got or lost a name, which another event names: what is known of it by others is no longer
+   true. This is its own, as the kernel finds it, for who may know that one. */
+static void fsb_local_fan_linked_(fsb_local_ *l, const fsb_local_record_ *record, int own)
+{
+    fsb_local_fan_ *f = l->fan;
+    char           *handle = (char *)(uintptr_t)record + offsetof(fsb_local_record_, handle_bytes);
+    char            path[FSB_PATH_MAX + 1];
+    fsb_event       event;
+    fsb_stat        st;
+    const int       fd = open_by_handle_at(f->mount, (struct file_handle *)(void *)handle,
+                                           O_PATH | O_CLOEXEC);
+    if (fd < 0) return; /* that was its last name */
+    const int there = !fsb_local_look_(l, fd, "", &st) && st.nlink && !S_ISDIR(st.mode) &&
+                      fsb_local_path_of_(fd, path);
+    close(fd);
+    if (!there || !fsb_backend_below_(f->root, path)) return;
+    event.kind = FSB_EVENT_ATTR, event.path2 = NULL, event.stat = &st;
+    event.path = path + (f->root_size > 1 ? f->root_size : 0);
+    if (event.path[0] && event.path[1]) fsb_backend_watches_tell_(&l->watches, &event, own);
+}
+
 /* A folder is at `path` now. What was told of it before, under that name, came too early. */
 static void fsb_local_fan_moved_(fsb_local_ *l, const char *path)
 {
@@ -3406,7 +3443,8 @@ static void fsb_local_fan_renamed_(fsb_local_ *l, const fsb_local_record_ *old,
 {
     char      from[FSB_PATH_MAX + 1], to[FSB_PATH_MAX + 1];
     const int one = fsb_local_fan_path_(l, old, from), two = fsb_local_fan_path_(l, fresh, to);
-    if (one && two) fsb_local_tell_by_(l, FSB_EVENT_RENAMED, from, to, own);
+    if (own && !l->fan->own) {} /* who did it tells of it */
+    else if (one && two) fsb_local_tell_by_(l, FSB_EVENT_RENAMED, from, to, own);
     else if (one) fsb_local_tell_by_(l, FSB_EVENT_REMOVED, from, NULL, own);
     else if (two) fsb_local_tell_by_(l, FSB_EVENT_CREATED, to, NULL, own);
     if (two && folder) fsb_local_fan_moved_(l, to);
@@ -3435,21 +3473,24 @@ static void fsb_local_fan_changed_(fsb_local_ *l, uint64_t mask, const char *pat
 static void fsb_local_fan_event_(fsb_local_ *l, const struct fanotify_event_metadata *e,
                                  const char *bytes, pid_t self)
 {
-    const fsb_local_record_ *name = NULL, *old = NULL, *fresh = NULL, *record;
+    const fsb_local_record_ *file = NULL, *name = NULL, *old = NULL, *fresh = NULL, *record;
     char                     path[FSB_PATH_MAX + 1];
     const int                own = e->pid == self;
     if (e->mask & FSB_LOCAL_FAN_OVERFLOW_) fsb_local_tell_(l, FSB_EVENT_LOST, "/", NULL);
-    if (e->mask & FSB_LOCAL_FAN_OVERFLOW_ || (own && !l->fan->own)) return;
+    const int quiet = own && !l->fan->own, folder = (e->mask & FSB_LOCAL_FAN_ONDIR_) != 0;
+    const int renamed = (e->mask & FSB_LOCAL_FAN_RENAME_) != 0;
+    if (e->mask & FSB_LOCAL_FAN_OVERFLOW_ || (quiet && !(renamed && folder))) return;
     for (size_t at = e->metadata_len; at + sizeof *record < e->event_len; at += record->size) {
         record = (const fsb_local_record_ *)(const void *)(bytes + at);
         if (record->size < sizeof *record) return;
+        if (record->type == FSB_LOCAL_FAN_FILE_) file = record;
         if (record->type == FSB_LOCAL_FAN_NAME_) name = record;
         if (record->type == FSB_LOCAL_FAN_OLD_) old = record;
         if (record->type == FSB_LOCAL_FAN_NEW_) fresh = record;
     }
-    if (e->mask & FSB_LOCAL_FAN_RENAME_)
-        fsb_local_fan_renamed_(l, old, fresh, (e->mask & FSB_LOCAL_FAN_ONDIR_) != 0, own);
-    if (fsb_local_fan_path_(l, name, path)) fsb_local_fan_changed_(l, e->mask, path, own);
+    if (renamed) fsb_local_fan_renamed_(l, old, fresh, folder, own);
+    else if (file && !name && e->mask & FSB_LOCAL_FAN_ATTRIB_) fsb_local_fan_linked_(l, file, own);
+    if (!quiet && fsb_local_fan_path_(l, name, path)) fsb_local_fan_changed_(l, e->mask, path, own);
 }
 
 /* A batch of events. 1: all of them are this process's own, and nobody wants those. */
@@ -4892,6 +4933,7 @@ static int64_t fsb_memory_remove_op_(fsb_memory_run_ *r) /* UNLINK, RMDIR */
     if (w.node->live) return -ENOTEMPTY;
     fsb_memory_tell_name_(r->m, FSB_EVENT_REMOVED, w.entry);
     fsb_memory_remove_(r->m, w.entry);
+    fsb_memory_tell_(r->m, FSB_EVENT_ATTR, w.node); /* by its other names */
     fsb_memory_node_unlink_(r->m, w.node);
     return 0;
 }
@@ -4960,6 +5002,7 @@ static int64_t fsb_memory_rename_(fsb_memory_run_ *r)
     fsb_memory_remove_(r->m, from.entry);
     if (to.entry) {
         fsb_memory_remove_(r->m, to.entry);
+        fsb_memory_tell_(r->m, FSB_EVENT_ATTR, to.node);
         fsb_memory_node_unlink_(r->m, to.node);
     }
     fsb_memory_touch_(r->m, from.node, 0);

@@ -192,13 +192,15 @@ static inline void fsb_slice_release(fsb_slice *s)
 /* Something changed (WATCH); paths are valid during the call only. */
 enum {
     FSB_EVENT_CREATED = 1, FSB_EVENT_REMOVED, FSB_EVENT_CONTENT, FSB_EVENT_ATTR,
-    FSB_EVENT_RENAMED, /* path is now path2; if one side is not watched: REMOVED or CREATED */
+    FSB_EVENT_RENAMED, /* path is now path2; if one side is not watched: REMOVED or CREATED. Of an
+                          EXCHANGE two, one each way */
     FSB_EVENT_LOST     /* events were lost: anything at or below path may have changed */
 };
 typedef struct fsb_event {
     uint32_t    kind; /* FSB_EVENT_* */
     const char *path, *path2;
-    const fsb_stat *stat; /* of path (RENAMED: path2) as it is now, where known, else NULL */
+    const fsb_stat *stat; /* of path (RENAMED: path2) as it is now, where known, else NULL; REMOVED:
+                             of a file that has other names, as it was before */
 } fsb_event;
 
 /* The calls. "at": op->handle unless it is 0, else op->path; a path that leads to another file than
@@ -2822,7 +2824,9 @@ FSB_API int fsb_cache_disk_clear(const fsb_cache_disk_desc *desc)
    number of c->now and notes it for the names it touches (c->changed, by hash). A request notes
    c->now when it is sent; its answer is kept only if no later number stands at its name. A change
    notes its number first and forgets under the shard's lock then; keeping looks at the number under
-   that lock. So a stale answer is not kept, whatever the order in which things come.
+   that lock. So a stale answer is not kept, whatever the order in which things come. What is told
+   of a file under one name, which got others, is noted for the file (c->linked, by hash): what is
+   kept of it under the name that it had alone counts no more.
 
    Folders are held below true directories only: a path through a symbolic link would be a second
    name for the same file, of which no event tells.
@@ -2874,6 +2878,7 @@ struct fsb_cached_entry_ {
     uint64_t           hash, cookie;
     int64_t            until; /* monotonic ms: when it is no longer fresh */
     uint64_t           epoch; /* c->epoch when it was learned; 0: it came from disk */
+    uint64_t           seq;   /* c->now when what is in stat was asked */
     fsb_stat           stat;
     uint32_t           place;     /* in folder->order + 1; 0: not there */
     uint32_t           missing[FSB_CACHED_MISSING_]; /* hashes of xattr names it has not; 0: none */
@@ -2927,6 +2932,8 @@ typedef struct fsb_cached_file_ {
     uint64_t          file_id;
     pthread_mutex_t   lock; /* leaf; guards what follows */
     fsb_cached_path_ *path; /* as of the last rename that is known */
+    uint64_t          mover; /* file_id of what others moved then, this file along with it; or 0 */
+    size_t            mover_size; /* of its path since then, which path begins with */
     int               unnamed; /* 1: that may be the name of another file by now, or of none */
     fsb_handle        inner; /* 0: not opened yet */
     int               opening, open_error, lazy; /* c->lazy counts it */
@@ -3004,7 +3011,7 @@ struct fsb_cached_ {
     int             watchable; /* atomic: a lease may be asked for */
     fsb_handle      lease; /* atomic */
     uint64_t        now, all_changed, epoch; /* atomic */
-    uint64_t        changed[FSB_CACHED_STRIPES_]; /* atomic */
+    uint64_t        changed[FSB_CACHED_STRIPES_], linked[FSB_CACHED_STRIPES_]; /* atomic */
     fsb_cached_shard_ shards[FSB_CACHED_SHARDS_];
     uint64_t        folder_bytes, hand;  /* atomic */
     uint64_t        live;                /* atomic: calls not ended */
@@ -3167,6 +3174,24 @@ static void fsb_cached_bump_(fsb_cached_ *c, uint64_t hash)
     fsb_cached_raise_(&c->changed[hash % FSB_CACHED_STRIPES_], seq);
 }
 
+static uint64_t *fsb_cached_linked_at_(fsb_cached_ *c, uint64_t file_id)
+{
+    return &c->linked[fsb_cached_mix_(file_id ^ c->seed) % FSB_CACHED_STRIPES_];
+}
+
+/* The file changed, and which names it has is not known. */
+static void fsb_cached_bump_file_(fsb_cached_ *c, uint64_t file_id)
+{
+    fsb_cached_raise_(fsb_cached_linked_at_(c, file_id),
+                      __atomic_add_fetch(&c->now, 1, __ATOMIC_SEQ_CST));
+}
+
+/* 1 if what was asked at seq, and is of that file, still holds whatever names the file got. */
+static int fsb_cached_alone_(fsb_cached_ *c, uint64_t file_id, uint64_t seq)
+{
+    return __atomic_load_n(fsb_cached_linked_at_(c, file_id), __ATOMIC_SEQ_CST) <= seq;
+}
+
 static void fsb_cached_bump_all_(fsb_cached_ *c)
 {
     fsb_cached_raise_(&c->all_changed, __atomic_add_fetch(&c->now, 1, __ATOMIC_SEQ_CST));
@@ -3190,6 +3215,14 @@ static int fsb_cached_fresh_(fsb_cached_ *c, uint64_t epoch, int64_t until)
     if (__atomic_load_n(&c->away, __ATOMIC_RELAXED)) return 1; /* better than nothing */
     if (epoch != __atomic_load_n(&c->epoch, __ATOMIC_SEQ_CST)) return 0;
     return until == INT64_MAX || fsb_cached_clock_ms_() < until;
+}
+
+/* The same of an entry: what it says of its name, and of the file. */
+static int fsb_cached_entry_fresh_(fsb_cached_ *c, const fsb_cached_entry_ *e)
+{
+    if (!fsb_cached_fresh_(c, e->epoch, e->until)) return 0;
+    if (e->state != FSB_CACHED_STAT_ || __atomic_load_n(&c->away, __ATOMIC_RELAXED)) return 1;
+    return fsb_cached_alone_(c, e->stat.file_id, e->seq);
 }
 
 /* ---- [backend: folders] ---------------------------------------------------------------------- */
@@ -3399,7 +3432,7 @@ static fsb_cached_state_ fsb_cached_look_(fsb_cached_ *c, const fsb_cached_name_
     fsb_cached_folder_ *f = fsb_cached_folder_of_(s, n);
     fsb_cached_entry_  *e = fsb_cached_entry_of_(f, n);
     if (e && (e->state == FSB_CACHED_STAT_ || e->state == FSB_CACHED_ABSENT_)) {
-        if (fsb_cached_fresh_(c, e->epoch, e->until)) state = (fsb_cached_state_)e->state;
+        if (fsb_cached_entry_fresh_(c, e)) state = (fsb_cached_state_)e->state;
         if (state == FSB_CACHED_STAT_) *out = e->stat;
     } else if (f && !e && f->complete && fsb_cached_fresh_(c, f->list_epoch, f->list_until)) {
         state = FSB_CACHED_ABSENT_;
@@ -3443,11 +3476,11 @@ static int fsb_cached_keepable_(const fsb_stat *st)
 }
 
 /* Writes what is known into an entry: known in an epoch that was looked at before it was seen to
-   hold, for the next one may have begun since. Shard locked. */
+   hold, for the next one may have begun since; asked at seq. Shard locked. */
 static void fsb_cached_entry_set_(fsb_cached_ *c, fsb_cached_entry_ *e, uint64_t epoch,
-                                  const fsb_stat *st)
+                                  uint64_t seq, const fsb_stat *st)
 {
-    e->epoch = epoch, e->until = fsb_cached_until_(c);
+    e->epoch = epoch, e->seq = seq, e->until = fsb_cached_until_(c);
     e->state = FSB_CACHED_ABSENT_;
     if (st) {
         if (e->stat.file_id != st->file_id) memset(e->missing, 0, sizeof e->missing);
@@ -3468,7 +3501,7 @@ static void fsb_cached_keep_(fsb_cached_ *c, const fsb_cached_name_ *n, uint64_t
         fsb_cached_folder_ *f = fsb_cached_folder_make_(c, s, n, epoch);
         fsb_cached_entry_  *e = f ? fsb_cached_entry_make_(c, f, n) : NULL;
         if (e) {
-            fsb_cached_entry_set_(c, e, epoch, st);
+            fsb_cached_entry_set_(c, e, epoch, seq, st);
             const int lacks = st && !e->place && f->listed == FSB_CACHED_STAT_;
             if (lacks || (!st && e->place)) fsb_cached_unlist_(f); /* the order is not true */
         }
@@ -3528,7 +3561,7 @@ static void fsb_cached_settle_(fsb_cached_ *c, const fsb_cached_name_ *n, int na
         ok ? fsb_cached_folder_make_(c, s, n, epoch) : fsb_cached_folder_of_(s, n);
     fsb_cached_entry_ *e = fsb_cached_forget_(c, f, n, names);
     if (ok && f && !e) e = fsb_cached_entry_make_(c, f, n);
-    if (ok && e) fsb_cached_entry_set_(c, e, epoch, st);
+    if (ok && e) fsb_cached_entry_set_(c, e, epoch, seq, st);
     pthread_mutex_unlock(&s->lock);
     fsb_cached_trim_(c);
 }
@@ -3681,6 +3714,7 @@ static int fsb_cached_file_new_(fsb_cached_ *c, fsb_cached_file_ **out, const ch
     pthread_mutex_lock(&f->lock);
     f->flags = flags, f->file_id = file_id, f->path = copy, f->inner = inner;
     f->opening = f->open_error = 0, f->lazy = !inner, f->waiting = NULL;
+    f->unnamed = 0, f->mover = 0, f->mover_size = 0;
     f->last = f->next = f->ahead = f->window = 0, f->stride = 0, f->run = 0;
     pthread_mutex_unlock(&f->lock);
     if (!inner) (void)__atomic_add_fetch(&c->lazy, 1, __ATOMIC_RELAXED);
@@ -3726,14 +3760,27 @@ static int fsb_cached_unname_(fsb_cached_ *c, fsb_cached_file_ *f, const fsb_op 
     return 0;
 }
 
-/* After op->path became op->path2 (EXCHANGE: and the reverse), so did what is open there. */
+/* 1 if the file is what `id` tells is at path, or came there with it, or may have: the first half
+   of an exchange brings something else to where the second takes this from. File locked. */
+static int fsb_cached_went_(const fsb_cached_file_ *f, size_t size, uint64_t id)
+{
+    if (!id) return 1;
+    if (f->path->size == size) return f->file_id == id;
+    return !f->mover || f->mover == id || f->mover_size != size;
+}
+
+/* After op->path became op->path2 (EXCHANGE: and the reverse), so did what is open there. When
+   others did it, op->file_id is what moved. */
 static int fsb_cached_moved_(fsb_cached_ *c, fsb_cached_file_ *f, const fsb_op *op)
 {
     const char *from = op->path, *to = op->path2;
     pthread_mutex_lock(&f->lock);
     fsb_cached_path_ *p = f->path, *moved = NULL;
     size_t            size = strlen(from);
-    if (!fsb_cached_below_(from, size, p->text, p->size)) {
+    if (fsb_cached_below_(from, size, p->text, p->size)) {
+        if (!fsb_cached_went_(f, size, op->file_id)) from = NULL;
+        else if (op->file_id && p->size == size) f->unnamed = 0; /* an exchange, not replaced */
+    } else {
         from = op->flags & FSB_RENAME_EXCHANGE ? op->path2 : NULL, to = op->path;
         size = from ? strlen(from) : 0;
         if (from && !fsb_cached_below_(from, size, p->text, p->size)) from = NULL;
@@ -3741,7 +3788,7 @@ static int fsb_cached_moved_(fsb_cached_ *c, fsb_cached_file_ *f, const fsb_op *
     if (from) moved = fsb_cached_path_new_(c, to, strlen(to),
                                            p->size > size ? p->text + size + 1 : "",
                                            p->size > size ? p->size - size - 1 : 0);
-    if (moved) f->path = moved;
+    if (moved) f->path = moved, f->mover = op->file_id, f->mover_size = strlen(to);
     pthread_mutex_unlock(&f->lock);
     if (moved) fsb_cached_path_put_(c, p);
     return 0;
@@ -4308,7 +4355,8 @@ static void fsb_cached_list_entry_(fsb_cached_call_ *k, const fsb_dirent *entry)
     fsb_cached_folder_ *f = fsb_cached_folder_of_(s, &n);
     fsb_cached_entry_  *e = f ? fsb_cached_entry_make_(c, f, &n) : NULL;
     const int           holds = fsb_cached_holds_(c, n.hash, k->seq);
-    if (e && holds && f->verified == epoch) fsb_cached_entry_set_(c, e, epoch, &entry->stat);
+    if (e && holds && f->verified == epoch)
+        fsb_cached_entry_set_(c, e, epoch, k->seq, &entry->stat);
     if (f && f->lister == k) {
         if (!e) fsb_cached_unlist_(f);
         else {
@@ -4556,7 +4604,7 @@ static int fsb_cached_copy_names_(fsb_cached_ *c, fsb_cached_folder_ *f, const f
     }
     while (p->count < FSB_CACHED_PIECE_ && *place < f->order_count) {
         fsb_cached_entry_ *e = f->order[*place];
-        const int whole = e->state == FSB_CACHED_STAT_ && fsb_cached_fresh_(c, e->epoch, e->until);
+        const int whole = e->state == FSB_CACHED_STAT_ && fsb_cached_entry_fresh_(c, e);
         if (!whole && (op->flags & FSB_LIST_STAT || !e->stat.ino)) break;
         fsb_dirent *to = &p->entries[p->count];
         fsb_slice  *data = &p->data[p->count];
@@ -5853,6 +5901,7 @@ static void fsb_cached_touch_call_(fsb_cached_call_ *k, int settle)
     if (now && (unnamed || now != k->path)) { /* it was renamed meanwhile, or removed */
         fsb_cached_touch_attr_(c, path);
         fsb_cached_touch_attr_(c, now->text);
+        if (unnamed) fsb_cached_bump_file_(c, f->file_id);
     } else fsb_cached_touch_or_settle_(k, path, st, settle);
     fsb_cached_path_put_(c, now);
 }
@@ -5927,8 +5976,7 @@ static int fsb_cached_missing_(fsb_cached_ *c, const fsb_cached_name_ *n, const 
         e->missing_epoch = epoch;
     }
     if (keep && epoch != asked) e = NULL;
-    if (e && e->state == FSB_CACHED_STAT_ && e->stat.nlink < 2 &&
-        fsb_cached_fresh_(c, e->epoch, e->until)) {
+    if (e && e->state == FSB_CACHED_STAT_ && e->stat.nlink < 2 && fsb_cached_entry_fresh_(c, e)) {
         for (int i = 0; i < FSB_CACHED_MISSING_; ++i) known |= e->missing[i] == hash;
         if (keep && !known && fsb_cached_holds_(c, n->hash, seq))
             e->missing[e->missing_next++ % FSB_CACHED_MISSING_] = hash;
@@ -6203,6 +6251,9 @@ static void fsb_cached_apply_(fsb_cached_ *c, const fsb_event *event)
     fsb_op moved;
     memset(&moved, 0, sizeof moved);
     moved.path = event->path, moved.path2 = event->path2;
+    moved.file_id = event->path2 && event->stat ? event->stat->file_id : 0;
+    if (event->stat && !fsb_cached_keepable_(event->stat))
+        fsb_cached_bump_file_(c, event->stat->file_id);
     if (event->kind == FSB_EVENT_REMOVED || event->kind == FSB_EVENT_CREATED)
         (void)fsb_cached_each_file_(c, fsb_cached_unname_, &moved);
     switch (event->kind) {

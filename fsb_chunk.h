@@ -281,13 +281,15 @@ static inline void fsb_slice_release(fsb_slice *s)
 /* Something changed (WATCH); paths are valid during the call only. */
 enum {
     FSB_EVENT_CREATED = 1, FSB_EVENT_REMOVED, FSB_EVENT_CONTENT, FSB_EVENT_ATTR,
-    FSB_EVENT_RENAMED, /* path is now path2; if one side is not watched: REMOVED or CREATED */
+    FSB_EVENT_RENAMED, /* path is now path2; if one side is not watched: REMOVED or CREATED. Of an
+                          EXCHANGE two, one each way */
     FSB_EVENT_LOST     /* events were lost: anything at or below path may have changed */
 };
 typedef struct fsb_event {
     uint32_t    kind; /* FSB_EVENT_* */
     const char *path, *path2;
-    const fsb_stat *stat; /* of path (RENAMED: path2) as it is now, where known, else NULL */
+    const fsb_stat *stat; /* of path (RENAMED: path2) as it is now, where known, else NULL; REMOVED:
+                             of a file that has other names, as it was before */
 } fsb_event;
 
 /* The calls. "at": op->handle unless it is 0, else op->path; a path that leads to another file than
@@ -2864,8 +2866,10 @@ typedef struct fsb_chunk_slot_ {
     fsb_handle handle; /* the backend's; 0: free */
     uint64_t   file_id;
     uint32_t   generation, pins;
-    char      *path;       /* it was opened by, as clients' renames left it; for those who hold a
-                              lease. NULL: not known */
+    char      *path;       /* it was opened by, as renames left it; for those who hold a lease.
+                              NULL: not known */
+    uint64_t   mover;      /* file_id of what others moved last, this file along with it; or 0 */
+    size_t     mover_size; /* of its path since then, which path begins with */
     int        descriptor; /* or -1 */
     int        closing;    /* gone for the client; closed with the last pin */
     int        next;       /* in the list of free ones, or of gone ones */
@@ -2888,6 +2892,7 @@ struct fsb_chunk_request_ {
     size_t                  folder, folder_size; /* LIST: where in the data the last one stands */
     uint32_t                acks; /* by atomics: what the answer waits for, itself among them */
     struct fsb_chunk_command_ *run; /* EXEC */
+    fsb_stat                loser; /* the file whose name this takes, if it has others */
 };
 
 /* A command; its words' pointers stand behind this. */
@@ -3510,7 +3515,7 @@ static uint64_t fsb_chunk_slot_fill_(fsb_chunk_conn_ *conn, int i, const fsb_op 
     char *path = fsb_chunk_strdup_(&conn->server->desc.allocator, op->path);
     pthread_mutex_lock(&conn->lock);
     fsb_chunk_slot_ *s = &conn->slots[i];
-    s->path = path;
+    s->path = path, s->mover = 0, s->mover_size = 0;
     s->handle = op->handle, s->file_id = op->stat.file_id, s->descriptor = fd, s->closing = 0;
     const uint64_t id = ((uint64_t)s->generation << 32) | ((uint32_t)i + 1);
     pthread_mutex_unlock(&conn->lock);
@@ -4021,10 +4026,19 @@ static void fsb_chunk_tell_(fsb_chunk_server *s, const fsb_backend *backend,
     pthread_mutex_unlock(&s->leases_lock);
 }
 
+static void fsb_chunk_slots_renamed_(fsb_chunk_server *s, const fsb_backend *backend,
+                                     const fsb_op *op);
+
 /* What the backend has seen others do. */
 static void fsb_chunk_foreign_(void *user, const fsb_event *event)
 {
     fsb_chunk_watch_ *w = (fsb_chunk_watch_ *)user;
+    fsb_op            renamed;
+    memset(&renamed, 0, sizeof renamed);
+    renamed.path = event->path, renamed.path2 = event->path2;
+    renamed.file_id = event->stat ? event->stat->file_id : 0;
+    if (event->kind == FSB_EVENT_RENAMED)
+        fsb_chunk_slots_renamed_(w->server, w->backend, &renamed);
     if (__atomic_load_n(&w->server->leases, __ATOMIC_SEQ_CST))
         fsb_chunk_tell_(w->server, w->backend, NULL, event, NULL);
 }
@@ -4134,15 +4148,32 @@ static void fsb_chunk_lease_leave_(fsb_chunk_conn_ *conn)
     fsb_chunk_free_(&s->desc.allocator, told, FSB_CHUNK_TOLD_ / 8);
 }
 
-/* The stat of what was changed, where the answer itself has none. */
-static const fsb_stat *fsb_chunk_stat_of_(fsb_chunk_request_ *req, fsb_op *op)
+/* The stat of what is at path, or of what was changed, where the answer itself has none. */
+static const fsb_stat *fsb_chunk_stat_of_(const fsb_chunk_request_ *req, const char *path,
+                                          fsb_op *op)
 {
     fsb_backend *b = req->conn->share->backend;
     memset(op, 0, sizeof *op);
-    op->code = FSB_OP_STAT;
-    op->path = req->op.code == FSB_OP_RENAME ? req->op.path2 : req->op.path;
+    op->code = FSB_OP_STAT, op->path = path;
     op->handle = req->op.code == FSB_OP_COPY ? req->op.handle2 : req->op.handle;
     return b->call[FSB_OP_STAT](b, op) == 0 ? &op->stat : NULL;
+}
+
+/* Does it take a name away from what has it? */
+static int fsb_chunk_takes_name_(const fsb_op *op)
+{
+    return op->code == FSB_OP_UNLINK ||
+        (op->code == FSB_OP_RENAME && !(op->flags & FSB_RENAME_EXCHANGE));
+}
+
+/* Before a request is run: a file that loses a name is known by others, which others hold. */
+static void fsb_chunk_look_first_(fsb_chunk_request_ *req)
+{
+    fsb_op stat;
+    if (!fsb_chunk_takes_name_(&req->op) || !fsb_chunk_leased_elsewhere_(req->conn)) return;
+    const fsb_stat *s = fsb_chunk_stat_of_(
+        req, req->op.code == FSB_OP_RENAME ? req->op.path2 : req->op.path, &stat);
+    if (s && s->nlink > 1 && !S_ISDIR(s->mode)) req->loser = *s;
 }
 
 enum { FSB_CHUNK_PATH_ROOM_ = FSB_PATH_MAX + 1 };
@@ -4158,39 +4189,73 @@ static const char *fsb_chunk_slot_path_(fsb_chunk_request_ *req, char room[FSB_C
     return path ? room : NULL;
 }
 
-/* A RENAME was done: files that are open by that name, whoever has them, have the other one. What
-   is written to them from here on is told to those who know that. */
-static void fsb_chunk_slots_renamed_(const fsb_chunk_request_ *req)
+/* 1 if `path` of that size leads to the file by what `id` tells is there: the first half of an
+   exchange, as others tell of it, brings something else to where the second takes this from. */
+static int fsb_chunk_slot_went_(const fsb_chunk_slot_ *slot, size_t size, uint64_t id)
 {
-    fsb_chunk_server    *s = req->conn->server;
-    const fsb_allocator *a = &s->desc.allocator;
-    const fsb_op        *op = &req->op;
-    const int            swaps = (op->flags & FSB_RENAME_EXCHANGE) != 0;
+    if (!id) return 1;
+    if (!slot->path[size]) return slot->file_id == id;
+    return !slot->mover || slot->mover == id || slot->mover_size != size;
+}
+
+/* A file that is open by the old name, or below it, has the new one. Connection locked. */
+static void fsb_chunk_slot_renamed_(const fsb_allocator *a, fsb_chunk_slot_ *slot, const fsb_op *op)
+{
+    const char  *from = op->path, *to = op->path2;
+    const size_t size = strlen(from);
+    if (!slot->path) return;
+    if (strlen(slot->path) >= size && !fsb_chunk_slot_went_(slot, size, op->file_id)) return;
+    int is = fsb_chunk_renamed_(a, &slot->path, from, to);
+    if (is > 0) slot->mover = op->file_id, slot->mover_size = strlen(to);
+    if (!is && op->flags & FSB_RENAME_EXCHANGE) is = fsb_chunk_renamed_(a, &slot->path, to, from);
+    if (is < 0) fsb_chunk_strfree_(a, slot->path), slot->path = NULL;
+}
+
+/* A RENAME was done, or seen: files that are open by that name, whoever has them, have the other
+   one. What is written to them from here on is told to those who know that. op->file_id is what
+   moved, if others did it. */
+static void fsb_chunk_slots_renamed_(fsb_chunk_server *s, const fsb_backend *backend,
+                                     const fsb_op *op)
+{
     pthread_mutex_lock(&s->lock);
     for (fsb_chunk_conn_ *conn = s->conns; conn; conn = conn->next) {
         pthread_mutex_lock(&conn->lock);
-        const int same = conn->slot_count && conn->share->backend == req->conn->share->backend;
-        for (int i = 0; same && i < conn->slot_count; ++i) {
-            char **const name = &conn->slots[i].path;
-            if (!*name) continue;
-            int is = fsb_chunk_renamed_(a, name, op->path, op->path2);
-            if (!is && swaps) is = fsb_chunk_renamed_(a, name, op->path2, op->path);
-            if (is < 0) fsb_chunk_strfree_(a, *name), *name = NULL;
-        }
+        const int same = conn->slot_count && conn->share->backend == backend;
+        for (int i = 0; same && i < conn->slot_count; ++i)
+            fsb_chunk_slot_renamed_(&s->desc.allocator, &conn->slots[i], op);
         pthread_mutex_unlock(&conn->lock);
     }
     pthread_mutex_unlock(&s->lock);
 }
 
-/* Tells the others what a request has changed; its answer waits for them, unless it was run before
-   there were any. */
+/* Tells the others what a request did; its answer waits for them, unless it was run before there
+   were any. */
+static void fsb_chunk_tell_did_(fsb_chunk_request_ *req, uint32_t kind, const char *path,
+                                const char *path2, const fsb_stat *stat)
+{
+    const fsb_event e = {kind, path, path2, stat};
+    fsb_chunk_tell_(req->conn->server, req->conn->share->backend, req->conn, &e,
+                    req->size ? req : NULL);
+}
+
+static void fsb_chunk_tell_rename_(fsb_chunk_request_ *req)
+{
+    const fsb_op *op = &req->op;
+    fsb_op        stat;
+    if (req->loser.file_id)
+        fsb_chunk_tell_did_(req, FSB_EVENT_REMOVED, op->path2, NULL, &req->loser);
+    fsb_chunk_tell_did_(req, FSB_EVENT_RENAMED, op->path, op->path2,
+                        fsb_chunk_stat_of_(req, op->path2, &stat));
+    if (op->flags & FSB_RENAME_EXCHANGE)
+        fsb_chunk_tell_did_(req, FSB_EVENT_RENAMED, op->path2, op->path,
+                            fsb_chunk_stat_of_(req, op->path, &stat));
+}
+
 static void fsb_chunk_tell_change_(fsb_chunk_request_ *req)
 {
     char                room[FSB_CHUNK_PATH_ROOM_];
     fsb_op             *op = &req->op, stat;
-    fsb_chunk_request_ *waits = req->size ? req : NULL;
     const int           named = op->code == FSB_OP_OPEN || !op->handle;
-    const int           swaps = op->code == FSB_OP_RENAME && (op->flags & FSB_RENAME_EXCHANGE);
     fsb_event           e = {FSB_EVENT_CONTENT, op->path, NULL, &op->stat};
     if (!named) e.path = fsb_chunk_slot_path_(req, room);
     switch (op->code) {
@@ -4199,27 +4264,22 @@ static void fsb_chunk_tell_change_(fsb_chunk_request_ *req)
         if (op->flags & FSB_O_CREATE) e.kind = FSB_EVENT_CREATED;
         break;
     case FSB_OP_WRITE: case FSB_OP_ALLOCATE: break;
-    case FSB_OP_COPY: e.stat = fsb_chunk_stat_of_(req, &stat); break;
+    case FSB_OP_COPY: e.stat = fsb_chunk_stat_of_(req, op->path, &stat); break;
     case FSB_OP_SETATTR:
         if (!(op->attr.mask & FSB_ATTR_SIZE)) e.kind = FSB_EVENT_ATTR;
         break;
     case FSB_OP_SETXATTR: case FSB_OP_REMOVEXATTR:
-        e.kind = FSB_EVENT_ATTR, e.stat = fsb_chunk_stat_of_(req, &stat);
+        e.kind = FSB_EVENT_ATTR, e.stat = fsb_chunk_stat_of_(req, op->path, &stat);
         break;
     case FSB_OP_LINK: e.kind = FSB_EVENT_CREATED, e.path = op->path2; break;
-    case FSB_OP_UNLINK: case FSB_OP_RMDIR: e.kind = FSB_EVENT_REMOVED, e.stat = NULL; break;
-    case FSB_OP_RENAME:
-        e.kind = swaps ? FSB_EVENT_REMOVED : FSB_EVENT_RENAMED;
-        e.path2 = swaps ? NULL : op->path2;
-        e.stat = swaps ? NULL : fsb_chunk_stat_of_(req, &stat);
+    case FSB_OP_UNLINK: case FSB_OP_RMDIR:
+        e.kind = FSB_EVENT_REMOVED, e.stat = req->loser.file_id ? &req->loser : NULL;
         break;
+    case FSB_OP_RENAME: fsb_chunk_tell_rename_(req); return;
     default: e.kind = FSB_EVENT_CREATED; /* MKDIR, SYMLINK, MKNOD, PUT */
     }
     if (!e.path) e.kind = FSB_EVENT_LOST, e.path = "/", e.stat = NULL;
-    fsb_chunk_tell_(req->conn->server, req->conn->share->backend, req->conn, &e, waits);
-    if (!swaps) return;
-    e.path = op->path2;
-    fsb_chunk_tell_(req->conn->server, req->conn->share->backend, req->conn, &e, waits);
+    fsb_chunk_tell_did_(req, e.kind, e.path, NULL, e.stat);
 }
 
 /* ---- [requests] ------------------------------------------------------------------------------ */
@@ -4421,7 +4481,8 @@ static void fsb_chunk_finish_(fsb_chunk_request_ *req)
     if (result > INT32_MAX) result = INT32_MAX;
     fsb_slice_release(&op->slice);
     req->acks = 1;
-    if (result >= 0 && op->code == FSB_OP_RENAME) fsb_chunk_slots_renamed_(req);
+    if (result >= 0 && op->code == FSB_OP_RENAME)
+        fsb_chunk_slots_renamed_(req->conn->server, req->conn->share->backend, op);
     if (result >= 0 && fsb_chunk_leased_elsewhere_(req->conn) && fsb_chunk_changes_(req))
         fsb_chunk_tell_change_(req);
     if (req->conn->server->desc.audit && (fsb_chunk_changes_(req) || op->code == FSB_OP_EXEC))
@@ -4482,7 +4543,10 @@ static void fsb_chunk_run_(fsb_chunk_request_ *req)
         req->op.result = fsb_chunk_unpin_close_(req->conn, req->slot);
         req->slot = -1;
     } else if (req->op.code == FSB_OP_WATCH) req->op.result = fsb_chunk_lease_(req->conn, &req->op);
-    else req->op.result = b->call[req->op.code](b, fsb_chunk_aim_(req));
+    else {
+        fsb_chunk_look_first_(req);
+        req->op.result = b->call[req->op.code](b, fsb_chunk_aim_(req));
+    }
     fsb_chunk_finish_(req);
 }
 
@@ -4847,7 +4911,8 @@ static int fsb_chunk_defer_(fsb_chunk_request_ *req, const fsb_chunk_frame_ *f, 
     if (!kept) return fsb_chunk_refuse_(req, -ENOMEM);
     if (kept->op.code == FSB_OP_LOCK) fsb_chunk_lock_run_(kept, file_id);
     else if (kept->op.code == FSB_OP_EXEC) fsb_chunk_exec_start_(kept);
-    else if (b->submit && kept->op.code != FSB_OP_CLOSE) {
+    else if (b->submit && kept->op.code != FSB_OP_CLOSE &&
+             !(fsb_chunk_takes_name_(&kept->op) && fsb_chunk_leased_elsewhere_(kept->conn))) {
         fsb_op *op = fsb_chunk_aim_(kept);
         b->submit(b, &op, 1);
     } else fsb_chunk_run_elsewhere_(kept);

@@ -234,13 +234,15 @@ static inline void fsb_slice_release(fsb_slice *s)
 /* Something changed (WATCH); paths are valid during the call only. */
 enum {
     FSB_EVENT_CREATED = 1, FSB_EVENT_REMOVED, FSB_EVENT_CONTENT, FSB_EVENT_ATTR,
-    FSB_EVENT_RENAMED, /* path is now path2; if one side is not watched: REMOVED or CREATED */
+    FSB_EVENT_RENAMED, /* path is now path2; if one side is not watched: REMOVED or CREATED. Of an
+                          EXCHANGE two, one each way */
     FSB_EVENT_LOST     /* events were lost: anything at or below path may have changed */
 };
 typedef struct fsb_event {
     uint32_t    kind; /* FSB_EVENT_* */
     const char *path, *path2;
-    const fsb_stat *stat; /* of path (RENAMED: path2) as it is now, where known, else NULL */
+    const fsb_stat *stat; /* of path (RENAMED: path2) as it is now, where known, else NULL; REMOVED:
+                             of a file that has other names, as it was before */
 } fsb_event;
 
 /* The calls. "at": op->handle unless it is 0, else op->path; a path that leads to another file than
@@ -4943,6 +4945,17 @@ typedef struct fsb_mount_entry_ {
     uint32_t size, name_size; /* size: of it all, a multiple of 8 */
 } fsb_mount_entry_;
 
+/* A RENAME of this mount's, or of a folder by others, while what was done to its names before may
+   still be told. */
+typedef struct fsb_mount_move_ {
+    int64_t until; /* monotonic ns */
+    char   *from, *to; /* one block of `size` bytes */
+    size_t  size;
+    int     swaps;
+} fsb_mount_move_;
+enum { FSB_MOUNT_MOVES_ = 128 };
+#define FSB_MOUNT_MOVE_NS_ INT64_C(2000000000)
+
 struct fsb_mount {
     fsb_backend    *backend;
     fsb_runner      runner;
@@ -4999,6 +5012,8 @@ struct fsb_mount {
     fsb_mount_note_ *notes, **notes_tail;
     fsb_mount_note_ *noting; /* the kernel is being told of this one */
     int              all_stale; /* the kernel is to forget every name */
+    fsb_mount_move_  moves[FSB_MOUNT_MOVES_]; /* the last ones, in a ring */
+    uint32_t         move_count; /* ever */
     fsb_mount_table_ bytes;    /* of small files, fetched and not handed out yet */
     fsb_mount_bytes_ *oldest, *newest; /* of these */
     fsb_mount_bytes_ *unoffered; /* the kernel was not offered this one, and those behind it */
@@ -6442,17 +6457,39 @@ static void fsb_mount_name_gone_(fsb_mount *m, fsb_mount_node_ *parent, const ch
     fsb_mount_unpin_(m, n);
 }
 
+/* The next note, from the one that the kernel is being told of on; NULL at first. */
+static fsb_mount_note_ *fsb_mount_note_next_(const fsb_mount *m, const fsb_mount_note_ *note)
+{
+    if (!note && m->noting) return m->noting;
+    return !note || note == m->noting ? m->notes : note->next;
+}
+
+static int fsb_mount_note_is_(const fsb_mount_note_ *note, const fsb_mount_node_ *parent,
+                              const char *text)
+{
+    const size_t size = strlen(text);
+    return note->parent == parent && note->size == size && memcmp(note->name, text, size) == 0;
+}
+
+/* Lock held. Is the kernel still to be told of the name, or were others changed in its folder since
+   `started`? Then it may have another file there than the backend had. */
+static int fsb_mount_crossed_(const fsb_mount *m, const fsb_mount_node_ *parent, const char *text,
+                              uint64_t started)
+{
+    const fsb_mount_note_ *note = fsb_mount_note_next_(m, NULL);
+    while (note && !fsb_mount_note_is_(note, parent, text)) note = fsb_mount_note_next_(m, note);
+    return note || parent->below > started || m->all_stale;
+}
+
 /* Lock held. The name went, or is another's now, while the kernel was still to be told that others
    had moved the folder of that name: then it has buried that one, and says for ever that nothing
    is in it. When it is found again it gets another node. */
 static void fsb_mount_buried_(fsb_mount *m, const fsb_mount_node_ *parent, const char *text,
                               const fsb_mount_node_ *moved)
 {
-    const size_t     size = strlen(text);
-    fsb_mount_note_ *note = m->noting ? m->noting : m->notes;
-    for (; note; note = note == m->noting ? m->notes : note->next) {
-        const int same = note->folder && note->parent == parent && note->size == size &&
-                         memcmp(note->name, text, size) == 0;
+    const fsb_mount_note_ *note = NULL;
+    while ((note = fsb_mount_note_next_(m, note)) != NULL) {
+        const int same = note->folder && fsb_mount_note_is_(note, parent, text);
         fsb_mount_node_ *n = same ? fsb_mount_node_at_(m, note->folder) : NULL;
         if (n && n != moved) fsb_mount_node_disown_(m, n);
     }
@@ -6489,7 +6526,7 @@ static void fsb_mount_on_rmdir_(fuse_req_t q, fuse_ino_t parent, const char *nam
 }
 
 /* Lock held. The names lead to what they lead to now. */
-static void fsb_mount_moved_(fsb_mount *m, fsb_mount_req_ *r)
+static void fsb_mount_names_moved_(fsb_mount *m, fsb_mount_req_ *r)
 {
     fsb_mount_changed_(m, r->node);
     fsb_mount_changed_(m, r->node2);
@@ -6511,6 +6548,24 @@ static void fsb_mount_moved_(fsb_mount *m, fsb_mount_req_ *r)
     if (n) fsb_mount_name_set_(m, r->node2, r->name2, n); /* if not, it is looked up again */
     fsb_mount_unpin_(m, n);
     fsb_mount_unpin_(m, n2);
+}
+
+static void fsb_mount_move_note_(fsb_mount *m, const char *from, const char *to, int swaps);
+static fsb_mount_node_ *fsb_mount_name_in_stale_(fsb_mount *m, fsb_mount_node_ *folder,
+                                                 const char *name);
+
+/* Lock held. Where others changed these names meanwhile, what moved may be another file than the
+   one that had the name here. */
+static void fsb_mount_moved_(fsb_mount *m, fsb_mount_req_ *r)
+{
+    const int crossed = fsb_mount_crossed_(m, r->node, r->name, r->started) ||
+                        fsb_mount_crossed_(m, r->node2, r->name2, r->started);
+    fsb_mount_names_moved_(m, r);
+    if (m->lease)
+        fsb_mount_move_note_(m, r->path, r->path2, r->task.op.flags & FSB_RENAME_EXCHANGE);
+    if (!crossed) return;
+    (void)fsb_mount_name_in_stale_(m, r->node, r->name);
+    (void)fsb_mount_name_in_stale_(m, r->node2, r->name2);
 }
 
 /* Lock held. Does the name lead to a folder, or to something not known? */
@@ -8441,12 +8496,10 @@ static fsb_mount_node_ *fsb_mount_folder_of_(const fsb_mount *m, const char *pat
 }
 
 /* Lock held. Others made, removed or moved that name. Returns its node, if it is known. */
-static fsb_mount_node_ *fsb_mount_name_stale_(fsb_mount *m, const char *path)
+static fsb_mount_node_ *fsb_mount_name_in_stale_(fsb_mount *m, fsb_mount_node_ *folder,
+                                                 const char *name)
 {
-    const char      *name;
-    fsb_mount_node_ *folder = fsb_mount_folder_of_(m, path, &name);
-    const size_t     size = strlen(name);
-    if (!folder || !size) return folder;
+    const size_t size = strlen(name);
     folder->below = ++m->changes;
     fsb_mount_stale_(m, folder, 0);
     fsb_mount_name_ *known = fsb_mount_name_find_(m, folder, name, size);
@@ -8462,6 +8515,65 @@ static fsb_mount_node_ *fsb_mount_name_stale_(fsb_mount *m, const char *path)
     } else m->all_stale = 1;
     if (is_folder) fsb_mount_name_doubt_(m, known, FSB_MOUNT_ELSEWHERE_), m->moved = m->changes;
     return known ? known->node : NULL;
+}
+
+static fsb_mount_node_ *fsb_mount_name_stale_(fsb_mount *m, const char *path)
+{
+    const char      *name;
+    fsb_mount_node_ *folder = fsb_mount_folder_of_(m, path, &name);
+    return folder && name[0] ? fsb_mount_name_in_stale_(m, folder, name) : folder;
+}
+
+/* Lock held. */
+static void fsb_mount_move_note_(fsb_mount *m, const char *from, const char *to, int swaps)
+{
+    fsb_mount_move_ *v = &m->moves[m->move_count++ % FSB_MOUNT_MOVES_];
+    const size_t     size = strlen(from) + 1, size2 = strlen(to) + 1;
+    fsb_mount_free_(m, v->from, v->size);
+    memset(v, 0, sizeof *v);
+    v->from = (char *)fsb_mount_alloc_(m, size + size2);
+    if (!v->from) return;
+    v->to = v->from + size, v->size = size + size2;
+    memcpy(v->from, from, size);
+    memcpy(v->to, to, size2);
+    v->swaps = swaps;
+    v->until = fsb_mount_now_() + FSB_MOUNT_MOVE_NS_;
+}
+
+/* What was at or below `from` is there at `to`: the path likewise; 0: it is neither. */
+static int fsb_mount_carried_(char *path, const char *from, const char *to)
+{
+    const size_t n = strlen(from), size = strlen(to);
+    if (strncmp(path, from, n) || (path[n] && path[n] != '/')) return 0;
+    const size_t tail = strlen(path + n) + 1;
+    if (size + tail > FSB_PATH_MAX + 1) return 0;
+    memmove(path + size, path + n, tail);
+    memcpy(path, to, size);
+    return 1;
+}
+
+/* Lock held. Others changed a name, maybe before one of the renames of late, of which who tells did
+   not know: then it is the new name that leads to something else. */
+static void fsb_mount_moved_since_(fsb_mount *m, const char *path)
+{
+    const uint32_t end = m->move_count;
+    const uint32_t first = end > FSB_MOUNT_MOVES_ ? end - FSB_MOUNT_MOVES_ : 0;
+    const int64_t  now = fsb_mount_now_();
+    for (uint32_t i = end; i-- > first && m->moves[i % FSB_MOUNT_MOVES_].until > now;) {
+        char at[FSB_PATH_MAX + 1];
+        int  carried = 0;
+        memcpy(at, path, strlen(path) + 1);
+        for (uint32_t k = i; k < end && (k == i || carried); ++k) {
+            const fsb_mount_move_ *v = &m->moves[k % FSB_MOUNT_MOVES_];
+            if (!v->from) continue;
+            if (!fsb_mount_carried_(at, v->from, v->to) &&
+                !(v->swaps && fsb_mount_carried_(at, v->to, v->from)))
+                continue;
+            fsb_mount_node_ *n = fsb_mount_name_stale_(m, at);
+            if (n) fsb_mount_stale_(m, n, 0);
+            carried = 1;
+        }
+    }
 }
 
 /* Is that what is known already? Then somebody tells of what we did. */
@@ -8524,6 +8636,13 @@ static void fsb_mount_event_file_(fsb_mount *m, const fsb_event *e)
     if (folder) folder->below = ++m->changes;
 }
 
+/* Lock held. The file that got or lost a name may be known by another. */
+static void fsb_mount_event_known_(fsb_mount *m, const fsb_event *e)
+{
+    fsb_mount_node_ *n = e->stat ? fsb_mount_node_find_(m, e->stat->file_id) : NULL;
+    if (n) fsb_mount_stale_(m, n, 0);
+}
+
 /* Lock held. */
 static void fsb_mount_event_created_(fsb_mount *m, const fsb_event *e)
 {
@@ -8537,25 +8656,51 @@ static void fsb_mount_event_created_(fsb_mount *m, const fsb_event *e)
     }
     n = fsb_mount_name_stale_(m, e->path);
     if (n) fsb_mount_stale_(m, n, 1);
-    n = e->stat ? fsb_mount_node_find_(m, e->stat->file_id) : NULL; /* one more name of it */
-    if (n) fsb_mount_stale_(m, n, 0);
+    fsb_mount_event_known_(m, e); /* one more name of it */
 }
 
-/* Lock held. A folder that is known has moved: so has what is below, for those who are in there. */
+/* Lock held. That is no longer a name of the file; it may have others. */
+static void fsb_mount_name_lost_(fsb_mount *m, const char *path, const fsb_mount_node_ *n)
+{
+    const char            *name;
+    const fsb_mount_node_ *folder = fsb_mount_folder_of_(m, path, &name);
+    fsb_mount_name_ *known = folder ? fsb_mount_name_find_(m, folder, name, strlen(name)) : NULL;
+    if (known && known->node == n) fsb_mount_name_remove_(m, known);
+}
+
+/* Lock held. A folder came to where this one was: it was empty, and is gone, or is now where the
+   other came from. Until that is told it may be there. */
+static void fsb_mount_displaced_(fsb_mount *m, const char *path, fsb_mount_node_ *n)
+{
+    const char      *name;
+    fsb_mount_node_ *folder = fsb_mount_folder_of_(m, path, &name);
+    if (!folder || n->names || fsb_mount_rises_(m, n, folder)) return;
+    if (fsb_mount_name_find_(m, folder, name, strlen(name))) return;
+    if (!fsb_mount_name_set_(m, folder, name, n))
+        fsb_mount_name_doubt_(m, n->names, FSB_MOUNT_NOWHERE_);
+}
+
+/* Lock held. What is known has moved: so has what is below it, for those who are in there. */
 static void fsb_mount_event_moved_(fsb_mount *m, const fsb_event *e)
 {
     const char      *name;
     fsb_mount_node_ *n = e->stat ? fsb_mount_node_find_(m, e->stat->file_id) : NULL;
     fsb_mount_node_ *folder = n ? fsb_mount_folder_of_(m, e->path2, &name) : NULL;
-    if (!folder || !S_ISDIR(n->attr.mode)) return;
-    if (n->removed || fsb_mount_rises_(m, n, folder)) return;
+    if (!folder || !name[0] || n->removed || fsb_mount_rises_(m, n, folder)) return;
+    const int is_folder = S_ISDIR(n->attr.mode);
+    fsb_mount_name_ *there = fsb_mount_name_find_(m, folder, name, strlen(name));
+    fsb_mount_node_ *other = there && there->node != n ? there->node : NULL;
     ++folder->pins; /* the names that go may have been all that kept it */
     ++n->pins;
-    m->moved = ++m->changes;
+    if (other) ++other->pins;
+    if (is_folder) m->moved = ++m->changes;
+    else fsb_mount_name_lost_(m, e->path, n);
     if (!fsb_mount_name_set_(m, folder, name, n)) {
         n->gone = 0;
-        fsb_mount_name_doubt_(m, n->names, 0);
+        if (is_folder) fsb_mount_name_doubt_(m, n->names, 0);
+        if (other && S_ISDIR(other->attr.mode)) fsb_mount_displaced_(m, e->path, other);
     }
+    fsb_mount_unpin_(m, other);
     fsb_mount_unpin_(m, n);
     fsb_mount_unpin_(m, folder);
 }
@@ -8574,15 +8719,23 @@ static void fsb_mount_event_(void *user, const fsb_event *e)
         if (n) fsb_mount_stale_(m, n, 0); /* it was replaced */
         n = fsb_mount_name_stale_(m, e->path);
         if (n) fsb_mount_stale_(m, n, 0);
+        fsb_mount_event_known_(m, e);
         fsb_mount_event_moved_(m, e);
         break;
     case FSB_EVENT_REMOVED:
         n = fsb_mount_name_stale_(m, e->path);
         if (n) fsb_mount_stale_(m, n, 0);
         if (n && n->names && n->names->doubted) n->names->doubted = FSB_MOUNT_NOWHERE_;
+        fsb_mount_event_known_(m, e);
         break;
     case FSB_EVENT_CONTENT: case FSB_EVENT_ATTR: fsb_mount_event_file_(m, e); break;
     default: fsb_mount_all_stale_(m);
+    }
+    if (m->root && (e->kind <= FSB_EVENT_REMOVED || e->path2)) {
+        fsb_mount_moved_since_(m, e->path);
+        if (e->path2) fsb_mount_moved_since_(m, e->path2);
+        if (e->path2 && (!e->stat || S_ISDIR(e->stat->mode)))
+            fsb_mount_move_note_(m, e->path, e->path2, 0);
     }
     fsb_mount_signal_(m->wake);
     fsb_mount_unlock_(m);
@@ -9228,6 +9381,8 @@ static void fsb_mount_free_all_(fsb_mount *m)
         m->notes = note->next;
         fsb_mount_free_(m, note, offsetof(fsb_mount_note_, name) + note->size + 1);
     }
+    for (uint32_t i = 0; i < FSB_MOUNT_MOVES_; ++i)
+        fsb_mount_free_(m, m->moves[i].from, m->moves[i].size);
     fsb_mount_free_nodes_(m);
     fsb_mount_bufs_free_(m);
     while (m->spare_reqs) {

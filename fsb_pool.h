@@ -202,13 +202,15 @@ static inline void fsb_slice_release(fsb_slice *s)
 /* Something changed (WATCH); paths are valid during the call only. */
 enum {
     FSB_EVENT_CREATED = 1, FSB_EVENT_REMOVED, FSB_EVENT_CONTENT, FSB_EVENT_ATTR,
-    FSB_EVENT_RENAMED, /* path is now path2; if one side is not watched: REMOVED or CREATED */
+    FSB_EVENT_RENAMED, /* path is now path2; if one side is not watched: REMOVED or CREATED. Of an
+                          EXCHANGE two, one each way */
     FSB_EVENT_LOST     /* events were lost: anything at or below path may have changed */
 };
 typedef struct fsb_event {
     uint32_t    kind; /* FSB_EVENT_* */
     const char *path, *path2;
-    const fsb_stat *stat; /* of path (RENAMED: path2) as it is now, where known, else NULL */
+    const fsb_stat *stat; /* of path (RENAMED: path2) as it is now, where known, else NULL; REMOVED:
+                             of a file that has other names, as it was before */
 } fsb_event;
 
 /* The calls. "at": op->handle unless it is 0, else op->path; a path that leads to another file than

@@ -1808,6 +1808,8 @@ static void test_watch_close(void)
     watch_close_in_event(open_local("watch-close", 0));
 }
 
+static int watch_swapped(const char *name, int exact);
+
 /* What another process does is told of, every single change. */
 enum { CHANGES = 1000, STEPS = 8 };
 
@@ -1965,7 +1967,7 @@ static int watch_inotify(void)
     t.many = 10;
     conformance_run(b, &t);
     b->close(b);
-    return watch_foreign("inotify", 0);
+    return watch_swapped("inotify-swapped", 0) | watch_foreign("inotify", 0);
 }
 
 /* In a child with a file system mounted below the root. */
@@ -2045,6 +2047,53 @@ static void test_watch_early(void)
     b->close(b);
     other->close(other);
     if (!exact) SKIP("fanotify may not be used here");
+    watch_swapped("early-swapped", 1);
+}
+
+/* Two folders that others exchange: what happens in them then is told by their names of now. And a
+   file of two names that loses one is told of by the other, where that can be known. */
+typedef struct exchanged {
+    int at_a, at_b, linked;
+} exchanged;
+
+static void swapped_event(void *user, const fsb_event *e)
+{
+    exchanged *s = user;
+    if (e->kind != FSB_EVENT_ATTR) return;
+    if (!strcmp(e->path, "/a/b")) __atomic_store_n(&s->at_a, 1, __ATOMIC_RELEASE);
+    if (!strcmp(e->path, "/b/in/a")) __atomic_store_n(&s->at_b, 1, __ATOMIC_RELEASE);
+    if (!strcmp(e->path, "/b/one") && e->stat && e->stat->nlink == 1)
+        __atomic_store_n(&s->linked, 1, __ATOMIC_RELEASE);
+}
+
+static int watch_swapped(const char *name, int exact)
+{
+    fsb_backend *b = open_local(name, 0);
+    exchanged    s = {0};
+    char         root[300];
+    snprintf(root, sizeof root, "%s/%s", test_dir(), name);
+    CHECK_EQ(C(MKDIR, .path = "/a", MODE(0755)), 0);
+    CHECK_EQ(C(MKDIR, .path = "/a/in", MODE(0755)), 0);
+    CHECK_EQ(C(MKDIR, .path = "/b", MODE(0755)), 0);
+    conf_put(b, "/a/in/a", ""), conf_put(b, "/b/b", ""), conf_put(b, "/a/one", "");
+    CHECK_EQ(C(LINK, .path = "/a/one", .path2 = "/a/two"), 0);
+    CHECK_EQ(C(WATCH, .path = "/", .flags = FSB_WATCH_DEEP, .event = swapped_event, .user = &s), 0);
+    const int in = open(root, O_RDONLY | O_DIRECTORY);
+    CHECK_EQ(syscall(SYS_renameat2, in, "a", in, "b", 2 /* EXCHANGE */), 0);
+    for (int i = 0; i < 1000 && !(__atomic_load_n(&s.at_a, __ATOMIC_ACQUIRE) &&
+                                  __atomic_load_n(&s.at_b, __ATOMIC_ACQUIRE)); ++i) {
+        CHECK_EQ(fchmodat(in, "a/b", 0600, 0), 0);
+        CHECK_EQ(fchmodat(in, "b/in/a", 0600, 0), 0);
+        usleep(1000);
+    }
+    CHECK(s.at_a && s.at_b);
+    CHECK_EQ(unlinkat(in, "b/two", 0), 0);
+    for (int i = 0; exact && i < 2000 && !__atomic_load_n(&s.linked, __ATOMIC_ACQUIRE); ++i)
+        usleep(1000);
+    if (exact) CHECK(__atomic_load_n(&s.linked, __ATOMIC_ACQUIRE));
+    close(in);
+    b->close(b);
+    return test_.bad != 0;
 }
 
 static void in_child(int (*fn)(void), const char *why)

@@ -729,6 +729,71 @@ static void test_told_of_the_known(void)
     hub_close(&h);
 }
 
+/* Tells of what others did straight to what is shared; *is: as it is now at `path`, unless NULL. */
+static void hub_say(hub *h, uint32_t kind, const char *path, const char *path2, const char *at)
+{
+    const fsb_stat is = at ? conf_stat(h->memory, at) : (fsb_stat){0};
+    fsb_event      e = {.kind = kind, .path = path, .path2 = path2, .stat = at ? &is : NULL};
+    pthread_mutex_lock(&h->lock);
+    hub_tell(h, NULL, &e);
+    pthread_mutex_unlock(&h->lock);
+}
+
+/* A file that was known by one name gets another: what changes by that one is seen by the first. */
+static void test_second_name(void)
+{
+    hub h;
+    hub_open(&h);
+    fsb_backend *b = cached_over(hub_port(&h), (fsb_cache_backend_desc){0}), *m = h.memory;
+    CHECK_EQ(ELSEWHERE(MKDIR, .path = "/d", MODE(0755)), 0);
+    elsewhere_put(&h, "/a", "one");
+    conf_stat(b, "/");
+    CHECK_EQ(conf_stat(b, "/a").nlink, 1);
+    CHECK_EQ(conf_call(m, (fsb_op){.code = FSB_OP_LINK, .path = "/a", .path2 = "/d/b"}), 0);
+    hub_say(&h, FSB_EVENT_CREATED, "/d/b", NULL, "/d/b");
+    CHECK_EQ(conf_stat(b, "/a").nlink, 2);
+    CHECK_EQ(fsb_write_file(m, "/d/b", "longer", 6, 0644), 0);
+    hub_say(&h, FSB_EVENT_CONTENT, "/d/b", NULL, "/d/b");
+    conf_is(b, "/a", "longer");
+    b->close(b);
+    hub_close(&h);
+}
+
+/* Others exchange two folders, which is told as two renames: what is open in them stays itself. */
+static void test_exchanged(void)
+{
+    hub  h;
+    char got[10];
+    hub_open(&h);
+    fsb_backend *b = cached_over(hub_port(&h), (fsb_cache_backend_desc){0}), *m = h.memory;
+    CHECK_EQ(ELSEWHERE(MKDIR, .path = "/a", MODE(0755)), 0);
+    CHECK_EQ(ELSEWHERE(MKDIR, .path = "/b", MODE(0755)), 0);
+    const char *const names[] = {"/a/f", "/b/f", "/x", "/y"};
+    fsb_handle        open[4];
+    conf_stat(b, "/"), conf_stat(b, "/a"), conf_stat(b, "/b");
+    for (int i = 0; i < 4; ++i) {
+        elsewhere_put(&h, names[i], names[i]);
+        conf_stat(b, names[i]);
+        open[i] = conf_open(b, names[i], FSB_O_READ); /* not at inner: its bytes are not known */
+    }
+    for (int i = 0; i < 4; i += 2) {
+        const char *one = i ? "/x" : "/a", *two = i ? "/y" : "/b";
+        CHECK_EQ(conf_call(m, (fsb_op){.code = FSB_OP_RENAME, .path = one, .path2 = two,
+                                       .flags = FSB_RENAME_EXCHANGE}), 0);
+        hub_say(&h, FSB_EVENT_RENAMED, one, two, two);
+        hub_say(&h, FSB_EVENT_RENAMED, two, one, one);
+    }
+    for (int i = 0; i < 4; ++i) {
+        memset(got, 0, sizeof got);
+        CHECK_EQ(C(READ, .handle = open[i], .buf = got, .size = 9), (int64_t)strlen(names[i]));
+        CHECK(strcmp(got, names[i]) == 0);
+        CHECK_EQ(C(CLOSE, .handle = open[i]), 0);
+        conf_is(b, names[i], names[i ^ 1]);
+    }
+    b->close(b);
+    hub_close(&h);
+}
+
 /* Files keep being themselves when their names change; a second name tells what the first does. */
 static void test_names(void)
 {
@@ -1351,6 +1416,8 @@ int main(int argc, char **argv)
     TEST(test_lost_and_ttl);
     TEST(test_told_of_the_known);
     TEST(test_names);
+    TEST(test_second_name);
+    TEST(test_exchanged);
     TEST(test_changed_folder);
     TEST(test_disk);
     TEST(test_disk_large);

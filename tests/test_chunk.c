@@ -1344,7 +1344,7 @@ static void test_leases(void)
     CHECK_EQ(C(RENAME, .path = "/f", .path2 = "/g"), 0);
     CHECK(held(&others, "5 /f /g 201;"));
     CHECK_EQ(C(RENAME, .path = "/g", .path2 = "/new", .flags = FSB_RENAME_EXCHANGE), 0);
-    CHECK(held_both(&others, "2 /g - -1;", "2 /new - -1;")); /* what the watch saw may be between */
+    CHECK(held_both(&others, "5 /g /new 201;", "5 /new /g 3;"));
     CHECK_EQ(C(MKDIR, .path = "/d", MODE(0755)), 0);
     CHECK(held(&others, "1 /d - "));
     CHECK_EQ(C(SYMLINK, .path = "/d/e", .path2 = "x"), 0);
@@ -1353,6 +1353,11 @@ static void test_leases(void)
     CHECK(held(&others, "1 /d/g - "));
     CHECK_EQ(C(UNLINK, .path = "/d/e"), 0);
     CHECK(held(&others, "2 /d/e - -1;"));
+    CHECK_EQ(C(UNLINK, .path = "/d/g"), 0);
+    CHECK(held(&others, "2 /d/g - 3;")); /* it was /g, too: that has a name less */
+    CHECK_EQ(C(LINK, .path = "/g", .path2 = "/h"), 0);
+    CHECK_EQ(C(RENAME, .path = "/new", .path2 = "/h"), 0);
+    CHECK(held_both(&others, "2 /h - 3;", "5 /new /h 201;"));
     CHECK_EQ(C(UNLINK, .path = "/d/nothing"), -ENOENT);
     CHECK_EQ(C(MKDIR, .path = "/far", MODE(0755)), 0);
     CHECK(held(&others, "1 /far - "));
@@ -1439,9 +1444,59 @@ static void test_lease_renamed(void)
     CHECK_EQ(C(WRITE, .handle = handle, .data = "x", .size = 1, .offset = 3), 1);
     CHECK(held(&others, "3 /new/f - 4;"));
     CHECK_EQ(C(RENAME, .path = "/e", .path2 = "/new", .flags = FSB_RENAME_EXCHANGE), 0);
-    CHECK(held_both(&others, "2 /e - -1;", "2 /new - -1;"));
+    CHECK(held_both(&others, "5 /e /new ", "5 /new /e "));
     CHECK_EQ(C(WRITE, .handle = handle, .data = "x", .size = 1, .offset = 4), 1);
     CHECK(held(&others, "3 /e/f - 5;"));
+    b->close(b);
+    other->close(other);
+    host_close(&h);
+    inner->close(inner);
+}
+
+static void (*caught_event)(void *user, const fsb_event *event);
+static void *caught_user;
+static int64_t caught_watch(fsb_backend *b, fsb_op *op) /* tells what say() says */
+{
+    caught_event = op->event, caught_user = op->user;
+    return silent_watch(b, op);
+}
+
+static void say_renamed(fsb_backend *inner, const char *path, const char *path2)
+{
+    const fsb_stat  is = conf_stat(inner, path2);
+    const fsb_event e = {FSB_EVENT_RENAMED, path, path2, &is};
+    caught_event(caught_user, &e);
+}
+
+/* The same where it was renamed past the server. */
+static void test_lease_renamed_past(void)
+{
+    fsb_backend *inner = memory_open(), *b, *other;
+    holder       others;
+    odd          o;
+    host         h;
+    odd_init(&o, inner, 0);
+    o.base.flags = FSB_BACKEND_QUICK, o.base.call[FSB_OP_WATCH] = caught_watch;
+    REQUIRE(host_open(&h, &o.base, RW, (fsb_chunk_server_desc){0}) == 0);
+    other = dial(&h), b = other;
+    lease(other, &others);
+    CHECK_EQ(C(STAT, .path = "/new/f"), -ENOENT);
+    CHECK_EQ(C(STAT, .path = "/e/f"), -ENOENT);
+    b = dial(&h);
+    CHECK_EQ(C(MKDIR, .path = "/old", MODE(0755)), 0);
+    CHECK_EQ(C(MKDIR, .path = "/e", MODE(0755)), 0);
+    conf_put(b, "/old/f", "abc"), conf_put(b, "/e/f", "abcdef");
+    const fsb_handle one = conf_open(b, "/old/f", FSB_O_WRITE), two = conf_open(b, "/e/f", 2);
+    CHECK_EQ(conf_call(inner, (fsb_op){.code = FSB_OP_RENAME, .path = "/old", .path2 = "/new"}), 0);
+    say_renamed(inner, "/old", "/new");
+    CHECK_EQ(C(WRITE, .handle = one, .data = "x", .size = 1, .offset = 3), 1);
+    CHECK(held(&others, "3 /new/f - 4;"));
+    CHECK_EQ(conf_call(inner, (fsb_op){.code = FSB_OP_RENAME, .path = "/e", .path2 = "/new",
+                                       .flags = FSB_RENAME_EXCHANGE}), 0);
+    say_renamed(inner, "/e", "/new"), say_renamed(inner, "/new", "/e");
+    CHECK_EQ(C(WRITE, .handle = one, .data = "x", .size = 1, .offset = 4), 1);
+    CHECK_EQ(C(WRITE, .handle = two, .data = "x", .size = 1, .offset = 6), 1);
+    CHECK(held_both(&others, "3 /e/f - 5;", "3 /new/f - 7;"));
     b->close(b);
     other->close(other);
     host_close(&h);
@@ -2604,6 +2659,7 @@ int main(int argc, char **argv)
     TEST(test_leases);
     TEST(test_lease_ignored);
     TEST(test_lease_renamed);
+    TEST(test_lease_renamed_past);
     TEST(test_answer_behind_event);
     TEST(test_lease_crowd);
     TEST(test_pipelined_submit);

@@ -1876,6 +1876,80 @@ static void test_moved_by_others(void)
     CHECK_EQ(rig_stop(UNMOUNT), 0);
 }
 
+/* Between the two renames that others' exchange is told as, who stands in the folder that is told
+   of last stays in it, too. */
+static void test_exchanged_by_others(void)
+{
+    const char *trouble = rig_start(LEASED);
+    if (trouble) SKIP(trouble);
+    mkdir(behind("a"), 0755), mkdir(behind("b"), 0755);
+    put(behind("a/x"), "ax"), put(behind("b/x"), "bx");
+    const int a = open(p("a"), O_RDONLY | O_DIRECTORY), b = open(p("b"), O_RDONLY | O_DIRECTORY);
+    HOLDS(get_at(a, "x"), "ax");
+    HOLDS(get_at(b, "x"), "bx");
+    put(behind("a/y"), "ay"), put(behind("b/y"), "by"), put(behind("a/z"), "az");
+    syscall(SYS_renameat2, AT_FDCWD, behind("a"), AT_FDCWD, behind("b"), 2 /* EXCHANGE */);
+    tell(FSB_EVENT_RENAMED, "/a", "/b");
+    HOLDS(get_at(a, "y"), "ay");
+    HOLDS(get_at(b, "y"), "by");
+    tell(FSB_EVENT_RENAMED, "/b", "/a");
+    HOLDS(get_at(a, "z"), "az");
+    FAILS(openat(b, "z", O_RDONLY), ENOENT);
+    SOON(strcmp(get(p("a/x")), "bx") == 0);
+    HOLDS(get(p("b/z")), "az");
+    close(a), close(b);
+    CHECK_EQ(rig_stop(UNMOUNT), 0);
+}
+
+static int is_as_behind(const char *name)
+{
+    struct stat here, there;
+    return !lstat(p("%s", name), &here) && !lstat(behind(name), &there) &&
+           here.st_ino == there.st_ino;
+}
+
+/* Others replaced a file just before it was renamed here, and are heard of after that: it is theirs
+   that has the new name. So it is below a folder that was renamed here. */
+static void test_replaced_before_rename(void)
+{
+    const char *trouble = rig_start(LEASED);
+    if (trouble) SKIP(trouble);
+    put(behind("a"), "old"), mkdir(behind("d"), 0755), put(behind("d/a"), "old");
+    HOLDS(get(p("a")), "old");
+    HOLDS(get(p("d/a")), "old");
+    put(behind("t"), "new"), rename(behind("t"), behind("a"));
+    put(behind("t"), "new"), rename(behind("t"), behind("d/a"));
+    CHECK_EQ(rename(p("a"), p("b")), 0);
+    CHECK_EQ(rename(p("b"), p("c")), 0);
+    CHECK_EQ(rename(p("d"), p("e")), 0);
+    tell(FSB_EVENT_RENAMED, "/t", "/a"), tell(FSB_EVENT_RENAMED, "/t", "/d/a");
+    SOON(is_as_behind("c"));
+    SOON(is_as_behind("e/a"));
+    HOLDS(get(p("c")), "new");
+    HOLDS(get(p("e/a")), "new");
+    CHECK_EQ(rig_stop(UNMOUNT), 0);
+}
+
+/* A file of two names loses the one that this mount has never heard of. */
+static void test_other_name_gone(void)
+{
+    const char *trouble = rig_start(CHUNK);
+    if (trouble) SKIP(trouble);
+    char zero[400], one[400], two[400], three[400];
+    snprintf(zero, sizeof zero, "%s/f", rig.other);
+    snprintf(one, sizeof one, "%s/d/one", rig.other);
+    snprintf(two, sizeof two, "%s/d/two", rig.other);
+    snprintf(three, sizeof three, "%s/d/three", rig.other);
+    put(behind("f"), "f"), mkdir(behind("d"), 0755);
+    link(zero, one), link(one, two), put(three, "3");
+    SOON(st_of(p("f")).st_nlink == 3);
+    CHECK_EQ(unlink(one), 0);
+    SOON(st_of(p("f")).st_nlink == 2);
+    CHECK_EQ(rename(three, two), 0);
+    SOON(st_of(p("f")).st_nlink == 1);
+    CHECK_EQ(rig_stop(UNMOUNT), 0);
+}
+
 /* Others moved the folder that the kernel takes for the one that a rename here has replaced; it is
    told of that before the rename is answered, or after. */
 static void moved_before(int told_before)
@@ -2544,6 +2618,9 @@ int main(int argc, char **argv)
     TEST(test_refused_answers);
     TEST(test_lost_late);
     TEST(test_moved_by_others);
+    TEST(test_exchanged_by_others);
+    TEST(test_replaced_before_rename);
+    TEST(test_other_name_gone);
     TEST(test_moved_meanwhile);
     TEST(test_moved_before);
     TEST(test_moved_before_told_late);
