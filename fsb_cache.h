@@ -2959,7 +2959,6 @@ struct fsb_cached_call_ {
     uint64_t          hash; /* of the name it is about; of a LIST the folder's */
     uint64_t          file_id, version; /* of a READ */
     uint64_t          offset, size;
-    int64_t           sent_ns; /* of what is asked for ahead */
     int               tries, flying, shown;
     int               cut; /* LIST: 2 no more is shown, 1 nothing below; RENAME: of a folder */
     uint64_t          shown_bytes;
@@ -2994,7 +2993,6 @@ struct fsb_cached_ {
     int             streams;     /* near: large files and listed bytes go past the memory */
     int             distant;     /* a round trip costs more than bytes nobody reads; both: see
                                     fsb_cached_distance_ */
-    int             crowded;     /* atomic: what is asked for ahead waits for what was before */
     int64_t         rtt_ns;
     int64_t         counted_ns;       /* atomic, as the next three: see fsb_cached_carried_ */
     uint64_t        counted, carried;
@@ -4910,6 +4908,16 @@ static void fsb_cached_guess_(fsb_cached_ *c, fsb_cached_folder_ *f, fsb_cached_
     f->guess_next = f->guess_wake = e->rank, f->window = 0;
 }
 
+/* How many bytes of small files to have on their way to a distant reader: three times what the way
+   carries. More is asked for when a quarter of it was read, so that the rest keeps the way busy.
+   Where what is lost on it holds up what follows, bytes come in bursts, which count as more than it
+   carries: so there is more then, too. */
+static uint64_t fsb_cached_window_(fsb_cached_ *c)
+{
+    const uint64_t most = 3 * __atomic_load_n(&c->carried, __ATOMIC_RELAXED);
+    return most > FSB_CACHED_WINDOW_ ? most : (uint64_t)FSB_CACHED_WINDOW_;
+}
+
 /* A small file is read: does the guess about its folder hold, and is it time to ask for more?
    Shard locked. */
 static int fsb_cached_follow_(fsb_cached_ *c, fsb_cached_folder_ *f, fsb_cached_entry_ *e,
@@ -4925,12 +4933,9 @@ static int fsb_cached_follow_(fsb_cached_ *c, fsb_cached_folder_ *f, fsb_cached_
     if (!f->guess_count && (c->distant ? last || f->complete : last && missed))
         fsb_cached_guess_(c, f, last, e);
     if (!f->guess_count || e->rank < f->guess_wake) return 0;
-    const int crowded = __atomic_exchange_n(&c->crowded, 0, __ATOMIC_RELAXED);
     if (f->window) f->wrong = 0;
-    /* More is asked for when half of it was read: then the other half keeps the way busy. */
-    const uint64_t least = 2 * __atomic_load_n(&c->carried, __ATOMIC_RELAXED);
-    if (f->window) f->window = crowded ? f->window / 2 : f->window * 2;
-    else f->window = least > FSB_CACHED_WINDOW_ ? least : (uint64_t)FSB_CACHED_WINDOW_;
+    f->window = f->window ? 2 * f->window : (uint64_t)FSB_CACHED_WINDOW_;
+    if (c->distant) f->window = fsb_cached_window_(c);
     if (f->window > c->read_ahead) f->window = c->read_ahead;
     if (f->window < FSB_CACHED_SMALL_) f->window = FSB_CACHED_SMALL_;
     return 1;
@@ -4959,7 +4964,6 @@ static fsb_cached_call_ *fsb_cached_get_ahead_(fsb_cached_ *c, const fsb_cached_
     k->op.size = st ? (size_t)st->size : (size_t)FSB_CACHED_FIRST_;
     k->size = k->op.size;
     if (st) k->op.file_id = k->file_id = st->file_id, k->version = st->version;
-    k->sent_ns = fsb_cached_clock_ns_();
     return k;
 }
 
@@ -4968,7 +4972,7 @@ static fsb_cached_call_ *fsb_cached_get_ahead_(fsb_cached_ *c, const fsb_cached_
 static uint32_t fsb_cached_fetch_(fsb_cached_ *c, fsb_cached_folder_ *f, const fsb_cached_entry_ *e,
                                  fsb_cached_call_ **out)
 {
-    uint64_t bytes = 0, half = 0;
+    uint64_t bytes = 0, read = 0;
     uint32_t n = 0, i = e->rank;
     for (; i < f->guess_next; ++i) bytes += fsb_cached_weight_(f->guess[i]);
     for (; f->guess_next < f->guess_count && bytes < f->window && n < FSB_CACHED_BATCH_;
@@ -4988,8 +4992,8 @@ static uint32_t fsb_cached_fetch_(fsb_cached_ *c, fsb_cached_folder_ *f, const f
         out[n] = fsb_cached_get_ahead_(c, &name, &o->stat);
         if (out[n]) ++n;
     }
-    for (i = e->rank; i < f->guess_next && half < bytes / 2; ++i)
-        half += fsb_cached_weight_(f->guess[i]);
+    for (i = e->rank; i < f->guess_next && read < bytes / 4; ++i)
+        read += fsb_cached_weight_(f->guess[i]);
     f->guess_wake = i + 1 < f->guess_count ? i + 1 : UINT32_MAX;
     return n;
 }
@@ -5403,17 +5407,6 @@ static void fsb_cached_open_late_(fsb_cached_ *c, fsb_cached_file_ *f, fsb_op *o
     if (!wait) fsb_cached_again_(c, w);
 }
 
-/* What was asked for ahead shall not wait long behind what else was: that would slow whoever asks
-   for something else. */
-static void fsb_cached_came_(const fsb_cached_call_ *k)
-{
-    fsb_cached_  *c = k->c;
-    const int64_t took = fsb_cached_clock_ns_() - k->sent_ns;
-    if (k->op.result > 0)
-        (void)__atomic_add_fetch(&c->stats.ahead_bytes, (uint64_t)k->op.result, __ATOMIC_RELAXED);
-    if (took > 4 * c->rtt_ns + 100000000) __atomic_store_n(&c->crowded, 1, __ATOMIC_RELAXED);
-}
-
 /* Hands up what a GET brought: to a GET all of it, to a READ its part. */
 static void fsb_cached_got_(fsb_cached_call_ *k)
 {
@@ -5431,7 +5424,8 @@ static void fsb_cached_got_(fsb_cached_call_ *k)
             fsb_cached_first_put_(c, &op->stat, data, (size_t)op->result);
     } else if (op->result == -ENOENT) fsb_cached_keep_(c, &n, k->seq, NULL);
     if (op->result > 0 && c->distant) fsb_cached_carried_(c, (uint64_t)op->result);
-    if (k->sent_ns && c->distant) fsb_cached_came_(k);
+    if (op->result > 0 && !up)
+        (void)__atomic_add_fetch(&c->stats.ahead_bytes, (uint64_t)op->result, __ATOMIC_RELAXED);
     fsb_cached_call_ *waiters = fsb_cached_land_(k);
     if (up && up->code == FSB_OP_READ && op->result >= 0) {
         const uint64_t got = (uint64_t)op->result;
