@@ -78,9 +78,10 @@
              second open answers -EBUSY), as often as you like in different processes. After fork()
              the child must not touch the object. A view may be released by another thread.
    MEMORY    desc.allocator. A view of an LMDB document that is not compressed allocates nothing.
-             LMDB: where documents lay is remembered in 16 to 32 bytes for each id, 128 KiB at
-             least and 32 MiB at most in all shards together; while it grows, what it was before
-             stays until the close. LMDB and zstd use malloc for themselves.
+             LMDB: where documents lay, and that they were whole, is remembered in 24 to 48 bytes
+             for each id, 192 KiB at least and 48 MiB at most in all shards together; while it
+             grows, what it was before stays until the close. LMDB and zstd use malloc for
+             themselves.
    ERRORS    0 or a count, or a negative errno; out-parameters are written only on success. -ENOENT
              of a load is an answer; every other failure leaves a text in fsb_registry_errmsg():
              -EINVAL an id, version, list, range or desc that makes no sense; -ENAMETOOLONG an id of
@@ -94,10 +95,14 @@
              path is open already; -ENOKEY a template's variable or input that is not declared;
              -ENODATA an input that is required. A call that fails has changed nothing, but that a
              failed flush may leave behind all of a save or deletion.
+   DAMAGE    LMDB: whatever the registry stores has a sum, which is checked the first time that it
+             is read at its place: what was flipped is -EBADMSG. Contents of releases that wrote no
+             sums are checked by their hash. Keys, and LMDB's own pages, have none: a flipped key
+             can hide a document, or a row of an index, until verify.
    DOES NOT  lock a document, merge edits, encrypt, survive an LMDB file whose pages were damaged at
-             random (verify reads every document, LMDB itself checks little), work on a network file
-             system, or make a batch in a plain folder atomic at power loss (each file is).
-             Deletions in a plain folder are not in its change feed.
+             random (LMDB itself checks little), work on a network file system, or make a batch in a
+             plain folder atomic at power loss (each file is). Deletions in a plain folder are not
+             in its change feed.
    LICENCE   MIT, at the end of this file.
    CHANGES   0.1.0 first version. */
 #if (defined(FSB_IMPLEMENTATION) || defined(FSB_REGISTRY_IMPLEMENTATION)) && !defined(_GNU_SOURCE)
@@ -466,8 +471,8 @@ FSB_API int fsb_registry_version_bump(const char *version, fsb_registry_part par
 #endif
 #endif /* FSB_REGISTRY_H */
 
-/* ==== IMPLEMENTATION: [memory] [blake3] [version] [range] [list] [record] [message] [view] [write]
-   [scan] [lmdb] [folder] [json] [template] [async] [public] =================================== */
+/* ==== IMPLEMENTATION: [memory] [blake3] [sum] [version] [range] [list] [record] [message] [view]
+   [write] [scan] [lmdb] [folder] [json] [template] [async] [public] =========================== */
 #if (defined(FSB_IMPLEMENTATION) || defined(FSB_REGISTRY_IMPLEMENTATION)) \
     && !defined(FSB_REGISTRY_DONE_)
 #define FSB_REGISTRY_DONE_ /* a second inclusion is harmless */
@@ -575,6 +580,13 @@ static uint32_t fsb_registry_get32_(const uint8_t *p) /* compilers make it one l
     return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
 }
 
+static uint64_t fsb_registry_get64_(const uint8_t *p)
+{
+    return (uint64_t)p[0] | (uint64_t)p[1] << 8 | (uint64_t)p[2] << 16 | (uint64_t)p[3] << 24
+           | (uint64_t)p[4] << 32 | (uint64_t)p[5] << 40 | (uint64_t)p[6] << 48
+           | (uint64_t)p[7] << 56;
+}
+
 static void fsb_registry_set_(uint8_t *p, uint64_t value, int bytes) /* little-endian */
 {
     for (int i = 0; i < bytes; ++i) p[i] = (uint8_t)(value >> 8 * i);
@@ -677,6 +689,57 @@ static void fsb_registry_hash_(const void *data, size_t size, uint8_t hash[32])
     fsb_registry_b3_chunk_(cv, p, size, chunk, depth ? 0 : FSB_REGISTRY_B3_ROOT_);
     while (depth--) fsb_registry_b3_parent_(cv, stack[depth], depth ? 0 : FSB_REGISTRY_B3_ROOT_);
     for (int i = 0; i < 8; ++i) fsb_registry_set_(hash + 4 * i, cv[i], 4);
+}
+
+/* ---- [sum] XXH64, written from its specification; it finds accidents, and is quick ----------- */
+
+#define FSB_REGISTRY_X1_ 0x9e3779b185ebca87u
+#define FSB_REGISTRY_X2_ 0xc2b2ae3d27d4eb4fu
+#define FSB_REGISTRY_X3_ 0x165667b19e3779f9u
+#define FSB_REGISTRY_X4_ 0x85ebca77c2b2ae63u
+#define FSB_REGISTRY_X5_ 0x27d4eb2f165667c5u
+
+static uint64_t fsb_registry_turn_(uint64_t x, int n) { return x << n | x >> (64 - n); }
+
+static uint64_t fsb_registry_sum_round_(uint64_t lane, uint64_t word)
+{
+    return fsb_registry_turn_(lane + word * FSB_REGISTRY_X2_, 31) * FSB_REGISTRY_X1_;
+}
+
+static uint64_t fsb_registry_sum_tail_(uint64_t h, const uint8_t *p, size_t size)
+{
+    for (; size >= 8; p += 8, size -= 8) {
+        h ^= fsb_registry_sum_round_(0, fsb_registry_get64_(p));
+        h = fsb_registry_turn_(h, 27) * FSB_REGISTRY_X1_ + FSB_REGISTRY_X4_;
+    }
+    if (size >= 4) {
+        h ^= fsb_registry_get32_(p) * FSB_REGISTRY_X1_;
+        h = fsb_registry_turn_(h, 23) * FSB_REGISTRY_X2_ + FSB_REGISTRY_X3_;
+        p += 4, size -= 4;
+    }
+    for (; size; ++p, --size)
+        h = fsb_registry_turn_(h ^ *p * FSB_REGISTRY_X5_, 11) * FSB_REGISTRY_X1_;
+    h = (h ^ h >> 33) * FSB_REGISTRY_X2_;
+    h = (h ^ h >> 29) * FSB_REGISTRY_X3_;
+    return h ^ h >> 32;
+}
+
+static uint64_t fsb_registry_sum_(const void *data, size_t size, uint64_t seed)
+{
+    const uint8_t *p = (const uint8_t *)data, *end = p + size / 32 * 32;
+    uint64_t       h = seed + FSB_REGISTRY_X5_;
+    if (size >= 32) {
+        uint64_t lane[4] = {seed + FSB_REGISTRY_X1_ + FSB_REGISTRY_X2_, seed + FSB_REGISTRY_X2_,
+                            seed, seed - FSB_REGISTRY_X1_};
+        for (; p < end; p += 32)
+            for (int i = 0; i < 4; ++i)
+                lane[i] = fsb_registry_sum_round_(lane[i], fsb_registry_get64_(p + 8 * i));
+        h = fsb_registry_turn_(lane[0], 1) + fsb_registry_turn_(lane[1], 7)
+            + fsb_registry_turn_(lane[2], 12) + fsb_registry_turn_(lane[3], 18);
+        for (int i = 0; i < 4; ++i)
+            h = (h ^ fsb_registry_sum_round_(0, lane[i])) * FSB_REGISTRY_X1_ + FSB_REGISTRY_X4_;
+    }
+    return fsb_registry_sum_tail_(h + size, p, size % 32);
 }
 
 /* What stands for `text` in a key: itself, or past `room` bytes its first `head` and 32 digits of
@@ -1084,12 +1147,14 @@ static int fsb_registry_list_has_(const char *list, const char *text, size_t siz
 /* ---- [record] -------------------------------------------------------------------------------- */
 /* Little-endian: format u8, flags u8, header size u16, then the lengths (with '\0') of id u16 and
    version u16, of description, type, tags, fields u32 each; content size u64, stored size u64,
-   created i64, updated i64, change u64, hash 32. After header-size bytes (a newer release may have
-   more of them) the six texts and the stored content with a zero byte: readable in place. */
+   created i64, updated i64, change u64, hash 32, sum of the stored content u64, sum u64 of all the
+   rest. After header-size bytes (a newer release may have more of them; those without the sums have
+   96) the six texts and the stored content with a zero byte: readable in place. */
 
 enum { FSB_REGISTRY_R_LENGTHS_ = 4, FSB_REGISTRY_R_SIZE_ = 24, FSB_REGISTRY_R_STORED_ = 32,
        FSB_REGISTRY_R_CREATED_ = 40, FSB_REGISTRY_R_UPDATED_ = 48, FSB_REGISTRY_R_CHANGE_ = 56,
-       FSB_REGISTRY_R_HASH_ = 64, FSB_REGISTRY_R_HEADER_ = 96, FSB_REGISTRY_R_ZSTD_ = 1 };
+       FSB_REGISTRY_R_HASH_ = 64, FSB_REGISTRY_R_LEAST_ = 96, FSB_REGISTRY_R_CONTENT_SUM_ = 96,
+       FSB_REGISTRY_R_SUM_ = 104, FSB_REGISTRY_R_HEADER_ = 112, FSB_REGISTRY_R_ZSTD_ = 1 };
 
 typedef struct fsb_registry_record_ {
     uint8_t *data;
@@ -1188,6 +1253,8 @@ static int fsb_registry_encode_(const fsb_registry_desc *desc, const fsb_registr
     }
     p[at + stored] = 0;
     rec->size = at + stored + 1;
+    const uint64_t sum = fsb_registry_sum_(p + at, stored, 0);
+    fsb_registry_set_(p + FSB_REGISTRY_R_CONTENT_SUM_, sum, 8);
     const int64_t now = doc->updated_ns ? 0 : fsb_registry_clock_();
     fsb_registry_set_(p + FSB_REGISTRY_R_SIZE_, size, 8);
     fsb_registry_set_(p + FSB_REGISTRY_R_STORED_, stored, 8);
@@ -1199,19 +1266,12 @@ static int fsb_registry_encode_(const fsb_registry_desc *desc, const fsb_registr
 #ifdef FSB_WITH_LMDB
 static uint16_t fsb_registry_get16_(const uint8_t *p) { return (uint16_t)(p[0] | p[1] << 8); }
 
-static uint64_t fsb_registry_get64_(const uint8_t *p)
-{
-    return (uint64_t)p[0] | (uint64_t)p[1] << 8 | (uint64_t)p[2] << 16 | (uint64_t)p[3] << 24
-           | (uint64_t)p[4] << 32 | (uint64_t)p[5] << 40 | (uint64_t)p[6] << 48
-           | (uint64_t)p[7] << 56;
-}
-
 /* Reads a record in place. Nothing in it is believed: every text must end where its length says,
    every list with an empty string. content is left NULL where it is compressed. Straight code,
    since every load and every row of a list comes by. */
 static int fsb_registry_decode_(const uint8_t *p, size_t size, fsb_registry_doc *doc)
 {
-    if (size < FSB_REGISTRY_R_HEADER_ + 7) return -EBADMSG;
+    if (size < FSB_REGISTRY_R_LEAST_ + 7) return -EBADMSG;
     const size_t header = fsb_registry_get16_(p + 2);
     const size_t id = fsb_registry_get16_(p + 4), version = fsb_registry_get16_(p + 6);
     const size_t words = fsb_registry_get32_(p + 8), type = fsb_registry_get32_(p + 12);
@@ -1220,7 +1280,7 @@ static int fsb_registry_decode_(const uint8_t *p, size_t size, fsb_registry_doc 
     doc->size = fsb_registry_get64_(p + FSB_REGISTRY_R_SIZE_);
     const int packed = p[1] & FSB_REGISTRY_R_ZSTD_;
     const uint64_t texts = (uint64_t)id + version + words + type + tags + fields;
-    if (p[0] != FSB_REGISTRY_FORMAT_ || header < FSB_REGISTRY_R_HEADER_ || header > size
+    if (p[0] != FSB_REGISTRY_FORMAT_ || header < FSB_REGISTRY_R_LEAST_ || header > size
         || texts >= size - header || stored != size - header - texts - 1
         || doc->size > FSB_REGISTRY_CONTENT_MAX || (!packed && stored != doc->size))
         return -EBADMSG;
@@ -1258,6 +1318,44 @@ static int fsb_registry_unpack_(const uint8_t *record, size_t size, const fsb_re
     (void)record, (void)size, (void)doc, (void)dst;
     return -ENOSYS;
 #endif
+}
+
+/* Does a decoded record have the sums? Those of older releases do not. */
+static int fsb_registry_has_sums_(const uint8_t *record)
+{
+    return fsb_registry_get16_(record + 2) >= FSB_REGISTRY_R_HEADER_;
+}
+
+/* The sum of a record without its content, under `name`, its key after the 'd': a record that
+   stands under another document's key does not fit either. */
+static uint64_t fsb_registry_record_sum_(const uint8_t *record, size_t size, const MDB_val *name)
+{
+    const size_t rest = size - FSB_REGISTRY_R_HEADER_ - 1
+                        - (size_t)fsb_registry_get64_(record + FSB_REGISTRY_R_STORED_);
+    uint64_t sum = fsb_registry_sum_(name->mv_data, name->mv_size, 0);
+    sum = fsb_registry_sum_(record, FSB_REGISTRY_R_SUM_, sum);
+    return fsb_registry_sum_(record + FSB_REGISTRY_R_HEADER_, rest, sum);
+}
+
+/* Is a decoded record, but for its content, as it was saved? */
+static int fsb_registry_words_fit_(const uint8_t *record, size_t size, const MDB_val *name)
+{
+    return !fsb_registry_has_sums_(record)
+           || fsb_registry_record_sum_(record, size, name)
+                  == fsb_registry_get64_(record + FSB_REGISTRY_R_SUM_);
+}
+
+/* Is the content, unpacked, as it was saved? */
+static int fsb_registry_content_fits_(const uint8_t *record, size_t size,
+                                      const fsb_registry_doc *doc)
+{
+    uint8_t      hash[32];
+    const size_t stored = (size_t)fsb_registry_get64_(record + FSB_REGISTRY_R_STORED_);
+    if (fsb_registry_has_sums_(record))
+        return fsb_registry_sum_(record + size - 1 - stored, stored, 0)
+               == fsb_registry_get64_(record + FSB_REGISTRY_R_CONTENT_SUM_);
+    fsb_registry_hash_(doc->content, (size_t)doc->size, hash);
+    return !memcmp(hash, doc->hash, sizeof hash);
 }
 #endif /* FSB_WITH_LMDB */
 
@@ -1616,6 +1714,7 @@ typedef struct fsb_registry_place_ {
 typedef struct fsb_registry_places_ {
     struct fsb_registry_places_ *smaller; /* which it replaced: a load may still look into it */
     fsb_registry_place_         *at;      /* [count], four of them to a cache line */
+    uint64_t                    *checked; /* [count]; see [lmdb] checks */
     size_t                       count;   /* a power of two */
     size_t                       size;    /* of the block */
 } fsb_registry_places_;
@@ -2045,9 +2144,9 @@ static void fsb_registry_slot_end_(void *pin)
 /* ---- [lmdb] places --------------------------------------------------------------------------- */
 /* The pages of a snapshot never change: where a record lay in the last transaction, there it lies
    until the next one is committed. A load that finds it here saves the search of the tree, which is
-   most of its work; the record is read in the map and checked as ever. No lock: the two words of a
-   place are written one after the other, and halves of two writes do not open the seal. There are
-   about as many places as ids, so that large registries have them too. */
+   most of its work; the record, which was checked then, is read in the map. No lock: the two words
+   of a place are written one after the other, and halves of two writes do not open the seal. There
+   are about as many places as ids, so that large registries have them too. */
 
 enum {
     FSB_REGISTRY_PLACES_LEAST_ = 1 << 13, /* in all environments together */
@@ -2068,13 +2167,15 @@ static void fsb_registry_places_fit_(fsb_registry_env_ *env, uint64_t ids)
     while (count < FSB_REGISTRY_PLACES_LEAST_ / shards || (count < ids && count <= most / 2))
         count *= 2;
     if (old && count == old->count) return;
-    const size_t size = sizeof *made + (count + FSB_REGISTRY_WAYS_) * sizeof *made->at;
+    const size_t size = sizeof *made + (count + FSB_REGISTRY_WAYS_) * sizeof *made->at
+                        + count * sizeof *made->checked;
     made = (fsb_registry_places_ *)fsb_registry_zeroes_(&env->reg->desc.allocator, size);
     if (!made) return;
     const uintptr_t line = FSB_REGISTRY_WAYS_ * sizeof *made->at;
     const uintptr_t at = ((uintptr_t)(made + 1) + line - 1) / line * line;
     made->smaller = old, made->count = count, made->size = size;
     made->at = (fsb_registry_place_ *)at;
+    made->checked = (uint64_t *)(made->at + count);
     __atomic_store_n(&env->places, made, __ATOMIC_RELEASE);
 }
 
@@ -2100,7 +2201,7 @@ static uint64_t fsb_registry_place_tag_(const fsb_registry_pick_ *pick, uint64_t
     return (hash & ~(FSB_REGISTRY_TXN_ << 1 | 1)) | low;
 }
 
-/* Is this record, decoded once before, what is wanted? */
+/* Is this record, checked once before, what is wanted? */
 static int fsb_registry_record_is_(const MDB_val *v, const fsb_registry_pick_ *pick)
 {
     const uint8_t *p = (const uint8_t *)v->mv_data;
@@ -2146,6 +2247,63 @@ static void fsb_registry_place_keep_(fsb_registry_env_ *env, const fsb_registry_
     }
     __atomic_store_n(&p->where, where, __ATOMIC_RELAXED);
     __atomic_store_n(&p->seal, tag ^ FSB_REGISTRY_MIX_(where), __ATOMIC_RELAXED);
+}
+
+/* ---- [lmdb] checks --------------------------------------------------------------------------- */
+/* Whatever a record says is checked by its sums the first time that this process reads it at its
+   place in the map. That it was is remembered by the place and the number of the commit that wrote
+   the record, so that it outlives the commits that leave the record where it is. */
+
+enum { FSB_REGISTRY_WORDS_CHECKED_ = 0, FSB_REGISTRY_ALL_CHECKED_ = 1 };
+
+static uint64_t *fsb_registry_checks_of_(fsb_registry_env_ *env, const uint8_t *record)
+{
+    const fsb_registry_places_ *p = __atomic_load_n(&env->places, __ATOMIC_ACQUIRE);
+    const uint64_t              at = (uintptr_t)record * FSB_REGISTRY_X1_;
+    return p->checked + ((size_t)(at >> 32) & (p->count - FSB_REGISTRY_WAYS_));
+}
+
+/* Never 0. The lowest bit is left to what was checked. */
+static uint64_t fsb_registry_check_seal_(const uint8_t *record)
+{
+    const uint64_t change = fsb_registry_get64_(record + FSB_REGISTRY_R_CHANGE_);
+    return ((uintptr_t)record ^ (change + 1) * FSB_REGISTRY_X2_) << 1 | 2;
+}
+
+static int fsb_registry_is_checked_(fsb_registry_env_ *env, const uint8_t *record, unsigned what)
+{
+    const uint64_t *check = fsb_registry_checks_of_(env, record);
+    const uint64_t  seal = fsb_registry_check_seal_(record) | FSB_REGISTRY_ALL_CHECKED_;
+    const uint64_t  either = what ^ FSB_REGISTRY_ALL_CHECKED_; /* all is more than the words */
+    for (int i = 0; i < FSB_REGISTRY_WAYS_; ++i)
+        if ((__atomic_load_n(&check[i], __ATOMIC_RELAXED) | either) == seal) return 1;
+    return 0;
+}
+
+/* Takes the entry that knew less of this record, a free one, or one that its hash names. */
+static void fsb_registry_check_keep_(fsb_registry_env_ *env, const uint8_t *record, unsigned what)
+{
+    uint64_t      *check = fsb_registry_checks_of_(env, record);
+    const uint64_t seal = fsb_registry_check_seal_(record);
+    int            at = (int)(seal >> 32 & (FSB_REGISTRY_WAYS_ - 1));
+    for (int i = FSB_REGISTRY_WAYS_; i-- > 0;)
+        if (!__atomic_load_n(&check[i], __ATOMIC_RELAXED)) at = i;
+    for (int i = 0; i < FSB_REGISTRY_WAYS_; ++i)
+        if (__atomic_load_n(&check[i], __ATOMIC_RELAXED) == seal) at = i;
+    __atomic_store_n(&check[at], seal | what, __ATOMIC_RELAXED);
+}
+
+/* Reads the record v, whose key after the 'd' is `name`, but not its content. */
+static int fsb_registry_words_(fsb_registry_env_ *env, const MDB_val *name, const MDB_val *v,
+                               fsb_registry_doc *doc)
+{
+    const uint8_t *record = (const uint8_t *)v->mv_data;
+    const int      err = fsb_registry_decode_(record, v->mv_size, doc);
+    doc->content = NULL; /* nobody has checked it */
+    if (err || fsb_registry_is_checked_(env, record, FSB_REGISTRY_WORDS_CHECKED_)) return err;
+    if (!fsb_registry_words_fit_(record, v->mv_size, name)) return -EBADMSG;
+    fsb_registry_check_keep_(env, record, FSB_REGISTRY_WORDS_CHECKED_);
+    return 0;
 }
 
 /* ---- [lmdb] cache of decoded documents ------------------------------------------------------- */
@@ -2566,38 +2724,67 @@ static int fsb_registry_find_range_(MDB_cursor *cursor, char *key, size_t size,
     return rc ? rc : MDB_NOTFOUND;
 }
 
-/* Decodes a record into the view; a compressed content gets a buffer of its own. */
-static int fsb_registry_view_record_(fsb_registry *reg, const MDB_val *v, fsb_registry_view *view)
+/* Reads a record into the view; a compressed content gets a buffer of its own. name NULL: the
+   record was checked before. */
+static int fsb_registry_view_record_(fsb_registry_env_ *env, const MDB_val *name, const MDB_val *v,
+                                     fsb_registry_view *view)
 {
-    const uint8_t *record = (const uint8_t *)v->mv_data;
-    int            err = fsb_registry_decode_(record, v->mv_size, &view->doc);
-    if (err || view->doc.content) return err;
-    view->block_size_ = (size_t)view->doc.size + 1;
-    view->block_ = fsb_registry_mem_(&reg->desc.allocator, NULL, 0, view->block_size_);
-    if (!view->block_) return -ENOMEM;
-    err = fsb_registry_unpack_(record, v->mv_size, &view->doc, (char *)view->block_);
-    view->doc.content = view->block_;
-    return err;
+    const uint8_t    *record = (const uint8_t *)v->mv_data;
+    fsb_registry_doc *doc = &view->doc;
+    int               err = fsb_registry_decode_(record, v->mv_size, doc);
+    if (err) return err;
+    if (!doc->content) {
+        view->block_size_ = (size_t)doc->size + 1;
+        view->block_ = fsb_registry_mem_(&env->reg->desc.allocator, NULL, 0, view->block_size_);
+        if (!view->block_) return -ENOMEM;
+        err = fsb_registry_unpack_(record, v->mv_size, doc, (char *)view->block_);
+        if (err) return err;
+        doc->content = view->block_;
+    }
+    if (!name || fsb_registry_is_checked_(env, record, FSB_REGISTRY_ALL_CHECKED_)) return 0;
+    if (!fsb_registry_words_fit_(record, v->mv_size, name)
+        || !fsb_registry_content_fits_(record, v->mv_size, doc))
+        return -EBADMSG;
+    fsb_registry_check_keep_(env, record, FSB_REGISTRY_ALL_CHECKED_);
+    return 0;
 }
 
-/* Finds the record by its key. */
-static int fsb_registry_find_(fsb_registry_slot_ *slot, const fsb_registry_pick_ *pick, MDB_val *v)
+/* A key without the tag before it. */
+static MDB_val fsb_registry_name_of_(const MDB_val *k)
+{
+    return fsb_registry_val_((const char *)k->mv_data + 1, k->mv_size - 1);
+}
+
+/* Finds the record; *k is its key, in LMDB's memory or in room[KEY_ROOM_]. */
+static int fsb_registry_find_(fsb_registry_slot_ *slot, const fsb_registry_pick_ *pick, char *room,
+                              MDB_val *k, MDB_val *v)
 {
     const MDB_dbi     dbi = slot->env->dbi;
-    char              key[FSB_REGISTRY_KEY_ROOM_];
     fsb_registry_ver_ ver;
     if (pick->version) {
         fsb_registry_ver_read_(&ver, pick->version);
-        MDB_val k = fsb_registry_val_(key, fsb_registry_doc_key_(key, pick->id, &ver));
-        return mdb_get(slot->txn, dbi, &k, v);
+        *k = fsb_registry_val_(room, fsb_registry_doc_key_(room, pick->id, &ver));
+        return mdb_get(slot->txn, dbi, k, v);
     }
-    MDB_val      k;
-    const size_t size = fsb_registry_doc_key_(key, pick->id, NULL);
+    const size_t size = fsb_registry_doc_key_(room, pick->id, NULL);
     const int    rc = mdb_cursor_renew(slot->txn, slot->cursor);
     if (rc) return rc;
     if (pick->range)
-        return fsb_registry_find_range_(slot->cursor, key, size, pick->range, &k, v);
-    return fsb_registry_find_latest_(slot->cursor, key, size, &k, v);
+        return fsb_registry_find_range_(slot->cursor, room, size, pick->range, k, v);
+    return fsb_registry_find_latest_(slot->cursor, room, size, k, v);
+}
+
+static int fsb_registry_find_record_(fsb_registry_slot_ *slot, const fsb_registry_pick_ *pick,
+                                     MDB_val *v, fsb_registry_view *view)
+{
+    char    room[FSB_REGISTRY_KEY_ROOM_];
+    MDB_val k;
+    int     err = fsb_registry_mdb_error_(fsb_registry_find_(slot, pick, room, &k, v));
+    if (err) return err;
+    const MDB_val name = fsb_registry_name_of_(&k);
+    err = fsb_registry_view_record_(slot->env, &name, v, view);
+    if (err) return err;
+    return fsb_registry_record_is_(v, pick) ? 0 : -ENOENT; /* hashed alike */
 }
 
 static int fsb_registry_lmdb_read_(fsb_registry_env_ *env, const fsb_registry_pick_ *pick,
@@ -2610,11 +2797,12 @@ static int fsb_registry_lmdb_read_(fsb_registry_env_ *env, const fsb_registry_pi
     fsb_registry_view_init_(view, env->reg);
     view->slot_ = slot;
     const size_t txn = mdb_txn_id(slot->txn);
-    const int    known = !pick->range && fsb_registry_place_find_(env, pick, hash, txn, &v);
-    if (!known) err = fsb_registry_mdb_error_(fsb_registry_find_(slot, pick, &v));
-    if (!err) err = fsb_registry_view_record_(env->reg, &v, view);
-    if (!err && !known && !fsb_registry_record_is_(&v, pick)) err = -ENOENT; /* hashed alike */
-    if (!err && !known && !pick->range) fsb_registry_place_keep_(env, pick, hash, txn, &v);
+    if (!pick->range && fsb_registry_place_find_(env, pick, hash, txn, &v)) {
+        err = fsb_registry_view_record_(env, NULL, &v, view);
+    } else {
+        err = fsb_registry_find_record_(slot, pick, &v, view);
+        if (!err && !pick->range) fsb_registry_place_keep_(env, pick, hash, txn, &v);
+    }
     if (!err) return 0;
     fsb_registry_release(view);
     if (err == -ENOENT) return err;
@@ -2638,13 +2826,14 @@ static int fsb_registry_lmdb_load_(fsb_registry *reg, const fsb_registry_pick_ *
 }
 
 /* ---- [lmdb] about ---------------------------------------------------------------------------- */
-/* "a" holds: magic 16, format u32, shards u32, this one's index u32, list of the indexed fields.
+/* "a" holds: magic 16, format u32, shards u32, this one's index u32, list of the indexed fields,
+   sum u64 of all this, two zeros (an older release reads the list to the end and wants them).
    The list is read in each transaction that needs it: another process may open the registry with
    another one, and what it then finds and leaves in the index is right for that list only. */
 
 #define FSB_REGISTRY_MAGIC_ "fsb registry\n\0\0" /* with its '\0' 15 bytes, a 16th is zero */
 enum { FSB_REGISTRY_A_FORMAT_ = 16, FSB_REGISTRY_A_SHARDS_ = 20, FSB_REGISTRY_A_INDEX_ = 24,
-       FSB_REGISTRY_A_LIST_ = 28 };
+       FSB_REGISTRY_A_LIST_ = 28, FSB_REGISTRY_A_TAIL_ = 10 };
 
 /* The list of the indexed fields; *list is LMDB's. */
 static int fsb_registry_indexed_(const fsb_registry_env_ *env, MDB_txn *txn, MDB_val *list)
@@ -2656,7 +2845,13 @@ static int fsb_registry_indexed_(const fsb_registry_env_ *env, MDB_txn *txn, MDB
     if (v.mv_size <= FSB_REGISTRY_A_LIST_ || p[v.mv_size - 1]
         || (v.mv_size > FSB_REGISTRY_A_LIST_ + 1 && p[v.mv_size - 2]))
         return MDB_CORRUPTED;
-    *list = fsb_registry_val_(p + FSB_REGISTRY_A_LIST_, v.mv_size - FSB_REGISTRY_A_LIST_);
+    const size_t size = fsb_registry_list_size_(p + FSB_REGISTRY_A_LIST_);
+    const size_t end = FSB_REGISTRY_A_LIST_ + size;
+    if (end != v.mv_size /* of an older release, without a sum */
+        && (end + FSB_REGISTRY_A_TAIL_ != v.mv_size
+            || fsb_registry_get64_((const uint8_t *)p + end) != fsb_registry_sum_(p, end, 0)))
+        return MDB_CORRUPTED;
+    *list = fsb_registry_val_(p + FSB_REGISTRY_A_LIST_, size);
     return 0;
 }
 
@@ -2679,7 +2874,7 @@ static int fsb_registry_indexed_copy_(fsb_registry_env_ *env, MDB_txn *txn)
 
 /* ---- [lmdb] write ---------------------------------------------------------------------------- */
 
-enum { FSB_REGISTRY_COUNTERS_ = 40, FSB_REGISTRY_TRIM_ = 64 };
+enum { FSB_REGISTRY_COUNTERS_ = 40, FSB_REGISTRY_TRIM_ = 64, FSB_REGISTRY_FEED_TAIL_ = 10 };
 
 typedef struct fsb_registry_txn_ {
     fsb_registry_env_ *env;
@@ -2695,8 +2890,13 @@ static int fsb_registry_counters_read_(fsb_registry_txn_ *t)
     MDB_val   k = fsb_registry_val_("c~", 2), v;
     const int rc = mdb_get(t->txn, t->env->dbi, &k, &v);
     if (rc) return rc == MDB_NOTFOUND ? MDB_INVALID : rc;
-    if (v.mv_size < FSB_REGISTRY_COUNTERS_) return MDB_CORRUPTED;
     const uint8_t *p = (const uint8_t *)v.mv_data;
+    if (v.mv_size < FSB_REGISTRY_COUNTERS_) return MDB_CORRUPTED;
+    if (v.mv_size > FSB_REGISTRY_COUNTERS_ /* else of an older release, without a sum */
+        && (v.mv_size < FSB_REGISTRY_COUNTERS_ + 8
+            || fsb_registry_get64_(p + FSB_REGISTRY_COUNTERS_)
+                   != fsb_registry_sum_(p, FSB_REGISTRY_COUNTERS_, 0)))
+        return MDB_CORRUPTED;
     t->ids = fsb_registry_get64_(p), t->versions = fsb_registry_get64_(p + 8);
     t->bytes = fsb_registry_get64_(p + 16), t->trimmed = fsb_registry_get64_(p + 24);
     t->change = fsb_registry_get64_(p + 32);
@@ -2705,11 +2905,12 @@ static int fsb_registry_counters_read_(fsb_registry_txn_ *t)
 
 static int fsb_registry_counters_write_(fsb_registry_txn_ *t)
 {
-    uint8_t p[FSB_REGISTRY_COUNTERS_];
+    uint8_t p[FSB_REGISTRY_COUNTERS_ + 8];
     MDB_val k = fsb_registry_val_("c~", 2), v = fsb_registry_val_(p, sizeof p);
     fsb_registry_set_(p, t->ids, 8), fsb_registry_set_(p + 8, t->versions, 8);
     fsb_registry_set_(p + 16, t->bytes, 8), fsb_registry_set_(p + 24, t->trimmed, 8);
     fsb_registry_set_(p + 32, t->change, 8);
+    fsb_registry_set_(p + 40, fsb_registry_sum_(p, FSB_REGISTRY_COUNTERS_, 0), 8);
     return mdb_put(t->txn, t->env->dbi, &k, &v, 0);
 }
 
@@ -2731,18 +2932,27 @@ static uint64_t fsb_registry_feed_change_(const MDB_val *k)
     return change;
 }
 
+/* A row: deleted u8, id, version; then, but for older releases' rows, 0, this sum u64, 0. */
+static uint64_t fsb_registry_feed_sum_(const MDB_val *k, const uint8_t *row, size_t size)
+{
+    return fsb_registry_sum_(row, size, fsb_registry_sum_(k->mv_data, k->mv_size, 0));
+}
+
 static int fsb_registry_feed_add_(fsb_registry_txn_ *t, int deleted, const char *id,
                                   const char *version)
 {
     uint8_t      key[13];
-    char         row[1 + FSB_REGISTRY_ID_MAX + 1 + FSB_REGISTRY_VERSION_MAX + 1];
-    const size_t n = strlen(id) + 1, m = strlen(version) + 1;
-    if (n + m + 1 > sizeof row) return MDB_CORRUPTED;
-    row[0] = (char)deleted;
+    uint8_t      row[1 + FSB_REGISTRY_ID_MAX + 1 + FSB_REGISTRY_VERSION_MAX + 1
+                     + FSB_REGISTRY_FEED_TAIL_];
+    const size_t n = strlen(id) + 1, m = strlen(version) + 1, size = 1 + n + m;
+    if (size + FSB_REGISTRY_FEED_TAIL_ > sizeof row) return MDB_CORRUPTED;
+    MDB_val k = fsb_registry_val_(key, fsb_registry_feed_key_(key, t->change, t->sequence++));
+    row[0] = (uint8_t)deleted;
     memcpy(row + 1, id, n);
     memcpy(row + 1 + n, version, m);
-    MDB_val k = fsb_registry_val_(key, fsb_registry_feed_key_(key, t->change, t->sequence++));
-    MDB_val v = fsb_registry_val_(row, 1 + n + m);
+    row[size] = row[size + FSB_REGISTRY_FEED_TAIL_ - 1] = 0;
+    fsb_registry_set_(row + size + 1, fsb_registry_feed_sum_(&k, row, size), 8);
+    MDB_val v = fsb_registry_val_(row, size + FSB_REGISTRY_FEED_TAIL_);
     return mdb_put(t->txn, t->env->dbi, &k, &v, 0);
 }
 
@@ -2832,14 +3042,13 @@ static int fsb_registry_save_one_(fsb_registry_txn_ *t, const fsb_registry_write
     int rc = fsb_registry_find_latest_(t->cursor, seek, prefix, &k, &v);
     if (rc && rc != MDB_NOTFOUND) return rc;
     const int known = !rc;
-    if (known && fsb_registry_decode_((const uint8_t *)v.mv_data, v.mv_size, &top) < 0)
-        return MDB_CORRUPTED;
-    k  = fsb_registry_val_(key, size);
+    MDB_val name = fsb_registry_val_((const char *)k.mv_data + 1, known ? k.mv_size - 1 : 0);
+    if (known && fsb_registry_words_(t->env, &name, &v, &top) < 0) return MDB_CORRUPTED;
+    k  = fsb_registry_val_(key, size), name = fsb_registry_name_of_(&k);
     rc = known ? mdb_get(t->txn, t->env->dbi, &k, &v) : MDB_NOTFOUND;
     if (rc && rc != MDB_NOTFOUND) return rc;
     const int there = !rc;
-    if (there && fsb_registry_decode_((const uint8_t *)v.mv_data, v.mv_size, &old) < 0)
-        return MDB_CORRUPTED;
+    if (there && fsb_registry_words_(t->env, &name, &v, &old) < 0) return MDB_CORRUPTED;
     err = fsb_registry_allowed_(w, doc, known ? top.version : NULL, there ? &old : NULL);
     if (err) return err;
     int64_t created = doc->created_ns;
@@ -2853,6 +3062,8 @@ static int fsb_registry_save_one_(fsb_registry_txn_ *t, const fsb_registry_write
     }
     fsb_registry_set_(rec->data + FSB_REGISTRY_R_CREATED_, (uint64_t)created, 8);
     fsb_registry_set_(rec->data + FSB_REGISTRY_R_CHANGE_, t->change, 8);
+    const uint64_t sum = fsb_registry_record_sum_(rec->data, rec->size, &name);
+    fsb_registry_set_(rec->data + FSB_REGISTRY_R_SUM_, sum, 8);
     t->ids += !known, t->versions += !there, t->bytes += doc->size;
     k = fsb_registry_val_(key, size), v = fsb_registry_val_(rec->data, rec->size);
     rc = mdb_put(t->txn, t->env->dbi, &k, &v, 0);
@@ -2871,7 +3082,8 @@ static int fsb_registry_delete_row_(fsb_registry_txn_ *t, const MDB_val *row, co
     int              rc = 0;
     if (size > FSB_REGISTRY_KEY_) return MDB_CORRUPTED;
     memcpy(key, row->mv_data, size);
-    const int whole = fsb_registry_decode_((const uint8_t *)v->mv_data, v->mv_size, &old) == 0
+    const MDB_val name = fsb_registry_name_of_(row);
+    const int whole = fsb_registry_words_(t->env, &name, v, &old) == 0
                       && strlen(old.id) < sizeof id && strlen(old.version) < sizeof version;
     if (whole) {
         memcpy(id, old.id, strlen(old.id) + 1);
@@ -3141,9 +3353,10 @@ static int fsb_registry_walk_row_(fsb_registry_scan_ *scan, fsb_registry_walk_ *
     if (err) return err == 1 ? 0 : err;
     fsb_registry_view_init_(&view, scan->reg);
     err = fsb_registry_mdb_error_(fsb_registry_walk_record_(walk, indexed, &v));
-    if (!err) err = fsb_registry_decode_((const uint8_t *)v.mv_data, v.mv_size, &view.doc);
+    const MDB_val name = fsb_registry_val_(key, walk->k.mv_size - walk->skip);
+    if (!err) err = fsb_registry_words_(walk->env, &name, &v, &view.doc);
     if (!err && !fsb_registry_scan_wants_(scan, &view.doc)) return 0;
-    if (!err && scan->query->content) err = fsb_registry_view_record_(scan->reg, &v, &view);
+    if (!err && scan->query->content) err = fsb_registry_view_record_(walk->env, &name, &v, &view);
     if (!err) return fsb_registry_scan_row_(scan, kind, &view);
     fsb_registry_release(&view);
     char what[FSB_REGISTRY_ID_KEY_ + 1];
@@ -3207,10 +3420,16 @@ static int fsb_registry_lmdb_each_(fsb_registry *reg, fsb_registry_scan_ *scan)
 
 static int fsb_registry_feed_row_(const MDB_val *k, const MDB_val *v, fsb_registry_change *out)
 {
-    const char  *p = (const char *)v->mv_data;
-    const char  *end = v->mv_size > 3 ? (const char *)memchr(p + 1, 0, v->mv_size - 1) : NULL;
-    const size_t left = end ? v->mv_size - (size_t)(end + 1 - p) : 0;
-    if (!left || p[v->mv_size - 1]) return -EBADMSG;
+    const char *p = (const char *)v->mv_data, *last = p + v->mv_size;
+    const char *end = v->mv_size > 3 ? (const char *)memchr(p + 1, 0, v->mv_size - 1) : NULL;
+    const char *stop = end ? (const char *)memchr(end + 1, 0, (size_t)(last - end - 1)) : NULL;
+    if (!stop || stop == end + 1) return -EBADMSG;
+    const size_t size = (size_t)(stop + 1 - p);
+    if (stop + 1 != last /* of an older release, without a sum */
+        && (size + FSB_REGISTRY_FEED_TAIL_ != v->mv_size
+            || fsb_registry_get64_((const uint8_t *)stop + 2)
+                   != fsb_registry_feed_sum_(k, (const uint8_t *)p, size)))
+        return -EBADMSG;
     out->change = fsb_registry_feed_change_(k), out->deleted = p[0] == 1;
     out->id = p + 1, out->version = end + 1;
     return 0;
@@ -3375,17 +3594,20 @@ static void fsb_registry_check_doc_(fsb_registry_check_ *c, const MDB_val *k, co
     size_t            id_size = 0;
     fsb_registry_view_init_(&view, c->env->reg);
     ++c->versions;
-    const uint8_t *name = (const uint8_t *)k->mv_data + 1;
-    if (!fsb_registry_row_kind_(name, k->mv_size - 1, &id_size)) {
+    const MDB_val name = fsb_registry_name_of_(k);
+    const uint8_t *id = (const uint8_t *)name.mv_data;
+    if (!fsb_registry_row_kind_(id, name.mv_size, &id_size)) {
         fsb_registry_problem_(c, "(a key)", -EBADMSG, "a damaged key");
         return;
     }
-    if (id_size != c->last_size || memcmp(c->last, name, id_size)) ++c->ids;
-    memcpy(c->last, name, id_size);
+    if (id_size != c->last_size || memcmp(c->last, id, id_size)) ++c->ids;
+    memcpy(c->last, id, id_size);
     c->last_size = id_size;
-    const int err = fsb_registry_view_record_(c->env->reg, v, &view);
+    int err = fsb_registry_view_record_(c->env, NULL, v, &view);
+    if (!err && !fsb_registry_words_fit_((const uint8_t *)v->mv_data, v->mv_size, &name))
+        err = -EBADMSG;
     if (err) {
-        memcpy(key, name, id_size);
+        memcpy(key, id, id_size);
         key[id_size] = 0;
         fsb_registry_problem_(c, key, err, "a record that cannot be read");
         fsb_registry_release(&view);
@@ -3489,16 +3711,17 @@ static int64_t fsb_registry_lmdb_verify_(fsb_registry *reg, fsb_registry_bad_ ba
 static int fsb_registry_about_write_(fsb_registry *reg, MDB_txn *txn, MDB_dbi dbi, uint32_t index,
                                      const char *indexed)
 {
-    const size_t list = fsb_registry_list_size_(indexed), size = FSB_REGISTRY_A_LIST_ + list;
+    const size_t list = fsb_registry_list_size_(indexed), end = FSB_REGISTRY_A_LIST_ + list;
+    const size_t size = end + FSB_REGISTRY_A_TAIL_;
     uint8_t *p = (uint8_t *)fsb_registry_mem_(&reg->desc.allocator, NULL, 0, size);
     if (!p) return ENOMEM;
-    memset(p, 0, FSB_REGISTRY_A_LIST_);
+    memset(p, 0, size);
     memcpy(p, FSB_REGISTRY_MAGIC_, sizeof FSB_REGISTRY_MAGIC_);
     fsb_registry_set_(p + FSB_REGISTRY_A_FORMAT_, FSB_REGISTRY_FORMAT_, 4);
     fsb_registry_set_(p + FSB_REGISTRY_A_SHARDS_, reg->desc.shards, 4);
     fsb_registry_set_(p + FSB_REGISTRY_A_INDEX_, index, 4);
     if (list > 1) memcpy(p + FSB_REGISTRY_A_LIST_, indexed, list);
-    else p[FSB_REGISTRY_A_LIST_] = 0;
+    fsb_registry_set_(p + end, fsb_registry_sum_(p, end, 0), 8);
     MDB_val   k = fsb_registry_val_("a", 1), v = fsb_registry_val_(p, size);
     const int rc = mdb_put(txn, dbi, &k, &v, 0);
     fsb_registry_free_(&reg->desc.allocator, p, size);

@@ -117,8 +117,10 @@ static fsb_registry_doc bare_decode(const MDB_val *v)
     const uint8_t   *p = v->mv_data;
     fsb_registry_doc doc;
     uint32_t         n[6] = {0};
+    uint16_t         header;
+    memcpy(&header, p + 2, 2);
     memcpy(&n[0], p + 4, 2), memcpy(&n[1], p + 6, 2), memcpy(&n[2], p + 8, 16);
-    doc.id           = (const char *)p + 96;
+    doc.id           = (const char *)p + header;
     doc.version      = doc.id + n[0];
     doc.description  = doc.version + n[1];
     doc.content_type = doc.description + n[2];

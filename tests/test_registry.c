@@ -2316,10 +2316,248 @@ static void test_no_shards(void)
     REQUIRE(mdb_get(txn, reg->envs->dbi, &k, &v) == 0 && v.mv_size < sizeof about);
     memcpy(about, v.mv_data, v.mv_size);
     about[FSB_REGISTRY_A_SHARDS_] = 0, v.mv_data = about;
+    v.mv_size -= FSB_REGISTRY_A_TAIL_; /* as older releases wrote it, without a sum */
     CHECK_EQ(mdb_put(txn, reg->envs->dbi, &k, &v, 0), 0);
     CHECK_EQ(mdb_txn_commit(txn), 0);
     fsb_registry_close(reg);
     CHECK_EQ(fsb_registry_open(&reg, &d), -EINVAL);
+}
+
+/* ---- LMDB: flipped bytes ---- */
+
+enum { FLIP_DOCS = 6, FLIP_BIG = 3 };
+
+static void flip_fill(const char *path)
+{
+    static char       content[9000]; /* not to be compressed, and on pages of its own */
+    char              even[2000];    /* compressed */
+    fsb_registry_desc d = desc_of(path, FSB_REGISTRY_LMDB);
+    d.indexed = "author\0";
+#ifdef FSB_WITH_ZSTD
+    d.zstd_level = 3;
+#endif
+    fsb_registry *reg = open_or_die(&d);
+    uint64_t      x = 88172645463325252u;
+    for (size_t i = 0; i < sizeof content; ++i) {
+        x ^= x << 13, x ^= x >> 7, x ^= x << 17;
+        content[i] = (char)(x >> 32);
+    }
+    memset(even, 'e', sizeof even);
+    for (int i = 0; i < FLIP_DOCS; ++i) {
+        char             id[20];
+        fsb_registry_doc doc = doc_of(id, i & 1 ? "1.2.0" : "1.10.0-rc.1", "A short content");
+        snprintf(id, sizeof id, "doc/%d", i / 2);
+        if (i == 0) doc.content = even, doc.size = sizeof even;
+        if (i == FLIP_BIG) doc.content = content, doc.size = sizeof content;
+        doc.description = "words", doc.content_type = "text/plain", doc.tags = "one\0two\0";
+        doc.fields = "author=ann\0other=x\0", doc.created_ns = 1000 + i, doc.updated_ns = 2000;
+        REQUIRE(fsb_registry_save(reg, &doc, FSB_REGISTRY_NEW) == 0);
+    }
+    fsb_registry_close(reg);
+}
+
+/* Everything that a document says, as one number; its content where it has one. */
+static uint64_t flip_doc(const fsb_registry_doc *doc)
+{
+    uint64_t h = fsb_registry_sum_(doc->id, strlen(doc->id) + 1, 0);
+    h = fsb_registry_sum_(doc->version, strlen(doc->version) + 1, h);
+    h = fsb_registry_sum_(doc->description, strlen(doc->description) + 1, h);
+    h = fsb_registry_sum_(doc->content_type, strlen(doc->content_type) + 1, h);
+    h = fsb_registry_sum_(doc->tags, fsb_registry_list_size_(doc->tags), h);
+    h = fsb_registry_sum_(doc->fields, fsb_registry_list_size_(doc->fields), h);
+    const uint64_t numbers[4] = {doc->size, (uint64_t)doc->created_ns, (uint64_t)doc->updated_ns,
+                                 doc->change};
+    h = fsb_registry_sum_(numbers, sizeof numbers, h);
+    return fsb_registry_sum_(doc->hash, 32, h);
+}
+
+static int flip_row(void *user, const fsb_registry_doc *doc)
+{
+    const uint64_t h = flip_doc(doc);
+    *(uint64_t *)user = fsb_registry_sum_(doc->content, doc->content ? (size_t)doc->size : 0, h)
+                        + *(uint64_t *)user * 31;
+    return 0;
+}
+
+static int flip_change(void *user, const fsb_registry_change *change)
+{
+    uint64_t *h = (uint64_t *)user;
+    *h = fsb_registry_sum_(change->id, strlen(change->id) + 1, *h + change->change);
+    *h = fsb_registry_sum_(change->version, strlen(change->version) + 1,
+                           *h + (uint64_t)change->deleted);
+    return 0;
+}
+
+enum { FLIP_LOADS = FLIP_DOCS + 4, FLIP_ANSWERS = FLIP_LOADS + 6 };
+typedef struct flip_answer { int64_t result; uint64_t says; } flip_answer;
+
+static flip_answer flip_load(fsb_registry *reg, int i)
+{
+    fsb_registry_view view;
+    char              id[20];
+    flip_answer       a = {0, 0};
+    snprintf(id, sizeof id, "doc/%d", i < FLIP_DOCS ? i / 2 : i - FLIP_DOCS);
+    const char *version = i & 1 ? "1.2.0" : "1.10.0-rc.1";
+    if (i < FLIP_DOCS) a.result = fsb_registry_load(reg, id, version, &view);
+    else if (i < FLIP_LOADS - 1) a.result = fsb_registry_load(reg, id, NULL, &view);
+    else a.result = fsb_registry_load_range(reg, "doc/1", "^1.0", &view);
+    if (a.result) return a;
+    flip_row(&a.says, &view.doc);
+    fsb_registry_release(&view);
+    return a;
+}
+
+/* What the registry says to each kind of question; one that does not open says so to all. */
+static void flip_ask(const char *path, flip_answer out[FLIP_ANSWERS])
+{
+    static const fsb_registry_query queries[4] = {
+        {.content = 1}, {.latest = 1}, {.tag = "two", .content = 1}, {.field = "author=ann"}};
+    fsb_registry_desc     d = desc_of(path, FSB_REGISTRY_LMDB);
+    fsb_registry         *reg = NULL;
+    fsb_registry_position at;
+    fsb_registry_stats    stats;
+    memset(out, 0, FLIP_ANSWERS * sizeof *out);
+    memset(&at, 0, sizeof at);
+    d.map_bytes = 1 << 20, d.read_only = 1;
+    const int err = fsb_registry_open(&reg, &d);
+    for (int i = 0; i < FLIP_ANSWERS && err; ++i) out[i].result = err;
+    if (err) return;
+    for (int i = 0; i < FLIP_LOADS; ++i) out[i] = flip_load(reg, i);
+    for (int i = 0; i < 4; ++i)
+        out[FLIP_LOADS + i].result =
+            fsb_registry_each(reg, &queries[i], flip_row, &out[FLIP_LOADS + i].says);
+    out[FLIP_LOADS + 4].result =
+        fsb_registry_changes(reg, &at, flip_change, &out[FLIP_LOADS + 4].says);
+    out[FLIP_LOADS + 5].result = fsb_registry_stat(reg, &stats);
+    out[FLIP_LOADS + 5].says = stats.ids * 1000 + stats.versions * 100 + stats.content_bytes
+                               + stats.last_change;
+    fsb_registry_close(reg);
+}
+
+/* Flips each byte of what stands in the map as `what`, and wants errors or the right answers. */
+static void flip_each(const char *path, char *map, size_t offset, size_t size, uint8_t bits,
+                      const flip_answer right[FLIP_ANSWERS])
+{
+    flip_answer got[FLIP_ANSWERS];
+    for (size_t i = offset; i < offset + size; ++i) {
+        map[i] = (char)(map[i] ^ bits);
+        flip_ask(path, got);
+        map[i] = (char)(map[i] ^ bits);
+        for (int k = 0; k < FLIP_ANSWERS; ++k) {
+            const int wrong = got[k].result >= 0 && memcmp(&got[k], &right[k], sizeof *got);
+            if (wrong) fprintf(stderr, "byte %zu of %zu: answer %d\n", i - offset, size, k);
+            CHECK(!wrong);
+        }
+    }
+}
+
+/* Each value of each row that a registry keeps: whatever byte is flipped, no call returns it. */
+static void test_flipped_values(void)
+{
+    fsb_registry_desc d = desc_of(fresh(), FSB_REGISTRY_LMDB);
+    flip_answer       right[FLIP_ANSWERS];
+    MDB_txn          *txn;
+    MDB_val           k, v;
+    struct stat       st;
+    char              name[400];
+    int               rows = 0;
+    flip_fill(d.path);
+    flip_ask(d.path, right);
+    for (int i = 0; i < FLIP_ANSWERS; ++i) CHECK(right[i].result >= 0);
+    snprintf(name, sizeof name, "%s/data.mdb", d.path);
+    const int fd = open(name, O_RDWR);
+    REQUIRE(fd >= 0 && fstat(fd, &st) == 0);
+    char *map = mmap(NULL, (size_t)st.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    REQUIRE(map != MAP_FAILED);
+    const char   *value[40];
+    size_t        size[40];
+    fsb_registry *reg = open_or_die(&d);
+    MDB_envinfo   info;
+    REQUIRE(mdb_txn_begin(reg->envs->env, NULL, MDB_RDONLY, &txn) == 0);
+    mdb_env_info(reg->envs->env, &info);
+    MDB_cursor *cursor;
+    REQUIRE(mdb_cursor_open(txn, reg->envs->dbi, &cursor) == 0);
+    const char *base = NULL; /* of LMDB's map: the long record is in the file once */
+    while (!mdb_cursor_get(cursor, &k, &v, MDB_NEXT)) {
+        if (v.mv_size > 4096)
+            base = (char *)v.mv_data
+                   - ((char *)memmem(map, (size_t)st.st_size, v.mv_data, v.mv_size) - map);
+        if (!v.mv_size || *(char *)k.mv_data == 't' || *(char *)k.mv_data == 'm') continue;
+        REQUIRE(rows < 40);
+        value[rows] = (char *)v.mv_data, size[rows] = v.mv_size;
+        ++rows;
+    }
+    mdb_cursor_close(cursor), mdb_txn_abort(txn);
+    fsb_registry_close(reg);
+    CHECK(base);
+    CHECK_EQ(rows, 1 + FLIP_DOCS + 1 + FLIP_DOCS);
+    for (int i = 0; i < rows; ++i) {
+        const size_t most = size[i] < 400 ? size[i] : 400; /* and the end of the long one */
+        const size_t at = (size_t)(value[i] - base);
+        flip_each(d.path, map, at, most, i & 1 ? 1 : 0x20, right);
+        flip_each(d.path, map, at + size[i] - 1, 1, 1, right);
+    }
+    munmap(map, (size_t)st.st_size);
+    close(fd);
+}
+
+/* A value as releases wrote it before there were sums. */
+static size_t old_value(char tag, size_t key_size, const uint8_t *v, size_t size, uint8_t *old)
+{
+    const size_t more = FSB_REGISTRY_R_HEADER_ - FSB_REGISTRY_R_LEAST_;
+    memcpy(old, v, size);
+    if (tag == 'a') return size - FSB_REGISTRY_A_TAIL_;
+    if (tag == 'c') return key_size == 2 ? FSB_REGISTRY_COUNTERS_ : size - FSB_REGISTRY_FEED_TAIL_;
+    if (tag != 'd') return size;
+    fsb_registry_set_(old + 2, FSB_REGISTRY_R_LEAST_, 2);
+    memmove(old + FSB_REGISTRY_R_LEAST_, old + FSB_REGISTRY_R_HEADER_,
+            size - FSB_REGISTRY_R_HEADER_);
+    return size - more;
+}
+
+/* What has no sums is read, and written to, and a flipped content is found by its hash. */
+static void test_without_sums(void)
+{
+    fsb_registry_desc d = desc_of(fresh(), FSB_REGISTRY_LMDB);
+    flip_answer       right[FLIP_ANSWERS], got[FLIP_ANSWERS];
+    MDB_txn          *txn;
+    MDB_cursor       *cursor;
+    MDB_val           k, v;
+    fsb_registry_view view;
+    static uint8_t    old[10000];
+    flip_fill(d.path);
+    flip_ask(d.path, right);
+    fsb_registry *reg = open_or_die(&d);
+    for (int damage = 0; damage < 2; ++damage) {
+        REQUIRE(mdb_txn_begin(reg->envs->env, NULL, 0, &txn) == 0);
+        REQUIRE(mdb_cursor_open(txn, reg->envs->dbi, &cursor) == 0);
+        while (!mdb_cursor_get(cursor, &k, &v, MDB_NEXT)) {
+            REQUIRE(v.mv_size < sizeof old);
+            const char tag = *(const char *)k.mv_data;
+            char key[600]; /* writing moves what it reads */
+            memcpy(key, k.mv_data, k.mv_size);
+            k.mv_data = key;
+            memcpy(old, v.mv_data, v.mv_size);
+            if (!damage)
+                v.mv_size = old_value(tag, k.mv_size, (const uint8_t *)v.mv_data, v.mv_size, old);
+            else if (tag == 'd') old[v.mv_size - 2] ^= 1; /* content, or what it is packed into */
+            v.mv_data = old;
+            CHECK_EQ(mdb_cursor_put(cursor, &k, &v, MDB_CURRENT), 0);
+        }
+        mdb_cursor_close(cursor);
+        REQUIRE(mdb_txn_commit(txn) == 0);
+        fsb_registry_close(reg);
+        if (!damage) flip_ask(d.path, got);
+        for (int i = 0; i < FLIP_ANSWERS && !damage; ++i)
+            CHECK(got[i].result == right[i].result && got[i].says == right[i].says);
+        reg = open_or_die(&d);
+        if (!damage) CHECK_EQ(fsb_registry_verify(reg, NULL, NULL), 0);
+    }
+    CHECK_EQ(fsb_registry_load(reg, "doc/0", "1.2.0", &view), -EBADMSG);
+    CHECK_EQ(fsb_registry_load(reg, "doc/1", "1.2.0", &view), -EBADMSG);
+    CHECK_EQ(save(reg, "doc/2", "2.0.0", "new beside old"), 0);
+    CHECK_STR(content_of(reg, "doc/2", NULL), "new beside old");
+    fsb_registry_close(reg);
 }
 
 static void test_power_loss(void)
@@ -2387,6 +2625,8 @@ int main(int argc, char **argv)
     TEST(test_open_foreign);
     TEST(test_verify_finds);
     TEST(test_damaged_versions);
+    TEST(test_flipped_values);
+    TEST(test_without_sums);
     TEST(test_plain_folder_stays_one);
     TEST(test_map_limit);
     TEST(test_disk_full);
