@@ -2256,36 +2256,37 @@ static void fsb_registry_place_keep_(fsb_registry_env_ *env, const fsb_registry_
 
 enum { FSB_REGISTRY_WORDS_CHECKED_ = 0, FSB_REGISTRY_ALL_CHECKED_ = 1 };
 
-static uint64_t *fsb_registry_checks_of_(fsb_registry_env_ *env, const uint8_t *record)
-{
-    const fsb_registry_places_ *p = __atomic_load_n(&env->places, __ATOMIC_ACQUIRE);
-    const uint64_t              at = (uintptr_t)record * FSB_REGISTRY_X1_;
-    return p->checked + ((size_t)(at >> 32) & (p->count - FSB_REGISTRY_WAYS_));
-}
-
 /* Never 0. The lowest bit is left to what was checked. */
 static uint64_t fsb_registry_check_seal_(const uint8_t *record)
 {
     const uint64_t change = fsb_registry_get64_(record + FSB_REGISTRY_R_CHANGE_);
-    return ((uintptr_t)record ^ (change + 1) * FSB_REGISTRY_X2_) << 1 | 2;
+    return (uint64_t)(uintptr_t)record << 16 ^ change << 1;
+}
+
+static uint64_t *fsb_registry_checks_of_(fsb_registry_env_ *env, uint64_t seal)
+{
+    const fsb_registry_places_ *p = __atomic_load_n(&env->places, __ATOMIC_ACQUIRE);
+    return p->checked + ((size_t)(FSB_REGISTRY_MIX_(seal) >> 32) & (p->count - FSB_REGISTRY_WAYS_));
 }
 
 static int fsb_registry_is_checked_(fsb_registry_env_ *env, const uint8_t *record, unsigned what)
 {
-    const uint64_t *check = fsb_registry_checks_of_(env, record);
-    const uint64_t  seal = fsb_registry_check_seal_(record) | FSB_REGISTRY_ALL_CHECKED_;
+    const uint64_t  seal = fsb_registry_check_seal_(record);
+    const uint64_t *check = fsb_registry_checks_of_(env, seal);
     const uint64_t  either = what ^ FSB_REGISTRY_ALL_CHECKED_; /* all is more than the words */
     for (int i = 0; i < FSB_REGISTRY_WAYS_; ++i)
-        if ((__atomic_load_n(&check[i], __ATOMIC_RELAXED) | either) == seal) return 1;
+        if ((__atomic_load_n(&check[i], __ATOMIC_RELAXED) | either)
+            == (seal | FSB_REGISTRY_ALL_CHECKED_))
+            return 1;
     return 0;
 }
 
 /* Takes the entry that knew less of this record, a free one, or one that its hash names. */
 static void fsb_registry_check_keep_(fsb_registry_env_ *env, const uint8_t *record, unsigned what)
 {
-    uint64_t      *check = fsb_registry_checks_of_(env, record);
     const uint64_t seal = fsb_registry_check_seal_(record);
-    int            at = (int)(seal >> 32 & (FSB_REGISTRY_WAYS_ - 1));
+    uint64_t      *check = fsb_registry_checks_of_(env, seal);
+    int            at = (int)(seal >> 20 & (FSB_REGISTRY_WAYS_ - 1));
     for (int i = FSB_REGISTRY_WAYS_; i-- > 0;)
         if (!__atomic_load_n(&check[i], __ATOMIC_RELAXED)) at = i;
     for (int i = 0; i < FSB_REGISTRY_WAYS_; ++i)
