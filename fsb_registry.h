@@ -1744,6 +1744,7 @@ struct fsb_registry_env_ {
     size_t              indexed_size;
     fsb_registry_slot_ *slots;       /* [desc.max_views] */
     fsb_registry_places_ *places;    /* grows, write_lock held; read without */
+    size_t              walked;      /* transaction whose every record was checked; atomic */
     const fsb_registry_meta_ *meta[2]; /* mapped by us, NULL: not as we know them */
     size_t              meta_size;
     int                 gate;        /* 1: readers wait; written under gate_lock, read without */
@@ -2252,7 +2253,8 @@ static void fsb_registry_place_keep_(fsb_registry_env_ *env, const fsb_registry_
 /* ---- [lmdb] checks --------------------------------------------------------------------------- */
 /* Whatever a record says is checked by its sums the first time that this process reads it at its
    place in the map. That it was is remembered by the place and the number of the commit that wrote
-   the record, so that it outlives the commits that leave the record where it is. */
+   the record, so that it outlives the commits that leave the record where it is. A walk over all of
+   a snapshot is remembered as a whole. */
 
 enum { FSB_REGISTRY_WORDS_CHECKED_ = 0, FSB_REGISTRY_ALL_CHECKED_ = 1 };
 
@@ -2294,14 +2296,16 @@ static void fsb_registry_check_keep_(fsb_registry_env_ *env, const uint8_t *reco
     __atomic_store_n(&check[at], seal | what, __ATOMIC_RELAXED);
 }
 
-/* Reads the record v, whose key after the 'd' is `name`, but not its content. */
+/* Reads the record v, whose key after the 'd' is `name`, but not its content. name NULL: it was
+   checked before. */
 static int fsb_registry_words_(fsb_registry_env_ *env, const MDB_val *name, const MDB_val *v,
                                fsb_registry_doc *doc)
 {
     const uint8_t *record = (const uint8_t *)v->mv_data;
     const int      err = fsb_registry_decode_(record, v->mv_size, doc);
     doc->content = NULL; /* nobody has checked it */
-    if (err || fsb_registry_is_checked_(env, record, FSB_REGISTRY_WORDS_CHECKED_)) return err;
+    if (err || !name || fsb_registry_is_checked_(env, record, FSB_REGISTRY_WORDS_CHECKED_))
+        return err;
     if (!fsb_registry_words_fit_(record, v->mv_size, name)) return -EBADMSG;
     fsb_registry_check_keep_(env, record, FSB_REGISTRY_WORDS_CHECKED_);
     return 0;
@@ -3269,6 +3273,8 @@ typedef struct fsb_registry_walk_ {
     MDB_val             k, v;
     size_t              skip;   /* of k: what stands before ID 0 VERSION */
     int                 rc;
+    int                 known;   /* a walk has checked this snapshot */
+    int                 partial; /* this one leaves something out */
 } fsb_registry_walk_;
 
 /* Where the rows are: the documents, or the index rows of one term. */
@@ -3338,8 +3344,9 @@ static int fsb_registry_walk_record_(fsb_registry_walk_ *walk, int indexed, MDB_
     if (size > FSB_REGISTRY_KEY_) return MDB_CORRUPTED;
     key[0] = 'd';
     memcpy(key + 1, (const char *)walk->k.mv_data + walk->skip, size);
-    MDB_val k = fsb_registry_val_(key, size + 1);
-    return mdb_get(walk->slot->txn, walk->env->dbi, &k, v);
+    MDB_val   k = fsb_registry_val_(key, size + 1);
+    const int rc = mdb_get(walk->slot->txn, walk->env->dbi, &k, v);
+    return rc == MDB_NOTFOUND ? MDB_CORRUPTED : rc; /* a row of an index, without a document */
 }
 
 static int fsb_registry_walk_row_(fsb_registry_scan_ *scan, fsb_registry_walk_ *walk, int indexed)
@@ -3351,11 +3358,14 @@ static int fsb_registry_walk_row_(fsb_registry_scan_ *scan, fsb_registry_walk_ *
     const int         kind = fsb_registry_row_kind_(key, walk->k.mv_size - walk->skip, &id_size);
     if (!kind) return fsb_registry_scan_bad_(scan, "(a key)", -EBADMSG, "damaged key; see verify");
     int err = fsb_registry_scan_key_(scan, key, id_size);
+    walk->partial |= err;
     if (err) return err == 1 ? 0 : err;
     fsb_registry_view_init_(&view, scan->reg);
     err = fsb_registry_mdb_error_(fsb_registry_walk_record_(walk, indexed, &v));
     const MDB_val name = fsb_registry_val_(key, walk->k.mv_size - walk->skip);
-    if (!err) err = fsb_registry_words_(walk->env, &name, &v, &view.doc);
+    if (!err)
+        err = fsb_registry_words_(walk->env, walk->known ? NULL : &name, &v, &view.doc);
+    walk->partial |= err;
     if (!err && !fsb_registry_scan_wants_(scan, &view.doc)) return 0;
     if (!err && scan->query->content) err = fsb_registry_view_record_(walk->env, &name, &v, &view);
     if (!err) return fsb_registry_scan_row_(scan, kind, &view);
@@ -3406,13 +3416,20 @@ static int fsb_registry_lmdb_each_(fsb_registry *reg, fsb_registry_scan_ *scan)
     fsb_registry_source_init_(&source, scan, indexed);
     for (uint32_t i = 0; i < count && !err; ++i) {
         fsb_registry_walk_ *walk = &walks[i];
+        const size_t txn = mdb_txn_id(walk->slot->txn);
         walk->skip = source.skip;
+        walk->known = __atomic_load_n(&walk->env->walked, __ATOMIC_RELAXED) == txn;
+        walk->partial = source.size != 1; /* else it begins with the first document */
         walk->k  = fsb_registry_val_(source.prefix, source.size);
         walk->rc = mdb_cursor_renew(walk->slot->txn, walk->slot->cursor);
         if (!walk->rc) fsb_registry_walk_to_(walk, &source, MDB_SET_RANGE);
         if (walk->rc && walk->rc != MDB_NOTFOUND) err = fsb_registry_mdb_error_(walk->rc);
     }
     if (!err) err = fsb_registry_walk_all_(scan, walks, count, &source);
+    for (uint32_t i = 0; i < count && !err; ++i)
+        if (!walks[i].partial)
+            __atomic_store_n(&walks[i].env->walked, mdb_txn_id(walks[i].slot->txn),
+                             __ATOMIC_RELAXED);
     while (open) fsb_registry_slot_end_(walks[--open].slot);
     return err;
 }
