@@ -3077,7 +3077,37 @@ static int fsb_registry_save_one_(fsb_registry_txn_ *t, const fsb_registry_write
     return rc ? rc : fsb_registry_feed_add_(t, 0, doc->id, doc->version);
 }
 
-/* Deletes the row at k, v, whose key is copied first. A damaged record goes without its indexes. */
+/* Takes out what a record that cannot be read has in the indexes: every row that stands for it. */
+static int fsb_registry_unindex_all_(fsb_registry_txn_ *t, const char *key, size_t size)
+{
+    MDB_val k = fsb_registry_val_("m", 1), v;
+    int     rc = mdb_cursor_get(t->cursor, &k, &v, MDB_SET_RANGE);
+    for (; !rc; rc = mdb_cursor_get(t->cursor, &k, &v, MDB_NEXT)) {
+        const char *p = (const char *)k.mv_data, *end = p + k.mv_size;
+        const char *name = (const char *)memchr(p, 0, k.mv_size);
+        if ((*p != 'm' && *p != 't') || !name++) continue;
+        if ((size_t)(end - name) != size - 1 || memcmp(name, key + 1, size - 1)) continue;
+        rc = mdb_cursor_del(t->cursor, 0);
+        if (rc) return rc;
+    }
+    return rc == MDB_NOTFOUND ? 0 : rc;
+}
+
+/* How large the contents are all together, when one is gone that did not tell. */
+static int fsb_registry_recount_(fsb_registry_txn_ *t)
+{
+    MDB_val          k = fsb_registry_val_("d", 1), v;
+    fsb_registry_doc doc;
+    int              rc = mdb_cursor_get(t->cursor, &k, &v, MDB_SET_RANGE);
+    t->bytes = 0;
+    for (; !rc && fsb_registry_begins_(&k, "d", 1);
+         rc = mdb_cursor_get(t->cursor, &k, &v, MDB_NEXT))
+        if (!fsb_registry_decode_((const uint8_t *)v.mv_data, v.mv_size, &doc))
+            t->bytes += doc.size;
+    return rc == MDB_NOTFOUND ? 0 : rc;
+}
+
+/* Deletes the row at k, v, whose key is copied first. A damaged record is not in the feed. */
 static int fsb_registry_delete_row_(fsb_registry_txn_ *t, const MDB_val *row, const MDB_val *v)
 {
     char             key[FSB_REGISTRY_KEY_ROOM_];
@@ -3095,9 +3125,10 @@ static int fsb_registry_delete_row_(fsb_registry_txn_ *t, const MDB_val *row, co
         memcpy(version, old.version, strlen(old.version) + 1);
         t->bytes -= old.size;
         rc = fsb_registry_unindex_(t, &old, key, size);
-    }
+    } else rc = fsb_registry_unindex_all_(t, key, size);
     MDB_val k = fsb_registry_val_(key, size);
     if (!rc) rc = mdb_del(t->txn, t->env->dbi, &k, NULL);
+    if (!rc && !whole) rc = fsb_registry_recount_(t);
     --t->versions;
     return rc || !whole ? rc : fsb_registry_feed_add_(t, 1, id, version);
 }

@@ -2566,6 +2566,39 @@ static void test_without_sums(void)
     fsb_registry_close(reg);
 }
 
+/* A damaged document is refused by what would build on it, and deleting it leaves no trace. */
+static void test_delete_damaged(void)
+{
+    fsb_registry_desc  d = desc_of(fresh(), FSB_REGISTRY_LMDB);
+    fsb_registry_query query = {.tag = "two"};
+    MDB_txn           *txn;
+    MDB_val            k, v;
+    fsb_registry_ver_  ver;
+    char               key[FSB_REGISTRY_KEY_ROOM_];
+    static uint8_t     record[4000];
+    flip_fill(d.path);
+    fsb_registry *reg = open_or_die(&d);
+    fsb_registry_ver_read_(&ver, "1.2.0");
+    k = fsb_registry_val_(key, fsb_registry_doc_key_(key, "doc/0", &ver));
+    REQUIRE(mdb_txn_begin(reg->envs->env, NULL, 0, &txn) == 0);
+    REQUIRE(mdb_get(txn, reg->envs->dbi, &k, &v) == 0 && v.mv_size < sizeof record);
+    memcpy(record, v.mv_data, v.mv_size);
+    uint8_t *tag = (uint8_t *)memmem(record, v.mv_size, "two", 3);
+    REQUIRE(tag);
+    *tag ^= 1, v.mv_data = record;
+    CHECK_EQ(mdb_put(txn, reg->envs->dbi, &k, &v, 0), 0);
+    REQUIRE(mdb_txn_commit(txn) == 0);
+    fsb_registry_doc doc = doc_of("doc/0", "1.2.0", "again");
+    CHECK_EQ(fsb_registry_each(reg, &query, NULL, NULL), -EBADMSG);
+    CHECK_EQ(fsb_registry_save(reg, &doc, FSB_REGISTRY_REPLACE), -EBADMSG);
+    CHECK_EQ(fsb_registry_delete(reg, "doc/0", "1.2.0"), 1);
+    CHECK_EQ(fsb_registry_each(reg, &query, NULL, NULL), FLIP_DOCS - 1);
+    CHECK_EQ(fsb_registry_verify(reg, NULL, NULL), 0);
+    CHECK_EQ(fsb_registry_save(reg, &doc, FSB_REGISTRY_REPLACE), 0);
+    CHECK_STR(content_of(reg, "doc/0", NULL), "again");
+    fsb_registry_close(reg);
+}
+
 static void test_power_loss(void)
 {
     power_loss(FSB_REGISTRY_DURABLE, 100, soak() ? 3000 : 200);
@@ -2633,6 +2666,7 @@ int main(int argc, char **argv)
     TEST(test_damaged_versions);
     TEST(test_flipped_values);
     TEST(test_without_sums);
+    TEST(test_delete_damaged);
     TEST(test_plain_folder_stays_one);
     TEST(test_map_limit);
     TEST(test_disk_full);
