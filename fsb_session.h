@@ -70,12 +70,14 @@
              own. What a call loads comes as one block: fsb_session_free() when done with it.
    ERRORS    Negative errno values, and fsb_session_store_errmsg() says more. -ENOENT no such
              session or message, -EEXIST there is one, -EINVAL a bad name, role or query, -EILSEQ
-             metadata that is not JSON, -EMSGSIZE a message over desc.max_message, -EDQUOT the
-             user's quota, -ESTALE somebody else changed the session: load it again, -ENOTSUP a
-             newer format, -EBADMSG damaged, -EROFS read-only, -ENOSPC disk full, -ETIMEDOUT another
-             process held the database for desc.busy_ms, -ENOSYS not compiled in, or no search.
-   DOES NOT  encrypt, speak to models, count tokens, notify of changes, or lock a conversation for
-             one writer: appends of several processes all stay, in the order they came.
+             metadata that is not JSON, -EMSGSIZE a message over desc.max_message, JSON over 900 MB,
+             or for SQLite an attachment over 1e9 bytes, -EDQUOT the user's quota, -ESTALE somebody
+             else changed the session: load it again, -ENOTSUP a newer format, -EBADMSG damaged,
+             -EROFS read-only, -ENOSPC disk full, -ETIMEDOUT another process held the database for
+             desc.busy_ms, -ENOSYS not compiled in, or no search.
+   DOES NOT  sum what it keeps (but for attachments and cold sessions), encrypt, speak to models,
+             count tokens, notify of changes, or lock a conversation for one writer: appends of
+             several processes all stay, in the order they came.
    LICENCE   MIT, at the end of this file.
    CHANGES   0.1.0 first version. */
 #if (defined(FSB_IMPLEMENTATION) || defined(FSB_SESSION_IMPLEMENTATION)) && !defined(_GNU_SOURCE)
@@ -2934,9 +2936,9 @@ static int fsb_session_slurp_(int fd, uint64_t from, fsb_session_buf_ *b)
     }
 }
 
-static int fsb_session_flock_(int fd) /* waits, whatever signals come */
+static int fsb_session_flock_(int fd, int how) /* waits, whatever signals come */
 {
-    while (flock(fd, LOCK_EX))
+    while (flock(fd, how))
         if (errno != EINTR) return -errno;
     return 0;
 }
@@ -3164,7 +3166,7 @@ static int fsb_session_read_file_(fsb_session *s, const fsb_session_range *range
         if (!err) err = fsb_session_walk_text_(s, &text, range, own ? own : block, list, &w);
         if (err || cold || !w.sealed) break;
         /* A seal: who set it may be about to replace this file. Wait until that is done. */
-        err = fsb_session_flock_(s->fd);
+        err = fsb_session_flock_(s->fd, LOCK_EX);
         const int current = fsb_session_is_current_(s);
         flock(s->fd, LOCK_UN);
         if (err || current) break;
@@ -3205,7 +3207,7 @@ static int fsb_session_replace_file_(fsb_session *s)
 {
     char        path[FSB_SESSION_PATH_];
     struct stat st;
-    int         fd = -1, err = fsb_session_flock_(s->fd);
+    int         fd = -1, err = fsb_session_flock_(s->fd, LOCK_EX);
     if (err) return err;
     fsb_session_path_of_(s, ".jsonl", path);
     if (!fsb_session_is_current_(s) || fstat(s->fd, &st) || (uint64_t)st.st_size != s->size)
@@ -3387,7 +3389,7 @@ static int fsb_session_landed_(fsb_session *s, uint64_t at, size_t size)
 {
     const size_t     seal = sizeof fsb_session_seal_ - 1;
     fsb_session_buf_ text = fsb_session_buffer_(&s->store->desc.allocator);
-    int              err = fsb_session_flock_(s->fd), counts = 0;
+    int              err = fsb_session_flock_(s->fd, LOCK_EX), counts = 0;
     if (err) return err; /* a rewrite, if there is one, is over now */
     const int current = fsb_session_is_current_(s);
     flock(s->fd, LOCK_UN);
@@ -3647,7 +3649,7 @@ static int fsb_session_retire_(fsb_session *s, const fsb_session_buf_ *packed)
 {
     char        path[FSB_SESSION_PATH_];
     struct stat st;
-    int         err = fsb_session_flock_(s->fd);
+    int         err = fsb_session_flock_(s->fd, LOCK_EX);
     if (err) return err;
     if (!fsb_session_is_current_(s) || fstat(s->fd, &st) ||
         (packed && (uint64_t)st.st_size != s->size))
@@ -3976,21 +3978,23 @@ static int fsb_session_blob_is_(fsb_session_store *store, const char *path, fsb_
 static int fsb_session_files_put_blob_(fsb_session_store *store, const char *user, const char *hash,
                                        fsb_session_span data)
 {
-    char path[FSB_SESSION_PATH_];
+    char folder[FSB_SESSION_PATH_], path[FSB_SESSION_PATH_];
     int  err = 0;
     if (store->desc.read_only) return -EROFS;
     if (mkdirat(store->fd, user, 0700) == 0) err = fsb_session_sync_folder_(store, ".");
     else if (errno != EEXIST) err = -errno;
-    fsb_session_blob_path_(path, user, "");
-    if (!err && mkdirat(store->fd, path, 0700) == 0) err = fsb_session_sync_folder_(store, user);
+    fsb_session_blob_path_(folder, user, ""), fsb_session_blob_path_(path, user, hash);
+    if (!err && mkdirat(store->fd, folder, 0700) == 0) err = fsb_session_sync_folder_(store, user);
     else if (!err && errno != EEXIST) err = -errno;
     if (err) return err;
-    fsb_session_blob_path_(path, user, hash);
-    if (fsb_session_blob_is_(store, path, data) && utimensat(store->fd, path, NULL, 0) == 0)
-        return 0; /* young again */
-    if ((err = fsb_session_place_file_(store, path, data, 0, NULL)) != 0) return err;
-    fsb_session_blob_path_(path, user, "");
-    return fsb_session_sync_folder_(store, path);
+    const int lock = openat(store->fd, folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+    if (lock < 0) return -errno;
+    if (!(err = fsb_session_flock_(lock, LOCK_SH)) /* a sweep looks and drops without us between */
+        && !(fsb_session_blob_is_(store, path, data) && utimensat(store->fd, path, NULL, 0) == 0)
+        && !(err = fsb_session_place_file_(store, path, data, 0, NULL)))
+        err = fsb_session_sync_folder_(store, folder);
+    close(lock);
+    return err;
 }
 
 static int fsb_session_files_get_blob_(fsb_session_store *store, const char *user, const char *hash,
@@ -4039,10 +4043,11 @@ static int fsb_session_files_drop_blobs_(fsb_session_store *store, const char *u
         struct stat st;
         const int   used = keep->size && strlen(d->d_name) == 64 &&
                          bsearch(d->d_name, keep->data, keep->size / 64, 64, fsb_session_by_hash_);
-        if (strlen(d->d_name) == 64 && !used &&
-            fstatat(fd, d->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
+        if (strlen(d->d_name) != 64 || used || fsb_session_flock_(fd, LOCK_EX)) continue;
+        if (fstatat(fd, d->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
             st.st_mtim.tv_sec < now_ns / 1000000000 - 3600 && unlinkat(fd, d->d_name, 0) == 0)
             ++*dropped;
+        flock(fd, LOCK_UN);
     }
     closedir(dir);
     return 0;
@@ -4291,9 +4296,11 @@ static const char *const fsb_session_sql_text_[FSB_SESSION_STATEMENTS_] = {
     "INSERT INTO blob VALUES(?1,?2,?3,?4) ON CONFLICT DO UPDATE SET data=?3, added=?4",
     "SELECT b.data FROM blob b JOIN user u ON u.no=b.user WHERE u.name=?1 AND b.hash=?2",
     "SELECT hash FROM blob WHERE user=?1 AND added<?2",
-    "DELETE FROM blob WHERE user=?1 AND hash=?2"};
+    "DELETE FROM blob WHERE user=?1 AND hash=?2 AND added<?3"};
 
 /* ---- [connection] ---------------------------------------------------------------------------- */
+enum { FSB_SESSION_SQL_MAX_ = 1000000000 }; /* bytes of a value, as SQLite has it by default */
+
 typedef struct fsb_session_sql_ { /* used by one thread at a time; idle ones wait in the store */
     struct fsb_session_sql_ *next;
     fsb_session_store       *store;
@@ -4449,7 +4456,7 @@ static int fsb_session_sql_setup_(fsb_session_sql_ *c)
     static const char *const sync[3] = {"PRAGMA synchronous=NORMAL", "PRAGMA synchronous=OFF",
                                         "PRAGMA synchronous=FULL"};
     sqlite3_busy_handler(c->db, fsb_session_busy_, c);
-    sqlite3_limit(c->db, SQLITE_LIMIT_LENGTH, 1000000000);
+    sqlite3_limit(c->db, SQLITE_LIMIT_LENGTH, FSB_SESSION_SQL_MAX_);
     int err = fsb_session_sql_exec_(c, "PRAGMA cache_size=-16384; PRAGMA temp_store=MEMORY");
     if (!err && !c->store->desc.read_only) err = fsb_session_sql_wal_(c);
     if (!err) err = fsb_session_sql_exec_(c, sync[c->store->desc.durability]);
@@ -4894,6 +4901,28 @@ static void fsb_session_put_doc_(fsb_session_buf_ *b, int64_t user, fsb_session_
                                                                 : (size_t)FSB_SESSION_INDEXED_);
 }
 
+/* Makes the index anew, for all users: it is one table. Nobody sees the database without it: this
+   belongs into a transaction. */
+static int fsb_session_index_anew_(fsb_session_sql_ *c)
+{
+    const int err = fsb_session_sql_exec_(
+        c, "DROP TABLE IF EXISTS words; DELETE FROM doc; UPDATE session SET indexed=-1;"
+           "INSERT OR IGNORE INTO dirty SELECT no FROM session");
+    return err ? err : fsb_session_sql_exec_(c, fsb_session_schema_words_);
+}
+
+/* Did a SQLite without FTS5 change what is in the index? It cannot take words out, but says so with
+   a row of doc that no message has. */
+enum { FSB_SESSION_STALE_ = -1 };
+static int fsb_session_index_is_stale_(fsb_session_sql_ *c)
+{
+    int64_t       docno;
+    sqlite3_stmt *st = fsb_session_statement_(c, FSB_SESSION_DOC_FREE_);
+    if (st) sqlite3_bind_int64(st, 1, FSB_SESSION_STALE_);
+    if (st) sqlite3_bind_int64(st, 2, FSB_SESSION_STALE_);
+    return fsb_session_sql_int_(c, st, &docno) == 0 && docno == FSB_SESSION_STALE_;
+}
+
 /* Enters a message in the index: its number is its time in us, or the next free one. */
 static int fsb_session_index_(fsb_session_sql_ *c, int64_t user, int64_t key, int64_t time_ns,
                               fsb_session_span text, fsb_session_buf_ *scratch)
@@ -4921,11 +4950,11 @@ static int fsb_session_unindex_(fsb_session_sql_ *c, int64_t user, int64_t key, 
                                 fsb_session_span text, fsb_session_buf_ *scratch)
 {
     int64_t       docno;
-    if (!c->has_words) return 0;
     sqlite3_stmt *st = fsb_session_statement_(c, FSB_SESSION_DOC_FIND_);
     if (st) sqlite3_bind_int64(st, 1, time_ns / 1000), sqlite3_bind_int64(st, 2, key);
     int err = fsb_session_sql_int_(c, st, &docno);
     if (err) return err == -ENOENT ? 0 : err;
+    if (!c->has_words) return fsb_session_sql_ints_(c, FSB_SESSION_DOC_ADD_, FSB_SESSION_STALE_, 0);
     fsb_session_put_doc_(scratch, user, text);
     if (scratch->err) return -ENOMEM;
     st = fsb_session_statement_(c, FSB_SESSION_WORDS_DROP_);
@@ -5866,10 +5895,13 @@ static int fsb_session_probe_hits_(fsb_session_probe_ *p, fsb_session_block *blo
 /* Feeds the index before a search, unless somebody else writes just now. */
 static int fsb_session_feed_all_(fsb_session_sql_ *c)
 {
-    int more = !c->store->desc.read_only && fsb_session_any_dirty_(c);
+    if (c->store->desc.read_only) return 0;
+    const int stale = fsb_session_index_is_stale_(c);
+    int       more = stale || fsb_session_any_dirty_(c), batches = 0;
     if (!more) return 0;
     sqlite3_busy_handler(c->db, NULL, NULL);
-    int batches = 0;
+    if (stale && (more = fsb_session_sql_begin_(c)) == 0)
+        more = fsb_session_sql_end_(c, fsb_session_index_anew_(c)) ? 0 : 1;
     for (; more > 0; ++batches) more = fsb_session_index_batch_(c);
     if (more == 0 && batches > 64) /* much at once: worth one segment */
         fsb_session_sql_exec_(c, "INSERT INTO words(words) VALUES('optimize')");
@@ -5928,7 +5960,9 @@ static int fsb_session_sql_put_blob_(fsb_session_store *store, const char *user,
         if (!err && st) {
             sqlite3_bind_int64(st, 1, no);
             fsb_session_bind_string_(st, 2, hash);
-            sqlite3_bind_blob64(st, 3, data.size ? data.data : "", data.size, SQLITE_STATIC);
+            if (sqlite3_bind_blob64(st, 3, data.size ? data.data : "", data.size, SQLITE_STATIC))
+                err = fsb_session_fail_(store, -EMSGSIZE, "an attachment of %zu bytes; SQLite "
+                                        "takes %d", data.size, FSB_SESSION_SQL_MAX_);
             sqlite3_bind_int64(st, 4, fsb_session_now_() / 1000000000);
         }
         if (!err) err = fsb_session_sql_run_(c, st);
@@ -5977,23 +6011,22 @@ static int fsb_session_sql_drop_blobs_(fsb_session_store *store, const char *use
             fsb_session_put_(&gone, hash.data, 64);
     }
     if (!err) err = got < 0 ? got : gone.err;
-    for (size_t at = 0; !err && at < gone.size; at += 64, ++*dropped) {
+    for (size_t at = 0; !err && at < gone.size; at += 64) {
         st = fsb_session_statement_(c, FSB_SESSION_BLOB_DROP_);
         if (st) sqlite3_bind_int64(st, 1, no), fsb_session_bind_(st, 2, gone.data + at, 64);
+        if (st) sqlite3_bind_int64(st, 3, now_ns / 1000000000 - 3600); /* not young again? */
         err = fsb_session_sql_run_(c, st);
+        if (!err) *dropped += (uint64_t)sqlite3_changes(c->db);
     }
     fsb_session_sql_give_(c);
     fsb_session_unbuffer_(&gone);
     return err == -ENOENT ? 0 : err;
 }
 
-/* SQLite's own check; then the index anew, for all users: it is one table. */
+/* SQLite's own check; then the index anew. */
 static int fsb_session_sql_repair_(fsb_session_store *store, const char *user,
                                    fsb_session_repair_result *out)
 {
-    static const char reset[] =
-        "DROP TABLE IF EXISTS words; DELETE FROM doc; UPDATE session SET indexed=-1;"
-        "INSERT OR IGNORE INTO dirty SELECT no FROM session";
     fsb_session_sql_ *c;
     sqlite3_stmt     *st = NULL;
     int               err = store->desc.read_only ? -EROFS : fsb_session_sql_take_(store, &c);
@@ -6007,11 +6040,8 @@ static int fsb_session_sql_repair_(fsb_session_store *store, const char *user,
                                 (const char *)sqlite3_column_text(st, 0));
     sqlite3_finalize(st);
     const int words = c->has_words && !store->desc.no_search;
-    if (!err && words && !(err = fsb_session_sql_begin_(c))) { /* nobody sees it without an index */
-        err = fsb_session_sql_exec_(c, reset);
-        if (!err) err = fsb_session_sql_exec_(c, fsb_session_schema_words_);
-        err = fsb_session_sql_end_(c, err);
-    }
+    if (!err && words && !(err = fsb_session_sql_begin_(c)))
+        err = fsb_session_sql_end_(c, fsb_session_index_anew_(c));
     int more = !err && words;
     while (more > 0) more = fsb_session_index_batch_(c);
     if (more < 0) err = more;
@@ -6066,6 +6096,7 @@ static int fsb_session_sqlite_start_(fsb_session_store *store)
 #endif /* FSB_WITH_SQLITE */
 
 /* ---- [checks] -------------------------------------------------------------------------------- */
+enum { FSB_SESSION_LONGEST_ = 900000000 }; /* bytes of a text: SQLite takes no row of over 1e9 */
 /* Says in words what went wrong, unless something below said it better already. */
 static int fsb_session_told_(fsb_session_store *store, int err, const char *what, const char *user,
                              const char *id)
@@ -6110,6 +6141,8 @@ static int fsb_session_check_name_(fsb_session_store *store, const char *what, c
 static int fsb_session_check_json_(fsb_session_store *store, const char *what,
                                    fsb_session_span json)
 {
+    if (json.size > FSB_SESSION_LONGEST_)
+        return fsb_session_fail_(store, -EMSGSIZE, "%s has over 900 MB", what);
     if (!json.size || fsb_session_is_json_(json, FSB_SESSION_METADATA_DEPTH_)) return 0;
     return fsb_session_fail_(store, -EILSEQ, "%s is not JSON (or nested over %d deep)", what,
                              (int)FSB_SESSION_METADATA_DEPTH_);
@@ -6509,7 +6542,7 @@ static int fsb_session_check_desc_(fsb_session_store_desc *d)
     if (!d->path || !d->path[0] || d->kind < 0 || d->kind > FSB_SESSION_SQLITE) return -EINVAL;
     if (d->durability < 0 || d->durability > FSB_SESSION_SYNC_SAVE) return -EINVAL;
     if (d->hot_sessions < -1 || d->hot_sessions > 1000) return -EINVAL;
-    if (d->max_message > 900000000 || d->expire_ms < 0 || d->cold_ms < 0) return -EINVAL;
+    if (d->max_message > FSB_SESSION_LONGEST_ || d->expire_ms < 0 || d->cold_ms < 0) return -EINVAL;
     if (!d->hot_sessions) d->hot_sessions = 16;
     if (!d->busy_ms) d->busy_ms = 10000;
     if (!d->max_message) d->max_message = 256 << 20;

@@ -10,6 +10,19 @@ static ssize_t test_pread(int fd, void *data, size_t size, off_t at)
 {
     return fails("pread") ? -1 : pread(fd, data, size, at);
 }
+static void (*at_unlink)(const char *name); /* called before each unlinkat() */
+static int told_unlinkat(int dir, const char *name, int flags)
+{
+    if (at_unlink) at_unlink(name);
+    return test_unlinkat(dir, name, flags);
+}
+#ifdef FSB_WITH_SQLITE
+#include <sqlite3.h>
+static int value_limit; /* what SQLite takes, where not 0 */
+#define sqlite3_limit(db, id, n) sqlite3_limit(db, id, value_limit ? value_limit : (n))
+#endif
+#undef unlinkat
+#define unlinkat  told_unlinkat
 #define fdopendir test_fdopendir
 #define flock(fd, how) test_flock(fd, how) /* and not the struct */
 #define pread     test_pread
@@ -22,7 +35,9 @@ static ssize_t test_pread(int fd, void *data, size_t size, off_t at)
 #undef pread
 #undef unlinkat
 #include "test.h"
+#include <poll.h>
 #include <sys/mount.h>
+#include <sys/wait.h>
 #include "fuzz_session.c"
 
 static int         log_lines;
@@ -1052,6 +1067,128 @@ static uint64_t hits_of(fsb_session_store *store, const char *query)
 }
 #endif
 
+/* What a SQLite without FTS5 edits, erases and renames is found as it is by one that has it: the
+   words that were there before are not. */
+static void test_stale_index(void)
+{
+#ifndef FSB_WITH_SQLITE
+    SKIP("built without SQLite");
+#else
+    fsb_session_store_desc d = new_desc(FSB_SESSION_SQLITE);
+    for (int open = 0; open < 2; ++open) { /* 1: who has FTS5 does not open it anew */
+        fsb_session_store *store = open_store(&d), *other = NULL;
+        fsb_session       *s = create(store, "ann", open ? "y" : "x", "harbour");
+        const fsb_session_message said[3] = {say("user", "ferry one"), say("user", "ferry two"),
+                                             say("user", "tram")};
+        REQUIRE(s && fsb_session_append(s, said, 3) == 0);
+        CHECK_EQ(hits_of(store, "ferry"), 2);
+        fsb_session_close(s);
+        if (!open) fsb_session_store_close(store);
+        sqlite3_auto_extension((void (*)(void))hide_fts5);
+        other = open_store(&d);
+        sqlite3_reset_auto_extension();
+        fsb_session_message other_words = say("user", "bus");
+        fsb_session_info    info;
+        memset(&info, 0, sizeof info);
+        info.title = "station", other_words.id = 1;
+        REQUIRE(fsb_session_open(&s, other, "ann", open ? "y" : "x") == 0);
+        CHECK_EQ(fsb_session_edit(s, &other_words), 0);
+        CHECK_EQ(fsb_session_erase(s, 2, 2), 0);
+        CHECK_EQ(fsb_session_set(s, &info, FSB_SESSION_TITLE), 0);
+        fsb_session_close(s);
+        fsb_session_store_close(other);
+        if (!open) store = open_store(&d);
+        CHECK_EQ(hits_of(store, "ferry"), 0);
+        CHECK_EQ(hits_of(store, "bus"), 1);
+        CHECK_EQ(hits_of(store, "tram"), 1);
+        CHECK_EQ(hits_of(store, "harbour"), 0);
+        CHECK_EQ(hits_of(store, "station"), 1);
+        REQUIRE(fsb_session_delete(store, "ann", open ? "y" : "x") == 0);
+        fsb_session_store_close(store);
+    }
+#endif
+}
+
+/* SQLite has a bound for what it takes (1e9 bytes, here less): it is named, and nothing is kept. */
+static void test_too_large(void)
+{
+#ifndef FSB_WITH_SQLITE
+    SKIP("built without SQLite");
+#else
+    static char            data[20000];
+    fsb_session_store_desc d = new_desc(FSB_SESSION_SQLITE);
+    value_limit = 10000;
+    fsb_session_store     *store = open_store(&d);
+    fsb_session           *s = create(store, "ann", "x", "t");
+    fsb_session_attachment a;
+    fsb_session_message    m = say("user", "see");
+    memset(&a, 0, sizeof a);
+    a.data.data = data, m.attachments = &a, m.attachment_count = 1;
+    const size_t sizes[3] = {10001, 20000, 9999}; /* the last: too large with the rest of the row */
+    for (int i = 0; i < 3; ++i) {
+        a.data.size = sizes[i];
+        CHECK_EQ(fsb_session_append(s, &m, 1), -EMSGSIZE);
+    }
+    a.data.size = 9000;
+    CHECK_EQ(fsb_session_append(s, &m, 1), 0);
+    CHECK_EQ(fsb_session_about(s)->message_count, 1);
+    fsb_session_close(s);
+    fsb_session_store_close(store);
+    value_limit = 0;
+#endif
+}
+
+static int race_ready[2], race_done[2];
+static void wait_for_writer(const char *name)
+{
+    struct pollfd p = {race_done[0], POLLIN, 0};
+    if (strlen(name) != 64) return;
+    REQUIRE(write(race_ready[1], "", 1) == 1);
+    poll(&p, 1, 100);
+}
+
+/* A sweep has looked at an attachment, and is about to drop it, when another process attaches the
+   same bytes again: they are there when it is done. */
+static void test_sweep_race(void)
+{
+    fsb_session_store_desc d = new_desc(FSB_SESSION_FILES);
+    fsb_session_store     *store = open_store(&d);
+    fsb_session           *s = create(store, "ann", "x", "t");
+    fsb_session_attachment a;
+    fsb_session_message    m = say("user", "see");
+    fsb_session_bytes      bytes;
+    char                   hash[65], file[600], byte;
+    int                    status = 1;
+    memset(&a, 0, sizeof a);
+    a.data = fsb_session_text("a map of the harbour"), m.attachments = &a, m.attachment_count = 1;
+    fsb_session_sha256_(a.data, hash);
+    CHECK_EQ(fsb_session_append(s, &m, 1), 0);
+    CHECK_EQ(fsb_session_erase(s, 1, 1), 0);
+    fsb_session_close(s);
+    fsb_session_store_close(store);
+    const struct timespec old[2] = {{1000000000, 0}, {1000000000, 0}};
+    snprintf(file, sizeof file, "%s/ann/.blobs/%s", d.path, hash);
+    REQUIRE(utimensat(AT_FDCWD, file, old, 0) == 0);
+    REQUIRE(pipe(race_ready) == 0 && pipe(race_done) == 0);
+    const pid_t pid = fork();
+    if (!pid) {
+        at_unlink = wait_for_writer;
+        store = open_store(&d);
+        _exit(fsb_session_store_sweep(store, "ann", 0, NULL) != 0);
+    }
+    store = open_store(&d);
+    REQUIRE(fsb_session_open(&s, store, "ann", "x") == 0);
+    REQUIRE(read(race_ready[0], &byte, 1) == 1);
+    CHECK_EQ(fsb_session_append(s, &m, 1), 0);
+    REQUIRE(write(race_done[1], "", 1) == 1);
+    REQUIRE(waitpid(pid, &status, 0) == pid && status == 0);
+    CHECK_EQ(fsb_session_blob(store, "ann", hash, &bytes), 0);
+    if (access(file, F_OK) == 0) fsb_session_free(bytes.block);
+    fsb_session_close(s);
+    fsb_session_store_close(store);
+    for (int i = 0; i < 2; ++i) close(race_ready[i]), close(race_done[i]);
+}
+
 /* A SQLite without FTS5: everything but search works, and one that has it finds all of it. */
 static void test_without_fts5(void)
 {
@@ -1805,6 +1942,9 @@ int main(int argc, char **argv)
     TEST(test_full_disk);
     TEST(test_full_disk_batch);
     TEST(test_faults);
+    TEST(test_stale_index);
+    TEST(test_too_large);
+    TEST(test_sweep_race);
     TEST(test_sweep_keeps);
     TEST(test_cold_damaged);
     TEST(test_changed_without_search);
