@@ -83,7 +83,8 @@
        below 4096: in the others that is not to be repeated.
        0x101 CANCEL, meta u64 tag: that request may end early with EINTR. It has no answer itself.
        Requests past those that may be in flight, or past 14 MiB of them and their answers, are not
-       read before some are answered: take answers while you send. Each 64 KiB of a frame must come
+       read before some are answered (8 MiB are, to look for a SEEN that others wait for: it, PING
+       and GOODBYE overtake them): take answers while you send. Each 64 KiB of a frame must come
        within 30 s; of answers some byte must be taken within as long. (These are defaults.) An op
        of the table that is not served is answered with 38, ENOSYS; any other breaks the rules.
        Who closes the half that he sends on has left, and is not answered any more.
@@ -123,8 +124,8 @@
              While there is traffic both ends look for more for 120 us before they sleep, but not
              behind connect(), nor where fsb_chunk_server_serve() has two descriptors.
    MEMORY    desc.allocator only, but for OpenSSL's own. A server holds at most desc.max_bytes of a
-             client's requests and answers, then reads no more from it. Idle clients cost a thread's
-             stack and 16 KiB.
+             client's requests and answers, then reads no more from it; half as much again while
+             others wait for its SEEN. Idle clients cost a thread's stack and 16 KiB.
    ERRORS    0 or a negative errno. -EPROTO the peer broke the protocol, -ENOTCONN the connection is
              gone, -ETIMEDOUT no answer in time; details go to the log.
    DOES NOT  encrypt but by "tls:" (else loopback TCP and unix sockets only, unless asked for by
@@ -3016,6 +3017,7 @@ struct fsb_chunk_conn_ {
     /* of the connection's thread alone */
     unsigned char    *in;
     size_t            in_size, in_start, in_end;
+    size_t            in_waits; /* bytes of the frames from in_start on that were looked through */
     fsb_chunk_pace_   pace;
     int64_t           in_deadline, in_mark; /* of the frame that is incomplete */
     fsb_chunk_block_ *batch;                /* answers not yet queued */
@@ -5649,6 +5651,39 @@ static void fsb_chunk_turn_share_(fsb_chunk_conn_ *conn)
     if (fsb_chunk_turns_(conn->server, conn->tenant) != UINT32_MAX) sched_yield();
 }
 
+/* The first frame has to wait. What stands behind it and costs the host nothing does not wait with
+   it: others may wait for that. It is taken out of the buffer. Returns 1, or an error. */
+static int fsb_chunk_look_ahead_(fsb_chunk_conn_ *conn)
+{
+    unsigned char *const in = conn->in + conn->in_start;
+    const size_t         have = conn->in_end - conn->in_start;
+    size_t               at = conn->in_waits, kept = at;
+    fsb_chunk_frame_     f;
+    int64_t              whole;
+    while ((whole = fsb_chunk_unseal_(in + at, have - at, &f)) > 0 && (size_t)whole <= have - at) {
+        const int free = f.op == FSB_CHUNK_SEEN_ || f.op == FSB_CHUNK_PING_ ||
+            f.op == FSB_CHUNK_GOODBYE_;
+        const int err = free ? fsb_chunk_frame_run_(conn, &f, 0) : 0;
+        if (err) return err;
+        if (!free) {
+            if (kept != at) memmove(in + kept, in + at, (size_t)whole);
+            kept += (size_t)whole;
+        }
+        at += (size_t)whole;
+    }
+    if (kept != at) memmove(in + kept, in + at, have - at);
+    conn->in_waits = kept, conn->in_end -= at - kept;
+    return whole < 0 ? (int)whole : 1;
+}
+
+/* Is a client that is past its limits read all the same? While others wait for its SEEN, which may
+   stand behind what has to wait: so far as the buffer may grow. */
+static int fsb_chunk_reads_on_(fsb_chunk_conn_ *conn)
+{
+    return __atomic_load_n(&conn->ack_deadline, __ATOMIC_RELAXED) &&
+        conn->in_end - conn->in_start <= conn->server->desc.max_bytes / 2;
+}
+
 /* Runs the frames that are whole. Returns 1 if it stopped at a limit, 0 if it wants more bytes. */
 static int fsb_chunk_frames_(fsb_chunk_conn_ *conn)
 {
@@ -5659,11 +5694,13 @@ static int fsb_chunk_frames_(fsb_chunk_conn_ *conn)
         if (whole < 0) return (int)whole;
         if (!whole || (size_t)whole > have) return 0;
         conn->in_deadline = 0;
-        if (fsb_chunk_throttled_(conn) || fsb_chunk_waits_turn_(conn, &f)) return 1;
+        if (fsb_chunk_throttled_(conn) || fsb_chunk_waits_turn_(conn, &f))
+            return fsb_chunk_look_ahead_(conn);
         fsb_chunk_turn_share_(conn);
         const size_t  rest = have - (size_t)whole;
         const int64_t after = fsb_chunk_unseal_(conn->in + conn->in_start + whole, rest, &next);
         conn->in_start += (size_t)whole;
+        conn->in_waits -= conn->in_waits ? (size_t)whole : 0;
         const int err = fsb_chunk_frame_run_(conn, &f, after > 0 && (size_t)after <= rest);
         if (err) return err;
     }
@@ -5678,22 +5715,27 @@ static int fsb_chunk_in_resize_(fsb_chunk_conn_ *conn, size_t size)
     return 0;
 }
 
-/* Makes room behind the bytes that are there: for the whole of the frame that they begin. */
+/* Makes room behind the bytes that are there: for the whole of the frame that is not. Behind others
+   that wait the buffer grows by halves, as it may have to grow far. */
 static int fsb_chunk_make_room_(fsb_chunk_conn_ *conn)
 {
-    fsb_chunk_frame_ f;
-    const size_t     have = conn->in_end - conn->in_start;
-    const int64_t    whole = fsb_chunk_unseal_(conn->in + conn->in_start, have, &f);
+    fsb_chunk_frame_     f;
+    const size_t         have = conn->in_end - conn->in_start, waits = conn->in_waits;
+    unsigned char *const rest = conn->in + conn->in_start + waits;
+    const int64_t        whole = fsb_chunk_unseal_(rest, have - waits, &f);
     if (whole < 0) return (int)whole;
+    const size_t need =
+        waits + (waits && whole < FSB_CHUNK_IN_ ? (size_t)FSB_CHUNK_IN_ : (size_t)whole);
     if (conn->in_start &&
         (!have || conn->in_size - conn->in_start < FSB_CHUNK_IN_ / 2 ||
-         conn->in_size - conn->in_start < (size_t)whole)) {
+         conn->in_size - conn->in_start < need)) {
         memmove(conn->in, conn->in + conn->in_start, have);
         conn->in_start = 0, conn->in_end = have;
     }
-    if ((size_t)whole > conn->in_size)
-        return fsb_chunk_in_resize_(conn, ((size_t)whole + 0xffff) & ~(size_t)0xffff);
-    return 0;
+    if (need <= conn->in_size) return 0;
+    const size_t more = waits && need < conn->in_size + conn->in_size / 2
+        ? conn->in_size + conn->in_size / 2 : need;
+    return fsb_chunk_in_resize_(conn, (more + 0xffff) & ~(size_t)0xffff);
 }
 
 /* A client that begins with a record goes on with records, and is answered in them. */
@@ -5727,7 +5769,8 @@ static int fsb_chunk_patience_(fsb_chunk_conn_ *conn, int reads, int64_t now, in
 {
     const int64_t limit = conn->server->desc.frame_ms;
     int64_t       until = conn->share ? INT64_MAX : hello;
-    const int64_t have = reads ? (int64_t)(conn->in_end - conn->in_start) : 0;
+    const int64_t have =
+        reads ? (int64_t)(conn->in_end - conn->in_start - conn->in_waits) : 0;
     if (have && (!conn->in_deadline || have - conn->in_mark >= (64 << 10)))
         conn->in_deadline = now + limit, conn->in_mark = have;
     if (have && conn->in_deadline < until) until = conn->in_deadline;
@@ -5833,7 +5876,7 @@ static int fsb_chunk_loop_(fsb_chunk_conn_ *conn)
         fsb_chunk_close_gone_(conn);
         fsb_chunk_turn_give_(conn);
         if (full < 0) return full;
-        const int ready = fsb_chunk_wait_(conn, !full, hello);
+        const int ready = fsb_chunk_wait_(conn, !full || fsb_chunk_reads_on_(conn), hello);
         if (ready < 0) return ready;
         if (ready || conn->in_end > conn->in_start) fsb_chunk_turn_take_(conn);
         if (ready) {
@@ -6600,7 +6643,15 @@ static void fsb_chunk_enqueue_(fsb_chunk_client_ *c, fsb_chunk_call_ *call) /* l
     *c->tail = call, c->tail = &call->next;
 }
 
-/* Queues word that the events up to that number are seen. Lock held. */
+/* As that, before the others: behind the one that is half sent, if there is one. Lock held. */
+static void fsb_chunk_enqueue_first_(fsb_chunk_client_ *c, fsb_chunk_call_ *call)
+{
+    fsb_chunk_call_ **at = c->head && c->head->sent ? &c->head->next : &c->head;
+    call->state = FSB_CHUNK_QUEUED_, call->next = *at, *at = call;
+    if (!call->next) c->tail = &call->next;
+}
+
+/* Queues word that the events up to that number are seen: others wait for that. Lock held. */
 static int fsb_chunk_enqueue_seen_(fsb_chunk_client_ *c, uint64_t number)
 {
     fsb_chunk_frame_ f;
@@ -6611,7 +6662,7 @@ static int fsb_chunk_enqueue_seen_(fsb_chunk_client_ *c, uint64_t number)
     fsb_chunk_seal_(call->head, &f);
     call->head_size = FSB_CHUNK_HEADER_;
     call->deadline = fsb_chunk_now_ms_() + c->timeout_ms;
-    fsb_chunk_enqueue_(c, call);
+    fsb_chunk_enqueue_first_(c, call);
     return 0;
 }
 
@@ -7121,11 +7172,26 @@ static void fsb_chunk_unqueue_(fsb_chunk_client_ *c, fsb_chunk_call_ *call)
     fsb_chunk_call_free_(c, call);
 }
 
+/* It is half sent, and its op is to be given up: what is left of its data is copied, as that is the
+   caller's. It may take as long again as a request may; then the connection goes. Lock held. 0, or
+   -ENOMEM. */
+static int fsb_chunk_detach_(fsb_chunk_client_ *c, fsb_chunk_call_ *call, int64_t now)
+{
+    const size_t skip = call->sent > call->head_size ? call->sent - call->head_size : 0;
+    call->deadline = now + c->timeout_ms;
+    if (!call->data_size || call->pack) return 0;
+    call->pack = (unsigned char *)fsb_chunk_resize_(&c->allocator, NULL, 0, call->data_size);
+    if (!call->pack) return -ENOMEM;
+    memcpy(call->pack + skip, (const unsigned char *)call->data + skip, call->data_size - skip);
+    call->data = call->pack;
+    return 0;
+}
+
 /* Its op was given up. Lock held. 0, or -ETIMEDOUT: too many were. */
 static int fsb_chunk_give_up_(fsb_chunk_client_ *c, fsb_chunk_call_ *call)
 {
     const uint32_t code = call->code;
-    const int queued = call->state == FSB_CHUNK_QUEUED_;
+    const int queued = call->state == FSB_CHUNK_QUEUED_ && !call->sent;
     const int undone = code == FSB_OP_OPEN || code == FSB_OP_LOCK || code == FSB_OP_CLOSE;
     call->op = NULL;
     if (queued && !(call->repeat && undone)) { /* or the connection that is lost had it done */
@@ -7141,8 +7207,8 @@ static int fsb_chunk_give_up_(fsb_chunk_client_ *c, fsb_chunk_call_ *call)
 }
 
 /* Ends the ops whose time is up; the calls of those sent stay until their answers come, if ever.
-   One that is half sent takes the connection with it. While there is none, what was cancelled ends
-   too: it may have no limit of its own. */
+   Of one that is half sent the rest follows; if that takes too long, too, the connection ends. While
+   there is none, what was cancelled ends too: it may have no limit of its own. */
 static int fsb_chunk_expire_(fsb_chunk_client_ *c, int64_t now)
 {
     fsb_op *late = NULL;
@@ -7153,8 +7219,9 @@ static int fsb_chunk_expire_(fsb_chunk_client_ *c, int64_t now)
         const int        cancelled = c->lost && call->cancelled;
         if (call->state == FSB_CHUNK_FREE_ || (now < call->deadline && !cancelled)) continue;
         const int half = call->state == FSB_CHUNK_QUEUED_ && call->sent;
-        if (half) err = -ETIMEDOUT;
-        if (!call->op || half || call->state == FSB_CHUNK_SENDING_) continue;
+        const int ends = half && (!call->op || fsb_chunk_detach_(c, call, now) != 0);
+        if (ends) err = -ETIMEDOUT;
+        if (!call->op || ends || call->state == FSB_CHUNK_SENDING_) continue;
         call->op->result = cancelled ? -EINTR : -ETIMEDOUT;
         call->op->next = late, late = call->op;
         if (fsb_chunk_give_up_(c, call) != 0) err = -ETIMEDOUT;
