@@ -2732,26 +2732,74 @@ typedef struct fsb_namespace_lift_ {
     char     path[FSB_PATH_MAX + 1], path2[FSB_PATH_MAX + 1];
 } fsb_namespace_lift_;
 
+static int64_t fsb_namespace_inner_(fsb_backend *b, fsb_op *op);
+
+/* GET of simple calls: OPEN answers the first bytes and the stat already. */
+static int64_t fsb_namespace_get_(fsb_backend *b, fsb_op *op)
+{
+    fsb_op sub = *op;
+    sub.code = FSB_OP_OPEN, sub.flags = FSB_O_READ;
+    if (fsb_namespace_inner_(b, &sub) < 0) return sub.result;
+    const int64_t n = sub.result;
+    op->stat = sub.stat, op->slice = sub.slice;
+    sub.code = FSB_OP_CLOSE, sub.flags = 0;
+    fsb_namespace_inner_(b, &sub);
+    return n;
+}
+
+/* Opens the file of a PUT by *sub. 1: it was made by this, 0: it was there; or an error. */
+static int fsb_namespace_put_open_(fsb_backend *b, const fsb_op *op, fsb_op *sub)
+{
+    const uint32_t flags = op->flags | FSB_O_WRITE, create = flags & FSB_O_CREATE;
+    for (int tries = 0;; ++tries) { /* somebody may make and remove it in between */
+        *sub = *op;
+        sub->code = FSB_OP_OPEN, sub->flags = flags | (create ? (uint32_t)FSB_O_EXCL : 0);
+        sub->size = 0;
+        int64_t n = fsb_namespace_inner_(b, sub);
+        if (n >= 0) return create != 0;
+        if (n != -EEXIST || flags & FSB_O_EXCL) return (int)n;
+        sub->flags = flags & ~create;
+        n = fsb_namespace_inner_(b, sub);
+        if (n >= 0 || n != -ENOENT || tries == 100) return n < 0 ? (int)n : 0;
+    }
+}
+
+/* PUT of simple calls. What it has made, and cannot fill, goes again. */
+static int64_t fsb_namespace_put_(fsb_backend *b, fsb_op *op)
+{
+    if (op->flags & FSB_O_READ) return -EINVAL;
+    fsb_op    sub;
+    const int made = fsb_namespace_put_open_(b, op, &sub);
+    if (made < 0) return made;
+    const uint64_t file_id = sub.stat.file_id;
+    int64_t        n = 0;
+    if (op->size) {
+        sub.code = FSB_OP_WRITE, sub.flags = 0, sub.offset = 0, sub.size = op->size;
+        n = fsb_namespace_inner_(b, &sub);
+    }
+    sub.code = FSB_OP_CLOSE, sub.flags = 0;
+    fsb_namespace_inner_(b, &sub);
+    if (n >= 0 && sub.result < 0) n = sub.result;
+    if (n >= 0) op->stat = sub.stat;
+    else if (made) {
+        sub.code = FSB_OP_STAT, sub.handle = 0, sub.file_id = file_id, sub.size = 0;
+        if (fsb_namespace_inner_(b, &sub) >= 0) {
+            sub.code = FSB_OP_UNLINK;
+            fsb_namespace_inner_(b, &sub);
+        }
+    }
+    return n;
+}
+
+/* Runs op on b; GET and PUT are composed where b has none. */
 static int64_t fsb_namespace_inner_(fsb_backend *b, fsb_op *op)
 {
     const size_t end = offsetof(fsb_backend, call) + (op->code + 1) * sizeof b->call[0];
     if (op->code < FSB_OP_COUNT && end <= b->size && b->call[op->code])
         return b->call[op->code](b, op);
-    if (op->code != FSB_OP_GET && op->code != FSB_OP_PUT) return op->result = -ENOSYS;
-    const int put = op->code == FSB_OP_PUT; /* composed of what there is */
-    fsb_op    sub = *op;
-    sub.code = FSB_OP_OPEN;
-    if (put) sub.size = 0;
-    else sub.flags = FSB_O_READ;
-    if (fsb_namespace_inner_(b, &sub) < 0) return op->result = sub.result;
-    op->result = sub.result, op->stat = sub.stat, op->slice = sub.slice;
-    if (put) {
-        sub.code = FSB_OP_WRITE, sub.flags = 0, sub.offset = 0, sub.size = op->size;
-        op->result = op->size ? fsb_namespace_inner_(b, &sub) : 0;
-        if (op->result >= 0) op->stat = sub.stat;
-    }
-    sub.code = FSB_OP_CLOSE, sub.flags = 0;
-    if (fsb_namespace_inner_(b, &sub) < 0 && put && op->result >= 0) op->result = sub.result;
+    op->result = -ENOSYS;
+    if (op->code == FSB_OP_GET) op->result = fsb_namespace_get_(b, op);
+    if (op->code == FSB_OP_PUT) op->result = fsb_namespace_put_(b, op);
     return op->result;
 }
 
@@ -3117,7 +3165,11 @@ static int fsb_namespace_emit_(fsb_op *op, const fsb_dirent *entry)
     char                 folder[FSB_PATH_MAX + 1];
     e.stat.file_id = fsb_namespace_id_(l->bind, e.stat.file_id);
     if (e.folder) { /* below op->path: the same names follow ours */
-        const char  *rest = e.folder + strlen(l->path[1] ? l->path : "");
+        const size_t cut = l->path[1] ? strlen(l->path) : 0;
+        if (strncmp(e.folder, l->path, cut)) return 0; /* inner's mistake */
+        const char *rest = e.folder + cut;
+        if (rest[0] && rest[0] != '/') return 0;
+        if (!rest[0] || !rest[1]) rest = "";
         const size_t n = l->upper->path[1] ? strlen(l->upper->path) : 0, m = strlen(rest);
         if (n + m > FSB_PATH_MAX) return 0;
         memcpy(folder, l->upper->path, n);

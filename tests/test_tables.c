@@ -1026,6 +1026,66 @@ static void test_namespace(void)
     three->close(three);
 }
 
+static int64_t write_full(fsb_backend *b, fsb_op *op)
+{
+    (void)b;
+    return op->result = -ENOSPC;
+}
+
+static int64_t list_outside(fsb_backend *b, fsb_op *op) /* what nobody should list */
+{
+    static const char *const folders[] = {NULL, "/d/sub", "/", "/x", "/dx", "/elsewhere", "/d"};
+    (void)b;
+    for (size_t i = 0; i < sizeof folders / sizeof *folders; ++i) {
+        fsb_dirent e = {.name = "n", .name_size = 1, .cookie = i + 1, .folder = folders[i]};
+        e.stat.mode = 0100644, e.stat.file_id = i + 1;
+        if (op->emit(op, &e)) return op->result = 0;
+    }
+    return op->result = 1;
+}
+
+static int add_folder(fsb_op *op, const fsb_dirent *entry)
+{
+    char *text = op->user;
+    strcat(strcat(text, entry->folder ? entry->folder : "."), " ");
+    return 0;
+}
+
+/* A PUT composed of simple calls leaves nothing that was not there; folders that a DEEP listing has
+   no business with are not shown. */
+static void test_namespace_over_odd(void)
+{
+    fsb_backend   *files = memory(), *b = NULL;
+    fsb_mounts    *t = NULL;
+    char           text[200] = "";
+    const uint32_t make = FSB_O_WRITE | FSB_O_CREATE;
+    REQUIRE(fsb_mounts_open(&t, NULL) == 0);
+    CHECK_EQ(fsb_backend_mkdir_all(files, "/d", 0755), 0);
+    fsb_bind bind = {.backend = files, .prefix = "/d"};
+    CHECK_EQ(fsb_mounts_add(t, "/m", 2, &bind), 0);
+    REQUIRE(fsb_namespace_backend(&b, &(fsb_namespace_desc){.mounts = t}) == 0);
+    files->call[FSB_OP_PUT] = files->call[FSB_OP_GET] = NULL;
+    CHECK_EQ(C(PUT, .path = "/m/there", .flags = make, .data = "x", .size = 1, MODE(0644)), 1);
+    conf_is(b, "/m/there", "x");
+    CHECK_EQ(C(PUT, .path = "/m/there", .flags = make | FSB_O_EXCL, .data = "x", .size = 1),
+             -EEXIST);
+    CHECK_EQ(C(PUT, .path = "/m/none", .flags = FSB_O_WRITE, .data = "x", .size = 1), -ENOENT);
+    int64_t (*const write)(fsb_backend *, fsb_op *) = files->call[FSB_OP_WRITE];
+    files->call[FSB_OP_WRITE] = write_full;
+    CHECK_EQ(C(PUT, .path = "/m/new", .flags = make, .data = "y", .size = 1, MODE(0644)), -ENOSPC);
+    CHECK_EQ(C(STAT, .path = "/m/new"), -ENOENT);
+    CHECK_EQ(C(PUT, .path = "/m/there", .flags = make, .data = "y", .size = 1), -ENOSPC);
+    files->call[FSB_OP_WRITE] = write;
+    conf_is(b, "/m/there", "x");
+    files->call[FSB_OP_LIST] = list_outside;
+    CHECK_EQ(C(LIST, .path = "/m", .flags = FSB_LIST_STAT | FSB_LIST_DEEP, .emit = add_folder,
+               .user = text), 1);
+    CHECK_STR(text, ". /m/sub /m ");
+    b->close(b);
+    fsb_mounts_close(t);
+    files->close(files);
+}
+
 /* Every allocation fails once; nothing is lost. */
 static void test_no_memory(void)
 {
@@ -1218,6 +1278,7 @@ int main(int argc, char **argv)
     TEST(test_mounts_stress);
     TEST(test_namespace_conformance);
     TEST(test_namespace);
+    TEST(test_namespace_over_odd);
     TEST(test_namespace_watch);
     TEST(test_no_memory);
     return test_end("test_tables");
