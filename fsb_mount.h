@@ -2727,7 +2727,7 @@ typedef struct fsb_namespace_lift_ {
     uint64_t   bytes;  /* of the tenant's quota */
     /* of a merged listing */
     uint32_t member;
-    uint64_t ordinal, skip;
+    uint64_t ordinal, skip, last; /* last: the member's cookie behind the last name */
     int      stopped, merged, err;
     char     path[FSB_PATH_MAX + 1], path2[FSB_PATH_MAX + 1];
 } fsb_namespace_lift_;
@@ -3177,6 +3177,7 @@ static int fsb_namespace_emit_(fsb_op *op, const fsb_dirent *entry)
         e.folder = n + m ? folder : "/";
     }
     if (l->merged) {
+        l->last = e.cookie;
         if (l->member && l->ordinal++ < l->skip) return 0;
         if (fsb_namespace_shown_(l, e.name, e.name_size)) return 0;
         if (e.cookie & FSB_NAMESPACE_MERGED_) return l->err = -EOVERFLOW;
@@ -3227,6 +3228,23 @@ static int fsb_namespace_points_(fsb_namespace_lift_ *l, uint64_t skip)
     return 0;
 }
 
+/* The names of the member, from its cookie on, until there are no more or emit() stops. All of one
+   part may be names that are not shown, and nobody could go on behind none. */
+static int64_t fsb_namespace_member_(fsb_namespace_lift_ *l, uint64_t cookie)
+{
+    enum { PARTS = 4096 }; /* at most */
+    l->bind = &l->at.binds[l->member];
+    int64_t n = fsb_namespace_path_(l->bind, l->at.rest, l->path);
+    for (int parts = 0; !n && !l->stopped; cookie = l->last, ++parts) {
+        if (parts == PARTS || (parts && !cookie)) return -EIO;
+        l->op.offset = l->last = cookie;
+        n = fsb_namespace_inner_(l->bind->backend, &l->op);
+        if (l->err) return l->err;
+        if (!n && !l->stopped && l->last == cookie) return -EIO; /* it does not go on */
+    }
+    return n > 0 && l->stopped ? 0 : n;
+}
+
 /* A folder that several show: stage by stage. */
 static int64_t fsb_namespace_merge_(fsb_namespace_lift_ *l, int covered)
 {
@@ -3241,11 +3259,7 @@ static int64_t fsb_namespace_merge_(fsb_namespace_lift_ *l, int covered)
         if (first || stage) {
             l->member = first ? 0 : stage, l->ordinal = 0, l->skip = first ? 0 : skip;
             if (covered && l->member < l->at.count) {
-                l->bind = &l->at.binds[l->member];
-                l->op.offset = first ? cookie : 0;
-                const int err = fsb_namespace_path_(l->bind, l->at.rest, l->path);
-                const int64_t n = err ? err : fsb_namespace_inner_(l->bind->backend, &l->op);
-                if (l->err) return l->err;
+                const int64_t n = fsb_namespace_member_(l, first ? cookie : 0);
                 if (n < 0 && n != -ENOENT && n != -ENOTDIR) return n;
                 if (n == 0) return 0;
                 found |= n > 0;

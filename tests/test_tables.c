@@ -1044,6 +1044,41 @@ static int64_t list_outside(fsb_backend *b, fsb_op *op) /* what nobody should li
     return op->result = 1;
 }
 
+static int parts_of; /* names; one a call, and then none for ever (-1), or the end */
+static int64_t list_parts(fsb_backend *b, fsb_op *op)
+{
+    char       name[2] = {(char)('a' + op->offset), 0};
+    fsb_dirent e = {.name = name, .name_size = 1, .cookie = op->offset + 1};
+    (void)b;
+    e.stat.mode = 0100644, e.stat.file_id = op->offset + 1;
+    if (parts_of < 0) return op->result = 0;
+    if (op->offset >= (uint64_t)parts_of) return op->result = 1;
+    (void)op->emit(op, &e);
+    return op->result = 0;
+}
+
+/* A union shows all of a member that lists in parts, of which some show nothing new. */
+static void test_namespace_parts(void)
+{
+    fsb_backend *one = memory(), *two = memory(), *b = NULL;
+    fsb_mounts  *t = NULL;
+    names        n;
+    REQUIRE(fsb_mounts_open(&t, NULL) == 0);
+    CHECK_EQ(fsb_write_file(one, "/a", "1", 1, 0644), 0);
+    CHECK_EQ(fsb_write_file(one, "/b", "1", 1, 0644), 0);
+    CHECK_EQ(fsb_write_file(one, "/e", "1", 1, 0644), 0);
+    two->call[FSB_OP_LIST] = list_parts, parts_of = 7;
+    CHECK_EQ(add(t, "/", one, 0), 0);
+    CHECK_EQ(add(t, "/", two, FSB_BIND_AFTER), 0);
+    REQUIRE(fsb_namespace_backend(&b, &(fsb_namespace_desc){.mounts = t}) == 0);
+    CHECK_STR(list(b, "/", &n), "a b e c d f g ");
+    parts_of = -1;
+    CHECK_STR(list(b, "/", &n), strerror(EIO));
+    b->close(b);
+    fsb_mounts_close(t);
+    one->close(one), two->close(two);
+}
+
 static int add_folder(fsb_op *op, const fsb_dirent *entry)
 {
     char *text = op->user;
@@ -1279,6 +1314,7 @@ int main(int argc, char **argv)
     TEST(test_namespace_conformance);
     TEST(test_namespace);
     TEST(test_namespace_over_odd);
+    TEST(test_namespace_parts);
     TEST(test_namespace_watch);
     TEST(test_no_memory);
     return test_end("test_tables");
