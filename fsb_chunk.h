@@ -2864,6 +2864,7 @@ struct fsb_chunk_block_ {
 typedef struct fsb_chunk_slot_ {
     fsb_handle handle; /* the backend's; 0: free */
     uint64_t   file_id;
+    uint64_t   tag; /* of the OPEN */
     uint32_t   generation, pins;
     char      *path;       /* it was opened by, as clients' renames left it; for those who hold a
                               lease. NULL: not known */
@@ -3507,12 +3508,13 @@ static int fsb_chunk_slot_new_(fsb_chunk_conn_ *conn)
 }
 
 /* The backend's handle gets that place; returns its id for the client. */
-static uint64_t fsb_chunk_slot_fill_(fsb_chunk_conn_ *conn, int i, const fsb_op *op, int fd)
+static uint64_t fsb_chunk_slot_fill_(fsb_chunk_conn_ *conn, int i, const fsb_op *op, int fd,
+                                     uint64_t tag)
 {
     char *path = fsb_chunk_strdup_(&conn->server->desc.allocator, op->path);
     pthread_mutex_lock(&conn->lock);
     fsb_chunk_slot_ *s = &conn->slots[i];
-    s->path = path;
+    s->path = path, s->tag = tag;
     s->handle = op->handle, s->file_id = op->stat.file_id, s->descriptor = fd, s->closing = 0;
     const uint64_t id = ((uint64_t)s->generation << 32) | ((uint32_t)i + 1);
     pthread_mutex_unlock(&conn->lock);
@@ -3593,6 +3595,20 @@ static void fsb_chunk_close_gone_(fsb_chunk_conn_ *conn)
         pthread_mutex_lock(&conn->lock);
     }
     pthread_mutex_unlock(&conn->lock);
+}
+
+/* An OPEN whose answer was not kept is repeated: what it opened before has no other end. */
+static void fsb_chunk_close_repeated_(fsb_chunk_conn_ *conn, uint64_t tag)
+{
+    pthread_mutex_lock(&conn->lock);
+    for (int i = 0; i < conn->slot_count; ++i) {
+        fsb_chunk_slot_ *s = &conn->slots[i];
+        if (!s->handle || s->closing || s->tag != tag) continue;
+        s->closing = 1;
+        if (!s->pins) s->next = conn->slot_gone, conn->slot_gone = i;
+    }
+    pthread_mutex_unlock(&conn->lock);
+    fsb_chunk_close_gone_(conn);
 }
 
 /* ---- [locks] --------------------------------------------------------------------------------- */
@@ -4371,7 +4387,8 @@ static void fsb_chunk_opened_(fsb_chunk_request_ *req)
     memset(&op, 0, sizeof op);
     op.code = FSB_OP_DESCRIPTOR, op.handle = req->op.handle;
     if (b->call[FSB_OP_DESCRIPTOR]) fd = b->call[FSB_OP_DESCRIPTOR](b, &op);
-    req->op.handle = fsb_chunk_slot_fill_(req->conn, req->slot, &req->op, fd < 0 ? -1 : (int)fd);
+    req->op.handle = fsb_chunk_slot_fill_(req->conn, req->slot, &req->op, fd < 0 ? -1 : (int)fd,
+                                          req->tag);
 }
 
 /* Has a change written down: all but the opening of a file that was there, unless it is refused;
@@ -4930,6 +4947,8 @@ static int fsb_chunk_repeat_(fsb_chunk_request_ *req)
     fsb_chunk_frame_     f;
     fsb_chunk_slot_      file;
     kept.size = 0;
+    if (req->op.code == FSB_OP_OPEN && slot >= FSB_CHUNK_KEPT_SLOTS_)
+        fsb_chunk_close_repeated_(conn, req->tag);
     pthread_mutex_lock(&conn->lock);
     if (slot < conn->kept_count && conn->kept[slot].tag == req->tag) kept = conn->kept[slot];
     pthread_mutex_unlock(&conn->lock);
@@ -7187,12 +7206,24 @@ static int fsb_chunk_detach_(fsb_chunk_client_ *c, fsb_chunk_call_ *call, int64_
     return 0;
 }
 
+/* An UNLOCK was given up that the host will do: it is not to be undone by asking for the lock again
+   on a host that was started anew. While there is none the list is the connector's. Lock held. */
+static void fsb_chunk_note_unlock_(fsb_chunk_client_ *c, const fsb_op *op)
+{
+    const uint32_t   keeps = FSB_LOCK_SHARED | FSB_LOCK_EXCLUSIVE | FSB_LOCK_TEST;
+    fsb_chunk_file_ *file = op->code == FSB_OP_LOCK && !(op->flags & keeps) && !c->lost
+        ? fsb_chunk_file_of_(c, op->handle)
+        : NULL;
+    if (file) fsb_chunk_note_lock_(c, file, op);
+}
+
 /* Its op was given up. Lock held. 0, or -ETIMEDOUT: too many were. */
 static int fsb_chunk_give_up_(fsb_chunk_client_ *c, fsb_chunk_call_ *call)
 {
     const uint32_t code = call->code;
     const int queued = call->state == FSB_CHUNK_QUEUED_ && !call->sent;
     const int undone = code == FSB_OP_OPEN || code == FSB_OP_LOCK || code == FSB_OP_CLOSE;
+    const fsb_op *const op = call->op;
     call->op = NULL;
     if (queued && !(call->repeat && undone)) { /* or the connection that is lost had it done */
         fsb_chunk_unqueue_(c, call);
@@ -7200,6 +7231,7 @@ static int fsb_chunk_give_up_(fsb_chunk_client_ *c, fsb_chunk_call_ *call)
     }
     if (++c->late > FSB_CHUNK_LATE_MAX_) return -ETIMEDOUT;
     if (queued) return 0; /* that comes when the host is back, in fsb_chunk_settle_() */
+    fsb_chunk_note_unlock_(c, op);
     if (code == FSB_OP_LOCK || code == FSB_OP_EXEC)
         fsb_chunk_enqueue_cancel_(c, fsb_chunk_tag_(call));
     fsb_chunk_take_back_(c, call);
