@@ -2695,7 +2695,10 @@ typedef struct fsb_namespace_ {
     /* A submitted call is over, which had *bytes of the quota. 1: its end has to be where waiting
        is allowed, and it is not over yet. */
     int (*leave)(struct fsb_namespace_ *ns, uint64_t *bytes, int may_wait);
-    pthread_mutex_t lock; /* leaf; of layer[0] of what was submitted, and of holds and landed */
+    /* of layer[0] of what was submitted, of holds and landed, and of runs; leaf, but for a backend's
+       cancel() of one of these */
+    pthread_mutex_t               lock;
+    struct fsb_namespace_lift_ *runs; /* commands under way in call[] */
 } fsb_namespace_;
 
 typedef struct fsb_namespace_file_ { /* an open file or watch; it pins its mount point */
@@ -2719,6 +2722,8 @@ typedef struct fsb_namespace_lift_ {
     const fsb_bind *bind;
     fsb_namespace_file_ *file; /* that OPEN makes */
     fsb_bind   own;    /* of that: once it has a handle, others may close it and all that it pins */
+    fsb_exec   exec;
+    struct fsb_namespace_lift_ *next; /* in ns->runs */
     /* of a submitted one */
     fsb_handle id;     /* pinned, or 0 */
     int        kept;   /* at is not to be released, or not resolved */
@@ -2892,6 +2897,11 @@ static int64_t fsb_namespace_answer_(fsb_op *upper, const fsb_op *op, const fsb_
     if (op->code == FSB_OP_LOCK) /* TEST */
         upper->flags = op->flags, upper->offset = op->offset, upper->size64 = op->size64,
         upper->pid = op->pid;
+    if (op->code == FSB_OP_EXEC) {
+        fsb_exec *e = upper->exec;
+        e->exit_code = op->exec->exit_code, e->signal = op->exec->signal;
+        e->cut[0] = op->exec->cut[0], e->cut[1] = op->exec->cut[1];
+    }
     return op->result;
 }
 
@@ -3283,6 +3293,40 @@ static int64_t fsb_namespace_above_(fsb_namespace_ *ns, fsb_op *op, int64_t err)
     return fsb_namespace_changes_(op) ? -EROFS : err;
 }
 
+static int fsb_namespace_output_(fsb_op *op, int fd, const void *data, size_t size)
+{
+    fsb_op *upper = ((fsb_namespace_lift_ *)op->user)->upper;
+    return upper->exec->output(upper, fd, data, size);
+}
+
+/* What the command writes goes to the upper op. */
+static int fsb_namespace_aim_exec_(fsb_namespace_lift_ *l)
+{
+    if (!l->upper->exec) return -EINVAL;
+    l->exec = *l->upper->exec, l->op.exec = &l->exec, l->op.user = l;
+    if (l->exec.output) l->exec.output = fsb_namespace_output_;
+    return 0;
+}
+
+/* EXEC: cancel() finds the member's op by the upper one. */
+static int64_t fsb_namespace_exec_(fsb_namespace_lift_ *l)
+{
+    fsb_namespace_ *ns = l->ns;
+    pthread_mutex_lock(&ns->lock);
+    const int early = l->upper->layer[1] == (void *)ns; /* cancelled */
+    l->op.layer[0] = l->op.layer[1] = l->upper->layer[1] = NULL;
+    l->next = ns->runs, ns->runs = l;
+    pthread_mutex_unlock(&ns->lock);
+    if (early) l->op.result = -EINTR;
+    else fsb_namespace_inner_(l->bind->backend, &l->op);
+    pthread_mutex_lock(&ns->lock);
+    fsb_namespace_lift_ **at = &ns->runs;
+    while (*at != l) at = &(*at)->next;
+    *at = l->next;
+    pthread_mutex_unlock(&ns->lock);
+    return l->op.result;
+}
+
 /* Resolved: what the member is asked. */
 static int fsb_namespace_aim_(fsb_namespace_lift_ *l)
 {
@@ -3300,6 +3344,7 @@ static int fsb_namespace_aim_(fsb_namespace_lift_ *l)
         if (!op->emit) return -EINVAL;
         l->op.emit = fsb_namespace_emit_, l->op.user = l;
     }
+    if (op->code == FSB_OP_EXEC) return fsb_namespace_aim_exec_(l);
     if (op->code == FSB_OP_RENAME || op->code == FSB_OP_LINK)
         return fsb_namespace_second_(l, op->path2);
     return 0;
@@ -3316,6 +3361,7 @@ static int64_t fsb_namespace_resolved_(fsb_namespace_lift_ *l)
     const int err = fsb_namespace_aim_(l);
     if (err) return err;
     if (fsb_namespace_merged_(l)) return l->op.result = fsb_namespace_merge_(l, 1);
+    if (l->op.code == FSB_OP_EXEC) return fsb_namespace_exec_(l);
     return l->op.code == FSB_OP_OPEN ? fsb_namespace_open_(l)
                                      : fsb_namespace_inner_(l->bind->backend, &l->op);
 }
@@ -3508,8 +3554,13 @@ static void fsb_namespace_cancel_(fsb_backend *b, fsb_op *op)
 {
     fsb_namespace_ *ns = (fsb_namespace_ *)(void *)b;
     pthread_mutex_lock(&ns->lock);
-    fsb_namespace_lift_ *l = (fsb_namespace_lift_ *)op->layer[0];
+    fsb_namespace_lift_ *run = ns->runs, *l = NULL;
+    while (run && run->upper != op) run = run->next;
+    if (run && run->bind->backend->cancel)
+        run->bind->backend->cancel(run->bind->backend, &run->op);
+    if (!run && b->submit) l = (fsb_namespace_lift_ *)op->layer[0];
     if (l) ++l->holds;
+    else if (!run && op->code == FSB_OP_EXEC) op->layer[1] = ns; /* not begun */
     pthread_mutex_unlock(&ns->lock);
     if (!l) return;
     fsb_backend *below = l->bind->backend;
@@ -3575,6 +3626,17 @@ static void fsb_namespace_call_job_(void *arg)
     fsb_namespace_over_(l, 1);
 }
 
+/* A CLOSE that there is no memory for a lift for. */
+static void fsb_namespace_close_job_(void *arg)
+{
+    fsb_op         *op = (fsb_op *)arg;
+    fsb_namespace_ *ns = (fsb_namespace_ *)op->layer[1];
+    uint64_t        bytes = op->size; /* as counted */
+    fsb_namespace_call_(&ns->base, op);
+    if (ns->leave) ns->leave(ns, &bytes, 1);
+    op->done(op);
+}
+
 enum { FSB_NAMESPACE_BATCH_ = 32 };
 typedef struct fsb_namespace_batch_ { /* for one backend */
     fsb_backend *to;
@@ -3595,7 +3657,13 @@ static void fsb_namespace_start_(fsb_namespace_ *ns, fsb_op *op, uint64_t bytes,
 {
     const fsb_allocator *a = fsb_namespace_memory_(ns);
     fsb_namespace_lift_ *l = (fsb_namespace_lift_ *)a->fn(a->user, NULL, 0, sizeof *l);
-    op->layer[0] = NULL;
+    op->layer[0] = op->layer[1] = NULL;
+    if (!l && op->code == FSB_OP_CLOSE) { /* it has to be gone whatever happens */
+        op->layer[1] = ns;
+        if (ns->desc.runner.run(ns->desc.runner.user, fsb_namespace_close_job_, op))
+            fsb_namespace_close_job_(op);
+        return;
+    }
     if (!l) {
         op->result = -ENOMEM;
         if (ns->leave) ns->leave(ns, &bytes, 1);
@@ -3645,7 +3713,8 @@ static void fsb_namespace_init_(fsb_namespace_ *ns, const fsb_namespace_desc *de
     ns->desc = *desc;
     pthread_mutex_init(&ns->lock, NULL);
     ns->base.size = sizeof ns->base, ns->base.name = name, ns->base.close = close;
-    if (desc->runner.run) ns->base.submit = submit, ns->base.cancel = fsb_namespace_cancel_;
+    ns->base.cancel = fsb_namespace_cancel_;
+    if (desc->runner.run) ns->base.submit = submit;
     for (uint32_t i = FSB_OP_STAT; i < FSB_OP_COUNT; ++i) ns->base.call[i] = call;
 }
 

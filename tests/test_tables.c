@@ -1044,6 +1044,100 @@ static int64_t list_outside(fsb_backend *b, fsb_op *op) /* what nobody should li
     return op->result = 1;
 }
 
+typedef struct command { /* a command over a namespace, on a thread of its own */
+    fsb_backend *b;
+    fsb_op       op;
+    fsb_exec     exec;
+    char         text[20];
+    int          wrong, heard; /* by atomics */
+} command;
+
+static int command_output(fsb_op *op, int fd, const void *data, size_t size)
+{
+    command *c = op->user;
+    if (op != &c->op || fd != 1 || strlen(c->text) + size >= sizeof c->text) return c->wrong = 1;
+    memcpy(c->text + strlen(c->text), data, size);
+    __atomic_add_fetch(&c->heard, 1, __ATOMIC_RELEASE);
+    return 0;
+}
+
+static void *command_main(void *arg)
+{
+    command *c = arg;
+    static const char *argv[] = {"echo begun; sleep 30", NULL};
+    c->exec = (fsb_exec){.argv = argv, .output = command_output};
+    c->op = (fsb_op){.code = FSB_OP_EXEC, .path = "/m", .flags = FSB_EXEC_SHELL, .user = c,
+                     .exec = &c->exec, .layer = {NULL, c->op.layer[1]}};
+    fsb_backend_call(c->b, &c->op);
+    return NULL;
+}
+
+/* A command's output goes to the op that ran it, and its cancel() reaches the backend, before it
+   has begun and while it runs. */
+static void test_namespace_exec(void)
+{
+    fsb_backend *files = NULL, *b = NULL;
+    fsb_mounts  *t = NULL;
+    command      c = {0};
+    pthread_t    thread;
+    REQUIRE(fsb_local_open(&files, &(fsb_local_desc){.root = test_dir(), .allow_exec = 1}) == 0);
+    REQUIRE(fsb_mounts_open(&t, NULL) == 0);
+    CHECK_EQ(add(t, "/m", files, 0), 0);
+    REQUIRE(fsb_namespace_backend(&b, &(fsb_namespace_desc){.mounts = t}) == 0);
+    REQUIRE(b->cancel != NULL);
+    c.b = b, c.op.code = FSB_OP_EXEC;
+    b->cancel(b, &c.op);
+    command_main(&c);
+    CHECK_EQ(c.op.result, -EINTR);
+    CHECK_EQ(c.heard, 0);
+    CHECK_EQ(pthread_create(&thread, NULL, command_main, &c), 0);
+    for (int i = 0; i < 4000 && !__atomic_load_n(&c.heard, __ATOMIC_ACQUIRE); ++i) nap(5);
+    b->cancel(b, &c.op), b->cancel(b, &c.op);
+    pthread_join(thread, NULL);
+    CHECK_EQ(c.op.result, -EINTR);
+    CHECK_STR(c.text, "begun\n");
+    CHECK_EQ(c.wrong, 0);
+    CHECK_EQ(C(EXEC, .path = "/m"), -EINVAL);
+    b->close(b);
+    fsb_mounts_close(t);
+    files->close(files);
+}
+
+static int no_thread(void *user, void (*job)(void *arg), void *arg)
+{
+    (void)user, (void)job, (void)arg;
+    return -EAGAIN;
+}
+
+static void count_over(fsb_op *op) { ++*(int *)op->user; }
+
+/* What cannot be sent for want of memory is closed nevertheless. */
+static void test_namespace_close(void)
+{
+    fsb_backend       *files = memory(), *b = NULL;
+    fsb_mounts        *t = NULL;
+    test_memory        m = {0};
+    int                over = 0;
+    fsb_namespace_desc d = {.allocator = {test_memory_fn, &m}, .runner = {no_thread, NULL}};
+    REQUIRE(fsb_mounts_open(&t, NULL) == 0);
+    CHECK_EQ(add(t, "/", files, 0), 0);
+    d.mounts = t;
+    REQUIRE(fsb_namespace_backend(&b, &d) == 0);
+    conf_put(b, "/f", "x");
+    fsb_op op = {.code = FSB_OP_CLOSE, .user = &over, .done = count_over}, *one = &op;
+    op.handle = conf_open(b, "/f", FSB_O_READ);
+    const fsb_handle handle = op.handle;
+    m.fail_at = m.calls + 1;
+    b->submit(b, &one, 1);
+    CHECK_EQ(over, 1);
+    CHECK_EQ(op.result, 0);
+    CHECK_EQ(C(CLOSE, .handle = handle), -EBADF);
+    b->close(b);
+    CHECK_EQ(m.live, 0);
+    fsb_mounts_close(t);
+    files->close(files);
+}
+
 static int parts_of; /* names; one a call, and then none for ever (-1), or the end */
 static int64_t list_parts(fsb_backend *b, fsb_op *op)
 {
@@ -1314,6 +1408,8 @@ int main(int argc, char **argv)
     TEST(test_namespace_conformance);
     TEST(test_namespace);
     TEST(test_namespace_over_odd);
+    TEST(test_namespace_exec);
+    TEST(test_namespace_close);
     TEST(test_namespace_parts);
     TEST(test_namespace_watch);
     TEST(test_no_memory);
