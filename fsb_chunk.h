@@ -6816,11 +6816,19 @@ static int fsb_chunk_name_ok_(const unsigned char *name, size_t size)
     return !(name[0] == '.' && (size == 1 || (size == 2 && name[1] == '.')));
 }
 
+/* Is it the folder that is listed, or below it? */
+static int fsb_chunk_inside_(const fsb_op *op, const char *folder)
+{
+    if (op->handle || !op->path || !op->path[1]) return 1;
+    const size_t n = strlen(op->path);
+    return strncmp(folder, op->path, n) == 0 && (!folder[n] || folder[n] == '/');
+}
+
 /* One entry of a listing; folder is what the last one had. 0, or -EPROTO. */
-static int fsb_chunk_entry_(fsb_chunk_cursor_ *c, uint32_t flags, fsb_dirent *e, char *name,
+static int fsb_chunk_entry_(fsb_chunk_cursor_ *c, const fsb_op *op, fsb_dirent *e, char *name,
                             char *folder)
 {
-    const int more = (flags & (FSB_LIST_DATA | FSB_LIST_DEEP)) != 0;
+    const int more = (op->flags & (FSB_LIST_DATA | FSB_LIST_DEEP)) != 0;
     memset(e, 0, sizeof *e);
     e->cookie = fsb_chunk_get64_(c);
     fsb_chunk_get_stat_(c, &e->stat);
@@ -6836,7 +6844,8 @@ static int fsb_chunk_entry_(fsb_chunk_cursor_ *c, uint32_t flags, fsb_dirent *e,
         const unsigned char *where = size > FSB_PATH_MAX ? NULL : fsb_chunk_step_(c, size);
         if (!where || memchr(where, 0, size)) return -EPROTO;
         if (size) memcpy(folder, where, size), folder[size] = '\0';
-        if (size && fsb_chunk_path_check_(folder) != 0) return -EPROTO;
+        if (size && (fsb_chunk_path_check_(folder) != 0 || !fsb_chunk_inside_(op, folder)))
+            return -EPROTO;
         const uint32_t count = fsb_chunk_get32_(c);
         if (count) e->data = fsb_chunk_step_(c, count - 1);
         if (c->bad || (count && count - 1 != e->stat.size)) return -EPROTO;
@@ -6853,7 +6862,7 @@ static int64_t fsb_chunk_listing_(fsb_op *op, unsigned char *data, size_t size, 
     fsb_dirent        entry;
     folder[0] = '\0';
     while (c.at < c.end) {
-        const int err = fsb_chunk_entry_(&c, op->flags, &entry, name, folder);
+        const int err = fsb_chunk_entry_(&c, op, &entry, name, folder);
         if (err) return err;
         if (op->emit(op, &entry)) return entry.folder != NULL; /* below: its own were all there */
     }
@@ -7239,8 +7248,8 @@ static int fsb_chunk_give_up_(fsb_chunk_client_ *c, fsb_chunk_call_ *call)
 }
 
 /* Ends the ops whose time is up; the calls of those sent stay until their answers come, if ever.
-   Of one that is half sent the rest follows; if that takes too long, too, the connection ends. While
-   there is none, what was cancelled ends too: it may have no limit of its own. */
+   Of one that is half sent the rest follows; if that takes as long again, the connection ends.
+   While there is none, what was cancelled ends too: it may have no limit of its own. */
 static int fsb_chunk_expire_(fsb_chunk_client_ *c, int64_t now)
 {
     fsb_op *late = NULL;

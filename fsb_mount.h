@@ -2695,9 +2695,8 @@ typedef struct fsb_namespace_ {
     /* A submitted call is over, which had *bytes of the quota. 1: its end has to be where waiting
        is allowed, and it is not over yet. */
     int (*leave)(struct fsb_namespace_ *ns, uint64_t *bytes, int may_wait);
-    /* of layer[0] of what was submitted, of holds and landed, and of runs; leaf, but for a backend's
-       cancel() of one of these */
-    pthread_mutex_t               lock;
+    pthread_mutex_t lock; /* of layer[0] of what was submitted, of holds and landed, and of runs;
+                             leaf, but for cancel() of the backend of one of these */
     struct fsb_namespace_lift_ *runs; /* commands under way in call[] */
 } fsb_namespace_;
 

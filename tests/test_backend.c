@@ -1106,7 +1106,8 @@ static int walk_error(void *user, const fsb_walk_step *step)
 
 static void test_walk_odd(void)
 {
-    static const uint64_t most[] = {0, 1, 5, 1, 2, 3, 100, 1000}, back[] = {0, 0, 0, 1, 1, 2, 7, 999};
+    static const uint64_t most[] = {0, 1, 5, 1, 2, 3, 100, 1000};
+    static const uint64_t back[] = {0, 0, 0, 1, 1, 2, 7, 999};
     fsb_backend *b = NULL;
     CHECK_EQ(fsb_memory_open(&b, NULL), 0);
     b->call[FSB_OP_LIST] = list_ever;

@@ -1015,6 +1015,41 @@ static void names_script(fake *f)
     (void)wire_next(f->fds[1], f->room, &a);
 }
 
+/* A DEEP listing of "/d" that goes into another folder. */
+static const char *const folders[] = {"/d/e", "/d", "/",  "/e",   "/dd",
+                                      "/d/../e", "/d/", "d", "/d//e"};
+static void folders_script(fake *f)
+{
+    unsigned char room[400], stat[104] = {0};
+    const char   *folder = folders[f->kind];
+    wire_answer   a;
+    wire          m = {room, 0};
+    if (wire_next(f->fds[1], f->room, &a) != 1) return;
+    wire_int(&m, 7, 8);
+    for (int k = 0; k < 13; ++k) wire_int(&m, 1, 8);
+    wire_int(&m, 1, 2), wire_bytes(&m, "n", 1);
+    wire_int(&m, strlen(folder), 2), wire_bytes(&m, folder, strlen(folder)), wire_int(&m, 0, 4);
+    const wire meta = {stat, sizeof stat};
+    fake_answer(f, &a, 1, &meta, room, m.n);
+    (void)wire_next(f->fds[1], f->room, &a);
+}
+
+static void test_bad_folders(void)
+{
+    static fake  f;
+    fsb_backend *b = NULL;
+    for (f.kind = 0; f.kind < (int)(sizeof folders / sizeof *folders); ++f.kind) {
+        int names = 0;
+        f.script = folders_script;
+        REQUIRE(fake_open(&f, &b, 0) == 0);
+        CHECK_EQ(C(LIST, .path = "/d", .flags = 5, .emit = count_name, .user = &names),
+                 f.kind < 2 ? 1 : -EPROTO);
+        CHECK_EQ(names, f.kind < 2);
+        b->close(b);
+        pthread_join(f.thread, NULL);
+    }
+}
+
 static void test_bad_names(void)
 {
     static fake  f;
@@ -2630,6 +2665,7 @@ int main(int argc, char **argv)
     TEST(test_lying_hosts);
     TEST(test_reason_stays);
     TEST(test_bad_names);
+    TEST(test_bad_folders);
     TEST(test_bad_hellos);
     TEST(test_late_answers);
     TEST(test_half_sent);
