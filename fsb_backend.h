@@ -5656,8 +5656,9 @@ typedef struct fsb_walk_level_ {
     fsb_stat                stat;
     size_t                  path_size; /* of the folder's */
     uint64_t                cookie;
-    size_t                  used, at; /* of room, bytes */
-    int                     whole, failed;
+    uint64_t                parts, mark; /* listed so far; the cookie behind one of them */
+    size_t                  used, at;    /* of room, bytes */
+    int                     whole, ended; /* ended: take() wants no more */
     union { uint64_t align; char bytes[FSB_WALK_ROOM_]; } room;
 } fsb_walk_level_;
 
@@ -5693,7 +5694,8 @@ static int fsb_walk_enter_(fsb_walk_ *w, const fsb_stat *st)
         (fsb_walk_level_ *)fsb_backend_resize_(&w->allocator, NULL, 0, sizeof *level);
     if (!level) return -ENOMEM;
     level->up = w->level, level->stat = copy, level->path_size = strlen(w->path);
-    level->cookie = 0, level->used = level->at = 0, level->whole = level->failed = 0;
+    level->cookie = level->parts = level->mark = 0, level->used = level->at = 0;
+    level->whole = level->ended = 0;
     w->level = level, ++w->depth;
     return 0;
 }
@@ -5707,9 +5709,9 @@ static int fsb_walk_emit_(fsb_op *op, const fsb_dirent *entry)
     if (entry->folder || !entry->name_size) return 0; /* not asked for */
     if (w->take && entry->data && S_ISREG(entry->stat.mode)
         && fsb_backend_join_(path, w->path, entry->name)) {
-        if (w->take(w->user, path, entry)) return 1;
-        level->cookie = entry->cookie;
-        return 0;
+        level->ended = w->take(w->user, path, entry) != 0;
+        if (!level->ended) level->cookie = entry->cookie;
+        return level->ended;
     }
     if (bytes > FSB_WALK_ROOM_ - level->used) return 1;
     fsb_walk_name_ *name = (fsb_walk_name_ *)(void *)(level->room.bytes + level->used);
@@ -5717,6 +5719,16 @@ static int fsb_walk_emit_(fsb_op *op, const fsb_dirent *entry)
     memcpy(name + 1, entry->name, entry->name_size);
     ((char *)(name + 1))[entry->name_size] = '\0';
     level->used += bytes, level->cookie = entry->cookie;
+    return 0;
+}
+
+/* There is more of the listing. -EIO if it goes on nowhere, or in a circle: at a cookie that it was
+   at before, which the one behind the 1st, 2nd, 4th, 8th, ... part is kept to see. */
+static int fsb_walk_goes_on_(fsb_walk_level_ *level, uint64_t from)
+{
+    if (level->cookie == from || (level->parts && level->cookie == level->mark)) return -EIO;
+    if (!(level->parts & (level->parts + 1))) level->mark = level->cookie;
+    ++level->parts;
     return 0;
 }
 
@@ -5729,9 +5741,10 @@ static int fsb_walk_fill_(fsb_walk_ *w)
     op.file_id = level->stat.file_id, op.flags = FSB_LIST_STAT, op.offset = level->cookie;
     op.size64 = FSB_WALK_ROOM_, op.emit = fsb_walk_emit_, op.user = w;
     if (w->take) op.flags |= FSB_LIST_DATA, op.size64 = FSB_IO_MAX;
-    const int64_t n = fsb_backend_call(w->b, &op);
+    int64_t n = fsb_backend_call(w->b, &op);
     if (w->take) w->take(w->user, NULL, NULL);
-    level->whole = n != 0 || level->cookie == op.offset;
+    if (n == 0 && !level->ended) n = fsb_walk_goes_on_(level, op.offset);
+    level->whole = n != 0 || level->ended;
     if (n >= 0) return 0;
     --w->depth;
     const int answer = fsb_walk_tell_(w, FSB_WALK_ERROR, &level->stat, (int)n);

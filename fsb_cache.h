@@ -2949,6 +2949,7 @@ struct fsb_cached_call_ {
     fsb_op            op;    /* inner's; first */
     fsb_cached_      *c;
     fsb_op           *upper; /* to be answered; NULL: nobody waits */
+    fsb_exec          exec;  /* EXEC: upper's, but for its output() */
     void            (*then)(fsb_cached_call_ *k); /* op is answered; frees k */
     fsb_cached_call_ *next;    /* in a list of flights, or of waiters */
     fsb_cached_call_ *waiters; /* to be started again when this is answered */
@@ -4129,6 +4130,11 @@ static void fsb_cached_answer_(fsb_cached_call_ *k)
         if (from->code == FSB_OP_LOCK) {
             to->flags = from->flags, to->offset = from->offset;
             to->size64 = from->size64, to->pid = from->pid;
+        }
+        if (from->code == FSB_OP_EXEC) {
+            fsb_exec *e = to->exec;
+            e->exit_code = k->exec.exit_code, e->signal = k->exec.signal;
+            e->cut[0] = k->exec.cut[0], e->cut[1] = k->exec.cut[1];
         }
     }
     fsb_cached_call_free_(k);
@@ -6045,6 +6051,13 @@ static void fsb_cached_watched_(fsb_cached_call_ *k)
     fsb_cached_answer_(k);
 }
 
+/* What a command writes is the upper op's. */
+static int fsb_cached_output_(fsb_op *op, int fd, const void *data, size_t size)
+{
+    fsb_op *up = ((fsb_cached_call_ *)(void *)op)->upper;
+    return up->exec->output(up, fd, data, size);
+}
+
 /* Everything that is not answered here: on to inner, with inner's handles. Takes over the pin. */
 static void fsb_cached_pass_(fsb_cached_ *c, fsb_op *op, fsb_cached_file_ *f, int tries)
 {
@@ -6073,6 +6086,10 @@ static void fsb_cached_pass_(fsb_cached_ *c, fsb_op *op, fsb_cached_file_ *f, in
                          : op->code == FSB_OP_WATCH    ? fsb_cached_watched_
                                                        : fsb_cached_passed_);
     if (k) {
+        if (op->code == FSB_OP_EXEC && op->exec) {
+            k->exec = *op->exec, k->op.exec = &k->exec;
+            if (k->exec.output) k->exec.output = fsb_cached_output_;
+        }
         if (f) k->op.handle = inner[0];
         if (f2) k->op.handle2 = inner[1];
         k->file = f, k->file2 = f2;

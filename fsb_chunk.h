@@ -83,7 +83,8 @@
        below 4096: in the others that is not to be repeated.
        0x101 CANCEL, meta u64 tag: that request may end early with EINTR. It has no answer itself.
        Requests past those that may be in flight, or past 14 MiB of them and their answers, are not
-       read before some are answered: take answers while you send. Each 64 KiB of a frame must come
+       read before some are answered (8 MiB are, to look for a SEEN that others wait for: it, PING
+       and GOODBYE overtake them): take answers while you send. Each 64 KiB of a frame must come
        within 30 s; of answers some byte must be taken within as long. (These are defaults.) An op
        of the table that is not served is answered with 38, ENOSYS; any other breaks the rules.
        Who closes the half that he sends on has left, and is not answered any more.
@@ -123,8 +124,8 @@
              While there is traffic both ends look for more for 120 us before they sleep, but not
              behind connect(), nor where fsb_chunk_server_serve() has two descriptors.
    MEMORY    desc.allocator only, but for OpenSSL's own. A server holds at most desc.max_bytes of a
-             client's requests and answers, then reads no more from it. Idle clients cost a thread's
-             stack and 16 KiB.
+             client's requests and answers, then reads no more from it; half as much again while
+             others wait for its SEEN. Idle clients cost a thread's stack and 16 KiB.
    ERRORS    0 or a negative errno. -EPROTO the peer broke the protocol, -ENOTCONN the connection is
              gone, -ETIMEDOUT no answer in time; details go to the log.
    DOES NOT  encrypt but by "tls:" (else loopback TCP and unix sockets only, unless asked for by
@@ -2877,6 +2878,7 @@ struct fsb_chunk_block_ {
 typedef struct fsb_chunk_slot_ {
     fsb_handle handle; /* the backend's; 0: free */
     uint64_t   file_id;
+    uint64_t   tag; /* of the OPEN */
     uint32_t   generation, pins;
     char      *path;       /* it was opened by, as renames left it; for those who hold a lease.
                               NULL: not known */
@@ -3033,6 +3035,7 @@ struct fsb_chunk_conn_ {
     /* of the connection's thread alone */
     unsigned char    *in;
     size_t            in_size, in_start, in_end;
+    size_t            in_waits; /* bytes of the frames from in_start on that were looked through */
     fsb_chunk_pace_   pace;
     int64_t           in_deadline, in_mark; /* of the frame that is incomplete */
     fsb_chunk_block_ *batch;                /* answers not yet queued */
@@ -3529,12 +3532,13 @@ static int fsb_chunk_slot_new_(fsb_chunk_conn_ *conn)
 }
 
 /* The backend's handle gets that place; returns its id for the client. */
-static uint64_t fsb_chunk_slot_fill_(fsb_chunk_conn_ *conn, int i, const fsb_op *op, int fd)
+static uint64_t fsb_chunk_slot_fill_(fsb_chunk_conn_ *conn, int i, const fsb_op *op, int fd,
+                                     uint64_t tag)
 {
     char *path = fsb_chunk_strdup_(&conn->server->desc.allocator, op->path);
     pthread_mutex_lock(&conn->lock);
     fsb_chunk_slot_ *s = &conn->slots[i];
-    s->path = path, s->mover = 0, s->mover_size = 0;
+    s->path = path, s->mover = 0, s->mover_size = 0, s->tag = tag;
     s->handle = op->handle, s->file_id = op->stat.file_id, s->descriptor = fd, s->closing = 0;
     const uint64_t id = ((uint64_t)s->generation << 32) | ((uint32_t)i + 1);
     pthread_mutex_unlock(&conn->lock);
@@ -3615,6 +3619,20 @@ static void fsb_chunk_close_gone_(fsb_chunk_conn_ *conn)
         pthread_mutex_lock(&conn->lock);
     }
     pthread_mutex_unlock(&conn->lock);
+}
+
+/* An OPEN whose answer was not kept is repeated: what it opened before has no other end. */
+static void fsb_chunk_close_repeated_(fsb_chunk_conn_ *conn, uint64_t tag)
+{
+    pthread_mutex_lock(&conn->lock);
+    for (int i = 0; i < conn->slot_count; ++i) {
+        fsb_chunk_slot_ *s = &conn->slots[i];
+        if (!s->handle || s->closing || s->tag != tag) continue;
+        s->closing = 1;
+        if (!s->pins) s->next = conn->slot_gone, conn->slot_gone = i;
+    }
+    pthread_mutex_unlock(&conn->lock);
+    fsb_chunk_close_gone_(conn);
 }
 
 /* ---- [locks] --------------------------------------------------------------------------------- */
@@ -4448,7 +4466,8 @@ static void fsb_chunk_opened_(fsb_chunk_request_ *req)
     memset(&op, 0, sizeof op);
     op.code = FSB_OP_DESCRIPTOR, op.handle = req->op.handle;
     if (b->call[FSB_OP_DESCRIPTOR]) fd = b->call[FSB_OP_DESCRIPTOR](b, &op);
-    req->op.handle = fsb_chunk_slot_fill_(req->conn, req->slot, &req->op, fd < 0 ? -1 : (int)fd);
+    req->op.handle = fsb_chunk_slot_fill_(req->conn, req->slot, &req->op, fd < 0 ? -1 : (int)fd,
+                                          req->tag);
 }
 
 /* Has a change written down: all but the opening of a file that was there, unless it is refused;
@@ -5012,6 +5031,8 @@ static int fsb_chunk_repeat_(fsb_chunk_request_ *req)
     fsb_chunk_frame_     f;
     fsb_chunk_slot_      file;
     kept.size = 0;
+    if (req->op.code == FSB_OP_OPEN && slot >= FSB_CHUNK_KEPT_SLOTS_)
+        fsb_chunk_close_repeated_(conn, req->tag);
     pthread_mutex_lock(&conn->lock);
     if (slot < conn->kept_count && conn->kept[slot].tag == req->tag) kept = conn->kept[slot];
     pthread_mutex_unlock(&conn->lock);
@@ -5733,6 +5754,39 @@ static void fsb_chunk_turn_share_(fsb_chunk_conn_ *conn)
     if (fsb_chunk_turns_(conn->server, conn->tenant) != UINT32_MAX) sched_yield();
 }
 
+/* The first frame has to wait. What stands behind it and costs the host nothing does not wait with
+   it: others may wait for that. It is taken out of the buffer. Returns 1, or an error. */
+static int fsb_chunk_look_ahead_(fsb_chunk_conn_ *conn)
+{
+    unsigned char *const in = conn->in + conn->in_start;
+    const size_t         have = conn->in_end - conn->in_start;
+    size_t               at = conn->in_waits, kept = at;
+    fsb_chunk_frame_     f;
+    int64_t              whole;
+    while ((whole = fsb_chunk_unseal_(in + at, have - at, &f)) > 0 && (size_t)whole <= have - at) {
+        const int free = f.op == FSB_CHUNK_SEEN_ || f.op == FSB_CHUNK_PING_ ||
+            f.op == FSB_CHUNK_GOODBYE_;
+        const int err = free ? fsb_chunk_frame_run_(conn, &f, 0) : 0;
+        if (err) return err;
+        if (!free) {
+            if (kept != at) memmove(in + kept, in + at, (size_t)whole);
+            kept += (size_t)whole;
+        }
+        at += (size_t)whole;
+    }
+    if (kept != at) memmove(in + kept, in + at, have - at);
+    conn->in_waits = kept, conn->in_end -= at - kept;
+    return whole < 0 ? (int)whole : 1;
+}
+
+/* Is a client that is past its limits read all the same? While others wait for its SEEN, which may
+   stand behind what has to wait: so far as the buffer may grow. */
+static int fsb_chunk_reads_on_(fsb_chunk_conn_ *conn)
+{
+    return __atomic_load_n(&conn->ack_deadline, __ATOMIC_RELAXED) &&
+        conn->in_end - conn->in_start <= conn->server->desc.max_bytes / 2;
+}
+
 /* Runs the frames that are whole. Returns 1 if it stopped at a limit, 0 if it wants more bytes. */
 static int fsb_chunk_frames_(fsb_chunk_conn_ *conn)
 {
@@ -5743,11 +5797,13 @@ static int fsb_chunk_frames_(fsb_chunk_conn_ *conn)
         if (whole < 0) return (int)whole;
         if (!whole || (size_t)whole > have) return 0;
         conn->in_deadline = 0;
-        if (fsb_chunk_throttled_(conn) || fsb_chunk_waits_turn_(conn, &f)) return 1;
+        if (fsb_chunk_throttled_(conn) || fsb_chunk_waits_turn_(conn, &f))
+            return fsb_chunk_look_ahead_(conn);
         fsb_chunk_turn_share_(conn);
         const size_t  rest = have - (size_t)whole;
         const int64_t after = fsb_chunk_unseal_(conn->in + conn->in_start + whole, rest, &next);
         conn->in_start += (size_t)whole;
+        conn->in_waits -= conn->in_waits ? (size_t)whole : 0;
         const int err = fsb_chunk_frame_run_(conn, &f, after > 0 && (size_t)after <= rest);
         if (err) return err;
     }
@@ -5762,22 +5818,27 @@ static int fsb_chunk_in_resize_(fsb_chunk_conn_ *conn, size_t size)
     return 0;
 }
 
-/* Makes room behind the bytes that are there: for the whole of the frame that they begin. */
+/* Makes room behind the bytes that are there: for the whole of the frame that is not. Behind others
+   that wait the buffer grows by halves, as it may have to grow far. */
 static int fsb_chunk_make_room_(fsb_chunk_conn_ *conn)
 {
-    fsb_chunk_frame_ f;
-    const size_t     have = conn->in_end - conn->in_start;
-    const int64_t    whole = fsb_chunk_unseal_(conn->in + conn->in_start, have, &f);
+    fsb_chunk_frame_     f;
+    const size_t         have = conn->in_end - conn->in_start, waits = conn->in_waits;
+    unsigned char *const rest = conn->in + conn->in_start + waits;
+    const int64_t        whole = fsb_chunk_unseal_(rest, have - waits, &f);
     if (whole < 0) return (int)whole;
+    const size_t need =
+        waits + (waits && whole < FSB_CHUNK_IN_ ? (size_t)FSB_CHUNK_IN_ : (size_t)whole);
     if (conn->in_start &&
         (!have || conn->in_size - conn->in_start < FSB_CHUNK_IN_ / 2 ||
-         conn->in_size - conn->in_start < (size_t)whole)) {
+         conn->in_size - conn->in_start < need)) {
         memmove(conn->in, conn->in + conn->in_start, have);
         conn->in_start = 0, conn->in_end = have;
     }
-    if ((size_t)whole > conn->in_size)
-        return fsb_chunk_in_resize_(conn, ((size_t)whole + 0xffff) & ~(size_t)0xffff);
-    return 0;
+    if (need <= conn->in_size) return 0;
+    const size_t more = waits && need < conn->in_size + conn->in_size / 2
+        ? conn->in_size + conn->in_size / 2 : need;
+    return fsb_chunk_in_resize_(conn, (more + 0xffff) & ~(size_t)0xffff);
 }
 
 /* A client that begins with a record goes on with records, and is answered in them. */
@@ -5811,7 +5872,8 @@ static int fsb_chunk_patience_(fsb_chunk_conn_ *conn, int reads, int64_t now, in
 {
     const int64_t limit = conn->server->desc.frame_ms;
     int64_t       until = conn->share ? INT64_MAX : hello;
-    const int64_t have = reads ? (int64_t)(conn->in_end - conn->in_start) : 0;
+    const int64_t have =
+        reads ? (int64_t)(conn->in_end - conn->in_start - conn->in_waits) : 0;
     if (have && (!conn->in_deadline || have - conn->in_mark >= (64 << 10)))
         conn->in_deadline = now + limit, conn->in_mark = have;
     if (have && conn->in_deadline < until) until = conn->in_deadline;
@@ -5917,7 +5979,7 @@ static int fsb_chunk_loop_(fsb_chunk_conn_ *conn)
         fsb_chunk_close_gone_(conn);
         fsb_chunk_turn_give_(conn);
         if (full < 0) return full;
-        const int ready = fsb_chunk_wait_(conn, !full, hello);
+        const int ready = fsb_chunk_wait_(conn, !full || fsb_chunk_reads_on_(conn), hello);
         if (ready < 0) return ready;
         if (ready || conn->in_end > conn->in_start) fsb_chunk_turn_take_(conn);
         if (ready) {
@@ -6684,7 +6746,15 @@ static void fsb_chunk_enqueue_(fsb_chunk_client_ *c, fsb_chunk_call_ *call) /* l
     *c->tail = call, c->tail = &call->next;
 }
 
-/* Queues word that the events up to that number are seen. Lock held. */
+/* As that, before the others: behind the one that is half sent, if there is one. Lock held. */
+static void fsb_chunk_enqueue_first_(fsb_chunk_client_ *c, fsb_chunk_call_ *call)
+{
+    fsb_chunk_call_ **at = c->head && c->head->sent ? &c->head->next : &c->head;
+    call->state = FSB_CHUNK_QUEUED_, call->next = *at, *at = call;
+    if (!call->next) c->tail = &call->next;
+}
+
+/* Queues word that the events up to that number are seen: others wait for that. Lock held. */
 static int fsb_chunk_enqueue_seen_(fsb_chunk_client_ *c, uint64_t number)
 {
     fsb_chunk_frame_ f;
@@ -6695,7 +6765,7 @@ static int fsb_chunk_enqueue_seen_(fsb_chunk_client_ *c, uint64_t number)
     fsb_chunk_seal_(call->head, &f);
     call->head_size = FSB_CHUNK_HEADER_;
     call->deadline = fsb_chunk_now_ms_() + c->timeout_ms;
-    fsb_chunk_enqueue_(c, call);
+    fsb_chunk_enqueue_first_(c, call);
     return 0;
 }
 
@@ -6830,11 +6900,19 @@ static int fsb_chunk_name_ok_(const unsigned char *name, size_t size)
     return !(name[0] == '.' && (size == 1 || (size == 2 && name[1] == '.')));
 }
 
+/* Is it the folder that is listed, or below it? */
+static int fsb_chunk_inside_(const fsb_op *op, const char *folder)
+{
+    if (op->handle || !op->path || !op->path[1]) return 1;
+    const size_t n = strlen(op->path);
+    return strncmp(folder, op->path, n) == 0 && (!folder[n] || folder[n] == '/');
+}
+
 /* One entry of a listing; folder is what the last one had. 0, or -EPROTO. */
-static int fsb_chunk_entry_(fsb_chunk_cursor_ *c, uint32_t flags, fsb_dirent *e, char *name,
+static int fsb_chunk_entry_(fsb_chunk_cursor_ *c, const fsb_op *op, fsb_dirent *e, char *name,
                             char *folder)
 {
-    const int more = (flags & (FSB_LIST_DATA | FSB_LIST_DEEP)) != 0;
+    const int more = (op->flags & (FSB_LIST_DATA | FSB_LIST_DEEP)) != 0;
     memset(e, 0, sizeof *e);
     e->cookie = fsb_chunk_get64_(c);
     fsb_chunk_get_stat_(c, &e->stat);
@@ -6850,7 +6928,8 @@ static int fsb_chunk_entry_(fsb_chunk_cursor_ *c, uint32_t flags, fsb_dirent *e,
         const unsigned char *where = size > FSB_PATH_MAX ? NULL : fsb_chunk_step_(c, size);
         if (!where || memchr(where, 0, size)) return -EPROTO;
         if (size) memcpy(folder, where, size), folder[size] = '\0';
-        if (size && fsb_chunk_path_check_(folder) != 0) return -EPROTO;
+        if (size && (fsb_chunk_path_check_(folder) != 0 || !fsb_chunk_inside_(op, folder)))
+            return -EPROTO;
         const uint32_t count = fsb_chunk_get32_(c);
         if (count) e->data = fsb_chunk_step_(c, count - 1);
         if (c->bad || (count && count - 1 != e->stat.size)) return -EPROTO;
@@ -6867,7 +6946,7 @@ static int64_t fsb_chunk_listing_(fsb_op *op, unsigned char *data, size_t size, 
     fsb_dirent        entry;
     folder[0] = '\0';
     while (c.at < c.end) {
-        const int err = fsb_chunk_entry_(&c, op->flags, &entry, name, folder);
+        const int err = fsb_chunk_entry_(&c, op, &entry, name, folder);
         if (err) return err;
         if (op->emit(op, &entry)) return entry.folder != NULL; /* below: its own were all there */
     }
@@ -7205,12 +7284,39 @@ static void fsb_chunk_unqueue_(fsb_chunk_client_ *c, fsb_chunk_call_ *call)
     fsb_chunk_call_free_(c, call);
 }
 
+/* It is half sent, and its op is to be given up: what is left of its data is copied, as that is the
+   caller's. It may take as long again as a request may; then the connection goes. Lock held. 0, or
+   -ENOMEM. */
+static int fsb_chunk_detach_(fsb_chunk_client_ *c, fsb_chunk_call_ *call, int64_t now)
+{
+    const size_t skip = call->sent > call->head_size ? call->sent - call->head_size : 0;
+    call->deadline = now + c->timeout_ms;
+    if (!call->data_size || call->pack) return 0;
+    call->pack = (unsigned char *)fsb_chunk_resize_(&c->allocator, NULL, 0, call->data_size);
+    if (!call->pack) return -ENOMEM;
+    memcpy(call->pack + skip, (const unsigned char *)call->data + skip, call->data_size - skip);
+    call->data = call->pack;
+    return 0;
+}
+
+/* An UNLOCK was given up that the host will do: it is not to be undone by asking for the lock again
+   on a host that was started anew. While there is none the list is the connector's. Lock held. */
+static void fsb_chunk_note_unlock_(fsb_chunk_client_ *c, const fsb_op *op)
+{
+    const uint32_t   keeps = FSB_LOCK_SHARED | FSB_LOCK_EXCLUSIVE | FSB_LOCK_TEST;
+    fsb_chunk_file_ *file = op->code == FSB_OP_LOCK && !(op->flags & keeps) && !c->lost
+        ? fsb_chunk_file_of_(c, op->handle)
+        : NULL;
+    if (file) fsb_chunk_note_lock_(c, file, op);
+}
+
 /* Its op was given up. Lock held. 0, or -ETIMEDOUT: too many were. */
 static int fsb_chunk_give_up_(fsb_chunk_client_ *c, fsb_chunk_call_ *call)
 {
     const uint32_t code = call->code;
-    const int queued = call->state == FSB_CHUNK_QUEUED_;
+    const int queued = call->state == FSB_CHUNK_QUEUED_ && !call->sent;
     const int undone = code == FSB_OP_OPEN || code == FSB_OP_LOCK || code == FSB_OP_CLOSE;
+    const fsb_op *const op = call->op;
     call->op = NULL;
     if (queued && !(call->repeat && undone)) { /* or the connection that is lost had it done */
         fsb_chunk_unqueue_(c, call);
@@ -7218,6 +7324,7 @@ static int fsb_chunk_give_up_(fsb_chunk_client_ *c, fsb_chunk_call_ *call)
     }
     if (++c->late > FSB_CHUNK_LATE_MAX_) return -ETIMEDOUT;
     if (queued) return 0; /* that comes when the host is back, in fsb_chunk_settle_() */
+    fsb_chunk_note_unlock_(c, op);
     if (code == FSB_OP_LOCK || code == FSB_OP_EXEC)
         fsb_chunk_enqueue_cancel_(c, fsb_chunk_tag_(call));
     fsb_chunk_take_back_(c, call);
@@ -7225,8 +7332,8 @@ static int fsb_chunk_give_up_(fsb_chunk_client_ *c, fsb_chunk_call_ *call)
 }
 
 /* Ends the ops whose time is up; the calls of those sent stay until their answers come, if ever.
-   One that is half sent takes the connection with it. While there is none, what was cancelled ends
-   too: it may have no limit of its own. */
+   Of one that is half sent the rest follows; if that takes as long again, the connection ends.
+   While there is none, what was cancelled ends too: it may have no limit of its own. */
 static int fsb_chunk_expire_(fsb_chunk_client_ *c, int64_t now)
 {
     fsb_op *late = NULL;
@@ -7237,8 +7344,9 @@ static int fsb_chunk_expire_(fsb_chunk_client_ *c, int64_t now)
         const int        cancelled = c->lost && call->cancelled;
         if (call->state == FSB_CHUNK_FREE_ || (now < call->deadline && !cancelled)) continue;
         const int half = call->state == FSB_CHUNK_QUEUED_ && call->sent;
-        if (half) err = -ETIMEDOUT;
-        if (!call->op || half || call->state == FSB_CHUNK_SENDING_) continue;
+        const int ends = half && (!call->op || fsb_chunk_detach_(c, call, now) != 0);
+        if (ends) err = -ETIMEDOUT;
+        if (!call->op || ends || call->state == FSB_CHUNK_SENDING_) continue;
         call->op->result = cancelled ? -EINTR : -ETIMEDOUT;
         call->op->next = late, late = call->op;
         if (fsb_chunk_give_up_(c, call) != 0) err = -ETIMEDOUT;

@@ -2697,7 +2697,9 @@ typedef struct fsb_namespace_ {
     /* A submitted call is over, which had *bytes of the quota. 1: its end has to be where waiting
        is allowed, and it is not over yet. */
     int (*leave)(struct fsb_namespace_ *ns, uint64_t *bytes, int may_wait);
-    pthread_mutex_t lock; /* leaf; of layer[0] of what was submitted, and of holds and landed */
+    pthread_mutex_t lock; /* of layer[0] of what was submitted, of holds and landed, and of runs;
+                             leaf, but for cancel() of the backend of one of these */
+    struct fsb_namespace_lift_ *runs; /* commands under way in call[] */
 } fsb_namespace_;
 
 typedef struct fsb_namespace_file_ { /* an open file or watch; it pins its mount point */
@@ -2721,6 +2723,8 @@ typedef struct fsb_namespace_lift_ {
     const fsb_bind *bind;
     fsb_namespace_file_ *file; /* that OPEN makes */
     fsb_bind   own;    /* of that: once it has a handle, others may close it and all that it pins */
+    fsb_exec   exec;
+    struct fsb_namespace_lift_ *next; /* in ns->runs */
     /* of a submitted one */
     fsb_handle id;     /* pinned, or 0 */
     int        kept;   /* at is not to be released, or not resolved */
@@ -2729,31 +2733,79 @@ typedef struct fsb_namespace_lift_ {
     uint64_t   bytes;  /* of the tenant's quota */
     /* of a merged listing */
     uint32_t member;
-    uint64_t ordinal, skip;
+    uint64_t ordinal, skip, last; /* last: the member's cookie behind the last name */
     int      stopped, merged, err;
     char     path[FSB_PATH_MAX + 1], path2[FSB_PATH_MAX + 1];
 } fsb_namespace_lift_;
 
+static int64_t fsb_namespace_inner_(fsb_backend *b, fsb_op *op);
+
+/* GET of simple calls: OPEN answers the first bytes and the stat already. */
+static int64_t fsb_namespace_get_(fsb_backend *b, fsb_op *op)
+{
+    fsb_op sub = *op;
+    sub.code = FSB_OP_OPEN, sub.flags = FSB_O_READ;
+    if (fsb_namespace_inner_(b, &sub) < 0) return sub.result;
+    const int64_t n = sub.result;
+    op->stat = sub.stat, op->slice = sub.slice;
+    sub.code = FSB_OP_CLOSE, sub.flags = 0;
+    fsb_namespace_inner_(b, &sub);
+    return n;
+}
+
+/* Opens the file of a PUT by *sub. 1: it was made by this, 0: it was there; or an error. */
+static int fsb_namespace_put_open_(fsb_backend *b, const fsb_op *op, fsb_op *sub)
+{
+    const uint32_t flags = op->flags | FSB_O_WRITE, create = flags & FSB_O_CREATE;
+    for (int tries = 0;; ++tries) { /* somebody may make and remove it in between */
+        *sub = *op;
+        sub->code = FSB_OP_OPEN, sub->flags = flags | (create ? (uint32_t)FSB_O_EXCL : 0);
+        sub->size = 0;
+        int64_t n = fsb_namespace_inner_(b, sub);
+        if (n >= 0) return create != 0;
+        if (n != -EEXIST || flags & FSB_O_EXCL) return (int)n;
+        sub->flags = flags & ~create;
+        n = fsb_namespace_inner_(b, sub);
+        if (n >= 0 || n != -ENOENT || tries == 100) return n < 0 ? (int)n : 0;
+    }
+}
+
+/* PUT of simple calls. What it has made, and cannot fill, goes again. */
+static int64_t fsb_namespace_put_(fsb_backend *b, fsb_op *op)
+{
+    if (op->flags & FSB_O_READ) return -EINVAL;
+    fsb_op    sub;
+    const int made = fsb_namespace_put_open_(b, op, &sub);
+    if (made < 0) return made;
+    const uint64_t file_id = sub.stat.file_id;
+    int64_t        n = 0;
+    if (op->size) {
+        sub.code = FSB_OP_WRITE, sub.flags = 0, sub.offset = 0, sub.size = op->size;
+        n = fsb_namespace_inner_(b, &sub);
+    }
+    sub.code = FSB_OP_CLOSE, sub.flags = 0;
+    fsb_namespace_inner_(b, &sub);
+    if (n >= 0 && sub.result < 0) n = sub.result;
+    if (n >= 0) op->stat = sub.stat;
+    else if (made) {
+        sub.code = FSB_OP_STAT, sub.handle = 0, sub.file_id = file_id, sub.size = 0;
+        if (fsb_namespace_inner_(b, &sub) >= 0) {
+            sub.code = FSB_OP_UNLINK;
+            fsb_namespace_inner_(b, &sub);
+        }
+    }
+    return n;
+}
+
+/* Runs op on b; GET and PUT are composed where b has none. */
 static int64_t fsb_namespace_inner_(fsb_backend *b, fsb_op *op)
 {
     const size_t end = offsetof(fsb_backend, call) + (op->code + 1) * sizeof b->call[0];
     if (op->code < FSB_OP_COUNT && end <= b->size && b->call[op->code])
         return b->call[op->code](b, op);
-    if (op->code != FSB_OP_GET && op->code != FSB_OP_PUT) return op->result = -ENOSYS;
-    const int put = op->code == FSB_OP_PUT; /* composed of what there is */
-    fsb_op    sub = *op;
-    sub.code = FSB_OP_OPEN;
-    if (put) sub.size = 0;
-    else sub.flags = FSB_O_READ;
-    if (fsb_namespace_inner_(b, &sub) < 0) return op->result = sub.result;
-    op->result = sub.result, op->stat = sub.stat, op->slice = sub.slice;
-    if (put) {
-        sub.code = FSB_OP_WRITE, sub.flags = 0, sub.offset = 0, sub.size = op->size;
-        op->result = op->size ? fsb_namespace_inner_(b, &sub) : 0;
-        if (op->result >= 0) op->stat = sub.stat;
-    }
-    sub.code = FSB_OP_CLOSE, sub.flags = 0;
-    if (fsb_namespace_inner_(b, &sub) < 0 && put && op->result >= 0) op->result = sub.result;
+    op->result = -ENOSYS;
+    if (op->code == FSB_OP_GET) op->result = fsb_namespace_get_(b, op);
+    if (op->code == FSB_OP_PUT) op->result = fsb_namespace_put_(b, op);
     return op->result;
 }
 
@@ -2846,6 +2898,11 @@ static int64_t fsb_namespace_answer_(fsb_op *upper, const fsb_op *op, const fsb_
     if (op->code == FSB_OP_LOCK) /* TEST */
         upper->flags = op->flags, upper->offset = op->offset, upper->size64 = op->size64,
         upper->pid = op->pid;
+    if (op->code == FSB_OP_EXEC) {
+        fsb_exec *e = upper->exec;
+        e->exit_code = op->exec->exit_code, e->signal = op->exec->signal;
+        e->cut[0] = op->exec->cut[0], e->cut[1] = op->exec->cut[1];
+    }
     return op->result;
 }
 
@@ -3119,7 +3176,11 @@ static int fsb_namespace_emit_(fsb_op *op, const fsb_dirent *entry)
     char                 folder[FSB_PATH_MAX + 1];
     e.stat.file_id = fsb_namespace_id_(l->bind, e.stat.file_id);
     if (e.folder) { /* below op->path: the same names follow ours */
-        const char  *rest = e.folder + strlen(l->path[1] ? l->path : "");
+        const size_t cut = l->path[1] ? strlen(l->path) : 0;
+        if (strncmp(e.folder, l->path, cut)) return 0; /* inner's mistake */
+        const char *rest = e.folder + cut;
+        if (rest[0] && rest[0] != '/') return 0;
+        if (!rest[0] || !rest[1]) rest = "";
         const size_t n = l->upper->path[1] ? strlen(l->upper->path) : 0, m = strlen(rest);
         if (n + m > FSB_PATH_MAX) return 0;
         memcpy(folder, l->upper->path, n);
@@ -3127,6 +3188,7 @@ static int fsb_namespace_emit_(fsb_op *op, const fsb_dirent *entry)
         e.folder = n + m ? folder : "/";
     }
     if (l->merged) {
+        l->last = e.cookie;
         if (l->member && l->ordinal++ < l->skip) return 0;
         if (fsb_namespace_shown_(l, e.name, e.name_size)) return 0;
         if (e.cookie & FSB_NAMESPACE_MERGED_) return l->err = -EOVERFLOW;
@@ -3177,6 +3239,23 @@ static int fsb_namespace_points_(fsb_namespace_lift_ *l, uint64_t skip)
     return 0;
 }
 
+/* The names of the member, from its cookie on, until there are no more or emit() stops. All of one
+   part may be names that are not shown, and nobody could go on behind none. */
+static int64_t fsb_namespace_member_(fsb_namespace_lift_ *l, uint64_t cookie)
+{
+    enum { PARTS = 4096 }; /* at most */
+    l->bind = &l->at.binds[l->member];
+    int64_t n = fsb_namespace_path_(l->bind, l->at.rest, l->path);
+    for (int parts = 0; !n && !l->stopped; cookie = l->last, ++parts) {
+        if (parts == PARTS || (parts && !cookie)) return -EIO;
+        l->op.offset = l->last = cookie;
+        n = fsb_namespace_inner_(l->bind->backend, &l->op);
+        if (l->err) return l->err;
+        if (!n && !l->stopped && l->last == cookie) return -EIO; /* it does not go on */
+    }
+    return n > 0 && l->stopped ? 0 : n;
+}
+
 /* A folder that several show: stage by stage. */
 static int64_t fsb_namespace_merge_(fsb_namespace_lift_ *l, int covered)
 {
@@ -3191,11 +3270,7 @@ static int64_t fsb_namespace_merge_(fsb_namespace_lift_ *l, int covered)
         if (first || stage) {
             l->member = first ? 0 : stage, l->ordinal = 0, l->skip = first ? 0 : skip;
             if (covered && l->member < l->at.count) {
-                l->bind = &l->at.binds[l->member];
-                l->op.offset = first ? cookie : 0;
-                const int err = fsb_namespace_path_(l->bind, l->at.rest, l->path);
-                const int64_t n = err ? err : fsb_namespace_inner_(l->bind->backend, &l->op);
-                if (l->err) return l->err;
+                const int64_t n = fsb_namespace_member_(l, first ? cookie : 0);
                 if (n < 0 && n != -ENOENT && n != -ENOTDIR) return n;
                 if (n == 0) return 0;
                 found |= n > 0;
@@ -3219,6 +3294,40 @@ static int64_t fsb_namespace_above_(fsb_namespace_ *ns, fsb_op *op, int64_t err)
     return fsb_namespace_changes_(op) ? -EROFS : err;
 }
 
+static int fsb_namespace_output_(fsb_op *op, int fd, const void *data, size_t size)
+{
+    fsb_op *upper = ((fsb_namespace_lift_ *)op->user)->upper;
+    return upper->exec->output(upper, fd, data, size);
+}
+
+/* What the command writes goes to the upper op. */
+static int fsb_namespace_aim_exec_(fsb_namespace_lift_ *l)
+{
+    if (!l->upper->exec) return -EINVAL;
+    l->exec = *l->upper->exec, l->op.exec = &l->exec, l->op.user = l;
+    if (l->exec.output) l->exec.output = fsb_namespace_output_;
+    return 0;
+}
+
+/* EXEC: cancel() finds the member's op by the upper one. */
+static int64_t fsb_namespace_exec_(fsb_namespace_lift_ *l)
+{
+    fsb_namespace_ *ns = l->ns;
+    pthread_mutex_lock(&ns->lock);
+    const int early = l->upper->layer[1] == (void *)ns; /* cancelled */
+    l->op.layer[0] = l->op.layer[1] = l->upper->layer[1] = NULL;
+    l->next = ns->runs, ns->runs = l;
+    pthread_mutex_unlock(&ns->lock);
+    if (early) l->op.result = -EINTR;
+    else fsb_namespace_inner_(l->bind->backend, &l->op);
+    pthread_mutex_lock(&ns->lock);
+    fsb_namespace_lift_ **at = &ns->runs;
+    while (*at != l) at = &(*at)->next;
+    *at = l->next;
+    pthread_mutex_unlock(&ns->lock);
+    return l->op.result;
+}
+
 /* Resolved: what the member is asked. */
 static int fsb_namespace_aim_(fsb_namespace_lift_ *l)
 {
@@ -3236,6 +3345,7 @@ static int fsb_namespace_aim_(fsb_namespace_lift_ *l)
         if (!op->emit) return -EINVAL;
         l->op.emit = fsb_namespace_emit_, l->op.user = l;
     }
+    if (op->code == FSB_OP_EXEC) return fsb_namespace_aim_exec_(l);
     if (op->code == FSB_OP_RENAME || op->code == FSB_OP_LINK)
         return fsb_namespace_second_(l, op->path2);
     return 0;
@@ -3252,6 +3362,7 @@ static int64_t fsb_namespace_resolved_(fsb_namespace_lift_ *l)
     const int err = fsb_namespace_aim_(l);
     if (err) return err;
     if (fsb_namespace_merged_(l)) return l->op.result = fsb_namespace_merge_(l, 1);
+    if (l->op.code == FSB_OP_EXEC) return fsb_namespace_exec_(l);
     return l->op.code == FSB_OP_OPEN ? fsb_namespace_open_(l)
                                      : fsb_namespace_inner_(l->bind->backend, &l->op);
 }
@@ -3444,8 +3555,13 @@ static void fsb_namespace_cancel_(fsb_backend *b, fsb_op *op)
 {
     fsb_namespace_ *ns = (fsb_namespace_ *)(void *)b;
     pthread_mutex_lock(&ns->lock);
-    fsb_namespace_lift_ *l = (fsb_namespace_lift_ *)op->layer[0];
+    fsb_namespace_lift_ *run = ns->runs, *l = NULL;
+    while (run && run->upper != op) run = run->next;
+    if (run && run->bind->backend->cancel)
+        run->bind->backend->cancel(run->bind->backend, &run->op);
+    if (!run && b->submit) l = (fsb_namespace_lift_ *)op->layer[0];
     if (l) ++l->holds;
+    else if (!run && op->code == FSB_OP_EXEC) op->layer[1] = ns; /* not begun */
     pthread_mutex_unlock(&ns->lock);
     if (!l) return;
     fsb_backend *below = l->bind->backend;
@@ -3511,6 +3627,17 @@ static void fsb_namespace_call_job_(void *arg)
     fsb_namespace_over_(l, 1);
 }
 
+/* A CLOSE that there is no memory for a lift for. */
+static void fsb_namespace_close_job_(void *arg)
+{
+    fsb_op         *op = (fsb_op *)arg;
+    fsb_namespace_ *ns = (fsb_namespace_ *)op->layer[1];
+    uint64_t        bytes = op->size; /* as counted */
+    fsb_namespace_call_(&ns->base, op);
+    if (ns->leave) ns->leave(ns, &bytes, 1);
+    op->done(op);
+}
+
 enum { FSB_NAMESPACE_BATCH_ = 32 };
 typedef struct fsb_namespace_batch_ { /* for one backend */
     fsb_backend *to;
@@ -3531,7 +3658,13 @@ static void fsb_namespace_start_(fsb_namespace_ *ns, fsb_op *op, uint64_t bytes,
 {
     const fsb_allocator *a = fsb_namespace_memory_(ns);
     fsb_namespace_lift_ *l = (fsb_namespace_lift_ *)a->fn(a->user, NULL, 0, sizeof *l);
-    op->layer[0] = NULL;
+    op->layer[0] = op->layer[1] = NULL;
+    if (!l && op->code == FSB_OP_CLOSE) { /* it has to be gone whatever happens */
+        op->layer[1] = ns;
+        if (ns->desc.runner.run(ns->desc.runner.user, fsb_namespace_close_job_, op))
+            fsb_namespace_close_job_(op);
+        return;
+    }
     if (!l) {
         op->result = -ENOMEM;
         if (ns->leave) ns->leave(ns, &bytes, 1);
@@ -3581,7 +3714,8 @@ static void fsb_namespace_init_(fsb_namespace_ *ns, const fsb_namespace_desc *de
     ns->desc = *desc;
     pthread_mutex_init(&ns->lock, NULL);
     ns->base.size = sizeof ns->base, ns->base.name = name, ns->base.close = close;
-    if (desc->runner.run) ns->base.submit = submit, ns->base.cancel = fsb_namespace_cancel_;
+    ns->base.cancel = fsb_namespace_cancel_;
+    if (desc->runner.run) ns->base.submit = submit;
     for (uint32_t i = FSB_OP_STAT; i < FSB_OP_COUNT; ++i) ns->base.call[i] = call;
 }
 

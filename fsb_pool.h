@@ -1080,6 +1080,65 @@ FSB_API void fsb_pool_backend_close(void *user, const char *key, void *thing)
     b->close(b);
 }
 
+static int64_t fsb_pool_call_(fsb_backend *b, fsb_op *op);
+
+/* GET of simple calls: OPEN answers the first bytes and the stat already. */
+static int64_t fsb_pool_get_(fsb_backend *b, fsb_op *op)
+{
+    fsb_op sub = *op;
+    sub.code = FSB_OP_OPEN, sub.flags = FSB_O_READ;
+    if (fsb_pool_call_(b, &sub) < 0) return sub.result;
+    const int64_t n = sub.result;
+    op->stat = sub.stat, op->slice = sub.slice;
+    sub.code = FSB_OP_CLOSE, sub.flags = 0;
+    fsb_pool_call_(b, &sub);
+    return n;
+}
+
+/* Opens the file of a PUT by *sub. 1: it was made by this, 0: it was there; or an error. */
+static int fsb_pool_put_open_(fsb_backend *b, const fsb_op *op, fsb_op *sub)
+{
+    const uint32_t flags = op->flags | FSB_O_WRITE, create = flags & FSB_O_CREATE;
+    for (int tries = 0;; ++tries) { /* somebody may make and remove it in between */
+        *sub = *op;
+        sub->code = FSB_OP_OPEN, sub->flags = flags | (create ? (uint32_t)FSB_O_EXCL : 0);
+        sub->size = 0;
+        int64_t n = fsb_pool_call_(b, sub);
+        if (n >= 0) return create != 0;
+        if (n != -EEXIST || flags & FSB_O_EXCL) return (int)n;
+        sub->flags = flags & ~create;
+        n = fsb_pool_call_(b, sub);
+        if (n >= 0 || n != -ENOENT || tries == 100) return n < 0 ? (int)n : 0;
+    }
+}
+
+/* PUT of simple calls. What it has made, and cannot fill, goes again. */
+static int64_t fsb_pool_put_(fsb_backend *b, fsb_op *op)
+{
+    if (op->flags & FSB_O_READ) return -EINVAL;
+    fsb_op    sub;
+    const int made = fsb_pool_put_open_(b, op, &sub);
+    if (made < 0) return made;
+    const uint64_t file_id = sub.stat.file_id;
+    int64_t        n = 0;
+    if (op->size) {
+        sub.code = FSB_OP_WRITE, sub.flags = 0, sub.offset = 0, sub.size = op->size;
+        n = fsb_pool_call_(b, &sub);
+    }
+    sub.code = FSB_OP_CLOSE, sub.flags = 0;
+    fsb_pool_call_(b, &sub);
+    if (n >= 0 && sub.result < 0) n = sub.result;
+    if (n >= 0) op->stat = sub.stat;
+    else if (made) {
+        sub.code = FSB_OP_STAT, sub.handle = 0, sub.file_id = file_id, sub.size = 0;
+        if (fsb_pool_call_(b, &sub) >= 0) {
+            sub.code = FSB_OP_UNLINK;
+            fsb_pool_call_(b, &sub);
+        }
+    }
+    return n;
+}
+
 /* Runs op on b; GET and PUT are composed where b has none, on the same connection. */
 static int64_t fsb_pool_call_(fsb_backend *b, fsb_op *op)
 {
@@ -1087,22 +1146,9 @@ static int64_t fsb_pool_call_(fsb_backend *b, fsb_op *op)
     op->result = -ENOSYS;
     if (!op->code || op->code >= FSB_OP_COUNT) return op->result;
     if (end <= b->size && b->call[op->code]) return b->call[op->code](b, op);
-    if (op->code != FSB_OP_GET && op->code != FSB_OP_PUT) return op->result;
-    fsb_op sub = *op;
-    sub.code = FSB_OP_OPEN;
-    if (op->code == FSB_OP_GET) sub.flags = FSB_O_READ;
-    else sub.size = 0;
-    if (fsb_pool_call_(b, &sub) < 0) return op->result = sub.result;
-    int64_t n = sub.result;
-    if (op->code == FSB_OP_PUT && op->size) {
-        sub.code = FSB_OP_WRITE, sub.flags = 0, sub.offset = 0, sub.size = op->size;
-        n = fsb_pool_call_(b, &sub);
-    }
-    op->stat = sub.stat, op->slice = sub.slice;
-    sub.code = FSB_OP_CLOSE, sub.flags = 0;
-    fsb_pool_call_(b, &sub);
-    if (op->code == FSB_OP_PUT && n >= 0 && sub.result < 0) n = sub.result;
-    return op->result = n;
+    if (op->code == FSB_OP_GET) op->result = fsb_pool_get_(b, op);
+    if (op->code == FSB_OP_PUT) op->result = fsb_pool_put_(b, op);
+    return op->result;
 }
 
 FSB_API int fsb_pool_backend_check(void *user, const char *key, void *thing)

@@ -28,13 +28,14 @@ check 'wrong usage' '
     "$bin/fsb-host" --listen "unix:$dir/no" --tokens "$tokens"; [ $? = 2 ]'
 
 serve() {
+    rm -f "$dir/urls" # those of the host before
     "$bin/fsb-host" --listen tls:127.0.0.1:0 --tokens "$tokens" --status "unix:$dir/status" "$@" >"$dir/urls" 2>>"$dir/host.log" &
     host_pid=$!
     for _ in $(seq 1000); do [ -s "$dir/urls" ] && break; sleep 0.02; done
     url=$(head -n 1 "$dir/urls") at=${url%/*}
     export url at
 }
-serve
+serve --allow-exec
 ls_as() { "$bin/fsb" ls "$at/$1#$2"; }
 export -f ls_as
 
@@ -48,6 +49,10 @@ check 'the status has a row for each tenant' '
     "$bin/fsb" status --metrics "unix:$dir/status" >"$dir/metrics"; "$bin/fsb" status "unix:$dir/status" >"$dir/page"
     for who in ann bob; do grep -Eq "^fsb_tenant_busiest_calls_total\{tenant=\"$who\"\} [1-9]" "$dir/metrics" || exit 1; done
     grep -q "^fsb_tenant_busiest_refused_total{tenant=\"ann\"} 0$" "$dir/metrics" && grep -Eq "^  ann +[1-9]" "$dir/page"'
+check 'a command, for whom the token lets run one' '
+    "$bin/fsb" token create --tokens "$tokens" --tenant ann --until 1h --rights rwx >"$dir/annx.token"; annx=$(cat "$dir/annx.token")
+    ! "$bin/fsb" exec "$at/ann#$ann" -- echo run 2>/dev/null && [ "$("$bin/fsb" exec "$at/ann#$annx" -- echo run)" = run ] || exit 1
+    ! timeout 0.5 "$bin/fsb" exec "$at/ann#$annx" -- sleep 77777 && soon "! pgrep -f ^sleep.77777 >/dev/null"'
 check 'the token from the environment' '[ "$(FSB_CODE=$ann "$bin/fsb" cat "$at/ann/file")" = ann ]'
 
 mounted() { "$bin/fsb-mount" --timeout 20 "$@" "$mnt"; }

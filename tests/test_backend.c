@@ -1108,6 +1108,41 @@ static void walks(fsb_backend *b)
     CHECK_EQ(names_in(b, "/"), 0);
 }
 
+/* A listing that does not end: after so many parts, of a name each, it stands still (0), or is back
+   at that part. */
+static uint64_t list_most, list_back;
+static int64_t  list_ever(fsb_backend *b, fsb_op *op)
+{
+    fsb_dirent e = {.name = "f", .name_size = 1};
+    (void)b;
+    e.cookie = op->offset < list_most ? op->offset + 1 : list_back, e.stat.mode = 0100600;
+    if (e.cookie) op->emit(op, &e);
+    return op->result = 0;
+}
+
+static int walk_error(void *user, const fsb_walk_step *step)
+{
+    unsigned *seen = user;
+    if (step->kind == FSB_WALK_FILE && ++*seen > 100000) return -EINTR;
+    return step->kind == FSB_WALK_ERROR ? step->error : 0;
+}
+
+static void test_walk_odd(void)
+{
+    static const uint64_t most[] = {0, 1, 5, 1, 2, 3, 100, 1000};
+    static const uint64_t back[] = {0, 0, 0, 1, 1, 2, 7, 999};
+    fsb_backend *b = NULL;
+    CHECK_EQ(fsb_memory_open(&b, NULL), 0);
+    b->call[FSB_OP_LIST] = list_ever;
+    for (size_t i = 0; i < sizeof most / sizeof *most; ++i) {
+        unsigned seen = 0;
+        list_most = most[i], list_back = back[i];
+        CHECK_EQ(fsb_backend_walk(b, "/", NULL, walk_error, &seen), -EIO);
+        CHECK(seen >= most[i] && seen < 4 * most[i] + 4);
+    }
+    b->close(b);
+}
+
 static void batches(fsb_backend *b)
 {
     fsb_workers *w = NULL;
@@ -2209,6 +2244,7 @@ int main(int argc, char **argv)
     TEST(test_submit);
     TEST(test_files);
     TEST(test_conveniences);
+    TEST(test_walk_odd);
     TEST(test_copy);
     TEST(test_copy_resume);
     TEST(test_copy_sparse);

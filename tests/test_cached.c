@@ -362,6 +362,32 @@ static void test_conformance_local(void)
     local->close(local);
 }
 
+static int command_output(fsb_op *op, int fd, const void *data, size_t size)
+{
+    if (op->user != op || fd != 1 || size > 20) return 1; /* it is not the op that was asked */
+    memcpy(op->buf, data, size);
+    return 0;
+}
+
+/* A command's output goes to the op that ran it, and its end, too. */
+static void test_exec(void)
+{
+    static const char *argv[] = {"echo it; exit 3", NULL};
+    fsb_backend       *local = NULL, *b;
+    char               text[21] = "";
+    REQUIRE(fsb_local_open(&local, &(fsb_local_desc){.root = test_dir(), .allow_exec = 1}) == 0);
+    b = cached_over(local, (fsb_cache_backend_desc){0});
+    fsb_exec exec = {.argv = argv, .output = command_output};
+    fsb_op   op = {.code = FSB_OP_EXEC, .path = "/", .flags = FSB_EXEC_SHELL, .exec = &exec,
+                   .buf = text};
+    op.user = &op;
+    CHECK_EQ(fsb_backend_call(b, &op), 0);
+    CHECK_STR(text, "it\n");
+    CHECK_EQ(exec.exit_code, 3);
+    b->close(b);
+    local->close(local);
+}
+
 /* What was asked once is not asked again; what others change is seen at once. */
 static void test_hits_and_events(void)
 {
@@ -1407,6 +1433,7 @@ int main(int argc, char **argv)
     TEST(test_conformance_memory);
     TEST(test_conformance_leased);
     TEST(test_conformance_local);
+    TEST(test_exec);
     TEST(test_hits_and_events);
     TEST(test_offline);
     TEST(test_few_calls);

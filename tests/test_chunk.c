@@ -434,6 +434,7 @@ typedef struct fake {
     const unsigned char *hello; /* instead of the right one */
     size_t    hello_size;
     int       kind; /* for the script */
+    int64_t   goes_on; /* likewise: set by the test; by atomics */
     unsigned char first[64 << 10], room[WIRE_MAX], out[WIRE_MAX]; /* first: the client's hello */
 } fake;
 
@@ -1041,6 +1042,41 @@ static void names_script(fake *f)
     (void)wire_next(f->fds[1], f->room, &a);
 }
 
+/* A DEEP listing of "/d" that goes into another folder. */
+static const char *const folders[] = {"/d/e", "/d", "/",  "/e",   "/dd",
+                                      "/d/../e", "/d/", "d", "/d//e"};
+static void folders_script(fake *f)
+{
+    unsigned char room[400], stat[104] = {0};
+    const char   *folder = folders[f->kind];
+    wire_answer   a;
+    wire          m = {room, 0};
+    if (wire_next(f->fds[1], f->room, &a) != 1) return;
+    wire_int(&m, 7, 8);
+    for (int k = 0; k < 13; ++k) wire_int(&m, 1, 8);
+    wire_int(&m, 1, 2), wire_bytes(&m, "n", 1);
+    wire_int(&m, strlen(folder), 2), wire_bytes(&m, folder, strlen(folder)), wire_int(&m, 0, 4);
+    const wire meta = {stat, sizeof stat};
+    fake_answer(f, &a, 1, &meta, room, m.n);
+    (void)wire_next(f->fds[1], f->room, &a);
+}
+
+static void test_bad_folders(void)
+{
+    static fake  f;
+    fsb_backend *b = NULL;
+    for (f.kind = 0; f.kind < (int)(sizeof folders / sizeof *folders); ++f.kind) {
+        int names = 0;
+        f.script = folders_script;
+        REQUIRE(fake_open(&f, &b, 0) == 0);
+        CHECK_EQ(C(LIST, .path = "/d", .flags = 5, .emit = count_name, .user = &names),
+                 f.kind < 2 ? 1 : -EPROTO);
+        CHECK_EQ(names, f.kind < 2);
+        b->close(b);
+        pthread_join(f.thread, NULL);
+    }
+}
+
 static void test_bad_names(void)
 {
     static fake  f;
@@ -1155,6 +1191,62 @@ static void launch(fsb_backend *b, flight *f, fsb_op op)
 static void landed(const flight *f)
 {
     EVENTUALLY(__atomic_load_n(&f->done, __ATOMIC_ACQUIRE) == 1);
+}
+
+/* Takes nothing of large WRITEs before their time is up, then all of those that have begun. */
+static void half_script(fake *f)
+{
+    unsigned char meta[112] = {1};
+    wire_answer   a;
+    wire          m = {meta, 112};
+    int           writes = 0;
+    EVENTUALLY(load(&f->goes_on));
+    if (f->kind) return;
+    while (wire_next(f->fds[1], f->room, &a) == 1 && a.op == FSB_OP_WRITE) {
+        CHECK_EQ(a.data_size, FSB_IO_MAX);
+        CHECK(is_pattern(a.data, a.data_size, 0)); /* as it was, whatever its owner did since */
+        fake_answer(f, &a, FSB_IO_MAX, &m, NULL, 0);
+        ++writes;
+    }
+    CHECK(writes > 0 && writes < 16);
+    CHECK_EQ(a.op, FSB_OP_STAT);
+    m.n = 104, fake_answer(f, &a, 0, &m, NULL, 0);
+    (void)wire_next(f->fds[1], f->room, &a);
+}
+
+/* A request that is half sent when its time is up is sent to its end: the connection lives. Who
+   takes nothing for as long again is gone. */
+static void test_half_sent(void)
+{
+    enum { WRITES = 16 };
+    static fake    f;
+    static flight  flights[WRITES];
+    fsb_op        *ops[WRITES];
+    fsb_backend   *b = NULL;
+    unsigned char *data = (unsigned char *)malloc(FSB_IO_MAX);
+    for (int dead = 0; dead < 2; ++dead) {
+        f.script = half_script, f.kind = dead, f.goes_on = 0;
+        REQUIRE(data && fake_open(&f, &b, dead ? 200 : 20000) == 0);
+        for (size_t i = 0; i < FSB_IO_MAX; ++i) data[i] = pattern(i);
+        for (int i = 0; i < WRITES; ++i) {
+            flights[i].op = (fsb_op){.code = FSB_OP_WRITE, .handle = 1, .data = data,
+                                     .size = FSB_IO_MAX, .timeout_ms = 50,
+                                     .done = flight_done, .user = &flights[i]};
+            flights[i].done = 0, ops[i] = &flights[i].op;
+        }
+        b->submit(b, ops, WRITES);
+        for (int i = 0; i < WRITES; ++i) {
+            landed(&flights[i]);
+            CHECK_EQ(flights[i].op.result, -ETIMEDOUT);
+        }
+        memset(data, 'x', FSB_IO_MAX);
+        if (!dead) __atomic_store_n(&f.goes_on, 1, __ATOMIC_RELEASE);
+        CHECK_EQ(C(STAT, .path = "/", .timeout_ms = 20000), dead ? -ETIMEDOUT : 0);
+        b->close(b);
+        __atomic_store_n(&f.goes_on, 1, __ATOMIC_RELEASE);
+        pthread_join(f.thread, NULL);
+    }
+    free(data);
 }
 
 static void cut_script(fake *f)
@@ -2652,8 +2744,10 @@ int main(int argc, char **argv)
     TEST(test_lying_hosts);
     TEST(test_reason_stays);
     TEST(test_bad_names);
+    TEST(test_bad_folders);
     TEST(test_bad_hellos);
     TEST(test_late_answers);
+    TEST(test_half_sent);
     TEST(test_cut_in_flight);
     TEST(test_hundred_clients);
     TEST(test_leases);

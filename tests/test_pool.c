@@ -572,6 +572,36 @@ static void test_pooled_odds(void)
     inner->close(inner);
 }
 
+static int64_t write_full(fsb_backend *b, fsb_op *op)
+{
+    (void)b;
+    return op->result = -ENOSPC;
+}
+
+/* A PUT composed of simple calls leaves nothing that was not there. */
+static void test_put_fails(void)
+{
+    fsb_backend   *inner = memory_backend(), *b = NULL;
+    fsb_pool      *p = backend_pool(inner, 1);
+    fsb_lease      l;
+    const uint32_t make = FSB_O_WRITE | FSB_O_CREATE;
+    CHECK_EQ(fsb_pooled_open(&b, &(fsb_pooled_desc){.pool = p, .key = "m"}), 0);
+    CHECK_EQ(fsb_pool_acquire(p, "m", 0, &l), 0);
+    fsb_backend *one = l.thing;
+    one->call[FSB_OP_PUT] = one->call[FSB_OP_GET] = NULL;
+    CHECK_EQ(fsb_pool_release(p, l, FSB_POOL_KEEP), 0);
+    CHECK_EQ(C(PUT, .path = "/there", .flags = make, .data = "x", .size = 1, MODE(0644)), 1);
+    conf_is(b, "/there", "x");
+    one->call[FSB_OP_WRITE] = write_full;
+    CHECK_EQ(C(PUT, .path = "/new", .flags = make, .data = "y", .size = 1, MODE(0644)), -ENOSPC);
+    CHECK_EQ(C(STAT, .path = "/new"), -ENOENT);
+    CHECK_EQ(C(PUT, .path = "/there", .flags = make, .data = "y", .size = 1), -ENOSPC);
+    conf_is(b, "/there", "x");
+    b->close(b);
+    fsb_pool_close(p);
+    inner->close(inner);
+}
+
 typedef struct busy {
     fsb_backend *b;
     int          number;
@@ -631,6 +661,7 @@ int main(int argc, char **argv)
     TEST(test_conformance);
     TEST(test_open_files_stay);
     TEST(test_pooled_odds);
+    TEST(test_put_fails);
     TEST(test_hundred_on_four);
     return test_end("test_pool");
 }

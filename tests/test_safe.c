@@ -11,6 +11,7 @@
 #include <pthread.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 
 enum { RW = FSB_CHUNK_READ | FSB_CHUNK_WRITE };
 
@@ -597,6 +598,128 @@ static void test_once_without_memory(void)
         host_close(&h);
     }
     CHECK(done == 5);
+}
+
+/* ---- by hand ---- */
+
+/* Says hello on a connection of its own, with those flags. */
+static int raw_hello(const host *h, uint32_t flags, unsigned char *room)
+{
+    struct sockaddr_un to = {.sun_family = AF_UNIX};
+    unsigned char      meta[64];
+    wire               m = {meta, 0};
+    wire_answer        a;
+    const int          fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    snprintf(to.sun_path, sizeof to.sun_path, "%.*s", (int)sizeof to.sun_path - 1,
+             h->address + strlen("unix:"));
+    CHECK_EQ(connect(fd, (struct sockaddr *)&to, sizeof to), 0);
+    wire_int(&m, 1, 2), wire_int(&m, 1, 2), wire_int(&m, flags, 4);
+    wire_bytes(&m, "0123456789abcdef", 16), wire_text(&m, "share");
+    wire_send(fd, room, wire_frame(room, WIRE_HELLO, 0, 0, 0, &m, NULL, 0));
+    CHECK_EQ(wire_next(fd, room, &a), 1);
+    CHECK_EQ(wire_get(a.meta + 28, 4), flags >> 1 & 1); /* what it had is still here */
+    return fd;
+}
+
+/* An OPEN of a slot whose answers are not kept is repeated: it is open once, on the host too. */
+static void test_back_open_twice(void)
+{
+    static unsigned char room[WIRE_MAX];
+    wire_answer          a;
+    host                 h;
+    fsb_chunk_server_desc d = plain;
+    d.max_handles = 1;
+    REQUIRE(host_open(&h, unix_address(), d) == 0);
+    fsb_op put = {.code = FSB_OP_PUT, .path = "/f", .flags = FSB_O_WRITE | FSB_O_CREATE,
+                  .attr.mask = FSB_ATTR_MODE, .attr.mode = 0600};
+    CHECK_EQ(fsb_backend_call(h.inner, &put), 0);
+    int fd = raw_hello(&h, 1, room);
+    for (int i = 0; i < 3; ++i) {
+        wire_send(fd, room, wire_open(room, 5000, "/f", FSB_O_READ));
+        CHECK_EQ(wire_next(fd, room, &a), 1);
+        CHECK_EQ(a.status, 0);
+        CHECK(wire_get(a.meta, 8) != 0);
+        close(fd);
+        fd = raw_hello(&h, 3, room);
+    }
+    wire_send(fd, room, wire_open(room, 5001, "/f", FSB_O_READ));
+    CHECK_EQ(wire_next(fd, room, &a), 1);
+    CHECK_EQ(a.status, -24); /* EMFILE: that is another one */
+    close(fd);
+    host_close(&h);
+}
+
+/* A host whose answers are written down: it lets a file be opened and locked, does not say that it
+   is unlocked, and is another one when the client comes back. */
+typedef struct forgetful {
+    pthread_t     threads[2];
+    int           dials, fds[2];
+    int64_t       locks, locks_again, opens_again;
+    unsigned char room[2][WIRE_MAX], out[2][WIRE_MAX];
+} forgetful;
+
+static void *forgetful_main(void *arg)
+{
+    forgetful    *f = (forgetful *)arg;
+    const int     at = f->dials - 1, fd = f->fds[at];
+    unsigned char meta[112] = {42, 0, 0, 0, 0, 0, 0, 0, 1}, *out = f->out[at];
+    wire_answer   a;
+    wire          m = {meta, 112};
+    CHECK_EQ(wire_next(fd, f->room[at], &a), 1);
+    wire_send(fd, out, wire_hello_answer(out));
+    while (wire_next(fd, f->room[at], &a) == 1) {
+        unsigned char same[32]; /* a LOCK's flags, offset, size64, owner, pid */
+        wire          said = {same, 0};
+        if (a.op == FSB_OP_LOCK) wire_bytes(&said, a.meta, 4), wire_bytes(&said, a.meta + 12, 28);
+        if (a.op == FSB_OP_OPEN && at) __atomic_add_fetch(&f->opens_again, 1, __ATOMIC_RELEASE);
+        if (a.op == FSB_OP_LOCK && at) __atomic_add_fetch(&f->locks_again, 1, __ATOMIC_RELEASE);
+        if (a.op == FSB_OP_LOCK && !at && ++f->locks == 3) continue; /* the UNLOCK */
+        if (a.op == FSB_OP_OPEN || a.op == FSB_OP_LOCK)
+            wire_send(fd, out, wire_frame(out, a.op, 1, a.tag, 0, a.op == FSB_OP_OPEN ? &m : &said,
+                                          NULL, 0));
+        if (a.op == FSB_OP_CLOSE)
+            wire_send(fd, out, wire_frame(out, a.op, 1, a.tag, 0, NULL, NULL, 0));
+    }
+    close(fd);
+    return NULL;
+}
+
+static int forgetful_connect(void *user, int fds[2])
+{
+    forgetful *f = (forgetful *)user;
+    int        pair[2];
+    if (f->dials == 2) return -ECONNREFUSED;
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) != 0) return -errno;
+    f->fds[f->dials] = pair[1], fds[0] = fds[1] = pair[0];
+    ++f->dials;
+    return -pthread_create(&f->threads[f->dials - 1], NULL, forgetful_main, f);
+}
+
+/* An UNLOCK that was given up is not undone when the host was started anew. */
+static void test_back_unlocked(void)
+{
+    static forgetful f;
+    fsb_backend     *b = NULL;
+    fsb_chunk_client_desc d = {.connect = forgetful_connect, .user = &f, .share = "share",
+                               .timeout_ms = 20000, .reconnect = 1};
+    REQUIRE(fsb_chunk_client_open(&b, &d) == 0);
+    const fsb_handle file = open_file(b, "/f", FSB_O_READ | FSB_O_WRITE);
+    fsb_op lock = {.code = FSB_OP_LOCK, .handle = file, .owner = 1};
+    lock.flags = FSB_LOCK_EXCLUSIVE, lock.size64 = 10;
+    CHECK_EQ(fsb_backend_call(b, &lock), 0);
+    lock.handle = file, lock.flags = FSB_LOCK_EXCLUSIVE, lock.offset = 20, lock.size64 = 10;
+    CHECK_EQ(fsb_backend_call(b, &lock), 0);
+    lock.handle = file, lock.flags = FSB_LOCK_UNLOCK, lock.offset = 0, lock.size64 = 10;
+    lock.timeout_ms = 30;
+    CHECK_EQ(fsb_backend_call(b, &lock), -ETIMEDOUT);
+    shutdown(f.fds[0], SHUT_RDWR);
+    EVENTUALLY(__atomic_load_n(&f.locks_again, __ATOMIC_ACQUIRE) > 0);
+    fsb_op close_it = {.code = FSB_OP_CLOSE, .handle = file};
+    CHECK_EQ(fsb_backend_call(b, &close_it), 0);
+    CHECK_EQ(__atomic_load_n(&f.opens_again, __ATOMIC_ACQUIRE), 1);
+    CHECK_EQ(__atomic_load_n(&f.locks_again, __ATOMIC_ACQUIRE), 1); /* the other one */
+    b->close(b);
+    for (int i = 0; i < 2; ++i) pthread_join(f.threads[i], NULL);
 }
 
 static void count_event(void *user, const fsb_event *event)
@@ -1595,6 +1718,8 @@ int main(int argc, char **argv)
     TEST(test_once);
     TEST(test_once_without_memory);
     TEST(test_back_without_lease);
+    TEST(test_back_open_twice);
+    TEST(test_back_unlocked);
     TEST(test_restart);
     TEST(test_restart_locks);
     TEST(test_nobody_comes_back);

@@ -1036,6 +1036,195 @@ static void test_namespace(void)
     three->close(three);
 }
 
+static int64_t write_full(fsb_backend *b, fsb_op *op)
+{
+    (void)b;
+    return op->result = -ENOSPC;
+}
+
+static int64_t list_outside(fsb_backend *b, fsb_op *op) /* what nobody should list */
+{
+    static const char *const folders[] = {NULL, "/d/sub", "/", "/x", "/dx", "/elsewhere", "/d"};
+    (void)b;
+    for (size_t i = 0; i < sizeof folders / sizeof *folders; ++i) {
+        fsb_dirent e = {.name = "n", .name_size = 1, .cookie = i + 1, .folder = folders[i]};
+        e.stat.mode = 0100644, e.stat.file_id = i + 1;
+        if (op->emit(op, &e)) return op->result = 0;
+    }
+    return op->result = 1;
+}
+
+typedef struct command { /* a command over a namespace, on a thread of its own */
+    fsb_backend *b;
+    fsb_op       op;
+    fsb_exec     exec;
+    char         text[20];
+    int          wrong, heard; /* by atomics */
+} command;
+
+static int command_output(fsb_op *op, int fd, const void *data, size_t size)
+{
+    command *c = op->user;
+    if (op != &c->op || fd != 1 || strlen(c->text) + size >= sizeof c->text) return c->wrong = 1;
+    memcpy(c->text + strlen(c->text), data, size);
+    __atomic_add_fetch(&c->heard, 1, __ATOMIC_RELEASE);
+    return 0;
+}
+
+static void *command_main(void *arg)
+{
+    command *c = arg;
+    static const char *argv[] = {"echo begun; sleep 30", NULL};
+    c->exec = (fsb_exec){.argv = argv, .output = command_output};
+    c->op = (fsb_op){.code = FSB_OP_EXEC, .path = "/m", .flags = FSB_EXEC_SHELL, .user = c,
+                     .exec = &c->exec, .layer = {NULL, c->op.layer[1]}};
+    fsb_backend_call(c->b, &c->op);
+    return NULL;
+}
+
+/* A command's output goes to the op that ran it, and its cancel() reaches the backend, before it
+   has begun and while it runs. */
+static void test_namespace_exec(void)
+{
+    fsb_backend *files = NULL, *b = NULL;
+    fsb_mounts  *t = NULL;
+    command      c = {0};
+    pthread_t    thread;
+    REQUIRE(fsb_local_open(&files, &(fsb_local_desc){.root = test_dir(), .allow_exec = 1}) == 0);
+    REQUIRE(fsb_mounts_open(&t, NULL) == 0);
+    CHECK_EQ(add(t, "/m", files, 0), 0);
+    REQUIRE(fsb_namespace_backend(&b, &(fsb_namespace_desc){.mounts = t}) == 0);
+    REQUIRE(b->cancel != NULL);
+    c.b = b, c.op.code = FSB_OP_EXEC;
+    b->cancel(b, &c.op);
+    command_main(&c);
+    CHECK_EQ(c.op.result, -EINTR);
+    CHECK_EQ(c.heard, 0);
+    CHECK_EQ(pthread_create(&thread, NULL, command_main, &c), 0);
+    for (int i = 0; i < 4000 && !__atomic_load_n(&c.heard, __ATOMIC_ACQUIRE); ++i) nap(5);
+    b->cancel(b, &c.op), b->cancel(b, &c.op);
+    pthread_join(thread, NULL);
+    CHECK_EQ(c.op.result, -EINTR);
+    CHECK_STR(c.text, "begun\n");
+    CHECK_EQ(c.wrong, 0);
+    CHECK_EQ(C(EXEC, .path = "/m"), -EINVAL);
+    b->close(b);
+    fsb_mounts_close(t);
+    files->close(files);
+}
+
+static int no_thread(void *user, void (*job)(void *arg), void *arg)
+{
+    (void)user, (void)job, (void)arg;
+    return -EAGAIN;
+}
+
+static void count_over(fsb_op *op) { ++*(int *)op->user; }
+
+/* What cannot be sent for want of memory is closed nevertheless. */
+static void test_namespace_close(void)
+{
+    fsb_backend       *files = memory(), *b = NULL;
+    fsb_mounts        *t = NULL;
+    test_memory        m = {0};
+    int                over = 0;
+    fsb_namespace_desc d = {.allocator = {test_memory_fn, &m}, .runner = {no_thread, NULL}};
+    REQUIRE(fsb_mounts_open(&t, NULL) == 0);
+    CHECK_EQ(add(t, "/", files, 0), 0);
+    d.mounts = t;
+    REQUIRE(fsb_namespace_backend(&b, &d) == 0);
+    conf_put(b, "/f", "x");
+    fsb_op op = {.code = FSB_OP_CLOSE, .user = &over, .done = count_over}, *one = &op;
+    op.handle = conf_open(b, "/f", FSB_O_READ);
+    const fsb_handle handle = op.handle;
+    m.fail_at = m.calls + 1;
+    b->submit(b, &one, 1);
+    CHECK_EQ(over, 1);
+    CHECK_EQ(op.result, 0);
+    CHECK_EQ(C(CLOSE, .handle = handle), -EBADF);
+    b->close(b);
+    CHECK_EQ(m.live, 0);
+    fsb_mounts_close(t);
+    files->close(files);
+}
+
+static int parts_of; /* names; one a call, and then none for ever (-1), or the end */
+static int64_t list_parts(fsb_backend *b, fsb_op *op)
+{
+    char       name[2] = {(char)('a' + op->offset), 0};
+    fsb_dirent e = {.name = name, .name_size = 1, .cookie = op->offset + 1};
+    (void)b;
+    e.stat.mode = 0100644, e.stat.file_id = op->offset + 1;
+    if (parts_of < 0) return op->result = 0;
+    if (op->offset >= (uint64_t)parts_of) return op->result = 1;
+    (void)op->emit(op, &e);
+    return op->result = 0;
+}
+
+/* A union shows all of a member that lists in parts, of which some show nothing new. */
+static void test_namespace_parts(void)
+{
+    fsb_backend *one = memory(), *two = memory(), *b = NULL;
+    fsb_mounts  *t = NULL;
+    names        n;
+    REQUIRE(fsb_mounts_open(&t, NULL) == 0);
+    CHECK_EQ(fsb_write_file(one, "/a", "1", 1, 0644), 0);
+    CHECK_EQ(fsb_write_file(one, "/b", "1", 1, 0644), 0);
+    CHECK_EQ(fsb_write_file(one, "/e", "1", 1, 0644), 0);
+    two->call[FSB_OP_LIST] = list_parts, parts_of = 7;
+    CHECK_EQ(add(t, "/", one, 0), 0);
+    CHECK_EQ(add(t, "/", two, FSB_BIND_AFTER), 0);
+    REQUIRE(fsb_namespace_backend(&b, &(fsb_namespace_desc){.mounts = t}) == 0);
+    CHECK_STR(list(b, "/", &n), "a b e c d f g ");
+    parts_of = -1;
+    CHECK_STR(list(b, "/", &n), strerror(EIO));
+    b->close(b);
+    fsb_mounts_close(t);
+    one->close(one), two->close(two);
+}
+
+static int add_folder(fsb_op *op, const fsb_dirent *entry)
+{
+    char *text = op->user;
+    strcat(strcat(text, entry->folder ? entry->folder : "."), " ");
+    return 0;
+}
+
+/* A PUT composed of simple calls leaves nothing that was not there; folders that a DEEP listing has
+   no business with are not shown. */
+static void test_namespace_over_odd(void)
+{
+    fsb_backend   *files = memory(), *b = NULL;
+    fsb_mounts    *t = NULL;
+    char           text[200] = "";
+    const uint32_t make = FSB_O_WRITE | FSB_O_CREATE;
+    REQUIRE(fsb_mounts_open(&t, NULL) == 0);
+    CHECK_EQ(fsb_backend_mkdir_all(files, "/d", 0755), 0);
+    fsb_bind bind = {.backend = files, .prefix = "/d"};
+    CHECK_EQ(fsb_mounts_add(t, "/m", 2, &bind), 0);
+    REQUIRE(fsb_namespace_backend(&b, &(fsb_namespace_desc){.mounts = t}) == 0);
+    files->call[FSB_OP_PUT] = files->call[FSB_OP_GET] = NULL;
+    CHECK_EQ(C(PUT, .path = "/m/there", .flags = make, .data = "x", .size = 1, MODE(0644)), 1);
+    conf_is(b, "/m/there", "x");
+    CHECK_EQ(C(PUT, .path = "/m/there", .flags = make | FSB_O_EXCL, .data = "x", .size = 1),
+             -EEXIST);
+    CHECK_EQ(C(PUT, .path = "/m/none", .flags = FSB_O_WRITE, .data = "x", .size = 1), -ENOENT);
+    int64_t (*const write)(fsb_backend *, fsb_op *) = files->call[FSB_OP_WRITE];
+    files->call[FSB_OP_WRITE] = write_full;
+    CHECK_EQ(C(PUT, .path = "/m/new", .flags = make, .data = "y", .size = 1, MODE(0644)), -ENOSPC);
+    CHECK_EQ(C(STAT, .path = "/m/new"), -ENOENT);
+    CHECK_EQ(C(PUT, .path = "/m/there", .flags = make, .data = "y", .size = 1), -ENOSPC);
+    files->call[FSB_OP_WRITE] = write;
+    conf_is(b, "/m/there", "x");
+    files->call[FSB_OP_LIST] = list_outside;
+    CHECK_EQ(C(LIST, .path = "/m", .flags = FSB_LIST_STAT | FSB_LIST_DEEP, .emit = add_folder,
+               .user = text), 1);
+    CHECK_STR(text, ". /m/sub /m ");
+    b->close(b);
+    fsb_mounts_close(t);
+    files->close(files);
+}
+
 /* Every allocation fails once; nothing is lost. */
 static void test_no_memory(void)
 {
@@ -1229,6 +1418,10 @@ int main(int argc, char **argv)
     TEST(test_mounts_stress);
     TEST(test_namespace_conformance);
     TEST(test_namespace);
+    TEST(test_namespace_over_odd);
+    TEST(test_namespace_exec);
+    TEST(test_namespace_close);
+    TEST(test_namespace_parts);
     TEST(test_namespace_watch);
     TEST(test_no_memory);
     return test_end("test_tables");

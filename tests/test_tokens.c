@@ -721,6 +721,54 @@ static void test_wire_rate(void)
     wire_stop();
 }
 
+static void event_count(void *user, const fsb_event *event)
+{
+    (void)event, (void)__atomic_add_fetch((int *)user, 1, __ATOMIC_ACQ_REL);
+}
+
+static void event_ended(fsb_op *op)
+{
+    (void)__atomic_sub_fetch((int *)op->user, 1, __ATOMIC_ACQ_REL);
+}
+
+/* Whose own rate keeps waiting says nevertheless that it has seen what another one changed. */
+static void test_wire_rate_seen(void)
+{
+    enum { MANY = 40 };
+    static fsb_op          ops[MANY];
+    fsb_chunk_server_stats s;
+    fsb_op                 op = {0}, *all[MANY];
+    int                    events = 0, left = MANY;
+    if (!wire_start(0, 0)) return;
+    w.limits[0].requests_per_s = 8, w.limits[0].request_burst = 4;
+    fsb_backend *ann = wire_join("ann", 3), *other = wire_join("ann", 3);
+    REQUIRE(ann && other);
+    op.code = FSB_OP_WATCH, op.path = "/", op.flags = FSB_WATCH_HELD | FSB_WATCH_DEEP;
+    op.event = event_count, op.user = &events;
+    CHECK_EQ(ann->call[FSB_OP_WATCH](ann, &op), 0);
+    CHECK_EQ(wire_call(ann, FSB_OP_STAT, "/file", 0), 0);
+    for (int i = 0; i < MANY; ++i) { /* for five seconds */
+        memset(&ops[i], 0, sizeof ops[i]);
+        ops[i].code = FSB_OP_STAT, ops[i].path = "/file", ops[i].user = &left;
+        ops[i].done = event_ended, all[i] = &ops[i];
+    }
+    ann->submit(ann, all, MANY);
+    memset(&op, 0, sizeof op);
+    op.code = FSB_OP_PUT, op.path = "/new", op.flags = FSB_O_WRITE | FSB_O_CREATE;
+    op.data = "abc", op.size = 3, op.attr.mask = FSB_ATTR_MODE, op.attr.mode = 0600;
+    const double begun = seconds_now();
+    CHECK_EQ(other->call[FSB_OP_PUT](other, &op), 3);
+    CHECK(seconds_now() - begun < 1.9); /* it has not waited until ann was dropped */
+    CHECK(__atomic_load_n(&events, __ATOMIC_ACQUIRE) > 0);
+    CHECK(__atomic_load_n(&left, __ATOMIC_ACQUIRE) > 0); /* those still wait, and ann is here */
+    CHECK_EQ(wire_call(other, FSB_OP_STAT, "/new", 0), 0);
+    fsb_chunk_server_get_stats(w.server, &s);
+    CHECK(s.leases == 1 && s.clients == 2);
+    ann->close(ann), other->close(other);
+    CHECK_EQ(left, 0);
+    wire_stop();
+}
+
 /* ---- turns ----------------------------------------------------------------------------------- */
 
 static void send_slow(fsb_backend *b, fsb_op *op, int *left, size_t mark)
@@ -825,6 +873,7 @@ int main(int argc, char **argv)
     TEST(test_wire_refused);
     TEST(test_wire_revoked_while_here);
     TEST(test_wire_rate);
+    TEST(test_wire_rate_seen);
     TEST(test_wire_one_turn);
     TEST(test_wire_sleeper);
     return test_end("test_tokens");

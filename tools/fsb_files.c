@@ -143,6 +143,7 @@ static int64_t list(fsb_backend *b, const char *path, listing *l)
         fsb_op op = {0};
         op.offset = l->cookie, op.flags = FSB_LIST_STAT, op.emit = list_emit, op.user = l;
         n = call(b, &op, FSB_OP_LIST, path);
+        if (n == 0 && l->cookie == op.offset) n = -EIO; /* it would go on for ever */
     } while (n == 0);
     if (l->count) qsort(l->entries, l->count, sizeof *l->entries, by_name);
     return n < 0 ? n : 0;
