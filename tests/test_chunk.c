@@ -1512,37 +1512,57 @@ static int64_t silent_watch(fsb_backend *b, fsb_op *op) /* of a file that nobody
     return op->result = 0;
 }
 
-/* What is written to a file that was renamed while it was open is told by its name of now. */
-static void test_lease_renamed(void)
-{
-    fsb_backend *inner = memory_open(), *b, *other;
+/* A client with the folders /old and /e, and another one that holds a lease and has asked for
+   /new/f and /e/f. What others change is told by `watch`. */
+typedef struct renamed {
+    fsb_backend *inner, *b, *other;
     holder       others;
     odd          o;
     host         h;
-    odd_init(&o, inner, 0);
-    o.base.flags = FSB_BACKEND_QUICK, o.base.call[FSB_OP_WATCH] = silent_watch;
-    REQUIRE(host_open(&h, &o.base, RW, (fsb_chunk_server_desc){0}) == 0);
-    other = dial(&h), b = other;
-    lease(other, &others);
+} renamed;
+
+static int renamed_open(renamed *r, int64_t (*watch)(fsb_backend *b, fsb_op *op))
+{
+    r->inner = memory_open();
+    odd_init(&r->o, r->inner, 0);
+    r->o.base.flags = FSB_BACKEND_QUICK, r->o.base.call[FSB_OP_WATCH] = watch;
+    const int err = host_open(&r->h, &r->o.base, RW, (fsb_chunk_server_desc){0});
+    if (err) return err;
+    fsb_backend *b = r->other = dial(&r->h);
+    lease(b, &r->others);
     CHECK_EQ(C(STAT, .path = "/new/f"), -ENOENT);
     CHECK_EQ(C(STAT, .path = "/e/f"), -ENOENT);
-    b = dial(&h);
+    b = r->b = dial(&r->h);
     CHECK_EQ(C(MKDIR, .path = "/old", MODE(0755)), 0);
     CHECK_EQ(C(MKDIR, .path = "/e", MODE(0755)), 0);
+    return 0;
+}
+
+static void renamed_close(renamed *r)
+{
+    r->b->close(r->b);
+    r->other->close(r->other);
+    host_close(&r->h);
+    r->inner->close(r->inner);
+}
+
+/* What is written to a file that was renamed while it was open is told by its name of now. */
+static void test_lease_renamed(void)
+{
+    renamed r;
+    REQUIRE(renamed_open(&r, silent_watch) == 0);
+    fsb_backend *const b = r.b;
     conf_put(b, "/old/f", "abc");
     const fsb_handle handle = conf_open(b, "/old/f", FSB_O_WRITE);
     CHECK_EQ(C(RENAME, .path = "/old", .path2 = "/new"), 0);
-    CHECK(held(&others, "5 /old /new "));
+    CHECK(held(&r.others, "5 /old /new "));
     CHECK_EQ(C(WRITE, .handle = handle, .data = "x", .size = 1, .offset = 3), 1);
-    CHECK(held(&others, "3 /new/f - 4;"));
+    CHECK(held(&r.others, "3 /new/f - 4;"));
     CHECK_EQ(C(RENAME, .path = "/e", .path2 = "/new", .flags = FSB_RENAME_EXCHANGE), 0);
-    CHECK(held_both(&others, "5 /e /new ", "5 /new /e "));
+    CHECK(held_both(&r.others, "5 /e /new ", "5 /new /e "));
     CHECK_EQ(C(WRITE, .handle = handle, .data = "x", .size = 1, .offset = 4), 1);
-    CHECK(held(&others, "3 /e/f - 5;"));
-    b->close(b);
-    other->close(other);
-    host_close(&h);
-    inner->close(inner);
+    CHECK(held(&r.others, "3 /e/f - 5;"));
+    renamed_close(&r);
 }
 
 static void (*caught_event)(void *user, const fsb_event *event);
@@ -1563,36 +1583,23 @@ static void say_renamed(fsb_backend *inner, const char *path, const char *path2)
 /* The same where it was renamed past the server. */
 static void test_lease_renamed_past(void)
 {
-    fsb_backend *inner = memory_open(), *b, *other;
-    holder       others;
-    odd          o;
-    host         h;
-    odd_init(&o, inner, 0);
-    o.base.flags = FSB_BACKEND_QUICK, o.base.call[FSB_OP_WATCH] = caught_watch;
-    REQUIRE(host_open(&h, &o.base, RW, (fsb_chunk_server_desc){0}) == 0);
-    other = dial(&h), b = other;
-    lease(other, &others);
-    CHECK_EQ(C(STAT, .path = "/new/f"), -ENOENT);
-    CHECK_EQ(C(STAT, .path = "/e/f"), -ENOENT);
-    b = dial(&h);
-    CHECK_EQ(C(MKDIR, .path = "/old", MODE(0755)), 0);
-    CHECK_EQ(C(MKDIR, .path = "/e", MODE(0755)), 0);
+    renamed r;
+    REQUIRE(renamed_open(&r, caught_watch) == 0);
+    fsb_backend *const b = r.b;
     conf_put(b, "/old/f", "abc"), conf_put(b, "/e/f", "abcdef");
     const fsb_handle one = conf_open(b, "/old/f", FSB_O_WRITE), two = conf_open(b, "/e/f", 2);
-    CHECK_EQ(conf_call(inner, (fsb_op){.code = FSB_OP_RENAME, .path = "/old", .path2 = "/new"}), 0);
-    say_renamed(inner, "/old", "/new");
+    CHECK_EQ(conf_call(r.inner, (fsb_op){.code = FSB_OP_RENAME, .path = "/old", .path2 = "/new"}),
+             0);
+    say_renamed(r.inner, "/old", "/new");
     CHECK_EQ(C(WRITE, .handle = one, .data = "x", .size = 1, .offset = 3), 1);
-    CHECK(held(&others, "3 /new/f - 4;"));
-    CHECK_EQ(conf_call(inner, (fsb_op){.code = FSB_OP_RENAME, .path = "/e", .path2 = "/new",
-                                       .flags = FSB_RENAME_EXCHANGE}), 0);
-    say_renamed(inner, "/e", "/new"), say_renamed(inner, "/new", "/e");
+    CHECK(held(&r.others, "3 /new/f - 4;"));
+    CHECK_EQ(conf_call(r.inner, (fsb_op){.code = FSB_OP_RENAME, .path = "/e", .path2 = "/new",
+                                         .flags = FSB_RENAME_EXCHANGE}), 0);
+    say_renamed(r.inner, "/e", "/new"), say_renamed(r.inner, "/new", "/e");
     CHECK_EQ(C(WRITE, .handle = one, .data = "x", .size = 1, .offset = 4), 1);
     CHECK_EQ(C(WRITE, .handle = two, .data = "x", .size = 1, .offset = 6), 1);
-    CHECK(held_both(&others, "3 /e/f - 5;", "3 /new/f - 7;"));
-    b->close(b);
-    other->close(other);
-    host_close(&h);
-    inner->close(inner);
+    CHECK(held_both(&r.others, "3 /e/f - 5;", "3 /new/f - 7;"));
+    renamed_close(&r);
 }
 
 static void *put_main(void *arg)
